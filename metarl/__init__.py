@@ -1,0 +1,10 @@
+"""Gradient-based meta-learning on PyTorch, Gymnasium and MuJoCo.
+
+Importing the package registers its environments; it imports neither torch nor mujoco.
+"""
+
+import metarl.envs  # registers the environments
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__"]

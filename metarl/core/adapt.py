@@ -1,0 +1,118 @@
+"""The inner loop: the only one in the package."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from torch.func import grad_and_value
+
+from metarl.core import tree
+from metarl.core.functional import merge, rows, split
+from metarl.core.inner import InnerOptimizer
+from metarl.core.types import Batch, LossFn, MetaParams, Params
+
+Batches: TypeAlias = tuple[Batch, ...]
+
+
+def _every_name(name: str) -> bool:
+    del name
+    return True
+
+
+def _identity(params: Params, batches: Batches) -> tuple[Params, Batches]:
+    return params, batches
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """How parameters adapt to one task; batching over tasks is left to ``vmap``.
+
+    Attributes:
+        loss: The loss that the inner steps descend.
+        optimizer: The inner optimizer.
+        fast: Which parameters adapt, by name; the others keep their meta-learned value.
+        per_step: Names whose leaf has one row per step. The support pass of step k and the query
+            pass after k steps read row k; what adapts is that row.
+        first_order: Treat inner gradients as constants (FOMAML). Learned rates and whatever `start`
+            computes still receive gradients.
+        start: ``(params, batches) -> (parameters to adapt, batches left)``: a task-conditioned
+            start. It may supply names that are not meta-parameters, such as a generated head.
+        num_steps: Take this many steps on a single support batch; ``None`` takes one step on each
+            batch given.
+    """
+
+    loss: LossFn
+    optimizer: InnerOptimizer
+    fast: Callable[[str], bool] = _every_name
+    per_step: frozenset[str] = frozenset()
+    first_order: bool = False
+    start: Callable[[Params, Batches], tuple[Params, Batches]] = _identity
+    num_steps: int | None = None
+
+    def gradient(self, params: Params, batch: Batch) -> Params:
+        """Return the inner gradient of the fast parameters on one batch."""
+        fast, _ = split(params, self.fast)
+        grads, _ = grad_and_value(lambda fast: self.loss(merge(params, fast), batch))(fast)
+        return tree.detach(grads) if self.first_order else grads
+
+    def update(
+        self, meta: MetaParams, params: Params, grads: Params, state: Any, index: int
+    ) -> tuple[Params, Any]:
+        """Apply the inner gradient of step `index`; return the parameters and the state."""
+        updates, state = self.optimizer.update(meta.inner, grads, state, index)
+        return merge(params, {name: params[name] + u for name, u in updates.items()}), state
+
+    def step(
+        self, meta: MetaParams, params: Params, state: Any, batch: Batch, index: int
+    ) -> tuple[Params, Any]:
+        """Take one inner update on one batch.
+
+        Args:
+            meta: Meta-parameters; only the learned constants of the optimizer are read.
+            params: The parameters of this task before the step, per-step rows already picked.
+            state: The inner optimizer's state.
+            batch: The support batch of this step.
+            index: The number of the step, from 0.
+
+        Returns:
+            The parameters after the step, and the state.
+        """
+        return self.update(meta, params, self.gradient(params, batch), state, index)
+
+    def path(self, meta: MetaParams, batches: Batches) -> list[Params]:
+        """Return the parameters after 0, 1, ..., K steps on one task.
+
+        Raises:
+            ValueError: If `num_steps` is set and neither one batch nor one per step is given.
+        """
+        params, batches = self.start(meta.model, self._one_per_step(batches))
+        state = self.state(params)
+        path = [rows(params, self.per_step, 0)]
+        for index, batch in enumerate(batches):
+            adapted, state = self.step(meta, path[-1], state, batch, index)
+            following = rows(params, self.per_step, index + 1)
+            path.append({n: following[n] if n in self.per_step else p for n, p in adapted.items()})
+        return path
+
+    def adapt(self, meta: MetaParams, batches: Batches) -> Params:
+        """Return the parameters after all inner steps on one task."""
+        return self.path(meta, batches)[-1]
+
+    def init(self, params: Params) -> MetaParams:
+        """Join an initialization and the inner optimizer's constants at their starting values."""
+        fast, _ = split(params, self.fast)
+        return MetaParams(params, self.optimizer.constants(fast))
+
+    def state(self, params: Params) -> Any:
+        """Return the inner optimizer's state before the first step."""
+        return self.optimizer.state(split(params, self.fast)[0])
+
+    def _one_per_step(self, batches: Batches) -> Batches:
+        if self.num_steps is None or len(batches) == self.num_steps:
+            return batches
+        if len(batches) == 1:
+            return batches * self.num_steps
+        raise ValueError(
+            f"num_steps={self.num_steps} needs one support batch or {self.num_steps}, "
+            f"got {len(batches)}"
+        )

@@ -1,0 +1,100 @@
+"""Work on a meta-batch in chunks of tasks: the unit of cache, of memory and of parallelism.
+
+A chunk small enough for the processor's cache runs several times faster than the whole batch at
+once. On the CPU every chunk runs on one thread, with single-threaded operators, and the chunks run
+side by side: no synchronization inside an operator, and results that cannot depend on how many
+threads there are, because neither the chunks nor the order in which they are summed do.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, TypeVar
+
+import torch
+
+from metarl.core import tree
+from metarl.core.tree import Tree
+
+Result = TypeVar("Result")
+
+EXAMPLES_PER_CHUNK = 4000
+
+
+@contextmanager
+def one_thread_per_operator() -> Iterator[int]:
+    """Run operators on one thread each; yield how many threads were allowed before.
+
+    A matrix product split over threads may sum in another order. Inside this context it does not,
+    which is what makes a run bit-identical for every number of threads.
+    """
+    allowed = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield allowed
+    finally:
+        torch.set_num_threads(allowed)
+
+
+@cache
+def _pool(num_threads: int, process: int) -> ThreadPoolExecutor:
+    """Return the process's pool; keyed by process, since threads do not survive a fork."""
+    del process
+    return ThreadPoolExecutor(
+        num_threads, "metarl-chunk", initializer=torch.set_num_threads, initargs=(1,)
+    )
+
+
+def parallel_map(
+    function: Callable[[Any], Result], items: list[Any], *, device: torch.device
+) -> list[Result]:
+    """Apply `function` to every item, side by side on the CPU, in order on an accelerator.
+
+    Autograd's mode is the caller's in every thread. A pool of one thread is used as any other: the
+    number of threads decides when a chunk runs and never what it computes.
+    """
+    if device.type != "cpu" or len(items) == 1:
+        with one_thread_per_operator():
+            return [function(item) for item in items]
+    grad_enabled = torch.is_grad_enabled()
+
+    def call(item: Any) -> Result:
+        with torch.set_grad_enabled(grad_enabled):
+            return function(item)
+
+    with one_thread_per_operator() as num_threads:
+        return list(_pool(num_threads, os.getpid()).map(call, items))
+
+
+def split(tasks: Tree, chunk_size: int | None) -> list[Tree]:
+    """Cut a tree along its leading (task) axis into chunks of at most `chunk_size` tasks.
+
+    Raises:
+        ValueError: If `chunk_size` is not positive, or the tensors disagree on the number of tasks.
+    """
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, or None for all tasks; got {chunk_size}")
+    parts = tree.leaves(tasks)
+    sizes = {x.shape[0] for x in parts}
+    if len(sizes) != 1:
+        raise ValueError(f"every tensor needs the same number of tasks in front, got {sizes}")
+    size = chunk_size or sizes.pop()
+    columns = [x.split(size) for x in parts]
+    return [tree.replace_leaves(tasks, column) for column in zip(*columns, strict=True)]
+
+
+def join(chunks: list[Tree]) -> Tree:
+    """Put chunks back together along the task axis: the inverse of :func:`split`."""
+    return tree.map_leaves(lambda *x: torch.cat(x), *chunks)
+
+
+def cache_sized(examples_per_task: int) -> int:
+    """Return how many tasks to work on at a time, so that a chunk stays in the cache.
+
+    A function of the work alone and never of the machine: the chunks decide the order in which
+    tasks are summed, so results would otherwise differ between machines. Measured on 2 cores with
+    2 MB of second-level cache each, networks of two layers of 64 to 100 units.
+    """
+    return max(1, EXAMPLES_PER_CHUNK // max(1, examples_per_task))

@@ -1,0 +1,135 @@
+"""Modules as functions of their parameters, and operations on parameters by name."""
+
+import copy
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from metarl.core.types import Params
+
+
+class Apply:
+    """A module as a pure function: ``apply(params, *inputs)``.
+
+    Safe to call from several threads: each works on a skeleton of its own, since
+    ``torch.func.functional_call`` swaps parameters in and out of the module it is given.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        """Keep a copy of `module`, so that later changes to the original change nothing here."""
+        self.module = copy.deepcopy(module).requires_grad_(False)
+        self._skeletons = threading.local()
+
+    def __call__(self, params: Params, *inputs: Any) -> Any:
+        """Evaluate the module with `params` in place of its own parameters."""
+        return functional_call(self._skeleton(), params, inputs, strict=True)
+
+    def over_tasks(self, params: Params) -> Callable[..., Any]:
+        """Bind one set of parameters per task and evaluate all tasks at once.
+
+        Args:
+            params: Parameters with a leading task axis.
+
+        Returns:
+            A function of inputs with a leading task axis. It is ``vmap`` of this one, or what the
+            module's own method ``over_tasks(params)`` returns where it has a faster way.
+        """
+        own: Callable[[Params], Callable[..., Any]] | None
+        own = getattr(self.module, "over_tasks", None)
+        if own is not None:
+            return own(params)
+        return lambda *inputs: vmap(self)(params, *inputs)
+
+    def _skeleton(self) -> nn.Module:
+        if not hasattr(self._skeletons, "module"):
+            self._skeletons.module = copy.deepcopy(self.module)
+        skeleton: nn.Module = self._skeletons.module
+        return skeleton
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"module": self.module}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["module"])  # type: ignore[misc]
+
+
+def functional(module: nn.Module) -> tuple[Apply, Params]:
+    """Split a module into a pure function and its parameters.
+
+    Args:
+        module: Any module. Its buffers travel with the function.
+
+    Returns:
+        ``(apply, params)`` with ``apply(params, *inputs)``; `params` are copies, in the module's
+        order and under its own names.
+
+    Raises:
+        ValueError: If the module keeps running statistics: they would leak from task to task.
+    """
+    for name, child in module.named_modules():
+        if isinstance(child, nn.modules.batchnorm._NormBase) and child.track_running_stats:
+            raise ValueError(
+                f"{name or 'the module'} ({type(child).__name__}) keeps running statistics, which "
+                "would leak between tasks; build it with track_running_stats=False"
+            )
+    params = {name: p.detach().clone() for name, p in module.named_parameters()}
+    return Apply(module), params
+
+
+def split(params: Params, chosen: Callable[[str], bool]) -> tuple[Params, Params]:
+    """Split parameters by name into ``(chosen, rest)``, keeping their order."""
+    yes = {name: p for name, p in params.items() if chosen(name)}
+    no = {name: p for name, p in params.items() if name not in yes}
+    return yes, no
+
+
+def merge(base: Params, update: Params) -> Params:
+    """Return `base` with the entries of `update` in place of its own, in the order of `base`."""
+    return {**base, **update}
+
+
+def rows(params: Params, per_step: frozenset[str], step: int) -> Params:
+    """Pick the row of each per-step parameter that belongs to `step`.
+
+    Args:
+        params: Parameters; a leaf named in `per_step` has shape (steps, *shape).
+        per_step: Names of the leaves that hold one row per inner step.
+        step: Inner step, from 0. Steps beyond the last row use the last row.
+    """
+    if not per_step:
+        return params
+    return {
+        name: p[min(step, p.shape[0] - 1)] if name in per_step else p for name, p in params.items()
+    }
+
+
+class _HasModule(Protocol):
+    module: nn.Module
+
+
+FUSED_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+
+
+def fused_norm(apply: _HasModule | Any) -> str | None:
+    """Name the first normalization layer whose fused kernel has inexact higher derivatives.
+
+    ``grad(vmap(...))`` through ``nn.LayerNorm``, ``nn.GroupNorm`` and ``nn.BatchNorm*`` gives wrong
+    second-order gradients without a word; the layers of :mod:`metarl.core.modules` do not.
+    """
+    module = getattr(apply, "module", None)
+    if not isinstance(module, nn.Module):
+        return None
+    for name, child in module.named_modules():
+        if isinstance(child, FUSED_NORMS):
+            return f"{name} ({type(child).__name__})"
+    return None
+
+
+def draw(params: Any, generator: torch.Generator | None) -> Params:
+    """Return `params`, calling it with `generator` where it is a function that draws them."""
+    drawn: dict[str, Tensor] = params(generator) if callable(params) else params
+    return {name: p.detach().clone() for name, p in drawn.items()}

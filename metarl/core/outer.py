@@ -1,0 +1,62 @@
+"""Outer optimizers: ``torch.optim`` as init and step. Here alone parameters change in place."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from metarl.core import tree
+from metarl.core.adapt import InnerLoop
+from metarl.core.estimators import TaskGradient, meta_gradient
+from metarl.core.functional import draw
+from metarl.core.types import MetaLearner, MetaParams, MetaState, Metrics, Task
+
+
+def initial_params(
+    loop: InnerLoop, params: Any, generator: torch.Generator | None, device: Any
+) -> MetaParams:
+    """Draw meta-parameters on the CPU and move them to `device` (see ``MetaLearner.init``)."""
+    meta = loop.init(draw(params, generator))
+    return tree.map_leaves(lambda p: p.to(device), meta)
+
+
+def gradient_learner(
+    loop: InnerLoop,
+    task_gradient: TaskGradient,
+    optimizer: Callable[..., torch.optim.Optimizer],
+    *,
+    chunk_size: int | None = None,
+    **options: Any,
+) -> MetaLearner:
+    """Build a meta-learner that descends the mean task gradient with a ``torch.optim`` optimizer.
+
+    Args:
+        loop: The inner loop, for `init` and `adapt`.
+        task_gradient: The estimator, such as ``backprop(loop, outer)``.
+        optimizer: A class of ``torch.optim``.
+        chunk_size: See :func:`~metarl.core.estimators.meta_gradient`.
+        options: Arguments of the optimizer, such as ``lr=1e-3``.
+
+    Raises:
+        FloatingPointError: From `step`, before anything is changed, if the gradient is not finite.
+    """
+
+    def init(
+        params: Any, generator: torch.Generator | None = None, *, device: Any = "cpu"
+    ) -> MetaState:
+        meta = initial_params(loop, params, generator, device)
+        return MetaState(meta, optimizer(tree.leaves(meta), **options))
+
+    def step(state: MetaState, tasks: Task) -> tuple[MetaState, Metrics]:
+        gradient, metrics = meta_gradient(task_gradient, state.params, tasks, chunk_size=chunk_size)
+        metrics["gradient/outer"] = norm = tree.norm(gradient)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(
+                "the meta-gradient is not finite: lower the inner or the outer learning rate"
+            )
+        for parameter, g in zip(tree.leaves(state.params), tree.leaves(gradient), strict=True):
+            parameter.grad = g
+        state.optimizer.step()
+        return state, metrics
+
+    return MetaLearner(init, step, loop.adapt)

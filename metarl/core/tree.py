@@ -1,0 +1,90 @@
+"""Arithmetic on trees of tensors (parameters, meta-parameters, batches)."""
+
+import operator
+from collections.abc import Callable
+from functools import reduce
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+Tree = TypeVar("Tree")
+
+
+def leaves(tree: Any) -> list[Tensor]:
+    """List the tensors of a tree, in its fixed order."""
+    found: list[Tensor] = pytree.tree_leaves(tree)
+    return found
+
+
+def map_leaves(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
+    """Apply `function` to each tensor of `tree` and the tensors in the same place of `others`."""
+    mapped: Tree = pytree.tree_map(function, tree, *others)
+    return mapped
+
+
+def replace_leaves(tree: Tree, new_leaves: Any) -> Tree:
+    """Rebuild `tree` with `new_leaves`, given in the order of :func:`leaves`."""
+    rebuilt: Tree = pytree.tree_unflatten(list(new_leaves), pytree.tree_structure(tree))
+    return rebuilt
+
+
+def add(a: Tree, b: Tree, *, scale: float | Tensor = 1.0) -> Tree:
+    """Return ``a + scale * b``."""
+    return map_leaves(lambda x, y: x + scale * y, a, b)
+
+
+def scale(tree: Tree, factor: float | Tensor) -> Tree:
+    """Return ``factor * tree``."""
+    return map_leaves(lambda x: x * factor, tree)
+
+
+def total(trees: list[Tree]) -> Tree:
+    """Sum a list of trees from left to right: a fixed order, so the same bits every time."""
+    return reduce(lambda a, b: map_leaves(operator.add, a, b), trees)
+
+
+def dot(a: Any, b: Any) -> Float[Tensor, ""]:
+    """Return the inner product of two trees."""
+    return torch.stack([(x * y).sum() for x, y in zip(leaves(a), leaves(b), strict=True)]).sum()
+
+
+def norm(tree: Any) -> Float[Tensor, ""]:
+    """Return the Euclidean norm of a tree."""
+    return dot(tree, tree).sqrt()
+
+
+def mean_over_tasks(tree: Tree) -> Tree:
+    """Average every tensor over its leading (task) axis."""
+    return map_leaves(lambda x: x.mean(0), tree)
+
+
+def stack(trees: list[Tree]) -> Tree:
+    """Stack trees of one structure along a new leading (task) axis."""
+    return map_leaves(lambda *x: torch.stack(x), *trees)
+
+
+def expand(tree: Tree, num_tasks: int) -> Tree:
+    """Give every tensor a leading task axis, as a view: nothing is copied."""
+    return map_leaves(lambda x: x.expand(num_tasks, *x.shape), tree)
+
+
+def ravel(tree: Tree) -> tuple[Float[Tensor, " size"], Callable[[Tensor], Tree]]:
+    """Flatten a tree into one vector; the second result turns such a vector back into a tree."""
+    parts = leaves(tree)
+    sizes = [x.numel() for x in parts]
+
+    def unravel(vector: Tensor) -> Tree:
+        pieces = vector.split(sizes)
+        return replace_leaves(
+            tree, [p.view(x.shape) for p, x in zip(pieces, parts, strict=True)]
+        )
+
+    return torch.cat([x.reshape(-1) for x in parts]), unravel
+
+
+def detach(tree: Tree) -> Tree:
+    """Cut every tensor of a tree from its graph."""
+    return map_leaves(lambda x: x.detach(), tree)

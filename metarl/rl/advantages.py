@@ -1,0 +1,111 @@
+"""The linear feature baseline and generalized advantage estimation, for one task.
+
+Duan et al. 2016 introduced this baseline; Finn et al. 2017 fit it per task *and* per inner step, on
+the very episodes that it is then used on.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from metarl.core.types import Metrics
+from metarl.rl.episodes import Episodes, Rollout, masked, masked_mean
+
+Process: TypeAlias = Callable[[Rollout], tuple[Episodes, Metrics]]
+"""Turn the rollout of one task into episodes with advantages."""
+
+RIDGE = 1e-5
+CLIP = 10.0
+
+
+def advantages(*, discount: float = 0.99, gae_lambda: float = 1.0) -> Process:
+    """Build the processing step: baseline, GAE, standardization.
+
+    Args:
+        discount: γ.
+        gae_lambda: λ; with 1 the advantage is the return-to-go minus the baseline.
+
+    Raises:
+        ValueError: If one is outside [0, 1].
+    """
+    for name, value in (("discount", discount), ("gae_lambda", gae_lambda)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {value}")
+
+    def process(rollout: Rollout) -> tuple[Episodes, Metrics]:
+        mask = rollout.mask
+        rewards = masked(rollout.rewards, mask)
+        returns = discounted_sum(rewards, discount)
+        values = masked(fit_baseline(rollout.observations, returns, mask), mask)
+        following = torch.cat([values[1:], torch.zeros_like(values[:1])])
+        estimates = discounted_sum(rewards + discount * following - values, discount * gae_lambda)
+        metrics = {"baseline/explained_variance": explained_variance(values, returns, mask)}
+        return Episodes(*rollout, advantages=standardize(estimates, mask)), metrics
+
+    return process
+
+
+def discounted_sum(
+    values: Float[Tensor, "time episode"], discount: float
+) -> Float[Tensor, "time episode"]:
+    """Return Σ_{k≥0} discountᵏ · values[t + k] for every t."""
+    time = torch.arange(len(values), device=values.device)
+    lag = time - time[:, None]
+    weights = torch.where(lag >= 0, discount ** lag.clamp(min=0).to(values.dtype), 0.0)
+    return weights @ values  # a product with a T × T matrix beats T dependent steps
+
+
+def baseline_features(
+    observations: Float[Tensor, "time episode features"],
+) -> Float[Tensor, "time episode columns"]:
+    """Return observations clipped to ±10, their squares, t/100 to the third power, and 1."""
+    clipped = observations.clamp(-CLIP, CLIP)
+    time = torch.arange(len(clipped), dtype=clipped.dtype, device=clipped.device) / 100
+    time = time[:, None, None].expand(*clipped.shape[:2], 1)
+    return torch.cat(
+        [clipped, clipped**2, time, time**2, time**3, torch.ones_like(time)], dim=-1
+    )
+
+
+def fit_baseline(
+    observations: Float[Tensor, "time episode features"],
+    returns: Float[Tensor, "time episode"],
+    mask: Bool[Tensor, "time episode"],
+) -> Float[Tensor, "time episode"]:
+    """Fit the returns-to-go by ridge regression and return the predictions.
+
+    The normal equations are accumulated in float64, where a ridge of 1e-5 always suffices.
+    """
+    features = baseline_features(observations).double()
+    chosen = torch.where(mask[..., None], features, 0.0).flatten(0, 1)
+    gram = chosen.mT @ chosen
+    gram = gram + RIDGE * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    target = chosen.mT @ masked(returns, mask).double().flatten()[:, None]
+    factor = torch.linalg.cholesky_ex(gram).L
+    weights = torch.cholesky_solve(target, factor)
+    return (features @ weights).squeeze(-1).to(returns.dtype)
+
+
+def standardize(
+    values: Float[Tensor, "time episode"], mask: Bool[Tensor, "time episode"]
+) -> Float[Tensor, "time episode"]:
+    """Shift and scale the valid entries to mean 0 and standard deviation 1; padding becomes 0."""
+    centered = values - masked_mean(values, mask)
+    std = masked_mean(centered**2, mask).sqrt()
+    return masked(centered / (std + 1e-8), mask)
+
+
+def explained_variance(
+    values: Float[Tensor, "time episode"],
+    returns: Float[Tensor, "time episode"],
+    mask: Bool[Tensor, "time episode"],
+) -> Float[Tensor, ""]:
+    """Return 1 − Var(returns − values) / Var(returns): 1 is a perfect baseline, 0 a constant."""
+
+    def variance(x: Tensor) -> Tensor:
+        return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
+
+    return 1 - variance(returns - values) / (variance(returns) + 1e-8)

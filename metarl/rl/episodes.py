@@ -1,0 +1,55 @@
+"""Batches of episodes, and the masked means that losses are made of."""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+class Rollout(NamedTuple):
+    """What a policy did: one task without the leading axis, a meta-batch with it.
+
+    Time comes before the episode and is padded to the horizon; padding has mask ``False``.
+
+    Attributes:
+        observations: What the policy saw.
+        actions: Its unclipped samples; shape (..., actions) if continuous, (...) if discrete.
+        rewards: Reward of each transition.
+        mask: Which transitions happened.
+        behavior: The distributions that the actions were drawn from.
+    """
+
+    observations: Float[Tensor, "*task time episode features"]
+    actions: Any
+    rewards: Float[Tensor, "*task time episode"]
+    mask: Bool[Tensor, "*task time episode"]
+    behavior: Any
+
+
+class Episodes(NamedTuple):
+    """A rollout and its advantages: everything that losses need."""
+
+    observations: Float[Tensor, "*task time episode features"]
+    actions: Any
+    rewards: Float[Tensor, "*task time episode"]
+    mask: Bool[Tensor, "*task time episode"]
+    behavior: Any
+    advantages: Float[Tensor, "*task time episode"]
+
+
+def masked(values: Tensor, mask: Tensor) -> Tensor:
+    """Zero the padding; by selection, since 0 × NaN is NaN."""
+    return torch.where(mask, values, 0.0)
+
+
+def masked_mean(
+    values: Float[Tensor, "time episode"], mask: Bool[Tensor, "time episode"]
+) -> Float[Tensor, ""]:
+    """Average over the transitions that happened, every one with the same weight."""
+    return masked(values, mask).sum() / mask.sum()
+
+
+def mean_return(rollout: Rollout | Episodes) -> Float[Tensor, "*task"]:
+    """Average undiscounted return of the episodes of each task."""
+    return masked(rollout.rewards, rollout.mask).sum(-2).mean(-1)

@@ -1,0 +1,96 @@
+"""What a trust region needs to know of a meta-policy: its value, gradient and Fisher product."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import vmap
+
+from metarl.core import tree
+from metarl.core.adapt import InnerLoop
+from metarl.core.functional import fused_norm
+from metarl.core.linalg import linearize
+from metarl.core.types import MetaParams, Task
+from metarl.rl.losses import mean_kl, surrogate
+from metarl.rl.policies import Policy
+
+
+class Linearization(NamedTuple):
+    """A chunk of tasks at θ_old. All values are *sums* over the tasks of the chunk.
+
+    Attributes:
+        surrogate: Surrogate loss.
+        gradient: Its gradient in the meta-parameters.
+        fisher: v ↦ JᵀFJ v, the exact Hessian of KL(old ‖ new) at θ_old.
+    """
+
+    surrogate: Float[Tensor, ""]
+    gradient: MetaParams
+    fisher: Callable[[MetaParams], MetaParams]
+
+
+@dataclass(frozen=True)
+class AdaptedPolicy:
+    """The post-adaptation objective of one task (Finn et al. 2017, eq. 4 and section 4.2).
+
+    Attributes:
+        policy: The policy.
+        loop: The inner loop; ``loop.adapt`` is recomputed from the episodes it was collected on.
+
+    Raises:
+        ValueError: If the policy holds a fused normalization layer: second derivatives taken
+            outside ``vmap``, as here, are silently wrong through those.
+    """
+
+    policy: Policy
+    loop: InnerLoop
+
+    def __post_init__(self) -> None:
+        if layer := fused_norm(self.policy):
+            raise ValueError(
+                f"the policy's layer {layer} has no exact second derivative here; "
+                "use metarl.core.modules.LayerNorm"
+            )
+
+    def __call__(self, meta: MetaParams, task: Task) -> tuple[Tensor, Tensor]:
+        """Return (surrogate loss, mean KL(old ‖ new)) of one task."""
+        params = self.loop.adapt(meta, task.support)
+        distribution = self.policy(params, task.query.observations)
+        return surrogate(distribution, task.query), mean_kl(distribution, task.query)
+
+    def linearize(self, meta: MetaParams, tasks: Task) -> Linearization:
+        """Evaluate a chunk of tasks at θ_old and keep its graphs for many Fisher products.
+
+        At θ_old the KL's gradient is zero, so its Hessian is JᵀFJ with J = ∂θ'/∂θ and F the Fisher
+        of the policy at θ': no third derivative. J is one linear map (the inner loop), the network
+        at θ' another, and both are kept.
+        """
+        theta = tree.map_leaves(lambda p: p.detach().requires_grad_(), meta)
+        adapted = vmap(lambda m, t: self.loop.adapt(m, t.support), in_dims=(None, 0))(theta, tasks)
+        inner = linearize(tree.leaves(adapted), tree.leaves(theta))
+
+        params = tree.map_leaves(lambda p: p.detach().requires_grad_(), adapted)
+        distribution = self.policy.over_tasks(params)(tasks.query.observations)
+        network = linearize(tree.leaves(distribution), tree.leaves(params))
+
+        loss = vmap(surrogate)(distribution, tasks.query).sum()
+        at_adapted = torch.autograd.grad(loss, tree.leaves(params), retain_graph=True)
+        gradient = tree.replace_leaves(meta, inner.vjp(at_adapted))
+        weights = _transition_weights(tasks.query.mask)
+        fixed = tree.detach(distribution)
+
+        def fisher(vector: MetaParams) -> MetaParams:
+            tangent = network.jvp(inner.jvp(tree.leaves(vector)))
+            image: Any = fixed.fisher(tree.replace_leaves(distribution, tangent))
+            weighted = [torch.where(weights > 0, weights * x, 0.0) for x in tree.leaves(image)]
+            return tree.replace_leaves(meta, inner.vjp(network.vjp(weighted)))
+
+        return Linearization(loss.detach(), gradient, fisher)
+
+
+def _transition_weights(mask: Tensor) -> Float[Tensor, "task time episode 1"]:
+    """Weight valid transitions so that those of each task sum to 1; padding has 0."""
+    return (mask / mask.sum((1, 2), keepdim=True)).unsqueeze(-1)

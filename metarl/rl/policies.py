@@ -1,0 +1,147 @@
+"""Policies: modules from observations to action distributions."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import gymnasium
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from metarl.core.functional import Apply, functional
+from metarl.core.modules import mlp
+from metarl.core.types import Params
+from metarl.rl.distributions import Categorical, Distribution, Gaussian
+
+Policy: TypeAlias = Apply
+"""``policy(params, observations) -> Distribution``, made by :func:`metarl.core.functional`."""
+
+MIN_LOG_STD = math.log(1e-6)  # the floor of Finn et al.'s code; below it the gradient is zero
+
+
+class _MLPPolicy(nn.Module):
+    """An MLP whose output is turned into a distribution by :meth:`distribution`."""
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        activation: str = "relu",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = mlp(sizes, activation=activation, generator=generator)
+
+    def forward(self, observations: Float[Tensor, "*batch features"]) -> Distribution:
+        """Return the action distribution at each observation."""
+        return self.distribution(dict(self.named_parameters()), self.network(observations))
+
+    def over_tasks(self, params: Params) -> Callable[[Tensor], Distribution]:
+        """Bind one set of parameters per task: same numbers as ``vmap``, a third of its overhead.
+
+        Args:
+            params: Parameters with a leading task axis.
+
+        Returns:
+            A function of observations (task, *batch, features), one fused product per layer.
+        """
+        layers: list[Callable[[Tensor], Tensor]] = []
+        for index, layer in enumerate(self.network):
+            if not isinstance(layer, nn.Linear):
+                layers.append(layer)
+                continue
+            weight, bias = (params[f"network.{index}.{name}"] for name in ("weight", "bias"))
+            layers.append(_bound_linear(weight, bias))
+        slots = {n: p.unsqueeze(1) for n, p in params.items() if not n.startswith("network.")}
+
+        def act(observations: Tensor) -> Distribution:
+            num_tasks, *batch, features = observations.shape
+            hidden = observations.reshape(num_tasks, -1, features)
+            for layer in layers:
+                hidden = layer(hidden)
+            flat = self.distribution(slots, hidden)
+            return type(flat)(*(x.reshape(num_tasks, *batch, -1) for x in flat))  # type: ignore
+
+        return act
+
+    def distribution(self, params: Params, outputs: Tensor) -> Distribution:
+        """Turn the network's outputs (*batch, outputs) into a distribution."""
+        raise NotImplementedError
+
+
+def _bound_linear(weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
+    transposed, row = weight.mT.contiguous(), bias.unsqueeze(1)
+    return lambda inputs: torch.baddbmm(row, inputs, transposed)
+
+
+class GaussianMLP(_MLPPolicy):
+    """Gaussian with a learned, state-independent log-std, which adapts like any parameter.
+
+    Args of the constructor: see :func:`metarl.core.modules.mlp`; `sizes` run from the observation
+    to the action, and the log-std starts at log(`init_std`).
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        activation: str = "relu",
+        init_std: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(sizes, activation=activation, generator=generator)
+        self.log_std = nn.Parameter(torch.full((sizes[-1],), math.log(init_std)))
+
+    def distribution(self, params: Params, outputs: Tensor) -> Gaussian:
+        """Return N(outputs, exp(log_std)²)."""
+        log_std = params["log_std"].clamp(min=MIN_LOG_STD)
+        return Gaussian(outputs, log_std.expand_as(outputs))
+
+
+class CategoricalMLP(_MLPPolicy):
+    """Categorical whose logits are the network's outputs."""
+
+    def distribution(self, params: Params, outputs: Tensor) -> Categorical:
+        """Return the categorical with logits `outputs`."""
+        del params
+        return Categorical(outputs)
+
+
+def mlp_policy(
+    observation_space: gymnasium.Space,
+    action_space: gymnasium.Space,
+    *,
+    hidden: Sequence[int] = (100, 100),
+    activation: str = "relu",
+    init_std: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> tuple[Policy, Params]:
+    """Build the policy that fits a pair of spaces, and draw its parameters.
+
+    Args:
+        observation_space: A flat ``Box``.
+        action_space: A flat ``Box`` (Gaussian policy) or ``Discrete`` (categorical policy).
+        hidden: Widths of the hidden layers.
+        activation: ``"relu"`` or ``"tanh"``.
+        init_std: Initial standard deviation of a Gaussian policy, in units of the action space.
+        generator: Source of the weights.
+
+    Raises:
+        TypeError: If a space is neither.
+    """
+    if not isinstance(observation_space, gymnasium.spaces.Box) or len(observation_space.shape) != 1:
+        raise TypeError(
+            f"policies read flat Box observations, got {observation_space}; wrap the environment "
+            "in gymnasium.wrappers.FlattenObservation"
+        )
+    inputs = (observation_space.shape[0], *hidden)
+    if isinstance(action_space, gymnasium.spaces.Discrete):
+        sizes = (*inputs, int(action_space.n))
+        return functional(CategoricalMLP(sizes, activation=activation, generator=generator))
+    if isinstance(action_space, gymnasium.spaces.Box) and len(action_space.shape) == 1:
+        sizes = (*inputs, action_space.shape[0])
+        return functional(
+            GaussianMLP(sizes, activation=activation, init_std=init_std, generator=generator)
+        )
+    raise TypeError(f"actions must be a flat Box or Discrete, got {action_space}")

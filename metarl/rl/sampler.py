@@ -1,0 +1,208 @@
+"""The sampler: all tasks × episodes of a meta-batch step together."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor
+from torch.func import vmap
+
+from metarl.core import chunks, tree
+from metarl.core.adapt import InnerLoop
+from metarl.core.types import MetaParams, Metrics, Params, Task
+from metarl.rl.advantages import Process
+from metarl.rl.episodes import Episodes, Rollout, mean_return
+from metarl.rl.policies import Policy
+
+TaskDescription = dict[str, Any]
+
+
+class Sampler:
+    """Owns a vector environment with one row for each episode of each task.
+
+    With ``torch.optim`` it is the only stateful object of the package, and even its state does not
+    outlive a rollout: every rollout starts with a reset, seeded from the generator it is given.
+    """
+
+    def __init__(
+        self, env: VectorEnv[Any, Any, Any], *, episodes_per_task: int, device: Any = "cpu"
+    ) -> None:
+        """Take over `env`, whose rows are grouped by task.
+
+        Args:
+            env: A vector environment with `task` and `sample_tasks`. Its rows may freeze when
+                they end, or be reset one step later (Gymnasium's ``NEXT_STEP``).
+            episodes_per_task: Rows per task.
+            device: Where the policy runs and the episodes are kept.
+
+        Raises:
+            ValueError: If the rows are not a multiple of `episodes_per_task`, or the environment
+                states no horizon.
+        """
+        spec = getattr(env, "spec", None)
+        horizon = getattr(env, "max_episode_steps", None) or getattr(
+            spec, "max_episode_steps", None
+        )
+        if horizon is None:
+            raise ValueError(
+                "the environment states no horizon: register it with max_episode_steps"
+            )
+        if episodes_per_task < 1 or env.num_envs % episodes_per_task:
+            raise ValueError(
+                f"{env.num_envs} rows are not a multiple of episodes_per_task={episodes_per_task}"
+            )
+        self.env = env
+        self.horizon: int = horizon
+        self.episodes_per_task = episodes_per_task
+        self.num_tasks = env.num_envs // episodes_per_task
+        self.device = torch.device(device)
+
+    def sample_tasks(self, rng: np.random.Generator) -> list[TaskDescription]:
+        """Draw one task for each group of rows."""
+        tasks: list[TaskDescription] = self.env.call("sample_tasks", self.num_tasks, rng)[0]
+        return tasks
+
+    def rollout(
+        self,
+        policy: Policy,
+        params: Params,
+        tasks: list[TaskDescription],
+        generator: torch.Generator,
+    ) -> Rollout:
+        """Roll out `episodes_per_task` episodes of every task.
+
+        Args:
+            policy: The policy.
+            params: Its parameters, with a leading task axis.
+            tasks: One description for each task.
+            generator: The only source of randomness: of the actions, and of the environments'
+                seeds, which belong to (task, episode) and to no worker or thread.
+        """
+        with torch.no_grad(), chunks.one_thread_per_operator():
+            act = policy.over_tasks(params)
+            seen = self._reset(tasks, generator)
+            ended = np.zeros(self.env.num_envs, dtype=bool)
+            steps = []
+            for _ in range(self.horizon):
+                behavior = act(seen)
+                actions = behavior.sample(generator)
+                flat = actions.flatten(0, 1).numpy(force=True)
+                following, rewards, terminated, truncated, _ = self.env.step(flat)
+                running = ~ended
+                steps.append((seen, actions, _tensor(rewards), _tensor(running), behavior))
+                ended = ended | _array(terminated) | _array(truncated)
+                if ended.all():
+                    break
+                seen = self._observe(following)
+            return self._assemble(steps)
+
+    def collect(
+        self,
+        policy: Policy,
+        loop: InnerLoop,
+        meta: MetaParams,
+        tasks: list[TaskDescription],
+        generator: torch.Generator,
+        process: Process,
+    ) -> tuple[Task, Metrics]:
+        """Adapt to every task by interaction: roll out, take an inner step, roll out again.
+
+        Episodes number k are drawn from the policy after k inner steps, for k = 0, ..., K with
+        K = ``loop.num_steps``; the last are the query.
+
+        Returns:
+            The meta-batch, and metrics of the way: returns, inner gradients, baseline.
+        """
+        params = tree.expand(meta.model, self.num_tasks)
+        state = loop.state(params)
+        batches: list[Episodes] = []
+        metrics: Metrics = {}
+        for index in range((loop.num_steps or 0) + 1):
+            if index > 0:
+                params, state, norms = _inner_step(
+                    loop, meta, params, state, batches[-1], index - 1
+                )
+                metrics[f"gradient/inner_{index - 1}"] = norms.mean()
+            rollout = self.rollout(policy, params, tasks, generator)
+            with chunks.one_thread_per_operator():
+                episodes, fit = vmap(process)(rollout)
+            batches.append(episodes)
+            metrics[f"return/step_{index}"] = mean_return(episodes).mean()
+            metrics |= {name: value.mean() for name, value in fit.items()}
+        return Task(tuple(batches[:-1]), batches[-1]), metrics
+
+    def _reset(self, tasks: list[TaskDescription], generator: torch.Generator) -> Tensor:
+        if len(tasks) != self.num_tasks:
+            raise ValueError(f"expected {self.num_tasks} tasks, got {len(tasks)}")
+        shape, device = (self.env.num_envs,), generator.device
+        seeds = torch.randint(2**31, shape, generator=generator, device=device).tolist()
+        self.env.set_attr("task", [t for t in tasks for _ in range(self.episodes_per_task)])
+        return self._observe(self.env.reset(seed=seeds)[0])
+
+    def _observe(self, observations: Any) -> Tensor:
+        """Put observations on the device, in shape (task, episode, features)."""
+        shape = (self.num_tasks, self.episodes_per_task, -1)
+        return _tensor(observations).to(self.device, torch.float32).reshape(shape)
+
+    def _assemble(self, steps: list[Any]) -> Rollout:
+        """Stack time steps along the second axis and pad them to the horizon."""
+        missing = self.horizon - len(steps)
+        grouped = (self.num_tasks, self.episodes_per_task)
+
+        def stack(*values: Tensor) -> Tensor:
+            stacked = torch.stack([x.reshape(*grouped, *x.shape[2:]) for x in values], 1)
+            padding = stacked.new_zeros((stacked.shape[0], missing, *stacked.shape[2:]))
+            return torch.cat([stacked, padding], 1) if missing else stacked
+
+        seen, actions, rewards, running, behavior = zip(*steps, strict=True)
+        return Rollout(
+            observations=stack(*seen),
+            actions=stack(*actions),
+            rewards=stack(*(r.reshape(grouped) for r in rewards)).to(self.device, torch.float32),
+            mask=stack(*(r.reshape(grouped) for r in running)).to(self.device),
+            behavior=tree.map_leaves(stack, *behavior),
+        )
+
+
+def make_sampler(
+    env_id: str, *, num_tasks: int, episodes_per_task: int, device: Any = "cpu", **kwargs: Any
+) -> Sampler:
+    """Build the batched face of a registered environment and a sampler on it.
+
+    Args:
+        env_id: A Gymnasium id.
+        num_tasks: Tasks of a meta-batch.
+        episodes_per_task: Episodes rolled out for each task.
+        device: See :class:`Sampler`.
+        kwargs: Arguments of the environment, such as ``observe_task=True``.
+    """
+    env = gymnasium.make_vec(env_id, num_envs=num_tasks * episodes_per_task, **kwargs)
+    return Sampler(env, episodes_per_task=episodes_per_task, device=device)
+
+
+def _inner_step(
+    loop: InnerLoop, meta: MetaParams, params: Params, state: Any, batch: Episodes, index: int
+) -> tuple[Params, Any, Tensor]:
+    """Take one inner step on every task; return also the norm of each task's gradient."""
+
+    def step(params: Params, state: Any, batch: Episodes) -> tuple[Params, Any, Tensor]:
+        grads = loop.gradient(params, batch)
+        return *loop.update(meta, params, grads, state, index), tree.norm(grads)
+
+    size = chunks.cache_sized(batch.mask[0].numel())
+    parts = chunks.split((params, state, batch), size)
+    with torch.no_grad():
+        done = chunks.parallel_map(
+            lambda part: vmap(step)(*part), parts, device=batch.observations.device
+        )
+    return chunks.join(done)
+
+
+def _tensor(values: Any) -> Tensor:
+    return values if isinstance(values, Tensor) else torch.from_numpy(values)
+
+
+def _array(values: Any) -> Any:
+    return values.numpy(force=True) if isinstance(values, Tensor) else values
