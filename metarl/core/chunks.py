@@ -14,13 +14,14 @@ from functools import cache
 from typing import Any, TypeVar
 
 import torch
+from torch.func import vmap
 
 from metarl.core import tree
 from metarl.core.tree import Tree
 
 Result = TypeVar("Result")
 
-EXAMPLES_PER_CHUNK = 4000
+EXAMPLES_PER_CHUNK = 2000  # measured on 2 cores, two layers of 64 to 100 units
 
 
 @contextmanager
@@ -90,11 +91,24 @@ def join(chunks: list[Tree]) -> Tree:
     return tree.map_leaves(lambda *x: torch.cat(x), *chunks)
 
 
-def cache_sized(examples_per_task: int) -> int:
-    """Return how many tasks to work on at a time, so that a chunk stays in the cache.
+def over_tasks(function: Callable[[Any], Any], tasks: Any) -> Any:
+    """Apply a function of one task to every task of a chunk: ``vmap``, or a plain call for one.
 
-    A function of the work alone and never of the machine: the chunks decide the order in which
-    tasks are summed, so results would otherwise differ between machines. Measured on 2 cores with
-    2 MB of second-level cache each, networks of two layers of 64 to 100 units.
+    The plain call has a third of the overhead, and its matrix products stay row-major through
+    second derivatives, where batched ones do not.
     """
+    if tree.leaves(tasks)[0].shape[0] > 1:
+        return vmap(function)(tasks)
+    result = function(tree.map_leaves(lambda x: x[0], tasks))
+    return tree.map_leaves(lambda x: x.unsqueeze(0), result)
+
+
+def cache_sized(examples_per_task: int, device: torch.device) -> int | None:
+    """Return how many tasks make a chunk that stays in the cache; ``None`` (all) off the CPU.
+
+    A function of the work alone and never of the machine: chunks decide the order in which tasks
+    are summed, so results would otherwise differ between machines.
+    """
+    if device.type != "cpu":
+        return None
     return max(1, EXAMPLES_PER_CHUNK // max(1, examples_per_task))

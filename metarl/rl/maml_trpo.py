@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 
-from metarl.core import chunks
 from metarl.core.adapt import InnerLoop
 from metarl.core.outer import initial_params
 from metarl.core.types import MetaLearner, MetaState, Metrics, Task
@@ -32,8 +31,6 @@ def maml_trpo(policy: Policy, loop: InnerLoop, **options: Any) -> MetaLearner:
         return MetaState(initial_params(loop, params, generator, device))
 
     def step(state: MetaState, tasks: Task) -> tuple[MetaState, Metrics]:
-        with chunks.one_thread_per_operator() as num_threads:
-            del num_threads
         params, metrics = trust_region_step(objective, state.params, tasks, **options)
         return MetaState(params), metrics
 

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import vmap
 
-from metarl.core import tree
+from metarl.core import chunks, tree
 from metarl.core.adapt import InnerLoop
 from metarl.core.functional import fused_norm
 from metarl.core.linalg import linearize
@@ -69,14 +68,16 @@ class AdaptedPolicy:
         at θ' another, and both are kept.
         """
         theta = tree.map_leaves(lambda p: p.detach().requires_grad_(), meta)
-        adapted = vmap(lambda m, t: self.loop.adapt(m, t.support), in_dims=(None, 0))(theta, tasks)
+        adapted = chunks.over_tasks(lambda task: self.loop.adapt(theta, task.support), tasks)
         inner = linearize(tree.leaves(adapted), tree.leaves(theta))
 
         params = tree.map_leaves(lambda p: p.detach().requires_grad_(), adapted)
-        distribution = self.policy.over_tasks(params)(tasks.query.observations)
+        distribution = chunks.over_tasks(
+            lambda pair: self.policy(*pair), (params, tasks.query.observations)
+        )
         network = linearize(tree.leaves(distribution), tree.leaves(params))
 
-        loss = vmap(surrogate)(distribution, tasks.query).sum()
+        loss = chunks.over_tasks(lambda pair: surrogate(*pair), (distribution, tasks.query)).sum()
         at_adapted = torch.autograd.grad(loss, tree.leaves(params), retain_graph=True)
         gradient = tree.replace_leaves(meta, inner.vjp(at_adapted))
         weights = _transition_weights(tasks.query.mask)

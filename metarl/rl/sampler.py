@@ -187,16 +187,15 @@ def _inner_step(
 ) -> tuple[Params, Any, Tensor]:
     """Take one inner step on every task; return also the norm of each task's gradient."""
 
-    def step(params: Params, state: Any, batch: Episodes) -> tuple[Params, Any, Tensor]:
+    def step(part: tuple[Params, Any, Episodes]) -> tuple[Params, Any, Tensor]:
+        params, state, batch = part
         grads = loop.gradient(params, batch)
         return *loop.update(meta, params, grads, state, index), tree.norm(grads)
 
-    size = chunks.cache_sized(batch.mask[0].numel())
-    parts = chunks.split((params, state, batch), size)
+    device = batch.mask.device
+    parts = chunks.split((params, state, batch), chunks.cache_sized(batch.mask[0].numel(), device))
     with torch.no_grad():
-        done = chunks.parallel_map(
-            lambda part: vmap(step)(*part), parts, device=batch.observations.device
-        )
+        done = chunks.parallel_map(lambda p: chunks.over_tasks(step, p), parts, device=device)
     return chunks.join(done)
 
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from metarl.core import chunks, tree
 from metarl.core.linalg import conjugate_gradient
@@ -49,7 +48,8 @@ def trust_region_step(
     """
     query = tasks.query
     num_tasks, device = query.mask.shape[0], query.mask.device
-    parts = chunks.split(tasks, chunk_size or chunks.cache_sized(query.mask[0].numel()))
+    size = chunk_size or chunks.cache_sized(query.mask[0].numel(), device)
+    parts = chunks.split(tasks, size)
 
     def mean(function: Any, items: list[Any]) -> Any:
         results = chunks.parallel_map(function, items, device=device)
@@ -70,12 +70,12 @@ def trust_region_step(
     del at_old  # and with it every retained graph, before the line search
 
     def evaluate(candidate: MetaParams) -> tuple[Tensor, Tensor]:
-        def over_tasks(part: Task) -> Any:
-            values = vmap(objective, in_dims=(None, 0))(candidate, part)
+        def chunk_sum(part: Task) -> Any:
+            values = chunks.over_tasks(lambda task: objective(candidate, task), part)
             return tree.map_leaves(torch.sum, values)
 
         with torch.no_grad():
-            loss, kl = mean(over_tasks, parts)
+            loss, kl = mean(chunk_sum, parts)
         return loss, kl
 
     metrics = {"gradient/outer": tree.norm(gradient), "trpo/surrogate": before}

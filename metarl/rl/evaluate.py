@@ -1,0 +1,88 @@
+"""The adaptation curve: the return after 0, 1, ..., K gradient steps on tasks never seen."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from metarl.core.adapt import InnerLoop
+from metarl.core.inner import InnerOptimizer
+from metarl.core.types import MetaParams
+from metarl.rl.advantages import Process
+from metarl.rl.episodes import mean_return
+from metarl.rl.policies import Policy
+from metarl.rl.sampler import Sampler, TaskDescription
+
+
+class AdaptationCurve(NamedTuple):
+    """Mean return of each task after each number of steps; tasks in rows, steps in columns."""
+
+    tasks: list[TaskDescription]
+    returns: Float[np.ndarray, "task steps"]
+
+    @property
+    def mean(self) -> Float[np.ndarray, " steps"]:
+        """Mean over tasks."""
+        return np.asarray(self.returns.mean(0))
+
+    @property
+    def interval(self) -> Float[np.ndarray, " steps"]:
+        """Half-width of the 95 % interval over tasks: 1.96 standard errors of the mean."""
+        return interval95(self.returns)
+
+
+def interval95(samples: Float[np.ndarray, "sample *rest"]) -> Float[np.ndarray, "*rest"]:
+    """Half-width of the normal 95 % interval of the mean over the first axis; 0 for one sample."""
+    count = len(samples)
+    if count < 2:
+        return np.zeros(samples.shape[1:])
+    return np.asarray(1.96 * samples.std(0, ddof=1) / np.sqrt(count))
+
+
+def paper_tasks(sampler: Sampler, seed: int = 1) -> list[TaskDescription]:
+    """Draw the held-out tasks of Finn et al. 2017: theirs exactly, for 40 tasks and seed 1.
+
+    Their test scripts call ``np.random.seed(1)``; this generator yields the same stream.
+    """
+    bits = np.random.MT19937()
+    bits.state = np.random.RandomState(seed).get_state(legacy=False)
+    return sampler.sample_tasks(np.random.Generator(bits))
+
+
+def paper_rates(inner_lr: float) -> tuple[float, float]:
+    """Return the paper's test-time step sizes: α for the first step, α/2 for all later ones."""
+    return inner_lr, inner_lr / 2
+
+
+def adaptation_curve(
+    sampler: Sampler,
+    policy: Policy,
+    loop: InnerLoop,
+    meta: MetaParams,
+    tasks: Sequence[TaskDescription],
+    generator: torch.Generator,
+    *,
+    process: Process,
+    num_steps: int,
+    optimizer: InnerOptimizer | None = None,
+) -> AdaptationCurve:
+    """Adapt to each task for `num_steps` steps, each on fresh episodes, and report every return.
+
+    Args:
+        sampler: Rolls out; its number of tasks is that of `tasks`.
+        policy: The policy.
+        loop: The inner loop of training.
+        meta: Meta-parameters.
+        tasks: Held-out tasks.
+        generator: Source of actions and environment seeds.
+        process: Baseline and advantages.
+        num_steps: K.
+        optimizer: Replaces the inner optimizer of training, for example with other step sizes.
+    """
+    loop = replace(loop, num_steps=num_steps, optimizer=optimizer or loop.optimizer)
+    task, _ = sampler.collect(policy, loop, meta, list(tasks), generator, process)
+    columns = [mean_return(batch).double().cpu() for batch in (*task.support, task.query)]
+    return AdaptationCurve(list(tasks), torch.stack(columns, 1).numpy())
