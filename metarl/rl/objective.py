@@ -1,7 +1,8 @@
 """What a trust region needs to know of a meta-policy: its value, gradient and Fisher product."""
 
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -12,9 +13,13 @@ from metarl.core import chunks, tree
 from metarl.core.adapt import InnerLoop
 from metarl.core.functional import fused_norm
 from metarl.core.linalg import linearize
+from metarl.core.staging import Staged, Tensors, stage
 from metarl.core.types import MetaParams, Task
 from metarl.rl.losses import mean_kl, surrogate
 from metarl.rl.policies import Policy
+
+
+_tracing = threading.Lock()  # torch.fx traces in one thread at a time
 
 
 class Linearization(NamedTuple):
@@ -46,6 +51,7 @@ class AdaptedPolicy:
 
     policy: Policy
     loop: InnerLoop
+    _programs: dict[Any, Staged] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if layer := fused_norm(self.policy):
@@ -61,11 +67,24 @@ class AdaptedPolicy:
         return surrogate(distribution, task.query), mean_kl(distribution, task.query)
 
     def linearize(self, meta: MetaParams, tasks: Task) -> Linearization:
-        """Evaluate a chunk of tasks at θ_old and keep its graphs for many Fisher products.
+        """Evaluate a chunk of tasks at θ_old, ready for many Fisher products."""
+        early = [*tree.leaves(meta), *tree.leaves(tasks)]
+        staged = self._staged(meta, tasks)
+        (loss, *gradient), residuals = staged.early(*early)
+
+        def fisher(vector: MetaParams) -> MetaParams:
+            return tree.replace_leaves(meta, staged.late(*residuals, *tree.leaves(vector)))
+
+        return Linearization(loss, tree.replace_leaves(meta, gradient), fisher)
+
+    def products(
+        self, meta: MetaParams, tasks: Task, vector: MetaParams
+    ) -> tuple[Tensor, MetaParams, MetaParams]:
+        """Return the surrogate, its gradient and JᵀFJ · `vector`, summed over a chunk of tasks.
 
         At θ_old the KL's gradient is zero, so its Hessian is JᵀFJ with J = ∂θ'/∂θ and F the Fisher
-        of the policy at θ': no third derivative. J is one linear map (the inner loop), the network
-        at θ' another, and both are kept.
+        of the policy at θ': no third derivative, whatever the inner loop is. J is one linear map
+        (the inner loop) and the network at θ' another.
         """
         theta = tree.map_leaves(lambda p: p.detach().requires_grad_(), meta)
         adapted = chunks.over_tasks(lambda task: self.loop.adapt(theta, task.support), tasks)
@@ -79,17 +98,38 @@ class AdaptedPolicy:
 
         loss = chunks.over_tasks(lambda pair: surrogate(*pair), (distribution, tasks.query)).sum()
         at_adapted = torch.autograd.grad(loss, tree.leaves(params), retain_graph=True)
-        gradient = tree.replace_leaves(meta, inner.vjp(at_adapted))
-        weights = _transition_weights(tasks.query.mask)
+        gradient = inner.vjp(at_adapted)
+
+        tangent = network.jvp(inner.jvp(tree.leaves(vector)))
         fixed = tree.detach(distribution)
+        image = fixed.fisher(tree.replace_leaves(distribution, tangent))
+        weights = _transition_weights(tasks.query.mask)
+        weighted = [torch.where(weights > 0, weights * x, 0.0) for x in tree.leaves(image)]
+        product = inner.vjp(network.vjp(weighted))
+        return (
+            loss.detach(), tree.replace_leaves(meta, gradient), tree.replace_leaves(meta, product)
+        )
 
-        def fisher(vector: MetaParams) -> MetaParams:
-            tangent = network.jvp(inner.jvp(tree.leaves(vector)))
-            image: Any = fixed.fisher(tree.replace_leaves(distribution, tangent))
-            weighted = [torch.where(weights > 0, weights * x, 0.0) for x in tree.leaves(image)]
-            return tree.replace_leaves(meta, inner.vjp(network.vjp(weighted)))
+    def _staged(self, meta: MetaParams, tasks: Task) -> Staged:
+        """Trace :meth:`products` once for each shape of chunk."""
+        early = [*tree.leaves(meta), *tree.leaves(tasks)]
+        key = tuple((x.shape, x.dtype, x.device) for x in early)
+        with _tracing:
+            if key not in self._programs:
+                self._programs[key] = self._trace(meta, tasks, early)
+            return self._programs[key]
 
-        return Linearization(loss.detach(), gradient, fisher)
+    def _trace(self, meta: MetaParams, tasks: Task, early: Tensors) -> Staged:
+        size = len(tree.leaves(meta))
+
+        def function(early: Tensors, late: Tensors) -> tuple[Tensors, Tensors]:
+            at = tree.replace_leaves(meta, early[:size])
+            chunk = tree.replace_leaves(tasks, early[size:])
+            loss, gradient, image = self.products(at, chunk, tree.replace_leaves(meta, late))
+            return [loss, *tree.leaves(gradient)], tree.leaves(image)
+
+        # Clones: the tracer tells its inputs apart by identity.
+        return stage(function, early, [x.clone() for x in tree.leaves(meta)])
 
 
 def _transition_weights(mask: Tensor) -> Float[Tensor, "task time episode 1"]:
