@@ -78,9 +78,7 @@ def ravel(tree: Tree) -> tuple[Float[Tensor, " size"], Callable[[Tensor], Tree]]
 
     def unravel(vector: Tensor) -> Tree:
         pieces = vector.split(sizes)
-        return replace_leaves(
-            tree, [p.view(x.shape) for p, x in zip(pieces, parts, strict=True)]
-        )
+        return replace_leaves(tree, [p.view(x.shape) for p, x in zip(pieces, parts, strict=True)])
 
     return torch.cat([x.reshape(-1) for x in parts]), unravel
 

@@ -1,0 +1,1 @@
+"""Meta-reinforcement learning on the functional core."""

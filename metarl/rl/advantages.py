@@ -65,9 +65,7 @@ def baseline_features(
     clipped = observations.clamp(-CLIP, CLIP)
     time = torch.arange(len(clipped), dtype=clipped.dtype, device=clipped.device) / 100
     time = time[:, None, None].expand(*clipped.shape[:2], 1)
-    return torch.cat(
-        [clipped, clipped**2, time, time**2, time**3, torch.ones_like(time)], dim=-1
-    )
+    return torch.cat([clipped, clipped**2, time, time**2, time**3, torch.ones_like(time)], dim=-1)
 
 
 def fit_baseline(

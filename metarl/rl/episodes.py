@@ -43,9 +43,7 @@ def masked(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, values, 0.0)
 
 
-def masked_mean(
-    values: Float[Tensor, "time episode"], mask: Bool[Tensor, "time episode"]
-) -> Float[Tensor, ""]:
+def masked_mean(values: Float[Tensor, "*axes"], mask: Bool[Tensor, "*axes"]) -> Float[Tensor, ""]:
     """Average over the transitions that happened, every one with the same weight."""
     return masked(values, mask).sum() / mask.sum()
 

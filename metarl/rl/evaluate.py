@@ -66,23 +66,21 @@ def adaptation_curve(
     generator: torch.Generator,
     *,
     process: Process,
-    num_steps: int,
     optimizer: InnerOptimizer | None = None,
 ) -> AdaptationCurve:
-    """Adapt to each task for `num_steps` steps, each on fresh episodes, and report every return.
+    """Adapt to each task, every step on fresh episodes, and report every return.
 
     Args:
         sampler: Rolls out; its number of tasks is that of `tasks`.
         policy: The policy.
-        loop: The inner loop of training.
+        loop: The inner loop; ``loop.num_steps`` is K.
         meta: Meta-parameters.
         tasks: Held-out tasks.
         generator: Source of actions and environment seeds.
         process: Baseline and advantages.
-        num_steps: K.
         optimizer: Replaces the inner optimizer of training, for example with other step sizes.
     """
-    loop = replace(loop, num_steps=num_steps, optimizer=optimizer or loop.optimizer)
+    loop = replace(loop, optimizer=optimizer or loop.optimizer)
     task, _ = sampler.collect(policy, loop, meta, list(tasks), generator, process)
     columns = [mean_return(batch).double().cpu() for batch in (*task.support, task.query)]
     return AdaptationCurve(list(tasks), torch.stack(columns, 1).numpy())

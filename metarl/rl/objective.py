@@ -107,7 +107,9 @@ class AdaptedPolicy:
         weighted = [torch.where(weights > 0, weights * x, 0.0) for x in tree.leaves(image)]
         product = inner.vjp(network.vjp(weighted))
         return (
-            loss.detach(), tree.replace_leaves(meta, gradient), tree.replace_leaves(meta, product)
+            loss.detach(),
+            tree.replace_leaves(meta, gradient),
+            tree.replace_leaves(meta, product),
         )
 
     def _staged(self, meta: MetaParams, tasks: Task) -> Staged:

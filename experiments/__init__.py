@@ -1,0 +1,1 @@
+"""Experiments: each file is one configuration, its main and its loop."""

@@ -1,0 +1,183 @@
+"""Evaluate a run as in the papers: the return after 0, 1, ..., K steps on held-out tasks.
+
+``metarl evaluate runs/quick``
+"""
+
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import tyro
+
+from metarl import checkpoint
+from metarl.console import print_table
+from metarl.core.inner import InnerOptimizer, sgd
+from metarl.core.seeding import numpy_generator, torch_generator
+from metarl.core.types import MetaParams
+from metarl.experiments.maml_trpo import MAMLTRPO, Parts, build
+from metarl.rl.evaluate import AdaptationCurve, adaptation_curve, paper_rates, paper_tasks
+from metarl.tracking import Run, versions
+
+TUNING_RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+TUNING_TASKS = 20
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Adapt the policy of a run to tasks it has never met, and report every return.
+
+    Every step is taken on fresh episodes: the first with the training step size, later ones with
+    half of it (Finn et al. 2017).
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    inner_steps: int | None = None
+    """Adaptation steps; by default 3, and 0 for an oracle."""
+    num_tasks: int = 40
+    """Held-out tasks; 40 with seed 1 are the paper's own."""
+    episodes_per_task: int = 40
+    """Episodes of each task before and after each step."""
+    seed: int = 1
+    """Seed of tasks and episodes."""
+    inner_lr: float | None = None
+    """Step size of the first step, instead of the run's."""
+    tune_inner_lr: bool = False
+    """Choose the step size on other tasks first: what a pretrained policy is fine-tuned with."""
+    checkpoint: int | None = None
+    """Iteration of the checkpoint, by default the last; 0 is the random initialization."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the policy lives."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings, naming the flag."""
+        for name, low in (("inner_steps", 0), ("num_tasks", 1), ("episodes_per_task", 1)):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                flag = "--" + name.replace("_", "-")
+                raise ValueError(f"{flag} must be at least {low}, got {value}")
+        if self.tune_inner_lr and self.inner_lr is not None:
+            raise ValueError("--tune-inner-lr chooses the step size; leave out --inner-lr")
+
+
+class Loaded(NamedTuple):
+    """A run as it was at one checkpoint."""
+
+    run: Run
+    config: MAMLTRPO
+    iteration: int
+    params: MetaParams
+
+
+def load(folder: Path, *, iteration: int | None = None, device: str = "auto") -> Loaded:
+    """Open a run at a checkpoint, by default the last.
+
+    Raises:
+        FileNotFoundError: If there is no run.
+        ValueError: If there is no such checkpoint, or it is damaged.
+    """
+    run = Run.open(folder)
+    about = run.read_config()
+    config = MAMLTRPO.from_json({**about["config"], "device": device}, folder)
+    saved = run.checkpoints()
+    if not saved or (iteration is not None and iteration not in saved):
+        wanted = "" if iteration is None else f" of iteration {iteration}"
+        raise ValueError(f"{folder} has no checkpoint{wanted}; it has {saved or 'none'}")
+    chosen = saved[-1] if iteration is None else iteration
+    params = checkpoint.load(run.checkpoint_path(chosen)).params
+    return Loaded(run, config, chosen, params)
+
+
+def main(args: Evaluate) -> None:
+    """Evaluate, print the table and write it to the run folder."""
+    began = time.perf_counter()
+    loaded = load(args.run, iteration=args.checkpoint, device=args.device)
+    oracle = loaded.config.observe_task and loaded.config.inner_steps == 0
+    num_steps = args.inner_steps if args.inner_steps is not None else 0 if oracle else 3
+    rate = args.inner_lr if args.inner_lr is not None else loaded.config.inner_lr
+    if args.tune_inner_lr:
+        rate = tune(loaded, num_steps)
+    curve = evaluate(loaded, args, num_steps, rate)
+    label = f"{args.run}, iteration {loaded.iteration}: return on {args.num_tasks} held-out tasks"
+    rows = [
+        [step, f"{mean:.2f}", f"± {half:.2f}"]
+        for step, (mean, half) in enumerate(zip(curve.mean, curve.interval, strict=True))
+    ]
+    print_table(label, ["adaptation steps", "mean return", "95 % interval"], rows)
+    seconds = time.perf_counter() - began
+    name = f"iteration-{loaded.iteration}_steps-{num_steps}_tasks-{args.num_tasks}_seed-{args.seed}"
+    name += f"_lr-{rate:g}" if rate != loaded.config.inner_lr else ""
+    path = loaded.run.write_evaluation(name, report(loaded, args, curve, rate, seconds))
+    print(f"written to {path} after {seconds:.0f} s")
+
+
+def evaluate(loaded: Loaded, args: Evaluate, num_steps: int, rate: float) -> AdaptationCurve:
+    """Run the paper's protocol with first step size `rate`."""
+    parts = build(loaded.config, num_tasks=args.num_tasks, episodes=args.episodes_per_task)
+    tasks = paper_tasks(parts.sampler, args.seed)
+    return _curve(loaded, parts, tasks, num_steps, rate, seed=args.seed)
+
+
+def tune(loaded: Loaded, num_steps: int) -> float:
+    """Return the step size with the best mean return over all steps, on tasks of its own."""
+    parts = build(loaded.config, num_tasks=TUNING_TASKS)
+    tasks = parts.sampler.sample_tasks(numpy_generator(loaded.config.seed, 0, "tuning"))
+    curves = [_curve(loaded, parts, tasks, num_steps, rate, seed=0) for rate in TUNING_RATES]
+    scores = [float(np.nan_to_num(curve.mean[1:].mean(), nan=-np.inf)) for curve in curves]
+    rows = [[f"{r:g}", f"{s:.2f}"] for r, s in zip(TUNING_RATES, scores, strict=True)]
+    print_table("step size, on tasks of its own", ["inner lr", "mean return"], rows)
+    return TUNING_RATES[int(np.argmax(scores))]
+
+
+def _curve(
+    loaded: Loaded, parts: Parts, tasks: list[Any], num_steps: int, rate: float, *, seed: int
+) -> AdaptationCurve:
+    device = parts.sampler.device
+    return adaptation_curve(
+        parts.sampler,
+        parts.policy,
+        replace(parts.loop, num_steps=num_steps),
+        to_device(loaded.params, device),
+        tasks,
+        torch_generator(seed, 0, "evaluation", device=device),
+        process=parts.process,
+        optimizer=test_optimizer(loaded.config, rate),
+    )
+
+
+def to_device(params: MetaParams, device: Any) -> MetaParams:
+    """Move meta-parameters."""
+    return MetaParams(*({n: p.to(device) for n, p in group.items()} for group in params))
+
+
+def test_optimizer(config: MAMLTRPO, rate: float) -> InnerOptimizer | None:
+    """Return the paper's test-time optimizer; learned rates stay as they are."""
+    return sgd(paper_rates(rate)) if config.inner == "sgd" else None
+
+
+def report(
+    loaded: Loaded, args: Evaluate, curve: AdaptationCurve, rate: float, seconds: float
+) -> dict[str, Any]:
+    """Describe an evaluation so that it can be repeated and plotted."""
+    return {
+        "command": " ".join(["metarl", *sys.argv[1:]]),
+        "iteration": loaded.iteration,
+        "env": loaded.config.env,
+        "num_tasks": args.num_tasks,
+        "episodes_per_task": args.episodes_per_task,
+        "seed": args.seed,
+        "inner_lr": rate,
+        "mean": curve.mean.tolist(),
+        "interval95": curve.interval.tolist(),
+        "tasks": curve.tasks,
+        "returns": curve.returns.tolist(),
+        "seconds": round(seconds, 1),
+        "versions": versions(),
+    }
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Evaluate))

@@ -1,0 +1,38 @@
+"""Plot learning and adaptation curves: ``metarl plot runs/a runs/b --out curves.png``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from metarl.plot import figure
+from metarl.tracking import Run
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Plot learning curves and adaptation curves of runs; seeds of one setting are averaged."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders."""
+    out: Path
+    """Picture to write: .png, .pdf or .svg."""
+
+    def __post_init__(self) -> None:
+        """Refuse a call without runs."""
+        if not self.runs:
+            raise ValueError("plot needs a run folder: metarl plot RUN... --out FILE.png")
+        if self.out.suffix not in (".png", ".pdf", ".svg"):
+            raise ValueError(f"--out must end in .png, .pdf or .svg, got {self.out}")
+
+
+def main(args: Plot) -> None:
+    """Draw the figure."""
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    figure([Run.open(folder) for folder in args.runs], args.out)
+    print(f"written to {args.out}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Plot))

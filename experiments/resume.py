@@ -1,0 +1,60 @@
+"""Continue a run from its last checkpoint: ``metarl resume runs/quick``."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from metarl import checkpoint
+from metarl.experiments.maml_trpo import MAMLTRPO, build, train
+from metarl.tracking import Run
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Continue a run exactly where its last checkpoint left it.
+
+    From there on every metric but time/* is what an undisturbed run would have written.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    iterations: int | None = None
+    """Train until this iteration instead of the one the run was started with."""
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    """Go on with another device."""
+
+
+def main(args: Resume) -> None:
+    """Load the last checkpoint, cut the metrics back to it and train on."""
+    run = Run.open(args.run)
+    with run.lock():
+        about = run.read_config()
+        config = MAMLTRPO.from_json(about["config"], args.run)
+        changes = {"iterations": args.iterations, "device": args.device}
+        config = replace(config, **{k: v for k, v in changes.items() if v is not None})
+        saved = run.checkpoints()
+        start = saved[-1] if saved else 0
+        if start >= config.iterations:
+            print(
+                f"{args.run} is complete: {start} iterations. Train on with --iterations, or see "
+                f"it with: metarl evaluate {args.run}"
+            )
+            return
+        parts = build(config)
+        state = parts.learner.init(parts.params, device=parts.sampler.device)
+        if saved:
+            path = run.checkpoint_path(start)
+            state = checkpoint.restore(state, checkpoint.load(path, device=parts.sampler.device))
+        else:  # it died before its first checkpoint
+            checkpoint.save(run.checkpoint_path(0), state, iteration=0, config=config.to_json())
+        if config.to_json() != about["config"]:
+            run.write_config(about["experiment"], config.to_json())
+        run.cut_metrics(start)
+        print(f"resuming {args.run} after iteration {start}")
+        train(config, parts, run, state, start=start)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Resume))

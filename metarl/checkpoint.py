@@ -1,0 +1,121 @@
+"""Checkpoints: safetensors files that say what they are. Loading one never runs code."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from metarl.core.types import MetaParams, MetaState
+
+FORMAT = "metarl/1"
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+        params: The meta-parameters.
+        optimizer: The outer optimizer's tensors, ``"0/exp_avg"`` and so on; ``{}`` without one.
+        iteration: Number of meta-updates made.
+        config: The configuration of the run.
+    """
+
+    params: MetaParams
+    optimizer: dict[str, Tensor]
+    iteration: int
+    config: dict[str, Any]
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that, whenever the process dies, either the old or the new one is whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def save(path: Path, state: MetaState, *, iteration: int, config: dict[str, Any]) -> None:
+    """Write the state of a meta-learner."""
+    groups = {"model": state.params.model, "inner": state.params.inner}
+    groups["optimizer"] = _optimizer_tensors(state.optimizer)
+    tensors = {
+        f"{group}/{name}": tensor.detach().cpu().contiguous()
+        for group, named in groups.items()
+        for name, tensor in named.items()
+    }
+    order = json.dumps(list(tensors))  # safetensors sorts by name; parameters have an order
+    header = {"format": FORMAT, "iteration": str(iteration), "order": order}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, to_bytes(tensors, header | {"config": json.dumps(config)}))
+
+
+def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
+    """Read a checkpoint onto `device`.
+
+    Raises:
+        ValueError: If the file is missing, truncated, or not a checkpoint of this package.
+    """
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "inner": {}, "optimizer": {}}
+    try:
+        with safe_open(path, "pt", device=str(device)) as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise ValueError(
+                    f"{path} is a safetensors file, but not a checkpoint of metarl (format "
+                    f"{header.get('format')!r}, expected {FORMAT!r}); give a file of a run's "
+                    "checkpoints/ folder"
+                )
+            for name in json.loads(header["order"]):
+                group, _, key = name.partition("/")
+                groups[group][key] = file.get_tensor(name)
+            iteration, config = int(header["iteration"]), json.loads(header["config"])
+    except FileNotFoundError:
+        raise ValueError(f"there is no checkpoint {path}") from None
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path} is not a whole checkpoint ({error}); nothing was changed: use an earlier one "
+            "with --checkpoint"
+        ) from None
+    params = MetaParams(groups["model"], groups["inner"])
+    return Checkpoint(params, groups["optimizer"], iteration, config)
+
+
+def restore(state: MetaState, checkpoint: Checkpoint) -> MetaState:
+    """Return a freshly initialized state with the checkpoint's values.
+
+    Raises:
+        ValueError: If the checkpoint's parameters are not those of the state.
+    """
+    for mine, theirs in zip(state.params, checkpoint.params, strict=True):
+        expected = {name: tuple(p.shape) for name, p in mine.items()}
+        got = {name: tuple(p.shape) for name, p in theirs.items()}
+        if expected != got:
+            raise ValueError(f"the checkpoint holds parameters {got}, the run needs {expected}")
+    if state.optimizer is None:
+        return MetaState(checkpoint.params)
+    for mine, theirs in zip(state.params, checkpoint.params, strict=True):
+        for name, parameter in mine.items():
+            parameter.copy_(theirs[name])
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in checkpoint.optimizer.items():
+        index, _, key = name.partition("/")
+        moments.setdefault(int(index), {})[key] = tensor
+    state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": moments})
+    return state
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
+    if optimizer is None:
+        return {}
+    return {
+        f"{index}/{key}": torch.as_tensor(value)
+        for index, entry in optimizer.state_dict()["state"].items()
+        for key, value in entry.items()
+    }

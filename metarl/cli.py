@@ -1,0 +1,168 @@
+"""The command line: ``metarl VERB ...``. Verbs are loaded only when they are used."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import metarl
+
+
+class Command(NamedTuple):
+    """A verb or an experiment: a module of metarl.experiments, its dataclass, one line of help."""
+
+    module: str
+    options: str
+    summary: str
+
+
+VERBS = {
+    "evaluate": Command("evaluate", "Evaluate", "return after 0, 1, ... steps on held-out tasks"),
+    "render": Command("render", "Render", "picture or video of the policy adapting"),
+    "plot": Command("plot", "Plot", "learning and adaptation curves of runs"),
+    "resume": Command("resume", "Resume", "continue a run where it stopped"),
+    "benchmark": Command("benchmark", "Benchmark", "speed of sampling and of the meta-update"),
+}
+EXPERIMENTS = {
+    "maml-trpo": Command(
+        "maml_trpo", "MAMLTRPO", "MAML with TRPO; --inner-steps 0: pretraining, or the oracle"
+    ),
+}
+
+
+class UsageError(Exception):
+    """A command line that cannot be understood."""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 done, 1 failed, 2 misunderstood, 130 interrupted."""
+    try:
+        run(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        _fail("interrupted; `metarl resume RUN` continues from the last checkpoint", 130)
+    except UsageError as error:
+        _fail(str(error), 2)
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
+        if "--debug" in sys.argv:
+            raise
+        _fail(" ".join(str(error).split()) or type(error).__name__, 1)
+    except Exception as error:  # gymnasium's errors share no base class
+        if not type(error).__module__.startswith("gymnasium"):
+            raise
+        _fail(" ".join(str(error).split()), 1)
+    sys.exit(0)
+
+
+def run(argv: list[str]) -> None:
+    """Run one command line; raise what goes wrong."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(overview())
+    elif argv[0] == "--version":
+        print(f"metarl {metarl.__version__}")
+    elif argv[0] == "train":
+        train(argv[1:])
+    elif argv[0] in VERBS:
+        module, options = _load(VERBS[argv[0]])
+        module.main(_parse(options, argv[1:], f"metarl {argv[0]}"))
+    else:
+        raise UsageError(_unknown("command", argv[0], ["train", *VERBS]))
+
+
+def train(argv: list[str]) -> None:
+    """Run ``metarl train EXPERIMENT [--preset NAME] ...``: flags override the preset."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(train_overview())
+        return
+    if argv[0] not in EXPERIMENTS:
+        raise UsageError(_unknown("experiment", argv[0], list(EXPERIMENTS)))
+    import tyro
+
+    from metarl.experiments.presets import preset
+
+    module, options = _load(EXPERIMENTS[argv[0]])
+    name, rest = _take_option(argv[1:], "--preset")
+    defaults = options(out=tyro.MISSING, **(preset(name) if name else {}))
+    module.main(_parse(options, rest, f"metarl train {argv[0]}", default=defaults))
+
+
+def overview() -> str:
+    """Return the help of the bare command."""
+    rows = [("train", "train an experiment into a run folder"), *_rows(VERBS)]
+    lines = [f"  {name:<11} {summary}" for name, summary in rows]
+    return "\n".join(
+        [
+            "usage: metarl COMMAND ...   (metarl COMMAND --help explains each)",
+            "",
+            "Gradient-based meta-learning on PyTorch, Gymnasium and MuJoCo.",
+            "",
+            *lines,
+            "",
+            "start with: metarl train maml-trpo --preset navigation-quick --out runs/quick",
+        ]
+    )
+
+
+def train_overview() -> str:
+    """Return the help of ``metarl train``."""
+    from metarl.experiments.presets import PRESETS
+
+    return "\n".join(
+        [
+            "usage: metarl train EXPERIMENT [--preset NAME] [--FLAG VALUE ...] --out DIR",
+            "",
+            "experiments (metarl train EXPERIMENT --help lists the flags):",
+            *(f"  {name:<11} {summary}" for name, summary in _rows(EXPERIMENTS)),
+            "",
+            "presets (flags override them):",
+            *(f"  {name:<18} {_settings(values)}" for name, values in PRESETS.items()),
+        ]
+    )
+
+
+def _rows(commands: dict[str, Command]) -> list[tuple[str, str]]:
+    return [(name, command.summary) for name, command in commands.items()]
+
+
+def _settings(values: dict[str, Any]) -> str:
+    shown = ("env", "iterations", "num_tasks", "episodes_per_task", "hidden")
+    return ", ".join(f"{key.replace('_', '-')} {values[key]}" for key in shown if key in values)
+
+
+def _load(command: Command) -> tuple[Any, Any]:
+    module = importlib.import_module(f"metarl.experiments.{command.module}")
+    return module, getattr(module, command.options)
+
+
+def _parse(options: Any, argv: list[str], prog: str, **kwargs: Any) -> Any:
+    import tyro
+
+    known = [argument for argument in argv if argument != "--debug"]
+    return tyro.cli(options, args=known, prog=prog, **kwargs)
+
+
+def _take_option(argv: list[str], name: str) -> tuple[str | None, list[str]]:
+    """Take ``--name VALUE`` or ``--name=VALUE`` out of a command line."""
+    for index, argument in enumerate(argv):
+        if argument.startswith(name + "="):
+            return argument.partition("=")[2], argv[:index] + argv[index + 1 :]
+        if argument == name:
+            if index + 1 == len(argv):
+                raise UsageError(f"{name} needs a value; `metarl train --help` lists them")
+            return argv[index + 1], argv[:index] + argv[index + 2 :]
+    return None, argv
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(known)}"
+    return f"there is no {kind} {name!r}; {hint}"
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"metarl: error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What a person sees while a run goes on: a progress bar, or plain lines where output is no
+terminal, and tables.
+"""
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+LINES = 20  # plain lines of a whole run
+
+
+class Progress:
+    """Shows iteration, returns before and after adaptation, KL and the time left."""
+
+    def __init__(self, total: int, *, start: int = 0) -> None:
+        """Count from `start` to `total` iterations."""
+        self._total, self._start, self._began = total, start, time.monotonic()
+        self._console = Console()
+        self._bar = RichProgress(
+            TextColumn("iteration"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[news]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._row = self._bar.add_task("", total=total, completed=start, news="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, iteration: int, metrics: dict[str, float]) -> None:
+        """Report one iteration."""
+        returns = [value for name, value in metrics.items() if name.startswith("return/step_")]
+        news = f"return {' → '.join(f'{x:.2f}' for x in returns)}  KL {metrics['trpo/kl']:.4f}"
+        self._bar.update(self._row, completed=iteration, news=news)
+        every = max(1, self._total // LINES)
+        if not self._console.is_terminal and (iteration % every == 0 or iteration == self._total):
+            elapsed = time.monotonic() - self._began
+            left = elapsed / (iteration - self._start) * (self._total - iteration)
+            print(f"iteration {iteration}/{self._total}  {news}  {left:.0f} s left", flush=True)
+
+
+def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """Print a table, the first column left and the others right."""
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    Console().print(table)

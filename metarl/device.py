@@ -1,0 +1,19 @@
+"""The choice of a device: the only place that asks the machine what it has."""
+
+import torch
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn ``auto``, ``cpu`` or ``cuda`` into a device; ``auto`` is CUDA where there is one.
+
+    Raises:
+        ValueError: If CUDA is asked for and torch sees none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"--device {name}: torch {torch.__version__} sees no CUDA device; "
+            "use --device cpu, or install a CUDA build of torch"
+        )
+    return torch.device(name)

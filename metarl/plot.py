@@ -1,0 +1,108 @@
+"""Learning curves and adaptation curves of runs, with 95 % intervals."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarl.tracking import Run
+
+VARIES = ("seed", "device", "track", "checkpoint_every", "chunk_size")  # not what is compared
+
+
+def group_by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Group runs that differ in nothing but their seed; name a group by its first folder."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        config = {k: v for k, v in run.read_config()["config"].items() if k not in VARIES}
+        groups.setdefault(json.dumps(config, sort_keys=True), []).append(run)
+    return {
+        members[0].folder.name + (f" ({len(members)} seeds)" if len(members) > 1 else ""): members
+        for members in groups.values()
+    }
+
+
+def figure(runs: Sequence[Run], out: Path) -> None:
+    """Draw returns before and after adaptation against environment steps, and evaluations.
+
+    Bands are 95 % intervals: over seeds where a setting has several runs, and for a single run
+    over the tasks of its evaluation.
+
+    Raises:
+        ValueError: If a run has no metrics yet.
+        ImportError: If matplotlib is missing; the message has the command.
+    """
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise ImportError("plots need matplotlib: pip install 'metarl-torch[plot]'") from None
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    drawn, (learning, adapting) = plt.subplots(1, 2, figsize=(11, 4.2))
+    for index, (name, members) in enumerate(group_by_setting(runs).items()):
+        color = f"C{index}"
+        _draw_learning(learning, name, members, color)
+        _draw_adaptation(adapting, name, members, color)
+    learning.set(xlabel="environment steps", ylabel="mean return", title="meta-training")
+    adapting.set(xlabel="adaptation steps", ylabel="mean return", title="held-out tasks")
+    adapting.xaxis.get_major_locator().set_params(integer=True)
+    for axes in (learning, adapting):
+        axes.grid(alpha=0.25)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8)
+    if not adapting.lines:
+        adapting.text(
+            0.5,
+            0.5,
+            "run `metarl evaluate` first",
+            ha="center",
+            color="gray",
+            transform=adapting.transAxes,
+        )
+    drawn.tight_layout()
+    drawn.savefig(out, dpi=150)
+    plt.close(drawn)
+
+
+def _draw_learning(axes: Any, name: str, members: list[Run], color: str) -> None:
+    histories = [run.metrics() for run in members]
+    length = min(len(history) for history in histories)
+    if length == 0:
+        raise ValueError(f"{name} has no metrics yet; train it first: metarl resume {name}")
+    first = histories[0][:length]
+    last = max(key for key in first[0] if key.startswith("return/step_"))
+    steps = np.cumsum([entry["env/steps"] for entry in first])
+    for key, style in (("return/step_0", ":"), (last, "-")):
+        if key == last or last != "return/step_0":
+            values = np.array([[entry[key] for entry in h[:length]] for h in histories])
+            label = name if key == last else f"{name}, before adaptation"
+            _band(axes, steps, values.mean(0), _interval(values), label, color, style)
+
+
+def _draw_adaptation(axes: Any, name: str, members: list[Run], color: str) -> None:
+    newest = [run.evaluations()[-1] for run in members if run.evaluations()]
+    newest = [entry for entry in newest if len(entry["mean"]) == len(newest[0]["mean"])]
+    if not newest:
+        return
+    values = np.array([entry["mean"] for entry in newest])
+    half = _interval(values) if len(newest) > 1 else np.array(newest[0]["interval95"])
+    steps = np.arange(values.shape[1])
+    if len(steps) == 1:  # an oracle does not adapt: a level, not a point
+        axes.axhline(values.mean(), color=color, ls="--", label=name)
+        return
+    axes.errorbar(steps, values.mean(0), half, color=color, marker="o", capsize=3, label=name)
+
+
+def _interval(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    if len(values) < 2:
+        return np.zeros(values.shape[1])
+    return np.asarray(1.96 * values.std(0, ddof=1) / np.sqrt(len(values)))
+
+
+def _band(axes: Any, x: Any, mean: Any, half: Any, label: str, color: str, style: str) -> None:
+    axes.plot(x, mean, style, color=color, label=label, lw=1.5)
+    axes.fill_between(x, mean - half, mean + half, color=color, alpha=0.2, lw=0)

@@ -1,0 +1,123 @@
+"""Pictures and videos of a policy before and after adaptation, on tasks of the plane."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarl.rl.episodes import Episodes
+
+COLORS = ("#9aa0a6", "#f4a261", "#2a9d8f", "#1d3557", "#8338ec", "#e63946")
+
+
+class Panel(NamedTuple):
+    """What one run did on one task.
+
+    Attributes:
+        title: Heading of the panel.
+        goal: Where to go.
+        paths: For 0, 1, ... adaptation steps, positions (time, episode, 2); NaN after the end.
+        returns: Mean return after each number of steps.
+    """
+
+    title: str
+    goal: NDArray[np.float64]
+    paths: list[NDArray[np.float64]]
+    returns: list[float]
+
+
+def positions(batch: Episodes, task: int) -> NDArray[np.float64]:
+    """Return the positions (time, episode, 2) of one task; NaN after an episode's end."""
+    seen = batch.observations[task, :, :, :2].double().cpu().numpy()
+    mask = batch.mask[task].cpu().numpy()
+    return np.asarray(np.where(mask[..., None], seen, np.nan))
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise ImportError("pictures need matplotlib: pip install 'metarl-torch[plot]'") from None
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _label(steps: int) -> str:
+    return "before adaptation" if steps == 0 else f"after {steps} step{'s' if steps > 1 else ''}"
+
+
+def _draw_plane(axes: Any, panel: Panel, limit: float) -> None:
+    axes.plot(*panel.goal, "*", color="#d62828", markersize=14, zorder=5)
+    axes.plot(0, 0, "o", color="black", markersize=4, zorder=5)
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
+
+
+def paths_figure(rows: list[list[Panel]], out: Path, *, episodes: int = 3) -> None:
+    """Draw paths: one row per run, one column per task, one color per number of steps.
+
+    Args:
+        rows: Panels; every row has the same tasks.
+        out: A picture file; its suffix chooses the format.
+        episodes: Episodes drawn for each number of steps.
+    """
+    plt = _pyplot()
+    size = (3.4 * len(rows[0]), 3.6 * len(rows) + 0.5)
+    figure, grid = plt.subplots(len(rows), len(rows[0]), figsize=size, squeeze=False)
+    for axes, panel in zip(grid.flat, [p for row in rows for p in row], strict=True):
+        for steps, path in enumerate(panel.paths):
+            color, label = COLORS[steps % len(COLORS)], _label(steps)
+            for episode in range(min(episodes, path.shape[1])):
+                name = None if episode else f"{label} ({panel.returns[steps]:.1f})"
+                axes.plot(*path[:, episode].T, color=color, lw=1.3, alpha=0.85, label=name)
+        _draw_plane(axes, panel, 0.85)
+        axes.set_title(panel.title, fontsize=9)
+        axes.legend(fontsize=6.5, loc="lower center", ncols=2, framealpha=0.85, borderpad=0.3)
+    figure.suptitle("star: goal, dot: start; mean return in brackets", fontsize=8, y=0.02)
+    figure.tight_layout(rect=(0, 0.03, 1, 1))
+    figure.savefig(out, dpi=150)
+    plt.close(figure)
+
+
+def paths_video(panels: list[Panel], out: Path, *, episodes: int = 5, fps: int = 20) -> None:
+    """Film the points of one panel per run side by side, one plane per number of steps.
+
+    Raises:
+        ImportError: If matplotlib or imageio is missing; the message has the command.
+    """
+    plt = _pyplot()
+    try:
+        import imageio.v2 as imageio
+        import imageio_ffmpeg  # noqa: F401 (the writer that imageio looks for)
+    except ImportError:
+        raise ImportError(
+            "videos need imageio and ffmpeg: pip install 'metarl-torch[video]'"
+        ) from None
+    columns = len(panels[0].paths)
+    size = (3.2 * columns, 3.4 * len(panels))
+    figure, grid = plt.subplots(len(panels), columns, figsize=size, squeeze=False, dpi=100)
+    moving = []
+    for row, panel in zip(grid, panels, strict=True):
+        for steps, (axes, path) in enumerate(zip(row, panel.paths, strict=True)):
+            _draw_plane(axes, panel, 0.85)
+            caption = f"{_label(steps)}: return {panel.returns[steps]:.1f}"
+            axes.set_title(f"{panel.title}\n{caption}", fontsize=8)
+            color = COLORS[steps % len(COLORS)]
+            for episode in range(min(episodes, path.shape[1])):
+                (trail,) = axes.plot([], [], color=color, lw=1, alpha=0.6)
+                (point,) = axes.plot([], [], "o", color=color, markersize=6)
+                moving.append((trail, point, path[:, episode]))
+    clock = figure.text(0.01, 0.01, "", fontsize=8)
+    figure.tight_layout(rect=(0, 0.03, 1, 1))
+    with imageio.get_writer(out, fps=fps, macro_block_size=2) as writer:
+        for time in range(len(panels[0].paths[0])):
+            for trail, point, path in moving:
+                valid = path[: time + 1][~np.isnan(path[: time + 1, 0])]
+                trail.set_data(*valid.T)
+                point.set_data(*valid[-1:].T)
+            clock.set_text(f"time step {time}")
+            figure.canvas.draw()
+            writer.append_data(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+    plt.close(figure)
