@@ -1,13 +1,14 @@
 """What every environment of the package has in common: tasks, and a batched face."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
+
 
 TaskDescription: TypeAlias = dict[str, Any]
 """A task as JSON-able values: ``{"goal": [x, y]}``, ``{"direction": 1}``."""
@@ -56,7 +57,7 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
     Subclasses implement :meth:`sample_tasks`, :meth:`_reset_rows` and :meth:`_step_rows`.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.DISABLED}
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012 (Gymnasium's name)
 
     def __init__(
         self,

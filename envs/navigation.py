@@ -5,9 +5,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from metarl.envs.base import Array, BatchedTaskEnv, TaskDescription, task_array
 from numpy.typing import NDArray
 
-from metarl.envs.base import Array, BatchedTaskEnv, TaskDescription, task_array
 
 HORIZON = 100
 MAX_STEP = 0.1
@@ -122,7 +122,7 @@ class Navigation2D(gymnasium.Env[Array, Array]):
         seen = _observe(self._position, self._goal, self.observe_task)
         return seen, float(reward), bool(done), False, {}
 
-    def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8]:
         """Draw the plane [−0.6, 0.6]²: the goal red, the point blue, the origin gray."""
         size, image = 240, np.full((240, 240, 3), 255, np.uint8)
         rows, columns = np.mgrid[:size, :size]

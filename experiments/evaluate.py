@@ -11,15 +11,16 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
+from metarl.experiments.maml_trpo import MAMLTRPO, Parts, build
 
 from metarl import checkpoint
 from metarl.console import print_table
 from metarl.core.inner import InnerOptimizer, sgd
 from metarl.core.seeding import numpy_generator, torch_generator
 from metarl.core.types import MetaParams
-from metarl.experiments.maml_trpo import MAMLTRPO, Parts, build
 from metarl.rl.evaluate import AdaptationCurve, adaptation_curve, paper_rates, paper_tasks
 from metarl.tracking import Run, versions
+
 
 TUNING_RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 TUNING_TASKS = 20

@@ -25,6 +25,7 @@ from metarl.rl.policies import Policy, mlp_policy
 from metarl.rl.sampler import Sampler, make_sampler
 from metarl.tracking import Run, tracker
 
+
 INNER = {"sgd": sgd, "meta-sgd": meta_sgd}
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+
 PRESETS: dict[str, dict[str, Any]] = {
     # A minute on two cores: 0.8 million environment steps.
     "navigation-quick": {

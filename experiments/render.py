@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-
-from metarl.core.seeding import torch_generator
 from metarl.experiments.evaluate import load, test_optimizer, to_device
 from metarl.experiments.maml_trpo import build
+
+from metarl.core.seeding import torch_generator
 from metarl.render import Panel, paths_figure, paths_video, positions
 from metarl.rl.episodes import mean_return
 from metarl.rl.evaluate import paper_tasks
@@ -25,7 +25,7 @@ class Render:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders; each is a row."""
     out: Path
-    """File to write: .png, .pdf or .svg draws paths, .mp4 or .gif films them."""
+    """File to write: .png, .pdf or .svg draws paths, .mp4 films them."""
     task: str | None = None
     """Task as JSON, such as '{"goal": [0.3, -0.4]}'; by default held-out tasks."""
     inner_steps: int = 3
@@ -56,7 +56,7 @@ class Render:
 
 
 PICTURES = (".png", ".pdf", ".svg")
-VIDEOS = (".mp4", ".gif")
+VIDEOS = (".mp4",)
 
 
 def main(args: Render) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from metarl.experiments.maml_trpo import MAMLTRPO, build, train
 
 from metarl import checkpoint
-from metarl.experiments.maml_trpo import MAMLTRPO, build, train
 from metarl.tracking import Run
 
 
@@ -32,8 +32,11 @@ def main(args: Resume) -> None:
     with run.lock():
         about = run.read_config()
         config = MAMLTRPO.from_json(about["config"], args.run)
-        changes = {"iterations": args.iterations, "device": args.device}
-        config = replace(config, **{k: v for k, v in changes.items() if v is not None})
+        config = replace(
+            config,
+            iterations=args.iterations or config.iterations,
+            device=args.device or config.device,
+        )
         saved = run.checkpoints()
         start = saved[-1] if saved else 0
         if start >= config.iterations:

@@ -3,8 +3,9 @@
 Importing the package registers its environments; it imports neither torch nor mujoco.
 """
 
-import metarl.envs  # registers the environments
+import metarl.envs as envs  # registers the environments
+
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__"]
+__all__ = ["__version__", "envs"]

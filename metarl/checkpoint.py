@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metarl.core.types import MetaParams, MetaState
 
+
 FORMAT = "metarl/1"
 
 

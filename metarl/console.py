@@ -1,6 +1,4 @@
-"""What a person sees while a run goes on: a progress bar, or plain lines where output is no
-terminal, and tables.
-"""
+"""What a person sees: progress (plain lines where output is no terminal) and tables."""
 
 import time
 from types import TracebackType
@@ -10,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+
 
 LINES = 20  # plain lines of a whole run
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from metarl.tracking import Run
 
+
 VARIES = ("seed", "device", "track", "checkpoint_every", "chunk_size")  # not what is compared
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from metarl.rl.episodes import Episodes
 
+
 COLORS = ("#9aa0a6", "#f4a261", "#2a9d8f", "#1d3557", "#8338ec", "#e63946")
 
 
@@ -88,13 +89,6 @@ def paths_video(panels: list[Panel], out: Path, *, episodes: int = 5, fps: int =
         ImportError: If matplotlib or imageio is missing; the message has the command.
     """
     plt = _pyplot()
-    try:
-        import imageio.v2 as imageio
-        import imageio_ffmpeg  # noqa: F401 (the writer that imageio looks for)
-    except ImportError:
-        raise ImportError(
-            "videos need imageio and ffmpeg: pip install 'metarl-torch[video]'"
-        ) from None
     columns = len(panels[0].paths)
     size = (3.2 * columns, 3.4 * len(panels))
     figure, grid = plt.subplots(len(panels), columns, figsize=size, squeeze=False, dpi=100)
@@ -111,13 +105,30 @@ def paths_video(panels: list[Panel], out: Path, *, episodes: int = 5, fps: int =
                 moving.append((trail, point, path[:, episode]))
     clock = figure.text(0.01, 0.01, "", fontsize=8)
     figure.tight_layout(rect=(0, 0.03, 1, 1))
-    with imageio.get_writer(out, fps=fps, macro_block_size=2) as writer:
-        for time in range(len(panels[0].paths[0])):
-            for trail, point, path in moving:
-                valid = path[: time + 1][~np.isnan(path[: time + 1, 0])]
-                trail.set_data(*valid.T)
-                point.set_data(*valid[-1:].T)
-            clock.set_text(f"time step {time}")
-            figure.canvas.draw()
-            writer.append_data(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+    frames = []
+    for time in range(len(panels[0].paths[0])):
+        for trail, point, path in moving:
+            valid = path[: time + 1][~np.isnan(path[: time + 1, 0])]
+            trail.set_data(*valid.T)
+            point.set_data(*valid[-1:].T)
+        clock.set_text(f"time step {time}")
+        figure.canvas.draw()
+        frames.append(np.array(figure.canvas.buffer_rgba())[..., :3])
+    write_video(frames, out, fps=fps)
     plt.close(figure)
+
+
+def write_video(frames: list[NDArray[np.uint8]], out: Path, *, fps: int) -> None:
+    """Write frames of one shape (height, width, 3) as a video.
+
+    Raises:
+        ImportError: If imageio or its ffmpeg is missing; the message has the command.
+    """
+    try:
+        import imageio.v3 as iio
+        import imageio_ffmpeg  # noqa: F401 (the program that imageio calls)
+    except ImportError:
+        raise ImportError(
+            "videos need imageio and ffmpeg: pip install 'metarl-torch[video]'"
+        ) from None
+    iio.imwrite(out, np.stack(frames), plugin="FFMPEG", fps=fps, macro_block_size=2)

@@ -210,7 +210,7 @@ def tracker(name: str, run: Run, *, start: int) -> Tracker | None:
     """
     if name == "none":
         return None
-    return {"tensorboard": _TensorBoard, "wandb": _Wandb}[name](run, start)
+    return _TensorBoard(run, start) if name == "tensorboard" else _Wandb(run, start)
 
 
 def versions() -> dict[str, str]:

@@ -16,6 +16,7 @@ from metarl.core.types import (
     Task,
 )
 
+
 __all__ = [
     "Apply",
     "Batch",

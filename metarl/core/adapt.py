@@ -11,6 +11,7 @@ from metarl.core.functional import merge, rows, split
 from metarl.core.inner import InnerOptimizer
 from metarl.core.types import Batch, LossFn, MetaParams, Params
 
+
 Batches: TypeAlias = tuple[Batch, ...]
 
 

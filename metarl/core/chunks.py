@@ -19,6 +19,7 @@ from torch.func import vmap
 from metarl.core import tree
 from metarl.core.tree import Tree
 
+
 Result = TypeVar("Result")
 
 EXAMPLES_PER_CHUNK = 2000  # measured on 2 cores, two layers of 64 to 100 units
@@ -82,7 +83,7 @@ def split(tasks: Tree, chunk_size: int | None) -> list[Tree]:
     if len(sizes) != 1:
         raise ValueError(f"every tensor needs the same number of tasks in front, got {sizes}")
     size = chunk_size or sizes.pop()
-    columns = [x.split(size) for x in parts]
+    columns = [torch.split(x, size) for x in parts]
     return [tree.replace_leaves(tasks, column) for column in zip(*columns, strict=True)]
 
 

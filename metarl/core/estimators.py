@@ -15,6 +15,7 @@ from metarl.core import chunks, tree
 from metarl.core.adapt import InnerLoop
 from metarl.core.types import LossFn, MetaParams, Metrics, Params, Task
 
+
 Outer: TypeAlias = Callable[[list[Params], Task], tuple[Float[Tensor, ""], Metrics]]
 """The outer loss of one task; sees the whole path of parameters and the whole task."""
 

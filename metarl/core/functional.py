@@ -38,11 +38,13 @@ class Apply:
             A function of inputs with a leading task axis. It is ``vmap`` of this one, or what the
             module's own method ``over_tasks(params)`` returns where it has a faster way.
         """
-        own: Callable[[Params], Callable[..., Any]] | None
-        own = getattr(self.module, "over_tasks", None)
-        if own is not None:
-            return own(params)
-        return lambda *inputs: vmap(self)(params, *inputs)
+        own: Callable[[Params], Callable[..., Any]] | None = getattr(
+            self.module, "over_tasks", None
+        )
+        if own is None:
+            return lambda *inputs: vmap(self)(params, *inputs)
+        bound: Callable[..., Any] = own(params)
+        return bound
 
     def _skeleton(self) -> nn.Module:
         if not hasattr(self._skeletons, "module"):

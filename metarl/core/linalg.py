@@ -9,6 +9,7 @@ from torch import Tensor
 from metarl.core import tree
 from metarl.core.tree import Tree
 
+
 Tensors: TypeAlias = Sequence[Tensor]
 
 

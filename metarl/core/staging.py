@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+
 Tensors: TypeAlias = Sequence[Tensor]
 aten = torch.ops.aten
 
@@ -112,15 +113,14 @@ def _program(
     graph.output(fx.map_arg(outputs, copies.__getitem__))
     _simplify(graph)
     module = fx.GraphModule(root, graph)
-    return module.forward  # type: ignore[no-any-return]
+    return module.forward
 
 
 def _simplify(graph: fx.Graph) -> None:
     """Cancel double transposes, fold additions into products, call the quick way."""
     for node in graph.nodes:
-        source = node.args[0] if node.args else None
-        twice = node.target is aten.t.default and getattr(source, "target", None) is node.target
-        if twice:
+        source = node.args[0] if node.target is aten.t.default else None
+        if isinstance(source, fx.Node) and source.target is aten.t.default:
             node.replace_all_uses_with(source.args[0])
     graph.eliminate_dead_code()
     for node in list(graph.nodes):

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+
 Tree = TypeVar("Tree")
 
 
@@ -77,7 +78,7 @@ def ravel(tree: Tree) -> tuple[Float[Tensor, " size"], Callable[[Tensor], Tree]]
     sizes = [x.numel() for x in parts]
 
     def unravel(vector: Tensor) -> Tree:
-        pieces = vector.split(sizes)
+        pieces = torch.split(vector, sizes)
         return replace_leaves(tree, [p.view(x.shape) for p, x in zip(pieces, parts, strict=True)])
 
     return torch.cat([x.reshape(-1) for x in parts]), unravel

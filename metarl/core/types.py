@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 from jaxtyping import Float
 from torch import Tensor
 
+
 Params: TypeAlias = dict[str, Tensor]
 """Parameters by name, exactly as ``nn.Module.named_parameters()`` names them (dotted)."""
 

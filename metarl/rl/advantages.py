@@ -14,6 +14,7 @@ from torch import Tensor
 from metarl.core.types import Metrics
 from metarl.rl.episodes import Episodes, Rollout, masked, masked_mean
 
+
 Process: TypeAlias = Callable[[Rollout], tuple[Episodes, Metrics]]
 """Turn the rollout of one task into episodes with advantages."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ def paper_tasks(sampler: Sampler, seed: int = 1) -> list[TaskDescription]:
     Their test scripts call ``np.random.seed(1)``; this generator yields the same stream.
     """
     bits = np.random.MT19937()
-    bits.state = np.random.RandomState(seed).get_state(legacy=False)
+    bits.state = cast(Any, np.random.RandomState(seed).get_state(legacy=False))
     return sampler.sample_tasks(np.random.Generator(bits))
 
 

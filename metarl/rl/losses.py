@@ -12,6 +12,7 @@ from metarl.rl.distributions import Distribution
 from metarl.rl.episodes import Episodes, masked, masked_mean
 from metarl.rl.policies import Policy
 
+
 Estimator: TypeAlias = Callable[[Policy], LossFn]
 
 

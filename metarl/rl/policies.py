@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import gymnasium
 import torch
@@ -13,6 +13,7 @@ from metarl.core.functional import Apply, functional
 from metarl.core.modules import mlp
 from metarl.core.types import Params
 from metarl.rl.distributions import Categorical, Distribution, Gaussian
+
 
 Policy: TypeAlias = Apply
 """``policy(params, observations) -> Distribution``, made by :func:`metarl.core.functional`."""
@@ -109,8 +110,8 @@ class CategoricalMLP(_MLPPolicy):
 
 
 def mlp_policy(
-    observation_space: gymnasium.Space,
-    action_space: gymnasium.Space,
+    observation_space: gymnasium.Space[Any],
+    action_space: gymnasium.Space[Any],
     *,
     hidden: Sequence[int] = (100, 100),
     activation: str = "relu",

@@ -1,11 +1,10 @@
 """The sampler: all tasks × episodes of a meta-batch step together."""
 
-from typing import Any
+from typing import Any, Protocol, cast
 
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
 from torch import Tensor
 from torch.func import vmap
 
@@ -16,7 +15,28 @@ from metarl.rl.advantages import Process
 from metarl.rl.episodes import Episodes, Rollout, mean_return
 from metarl.rl.policies import Policy
 
+
 TaskDescription = dict[str, Any]
+
+
+class TaskVectorEnv(Protocol):
+    """A Gymnasium vector environment with tasks; its own Sync and Async ones are such."""
+
+    num_envs: int
+    single_observation_space: Any
+    single_action_space: Any
+
+    def reset(self, *, seed: list[int]) -> tuple[Any, dict[str, Any]]:
+        """Start one episode in every row."""
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Advance every row."""
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an attribute of every row."""
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Call a method of every row."""
 
 
 class Sampler:
@@ -26,9 +46,7 @@ class Sampler:
     outlive a rollout: every rollout starts with a reset, seeded from the generator it is given.
     """
 
-    def __init__(
-        self, env: VectorEnv[Any, Any, Any], *, episodes_per_task: int, device: Any = "cpu"
-    ) -> None:
+    def __init__(self, env: TaskVectorEnv, *, episodes_per_task: int, device: Any = "cpu") -> None:
         """Take over `env`, whose rows are grouped by task.
 
         Args:
@@ -179,7 +197,7 @@ def make_sampler(
         kwargs: Arguments of the environment, such as ``observe_task=True``.
     """
     env = gymnasium.make_vec(env_id, num_envs=num_tasks * episodes_per_task, **kwargs)
-    return Sampler(env, episodes_per_task=episodes_per_task, device=device)
+    return Sampler(cast(TaskVectorEnv, env), episodes_per_task=episodes_per_task, device=device)
 
 
 def _inner_step(
@@ -196,7 +214,8 @@ def _inner_step(
     parts = chunks.split((params, state, batch), chunks.cache_sized(batch.mask[0].numel(), device))
     with torch.no_grad():
         done = chunks.parallel_map(lambda p: chunks.over_tasks(step, p), parts, device=device)
-    return chunks.join(done)
+    joined: tuple[Params, Any, Tensor] = chunks.join(done)
+    return joined
 
 
 def _tensor(values: Any) -> Tensor:

@@ -61,7 +61,8 @@ def trust_region_step(
     _check_finite(before, gradient)
 
     def damped_fisher(vector: MetaParams) -> MetaParams:
-        return tree.add(mean(lambda c: c.fisher(vector), at_old), vector, scale=cg_damping)
+        product: MetaParams = mean(lambda c: c.fisher(vector), at_old)
+        return tree.add(product, vector, scale=cg_damping)
 
     solution, residual = conjugate_gradient(damped_fisher, gradient, steps=cg_steps)
     image = tree.add(tree.add(gradient, residual, scale=-1.0), solution, scale=-cg_damping)
