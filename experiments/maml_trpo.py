@@ -63,6 +63,9 @@ class MAMLTRPO:
     """Widths of the policy's hidden layers."""
     activation: Literal["relu", "tanh"] = "relu"
     """Nonlinearity of the policy."""
+    output_gain: float = 0.1
+    """Factor of the last layer's initial weights: a policy that starts out much the same everywhere
+    does not run away from the origin before the first updates reach it."""
     init_std: float = 1.0
     """Initial standard deviation of the actions, where [-1, 1] is the full range."""
     discount: float = 0.99
@@ -97,7 +100,7 @@ class MAMLTRPO:
         ) | {"checkpoint_every": 1, "inner_steps": 0, "inner_lr": 0, "cg_damping": 0, "seed": 0}
         for name, low in at_least.items():
             self._require(name, getattr(self, name) >= low, f"at least {low}")
-        for name in ("init_std", "max_kl"):
+        for name in ("init_std", "max_kl", "output_gain"):
             self._require(name, getattr(self, name) > 0, "greater than 0")
         for name in ("discount", "gae_lambda"):
             self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
@@ -151,6 +154,7 @@ def build(config: MAMLTRPO, *, num_tasks: int | None = None, episodes: int | Non
         sampler.env.single_action_space,
         hidden=config.hidden,
         activation=config.activation,
+        output_gain=config.output_gain,
         init_std=config.init_std,
         generator=torch_generator(config.seed, 0, "parameters"),
     )

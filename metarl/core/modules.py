@@ -12,13 +12,18 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 def mlp(
-    sizes: Sequence[int], *, activation: str = "relu", generator: torch.Generator | None = None
+    sizes: Sequence[int],
+    *,
+    activation: str = "relu",
+    output_gain: float = 1.0,
+    generator: torch.Generator | None = None,
 ) -> nn.Sequential:
     """Build a multilayer perceptron with Xavier-uniform weights and zero biases.
 
     Args:
         sizes: Widths from input to output: ``(2, 100, 100, 2)`` has two hidden layers.
         activation: ``"relu"`` or ``"tanh"``, between layers and not after the last.
+        output_gain: Factor of the last layer's initial weights.
         generator: Source of the weights; the global one of torch where ``None``.
 
     Raises:
@@ -35,6 +40,8 @@ def mlp(
         nn.init.xavier_uniform_(linear.weight, generator=generator)
         nn.init.zeros_(linear.bias)
         layers += [linear, ACTIVATIONS[activation]()]
+    with torch.no_grad():
+        linear.weight.mul_(output_gain)
     return nn.Sequential(*layers[:-1])
 
 

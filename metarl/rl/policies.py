@@ -29,10 +29,13 @@ class _MLPPolicy(nn.Module):
         sizes: Sequence[int],
         *,
         activation: str = "relu",
+        output_gain: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.network = mlp(sizes, activation=activation, generator=generator)
+        self.network = mlp(
+            sizes, activation=activation, output_gain=output_gain, generator=generator
+        )
 
     def forward(self, observations: Float[Tensor, "*batch features"]) -> Distribution:
         """Return the action distribution at each observation."""
@@ -88,10 +91,11 @@ class GaussianMLP(_MLPPolicy):
         sizes: Sequence[int],
         *,
         activation: str = "relu",
+        output_gain: float = 1.0,
         init_std: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(sizes, activation=activation, generator=generator)
+        super().__init__(sizes, activation=activation, output_gain=output_gain, generator=generator)
         self.log_std = nn.Parameter(torch.full((sizes[-1],), math.log(init_std)))
 
     def distribution(self, params: Params, outputs: Tensor) -> Gaussian:
@@ -115,6 +119,7 @@ def mlp_policy(
     *,
     hidden: Sequence[int] = (100, 100),
     activation: str = "relu",
+    output_gain: float = 1.0,
     init_std: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> tuple[Policy, Params]:
@@ -125,6 +130,8 @@ def mlp_policy(
         action_space: A flat ``Box`` (Gaussian policy) or ``Discrete`` (categorical policy).
         hidden: Widths of the hidden layers.
         activation: ``"relu"`` or ``"tanh"``.
+        output_gain: Factor of the last layer's initial weights; below 1, the policy starts out
+            almost the same everywhere.
         init_std: Initial standard deviation of a Gaussian policy, in units of the action space.
         generator: Source of the weights.
 
@@ -137,12 +144,14 @@ def mlp_policy(
             "in gymnasium.wrappers.FlattenObservation"
         )
     inputs = (observation_space.shape[0], *hidden)
+    network: dict[str, Any] = {
+        "activation": activation,
+        "output_gain": output_gain,
+        "generator": generator,
+    }
     if isinstance(action_space, gymnasium.spaces.Discrete):
-        sizes = (*inputs, int(action_space.n))
-        return functional(CategoricalMLP(sizes, activation=activation, generator=generator))
+        return functional(CategoricalMLP((*inputs, int(action_space.n)), **network))
     if isinstance(action_space, gymnasium.spaces.Box) and len(action_space.shape) == 1:
         sizes = (*inputs, action_space.shape[0])
-        return functional(
-            GaussianMLP(sizes, activation=activation, init_std=init_std, generator=generator)
-        )
+        return functional(GaussianMLP(sizes, init_std=init_std, **network))
     raise TypeError(f"actions must be a flat Box or Discrete, got {action_space}")
