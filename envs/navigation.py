@@ -5,8 +5,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from metarl.envs.base import Array, BatchedTaskEnv, TaskDescription, task_array
 from numpy.typing import NDArray
+
+from metarl.envs.base import Array, BatchedTaskEnv, TaskDescription, task_array
 
 
 HORIZON = 100

@@ -17,6 +17,7 @@ from metarl.core.seeding import numpy_generator, torch_generator
 from metarl.experiments.maml_trpo import MAMLTRPO, Parts, build
 from metarl.tracking import versions
 
+
 Row = list[Any]
 
 

@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
-from metarl.experiments.maml_trpo import MAMLTRPO, Parts, build
 
 from metarl import checkpoint
 from metarl.console import print_table
 from metarl.core.inner import InnerOptimizer, sgd
 from metarl.core.seeding import numpy_generator, torch_generator
 from metarl.core.types import MetaParams
+from metarl.experiments.maml_trpo import MAMLTRPO, Parts, build
 from metarl.rl.evaluate import AdaptationCurve, adaptation_curve, paper_rates, paper_tasks
 from metarl.tracking import Run, versions
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from metarl.experiments.evaluate import load, test_optimizer, to_device
-from metarl.experiments.maml_trpo import build
 
 from metarl.core.seeding import torch_generator
+from metarl.experiments.evaluate import load, test_optimizer, to_device
+from metarl.experiments.maml_trpo import build
 from metarl.render import Panel, paths_figure, paths_video, positions
 from metarl.rl.episodes import mean_return
 from metarl.rl.evaluate import paper_tasks

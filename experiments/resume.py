@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from metarl.experiments.maml_trpo import MAMLTRPO, build, train
 
 from metarl import checkpoint
+from metarl.experiments.maml_trpo import MAMLTRPO, build, train
 from metarl.tracking import Run
 
 
