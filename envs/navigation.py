@@ -18,9 +18,7 @@ DONE_RANGE = 0.01
 Points = NDArray[np.float64]
 
 
-def move(
-    positions: Points, actions: Array, goals: Points
-) -> tuple[Points, Points, NDArray[np.bool_]]:
+def move(positions: Points, actions: Array, goals: Points) -> tuple[Points, Any, Any]:
     """Advance points by one time step: the dynamics of both faces.
 
     Args:

@@ -202,7 +202,12 @@ def train(config: MAMLTRPO, parts: Parts, run: Run, state: MetaState, *, start: 
                 parts.policy, parts.loop, state.params, tasks, generator, parts.process
             )
             sampled = time.perf_counter()
-            state, updated = parts.learner.step(state, batch)
+            try:
+                state, updated = parts.learner.step(state, batch)
+            except FloatingPointError as error:
+                raise FloatingPointError(
+                    f"iteration {iteration}: {error}; the run up to here stays in {run.folder}"
+                ) from None
             scalars = collected | updated | rollout_metrics(batch)
             metrics = {name: value.item() for name, value in scalars.items()}
             done = time.perf_counter()

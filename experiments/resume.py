@@ -1,5 +1,6 @@
 """Continue a run from its last checkpoint: ``metarl resume runs/quick``."""
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from metarl import checkpoint
+from metarl.experiments.evaluate import to_device
 from metarl.experiments.maml_trpo import MAMLTRPO, build, train
 from metarl.tracking import Run
 
@@ -37,8 +39,7 @@ def main(args: Resume) -> None:
             iterations=args.iterations or config.iterations,
             device=args.device or config.device,
         )
-        saved = run.checkpoints()
-        start = saved[-1] if saved else 0
+        start, saved = last_whole_checkpoint(run)
         if start >= config.iterations:
             print(
                 f"{args.run} is complete: {start} iterations. Train on with --iterations, or see "
@@ -47,16 +48,26 @@ def main(args: Resume) -> None:
             return
         parts = build(config)
         state = parts.learner.init(parts.params, device=parts.sampler.device)
-        if saved:
-            path = run.checkpoint_path(start)
-            state = checkpoint.restore(state, checkpoint.load(path, device=parts.sampler.device))
-        else:  # it died before its first checkpoint
+        if saved is None:  # it died before its first checkpoint
             checkpoint.save(run.checkpoint_path(0), state, iteration=0, config=config.to_json())
+        else:
+            params = to_device(saved.params, parts.sampler.device)
+            state = checkpoint.restore(state, saved._replace(params=params))
         if config.to_json() != about["config"]:
             run.write_config(about["experiment"], config.to_json())
         run.cut_metrics(start)
         print(f"resuming {args.run} after iteration {start}")
         train(config, parts, run, state, start=start)
+
+
+def last_whole_checkpoint(run: Run) -> tuple[int, checkpoint.Checkpoint | None]:
+    """Return the newest checkpoint that can be read, and its iteration; warn of damaged ones."""
+    for iteration in reversed(run.checkpoints()):
+        try:
+            return iteration, checkpoint.load(run.checkpoint_path(iteration))
+        except ValueError as error:
+            print(f"metarl: warning: {error}; trying an earlier one", file=sys.stderr)
+    return 0, None
 
 
 if __name__ == "__main__":

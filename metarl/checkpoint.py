@@ -13,7 +13,7 @@ from torch import Tensor
 from metarl.core.types import MetaParams, MetaState
 
 
-FORMAT = "metarl/1"
+FORMAT = "metarl-checkpoint-1"
 
 
 class Checkpoint(NamedTuple):
@@ -51,10 +51,11 @@ def save(path: Path, state: MetaState, *, iteration: int, config: dict[str, Any]
         for group, named in groups.items()
         for name, tensor in named.items()
     }
-    order = json.dumps(list(tensors))  # safetensors sorts by name; parameters have an order
-    header = {"format": FORMAT, "iteration": str(iteration), "order": order}
+    about = {"iteration": iteration, "config": config, "order": list(tensors)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, to_bytes(tensors, header | {"config": json.dumps(config)}))
+    # One entry: safetensors writes several in an order that changes from process to process.
+    # And "order", because it sorts tensors by size and name, and parameters have their own order.
+    write_atomically(path, to_bytes(tensors, {FORMAT: json.dumps(about)}))
 
 
 def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
@@ -67,16 +68,15 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
     try:
         with safe_open(path, "pt", device=str(device)) as file:
             header = file.metadata() or {}
-            if header.get("format") != FORMAT:
+            if FORMAT not in header:
                 raise ValueError(
-                    f"{path} is a safetensors file, but not a checkpoint of metarl (format "
-                    f"{header.get('format')!r}, expected {FORMAT!r}); give a file of a run's "
-                    "checkpoints/ folder"
+                    f"{path} is a safetensors file, but not a checkpoint of metarl: its header has "
+                    f"no {FORMAT!r}; use one that `metarl train` wrote"
                 )
-            for name in json.loads(header["order"]):
+            about = json.loads(header[FORMAT])
+            for name in about["order"]:
                 group, _, key = name.partition("/")
                 groups[group][key] = file.get_tensor(name)
-            iteration, config = int(header["iteration"]), json.loads(header["config"])
     except FileNotFoundError:
         raise ValueError(f"there is no checkpoint {path}") from None
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
@@ -85,7 +85,7 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
             "with --checkpoint"
         ) from None
     params = MetaParams(groups["model"], groups["inner"])
-    return Checkpoint(params, groups["optimizer"], iteration, config)
+    return Checkpoint(params, groups["optimizer"], about["iteration"], about["config"])
 
 
 def restore(state: MetaState, checkpoint: Checkpoint) -> MetaState:

@@ -1,9 +1,13 @@
 """The command line: ``metarl VERB ...``. Verbs are loaded only when they are used."""
 
+import contextlib
 import difflib
 import importlib
+import io
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import metarl
@@ -76,13 +80,14 @@ def train(argv: list[str]) -> None:
         return
     if argv[0] not in EXPERIMENTS:
         raise UsageError(_unknown("experiment", argv[0], list(EXPERIMENTS)))
-    import tyro
-
     from metarl.experiments.presets import preset
 
     module, options = _load(EXPERIMENTS[argv[0]])
     name, rest = _take_option(argv[1:], "--preset")
-    defaults = options(out=tyro.MISSING, **(preset(name) if name else {}))
+    defaults = options(out=Path("DIR"), **(preset(name) if name else {}))
+    out, _ = _take_option(rest, "--out")
+    if out is None and not {"-h", "--help"} & set(rest):
+        raise UsageError("train needs --out DIR, the run folder to make")
     module.main(_parse(options, rest, f"metarl train {argv[0]}", default=defaults))
 
 
@@ -98,6 +103,7 @@ def overview() -> str:
             "",
             *lines,
             "",
+            "add --debug to see where an error comes from",
             "start with: metarl train maml-trpo --preset navigation-quick --out runs/quick",
         ]
     )
@@ -138,7 +144,22 @@ def _parse(options: Any, argv: list[str], prog: str, **kwargs: Any) -> Any:
     import tyro
 
     known = [argument for argument in argv if argument != "--debug"]
-    return tyro.cli(options, args=known, prog=prog, **kwargs)
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(options, args=known, prog=prog, **kwargs)
+    except SystemExit as stopped:
+        if stopped.code in (0, None):  # --help
+            raise
+        raise UsageError(_one_line(errors.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """Turn tyro's boxed message into one line."""
+    lines = [re.sub(r"[^\x20-\x7e]+", "", line).strip() for line in box.splitlines()[1:]]
+    text = " ".join(line for line in lines if line)
+    text = re.sub(r"^Error parsing \w+: ", "", text)
+    return re.sub(r" For full helptext, (see|run:?) (metarl [^`]*)$", r"; see `\2`", text)
 
 
 def _take_option(argv: list[str], name: str) -> tuple[str | None, list[str]]:

@@ -2,7 +2,7 @@
 
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -31,7 +31,7 @@ class Progress:
         )
         self._row = self._bar.add_task("", total=total, completed=start, news="")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Progress":
         self._bar.start()
         return self
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from metarl.statistics import interval95
 from metarl.tracking import Run
 
 
@@ -81,7 +81,7 @@ def _draw_learning(axes: Any, name: str, members: list[Run], color: str) -> None
         if key == last or last != "return/step_0":
             values = np.array([[entry[key] for entry in h[:length]] for h in histories])
             label = name if key == last else f"{name}, before adaptation"
-            _band(axes, steps, values.mean(0), _interval(values), label, color, style)
+            _band(axes, steps, values.mean(0), interval95(values), label, color, style)
 
 
 def _draw_adaptation(axes: Any, name: str, members: list[Run], color: str) -> None:
@@ -90,18 +90,12 @@ def _draw_adaptation(axes: Any, name: str, members: list[Run], color: str) -> No
     if not newest:
         return
     values = np.array([entry["mean"] for entry in newest])
-    half = _interval(values) if len(newest) > 1 else np.array(newest[0]["interval95"])
+    half = interval95(values) if len(newest) > 1 else np.array(newest[0]["interval95"])
     steps = np.arange(values.shape[1])
     if len(steps) == 1:  # an oracle does not adapt: a level, not a point
         axes.axhline(values.mean(), color=color, ls="--", label=name)
         return
     axes.errorbar(steps, values.mean(0), half, color=color, marker="o", capsize=3, label=name)
-
-
-def _interval(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    if len(values) < 2:
-        return np.zeros(values.shape[1])
-    return np.asarray(1.96 * values.std(0, ddof=1) / np.sqrt(len(values)))
 
 
 def _band(axes: Any, x: Any, mean: Any, half: Any, label: str, color: str, style: str) -> None:

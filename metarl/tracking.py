@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import filelock
 
@@ -125,7 +125,7 @@ class Run:
             file.flush()
             os.fsync(file.fileno())
 
-    def metrics(self) -> list[dict[str, float]]:
+    def metrics(self) -> list[dict[str, Any]]:
         """Read metrics.jsonl; a last line that a dying process left unfinished is ignored."""
         path = self.folder / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
@@ -158,6 +158,7 @@ class Run:
         return [json.loads(path.read_text()) for path in paths]
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Sends metrics elsewhere, beside metrics.jsonl."""
 

@@ -3,7 +3,7 @@
 import copy
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -109,14 +109,10 @@ def rows(params: Params, per_step: frozenset[str], step: int) -> Params:
     }
 
 
-class _HasModule(Protocol):
-    module: nn.Module
-
-
 FUSED_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
-def fused_norm(apply: _HasModule | Any) -> str | None:
+def fused_norm(apply: Any) -> str | None:
     """Name the first normalization layer whose fused kernel has inexact higher derivatives.
 
     ``grad(vmap(...))`` through ``nn.LayerNorm``, ``nn.GroupNorm`` and ``nn.BatchNorm*`` gives wrong

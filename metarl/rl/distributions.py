@@ -5,20 +5,21 @@ global generator and raises under ``vmap``.
 """
 
 import math
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
+@runtime_checkable
 class Distribution(Protocol):
     """What a policy returns. Subclasses are NamedTuples of tensors with the same batch axes."""
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Log-density of `actions`, summed over the event axis: shape (*batch)."""
 
-    def kl(self, other: Self) -> Tensor:
+    def kl(self, other: Any) -> Tensor:
         """KL(self ‖ other): shape (*batch)."""
 
     def entropy(self) -> Tensor:
@@ -30,7 +31,7 @@ class Distribution(Protocol):
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw one action for each row, from `generator` alone; without gradient."""
 
-    def fisher(self, tangent: Self) -> Self:
+    def fisher(self, tangent: Any) -> Any:
         """Apply the Fisher information matrix of the parameters to a tangent."""
 
 

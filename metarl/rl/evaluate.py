@@ -15,6 +15,7 @@ from metarl.rl.advantages import Process
 from metarl.rl.episodes import mean_return
 from metarl.rl.policies import Policy
 from metarl.rl.sampler import Sampler, TaskDescription
+from metarl.statistics import interval95
 
 
 class AdaptationCurve(NamedTuple):
@@ -30,16 +31,8 @@ class AdaptationCurve(NamedTuple):
 
     @property
     def interval(self) -> Float[np.ndarray, " steps"]:
-        """Half-width of the 95 % interval over tasks: 1.96 standard errors of the mean."""
+        """Half-width of the 95 % interval over tasks."""
         return interval95(self.returns)
-
-
-def interval95(samples: Float[np.ndarray, "sample *rest"]) -> Float[np.ndarray, "*rest"]:
-    """Half-width of the normal 95 % interval of the mean over the first axis; 0 for one sample."""
-    count = len(samples)
-    if count < 2:
-        return np.zeros(samples.shape[1:])
-    return np.asarray(1.96 * samples.std(0, ddof=1) / np.sqrt(count))
 
 
 def paper_tasks(sampler: Sampler, seed: int = 1) -> list[TaskDescription]:

@@ -1,5 +1,7 @@
 """Metrics of a meta-batch that say how the policy behaves."""
 
+import torch
+
 from metarl.core.types import Metrics, Task
 from metarl.rl.distributions import Gaussian
 from metarl.rl.episodes import Episodes, masked_mean
@@ -13,9 +15,9 @@ def rollout_metrics(task: Task) -> Metrics:
         or, if it is Gaussian, its mean standard deviation.
     """
     batches: list[Episodes] = [*task.support, task.query]
-    steps = sum(batch.mask.sum() for batch in batches)
+    steps = torch.stack([batch.mask.sum() for batch in batches]).sum()
     lengths = task.query.mask.sum(1).float()
-    metrics = {"env/steps": steps, "episode/length": lengths.mean()}
+    metrics = {"env/steps": steps.double(), "episode/length": lengths.mean()}
     for name, batch in (("before", batches[0]), ("after", batches[-1])):
         behavior = batch.behavior
         if isinstance(behavior, Gaussian):

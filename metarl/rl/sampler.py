@@ -1,6 +1,6 @@
 """The sampler: all tasks × episodes of a meta-batch step together."""
 
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -19,6 +19,10 @@ from metarl.rl.policies import Policy
 TaskDescription = dict[str, Any]
 
 
+NO_TASKS = "has no tasks: it needs an attribute `task` and a method sample_tasks(num_tasks, rng)"
+
+
+@runtime_checkable
 class TaskVectorEnv(Protocol):
     """A Gymnasium vector environment with tasks; its own Sync and Async ones are such."""
 
@@ -195,8 +199,17 @@ def make_sampler(
         episodes_per_task: Episodes rolled out for each task.
         device: See :class:`Sampler`.
         kwargs: Arguments of the environment, such as ``observe_task=True``.
+
+    Raises:
+        ValueError: If the environment has no tasks.
     """
-    env = gymnasium.make_vec(env_id, num_envs=num_tasks * episodes_per_task, **kwargs)
+    env: Any = gymnasium.make_vec(env_id, num_envs=num_tasks * episodes_per_task, **kwargs)
+    if not all(hasattr(env, name) for name in ("call", "get_attr", "set_attr")):
+        raise ValueError(f"{env_id} {NO_TASKS}")
+    try:
+        env.get_attr("task")
+    except AttributeError:
+        raise ValueError(f"{env_id} {NO_TASKS}") from None
     return Sampler(cast(TaskVectorEnv, env), episodes_per_task=episodes_per_task, device=device)
 
 

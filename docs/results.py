@@ -1,0 +1,109 @@
+"""Collect finished runs into docs/results/NAME.json, and make docs/results.md from these files.
+
+::
+
+    python docs/results.py collect navigation MAML=runs/maml-0,runs/maml-1 Oracle=runs/oracle-0
+    python docs/results.py table
+"""
+
+import json
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metarl.statistics import interval95
+from metarl.tracking import Run
+
+
+DOCS = Path(__file__).parent
+SOURCES = DOCS / "results"
+
+
+def collect(name: str, groups: list[str]) -> None:
+    """Write docs/results/NAME.json: one row per group of runs that differ in their seed."""
+    path = SOURCES / f"{name}.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    known["rows"] = [_row(*group.split("=")) for group in groups]
+    known["collected"] = date.today().isoformat()
+    path.write_text(json.dumps(known, indent=1) + "\n")
+
+
+def _row(method: str, folders: str) -> dict[str, Any]:
+    """Describe one method; ``METHOD@0=...`` takes the evaluation of checkpoint 0."""
+    label, _, iteration = method.partition("@")
+    runs = [Run.open(Path(folder)) for folder in folders.split(",")]
+    chosen = [_evaluation(run, int(iteration) if iteration else None) for run in runs]
+    histories = [run.metrics()[: chosen[0]["iteration"]] for run in runs]
+    about = [run.read_config() for run in runs]
+    means = np.array([evaluation["mean"] for evaluation in chosen])
+    return {
+        "method": label,
+        "train": about[0]["command"],
+        "evaluate": chosen[0]["command"],
+        "seeds": [entry["config"]["seed"] for entry in about],
+        "iterations": chosen[0]["iteration"],
+        "env_steps": [sum(entry["env/steps"] for entry in history) for history in histories],
+        "seconds": [round(sum(_seconds(entry) for entry in history)) for history in histories],
+        "inner_lr": [evaluation["inner_lr"] for evaluation in chosen],
+        "returns": means.tolist(),
+        "interval95_tasks": [evaluation["interval95"] for evaluation in chosen],
+        "mean": means.mean(0).tolist(),
+        "interval95_seeds": interval95(means).tolist(),
+        "versions": about[0]["versions"],
+    }
+
+
+def _evaluation(run: Run, iteration: int | None) -> dict[str, Any]:
+    found = run.evaluations()
+    wanted = max(e["iteration"] for e in found) if iteration is None else iteration
+    return [entry for entry in found if entry["iteration"] == wanted][-1]
+
+
+def _seconds(entry: dict[str, float]) -> float:
+    return sum(value for name, value in entry.items() if name.startswith("time/"))
+
+
+def table() -> str:
+    """Return the text of docs/results.md."""
+    parts = [(DOCS / "results" / "introduction.md").read_text().rstrip()]
+    for path in sorted(SOURCES.glob("*.json")):
+        parts.append(_section(json.loads(path.read_text())))
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(result: dict[str, Any]) -> str:
+    steps = max(len(row["mean"]) for row in result["rows"])
+    head = ["method", *(f"{k} step{'s' if k != 1 else ''}" for k in range(steps)), "seeds"]
+    lines = [f"## {result['title']}", "", result["text"], "", _line(head)]
+    lines.append(_line(["---", *["---:"] * (len(head) - 1)]))
+    for row in result["rows"]:
+        halves = row["interval95_seeds"]
+        cells = [f"{m:.2f} ± {h:.2f}" for m, h in zip(row["mean"], halves, strict=True)]
+        cells += [""] * (steps - len(cells))
+        lines.append(_line([f"**{row['method']}**", *cells, str(len(row["seeds"]))]))
+        published = result["published"].get(row["method"])
+        if published:
+            padded = [*published, *[""] * (steps - len(published))]
+            lines.append(_line(["published", *padded, "1"]))
+    lines += ["", "Cost per seed, and how to repeat a row:", ""]
+    lines.append(_line(["method", "environment steps", "minutes", "commands"]))
+    lines.append(_line(["---", "---:", "---:", "---"]))
+    for row in result["rows"]:
+        millions = np.mean(row["env_steps"]) / 1e6
+        minutes = np.mean(row["seconds"]) / 60
+        commands = f"`{row['train']}`<br>`{row['evaluate']}`"
+        lines.append(_line([row["method"], f"{millions:.1f} M", f"{minutes:.1f}", commands]))
+    return "\n".join([*lines, "", result["notes"]]).rstrip()
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["collect"]:
+        collect(sys.argv[2], sys.argv[3:])
+    (DOCS / "results.md").write_text(table())
