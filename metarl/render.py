@@ -1,5 +1,6 @@
 """Pictures and videos of a policy before and after adaptation, on tasks of the plane."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ class Panel(NamedTuple):
     """
 
     title: str
-    goal: NDArray[np.float64]
+    goal: Sequence[float]
     paths: list[NDArray[np.float64]]
     returns: list[float]
 
@@ -47,7 +48,7 @@ def _pyplot() -> Any:
 
 
 def _label(steps: int) -> str:
-    return "before adaptation" if steps == 0 else f"after {steps} step{'s' if steps > 1 else ''}"
+    return "before" if steps == 0 else f"after {steps} step{'s' if steps > 1 else ''}"
 
 
 def _draw_plane(axes: Any, panel: Panel, limit: float) -> None:
@@ -65,21 +66,41 @@ def paths_figure(rows: list[list[Panel]], out: Path, *, episodes: int = 3) -> No
         episodes: Episodes drawn for each number of steps.
     """
     plt = _pyplot()
-    size = (3.4 * len(rows[0]), 3.6 * len(rows) + 0.5)
-    figure, grid = plt.subplots(len(rows), len(rows[0]), figsize=size, squeeze=False)
+    size = (3.1 * len(rows[0]), 3.65 * len(rows) + 0.2)
+    figure, grid = plt.subplots(
+        len(rows), len(rows[0]), figsize=size, squeeze=False, layout="constrained"
+    )
+    limit = plane_limit([panel for row in rows for panel in row], episodes)
     for axes, panel in zip(grid.flat, [p for row in rows for p in row], strict=True):
         for steps, path in enumerate(panel.paths):
             color, label = COLORS[steps % len(COLORS)], _label(steps)
             for episode in range(min(episodes, path.shape[1])):
                 name = None if episode else f"{label} ({panel.returns[steps]:.1f})"
-                axes.plot(*path[:, episode].T, color=color, lw=1.3, alpha=0.85, label=name)
-        _draw_plane(axes, panel, 0.85)
+                axes.plot(*path[:, episode].T, color=color, lw=1.2, alpha=0.8, label=name)
+        _draw_plane(axes, panel, limit)
         axes.set_title(panel.title, fontsize=9)
-        axes.legend(fontsize=6.5, loc="lower center", ncols=2, framealpha=0.85, borderpad=0.3)
-    figure.suptitle("star: goal, dot: start; mean return in brackets", fontsize=8, y=0.02)
-    figure.tight_layout(rect=(0, 0.03, 1, 1))
+        axes.legend(
+            fontsize=7.5,
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0.0),
+            ncols=2,
+            frameon=False,
+            handlelength=1.2,
+            columnspacing=1.0,
+        )
+    key = "star: goal, dot: start; before and after adaptation steps, mean return in brackets"
+    figure.supxlabel(key, fontsize=8)
     figure.savefig(out, dpi=150)
     plt.close(figure)
+
+
+def plane_limit(panels: list[Panel], episodes: int) -> float:
+    """Return half the width of a plane that shows every goal and nearly all of every path."""
+    shown = [np.abs(path[:, :episodes][~np.isnan(path[:, :episodes])])
+             for panel in panels for path in panel.paths]  # fmt: skip
+    reach = max(float(np.quantile(values, 0.99)) for values in shown)
+    goal = max(float(np.abs(panel.goal).max()) for panel in panels)
+    return min(max(reach, goal) + 0.08, 1.2)
 
 
 def paths_video(panels: list[Panel], out: Path, *, episodes: int = 5, fps: int = 20) -> None:
@@ -90,12 +111,14 @@ def paths_video(panels: list[Panel], out: Path, *, episodes: int = 5, fps: int =
     """
     plt = _pyplot()
     columns = len(panels[0].paths)
-    size = (3.2 * columns, 3.4 * len(panels))
-    figure, grid = plt.subplots(len(panels), columns, figsize=size, squeeze=False, dpi=100)
-    moving = []
+    size = (3.2 * columns, 3.6 * len(panels))
+    figure, grid = plt.subplots(
+        len(panels), columns, figsize=size, squeeze=False, dpi=100, layout="constrained"
+    )
+    moving, limit = [], plane_limit(panels, episodes)
     for row, panel in zip(grid, panels, strict=True):
         for steps, (axes, path) in enumerate(zip(row, panel.paths, strict=True)):
-            _draw_plane(axes, panel, 0.85)
+            _draw_plane(axes, panel, limit)
             caption = f"{_label(steps)}: return {panel.returns[steps]:.1f}"
             axes.set_title(f"{panel.title}\n{caption}", fontsize=8)
             color = COLORS[steps % len(COLORS)]
@@ -103,8 +126,7 @@ def paths_video(panels: list[Panel], out: Path, *, episodes: int = 5, fps: int =
                 (trail,) = axes.plot([], [], color=color, lw=1, alpha=0.6)
                 (point,) = axes.plot([], [], "o", color=color, markersize=6)
                 moving.append((trail, point, path[:, episode]))
-    clock = figure.text(0.01, 0.01, "", fontsize=8)
-    figure.tight_layout(rect=(0, 0.03, 1, 1))
+    clock = figure.supxlabel("time step 0", fontsize=8)
     frames = []
     for time in range(len(panels[0].paths[0])):
         for trail, point, path in moving:

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+
 # Student's t, 97.5 % quantile, by degrees of freedom; beyond, the normal 1.96 that papers use.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179,
            2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)  # fmt: skip
