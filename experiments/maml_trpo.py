@@ -34,7 +34,7 @@ class MAMLTRPO:
     """Meta-train a policy that adapts by policy gradients, with a trust-region meta-update.
 
     --inner-steps 0 is plain TRPO over all tasks (the pretrained baseline); with --observe-task it
-    is the oracle.
+    is the oracle. --preset NAME starts from named settings; `metarl train` lists them.
     """
 
     out: Path

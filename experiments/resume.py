@@ -54,7 +54,7 @@ def main(args: Resume) -> None:
             params = to_device(saved.params, parts.sampler.device)
             state = checkpoint.restore(state, saved._replace(params=params))
         if config.to_json() != about["config"]:
-            run.write_config(about["experiment"], config.to_json())
+            run.change_config(config.to_json())
         run.cut_metrics(start)
         print(f"resuming {args.run} after iteration {start}")
         train(config, parts, run, state, start=start)

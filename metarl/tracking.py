@@ -76,6 +76,12 @@ class Run:
         }
         write_atomically(self.folder / "config.json", _json(about))
 
+    def change_config(self, config: dict[str, Any]) -> None:
+        """Write a changed configuration, and add the command that changed it."""
+        about = self.read_config() | {"config": config}
+        changes = [*about.get("changed_by", []), " ".join(["metarl", *sys.argv[1:]])]
+        write_atomically(self.folder / "config.json", _json(about | {"changed_by": changes}))
+
     def read_config(self) -> dict[str, Any]:
         """Return config.json.
 

@@ -113,7 +113,7 @@ class Sampler:
                 flat = actions.flatten(0, 1).numpy(force=True)
                 following, rewards, terminated, truncated, _ = self.env.step(flat)
                 running = ~ended
-                steps.append((seen, actions, _tensor(rewards), _tensor(running), behavior))
+                steps.append((seen, actions, rewards, running, behavior))
                 ended = ended | _array(terminated) | _array(truncated)
                 if ended.all():
                     break
@@ -171,19 +171,23 @@ class Sampler:
     def _assemble(self, steps: list[Any]) -> Rollout:
         """Stack time steps along the second axis and pad them to the horizon."""
         missing = self.horizon - len(steps)
-        grouped = (self.num_tasks, self.episodes_per_task)
 
         def stack(*values: Tensor) -> Tensor:
-            stacked = torch.stack([x.reshape(*grouped, *x.shape[2:]) for x in values], 1)
+            stacked = torch.stack(values, 1)
             padding = stacked.new_zeros((stacked.shape[0], missing, *stacked.shape[2:]))
             return torch.cat([stacked, padding], 1) if missing else stacked
+
+        def rows(values: tuple[Any, ...]) -> Tensor:
+            stacked = torch.stack(values) if torch.is_tensor(values[0]) else np.stack(values)
+            grouped = _tensor(stacked).unflatten(1, (self.num_tasks, self.episodes_per_task))
+            return stack(*grouped.to(self.device).unbind())
 
         seen, actions, rewards, running, behavior = zip(*steps, strict=True)
         return Rollout(
             observations=stack(*seen),
             actions=stack(*actions),
-            rewards=stack(*(r.reshape(grouped) for r in rewards)).to(self.device, torch.float32),
-            mask=stack(*(r.reshape(grouped) for r in running)).to(self.device),
+            rewards=rows(rewards).float(),
+            mask=rows(running),
             behavior=tree.map_leaves(stack, *behavior),
         )
 
