@@ -23,7 +23,7 @@ class Progress:
         self._bar = RichProgress(
             TextColumn("iteration"),
             MofNCompleteColumn(),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=12),
             TextColumn("{task.fields[news]}"),
             TimeRemainingColumn(),
             console=self._console,
