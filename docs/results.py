@@ -28,7 +28,7 @@ def collect(name: str, groups: list[str]) -> None:
     known = json.loads(path.read_text()) if path.exists() else {}
     known["rows"] = [_row(*group.split("=")) for group in groups]
     known["collected"] = date.today().isoformat()
-    path.write_text(json.dumps(known, indent=1) + "\n")
+    path.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
 
 
 def _row(method: str, folders: str) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def _row(method: str, folders: str) -> dict[str, Any]:
 def _evaluation(run: Run, iteration: int | None) -> dict[str, Any]:
     found = run.evaluations()
     wanted = max(e["iteration"] for e in found) if iteration is None else iteration
-    return [entry for entry in found if entry["iteration"] == wanted][-1]
+    return next(entry for entry in found if entry["iteration"] == wanted)
 
 
 def _seconds(entry: dict[str, float]) -> float:

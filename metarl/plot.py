@@ -77,15 +77,15 @@ def _draw_learning(axes: Any, name: str, members: list[Run], color: str) -> None
     first = histories[0][:length]
     last = max(key for key in first[0] if key.startswith("return/step_"))
     steps = np.cumsum([entry["env/steps"] for entry in first])
-    for key, style in (("return/step_0", ":"), (last, "-")):
-        if key == last or last != "return/step_0":
-            values = np.array([[entry[key] for entry in h[:length]] for h in histories])
-            label = name if key == last else f"{name}, before adaptation"
-            _band(axes, steps, values.mean(0), interval95(values), label, color, style)
+    for key in sorted({"return/step_0", last}):
+        values = np.array([[entry[key] for entry in h[:length]] for h in histories])
+        label, style = (name, "-") if key == last else (f"{name}, before adaptation", ":")
+        _band(axes, steps, values.mean(0), interval95(values), label, color, style)
 
 
 def _draw_adaptation(axes: Any, name: str, members: list[Run], color: str) -> None:
-    newest = [run.evaluations()[-1] for run in members if run.evaluations()]
+    # The furthest checkpoint that was evaluated, as it was evaluated last.
+    newest = [max(run.evaluations(), key=_iteration) for run in members if run.evaluations()]
     newest = [entry for entry in newest if len(entry["mean"]) == len(newest[0]["mean"])]
     if not newest:
         return
@@ -96,6 +96,11 @@ def _draw_adaptation(axes: Any, name: str, members: list[Run], color: str) -> No
         axes.axhline(values.mean(), color=color, ls="--", label=name)
         return
     axes.errorbar(steps, values.mean(0), half, color=color, marker="o", capsize=3, label=name)
+
+
+def _iteration(evaluation: dict[str, Any]) -> int:
+    iteration: int = evaluation["iteration"]
+    return iteration
 
 
 def _band(axes: Any, x: Any, mean: Any, half: Any, label: str, color: str, style: str) -> None:

@@ -158,9 +158,9 @@ class Run:
         return path
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """Read every evaluation, the oldest first."""
+        """Read every evaluation, the newest first."""
         found = (self.folder / "evaluations").glob("[!.]*.json")
-        paths = sorted(found, key=lambda path: path.stat().st_mtime)
+        paths = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
         return [json.loads(path.read_text()) for path in paths]
 
 

@@ -5,7 +5,7 @@ it. The other order is silently wrong through fused normalization layers.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from jaxtyping import Float
 from torch import Tensor
@@ -65,11 +65,14 @@ def meta_gradient(
         The mean gradient, in the form of the meta-parameters, and the mean metrics.
     """
 
-    def over_tasks(tasks: Task) -> tuple[MetaParams, Metrics]:
+    def over_tasks(tasks: Task) -> Any:  # the types of the result, with a task axis
         return vmap(task_gradient, in_dims=(None, 0))(meta, tasks)
 
     if chunk_size is None:
-        return tree.mean_over_tasks(over_tasks(tasks))
-    parts = chunks.split(tasks, chunk_size)
-    results = chunks.parallel_map(over_tasks, parts, device=tree.leaves(meta)[0].device)
-    return tree.mean_over_tasks(chunks.join(results))
+        results = over_tasks(tasks)
+    else:
+        parts = chunks.split(tasks, chunk_size)
+        device = tree.leaves(meta)[0].device
+        results = chunks.join(chunks.parallel_map(over_tasks, parts, device=device))
+    mean: tuple[MetaParams, Metrics] = tree.mean_over_tasks(results)
+    return mean
