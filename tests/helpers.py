@@ -1,0 +1,145 @@
+"""Random policies and meta-batches with padding, in float64."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metarl.core import InnerLoop, MetaParams, Params, Task, functional, meta_sgd, sgd, tree
+from metarl.rl.episodes import Episodes
+from metarl.rl.losses import reinforce
+from metarl.rl.objective import AdaptedPolicy
+from metarl.rl.policies import CategoricalMLP, GaussianMLP, Policy
+
+
+FEATURES = 3
+FLOAT64 = torch.float64
+LR = 0.3
+OPTIMIZERS = {"sgd": sgd, "meta_sgd": meta_sgd}
+POLICIES: dict[str, Callable[..., nn.Module]] = {
+    "gaussian": GaussianMLP,
+    "categorical": CategoricalMLP,
+}
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=seeded(seed), dtype=FLOAT64)
+
+
+def random_like(example: Any, seed: int = 0) -> Any:
+    """Draw a tree of standard normals in the form of `example`."""
+    generator = seeded(seed)
+    return tree.map_leaves(
+        lambda x: torch.randn(x.shape, generator=generator, dtype=x.dtype), example
+    )
+
+
+def task_of(tasks: Any, index: int) -> Any:
+    return tree.map_leaves(lambda x: x[index], tasks)
+
+
+def relative_error(actual: Any, expected: Any) -> float:
+    return (tree.norm(tree.add(actual, expected, scale=-1.0)) / tree.norm(expected)).item()
+
+
+def tiny_policy(kind: str, *, hidden: int = 2) -> tuple[Policy, Params]:
+    """Build a policy of about 15 parameters, all of them away from zero."""
+    policy, params = functional(POLICIES[kind]((FEATURES, hidden, 2), activation="tanh").double())
+    return policy, tree.scale(random_like(params, seed=1), 0.5)
+
+
+def random_mask(time: int, episodes: int, generator: torch.Generator) -> Tensor:
+    """Draw lengths from 1 to `time`, the first of them full: shape (time, episode)."""
+    lengths = torch.randint(1, time + 1, (episodes,), generator=generator)
+    lengths[0] = time
+    return torch.arange(time)[:, None] < lengths
+
+
+def fill_padding(batch: Episodes, value: float, *, fields: Sequence[str] = ()) -> Episodes:
+    """Overwrite the padding of floating-point fields (all of them by default) with `value`."""
+    padding = ~batch.mask
+
+    def fill(x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            return x
+        return torch.where(
+            padding.reshape(*padding.shape, *[1] * (x.ndim - padding.ndim)), value, x
+        )
+
+    chosen = fields or batch._fields
+    return batch._replace(**{f: tree.map_leaves(fill, getattr(batch, f)) for f in chosen})
+
+
+def random_episodes(
+    policy: Policy, params: Params, generator: torch.Generator, *, time: int, episodes: int
+) -> Episodes:
+    """Draw episodes of one task whose behavior is the policy at `params`, padded with 7."""
+    observations = torch.randn(time, episodes, FEATURES, generator=generator, dtype=FLOAT64)
+    behavior = tree.detach(policy(params, observations))
+    rewards, advantages = torch.randn(2, time, episodes, generator=generator, dtype=FLOAT64)
+    batch = Episodes(
+        observations=observations,
+        actions=behavior.sample(generator),
+        rewards=rewards,
+        mask=random_mask(time, episodes, generator),
+        behavior=behavior,
+        advantages=advantages,
+    )
+    return fill_padding(batch, 7.0)
+
+
+def random_meta_batch(
+    policy: Policy,
+    loop: InnerLoop,
+    meta: MetaParams,
+    *,
+    num_tasks: int = 3,
+    time: int = 4,
+    episodes: int = 3,
+    seed: int = 0,
+) -> Task:
+    """Draw a meta-batch: episodes k of a task come from the policy after k of its inner steps."""
+    generator = seeded(seed)
+
+    def draw(params: Params) -> Episodes:
+        return random_episodes(policy, params, generator, time=time, episodes=episodes)
+
+    tasks = []
+    for _ in range(num_tasks):
+        params, state, support = meta.model, loop.state(meta.model), []
+        for index in range(loop.num_steps or 0):
+            support.append(draw(params))
+            params, state = loop.step(meta, params, state, support[-1], index)
+        tasks.append(Task(tuple(support), draw(params)))
+    return tree.stack(tasks)
+
+
+def problem(
+    kind: str = "gaussian",
+    optimizer: str = "meta_sgd",
+    steps: int = 1,
+    *,
+    first_order: bool = False,
+    num_tasks: int = 3,
+) -> tuple[AdaptedPolicy, MetaParams, Task]:
+    """Draw a policy, an inner loop with unequal rates around `LR`, and a meta-batch of theirs."""
+    return _problem(kind, optimizer, steps, first_order, num_tasks)
+
+
+@cache  # and with it the programs that the objective traces
+def _problem(
+    kind: str, optimizer: str, steps: int, first_order: bool, num_tasks: int
+) -> tuple[AdaptedPolicy, MetaParams, Task]:
+    policy, params = tiny_policy(kind)
+    inner = OPTIMIZERS[optimizer](LR)
+    loop = InnerLoop(reinforce(policy), inner, num_steps=steps, first_order=first_order)
+    meta = loop.init(params)
+    meta = meta._replace(inner=tree.add(meta.inner, random_like(meta.inner), scale=0.05))
+    tasks = random_meta_batch(policy, loop, meta, num_tasks=num_tasks)
+    return AdaptedPolicy(policy, loop), meta, tasks
