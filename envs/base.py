@@ -117,7 +117,7 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
             observations = np.where(running[:, None], observations, self._observations)
             rewards, terminations = rewards * running, terminations & running
         late = self._elapsed >= self.max_episode_steps
-        truncations = ~(self._ended | terminations) if late else np.zeros_like(self._ended)
+        truncations = ~self._ended if late else np.zeros_like(self._ended)
         self._ended = self._ended | terminations | truncations
         self._observations = observations
         return observations, rewards, terminations, truncations, {}

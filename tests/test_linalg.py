@@ -110,9 +110,11 @@ def late_gradient(early: Any, late: Any) -> tuple[list[Tensor], list[Tensor]]:
 PROGRAMS: dict[str, Callable[[Any, Any], tuple[list[Tensor], list[Tensor]]]] = {
     "hessian product": late_gradient,
     "sum of products": lambda e, x: ([e[0] + 1], [e[0] @ x[0] + e[1] @ x[0] + x[0]]),
+    "product added to what is known": lambda e, x: ([], [e[0] + e[1] @ x[0] + (x[0] @ x[0])[:1]]),
     "product used twice": lambda e, x: ([], [(y := e[0] @ x[0]) + e[1] @ x[0], y * 2]),
     "sum with itself": lambda e, x: ([], [(y := e[0] @ x[0]) + y]),
     "broadcast sum": lambda e, x: ([], [e[0][:1] @ x[0] + e[1] @ x[0]]),
+    "broadcast sums": lambda e, x: ([], [e[0][:1] @ x[0] + e[1][:1] @ x[0] + e[1] @ x[0]]),
     "batched products": lambda e, x: ([], [(e[0] + torch.stack([x[0], x[0].mT]) @ e[1]).sum(0)]),
     "transposes": lambda e, x: ([e[0].t()], [(e[0].t() @ x[0].t().t()).t()]),
     "vector products in vmap": lambda e, x: ([], [torch.func.vmap(lambda v: v @ x[0])(e[0])]),

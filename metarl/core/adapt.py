@@ -33,7 +33,7 @@ class InnerLoop:
         optimizer: The inner optimizer.
         fast: Which parameters adapt, by name; the others keep their meta-learned value.
         per_step: Names whose leaf has one row per step. The support pass of step k and the query
-            pass after k steps read row k; what adapts is that row.
+            pass after k steps read row k; such a leaf is meta-learned and does not adapt.
         first_order: Treat inner gradients as constants (FOMAML). Learned rates and whatever `start`
             computes still receive gradients.
         start: ``(params, batches) -> (parameters to adapt, batches left)``: a task-conditioned
@@ -52,7 +52,7 @@ class InnerLoop:
 
     def gradient(self, params: Params, batch: Batch) -> Params:
         """Return the inner gradient of the fast parameters on one batch."""
-        fast, _ = split(params, self.fast)
+        fast, _ = split(params, self._adapts)
         grads, _ = grad_and_value(lambda fast: self.loss(merge(params, fast), batch))(fast)
         return tree.detach(grads) if self.first_order else grads
 
@@ -101,12 +101,15 @@ class InnerLoop:
 
     def init(self, params: Params) -> MetaParams:
         """Join an initialization and the inner optimizer's constants at their starting values."""
-        fast, _ = split(params, self.fast)
+        fast, _ = split(params, self._adapts)
         return MetaParams(params, self.optimizer.constants(fast))
 
     def state(self, params: Params) -> Any:
         """Return the inner optimizer's state before the first step."""
-        return self.optimizer.state(split(params, self.fast)[0])
+        return self.optimizer.state(split(params, self._adapts)[0])
+
+    def _adapts(self, name: str) -> bool:
+        return name not in self.per_step and self.fast(name)
 
     def _one_per_step(self, batches: Batches) -> Batches:
         if self.num_steps is None or len(batches) == self.num_steps:

@@ -26,7 +26,10 @@ class Apply:
 
     def __call__(self, params: Params, *inputs: Any) -> Any:
         """Evaluate the module with `params` in place of its own parameters."""
-        return functional_call(self._skeleton(), params, inputs, strict=True)
+        skeleton = self._skeleton()
+        return functional_call(
+            skeleton, (params, dict(skeleton.named_buffers())), inputs, strict=True
+        )
 
     def over_tasks(self, params: Params) -> Callable[..., Any]:
         """Bind one set of parameters per task and evaluate all tasks at once.

@@ -22,17 +22,19 @@ def conjugate_gradient(
         product: x ↦ A x, on trees.
         target: b.
         steps: Number of products at most.
-        tolerance: Once ‖b − A x‖² is below this, x no longer changes. That is a ``where`` and not a
-            ``break``, so the function also works under ``vmap`` (going on would give NaN).
+        tolerance: Once ‖b − A x‖² is below this part of ‖b‖², x no longer changes. That is a
+            ``where`` and not a ``break``, so the function also works under ``vmap`` (going on would
+            give NaN).
 
     Returns:
         ``(x, residual)`` with residual = b − A x, so that xᵀ A x costs no further product.
     """
     x, residual = tree.scale(target, 0.0), target
     direction, squared = target, tree.dot(target, target)
+    floor = tolerance * squared
     for _ in range(steps):
         image = product(direction)
-        running = squared > tolerance
+        running = squared > floor
         length = torch.where(running, squared / tree.dot(direction, image), 0.0)
         x = tree.add(x, direction, scale=length)
         residual = tree.add(residual, image, scale=-length)
@@ -60,15 +62,24 @@ def linearize(outputs: Tensors, inputs: Tensors) -> LinearMap:
         outputs: Tensors computed from `inputs`, their graph still there.
         inputs: Tensors that require gradients. An input that no output depends on has derivative 0.
     """
-    seeds = [torch.zeros_like(y, requires_grad=True) for y in outputs]
-    pulled = _grad(outputs, inputs, seeds, create_graph=True)
+    live = [i for i, y in enumerate(outputs) if y.requires_grad]
+    moved = [outputs[i] for i in live]
+    seeds = [torch.zeros_like(y, requires_grad=True) for y in moved]
+    pulled = _grad(moved, inputs, seeds, create_graph=True)
     moving = [i for i, x in enumerate(pulled) if x.requires_grad]
 
     def jvp(tangents: Tensors) -> Tensors:
-        return _grad([pulled[i] for i in moving], seeds, [tangents[i] for i in moving])
+        images = [torch.zeros_like(y) for y in outputs]
+        for i, x in zip(
+            live,
+            _grad([pulled[i] for i in moving], seeds, [tangents[i] for i in moving]),
+            strict=True,
+        ):
+            images[i] = x
+        return images
 
     def vjp(cotangents: Tensors) -> Tensors:
-        return _grad(outputs, inputs, cotangents)
+        return _grad(moved, inputs, [cotangents[i] for i in live])
 
     return LinearMap(jvp, vjp)
 

@@ -34,6 +34,7 @@ METHODS: dict[Any, str] = {
     aten.unsqueeze.default: "unsqueeze",
     aten.view.default: "view",
 }
+RESHAPES = {aten.squeeze_.dim: aten.squeeze.dim, aten.squeeze_.dims: aten.squeeze.dims}
 PRODUCTS = {aten.mm.default: "addmm", aten.bmm.default: "baddbmm"}
 
 
@@ -70,7 +71,7 @@ def stage(
         split.append(len(first))
         return [*first, *second]
 
-    traced = make_fx(flat)(*early, *late)
+    traced = make_fx(flat)(*[x.clone() for x in (*early, *late)])
     nodes = list(traced.graph.nodes)
     _refuse_in_place(nodes)
     inputs = [n for n in nodes if n.op == "placeholder"]
@@ -94,6 +95,8 @@ def stage(
 
 def _refuse_in_place(nodes: list[fx.Node]) -> None:
     for node in nodes:
+        if node.target in RESHAPES and len(node.args[0].users) == 1:
+            node.target = RESHAPES[node.target]
         schema = getattr(node.target, "_schema", None)
         if schema is not None and schema.is_mutable:
             raise ValueError(
@@ -145,8 +148,9 @@ def _accumulate(graph: fx.Graph, node: fx.Node) -> None:
     shape = operator.attrgetter("shape")
     if shape(product.meta["val"]) != shape(node.meta["val"]):
         return
-    fresh = x.target in PRODUCTS or x.target in {f"{m}_" for m in PRODUCTS.values()}
-    name = PRODUCTS[product.target] + ("_" if fresh and len(x.users) == 1 else "")
+    fresh = x.target in {*PRODUCTS, *(f"{m}_" for m in PRODUCTS.values())} and len(x.users) == 1
+    in_place = fresh and shape(x.meta["val"]) == shape(node.meta["val"])  # else it is broadcast
+    name = PRODUCTS[product.target] + ("_" if in_place else "")
     with graph.inserting_before(node):
         fused = graph.call_method(name, (x, *product.args))
     fused.meta = dict(node.meta)

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from metarl.core import tree
+
 
 class Rollout(NamedTuple):
     """What a policy did: one task without the leading axis, a meta-batch with it.
@@ -41,6 +43,18 @@ class Episodes(NamedTuple):
 def masked(values: Tensor, mask: Tensor) -> Tensor:
     """Zero the padding; by selection, since 0 × NaN is NaN."""
     return torch.where(mask, values, 0.0)
+
+
+def zero_padding(batch: Any) -> Any:
+    """Zero whatever the padding holds: in a backward pass 0 × NaN is NaN, whatever a loss masks."""
+    mask = batch.mask
+
+    def zero(x: Tensor) -> Tensor:
+        return torch.where(
+            mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim)), x, x.new_zeros(())
+        )
+
+    return tree.map_leaves(zero, batch)
 
 
 def masked_mean(values: Float[Tensor, "*axes"], mask: Bool[Tensor, "*axes"]) -> Float[Tensor, ""]:

@@ -2,11 +2,13 @@
 
 import torch
 
+from metarl.core import chunks
 from metarl.core.types import Metrics, Task
 from metarl.rl.distributions import Gaussian
 from metarl.rl.episodes import Episodes, masked_mean
 
 
+@chunks.one_thread_per_operator()
 def rollout_metrics(task: Task) -> Metrics:
     """Describe the policies that collected a meta-batch, before and after adaptation.
 

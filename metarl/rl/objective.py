@@ -103,7 +103,7 @@ class AdaptedPolicy:
         tangent = network.jvp(inner.jvp(tree.leaves(vector)))
         fixed = tree.detach(distribution)
         image = fixed.fisher(tree.replace_leaves(distribution, tangent))
-        weights = _transition_weights(tasks.query.mask)
+        weights = _transition_weights(tasks.query.mask.to(loss.dtype))
         weighted = [torch.where(weights > 0, weights * x, 0.0) for x in tree.leaves(image)]
         product = inner.vjp(network.vjp(weighted))
         return (

@@ -104,7 +104,8 @@ class Sampler:
         """
         with torch.no_grad(), chunks.one_thread_per_operator():
             act = policy.over_tasks(params)
-            seen = self._reset(tasks, generator)
+            dtype = next(iter(params.values())).dtype
+            seen = self._reset(tasks, generator).to(dtype)
             ended = np.zeros(self.env.num_envs, dtype=bool)
             steps = []
             for _ in range(self.horizon):
@@ -117,7 +118,7 @@ class Sampler:
                 ended = ended | _array(terminated) | _array(truncated)
                 if ended.all():
                     break
-                seen = self._observe(following)
+                seen = self._observe(following).to(dtype)
             return self._assemble(steps)
 
     def collect(
@@ -166,7 +167,7 @@ class Sampler:
     def _observe(self, observations: Any) -> Tensor:
         """Put observations on the device, in shape (task, episode, features)."""
         shape = (self.num_tasks, self.episodes_per_task, -1)
-        return _tensor(observations).to(self.device, torch.float32).reshape(shape)
+        return _tensor(observations).to(self.device).reshape(shape)
 
     def _assemble(self, steps: list[Any]) -> Rollout:
         """Stack time steps along the second axis and pad them to the horizon."""
@@ -186,7 +187,7 @@ class Sampler:
         return Rollout(
             observations=stack(*seen),
             actions=stack(*actions),
-            rewards=rows(rewards).float(),
+            rewards=rows(rewards).to(seen[0].dtype),
             mask=rows(running),
             behavior=tree.map_leaves(stack, *behavior),
         )

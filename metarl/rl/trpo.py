@@ -8,9 +8,11 @@ from torch import Tensor
 from metarl.core import chunks, tree
 from metarl.core.linalg import conjugate_gradient
 from metarl.core.types import MetaParams, Metrics, Task
+from metarl.rl.episodes import zero_padding
 from metarl.rl.objective import AdaptedPolicy
 
 
+@chunks.one_thread_per_operator()
 def trust_region_step(
     objective: AdaptedPolicy,
     meta: MetaParams,
@@ -46,6 +48,7 @@ def trust_region_step(
     Raises:
         FloatingPointError: If the surrogate or its gradient is not finite.
     """
+    tasks = Task(tuple(zero_padding(b) for b in tasks.support), zero_padding(tasks.query))
     query = tasks.query
     num_tasks, device = query.mask.shape[0], query.mask.device
     size = chunk_size or chunks.cache_sized(query.mask[0].numel(), device)
