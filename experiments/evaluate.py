@@ -3,6 +3,7 @@
 ``metarl evaluate runs/quick``
 """
 
+import math
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from metarl.tracking import Run, versions
 
 TUNING_RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 TUNING_TASKS = 20
+MAY_CHANGE = {"iterations", "device", "track", "checkpoint_every", "chunk_size"}  # on resume
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Evaluate:
             if value is not None and value < low:
                 flag = "--" + name.replace("_", "-")
                 raise ValueError(f"{flag} must be at least {low}, got {value}")
+        if self.inner_lr is not None and not 0 <= self.inner_lr < math.inf:
+            raise ValueError(f"--inner-lr must be finite and at least 0, got {self.inner_lr}")
         if self.tune_inner_lr and self.inner_lr is not None:
             raise ValueError("--tune-inner-lr chooses the step size; leave out --inner-lr")
 
@@ -83,13 +87,32 @@ def load(folder: Path, *, iteration: int | None = None, device: str = "auto") ->
     run = Run.open(folder)
     about = run.read_config()
     config = MAMLTRPO.from_json({**about["config"], "device": device}, folder)
-    saved = run.checkpoints()
-    if not saved or (iteration is not None and iteration not in saved):
+    saved_at = run.checkpoints()
+    if not saved_at or (iteration is not None and iteration not in saved_at):
         wanted = "" if iteration is None else f" of iteration {iteration}"
-        raise ValueError(f"{folder} has no checkpoint{wanted}; it has {saved or 'none'}")
-    chosen = saved[-1] if iteration is None else iteration
-    params = checkpoint.load(run.checkpoint_path(chosen)).params
-    return Loaded(run, config, chosen, params)
+        raise ValueError(f"{folder} has no checkpoint{wanted}; it has {saved_at or 'none'}")
+    chosen = saved_at[-1] if iteration is None else iteration
+    try:
+        saved = load_checkpoint(run, chosen)
+    except ValueError as error:
+        raise ValueError(f"{error}; choose another with --checkpoint: {saved_at}") from None
+    return Loaded(run, config, chosen, saved.params)
+
+
+def load_checkpoint(run: Run, iteration: int) -> checkpoint.Checkpoint:
+    """Read a checkpoint and make sure that it belongs to this run.
+
+    Raises:
+        ValueError: If it is damaged, or was renamed or copied from elsewhere.
+    """
+    path = run.checkpoint_path(iteration)
+    saved = checkpoint.load(path)
+    mine, theirs = run.read_config()["config"], saved.config
+    if saved.iteration != iteration or any(
+        mine.get(k) != theirs.get(k) for k in set(mine) - MAY_CHANGE
+    ):
+        raise ValueError(f"{path} belongs to another run or iteration ({saved.iteration})")
+    return saved
 
 
 def main(args: Evaluate) -> None:
@@ -98,6 +121,13 @@ def main(args: Evaluate) -> None:
     loaded = load(args.run, iteration=args.checkpoint, device=args.device)
     oracle = loaded.config.observe_task and loaded.config.inner_steps == 0
     num_steps = args.inner_steps if args.inner_steps is not None else 0 if oracle else 3
+    if loaded.config.inner != "sgd" and (args.inner_lr is not None or args.tune_inner_lr):
+        raise ValueError(
+            f"{args.run} learned its rates (--inner {loaded.config.inner}); leave out --inner-lr "
+            "and --tune-inner-lr"
+        )
+    if args.tune_inner_lr and num_steps == 0:
+        raise ValueError("--tune-inner-lr needs --inner-steps of at least 1")
     rate = args.inner_lr if args.inner_lr is not None else loaded.config.inner_lr
     if args.tune_inner_lr:
         rate = tune(loaded, num_steps)
@@ -109,7 +139,8 @@ def main(args: Evaluate) -> None:
     ]
     print_table(label, ["adaptation steps", "mean return", "95 % interval"], rows)
     seconds = time.perf_counter() - began
-    name = f"iteration-{loaded.iteration}_steps-{num_steps}_tasks-{args.num_tasks}_seed-{args.seed}"
+    name = f"iteration-{loaded.iteration}_steps-{num_steps}_tasks-{args.num_tasks}"
+    name += f"_episodes-{args.episodes_per_task}_seed-{args.seed}"
     name += f"_lr-{rate:g}" if rate != loaded.config.inner_lr else ""
     path = loaded.run.write_evaluation(name, report(loaded, args, curve, rate, seconds))
     print(f"written to {path} after {seconds:.0f} s")

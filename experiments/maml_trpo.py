@@ -3,10 +3,11 @@
 ``metarl train maml-trpo --preset navigation-quick --out runs/quick``
 """
 
+import math
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import tyro
 
@@ -23,7 +24,7 @@ from metarl.rl.maml_trpo import maml_trpo
 from metarl.rl.metrics import rollout_metrics
 from metarl.rl.policies import Policy, mlp_policy
 from metarl.rl.sampler import Sampler, make_sampler
-from metarl.tracking import Run, tracker
+from metarl.tracking import Run, require_tracker, tracker
 
 
 INNER = {"sgd": sgd, "meta-sgd": meta_sgd}
@@ -95,6 +96,8 @@ class MAMLTRPO:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings, naming the flag."""
+        for name in ("inner_lr", "init_std", "output_gain", "max_kl", "cg_damping"):
+            self._require(name, math.isfinite(getattr(self, name)), "finite")
         at_least = dict.fromkeys(
             ("iterations", "num_tasks", "episodes_per_task", "cg_steps", "backtracks"), 1
         ) | {"checkpoint_every": 1, "inner_steps": 0, "inner_lr": 0, "cg_damping": 0, "seed": 0}
@@ -124,9 +127,15 @@ class MAMLTRPO:
         Raises:
             ValueError: If there are fields that this version does not know.
         """
-        if unknown := set(values) - {field.name for field in fields(cls)}:
-            raise ValueError(f"the run was made by another version: unknown {sorted(unknown)}")
-        return cls(**{**values, "hidden": tuple(values["hidden"]), "out": out})
+        known = {field.name for field in fields(cls)} - {"out"}
+        if different := known.symmetric_difference(values):
+            raise ValueError(
+                f"{out}/config.json is of another version, or damaged: see {sorted(different)}"
+            )
+        try:
+            return cls(**{**values, "hidden": tuple(values["hidden"]), "out": out})
+        except TypeError as error:
+            raise ValueError(f"{out}/config.json is damaged: {error}") from None
 
 
 class Parts(NamedTuple):
@@ -181,6 +190,9 @@ def build(config: MAMLTRPO, *, num_tasks: int | None = None, episodes: int | Non
 def main(config: MAMLTRPO) -> None:
     """Start a run."""
     parts = build(config)  # an impossible setting leaves no folder behind
+    require_tracker(config.track)
+    # What "auto" meant is part of the run: the generators of devices differ.
+    config = replace(config, device=cast(Any, parts.sampler.device.type))
     run = Run.create(config.out, "maml-trpo", config.to_json())
     with run.lock():
         state = parts.learner.init(parts.params, device=parts.sampler.device)

@@ -14,6 +14,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "inner_lr": 0.5,
     },
     # Finn et al. 2017, section 5.3 and their point scripts: 20 tasks × 20 episodes × 100 steps.
+    # One deviation: the last layer starts at a tenth of Xavier's scale (docs/results.md says why).
     "navigation-paper": {
         "env": "metarl/Navigation2D-v0",
         "iterations": 100,
@@ -22,7 +23,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "hidden": (100, 100),
         "activation": "relu",
         "inner_lr": 0.5,
+        "output_gain": 0.1,
+        "inner_steps": 1,
+        "estimator": "reinforce",
+        "discount": 0.99,
+        "gae_lambda": 1.0,
         "max_kl": 0.01,
+        "cg_steps": 10,
+        "cg_damping": 1e-5,
+        "backtracks": 15,
+        "backtrack_ratio": 0.8,
     },
 }
 

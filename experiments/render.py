@@ -50,6 +50,10 @@ class Render:
                 f"--inner-lr needs one step size per run: {len(self.runs)}, "
                 f"got {len(self.inner_lr)}"
             )
+        for name, low in (("inner_steps", 0), ("num_tasks", 1), ("episodes_per_task", 1)):
+            if getattr(self, name) < low:
+                flag = "--" + name.replace("_", "-")
+                raise ValueError(f"{flag} must be at least {low}, got {getattr(self, name)}")
         kinds = (*PICTURES, *VIDEOS)
         if self.out.suffix not in kinds:
             raise ValueError(f"--out must end in one of {', '.join(kinds)}, got {self.out}")
@@ -78,7 +82,13 @@ def panels(args: Render, folder: Path, index: int, *, film: bool) -> list[Panel]
         raise ValueError(f"render draws paths on the plane; {folder} ran {loaded.config.env}")
     num_tasks = 1 if args.task or film else args.num_tasks
     parts = build(loaded.config, num_tasks=num_tasks, episodes=args.episodes_per_task)
-    tasks = [json.loads(args.task)] if args.task else paper_tasks(parts.sampler, args.seed)
+    try:
+        given = [json.loads(args.task)] if args.task else []
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"--task must be JSON such as '{{\"goal\": [0.3, -0.4]}}', got {args.task!r}: {error}"
+        ) from None
+    tasks = given or paper_tasks(parts.sampler, args.seed)
     rate = args.inner_lr[index] if args.inner_lr else loaded.config.inner_lr
     optimizer = test_optimizer(loaded.config, rate) or parts.loop.optimizer
     device = parts.sampler.device

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from metarl import checkpoint
-from metarl.experiments.evaluate import to_device
+from metarl.experiments.evaluate import load_checkpoint, to_device
 from metarl.experiments.maml_trpo import MAMLTRPO, build, train
 from metarl.tracking import Run
 
@@ -36,7 +36,7 @@ def main(args: Resume) -> None:
         config = MAMLTRPO.from_json(about["config"], args.run)
         config = replace(
             config,
-            iterations=args.iterations or config.iterations,
+            iterations=config.iterations if args.iterations is None else args.iterations,
             device=args.device or config.device,
         )
         start, saved = last_whole_checkpoint(run)
@@ -64,9 +64,11 @@ def last_whole_checkpoint(run: Run) -> tuple[int, checkpoint.Checkpoint | None]:
     """Return the newest checkpoint that can be read, and its iteration; warn of damaged ones."""
     for iteration in reversed(run.checkpoints()):
         try:
-            return iteration, checkpoint.load(run.checkpoint_path(iteration))
+            return iteration, load_checkpoint(run, iteration)
         except ValueError as error:
             print(f"metarl: warning: {error}; trying an earlier one", file=sys.stderr)
+    if run.checkpoints():
+        raise ValueError(f"no checkpoint of {run.folder} can be read; nothing was changed")
     return 0, None
 
 

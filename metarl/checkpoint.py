@@ -79,10 +79,9 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
                 groups[group][key] = file.get_tensor(name)
     except FileNotFoundError:
         raise ValueError(f"there is no checkpoint {path}") from None
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"{path} is not a whole checkpoint ({error}); nothing was changed: use an earlier one "
-            "with --checkpoint"
+            f"{path} is not a whole checkpoint ({error}); it was left as it is"
         ) from None
     params = MetaParams(groups["model"], groups["inner"])
     return Checkpoint(params, groups["optimizer"], about["iteration"], about["config"])

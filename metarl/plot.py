@@ -73,9 +73,12 @@ def _draw_learning(axes: Any, name: str, members: list[Run], color: str) -> None
     histories = [run.metrics() for run in members]
     length = min(len(history) for history in histories)
     if length == 0:
-        raise ValueError(f"{name} has no metrics yet; train it first: metarl resume {name}")
+        raise ValueError(
+            f"{name} has no metrics yet; train it first: metarl resume {members[0].folder}"
+        )
     first = histories[0][:length]
-    last = max(key for key in first[0] if key.startswith("return/step_"))
+    steps_taken = [int(k.rpartition("_")[2]) for k in first[0] if k.startswith("return/step_")]
+    last = f"return/step_{max(steps_taken)}"
     steps = np.cumsum([entry["env/steps"] for entry in first])
     for key in sorted({"return/step_0", last}):
         values = np.array([[entry[key] for entry in h[:length]] for h in histories])

@@ -11,6 +11,7 @@
     lock             held by the process that trains
 """
 
+import importlib.util
 import json
 import os
 import platform
@@ -122,7 +123,7 @@ class Run:
     def checkpoints(self) -> list[int]:
         """List the iterations that have a checkpoint, in order."""
         found = (self.folder / "checkpoints").glob("[0-9]*.safetensors")
-        return sorted(int(path.stem) for path in found)
+        return sorted(int(path.stem) for path in found if path.stem.isdigit())
 
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
         """Append one line to metrics.jsonl."""
@@ -134,7 +135,7 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """Read metrics.jsonl; a last line that a dying process left unfinished is ignored."""
         path = self.folder / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         entries = []
         for number, line in enumerate(lines, 1):
             try:
@@ -146,7 +147,12 @@ class Run:
 
     def cut_metrics(self, iteration: int) -> None:
         """Drop the lines after `iteration`, which a resumed run will write again."""
-        kept = [entry for entry in self.metrics() if entry["iteration"] <= iteration]
+        kept = [entry for entry in self.metrics() if entry.get("iteration", 0) <= iteration]
+        if [entry.get("iteration") for entry in kept] != list(range(1, iteration + 1)):
+            raise ValueError(
+                f"{self.folder / 'metrics.jsonl'} lacks iterations up to {iteration}; restore it "
+                "from a copy; nothing was changed"
+            )
         text = "".join(json.dumps(entry) + "\n" for entry in kept)
         write_atomically(self.folder / "metrics.jsonl", text.encode())
 
@@ -207,6 +213,14 @@ class _Wandb:
 
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
         self._run.log(metrics, step=iteration)
+
+
+def require_tracker(name: str) -> None:
+    """Raise ImportError, with the command to type, if the package of a tracker is missing."""
+    package = {"tensorboard": "tensorboard", "wandb": "wandb"}.get(name)
+    if package and importlib.util.find_spec(package) is None:
+        extra = {"tensorboard": "track", "wandb": "wandb"}[name]
+        raise ImportError(f"--track {name} needs {package}: pip install 'metarl-torch[{extra}]'")
 
 
 def tracker(name: str, run: Run, *, start: int) -> Tracker | None:

@@ -264,7 +264,7 @@ def test_impossible_settings_are_one_line_and_leave_no_folder(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["trian"], "did you mean 'train'"),
+        (["rendr"], "did you mean 'render'"),
         (["train", "maml-tpro"], "did you mean 'maml-trpo'"),
         (["evaluate", "nowhere"], "holds no run"),
         (["resume", "nowhere"], "holds no run"),
@@ -355,3 +355,60 @@ def test_help_names_every_command_and_flag(capsys: pytest.CaptureFixture[str]) -
     for verb in cli.VERBS:
         metarl(verb, "--help")
         assert "--" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_run_or_iteration_is_refused(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.copy(run / "checkpoints/00000002.safetensors", run / "checkpoints/00000006.safetensors")
+    assert "belongs to another run or iteration" in refusal(capsys, "evaluate", run)
+
+
+def test_resume_changes_nothing_where_no_checkpoint_or_not_all_metrics_can_be_read(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "metrics.jsonl").write_text("")
+    (run / "checkpoints/00000006.safetensors").unlink()
+    assert "lacks iterations up to 4" in refusal(capsys, "resume", run)
+    for path in (run / "checkpoints").iterdir():
+        path.write_bytes(b"damaged")
+    (run / "metrics.jsonl").write_bytes((whole / "metrics.jsonl").read_bytes())
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        cli.main(["resume", str(run), "--iterations", "1"])
+    assert "nothing was changed" in capsys.readouterr().err.splitlines()[-1]
+    assert history(run) == history(whole)
+    assert {path.read_bytes() for path in (run / "checkpoints").iterdir()} == {b"damaged"}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["evaluate", "--inner-lr", "nan"], "--inner-lr must be finite"),
+        (["render", "--task", "{bad", "--out", "a.png"], "--task must be JSON"),
+        (["render", "--inner-steps=-1", "--out", "a.png"], "--inner-steps must be at least 0"),
+        (["render", "--num-tasks", "0", "--out", "a.png"], "--num-tasks must be at least 1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_impossible_settings_of_a_finished_run_are_one_line(
+    words: list[str], expected: str, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in refusal(capsys, words[0], whole, *words[1:])
+
+
+def test_damaged_configuration_is_one_line(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    about = json.loads((run / "config.json").read_text())
+    del about["config"]["seed"]
+    (run / "config.json").write_text(json.dumps(about))
+    assert "['seed']" in refusal(capsys, "resume", run)
+    (run / "config.json").write_text("{")
+    assert "not a configuration" in refusal(capsys, "resume", run)

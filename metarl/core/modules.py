@@ -36,7 +36,7 @@ def mlp(
         raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}, got {activation!r}")
     layers: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(sizes):
-        linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
+        linear: nn.Linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)  # type: ignore[no-untyped-call]
         nn.init.xavier_uniform_(linear.weight, generator=generator)
         nn.init.zeros_(linear.bias)
         layers += [linear, ACTIVATIONS[activation]()]

@@ -95,8 +95,9 @@ def stage(
 
 def _refuse_in_place(nodes: list[fx.Node]) -> None:
     for node in nodes:
-        if node.target in RESHAPES and len(node.args[0].users) == 1:
-            node.target = RESHAPES[node.target]
+        source = node.args[0] if node.target in RESHAPES else None
+        if isinstance(source, fx.Node) and len(source.users) == 1:
+            node.target = RESHAPES[node.target]  # type: ignore[index]
         schema = getattr(node.target, "_schema", None)
         if schema is not None and schema.is_mutable:
             raise ValueError(

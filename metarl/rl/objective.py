@@ -115,7 +115,7 @@ class AdaptedPolicy:
     def _staged(self, meta: MetaParams, tasks: Task) -> Staged:
         """Trace :meth:`products` once for each shape of chunk."""
         early = [*tree.leaves(meta), *tree.leaves(tasks)]
-        key = tuple((x.shape, x.dtype, x.device) for x in early)
+        key = tuple((x.shape, x.stride(), x.dtype, x.device) for x in early)
         with _tracing:
             if key not in self._programs:
                 self._programs[key] = self._trace(meta, tasks, early)

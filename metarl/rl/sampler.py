@@ -1,5 +1,6 @@
 """The sampler: all tasks × episodes of a meta-batch step together."""
 
+import copy
 from typing import Any, Protocol, cast, runtime_checkable
 
 import gymnasium
@@ -12,7 +13,7 @@ from metarl.core import chunks, tree
 from metarl.core.adapt import InnerLoop
 from metarl.core.types import MetaParams, Metrics, Params, Task
 from metarl.rl.advantages import Process
-from metarl.rl.episodes import Episodes, Rollout, mean_return
+from metarl.rl.episodes import Episodes, Rollout, mean_return, zero_padding
 from metarl.rl.policies import Policy
 
 
@@ -114,7 +115,7 @@ class Sampler:
                 flat = actions.flatten(0, 1).numpy(force=True)
                 following, rewards, terminated, truncated, _ = self.env.step(flat)
                 running = ~ended
-                steps.append((seen, actions, rewards, running, behavior))
+                steps.append((seen, actions, copy.copy(rewards), running, behavior))
                 ended = ended | _array(terminated) | _array(truncated)
                 if ended.all():
                     break
@@ -138,11 +139,13 @@ class Sampler:
         Returns:
             The meta-batch, and metrics of the way: returns, inner gradients, baseline.
         """
+        if loop.num_steps is None or loop.per_step:
+            raise ValueError("collect needs a loop with num_steps set, and without per_step leaves")
         params = tree.expand(meta.model, self.num_tasks)
         state = loop.state(params)
         batches: list[Episodes] = []
         metrics: Metrics = {}
-        for index in range((loop.num_steps or 0) + 1):
+        for index in range(loop.num_steps + 1):
             if index > 0:
                 params, state, norms = _inner_step(
                     loop, meta, params, state, batches[-1], index - 1
@@ -167,7 +170,8 @@ class Sampler:
     def _observe(self, observations: Any) -> Tensor:
         """Put observations on the device, in shape (task, episode, features)."""
         shape = (self.num_tasks, self.episodes_per_task, -1)
-        return _tensor(observations).to(self.device).reshape(shape)
+        # A copy: an environment may write its next observations into the same array.
+        return _tensor(observations).to(self.device, copy=True).reshape(shape)
 
     def _assemble(self, steps: list[Any]) -> Rollout:
         """Stack time steps along the second axis and pad them to the horizon."""
@@ -180,17 +184,19 @@ class Sampler:
 
         def rows(values: tuple[Any, ...]) -> Tensor:
             stacked = torch.stack(values) if torch.is_tensor(values[0]) else np.stack(values)
-            grouped = _tensor(stacked).unflatten(1, (self.num_tasks, self.episodes_per_task))
+            shape = (len(values), self.num_tasks, self.episodes_per_task)
+            grouped = _tensor(stacked).reshape(shape)
             return stack(*grouped.to(self.device).unbind())
 
         seen, actions, rewards, running, behavior = zip(*steps, strict=True)
-        return Rollout(
+        rollout = Rollout(
             observations=stack(*seen),
             actions=stack(*actions),
             rewards=rows(rewards).to(seen[0].dtype),
             mask=rows(running),
             behavior=tree.map_leaves(stack, *behavior),
         )
+        return Rollout(*zero_padding(rollout))
 
 
 def make_sampler(
