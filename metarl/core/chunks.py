@@ -108,7 +108,8 @@ def over_tasks(function: Callable[[Any], Any], tasks: Any) -> Any:
     """
     if tree.leaves(tasks)[0].shape[0] > 1:
         return vmap(function)(tasks)
-    result = function(tree.map_leaves(lambda x: x[0], tasks))
+    # squeeze, not x[0]: its derivative is a view and not a copy into zeros.
+    result = function(tree.map_leaves(lambda x: x.squeeze(0), tasks))
     return tree.map_leaves(lambda x: x.unsqueeze(0), result)
 
 
