@@ -10,21 +10,27 @@ import gymnasium
 
 
 class Row(NamedTuple):
-    """One environment: where its two faces are, and its horizon in time steps."""
+    """One environment.
+
+    Attributes:
+        id: Gymnasium id.
+        module: Module of ``metarl.envs`` that holds its classes.
+        name: Name of the scalar class; the batched one is called Batched + name.
+        horizon: Time steps of an episode.
+    """
 
     id: str
-    entry_point: str
-    vector_entry_point: str
+    module: str
+    name: str
     horizon: int
 
 
 ENVIRONMENTS = (
-    Row(
-        "metarl/Navigation2D-v0",
-        "metarl.envs.navigation:Navigation2D",
-        "metarl.envs.navigation:BatchedNavigation2D",
-        100,
-    ),
+    Row("metarl/Navigation2D-v0", "navigation", "Navigation2D", 100),
+    Row("metarl/HalfCheetahDir-v0", "half_cheetah", "HalfCheetahDirV0", 200),
+    Row("metarl/HalfCheetahVel-v0", "half_cheetah", "HalfCheetahVelV0", 200),
+    Row("metarl/HalfCheetahDir-v1", "half_cheetah", "HalfCheetahDirV1", 100),
+    Row("metarl/HalfCheetahVel-v1", "half_cheetah", "HalfCheetahVelV1", 100),
 )
 
 
@@ -34,8 +40,8 @@ def register_all() -> None:
         if row.id not in gymnasium.registry:
             gymnasium.register(
                 row.id,
-                entry_point=row.entry_point,
-                vector_entry_point=row.vector_entry_point,
+                entry_point=f"metarl.envs.{row.module}:{row.name}",
+                vector_entry_point=f"metarl.envs.{row.module}:Batched{row.name}",
                 max_episode_steps=row.horizon,
             )
 

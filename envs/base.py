@@ -87,20 +87,23 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
         """Start an episode of each task and return the first observations."""
         raise NotImplementedError
 
-    def _step_rows(self, actions: Array) -> tuple[Array, Array, Array]:
-        """Advance every row, ended or not; return observations, rewards, terminations."""
+    def _step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Any]]:
+        """Advance the rows; return observations, rewards, terminations and the info.
+
+        Rows of ``self._ended`` may be left out: whatever is returned for them is not used.
+        """
         raise NotImplementedError
 
     def reset(
         self,
         *,
-        seed: int | Sequence[int | None] | None = None,
+        seed: int | np.integer[Any] | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Array, dict[str, Any]]:
         """Start one episode in every row; `seed` may be one per row."""
         del options
-        if seed is None or isinstance(seed, int):
-            seeds = [None if seed is None else seed + row for row in range(self.num_envs)]
+        if seed is None or isinstance(seed, int | np.integer):
+            seeds = [None if seed is None else int(seed) + row for row in range(self.num_envs)]
         else:
             seeds = list(seed)
         self._observations = self._reset_rows(self.tasks, seeds)
@@ -110,7 +113,7 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """Advance the rows that have not ended."""
-        observations, rewards, terminations = self._step_rows(actions)
+        observations, rewards, terminations, info = self._step_rows(actions)
         self._elapsed += 1
         if self._ended.any():
             running = ~self._ended
@@ -120,7 +123,7 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
         truncations = ~self._ended if late else np.zeros_like(self._ended)
         self._ended = self._ended | terminations | truncations
         self._observations = observations
-        return observations, rewards, terminations, truncations, {}
+        return observations, rewards, terminations, truncations, info
 
     # Gymnasium's base class has none of these three; Sync- and AsyncVectorEnv do.
     def set_attr(self, name: str, values: Any) -> None:

@@ -166,6 +166,6 @@ class BatchedNavigation2D(BatchedTaskEnv):
         self._positions = np.zeros((self.num_envs, 2))
         return _observe(self._positions, self._goals, self.observe_task)
 
-    def _step_rows(self, actions: Array) -> tuple[Array, Array, Array]:
+    def _step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Any]]:
         self._positions, rewards, inside = move(self._positions, actions, self._goals)
-        return _observe(self._positions, self._goals, self.observe_task), rewards, inside
+        return _observe(self._positions, self._goals, self.observe_task), rewards, inside, {}

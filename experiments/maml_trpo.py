@@ -69,6 +69,9 @@ class MAMLTRPO:
     does not run away from the origin before the first updates reach it."""
     init_std: float = 1.0
     """Initial standard deviation of the actions, where [-1, 1] is the full range."""
+    action_scale: float = 1.0
+    """Unit of the policy's outputs and of its learned standard deviation. 0.1 is what peers mean by
+    a policy that acts in [-10, 10]: the same inner step moves it less."""
     discount: float = 0.99
     """Discount factor of rewards."""
     gae_lambda: float = 1.0
@@ -96,14 +99,14 @@ class MAMLTRPO:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings, naming the flag."""
-        for name in ("inner_lr", "init_std", "output_gain", "max_kl", "cg_damping"):
+        for name in ("inner_lr", "init_std", "output_gain", "action_scale", "max_kl", "cg_damping"):
             self._require(name, math.isfinite(getattr(self, name)), "finite")
         at_least = dict.fromkeys(
             ("iterations", "num_tasks", "episodes_per_task", "cg_steps", "backtracks"), 1
         ) | {"checkpoint_every": 1, "inner_steps": 0, "inner_lr": 0, "cg_damping": 0, "seed": 0}
         for name, low in at_least.items():
             self._require(name, getattr(self, name) >= low, f"at least {low}")
-        for name in ("init_std", "max_kl", "output_gain"):
+        for name in ("init_std", "max_kl", "output_gain", "action_scale"):
             self._require(name, getattr(self, name) > 0, "greater than 0")
         for name in ("discount", "gae_lambda"):
             self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
@@ -165,6 +168,7 @@ def build(config: MAMLTRPO, *, num_tasks: int | None = None, episodes: int | Non
         activation=config.activation,
         output_gain=config.output_gain,
         init_std=config.init_std,
+        scale=config.action_scale,
         generator=torch_generator(config.seed, 0, "parameters"),
     )
     loop = InnerLoop(

@@ -33,6 +33,7 @@ def rollout(*, rewards: Tensor | None = None, full: bool = False, fill: float = 
         rewards=torch.where(mask, rewards, fill),
         mask=mask,
         behavior=Gaussian(observations, observations),
+        diverged=~mask,
     )
 
 

@@ -71,7 +71,7 @@ def test_fisher_products_follow_their_inputs(kind: str) -> None:
 
 def test_advantages_follow_their_inputs() -> None:
     _, _, tasks = move_problem("gaussian")
-    rollout = Rollout(*tasks.query[:5])
+    rollout = Rollout(*tasks.query[:5], ~tasks.query.mask)
     assert_on_meta(torch.func.vmap(advantages(gae_lambda=0.95))(rollout))
     assert_on_meta(mean_return(rollout))
 

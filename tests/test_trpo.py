@@ -78,7 +78,7 @@ def test_nan_rewards_stop_the_update() -> None:
     objective, meta, tasks = problem()
     rewards = tasks.query.rewards.clone()
     rewards[1, 0, 0] = torch.nan
-    rollout = Rollout(*with_query(tasks, rewards=rewards).query[:5])
+    rollout = Rollout(*with_query(tasks, rewards=rewards).query[:5], ~tasks.query.mask)
     query, _ = torch.func.vmap(advantages())(rollout)
     with pytest.raises(FloatingPointError, match="nan"):
         trust_region_step(objective, meta, tasks._replace(query=query))

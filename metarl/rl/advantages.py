@@ -44,7 +44,8 @@ def advantages(*, discount: float = 0.99, gae_lambda: float = 1.0) -> Process:
         following = torch.cat([values[1:], torch.zeros_like(values[:1])])
         estimates = discounted_sum(rewards + discount * following - values, discount * gae_lambda)
         metrics = {"baseline/explained_variance": explained_variance(values, returns, mask)}
-        return Episodes(*rollout, advantages=standardize(estimates, mask)), metrics
+        data = rollout[:-1]  # all but `diverged`
+        return Episodes(*data, advantages=standardize(estimates, mask)), metrics
 
     return process
 

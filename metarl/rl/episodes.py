@@ -20,6 +20,7 @@ class Rollout(NamedTuple):
         rewards: Reward of each transition.
         mask: Which transitions happened.
         behavior: The distributions that the actions were drawn from.
+        diverged: In which transitions the simulation diverged, and so ended the episode.
     """
 
     observations: Float[Tensor, "*task time episode features"]
@@ -27,6 +28,7 @@ class Rollout(NamedTuple):
     rewards: Float[Tensor, "*task time episode"]
     mask: Bool[Tensor, "*task time episode"]
     behavior: Any
+    diverged: Bool[Tensor, "*task time episode"]
 
 
 class Episodes(NamedTuple):

@@ -83,7 +83,9 @@ class GaussianMLP(_MLPPolicy):
     """Gaussian with a learned, state-independent log-std, which adapts like any parameter.
 
     Args of the constructor: see :func:`metarl.core.modules.mlp`; `sizes` run from the observation
-    to the action, and the log-std starts at log(`init_std`).
+    to the action. `scale` is the unit of the network's outputs and of the learned σ: actions are
+    drawn from N(scale · output, (scale · exp(log_std))²), and the standard deviation starts at
+    `init_std`. Peers that let a policy act in [−10, 10] and divide by ten have a scale of 0.1.
     """
 
     def __init__(
@@ -93,15 +95,18 @@ class GaussianMLP(_MLPPolicy):
         activation: str = "relu",
         output_gain: float = 1.0,
         init_std: float = 1.0,
+        scale: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(sizes, activation=activation, output_gain=output_gain, generator=generator)
-        self.log_std = nn.Parameter(torch.full((sizes[-1],), math.log(init_std)))
+        self.scale = scale
+        self.log_std = nn.Parameter(torch.full((sizes[-1],), math.log(init_std / scale)))
 
     def distribution(self, params: Params, outputs: Tensor) -> Gaussian:
-        """Return N(outputs, exp(log_std)²)."""
-        log_std = params["log_std"].clamp(min=MIN_LOG_STD)
-        return Gaussian(outputs, log_std.expand_as(outputs))
+        """Return N(scale · outputs, (scale · exp(log_std))²)."""
+        log_std = params["log_std"] + math.log(self.scale) if self.scale != 1 else params["log_std"]
+        mean = outputs * self.scale if self.scale != 1 else outputs
+        return Gaussian(mean, log_std.clamp(min=MIN_LOG_STD).expand_as(mean))
 
 
 class CategoricalMLP(_MLPPolicy):
@@ -121,6 +126,7 @@ def mlp_policy(
     activation: str = "relu",
     output_gain: float = 1.0,
     init_std: float = 1.0,
+    scale: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> tuple[Policy, Params]:
     """Build the policy that fits a pair of spaces, and draw its parameters.
@@ -133,6 +139,7 @@ def mlp_policy(
         output_gain: Factor of the last layer's initial weights; below 1, the policy starts out
             almost the same everywhere.
         init_std: Initial standard deviation of a Gaussian policy, in units of the action space.
+        scale: Unit of a Gaussian policy's outputs, see :class:`GaussianMLP`.
         generator: Source of the weights.
 
     Raises:
@@ -153,5 +160,5 @@ def mlp_policy(
         return functional(CategoricalMLP((*inputs, int(action_space.n)), **network))
     if isinstance(action_space, gymnasium.spaces.Box) and len(action_space.shape) == 1:
         sizes = (*inputs, action_space.shape[0])
-        return functional(GaussianMLP(sizes, init_std=init_std, **network))
+        return functional(GaussianMLP(sizes, init_std=init_std, scale=scale, **network))
     raise TypeError(f"actions must be a flat Box or Discrete, got {action_space}")

@@ -113,9 +113,10 @@ class Sampler:
                 behavior = act(seen)
                 actions = behavior.sample(generator)
                 flat = actions.flatten(0, 1).numpy(force=True)
-                following, rewards, terminated, truncated, _ = self.env.step(flat)
+                following, rewards, terminated, truncated, info = self.env.step(flat)
                 running = ~ended
-                steps.append((seen, actions, copy.copy(rewards), running, behavior))
+                diverged = running & _array(info.get("diverged", False))
+                steps.append((seen, actions, copy.copy(rewards), running, behavior, diverged))
                 ended = ended | _array(terminated) | _array(truncated)
                 if ended.all():
                     break
@@ -145,6 +146,7 @@ class Sampler:
         state = loop.state(params)
         batches: list[Episodes] = []
         metrics: Metrics = {}
+        diverged: Any = 0
         for index in range(loop.num_steps + 1):
             if index > 0:
                 params, state, norms = _inner_step(
@@ -155,8 +157,10 @@ class Sampler:
             with chunks.one_thread_per_operator():
                 episodes, fit = vmap(process)(rollout)
             batches.append(episodes)
+            diverged = diverged + rollout.diverged.sum()
             metrics[f"return/step_{index}"] = mean_return(episodes).mean()
             metrics |= {name: value.mean() for name, value in fit.items()}
+        metrics["episodes/diverged"] = diverged
         return Task(tuple(batches[:-1]), batches[-1]), metrics
 
     def _reset(self, tasks: list[TaskDescription], generator: torch.Generator) -> Tensor:
@@ -188,13 +192,14 @@ class Sampler:
             grouped = _tensor(stacked).reshape(shape)
             return stack(*grouped.to(self.device).unbind())
 
-        seen, actions, rewards, running, behavior = zip(*steps, strict=True)
+        seen, actions, rewards, running, behavior, diverged = zip(*steps, strict=True)
         rollout = Rollout(
             observations=stack(*seen),
             actions=stack(*actions),
             rewards=rows(rewards).to(seen[0].dtype),
             mask=rows(running),
             behavior=tree.map_leaves(stack, *behavior),
+            diverged=rows(diverged),
         )
         return Rollout(*zero_padding(rollout))
 

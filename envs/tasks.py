@@ -1,0 +1,44 @@
+"""What a robot may be asked to do: go somewhere, or somewhere at some speed."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from metarl.envs.base import Array, TaskDescription, task_array
+
+
+class Direction:
+    """Tasks ``{"direction": ±1}``, drawn with equal odds; the reward is direction · velocity."""
+
+    def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
+        """Draw directions."""
+        return [{"direction": 1 if bit else -1} for bit in rng.integers(2, size=num_tasks)]
+
+    def task_values(self, task: TaskDescription) -> Array:
+        """Return the direction (1,)."""
+        direction = task_array(task, "direction", ())
+        if abs(direction) != 1:
+            raise ValueError(f"the direction of a task is 1 or -1, got {task!r}")
+        return direction[None]
+
+    def progress(self, velocity: Array, tasks: Array) -> Array:
+        """Return what the task thinks of a velocity (rows,)."""
+        return tasks[:, 0] * velocity
+
+
+class Velocity:
+    """Tasks ``{"velocity": v*}``, v* ~ U(range); the reward is −|velocity − v*|."""
+
+    velocity_range: ClassVar[tuple[float, float]]
+
+    def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
+        """Draw velocities."""
+        return [{"velocity": v} for v in rng.uniform(*self.velocity_range, num_tasks).tolist()]
+
+    def task_values(self, task: TaskDescription) -> Array:
+        """Return the velocity (1,)."""
+        return task_array(task, "velocity", ())[None]
+
+    def progress(self, velocity: Array, tasks: Array) -> Array:
+        """Return what the task thinks of a velocity (rows,)."""
+        return -np.abs(velocity - tasks[:, 0])

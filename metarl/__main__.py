@@ -1,0 +1,6 @@
+"""``python -m metarl`` is ``metarl``."""
+
+from metarl.cli import main
+
+
+main()
