@@ -87,7 +87,7 @@ def test_advantages_are_those_of_the_recursion(discount: float, gae_lambda: floa
     episodes, _ = advantages(discount=discount, gae_lambda=gae_lambda)(batch)
     assert_close(episodes.advantages, naive_standardized(expected, batch.mask))
     assert isinstance(episodes, Episodes)
-    assert all(a is b for a, b in zip(episodes, batch, strict=False))
+    assert all(a is b for a, b in zip(episodes[:5], batch[:5], strict=True))
 
 
 @pytest.mark.parametrize("gae_lambda", [0.0, 1.0])
