@@ -3,29 +3,30 @@
 ``metarl evaluate runs/quick``
 """
 
-import math
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
 
-from metarl import checkpoint
+from metarl import loading
+from metarl.config import at_least, require
 from metarl.console import print_table
 from metarl.core.inner import InnerOptimizer, sgd
 from metarl.core.seeding import numpy_generator, torch_generator
 from metarl.core.types import MetaParams
-from metarl.experiments.maml_trpo import MAMLTRPO, Parts, build
+from metarl.experiments.maml_trpo import MAMLTRPO, build
+from metarl.loading import Loaded
 from metarl.rl.evaluate import AdaptationCurve, adaptation_curve, paper_rates, paper_tasks
-from metarl.tracking import Run, versions
+from metarl.rl.setup import Parts, paper_loop
+from metarl.tracking import versions
 
 
 TUNING_RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 TUNING_TASKS = 20
-MAY_CHANGE = {"iterations", "device", "track", "checkpoint_every", "chunk_size"}  # on resume
 
 
 @dataclass(frozen=True)
@@ -57,62 +58,15 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings, naming the flag."""
-        for name, low in (("inner_steps", 0), ("num_tasks", 1), ("episodes_per_task", 1)):
-            value = getattr(self, name)
-            if value is not None and value < low:
-                flag = "--" + name.replace("_", "-")
-                raise ValueError(f"{flag} must be at least {low}, got {value}")
-        if self.inner_lr is not None and not 0 <= self.inner_lr < math.inf:
-            raise ValueError(f"--inner-lr must be finite and at least 0, got {self.inner_lr}")
+        require(self, at_least(1), "num_tasks", "episodes_per_task")
+        require(self, at_least(0), "inner_steps", "inner_lr")
         if self.tune_inner_lr and self.inner_lr is not None:
             raise ValueError("--tune-inner-lr chooses the step size; leave out --inner-lr")
 
 
-class Loaded(NamedTuple):
-    """A run as it was at one checkpoint."""
-
-    run: Run
-    config: MAMLTRPO
-    iteration: int
-    params: MetaParams
-
-
-def load(folder: Path, *, iteration: int | None = None, device: str = "auto") -> Loaded:
-    """Open a run at a checkpoint, by default the last.
-
-    Raises:
-        FileNotFoundError: If there is no run.
-        ValueError: If there is no such checkpoint, or it is damaged.
-    """
-    run = Run.open(folder)
-    about = run.read_config()
-    config = MAMLTRPO.from_json({**about["config"], "device": device}, folder)
-    saved_at = run.checkpoints()
-    if not saved_at or (iteration is not None and iteration not in saved_at):
-        wanted = "" if iteration is None else f" of iteration {iteration}"
-        raise ValueError(f"{folder} has no checkpoint{wanted}; it has {saved_at or 'none'}")
-    chosen = saved_at[-1] if iteration is None else iteration
-    try:
-        saved = load_checkpoint(run, chosen)
-    except ValueError as error:
-        raise ValueError(f"{error}; choose another with --checkpoint: {saved_at}") from None
-    return Loaded(run, config, chosen, saved.params)
-
-
-def load_checkpoint(run: Run, iteration: int) -> checkpoint.Checkpoint:
-    """Read a checkpoint and make sure that it belongs to this run.
-
-    Raises:
-        ValueError: If it is damaged, or was renamed or copied from elsewhere.
-    """
-    path = run.checkpoint_path(iteration)
-    saved = checkpoint.load(path)
-    mine, theirs = run.read_config()["config"], saved.config
-    if saved.iteration != iteration or any(
-        mine.get(k) != theirs.get(k) for k in set(mine) - MAY_CHANGE
-    ):
-        raise ValueError(f"{path} belongs to another run or iteration ({saved.iteration})")
-    return saved
+def load(folder: Path, *, iteration: int | None = None, device: str = "auto") -> Loaded[MAMLTRPO]:
+    """Open a run at a checkpoint, by default the last."""
+    return loading.load(MAMLTRPO, folder, iteration=iteration, device=device)
 
 
 def main(args: Evaluate) -> None:
@@ -146,14 +100,16 @@ def main(args: Evaluate) -> None:
     print(f"written to {path} after {seconds:.0f} s")
 
 
-def evaluate(loaded: Loaded, args: Evaluate, num_steps: int, rate: float) -> AdaptationCurve:
+def evaluate(
+    loaded: Loaded[MAMLTRPO], args: Evaluate, num_steps: int, rate: float
+) -> AdaptationCurve:
     """Run the paper's protocol with first step size `rate`."""
     parts = build(loaded.config, num_tasks=args.num_tasks, episodes=args.episodes_per_task)
     tasks = paper_tasks(parts.sampler, args.seed)
     return _curve(loaded, parts, tasks, num_steps, rate, seed=args.seed)
 
 
-def tune(loaded: Loaded, num_steps: int) -> float:
+def tune(loaded: Loaded[MAMLTRPO], num_steps: int) -> float:
     """Return the step size with the best mean return over all steps, on tasks of its own."""
     parts = build(loaded.config, num_tasks=TUNING_TASKS)
     tasks = parts.sampler.sample_tasks(numpy_generator(loaded.config.seed, 0, "tuning"))
@@ -165,18 +121,23 @@ def tune(loaded: Loaded, num_steps: int) -> float:
 
 
 def _curve(
-    loaded: Loaded, parts: Parts, tasks: list[Any], num_steps: int, rate: float, *, seed: int
+    loaded: Loaded[MAMLTRPO],
+    parts: Parts,
+    tasks: list[Any],
+    num_steps: int,
+    rate: float,
+    *,
+    seed: int,
 ) -> AdaptationCurve:
     device = parts.sampler.device
     return adaptation_curve(
         parts.sampler,
         parts.policy,
-        replace(parts.loop, num_steps=num_steps),
-        to_device(loaded.params, device),
+        paper_loop(loaded.config, parts.loop, num_steps=num_steps, rate=rate),
+        loaded.params,
         tasks,
         torch_generator(seed, 0, "evaluation", device=device),
         process=parts.process,
-        optimizer=test_optimizer(loaded.config, rate),
     )
 
 
@@ -191,7 +152,7 @@ def test_optimizer(config: MAMLTRPO, rate: float) -> InnerOptimizer | None:
 
 
 def report(
-    loaded: Loaded, args: Evaluate, curve: AdaptationCurve, rate: float, seconds: float
+    loaded: Loaded[MAMLTRPO], args: Evaluate, curve: AdaptationCurve, rate: float, seconds: float
 ) -> dict[str, Any]:
     """Describe an evaluation so that it can be repeated and plotted."""
     return {

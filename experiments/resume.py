@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 import tyro
 
 from metarl import checkpoint
-from metarl.experiments.evaluate import load_checkpoint, to_device
+from metarl.config import to_json
+from metarl.device import resolve_device
 from metarl.experiments.maml_trpo import MAMLTRPO, build, train
+from metarl.loading import load_checkpoint, read_config
 from metarl.tracking import Run
 
 
@@ -32,14 +34,13 @@ def main(args: Resume) -> None:
     """Load the last checkpoint, cut the metrics back to it and train on."""
     run = Run.open(args.run)
     with run.lock():
-        about = run.read_config()
-        config = MAMLTRPO.from_json(about["config"], args.run)
+        before = read_config(MAMLTRPO, run)
         config = replace(
-            config,
-            iterations=config.iterations if args.iterations is None else args.iterations,
-            device=args.device or config.device,
+            before,
+            iterations=before.iterations if args.iterations is None else args.iterations,
+            device=args.device or before.device,
         )
-        start, saved = last_whole_checkpoint(run)
+        start, saved = last_whole_checkpoint(run, config)
         if start >= config.iterations:
             print(
                 f"{args.run} is complete: {start} iterations. Train on with --iterations, or see "
@@ -49,22 +50,22 @@ def main(args: Resume) -> None:
         parts = build(config)
         state = parts.learner.init(parts.params, device=parts.sampler.device)
         if saved is None:  # it died before its first checkpoint
-            checkpoint.save(run.checkpoint_path(0), state, iteration=0, config=config.to_json())
+            checkpoint.save(run.checkpoint_path(0), state, iteration=0, config=to_json(config))
         else:
-            params = to_device(saved.params, parts.sampler.device)
-            state = checkpoint.restore(state, saved._replace(params=params))
-        if config.to_json() != about["config"]:
-            run.change_config(config.to_json())
+            state = checkpoint.restore(state, saved)
+        if config != before:
+            run.change_config(to_json(config))
         run.cut_metrics(start)
         print(f"resuming {args.run} after iteration {start}")
         train(config, parts, run, state, start=start)
 
 
-def last_whole_checkpoint(run: Run) -> tuple[int, checkpoint.Checkpoint | None]:
+def last_whole_checkpoint(run: Run, config: MAMLTRPO) -> tuple[int, checkpoint.Checkpoint | None]:
     """Return the newest checkpoint that can be read, and its iteration; warn of damaged ones."""
+    device = resolve_device(config.device)
     for iteration in reversed(run.checkpoints()):
         try:
-            return iteration, load_checkpoint(run, iteration)
+            return iteration, load_checkpoint(run, config, iteration, device=device)
         except ValueError as error:
             print(f"metarl: warning: {error}; trying an earlier one", file=sys.stderr)
     if run.checkpoints():

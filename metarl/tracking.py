@@ -35,23 +35,21 @@ class Run:
     folder: Path
 
     @classmethod
-    def create(cls, folder: Path, experiment: str, config: dict[str, Any]) -> "Run":
-        """Make a new run folder.
+    @contextmanager
+    def create(cls, folder: Path, experiment: str, config: dict[str, Any]) -> Iterator["Run"]:
+        """Make a new run folder and hold it for writing.
 
         Raises:
             FileExistsError: If `folder` holds a run, or anything else.
+            RuntimeError: If another process is making a run of it.
         """
-        if (folder / "config.json").exists():
-            raise FileExistsError(
-                f"{folder} already holds a run; continue it with `metarl resume {folder}`, "
-                "or choose another --out"
-            )
-        if folder.exists() and (not folder.is_dir() or not _is_empty(folder)):
-            raise FileExistsError(f"{folder} exists and is not empty; choose another --out")
+        _refuse_taken(folder)
         folder.mkdir(parents=True, exist_ok=True)
         run = cls(folder)
-        run.write_config(experiment, config)
-        return run
+        with run.lock():
+            _refuse_taken(folder)  # by a process that came and went since the first look
+            run.write_config(experiment, config)
+            yield run
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
@@ -243,6 +241,16 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def _refuse_taken(folder: Path) -> None:
+    if (folder / "config.json").exists():
+        raise FileExistsError(
+            f"{folder} already holds a run; continue it with `metarl resume {folder}`, "
+            "or choose another --out"
+        )
+    if folder.exists() and (not folder.is_dir() or not _is_empty(folder)):
+        raise FileExistsError(f"{folder} exists and is not empty; choose another --out")
 
 
 def _is_empty(folder: Path) -> bool:

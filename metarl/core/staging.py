@@ -5,7 +5,6 @@ where the vector enters, everything else (activations, their squares, transposes
 and what is left runs without autograd: about twice as fast as differentiating a retained graph.
 """
 
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -34,8 +33,25 @@ METHODS: dict[Any, str] = {
     aten.unsqueeze.default: "unsqueeze",
     aten.view.default: "view",
 }
+# Element by element, so that the result may take the place of an argument that nobody else reads.
+IN_PLACE: dict[Any, str] = {
+    aten.add.Tensor: "add_",
+    aten.mul.Scalar: "mul_",
+    aten.mul.Tensor: "mul_",
+    aten.neg.default: "neg_",
+}
+VIEWS = {
+    aten.squeeze.dim,
+    aten.t.default,
+    aten.transpose.int,
+    aten.unsqueeze.default,
+    aten.view.default,
+}
 RESHAPES = {aten.squeeze_.dim: aten.squeeze.dim, aten.squeeze_.dims: aten.squeeze.dims}
 PRODUCTS = {aten.mm.default: "addmm", aten.bmm.default: "baddbmm"}
+ADDED = {f"{method}{suffix}" for method in PRODUCTS.values() for suffix in ("", "_")}
+FRESH = {*IN_PLACE, *IN_PLACE.values(), *PRODUCTS, *ADDED, aten.threshold_backward.default}
+ZEROS = {aten.zeros_like.default}
 
 
 class Staged(NamedTuple):
@@ -121,20 +137,36 @@ def _program(
 
 
 def _simplify(graph: fx.Graph) -> None:
-    """Cancel double transposes, fold additions into products, call the quick way."""
+    """Drop what does nothing, fold additions into products, work in place, call the quick way."""
     for node in graph.nodes:
         source = node.args[0] if node.target is aten.t.default else None
         if isinstance(source, fx.Node) and source.target is aten.t.default:
             node.replace_all_uses_with(source.args[0])
+    for node in list(graph.nodes):
+        if node.target is aten.add.Tensor and not node.kwargs:
+            _skip_zeros(node)
     graph.eliminate_dead_code()
     for node in list(graph.nodes):
         if node.target is aten.add.Tensor and not node.kwargs:
             _accumulate(graph, node)
     graph.eliminate_dead_code()
+    for node in list(graph.nodes):
+        _reuse_memory(graph, node)
+    graph.eliminate_dead_code()
     for node in graph.nodes:
         if node.target in METHODS:
             node.op, node.target = "call_method", METHODS[node.target]
     graph.lint()
+
+
+def _skip_zeros(node: fx.Node) -> None:
+    """Replace ``x + zeros`` by x: what the second derivative of a ReLU adds."""
+    for zeros, other in (node.args, node.args[::-1]):
+        if not (isinstance(zeros, fx.Node) and isinstance(other, fx.Node)):
+            return
+        if zeros.target in ZEROS and _kind(other) == _kind(node):
+            node.replace_all_uses_with(other)
+            return
 
 
 def _accumulate(graph: fx.Graph, node: fx.Node) -> None:
@@ -146,13 +178,48 @@ def _accumulate(graph: fx.Graph, node: fx.Node) -> None:
     x, product = sorted(terms, key=lambda n: (n.target in PRODUCTS, order[n]))
     if product.target not in PRODUCTS or len(product.users) > 1:
         return
-    shape = operator.attrgetter("shape")
-    if shape(product.meta["val"]) != shape(node.meta["val"]):
+    if _kind(product) != _kind(node):
         return
-    fresh = x.target in {*PRODUCTS, *(f"{m}_" for m in PRODUCTS.values())} and len(x.users) == 1
-    in_place = fresh and shape(x.meta["val"]) == shape(node.meta["val"])  # else it is broadcast
+    in_place = _is_spent(x) and _kind(x) == _kind(node)  # else it is broadcast
     name = PRODUCTS[product.target] + ("_" if in_place else "")
     with graph.inserting_before(node):
         fused = graph.call_method(name, (x, *product.args))
     fused.meta = dict(node.meta)
     node.replace_all_uses_with(fused)
+
+
+def _reuse_memory(graph: fx.Graph, node: fx.Node) -> None:
+    """Let an elementwise operator write over an argument that nobody reads again.
+
+    Large intermediates then stay in the cache, where fresh memory would have to be brought in.
+    """
+    kind = node.target
+    if kind is not aten.threshold_backward.default and (kind not in IN_PLACE or node.kwargs):
+        return
+    commutes = kind in (aten.add.Tensor, aten.mul.Tensor)
+    for x, *others in (node.args, node.args[::-1]) if commutes else (node.args,):
+        if not isinstance(x, fx.Node) or x in others or not _is_spent(x):
+            continue
+        if _kind(x) != _kind(node):
+            continue
+        with graph.inserting_before(node):
+            if kind in IN_PLACE:
+                written = graph.call_method(IN_PLACE[kind], (x, *others))
+            else:
+                out = aten.threshold_backward.grad_input
+                written = graph.call_function(out, (x, *others), {"grad_input": x})
+        written.meta = dict(node.meta)
+        node.replace_all_uses_with(written)
+        return
+
+
+def _is_spent(node: fx.Node) -> bool:
+    """Say whether a node is memory of this program that has one reader left."""
+    while len(node.users) == 1 and node.target in VIEWS:
+        node = node.args[0]  # type: ignore[assignment]
+    return len(node.users) == 1 and node.target in FRESH
+
+
+def _kind(node: fx.Node) -> tuple[Any, ...]:
+    value = node.meta["val"]
+    return value.shape, value.dtype, value.layout
