@@ -28,6 +28,25 @@ def test_neither_chunks_nor_the_order_of_tasks_change_the_step() -> None:
         assert_close(same, metrics, rtol=1e-8, atol=1e-10)
 
 
+def test_part_of_the_episodes_gives_the_fisher_of_the_whole_when_the_rest_repeats_them() -> None:
+    objective, meta, tasks = problem(first_order=True)
+    twice = tree.map_leaves(lambda x: torch.cat([x, x], 2), tasks)
+    options = {"cg_steps": 5}
+    new, metrics = trust_region_step(objective, meta, twice, **options)
+    half, same = trust_region_step(objective, meta, twice, fisher_fraction=0.5, **options)
+    assert relative_error(half, new) < 1e-10
+    assert_close(same, metrics, rtol=1e-8, atol=1e-10)
+    other, _ = trust_region_step(objective, meta, tasks, fisher_fraction=0.5, **options)
+    assert relative_error(other, new) > 1e-4
+
+
+def test_fisher_fraction_outside_its_range_is_refused() -> None:
+    objective, meta, tasks = problem()
+    for fraction in (0.0, 1.5):
+        with pytest.raises(ValueError, match="fisher_fraction"):
+            trust_region_step(objective, meta, tasks, fisher_fraction=fraction)
+
+
 @pytest.mark.parametrize("kind", ["gaussian", "categorical"])
 @pytest.mark.parametrize("max_kl", [1e-3, 0.1])
 def test_step_lowers_the_surrogate_inside_the_trust_region(kind: str, max_kl: float) -> None:

@@ -1,5 +1,7 @@
 """A natural-gradient step of meta-parameters inside a trust region (Schulman et al. 2015)."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from metarl.core import chunks, tree
 from metarl.core.linalg import conjugate_gradient
 from metarl.core.types import MetaParams, Metrics, Task
 from metarl.rl.episodes import zero_padding
-from metarl.rl.objective import AdaptedPolicy
+from metarl.rl.objective import AdaptedPolicy, Linearization
 
 
 @chunks.one_thread_per_operator()
@@ -23,6 +25,7 @@ def trust_region_step(
     cg_damping: float = 1e-5,
     backtracks: int = 15,
     backtrack_ratio: float = 0.8,
+    fisher_fraction: float = 1.0,
     chunk_size: int | None = None,
 ) -> tuple[MetaParams, Metrics]:
     """Minimize the surrogate within mean KL(old ‖ new) ≤ `max_kl` on post-adaptation states.
@@ -40,6 +43,10 @@ def trust_region_step(
         cg_damping: Added to the Fisher's diagonal while solving.
         backtracks: Points of the line search.
         backtrack_ratio: How much shorter each is than the one before.
+        fisher_fraction: Part of each task's episodes that the Fisher is computed on. Below 1 the
+            products are that much cheaper and the direction is noisier; surrogate, gradient and
+            line search always see every episode. Episodes are drawn alike, so the first ones are
+            as good a sample as any, and the same seed gives the same ones.
         chunk_size: Tasks worked on at a time; by default as many as fit the cache.
 
     Returns:
@@ -47,31 +54,39 @@ def trust_region_step(
 
     Raises:
         FloatingPointError: If the surrogate or its gradient is not finite.
+        ValueError: If `fisher_fraction` is outside (0, 1].
     """
+    if not 0 < fisher_fraction <= 1:
+        raise ValueError(f"fisher_fraction must be in (0, 1], got {fisher_fraction}")
     tasks = Task(tuple(zero_padding(b) for b in tasks.support), zero_padding(tasks.query))
-    query = tasks.query
-    num_tasks, device = query.mask.shape[0], query.mask.device
-    size = chunk_size or chunks.cache_sized(query.mask[0].numel(), device)
-    parts = chunks.split(tasks, size)
+    num_tasks, device = tasks.query.mask.shape[0], tasks.query.mask.device
+
+    def chunked(tasks: Task) -> list[Task]:
+        examples = tasks.query.mask[0].numel()
+        return chunks.split(tasks, chunk_size or chunks.cache_sized(examples, device))
 
     def mean(function: Any, items: list[Any]) -> Any:
         results = chunks.parallel_map(function, items, device=device)
         return tree.scale(tree.total(results), 1 / num_tasks)
 
-    at_old = chunks.parallel_map(lambda part: objective.linearize(meta, part), parts, device=device)
+    def linearize(parts: list[Task]) -> list[Linearization]:
+        return chunks.parallel_map(lambda p: objective.linearize(meta, p), parts, device=device)
+
+    parts = chunked(tasks)
+    at_old = linearize(parts)
     before = torch.stack([c.surrogate for c in at_old]).sum() / num_tasks
     gradient = tree.scale(tree.total([c.gradient for c in at_old]), 1 / num_tasks)
     _check_finite(before, gradient)
+    if fisher_fraction < 1:
+        del at_old  # its residuals are as large as all the episodes
+        at_old = linearize(chunked(_fewer_episodes(tasks, fisher_fraction)))
 
-    def damped_fisher(vector: MetaParams) -> MetaParams:
+    def fisher(vector: MetaParams) -> MetaParams:
         product: MetaParams = mean(lambda c: c.fisher(vector), at_old)
-        return tree.add(product, vector, scale=cg_damping)
+        return product
 
-    solution, residual = conjugate_gradient(damped_fisher, gradient, steps=cg_steps)
-    image = tree.add(tree.add(gradient, residual, scale=-1.0), solution, scale=-cg_damping)
-    curvature = tree.dot(solution, image).clamp(min=torch.finfo(before.dtype).tiny)
-    step = tree.scale(solution, -torch.sqrt(2 * max_kl / curvature))
-    del at_old  # and with it every retained graph, before the line search
+    step, residual = _longest_step(fisher, gradient, max_kl, cg_steps, cg_damping)
+    del at_old  # and with it every residual, before the line search
 
     def evaluate(candidate: MetaParams) -> tuple[Tensor, Tensor]:
         def chunk_sum(part: Task) -> Any:
@@ -82,7 +97,11 @@ def trust_region_step(
             loss, kl = mean(chunk_sum, parts)
         return loss, kl
 
-    metrics = {"gradient/outer": tree.norm(gradient), "trpo/surrogate": before}
+    metrics = {
+        "gradient/outer": tree.norm(gradient),
+        "trpo/surrogate": before,
+        "trpo/cg_residual": tree.norm(residual) / tree.norm(gradient),
+    }
     fraction = 1.0
     for _ in range(backtracks):
         candidate = tree.add(meta, step, scale=fraction)
@@ -93,6 +112,34 @@ def trust_region_step(
         fraction *= backtrack_ratio
     refused = {"improvement": 0.0, "kl": 0.0, "step_fraction": 0.0}
     return meta, metrics | _scalars(refused, like=before)
+
+
+def _longest_step(
+    fisher: Callable[[MetaParams], MetaParams],
+    gradient: MetaParams,
+    max_kl: float,
+    cg_steps: int,
+    cg_damping: float,
+) -> tuple[MetaParams, MetaParams]:
+    """Return −sqrt(2 δ / sᵀHs) · s with s ≈ (H + damping)⁻¹ g, and the residual of s.
+
+    sᵀHs is without the damping, and costs no product: H s = g − residual − damping · s.
+    """
+
+    def damped(vector: MetaParams) -> MetaParams:
+        return tree.add(fisher(vector), vector, scale=cg_damping)
+
+    solution, residual = conjugate_gradient(damped, gradient, steps=cg_steps)
+    image = tree.add(tree.add(gradient, residual, scale=-1.0), solution, scale=-cg_damping)
+    curvature = tree.dot(solution, image)
+    curvature = curvature.clamp(min=torch.finfo(curvature.dtype).tiny)
+    return tree.scale(solution, -torch.sqrt(2 * max_kl / curvature)), residual
+
+
+def _fewer_episodes(tasks: Task, fraction: float) -> Task:
+    """Keep the first episodes of every task."""
+    kept = math.ceil(fraction * tasks.query.mask.shape[2])
+    return tree.map_leaves(lambda x: x[:, :, :kept].contiguous(), tasks)
 
 
 def _scalars(values: dict[str, Any], *, like: Tensor) -> Metrics:
