@@ -407,8 +407,11 @@ def test_damaged_configuration_is_one_line(
     run = tmp_path / "run"
     shutil.copytree(whole, run)
     about = json.loads((run / "config.json").read_text())
-    del about["config"]["seed"]
+    del about["config"]["hidden"]  # takes its default, which is not what the checkpoints say
     (run / "config.json").write_text(json.dumps(about))
-    assert "['seed']" in refusal(capsys, "resume", run)
+    assert "differs from config.json in ['hidden']" in refusal(capsys, "evaluate", run)
+    about["config"]["hidden"] = "8x8"
+    (run / "config.json").write_text(json.dumps(about))
+    assert "--hidden must be tuple" in refusal(capsys, "resume", run)
     (run / "config.json").write_text("{")
     assert "not a configuration" in refusal(capsys, "resume", run)

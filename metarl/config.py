@@ -1,0 +1,126 @@
+"""Configurations: frozen dataclasses whose fields are flags, checked when made and when read."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What every run is given, whatever it trains; an experiment adds its own fields.
+
+    A field that is added later needs a default that does what was done before: configurations
+    written without it are read with the default.
+    """
+
+    out: Path
+    """Run folder to make."""
+    iterations: int = 100
+    """Meta-updates."""
+    seed: int = 0
+    """Seed of everything random."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the parameters live."""
+    checkpoint_every: int = 10
+    """Iterations between checkpoints."""
+    track: Literal["none", "tensorboard", "wandb"] = "none"
+    """Also send metrics to a tracker."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings, naming the flag."""
+        require(self, at_least(1), "iterations", "checkpoint_every")
+        require(self, at_least(0), "seed")
+
+
+Kind = TypeVar("Kind", bound=RunConfig)
+NEUTRAL = frozenset({"device", "track", "checkpoint_every", "chunk_size"})  # not what is learned
+
+
+class Range(NamedTuple):
+    """Which numbers a flag accepts."""
+
+    text: str
+    holds: Callable[[int | float], bool]
+
+
+def at_least(low: int) -> Range:
+    """Accept `low` and more."""
+    return Range(f"at least {low}", lambda value: value >= low)
+
+
+def greater_than(low: int) -> Range:
+    """Accept more than `low`."""
+    return Range(f"greater than {low}", lambda value: value > low)
+
+
+def between(low: int, high: int) -> Range:
+    """Accept `low`, `high` and what lies between them."""
+    return Range(f"between {low} and {high}", lambda value: low <= value <= high)
+
+
+def inside(low: int, high: int) -> Range:
+    """Accept what lies between `low` and `high`, but neither of them."""
+    return Range(f"between {low} and {high}, without them", lambda value: low < value < high)
+
+
+def require(config: object, accepted: Range, *names: str) -> None:
+    """Make sure that fields hold finite numbers in a range; None passes, and () too.
+
+    Raises:
+        ValueError: If one does not; the message names its flag.
+    """
+    for name in names:
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else () if value is None else (value,):
+            if not math.isfinite(number):
+                raise ValueError(f"{flag(name)} must be finite, got {value}")
+            if not accepted.holds(number):
+                raise ValueError(f"{flag(name)} must be {accepted.text}, got {value}")
+
+
+def flag(name: str) -> str:
+    """Return the flag of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def to_json(config: RunConfig) -> dict[str, Any]:
+    """Return the fields that make the run what it is: all but the folder."""
+    named = {name: value for name, value in asdict(config).items() if name != "out"}
+    return {name: [*v] if isinstance(v, tuple) else v for name, v in named.items()}
+
+
+def from_json(kind: type[Kind], values: dict[str, Any], out: Path) -> Kind:
+    """Rebuild the configuration of the run in `out`; what it lacks takes its default.
+
+    Raises:
+        ValueError: If there are fields that this version does not know, or impossible values.
+    """
+    hints = get_type_hints(kind)
+    types = {field.name: hints[field.name] for field in fields(kind) if field.name != "out"}
+    if unknown := sorted(set(values) - set(types)):
+        raise ValueError(f"{out}/config.json is of another version, or damaged: it has {unknown}")
+    try:
+        read = {name: _read(name, types[name], value) for name, value in values.items()}
+        return kind(**{**read, "out": out})
+    except (ValueError, TypeError) as error:  # TypeError: a field without a default is missing
+        raise ValueError(f"{out}/config.json is damaged: {error}") from None
+
+
+def _read(name: str, kind: Any, value: Any) -> Any:
+    """Turn a JSON value into one of type `kind`; JSON has no tuples and may write 1 for 1.0."""
+    options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    for option in options:
+        origin, inner = get_origin(option), get_args(option)
+        if origin is tuple and isinstance(value, list):  # tuple[T, ...]
+            return tuple(_read(name, inner[0], item) for item in value)
+        if origin is Literal and any(type(value) is type(c) and value == c for c in inner):
+            return value
+        if option is float and type(value) is int:
+            return float(value)
+        if type(value) is option:
+            return value
+    text = " or ".join(str(getattr(o, "__name__", o) if not get_args(o) else o) for o in options)
+    raise ValueError(f"{flag(name)} must be {text.replace('typing.', '')}, got {value!r}")

@@ -1,0 +1,129 @@
+"""What every meta-RL experiment starts from: its settings, and the parts that they mean."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+from metarl.config import RunConfig, at_least, between, greater_than, require
+from metarl.core.adapt import InnerLoop
+from metarl.core.inner import meta_sgd, sgd
+from metarl.core.seeding import torch_generator
+from metarl.core.types import MetaLearner, Params
+from metarl.device import resolve_device
+from metarl.rl.advantages import Process, advantages
+from metarl.rl.evaluate import paper_rates
+from metarl.rl.losses import ESTIMATORS
+from metarl.rl.policies import Policy, mlp_policy
+from metarl.rl.sampler import Sampler, make_sampler
+
+
+INNER = {"sgd": sgd, "meta-sgd": meta_sgd}
+
+
+@dataclass(frozen=True)
+class RLConfig(RunConfig):
+    """A distribution of tasks, a policy, and how it adapts; a method adds its meta-update."""
+
+    env: str = "metarl/Navigation2D-v0"
+    """Gymnasium id of an environment with tasks."""
+    observe_task: bool = False
+    """Append the task to the observation."""
+    num_tasks: int = 20
+    """Tasks of a meta-batch."""
+    episodes_per_task: int = 20
+    """Episodes of each task before and after each inner step."""
+    inner_steps: int = 1
+    """Inner policy-gradient steps, each on fresh episodes."""
+    inner_lr: float = 0.5
+    """Step size of the inner steps."""
+    inner: Literal["sgd", "meta-sgd"] = "sgd"
+    """Inner optimizer; meta-sgd learns one rate per parameter, starting at --inner-lr."""
+    estimator: Literal["reinforce", "ratio"] = "reinforce"
+    """Inner loss: log-probability (the paper's) or likelihood ratio (keeps the score term)."""
+    first_order: bool = False
+    """Treat inner gradients as constants (FOMAML)."""
+    hidden: tuple[int, ...] = (100, 100)
+    """Widths of the policy's hidden layers."""
+    activation: Literal["relu", "tanh"] = "relu"
+    """Nonlinearity of the policy."""
+    output_gain: float = 0.1
+    """Factor of the last layer's initial weights: a policy that starts out much the same everywhere
+    does not run away from the origin before the first updates reach it."""
+    init_std: float = 1.0
+    """Initial standard deviation of the actions, where [-1, 1] is the full range."""
+    action_scale: float = 1.0
+    """Unit of the policy's outputs and of its learned standard deviation. 0.1 is what peers mean by
+    a policy that acts in [-10, 10]: the same inner step moves it less."""
+    discount: float = 0.99
+    """Discount factor of rewards."""
+    gae_lambda: float = 1.0
+    """Lambda of generalized advantage estimation."""
+    chunk_size: int | None = None
+    """Tasks worked on at a time; by default as many as fit the processor's cache."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings, naming the flag."""
+        super().__post_init__()
+        require(self, at_least(1), "num_tasks", "episodes_per_task", "hidden", "chunk_size")
+        require(self, at_least(0), "inner_steps", "inner_lr")
+        require(self, greater_than(0), "output_gain", "init_std", "action_scale")
+        require(self, between(0, 1), "discount", "gae_lambda")
+
+
+class Parts(NamedTuple):
+    """Everything that a configuration means."""
+
+    policy: Policy
+    params: Params
+    loop: InnerLoop
+    learner: MetaLearner
+    process: Process
+    sampler: Sampler
+
+
+def make_parts(
+    config: RLConfig,
+    learner: Callable[[Policy, InnerLoop], MetaLearner],
+    *,
+    num_tasks: int | None = None,
+    episodes: int | None = None,
+) -> Parts:
+    """Build the parts of a run.
+
+    Args:
+        config: Its settings.
+        learner: Makes the method's meta-learner.
+        num_tasks: Instead of the run's, for an evaluation.
+        episodes: Episodes per task instead of the run's, for an evaluation.
+    """
+    sampler = make_sampler(
+        config.env,
+        num_tasks=config.num_tasks if num_tasks is None else num_tasks,
+        episodes_per_task=config.episodes_per_task if episodes is None else episodes,
+        device=resolve_device(config.device),
+        **({"observe_task": True} if config.observe_task else {}),
+    )
+    policy, params = mlp_policy(
+        sampler.env.single_observation_space,
+        sampler.env.single_action_space,
+        hidden=config.hidden,
+        activation=config.activation,
+        output_gain=config.output_gain,
+        init_std=config.init_std,
+        scale=config.action_scale,
+        generator=torch_generator(config.seed, 0, "parameters"),
+    )
+    loop = InnerLoop(
+        ESTIMATORS[config.estimator](policy),
+        INNER[config.inner](config.inner_lr),
+        first_order=config.first_order,
+        num_steps=config.inner_steps,
+    )
+    process = advantages(discount=config.discount, gae_lambda=config.gae_lambda)
+    return Parts(policy, params, loop, learner(policy, loop), process, sampler)
+
+
+def paper_loop(config: RLConfig, loop: InnerLoop, *, num_steps: int, rate: float) -> InnerLoop:
+    """Return the loop of the paper's test: step size `rate`, then half of it; learned ones stay."""
+    optimizer = sgd(paper_rates(rate)) if config.inner == "sgd" else loop.optimizer
+    return replace(loop, num_steps=num_steps, optimizer=optimizer)
