@@ -9,7 +9,7 @@ from typing import Any, cast
 import tyro
 
 from metarl import checkpoint
-from metarl.config import at_least, greater_than, inside, require, to_json
+from metarl.config import at_least, between, greater_than, inside, require, to_json
 from metarl.core.adapt import InnerLoop
 from metarl.core.seeding import numpy_generator, torch_generator
 from metarl.core.types import MetaLearner, MetaState
@@ -18,7 +18,8 @@ from metarl.rl.maml_trpo import maml_trpo
 from metarl.rl.metrics import rollout_metrics
 from metarl.rl.policies import Policy
 from metarl.rl.setup import Parts, RLConfig, make_parts
-from metarl.tracking import Run, require_tracker
+from metarl.trackers import require_tracker
+from metarl.tracking import Run
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class MAMLTRPO(RLConfig):
     """Points of the line search."""
     backtrack_ratio: float = 0.8
     """Ratio of successive step lengths in the line search."""
+    fisher_fraction: float = 1.0
+    """Part of each task's episodes that the Fisher is computed on: cheaper, and noisier, below 1."""
 
     def __post_init__(self) -> None:
         """Refuse impossible settings, naming the flag."""
@@ -47,6 +50,8 @@ class MAMLTRPO(RLConfig):
         require(self, at_least(1), "cg_steps", "backtracks")
         require(self, at_least(0), "cg_damping")
         require(self, inside(0, 1), "backtrack_ratio")
+        require(self, greater_than(0), "fisher_fraction")
+        require(self, between(0, 1), "fisher_fraction")
 
 
 def build(config: MAMLTRPO, *, num_tasks: int | None = None, episodes: int | None = None) -> Parts:
@@ -61,6 +66,7 @@ def build(config: MAMLTRPO, *, num_tasks: int | None = None, episodes: int | Non
             cg_damping=config.cg_damping,
             backtracks=config.backtracks,
             backtrack_ratio=config.backtrack_ratio,
+            fisher_fraction=config.fisher_fraction,
             chunk_size=config.chunk_size,
         )
 
