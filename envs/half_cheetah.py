@@ -6,22 +6,14 @@ import numpy as np
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 
 from metarl.envs.base import Array
-from metarl.envs.locomotion import BatchedLocomotion, LocomotionEnv, States
+from metarl.envs.batched_locomotion import BatchedLocomotion
+from metarl.envs.locomotion import LocomotionEnv, States
 from metarl.envs.planar import center_of_mass
 from metarl.envs.tasks import Direction, Velocity
 
 
-CONTROL_COST = 0.05  # of every version; Gymnasium's own is 0.1
-
-
-class _HalfCheetah(LocomotionEnv, HalfCheetahEnv):  # type: ignore[misc]
-    def velocity(self, before: States, after: States) -> Array:
-        """Return the velocity that is rewarded (rows,)."""
-        raise NotImplementedError
-
-    def rewards(self, before: States, after: States, actions: Array, tasks: Array) -> Array:
-        progress = self.progress(self.velocity(before, after), tasks)
-        return progress - CONTROL_COST * np.square(actions).sum(axis=1)
+class _HalfCheetah(LocomotionEnv, HalfCheetahEnv):
+    control_cost_weight = 0.05  # of every version; Gymnasium's own is 0.1
 
 
 class _FinnHalfCheetah(_HalfCheetah):
@@ -34,7 +26,7 @@ class _FinnHalfCheetah(_HalfCheetah):
 
     def features(self, states: States) -> Array:
         center = center_of_mass(self.model, states.qpos, states.qvel)[0]
-        return np.concatenate([states.qpos[:, 1:], states.qvel, center], axis=1)
+        return np.concatenate([super().features(states), center], axis=1)
 
     def noise(self, rng: np.random.Generator) -> tuple[Array, Array]:
         moved = 0.01 * rng.standard_normal(self.model.nq)
@@ -46,30 +38,160 @@ class _GymHalfCheetah(_HalfCheetah):
 
     constants = {"frame_skip": 5}  # noqa: RUF012
 
-    def velocity(self, before: States, after: States) -> Array:
-        velocity: Array = (after.qpos[:, 0] - before.qpos[:, 0]) / self.dt
-        return velocity
-
-    def features(self, states: States) -> Array:
-        return np.concatenate([states.qpos[:, 1:], states.qvel], axis=1)
+    def noise(self, rng: np.random.Generator) -> tuple[Array, Array]:
+        scale = self._reset_noise_scale
+        moved = rng.uniform(-scale, scale, self.model.nq)
+        return moved, scale * rng.standard_normal(self.model.nv)
 
 
 class HalfCheetahDirV0(Direction, _FinnHalfCheetah):
-    """doc"""
+    """A half-cheetah runs forwards or backwards, in the physics of Finn et al. 2017.
+
+    ## Description
+    The direction is not observed: it shows in the rewards alone. A planar robot with six motors;
+    one step is one substep of 0.01 s, so an episode is 2 s from rest.
+
+    ## Action space
+    `Box(-1, 1, (6,))`; larger actions are clipped.
+
+    | num | action |
+    |---|---|
+    | 0, 1, 2 | torques at the back thigh, shin and foot |
+    | 3, 4, 5 | torques at the front thigh, shin and foot |
+
+    ## Observation space
+    `Box(-inf, inf, (20,))`
+
+    | num | observation |
+    |---|---|
+    | 0, 1 | height and pitch of the torso |
+    | 2-7 | angles of the joints, in the order of the actions |
+    | 8-16 | velocities: root x and z, pitch, joints |
+    | 17, 18, 19 | center of mass of the whole body (x, y, z); y is 0 |
+
+    The absolute x among them is the paper's; -v1 has none.
+
+    ## Rewards
+    direction · v − 0.05 ‖action‖², where v is the velocity of the center of mass along x right
+    after the step.
+
+    ## Tasks
+    `{"direction": 1}` or `{"direction": -1}`, with equal odds.
+
+    ## Starting state
+    Positions + N(0, 0.01²), velocities + N(0, 0.1²).
+
+    ## Episode end
+    Terminates only if the simulation diverges; truncated after 200 steps.
+
+    ## Version history
+    v0: of Finn et al. 2017 (arXiv:1703.03400) and its code. v1: Gymnasium's physics, as in the work
+    that followed. Returns of the two cannot be compared.
+    """
 
 
 class HalfCheetahVelV0(Velocity, _FinnHalfCheetah):
-    """doc"""
+    """A half-cheetah runs at a velocity, in the physics of Finn et al. 2017.
+
+    ## Description
+    The velocity is not observed: it shows in the rewards alone. One step is 0.01 s.
+
+    ## Action space
+    `Box(-1, 1, (6,))`: torques, as in :class:`HalfCheetahDirV0`.
+
+    ## Observation space
+    `Box(-inf, inf, (20,))`, as in :class:`HalfCheetahDirV0`.
+
+    ## Rewards
+    −|v − v*| − 0.05 ‖action‖², where v is the velocity of the center of mass along x right after
+    the step.
+
+    ## Tasks
+    `{"velocity": v*}` with v* ~ U(0, 2) m/s.
+
+    ## Starting state
+    Positions + N(0, 0.01²), velocities + N(0, 0.1²).
+
+    ## Episode end
+    Terminates only if the simulation diverges; truncated after 200 steps.
+
+    ## Version history
+    v0: of Finn et al. 2017 (arXiv:1703.03400) and its code. v1: Gymnasium's physics and U(0, 3).
+    """
 
     velocity_range = (0.0, 2.0)
 
 
 class HalfCheetahDirV1(Direction, _GymHalfCheetah):
-    """doc"""
+    """A half-cheetah runs forwards or backwards, in Gymnasium's physics.
+
+    ## Description
+    The direction is not observed. One step is five substeps of 0.01 s; an episode is 5 s.
+
+    ## Action space
+    `Box(-1, 1, (6,))`; larger actions are clipped.
+
+    | num | action |
+    |---|---|
+    | 0, 1, 2 | torques at the back thigh, shin and foot |
+    | 3, 4, 5 | torques at the front thigh, shin and foot |
+
+    ## Observation space
+    `Box(-inf, inf, (17,))`
+
+    | num | observation |
+    |---|---|
+    | 0, 1 | height and pitch of the torso |
+    | 2-7 | angles of the joints, in the order of the actions |
+    | 8-16 | velocities: root x and z, pitch, joints |
+
+    ## Rewards
+    direction · Δx / 0.05 s − 0.05 ‖action‖², where Δx is how far the root moved along x.
+
+    ## Tasks
+    `{"direction": 1}` or `{"direction": -1}`, with equal odds.
+
+    ## Starting state
+    Positions + U(−0.1, 0.1), velocities + N(0, 0.1²).
+
+    ## Episode end
+    Terminates only if the simulation diverges; truncated after 100 steps.
+
+    ## Version history
+    v0: the physics of Finn et al. 2017. v1: of ProMP (Rothfuss et al. 2018, arXiv:1810.06784) and
+    later work, whose codes mostly let the policy act in [−10, 10] instead.
+    """
 
 
 class HalfCheetahVelV1(Velocity, _GymHalfCheetah):
-    """doc"""
+    """A half-cheetah runs at a velocity, in Gymnasium's physics.
+
+    ## Description
+    The velocity is not observed. One step is five substeps of 0.01 s; an episode is 5 s.
+
+    ## Action space
+    `Box(-1, 1, (6,))`: torques, as in :class:`HalfCheetahDirV1`.
+
+    ## Observation space
+    `Box(-inf, inf, (17,))`, as in :class:`HalfCheetahDirV1`.
+
+    ## Rewards
+    −|Δx / 0.05 s − v*| − 0.05 ‖action‖², where Δx is how far the root moved along x.
+
+    ## Tasks
+    `{"velocity": v*}` with v* ~ U(0, 3) m/s, as in ProMP, PEARL and VariBAD; -v0 and Finn et al.
+    2017 have U(0, 2).
+
+    ## Starting state
+    Positions + U(−0.1, 0.1), velocities + N(0, 0.1²).
+
+    ## Episode end
+    Terminates only if the simulation diverges; truncated after 100 steps.
+
+    ## Version history
+    v0: the physics and the velocities of Finn et al. 2017. v1: of ProMP (Rothfuss et al. 2018,
+    arXiv:1810.06784) and later work.
+    """
 
     velocity_range = (0.0, 3.0)
 

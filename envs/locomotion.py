@@ -21,9 +21,9 @@ from metarl.envs.base import Array, TaskDescription
 # included, and from 0 the first step could not be told from such a reset.
 START_TIME = 1.0
 
-DISPLAY = frozenset(
-    ("render_mode", "width", "height", "camera_id", "camera_name")
-    + ("default_camera_config", "max_geom", "visual_options")
+DISPLAY = (
+    *("render_mode", "width", "height", "camera_id", "camera_name"),
+    *("default_camera_config", "max_geom", "visual_options"),
 )
 
 
@@ -54,7 +54,7 @@ def quiet() -> Iterator[None]:
         mujoco.set_mju_user_warning(None)
 
 
-class LocomotionEnv(MujocoEnv):  # type: ignore[misc]
+class LocomotionEnv(MujocoEnv, EzPickle):
     """Base of the scalar faces, mixed in before a robot of Gymnasium.
 
     Actions are in [−1, 1] and mapped to the actuators' range; anything beyond is clipped. The
@@ -74,6 +74,8 @@ class LocomotionEnv(MujocoEnv):  # type: ignore[misc]
     unseen: ClassVar[int] = 1
     control_cost_weight: ClassVar[float]
     alive_bonus: ClassVar[float] = 0.0
+    observation_space: "spaces.Box[Any]"  # quoted: not every supported Gymnasium has it generic
+    _reset_noise_scale: float  # of Gymnasium's class
 
     def __init__(self, *, observe_task: bool = False, **kwargs: Any) -> None:
         """Load the model.
@@ -82,11 +84,9 @@ class LocomotionEnv(MujocoEnv):  # type: ignore[misc]
             observe_task: Append the task to the observation (for an oracle).
             kwargs: The settings of Gymnasium's class named in `DISPLAY`.
         """
-        if unknown := sorted(set(kwargs) - DISPLAY):
-            raise TypeError(
-                f"{type(self).__name__} takes observe_task and {', '.join(sorted(DISPLAY))}; "
-                f"got {', '.join(unknown)}"
-            )
+        if unknown := sorted(set(kwargs) - set(DISPLAY)):
+            known, got = ", ".join(("observe_task", *DISPLAY)), ", ".join(unknown)
+            raise TypeError(f"{type(self).__name__} takes {known}; got {got}")
         with quiet():
             super().__init__(**{**self.constants, **kwargs})
         EzPickle.__init__(self, observe_task=observe_task, **kwargs)
@@ -203,7 +203,8 @@ class LocomotionEnv(MujocoEnv):  # type: ignore[misc]
         fine = (np.abs(after.qpos) < limit).all(axis=1) & (np.abs(after.qvel) < limit).all(axis=1)
         diverged = reset | ~fine
         if diverged.any():
-            after = States(*(np.where(diverged[:, None], x, y) for x, y in zip(before, after)))
+            pairs = zip(before, after, strict=True)
+            after = States(*(np.where(diverged[:, None], x, y) for x, y in pairs))
         rewards = np.where(diverged, 0.0, self.rewards(before, after, actions, tasks))
         return self.observe(after, tasks), rewards, diverged | ~self.healthy(after), diverged
 
@@ -227,7 +228,9 @@ class LocomotionEnv(MujocoEnv):  # type: ignore[misc]
         self._use(self.task_model(self.task))
         moved, velocity = self.noise(self.np_random)
         with quiet():
-            self.set_state(self.init_qpos + moved, self.init_qvel + velocity)
+            self.set_state(  # type: ignore[no-untyped-call]
+                self.init_qpos + moved, self.init_qvel + velocity
+            )
             self.data.time = START_TIME
             observation: Array = self.observe(self._states(), self._values)[0]
         return observation
@@ -235,7 +238,9 @@ class LocomotionEnv(MujocoEnv):  # type: ignore[misc]
     def _get_reset_info(self) -> dict[str, float]:
         return {}
 
-    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+    def step(  # type: ignore[override]
+        self, action: Array
+    ) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Apply an action for `frame_skip` substeps."""
         actions, due = self.clip(np.asarray(action)[None]), self.data.time + self.dt
         with quiet():
@@ -244,10 +249,8 @@ class LocomotionEnv(MujocoEnv):  # type: ignore[misc]
             self.do_simulation(self.controls(actions)[0], self.frame_skip)
             after = self._states()
         late = np.array([self.data.time - due])
-        seen, rewards, ended, diverged = self.transition(
-            before, after, actions, self._values, late
-        )
+        seen, rewards, ended, diverged = self.transition(before, after, actions, self._values, late)
         if self.render_mode == "human":
-            self.render()
+            self.render()  # type: ignore[no-untyped-call]
         info = {"diverged": bool(diverged[0])}
         return seen[0], float(rewards[0]), bool(ended[0]), False, info

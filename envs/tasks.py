@@ -1,6 +1,6 @@
-"""What a robot may be asked to do: go somewhere, or somewhere at some speed."""
+"""What a robot may be asked to do: take a direction, keep a velocity, reach a place."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -41,4 +41,27 @@ class Velocity:
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
         """Return what the task thinks of a velocity (rows,)."""
-        return -np.abs(velocity - tasks[:, 0])
+        progress: Array = -np.abs(velocity - tasks[:, 0])
+        return progress
+
+
+class Goal:
+    """Tasks ``{"goal": [x, y]}``, uniform in a disc; the reward is −‖position − goal‖₁."""
+
+    goal_radius: ClassVar[float]
+
+    def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
+        """Draw goals; the root makes their density even, which a uniform radius would not."""
+        radius = self.goal_radius * np.sqrt(rng.uniform(size=num_tasks))
+        angle = rng.uniform(0.0, 2 * np.pi, num_tasks)
+        goals = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+        return [{"goal": goal} for goal in goals.tolist()]
+
+    def task_values(self, task: TaskDescription) -> Array:
+        """Return the goal (2,)."""
+        return task_array(task, "goal", (2,))
+
+    def nearness(self, positions: Array, tasks: Array) -> Array:
+        """Return what the task thinks of positions (rows, 2)."""
+        nearness: Array = -np.abs(positions - tasks).sum(axis=1)
+        return nearness

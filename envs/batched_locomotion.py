@@ -1,0 +1,137 @@
+"""The batched face of the robots: all episodes step together, in mujoco.rollout."""
+
+import os
+from typing import Any
+
+import mujoco
+import numpy as np
+from mujoco import rollout
+
+from metarl.envs.base import Array, BatchedTaskEnv, TaskDescription
+from metarl.envs.locomotion import START_TIME, LocomotionEnv, States, quiet
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class BatchedLocomotion(BatchedTaskEnv):
+    """Many episodes of a :class:`LocomotionEnv` at once, stepped by MuJoCo's own threads.
+
+    Ended rows are not simulated. Results do not depend on the number of threads.
+    """
+
+    def __init__(
+        self,
+        scalar: type[LocomotionEnv],
+        num_envs: int = 1,
+        *,
+        max_episode_steps: int,
+        num_threads: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Make `num_envs` rows.
+
+        Args:
+            scalar: The environment.
+            num_envs: Number of rows.
+            max_episode_steps: Horizon.
+            num_threads: Threads of the simulation; by default one for each available core.
+            kwargs: Of the scalar environment.
+        """
+        self.formulas = scalar(**kwargs)  # never stepped: it lends its model and its formulas
+        self.model = self.formulas.model
+        self.num_threads = num_threads or available_cores()
+        self._pool: rollout.Rollout | None = None
+        super().__init__(
+            num_envs,
+            self.formulas.observation_space,
+            self.formulas.action_space,
+            max_episode_steps=max_episode_steps,
+        )
+
+    def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
+        """Draw tasks from the distribution."""
+        return self.formulas.sample_tasks(num_tasks, rng)
+
+    def _check_tasks(self, tasks: list[TaskDescription]) -> None:
+        for task in {id(task): task for task in tasks}.values():
+            self.formulas.task_values(task)
+
+    def _reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
+        distinct = {id(task): task for task in tasks}
+        values = {key: self.formulas.task_values(task) for key, task in distinct.items()}
+        models = {key: self.formulas.task_model(task) for key, task in distinct.items()}
+        self._values = np.stack([values[id(task)] for task in tasks])
+        self._models = [models[id(task)] for task in tasks]
+        self._shared = all(model is self._models[0] for model in self._models)
+        noise = [self.formulas.noise(np.random.default_rng(seed)) for seed in seeds]
+        moved, velocity = (np.stack(x) for x in zip(*noise, strict=True))
+        size = mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        self._full = np.zeros((self.num_envs, size))
+        nq, nv = self.model.nq, self.model.nv
+        self._full[:, 0] = START_TIME
+        self._full[:, 1 : 1 + nq] = self.formulas.init_qpos + moved
+        self._full[:, 1 + nq : 1 + nq + nv] = self.formulas.init_qvel + velocity
+        everyone, still = np.arange(self.num_envs), np.zeros((self.num_envs, self.model.nu))
+        self._sensors = self._simulate(everyone, self._full, still, steps=0)[1]
+        return self.formulas.observe(self._states(everyone), self._values)
+
+    def _step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Array]]:
+        rows = np.flatnonzero(~self._ended)
+        before, full = self._states(rows), self._full[rows]
+        clipped = self.formulas.clip(np.asarray(actions)[rows])
+        after, sensors = self._simulate(rows, full, clipped, steps=self.formulas.frame_skip)
+        late = after[:, 0] - full[:, 0] - self.formulas.dt
+        self._full[rows], self._sensors[rows] = after, sensors
+        seen, rewards, ended, diverged = self.formulas.transition(
+            before, self._states(rows), clipped, self._values[rows], late
+        )
+        seen, rewards, ended, diverged = (
+            self._spread(rows, x) for x in (seen, rewards, ended, diverged)
+        )
+        return seen, rewards, ended, {"diverged": diverged}
+
+    def _states(self, rows: Array) -> States:
+        nq, nv = self.model.nq, self.model.nv
+        full = self._full[rows]
+        return States(full[:, 1 : 1 + nq], full[:, 1 + nq : 1 + nq + nv], self._sensors[rows])
+
+    def _spread(self, rows: Array, values: Array) -> Array:
+        """Put the values of running rows into an array of all rows; the others get 0."""
+        if len(rows) == self.num_envs:
+            return values
+        spread = np.zeros((self.num_envs, *values.shape[1:]), values.dtype)
+        spread[rows] = values
+        return spread
+
+    def _simulate(
+        self, rows: Array, full: Array, actions: Array, *, steps: int
+    ) -> tuple[Array, Array]:
+        """Return the states of rows after `steps` substeps, and the sensors' readings of those.
+
+        A rollout's readings belong to the state *before* each substep, so a model with sensors
+        takes one substep more, whose state is thrown away.
+        """
+        sensing = int(self.model.nsensordata > 0)
+        if steps + sensing == 0 or len(rows) == 0:
+            return full, np.empty((len(rows), self.model.nsensordata))
+        if self._pool is None:
+            self._pool = rollout.Rollout(nthread=self.num_threads if self.num_threads > 1 else 0)
+            self._data = [mujoco.MjData(self.model) for _ in range(self.num_threads)]
+        models = self._models[0] if self._shared else [self._models[row] for row in rows]
+        controls = self.formulas.controls(actions)[:, None]
+        with quiet():
+            states, sensors = self._pool.rollout(
+                models, self._data, full, controls, nstep=steps + sensing
+            )
+        readings = sensors[:, steps] if sensing else sensors[:, 0]
+        return states[:, max(steps, 1) - 1], readings
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Stop the threads."""
+        del kwargs
+        self._pool = None
