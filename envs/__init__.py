@@ -31,6 +31,15 @@ ENVIRONMENTS = (
     Row("metarl/HalfCheetahVel-v0", "half_cheetah", "HalfCheetahVelV0", 200),
     Row("metarl/HalfCheetahDir-v1", "half_cheetah", "HalfCheetahDirV1", 100),
     Row("metarl/HalfCheetahVel-v1", "half_cheetah", "HalfCheetahVelV1", 100),
+    Row("metarl/AntDir-v1", "ant", "AntDir", 100),
+    Row("metarl/AntVel-v1", "ant", "AntVel", 100),
+    Row("metarl/AntGoal-v1", "ant", "AntGoal", 200),
+    Row("metarl/Walker2dDir-v1", "walker2d", "Walker2dDir", 200),
+    Row("metarl/Walker2dVel-v1", "walker2d", "Walker2dVel", 200),
+    Row("metarl/HumanoidDir-v1", "humanoid", "HumanoidDir", 200),
+    Row("metarl/SwimmerVel-v1", "swimmer", "SwimmerVel", 100),
+    Row("metarl/HopperRandParams-v1", "rand_params", "HopperRandParams", 200),
+    Row("metarl/Walker2dRandParams-v1", "rand_params", "Walker2dRandParams", 200),
 )
 
 

@@ -1,0 +1,168 @@
+"""Ants that walk forwards or backwards, at a velocity, or to a place."""
+
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+from gymnasium.envs.mujoco.ant_v5 import AntEnv
+
+from metarl.envs.base import Array
+from metarl.envs.batched_locomotion import BatchedLocomotion
+from metarl.envs.locomotion import LocomotionEnv, States
+from metarl.envs.tasks import Direction, Goal, Velocity
+
+
+class _Ant(LocomotionEnv, AntEnv):
+    """The peers' "com" of an ant is the origin of its torso's frame: the root's position."""
+
+    constants = {"frame_skip": 5}  # noqa: RUF012
+    unseen = 2
+    healthy_heights: ClassVar[tuple[float, float]]
+
+    def healthy(self, states: States) -> Array:
+        low, high = self.healthy_heights
+        healthy: Array = (low <= states.qpos[:, 2]) & (states.qpos[:, 2] <= high)
+        return healthy
+
+    def noise(self, rng: np.random.Generator) -> tuple[Array, Array]:
+        scale = self._reset_noise_scale
+        moved = rng.uniform(-scale, scale, self.model.nq)
+        return moved, scale * rng.standard_normal(self.model.nv)
+
+
+class AntDir(Direction, _Ant):
+    """An ant walks forwards or backwards.
+
+    ## Description
+    The direction is not observed: it shows in the rewards alone. A quadruped with eight motors, in
+    three dimensions; one step is five substeps of 0.01 s.
+
+    Contact forces (`cfrc_ext`) are neither observed nor paid for: the simulator that steps all
+    episodes at once does not report them. Peers have 84 of them, and a cost of 0.0005 ‖·‖².
+
+    ## Action space
+    `Box(-1, 1, (8,))`; larger actions are clipped.
+
+    | num | action |
+    |---|---|
+    | 0, 1 | torques at hip and ankle of leg 4 (right back) |
+    | 2, 3 | of leg 1 (front left) |
+    | 4, 5 | of leg 2 (front right) |
+    | 6, 7 | of leg 3 (left back) |
+
+    ## Observation space
+    `Box(-inf, inf, (27,))`
+
+    | num | observation |
+    |---|---|
+    | 0 | height of the torso |
+    | 1-4 | orientation of the torso, a quaternion |
+    | 5-12 | angles of hip and ankle of legs 1, 2, 3, 4 |
+    | 13-18 | linear and angular velocity of the torso |
+    | 19-26 | velocities of the joints |
+
+    ## Rewards
+    direction · Δx / 0.05 s + 1 − 0.5 ‖action‖², where Δx is how far the torso moved along x.
+
+    ## Tasks
+    `{"direction": 1}` or `{"direction": -1}`, with equal odds.
+
+    ## Starting state
+    Positions + U(−0.1, 0.1), velocities + N(0, 0.1²).
+
+    ## Episode end
+    Terminates when the torso's height leaves [0, 1]; truncated after 100 steps.
+
+    ## Version history
+    v1: the constants of ProMP's `ant_rand_direc` (Rothfuss et al. 2018, arXiv:1810.06784). There is
+    no v0: the rllab ant of Finn et al. 2017 is another robot.
+    """
+
+    control_cost_weight = 0.5
+    alive_bonus = 1.0
+    healthy_heights = (0.0, 1.0)
+
+
+class AntVel(Velocity, _Ant):
+    """An ant walks at a velocity.
+
+    ## Description
+    The velocity is not observed. Physics as in :class:`AntDir`, without contact forces.
+
+    ## Action space
+    `Box(-1, 1, (8,))`: torques, as in :class:`AntDir`.
+
+    ## Observation space
+    `Box(-inf, inf, (27,))`, as in :class:`AntDir`. (pytorch-maml-rl also shows the absolute
+    position, twice, and the orientation a second time, as a matrix.)
+
+    ## Rewards
+    −|Δx / 0.05 s − v*| + 1.05 − 0.005 ‖action‖², where Δx is how far the torso moved along x.
+
+    ## Tasks
+    `{"velocity": v*}` with v* ~ U(0, 3) m/s.
+
+    ## Starting state
+    Positions + U(−0.1, 0.1), velocities + N(0, 0.1²).
+
+    ## Episode end
+    Terminates when the torso's height leaves [0.2, 1]; truncated after 100 steps.
+
+    ## Version history
+    v1: the task of Finn et al. 2017 (arXiv:1703.03400) on Gymnasium's ant, with the constants of
+    pytorch-maml-rl.
+    """
+
+    control_cost_weight = 0.005
+    alive_bonus = 1.05  # 1 against walking off, 0.05 for being alive
+    healthy_heights = (0.2, 1.0)
+    velocity_range = (0.0, 3.0)
+
+
+class AntGoal(Goal, _Ant):
+    """An ant walks to a place that it cannot see.
+
+    ## Description
+    The goal is not observed. Physics as in :class:`AntDir`, without contact forces.
+
+    ## Action space
+    `Box(-1, 1, (8,))`: torques, as in :class:`AntDir`.
+
+    ## Observation space
+    `Box(-inf, inf, (29,))`
+
+    | num | observation |
+    |---|---|
+    | 0, 1 | position of the torso (x, y); this task is about it |
+    | 2-28 | as in :class:`AntDir` |
+
+    ## Rewards
+    −‖position − goal‖₁ − 0.1 ‖action‖², where position is the torso's (x, y) after the step.
+
+    ## Tasks
+    `{"goal": [x, y]}`, uniform in a disc of 3 m around the start.
+
+    ## Starting state
+    Positions + U(−0.1, 0.1), velocities + N(0, 0.1²).
+
+    ## Episode end
+    Terminates only if the simulation diverges; truncated after 200 steps.
+
+    ## Version history
+    v1: the constants of ProMP's `ant_rand_goal` (Rothfuss et al. 2018, arXiv:1810.06784).
+    """
+
+    unseen = 0
+    control_cost_weight = 0.1
+    healthy_heights = (-np.inf, np.inf)
+    goal_radius = 3.0
+
+    def rewards(self, before: States, after: States, actions: Array, tasks: Array) -> Array:
+        """Return nearness − weight · ‖controls‖² (rows,)."""
+        nearness: Array = self.nearness(after.qpos[:, :2], tasks)
+        return nearness - self.control_cost_weight * self.effort(actions)
+
+
+BatchedAntDir = partial(BatchedLocomotion, AntDir)
+BatchedAntVel = partial(BatchedLocomotion, AntVel)
+BatchedAntGoal = partial(BatchedLocomotion, AntGoal)

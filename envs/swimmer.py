@@ -1,0 +1,56 @@
+"""Swimmers that keep a velocity."""
+
+from functools import partial
+
+from gymnasium.envs.mujoco.swimmer_v5 import SwimmerEnv
+
+from metarl.envs.batched_locomotion import BatchedLocomotion
+from metarl.envs.locomotion import LocomotionEnv
+from metarl.envs.tasks import Velocity
+
+
+class SwimmerVel(Velocity, LocomotionEnv, SwimmerEnv):
+    """A swimmer keeps a velocity.
+
+    ## Description
+    The velocity is not observed: it shows in the rewards alone. Three links in a viscous plane with
+    two motors; one step is four substeps of 0.01 s, an episode 4 s.
+
+    ## Action space
+    `Box(-1, 1, (2,))`: torques at the front and the back joint; larger actions are clipped.
+
+    ## Observation space
+    `Box(-inf, inf, (8,))`
+
+    | num | observation |
+    |---|---|
+    | 0 | angle of the front link to the x axis |
+    | 1, 2 | angles of the front and the back joint |
+    | 3, 4 | velocity of the tip (x, y) |
+    | 5-7 | velocities of the angles |
+
+    ## Rewards
+    −|Δx / 0.04 s − v*| − 0.0001 ‖action‖², where Δx is how far the tip moved along x. (ProMP's code
+    adds the first term, and so rewards to miss the velocity.)
+
+    ## Tasks
+    `{"velocity": v*}` with v* ~ U(0.1, 0.2) m/s.
+
+    ## Starting state
+    Positions and velocities + U(−0.1, 0.1).
+
+    ## Episode end
+    Terminates only if the simulation diverges; truncated after 100 steps.
+
+    ## Version history
+    v1: the constants of ProMP's `swimmer_rand_vel` (Rothfuss et al. 2018, arXiv:1810.06784), its
+    sign mended. No experiment with it is published; the horizon is that of the half-cheetahs.
+    """
+
+    constants = {"frame_skip": 4}  # noqa: RUF012
+    unseen = 2
+    control_cost_weight = 1e-4
+    velocity_range = (0.1, 0.2)
+
+
+BatchedSwimmerVel = partial(BatchedLocomotion, SwimmerVel)

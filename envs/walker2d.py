@@ -1,0 +1,130 @@
+"""Walkers that go forwards or backwards, or at a velocity."""
+
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+from gymnasium.envs.mujoco.walker2d_v5 import Walker2dEnv
+
+from metarl.envs.base import Array
+from metarl.envs.batched_locomotion import BatchedLocomotion
+from metarl.envs.locomotion import LocomotionEnv, States
+from metarl.envs.tasks import Direction, Velocity
+
+
+MAX_VELOCITY = 10.0  # what the policy sees of velocities is clipped to this
+
+
+class Legged(LocomotionEnv):
+    """Base of the planar robots that may fall: rewarded for being alive, ended when they lie.
+
+    Class attributes:
+        heights: Where the torso's height must be, the ends excluded.
+        max_pitch: How far the torso may lean, in radians.
+    """
+
+    control_cost_weight = 1e-3
+    alive_bonus = 1.0
+    heights: ClassVar[tuple[float, float]]
+    max_pitch: ClassVar[float]
+
+    def features(self, states: States) -> Array:
+        """Return positions without x, and velocities clipped to ±10."""
+        clipped = np.clip(states.qvel, -MAX_VELOCITY, MAX_VELOCITY)
+        return super().features(states._replace(qvel=clipped))
+
+    def healthy(self, states: States) -> Array:
+        """Say which rows stand."""
+        height, pitch = states.qpos[:, 1], states.qpos[:, 2]
+        low, high = self.heights
+        healthy: Array = (low < height) & (height < high) & (np.abs(pitch) < self.max_pitch)
+        return healthy
+
+
+class Walker2dRobot(Legged, Walker2dEnv):
+    """Gymnasium's walker and when it has fallen."""
+
+    heights = (0.8, 2.0)
+    max_pitch = 1.0
+
+
+class Walker2dDir(Direction, Walker2dRobot):
+    """A walker goes forwards or backwards.
+
+    ## Description
+    The direction is not observed: it shows in the rewards alone. A planar biped with six motors;
+    one step is eight substeps of 0.002 s, twice those of Gymnasium's own walker.
+
+    ## Action space
+    `Box(-1, 1, (6,))`; larger actions are clipped.
+
+    | num | action |
+    |---|---|
+    | 0, 1, 2 | torques at the right thigh, leg and foot |
+    | 3, 4, 5 | torques at the left thigh, leg and foot |
+
+    ## Observation space
+    `Box(-inf, inf, (17,))`
+
+    | num | observation |
+    |---|---|
+    | 0, 1 | height and pitch of the torso |
+    | 2-7 | angles of the joints, in the order of the actions |
+    | 8-16 | velocities, clipped to ±10: root x and z, pitch, joints |
+
+    ## Rewards
+    direction · Δx / 0.016 s + 1 − 0.001 ‖action‖², where Δx is how far the root moved along x.
+
+    ## Tasks
+    `{"direction": 1}` or `{"direction": -1}`, with equal odds.
+
+    ## Starting state
+    Positions and velocities + U(−0.005, 0.005).
+
+    ## Episode end
+    Terminates unless 0.8 < height < 2 and |pitch| < 1; truncated after 200 steps.
+
+    ## Version history
+    v1: the constants of ProMP's `walker2d_rand_direc` (Rothfuss et al. 2018, arXiv:1810.06784) on
+    the model of Gymnasium's v5, whose feet have one friction where the older one's have two.
+    """
+
+    constants = {"frame_skip": 8}  # noqa: RUF012
+
+
+class Walker2dVel(Velocity, Walker2dRobot):
+    """A walker goes at a velocity.
+
+    ## Description
+    The velocity is not observed. Physics as in :class:`Walker2dDir`.
+
+    ## Action space
+    `Box(-1, 1, (6,))`: torques, as in :class:`Walker2dDir`.
+
+    ## Observation space
+    `Box(-inf, inf, (17,))`, as in :class:`Walker2dDir`.
+
+    ## Rewards
+    −|Δx / 0.016 s − v*| + 15 − 0.001 ‖action‖², where Δx is how far the root moved along x. The 15
+    keep standing better than falling, however far the velocity is.
+
+    ## Tasks
+    `{"velocity": v*}` with v* ~ U(0, 10) m/s.
+
+    ## Starting state
+    Positions and velocities + U(−0.005, 0.005).
+
+    ## Episode end
+    Terminates unless 0.8 < height < 2 and |pitch| < 1; truncated after 200 steps.
+
+    ## Version history
+    v1: the constants of ProMP's `walker2d_rand_vel` (Rothfuss et al. 2018, arXiv:1810.06784).
+    """
+
+    constants = {"frame_skip": 8}  # noqa: RUF012
+    alive_bonus = 15.0
+    velocity_range = (0.0, 10.0)
+
+
+BatchedWalker2dDir = partial(BatchedLocomotion, Walker2dDir)
+BatchedWalker2dVel = partial(BatchedLocomotion, Walker2dVel)
