@@ -17,7 +17,7 @@ from gymnasium.utils.env_checker import check_env
 from metarl.envs import ENVIRONMENTS, Row
 from metarl.envs.base import TaskEnv
 from metarl.envs.batched_locomotion import BatchedLocomotion
-from metarl.envs.locomotion import LocomotionEnv, States
+from metarl.envs.locomotion import LocomotionEnv, States, quiet
 from metarl.envs.planar import center_of_mass
 from metarl.envs.tasks import Velocity
 
@@ -380,7 +380,9 @@ PHYSICS = {CHEETAH: "HalfCheetah-v5", ANT: "Ant-v5", HUMANOID: "Humanoid-v5", **
 @pytest.mark.parametrize("name", [*PHYSICS, "metarl/SwimmerVel-v1"])
 def test_physics_and_starts_are_those_of_gymnasium(name: str) -> None:
     """Also: a humanoid's controls are 0.4 times its actions, and factors of 1 change nothing."""
-    env, theirs = make(name).unwrapped, gymnasium.make(PHYSICS.get(name, "Swimmer-v5")).unwrapped
+    env = make(name).unwrapped
+    with quiet():  # theirs leaves a log
+        theirs = gymnasium.make(PHYSICS.get(name, "Swimmer-v5")).unwrapped
     if name in UNIT:
         scales = {k: np.ones_like(v).tolist() for k, v in env.task["scales"].items()}
         env.task = {"scales": scales}
