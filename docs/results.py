@@ -4,6 +4,12 @@
 
     python docs/results.py collect navigation MAML=runs/maml-0,runs/maml-1 Oracle=runs/oracle-0
     python docs/results.py table
+    python docs/results.py check
+
+A row takes, of each of its runs, the newest evaluation at the furthest checkpoint (or, with
+``METHOD@0=...``, at checkpoint 0) of all that follow the protocol: the key "protocol" of NAME.json
+says which values each of its fields may have, by default those of :data:`PROTOCOL`. ``collect``
+prints what it took. ``check`` fails if docs/results.md is not what the files say.
 """
 
 import json
@@ -15,27 +21,33 @@ from typing import Any
 import numpy as np
 
 from metarl.statistics import interval95
-from metarl.tracking import Run
+from metarl.tracking import Run, protocol
 
 
 DOCS = Path(__file__).parent
 SOURCES = DOCS / "results"
+# Finn et al. 2017: three steps, and none for the oracle, on 40 tasks drawn with seed 1.
+PROTOCOL = {"num_tasks": [40], "episodes_per_task": [40], "seed": [1], "inner_steps": [0, 3]}
 
 
 def collect(name: str, groups: list[str]) -> None:
     """Write docs/results/NAME.json: one row per group of runs that differ in their seed."""
     path = SOURCES / f"{name}.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    known["rows"] = [_row(*group.split("=")) for group in groups]
+    known.setdefault("protocol", PROTOCOL)
+    known["rows"] = [_row(*group.split("="), accepted=known["protocol"]) for group in groups]
     known["collected"] = date.today().isoformat()
     path.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
 
 
-def _row(method: str, folders: str) -> dict[str, Any]:
+def _row(method: str, folders: str, *, accepted: dict[str, list[int]]) -> dict[str, Any]:
     """Describe one method; ``METHOD@0=...`` takes the evaluation of checkpoint 0."""
     label, _, iteration = method.partition("@")
     runs = [Run.open(Path(folder)) for folder in folders.split(",")]
-    chosen = [_evaluation(run, int(iteration) if iteration else None) for run in runs]
+    chosen = [_evaluation(run, int(iteration) if iteration else None, accepted) for run in runs]
+    for run, taken in zip(runs, chosen, strict=True):
+        print(f"{label}: {run.folder}, iteration {taken['iteration']}, {protocol(taken)}, "
+              f"step size {taken['inner_lr']:g}")  # fmt: skip
     histories = [run.metrics()[: chosen[0]["iteration"]] for run in runs]
     about = [run.read_config() for run in runs]
     means = np.array([evaluation["mean"] for evaluation in chosen])
@@ -56,10 +68,18 @@ def _row(method: str, folders: str) -> dict[str, Any]:
     }
 
 
-def _evaluation(run: Run, iteration: int | None) -> dict[str, Any]:
-    found = run.evaluations()
-    wanted = max(e["iteration"] for e in found) if iteration is None else iteration
-    return next(entry for entry in found if entry["iteration"] == wanted)
+def _evaluation(run: Run, iteration: int | None, accepted: dict[str, list[int]]) -> dict[str, Any]:
+    """Return the newest evaluation of a run that follows the protocol."""
+    found = [
+        entry
+        for entry in run.evaluations()
+        if all(protocol(entry)[name] in values for name, values in accepted.items())
+        and iteration in (None, entry["iteration"])
+    ]
+    if not found:
+        wanted = "" if iteration is None else f" at iteration {iteration}"
+        raise ValueError(f"{run.folder} has no evaluation{wanted} of the protocol {accepted}")
+    return max(found, key=lambda entry: int(entry["iteration"]))
 
 
 def _seconds(entry: dict[str, float]) -> float:
@@ -103,7 +123,17 @@ def _line(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def main(argv: list[str]) -> None:
+    """Collect, write the table, or check it."""
+    page = DOCS / "results.md"
+    if argv == ["check"]:
+        if page.read_text() != table():
+            sys.exit("docs/results.md is not what docs/results/ says: python docs/results.py table")
+        return
+    if argv[:1] == ["collect"]:
+        collect(argv[1], argv[2:])
+    page.write_text(table())
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["collect"]:
-        collect(sys.argv[2], sys.argv[3:])
-    (DOCS / "results.md").write_text(table())
+    main(sys.argv[1:])

@@ -4,9 +4,16 @@ Importing this package registers every environment of :data:`ENVIRONMENTS` with 
 scalar and a batched face: ``gymnasium.make(id)`` and ``gymnasium.make_vec(id, num_envs=...)``.
 """
 
+import warnings
 from typing import NamedTuple
 
 import gymnasium
+
+
+# A -v0 of ours is the paper's physics, another environment than its -v1 and not an older release.
+warnings.filterwarnings(
+    "ignore", r".*The environment metarl/\w+-v0 is out of date", DeprecationWarning
+)
 
 
 class Row(NamedTuple):

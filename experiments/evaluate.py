@@ -3,8 +3,8 @@
 ``metarl evaluate runs/quick``
 """
 
-import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,21 +12,20 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from metarl import loading
+from metarl import cli
 from metarl.config import at_least, require
 from metarl.console import print_table
-from metarl.core.inner import InnerOptimizer, sgd
 from metarl.core.seeding import numpy_generator, torch_generator
-from metarl.core.types import MetaParams
 from metarl.experiments.maml_trpo import MAMLTRPO, build
-from metarl.loading import Loaded
-from metarl.rl.evaluate import AdaptationCurve, adaptation_curve, paper_rates, paper_tasks
-from metarl.rl.setup import Parts, paper_loop
-from metarl.tracking import versions
+from metarl.loading import Loaded, load
+from metarl.output import require_writable
+from metarl.rl.evaluate import AdaptationCurve, adaptation_curve, paper_tasks
+from metarl.rl.sampler import TaskDescription
+from metarl.rl.setup import paper_loop
+from metarl.tracking import command, versions
 
 
 TUNING_RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-TUNING_TASKS = 20
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,8 @@ class Evaluate:
     inner_lr: float | None = None
     """Step size of the first step, instead of the run's."""
     tune_inner_lr: bool = False
-    """Choose the step size on other tasks first: what a pretrained policy is fine-tuned with."""
+    """Choose the step size first, for what a pretrained policy is fine-tuned with: the best of
+    eight, evaluated in the same way on as many tasks of its own."""
     checkpoint: int | None = None
     """Iteration of the checkpoint, by default the last; 0 is the random initialization."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -64,33 +64,37 @@ class Evaluate:
             raise ValueError("--tune-inner-lr chooses the step size; leave out --inner-lr")
 
 
-def load(folder: Path, *, iteration: int | None = None, device: str = "auto") -> Loaded[MAMLTRPO]:
-    """Open a run at a checkpoint, by default the last."""
-    return loading.load(MAMLTRPO, folder, iteration=iteration, device=device)
-
-
 def main(args: Evaluate) -> None:
     """Evaluate, print the table and write it to the run folder."""
     began = time.perf_counter()
-    loaded = load(args.run, iteration=args.checkpoint, device=args.device)
-    oracle = loaded.config.observe_task and loaded.config.inner_steps == 0
-    num_steps = args.inner_steps if args.inner_steps is not None else 0 if oracle else 3
-    if loaded.config.inner != "sgd" and (args.inner_lr is not None or args.tune_inner_lr):
-        raise ValueError(
-            f"{args.run} learned its rates (--inner {loaded.config.inner}); leave out --inner-lr "
-            "and --tune-inner-lr"
+    loaded = load(MAMLTRPO, args.run, iteration=args.checkpoint, device=args.device)
+    num_steps = steps_to_take(args, loaded.config)
+    require_writable(loaded.run.evaluation_path("new"))
+    parts = build(loaded.config, num_tasks=args.num_tasks, episodes=args.episodes_per_task)
+
+    def evaluate(tasks: list[TaskDescription], rate: float, role: str) -> AdaptationCurve:
+        """Run the paper's protocol with first step size `rate`."""
+        loop = paper_loop(loaded.config, parts.loop, num_steps=num_steps, rate=rate)
+        generator = torch_generator(args.seed, 0, role, device=parts.sampler.device)
+        return adaptation_curve(
+            parts.sampler,
+            parts.policy,
+            loop,
+            loaded.params,
+            tasks,
+            generator,
+            process=parts.process,
         )
-    if args.tune_inner_lr and num_steps == 0:
-        raise ValueError("--tune-inner-lr needs --inner-steps of at least 1")
-    rate = args.inner_lr if args.inner_lr is not None else loaded.config.inner_lr
+
+    rate = loaded.config.inner_lr if args.inner_lr is None else args.inner_lr
     if args.tune_inner_lr:
-        rate = tune(loaded, num_steps)
-    curve = evaluate(loaded, args, num_steps, rate)
+        # Another stream than the held-out tasks and their episodes.
+        others = parts.sampler.sample_tasks(numpy_generator(args.seed, 0, "tuning"))
+        rate = best_rate(lambda rate: evaluate(others, rate, "tuning"))
+    curve = evaluate(paper_tasks(parts.sampler, args.seed), rate, "evaluation")
     label = f"{args.run}, iteration {loaded.iteration}: return on {args.num_tasks} held-out tasks"
-    rows = [
-        [step, f"{mean:.2f}", f"± {half:.2f}"]
-        for step, (mean, half) in enumerate(zip(curve.mean, curve.interval, strict=True))
-    ]
+    found = enumerate(zip(curve.mean, curve.interval, strict=True))
+    rows = [[step, f"{mean:.2f}", f"± {half:.2f}"] for step, (mean, half) in found]
     print_table(label, ["adaptation steps", "mean return", "95 % interval"], rows)
     seconds = time.perf_counter() - began
     name = f"iteration-{loaded.iteration}_steps-{num_steps}_tasks-{args.num_tasks}"
@@ -100,55 +104,26 @@ def main(args: Evaluate) -> None:
     print(f"written to {path} after {seconds:.0f} s")
 
 
-def evaluate(
-    loaded: Loaded[MAMLTRPO], args: Evaluate, num_steps: int, rate: float
-) -> AdaptationCurve:
-    """Run the paper's protocol with first step size `rate`."""
-    parts = build(loaded.config, num_tasks=args.num_tasks, episodes=args.episodes_per_task)
-    tasks = paper_tasks(parts.sampler, args.seed)
-    return _curve(loaded, parts, tasks, num_steps, rate, seed=args.seed)
+def steps_to_take(args: Evaluate, config: MAMLTRPO) -> int:
+    """Return the number of adaptation steps; refuse step sizes that nothing would use."""
+    oracle = config.observe_task and config.inner_steps == 0
+    num_steps = args.inner_steps if args.inner_steps is not None else 0 if oracle else 3
+    if config.inner != "sgd" and (args.inner_lr is not None or args.tune_inner_lr):
+        raise ValueError(
+            f"{args.run} learned its rates (--inner {config.inner}); leave out --inner-lr and "
+            "--tune-inner-lr"
+        )
+    if args.tune_inner_lr and num_steps == 0:
+        raise ValueError("--tune-inner-lr needs --inner-steps of at least 1")
+    return num_steps
 
 
-def tune(loaded: Loaded[MAMLTRPO], num_steps: int) -> float:
-    """Return the step size with the best mean return over all steps, on tasks of its own."""
-    parts = build(loaded.config, num_tasks=TUNING_TASKS)
-    tasks = parts.sampler.sample_tasks(numpy_generator(loaded.config.seed, 0, "tuning"))
-    curves = [_curve(loaded, parts, tasks, num_steps, rate, seed=0) for rate in TUNING_RATES]
-    scores = [float(np.nan_to_num(curve.mean[1:].mean(), nan=-np.inf)) for curve in curves]
+def best_rate(evaluate: Callable[[float], AdaptationCurve]) -> float:
+    """Return the step size with the best mean return over all steps."""
+    scores = [evaluate(rate).mean[1:].mean() for rate in TUNING_RATES]
     rows = [[f"{r:g}", f"{s:.2f}"] for r, s in zip(TUNING_RATES, scores, strict=True)]
     print_table("step size, on tasks of its own", ["inner lr", "mean return"], rows)
-    return TUNING_RATES[int(np.argmax(scores))]
-
-
-def _curve(
-    loaded: Loaded[MAMLTRPO],
-    parts: Parts,
-    tasks: list[Any],
-    num_steps: int,
-    rate: float,
-    *,
-    seed: int,
-) -> AdaptationCurve:
-    device = parts.sampler.device
-    return adaptation_curve(
-        parts.sampler,
-        parts.policy,
-        paper_loop(loaded.config, parts.loop, num_steps=num_steps, rate=rate),
-        loaded.params,
-        tasks,
-        torch_generator(seed, 0, "evaluation", device=device),
-        process=parts.process,
-    )
-
-
-def to_device(params: MetaParams, device: Any) -> MetaParams:
-    """Move meta-parameters."""
-    return MetaParams(*({n: p.to(device) for n, p in group.items()} for group in params))
-
-
-def test_optimizer(config: MAMLTRPO, rate: float) -> InnerOptimizer | None:
-    """Return the paper's test-time optimizer; learned rates stay as they are."""
-    return sgd(paper_rates(rate)) if config.inner == "sgd" else None
+    return TUNING_RATES[int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))]
 
 
 def report(
@@ -156,13 +131,14 @@ def report(
 ) -> dict[str, Any]:
     """Describe an evaluation so that it can be repeated and plotted."""
     return {
-        "command": " ".join(["metarl", *sys.argv[1:]]),
+        "command": command(),
         "iteration": loaded.iteration,
         "env": loaded.config.env,
         "num_tasks": args.num_tasks,
         "episodes_per_task": args.episodes_per_task,
         "seed": args.seed,
         "inner_lr": rate,
+        "tuned": args.tune_inner_lr,
         "mean": curve.mean.tolist(),
         "interval95": curve.interval.tolist(),
         "tasks": curve.tasks,
@@ -173,4 +149,4 @@ def report(
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Evaluate))
+    cli.script("evaluate")

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from metarl import cli
+from metarl.output import require_writable
 from metarl.plot import figure
 from metarl.tracking import Run
 
@@ -29,10 +31,10 @@ class Plot:
 
 def main(args: Plot) -> None:
     """Draw the figure."""
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    require_writable(args.out)
     figure([Run.open(folder) for folder in args.runs], args.out)
     print(f"written to {args.out}")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Plot))
+    cli.script("plot")

@@ -4,18 +4,19 @@
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from metarl.core.seeding import torch_generator
-from metarl.experiments.evaluate import load, test_optimizer, to_device
-from metarl.experiments.maml_trpo import build
+from metarl.experiments.maml_trpo import MAMLTRPO, build
+from metarl.loading import load
 from metarl.render import Panel, paths_figure, paths_video, positions
 from metarl.rl.episodes import mean_return
 from metarl.rl.evaluate import paper_tasks
+from metarl.rl.setup import paper_loop
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def main(args: Render) -> None:
 
 def panels(args: Render, folder: Path, index: int, *, film: bool) -> list[Panel]:
     """Adapt one run to every task shown."""
-    loaded = load(folder, device=args.device)
+    loaded = load(MAMLTRPO, folder, device=args.device)
     if loaded.config.env != "metarl/Navigation2D-v0":
         raise ValueError(f"render draws paths on the plane; {folder} ran {loaded.config.env}")
     num_tasks = 1 if args.task or film else args.num_tasks
@@ -90,12 +91,11 @@ def panels(args: Render, folder: Path, index: int, *, film: bool) -> list[Panel]
         ) from None
     tasks = given or paper_tasks(parts.sampler, args.seed)
     rate = args.inner_lr[index] if args.inner_lr else loaded.config.inner_lr
-    optimizer = test_optimizer(loaded.config, rate) or parts.loop.optimizer
     device = parts.sampler.device
     task, _ = parts.sampler.collect(
         parts.policy,
-        replace(parts.loop, num_steps=args.inner_steps, optimizer=optimizer),
-        to_device(loaded.params, device),
+        paper_loop(loaded.config, parts.loop, num_steps=args.inner_steps, rate=rate),
+        loaded.params,
         tasks,
         torch_generator(args.seed, 0, "render", device=device),
         parts.process,

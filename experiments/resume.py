@@ -1,14 +1,14 @@
 """Continue a run from its last checkpoint: ``metarl resume runs/quick``."""
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from metarl import checkpoint
+from metarl import checkpoint, cli
 from metarl.config import to_json
+from metarl.console import warn
 from metarl.device import resolve_device
 from metarl.experiments.maml_trpo import MAMLTRPO, build, train
 from metarl.loading import load_checkpoint, read_config
@@ -67,11 +67,11 @@ def last_whole_checkpoint(run: Run, config: MAMLTRPO) -> tuple[int, checkpoint.C
         try:
             return iteration, load_checkpoint(run, config, iteration, device=device)
         except ValueError as error:
-            print(f"metarl: warning: {error}; trying an earlier one", file=sys.stderr)
+            warn(f"{error}; trying an earlier one")
     if run.checkpoints():
         raise ValueError(f"no checkpoint of {run.folder} can be read; nothing was changed")
     return 0, None
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Resume))
+    cli.script("resume")

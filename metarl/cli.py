@@ -26,6 +26,7 @@ VERBS = {
     "render": Command("render", "Render", "picture or video of the policy adapting"),
     "plot": Command("plot", "Plot", "learning and adaptation curves of runs"),
     "resume": Command("resume", "Resume", "continue a run where it stopped"),
+    "envs": Command("envs", "Envs", "environments with tasks, and what varies in them"),
     "benchmark": Command("benchmark", "Benchmark", "speed of sampling and of the meta-update"),
 }
 EXPERIMENTS = {
@@ -41,14 +42,17 @@ class UsageError(Exception):
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 misunderstood, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        run(list(sys.argv[1:] if argv is None else argv))
+        run(words)
     except KeyboardInterrupt:
-        _fail("interrupted; `metarl resume RUN` continues from the last checkpoint", 130)
+        trains = words[:1] in (["train"], ["resume"])
+        hint = "; `metarl resume RUN` continues from the last checkpoint" if trains else ""
+        _fail(f"interrupted{hint}", 130)
     except UsageError as error:
         _fail(str(error), 2)
     except (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
-        if "--debug" in sys.argv:
+        if "--debug" in words:
             raise
         _fail(" ".join(str(error).split()) or type(error).__name__, 1)
     except Exception as error:  # gymnasium's errors share no base class
@@ -56,6 +60,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             raise
         _fail(" ".join(str(error).split()), 1)
     sys.exit(0)
+
+
+def script(*words: str) -> NoReturn:
+    """Let a file be its command: ``python experiments/plot.py ...`` is ``metarl plot ...``."""
+    sys.argv[1:1] = words
+    main()
 
 
 def run(argv: list[str]) -> None:

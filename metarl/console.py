@@ -1,5 +1,6 @@
 """What a person sees: progress (plain lines where output is no terminal) and tables."""
 
+import sys
 import time
 from types import TracebackType
 from typing import Any
@@ -46,7 +47,8 @@ class Progress:
     def update(self, iteration: int, metrics: dict[str, float]) -> None:
         """Report one iteration."""
         returns = [value for name, value in metrics.items() if name.startswith("return/step_")]
-        news = f"return {' → '.join(f'{x:.2f}' for x in returns)}  KL {metrics['trpo/kl']:.4f}"
+        news = f"return {' → '.join(f'{x:.2f}' for x in returns)}"
+        news += f"  KL {metrics['trpo/kl']:.4f}" if "trpo/kl" in metrics else ""
         self._bar.update(self._row, completed=iteration, news=news)
         every = max(1, self._total // LINES)
         if not self._console.is_terminal and (iteration % every == 0 or iteration == self._total):
@@ -55,11 +57,16 @@ class Progress:
             print(f"iteration {iteration}/{self._total}  {news}  {left:.0f} s left", flush=True)
 
 
-def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """Print a table, the first column left and the others right."""
+def print_table(title: str, columns: list[str], rows: list[list[Any]], *, left: int = 1) -> None:
+    """Print a table, the first `left` columns flush left and the others right."""
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left")
+        table.add_column(column, justify="left" if index < left else "right")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     Console().print(table)
+
+
+def warn(message: str) -> None:
+    """Print one line to stderr."""
+    print(f"metarl: warning: {message}", file=sys.stderr)

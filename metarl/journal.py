@@ -8,7 +8,8 @@ from metarl import checkpoint
 from metarl.config import RunConfig, to_json
 from metarl.console import Progress
 from metarl.core.types import MetaState, Metrics
-from metarl.tracking import Run, tracker
+from metarl.trackers import tracker
+from metarl.tracking import Run
 
 
 class Journal:

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from metarl import optional
+from metarl.config import NEUTRAL
+from metarl.console import warn
 from metarl.statistics import interval95
-from metarl.tracking import Run
+from metarl.tracking import Run, protocol
 
 
-VARIES = ("seed", "device", "track", "checkpoint_every", "chunk_size")  # not what is compared
+VARIES = NEUTRAL | {"seed"}  # not what is compared
 
 
 def group_by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -36,13 +39,7 @@ def figure(runs: Sequence[Run], out: Path) -> None:
         ValueError: If a run has no metrics yet.
         ImportError: If matplotlib is missing; the message has the command.
     """
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise ImportError("plots need matplotlib: pip install 'metarl-torch[plot]'") from None
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = optional.pyplot()
     drawn, (learning, adapting) = plt.subplots(1, 2, figsize=(11, 4.2))
     for index, (name, members) in enumerate(group_by_setting(runs).items()):
         color = f"C{index}"
@@ -87,11 +84,11 @@ def _draw_learning(axes: Any, name: str, members: list[Run], color: str) -> None
 
 
 def _draw_adaptation(axes: Any, name: str, members: list[Run], color: str) -> None:
-    # The furthest checkpoint that was evaluated, as it was evaluated last.
-    newest = [max(run.evaluations(), key=_iteration) for run in members if run.evaluations()]
-    newest = [entry for entry in newest if len(entry["mean"]) == len(newest[0]["mean"])]
+    newest = furthest_evaluations(members)
     if not newest:
         return
+    if len(newest) < len(members):
+        warn(f"{name}: {len(members) - len(newest)} runs have no evaluation like the others'")
     values = np.array([entry["mean"] for entry in newest])
     half = interval95(values) if len(newest) > 1 else np.array(newest[0]["interval95"])
     steps = np.arange(values.shape[1])
@@ -101,9 +98,18 @@ def _draw_adaptation(axes: Any, name: str, members: list[Run], color: str) -> No
     axes.errorbar(steps, values.mean(0), half, color=color, marker="o", capsize=3, label=name)
 
 
-def _iteration(evaluation: dict[str, Any]) -> int:
-    iteration: int = evaluation["iteration"]
-    return iteration
+def furthest_evaluations(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return the last evaluation of each run at its furthest checkpoint, all of one protocol.
+
+    The protocol is that of the first run that was evaluated; a run without such an evaluation is
+    left out.
+    """
+    chosen: list[dict[str, Any]] = []
+    for run in runs:
+        found = [e for e in run.evaluations() if not chosen or protocol(e) == protocol(chosen[0])]
+        if found:
+            chosen.append(max(found, key=lambda entry: int(entry["iteration"])))
+    return chosen
 
 
 def _band(axes: Any, x: Any, mean: Any, half: Any, label: str, color: str, style: str) -> None:

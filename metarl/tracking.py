@@ -7,21 +7,22 @@
     checkpoints/     00000000.safetensors (the initialization), 00000010.safetensors, ...
     evaluations/     one JSON file per evaluation
     media/           pictures and videos
-    tracking/        TensorBoard or wandb files, if asked for
+    tracking/        TensorBoard or wandb files, if asked for, and the id of the run at wandb
     lock             held by the process that trains
 """
 
-import importlib.util
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import filelock
 
@@ -70,7 +71,7 @@ class Run:
         about = {
             "experiment": experiment,
             "config": config,
-            "command": " ".join(["metarl", *sys.argv[1:]]),
+            "command": command(),
             "versions": versions(),
         }
         write_atomically(self.folder / "config.json", _json(about))
@@ -78,7 +79,7 @@ class Run:
     def change_config(self, config: dict[str, Any]) -> None:
         """Write a changed configuration, and add the command that changed it."""
         about = self.read_config() | {"config": config}
-        changes = [*about.get("changed_by", []), " ".join(["metarl", *sys.argv[1:]])]
+        changes = [*about.get("changed_by", []), command()]
         write_atomically(self.folder / "config.json", _json(about | {"changed_by": changes}))
 
     def read_config(self) -> dict[str, Any]:
@@ -90,8 +91,9 @@ class Run:
         path = self.folder / "config.json"
         try:
             about: dict[str, Any] = json.loads(path.read_text())
-            about["experiment"], about["config"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            if not isinstance(about["experiment"], str) or not isinstance(about["config"], dict):
+                raise TypeError("no experiment or no config")
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a configuration that metarl wrote ({error})") from None
         return about
 
@@ -154,82 +156,38 @@ class Run:
         text = "".join(json.dumps(entry) + "\n" for entry in kept)
         write_atomically(self.folder / "metrics.jsonl", text.encode())
 
+    def evaluation_path(self, name: str) -> Path:
+        """Return where the evaluation called `name` belongs."""
+        return self.folder / "evaluations" / f"{name}.json"
+
     def write_evaluation(self, name: str, values: dict[str, Any]) -> Path:
-        """Write evaluations/NAME.json."""
-        path = self.folder / "evaluations" / f"{name}.json"
+        """Write evaluations/NAME.json, with the time, by which evaluations are ordered."""
+        path = self.evaluation_path(name)
         path.parent.mkdir(exist_ok=True)
-        write_atomically(path, _json(values))
+        written = datetime.now(UTC).isoformat(timespec="microseconds")
+        write_atomically(path, _json({"written": written, **values}))
         return path
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """Read every evaluation, the newest first."""
-        found = (self.folder / "evaluations").glob("[!.]*.json")
-        paths = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
-        return [json.loads(path.read_text()) for path in paths]
+        """Read every evaluation, the newest first; those of older versions know no time.
+
+        Raises:
+            ValueError: If a file is damaged; the message names it.
+        """
+        paths = sorted((self.folder / "evaluations").glob("[!.]*.json"))
+        entries = [_read_evaluation(path) for path in paths]
+        return sorted(entries, key=lambda entry: str(entry.get("written", "")), reverse=True)
 
 
-@runtime_checkable
-class Tracker(Protocol):
-    """Sends metrics elsewhere, beside metrics.jsonl."""
-
-    def log(self, iteration: int, metrics: dict[str, float]) -> None:
-        """Record the metrics of one iteration."""
+def protocol(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Return what two evaluations must share to be compared."""
+    shared = {name: evaluation[name] for name in ("num_tasks", "episodes_per_task", "seed")}
+    return shared | {"inner_steps": len(evaluation["mean"]) - 1}
 
 
-class _TensorBoard:
-    def __init__(self, run: Run, start: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ImportError(
-                "--track tensorboard needs tensorboard: pip install 'metarl-torch[track]'"
-            ) from None
-        self._writer = SummaryWriter(str(run.folder / "tracking"), purge_step=start + 1)
-
-    def log(self, iteration: int, metrics: dict[str, float]) -> None:
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, iteration)
-        self._writer.flush()
-
-
-class _Wandb:
-    def __init__(self, run: Run, start: int) -> None:
-        del start
-        try:
-            import wandb
-        except ImportError:
-            raise ImportError(
-                "--track wandb needs wandb: pip install 'metarl-torch[wandb]'"
-            ) from None
-        folder = run.folder / "tracking"
-        folder.mkdir(exist_ok=True)
-        about = run.read_config()
-        name = run.folder.resolve().name
-        self._run = wandb.init(
-            project="metarl", name=name, id=name, resume="allow", dir=folder, config=about["config"]
-        )
-
-    def log(self, iteration: int, metrics: dict[str, float]) -> None:
-        self._run.log(metrics, step=iteration)
-
-
-def require_tracker(name: str) -> None:
-    """Raise ImportError, with the command to type, if the package of a tracker is missing."""
-    package = {"tensorboard": "tensorboard", "wandb": "wandb"}.get(name)
-    if package and importlib.util.find_spec(package) is None:
-        extra = {"tensorboard": "track", "wandb": "wandb"}[name]
-        raise ImportError(f"--track {name} needs {package}: pip install 'metarl-torch[{extra}]'")
-
-
-def tracker(name: str, run: Run, *, start: int) -> Tracker | None:
-    """Make the tracker called ``none``, ``tensorboard`` or ``wandb``; `start` is where it begins.
-
-    Raises:
-        ImportError: If its package is not installed; the message has the command.
-    """
-    if name == "none":
-        return None
-    return _TensorBoard(run, start) if name == "tensorboard" else _Wandb(run, start)
+def command() -> str:
+    """Return the command line of this process, as it can be typed again."""
+    return shlex.join(["metarl", *sys.argv[1:]])
 
 
 def versions() -> dict[str, str]:
@@ -256,6 +214,17 @@ def _refuse_taken(folder: Path) -> None:
 def _is_empty(folder: Path) -> bool:
     """Ignore what a process may leave that died before it wrote config.json."""
     return all(path.name == "lock" or path.name.startswith(".") for path in folder.iterdir())
+
+
+def _read_evaluation(path: Path) -> dict[str, Any]:
+    try:
+        entry: dict[str, Any] = json.loads(path.read_text())
+        entry["iteration"], entry["interval95"], protocol(entry)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not an evaluation that metarl wrote ({error}); remove it, or evaluate again"
+        ) from None
+    return entry
 
 
 def _json(values: dict[str, Any]) -> bytes:

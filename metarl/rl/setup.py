@@ -1,8 +1,11 @@
 """What every meta-RL experiment starts from: its settings, and the parts that they mean."""
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
+
+from gymnasium.error import UnregisteredEnv
 
 from metarl.config import RunConfig, at_least, between, greater_than, require
 from metarl.core.adapt import InnerLoop
@@ -10,6 +13,7 @@ from metarl.core.inner import meta_sgd, sgd
 from metarl.core.seeding import torch_generator
 from metarl.core.types import MetaLearner, Params
 from metarl.device import resolve_device
+from metarl.envs import ENVIRONMENTS
 from metarl.rl.advantages import Process, advantages
 from metarl.rl.evaluate import paper_rates
 from metarl.rl.losses import ESTIMATORS
@@ -28,6 +32,10 @@ class RLConfig(RunConfig):
     """Gymnasium id of an environment with tasks."""
     observe_task: bool = False
     """Append the task to the observation."""
+    vectorization: Literal["auto", "sync", "async"] = "auto"
+    """How episodes run side by side: auto takes the environment's own batched face, and without one
+    sync, in this process; async takes one process per episode, for slow simulators. The episodes
+    are the same."""
     num_tasks: int = 20
     """Tasks of a meta-batch."""
     episodes_per_task: int = 20
@@ -95,13 +103,14 @@ def make_parts(
         learner: Makes the method's meta-learner.
         num_tasks: Instead of the run's, for an evaluation.
         episodes: Episodes per task instead of the run's, for an evaluation.
+
+    Raises:
+        ValueError: If there is no such environment, or it has no tasks.
     """
-    sampler = make_sampler(
-        config.env,
+    sampler = _sampler(
+        config,
         num_tasks=config.num_tasks if num_tasks is None else num_tasks,
-        episodes_per_task=config.episodes_per_task if episodes is None else episodes,
-        device=resolve_device(config.device),
-        **({"observe_task": True} if config.observe_task else {}),
+        episodes=config.episodes_per_task if episodes is None else episodes,
     )
     policy, params = mlp_policy(
         sampler.env.single_observation_space,
@@ -127,3 +136,22 @@ def paper_loop(config: RLConfig, loop: InnerLoop, *, num_steps: int, rate: float
     """Return the loop of the paper's test: step size `rate`, then half of it; learned ones stay."""
     optimizer = sgd(paper_rates(rate)) if config.inner == "sgd" else loop.optimizer
     return replace(loop, num_steps=num_steps, optimizer=optimizer)
+
+
+def _sampler(config: RLConfig, *, num_tasks: int, episodes: int) -> Sampler:
+    try:
+        return make_sampler(
+            config.env,
+            num_tasks=num_tasks,
+            episodes_per_task=episodes,
+            device=resolve_device(config.device),
+            **({"observe_task": True} if config.observe_task else {}),
+        )
+    except UnregisteredEnv as error:
+        ours = [row.id for row in ENVIRONMENTS]
+        name = config.env if "/" in config.env else f"metarl/{config.env}"
+        close = difflib.get_close_matches(name, ours, 1, cutoff=0.8)
+        hint = f"did you mean {close[0]}?" if close else str(error)
+        raise ValueError(
+            f"there is no --env {config.env}: {hint} (`metarl envs` lists ours)"
+        ) from None

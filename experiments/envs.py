@@ -1,0 +1,27 @@
+"""List the environments that this package registers: ``metarl envs``."""
+
+import importlib
+from dataclasses import dataclass
+
+from metarl import cli
+from metarl.console import print_table
+from metarl.envs import ENVIRONMENTS
+
+
+@dataclass(frozen=True)
+class Envs:
+    """List the environments with tasks that this package registers."""
+
+
+def main(args: Envs) -> None:
+    """Print one line for each environment, from the first of its docstring."""
+    del args
+    rows = []
+    for row in ENVIRONMENTS:
+        scalar = getattr(importlib.import_module(f"metarl.envs.{row.module}"), row.name)
+        rows.append([row.id, (scalar.__doc__ or "").partition("\n")[0], row.horizon])
+    print_table("environments of metarl", ["id", "task", "horizon"], rows, left=2)
+
+
+if __name__ == "__main__":
+    cli.script("envs")

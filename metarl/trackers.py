@@ -1,0 +1,75 @@
+"""Trackers: metrics sent elsewhere, beside metrics.jsonl."""
+
+import uuid
+from typing import Any, Protocol, runtime_checkable
+
+from metarl import optional
+from metarl.checkpoint import write_atomically
+from metarl.tracking import Run
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Sends metrics elsewhere, beside metrics.jsonl."""
+
+    def log(self, iteration: int, metrics: dict[str, float]) -> None:
+        """Record the metrics of one iteration."""
+
+
+class _TensorBoard:
+    def __init__(self, run: Run, start: int) -> None:
+        writer = require_tracker("tensorboard").SummaryWriter
+        self._writer = writer(str(run.folder / "tracking"), purge_step=start + 1)
+
+    def log(self, iteration: int, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, iteration)
+        self._writer.flush()
+
+
+class _Wandb:
+    def __init__(self, run: Run, start: int) -> None:
+        del start
+        folder = run.folder / "tracking"
+        folder.mkdir(exist_ok=True)
+        remembered = folder / "wandb-id"  # a resumed run goes on under the same one
+        if not remembered.exists():
+            write_atomically(remembered, uuid.uuid4().hex.encode())
+        self._run = require_tracker("wandb").init(
+            project="metarl",
+            name=run.folder.resolve().name,
+            id=remembered.read_text().strip(),
+            resume="allow",
+            dir=folder,
+            config=run.read_config()["config"],
+        )
+
+    def log(self, iteration: int, metrics: dict[str, float]) -> None:
+        self._run.log(metrics, step=iteration)
+
+
+_TRACKERS = {  # name: (class, module, extra)
+    "tensorboard": (_TensorBoard, "torch.utils.tensorboard", "track"),
+    "wandb": (_Wandb, "wandb", "wandb"),
+}
+
+
+def require_tracker(name: str) -> Any:
+    """Import the module of the tracker called ``tensorboard`` or ``wandb``; ``none`` needs none.
+
+    Raises:
+        ImportError: If its package is not installed; the message has the command.
+    """
+    if name == "none":
+        return None
+    _, module, extra = _TRACKERS[name]
+    return optional.require(module, extra=extra, purpose=f"runs with --track {name}")
+
+
+def tracker(name: str, run: Run, *, start: int) -> Tracker | None:
+    """Make the tracker called ``none``, ``tensorboard`` or ``wandb``; `start` is where it begins.
+
+    Raises:
+        ImportError: If its package is not installed; the message has the command.
+    """
+    return None if name == "none" else _TRACKERS[name][0](run, start)

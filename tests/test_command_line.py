@@ -1,0 +1,154 @@
+"""The command line: help, and every mistake in one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import pytest
+from commands import TRAIN, checkpoints, history, metarl, refusal
+
+from metarl import __version__, cli
+from metarl.envs import ENVIRONMENTS
+from metarl.envs.navigation import Navigation2D
+
+
+def test_help_names_every_command_and_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    metarl("--help")
+    overview = capsys.readouterr().out
+    assert all(verb in overview for verb in ("train", *cli.VERBS))
+    metarl("train")
+    assert "navigation-paper" in capsys.readouterr().out
+    for verb in cli.VERBS:
+        metarl(verb, "--help")
+        assert "--" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--env", "metarl/Navigation2-v0"], "Navigation2D"),
+        (["--env", "Navigation2D-v0"], "did you mean metarl/Navigation2D-v0? (`metarl envs` lists"),
+        (["--env", "CartPol-v1"], "CartPole"),
+        (["--env", "CartPole-v1"], "has no tasks"),
+        (["--preset", "navigation-slow"], "navigation-quick"),
+        (["--iterations", "0"], "--iterations must be at least 1, got 0"),
+        (["--discount", "1.5"], "--discount must be between 0 and 1"),
+        (["--max-kl", "0"], "--max-kl must be greater than 0"),
+        (["--inner-steps=-1"], "--inner-steps must be at least 0"),
+        (["--chunk-size", "0"], "--chunk-size must be at least 1"),
+        (["--seed=-1"], "--seed must be at least 0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_impossible_settings_are_one_line_and_leave_no_folder(
+    flags: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in refusal(capsys, *TRAIN, *flags, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["rendr"], "did you mean 'render'"),
+        (["train", "maml-tpro"], "did you mean 'maml-trpo'"),
+        (["evaluate", "nowhere"], "holds no run"),
+        (["resume", "nowhere"], "holds no run"),
+        (["render", "nowhere", "--out", "a.txt"], "must end in"),
+        (["plot", "nowhere", "--out", "a.png"], "holds no run"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_misunderstood_commands_are_one_line(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in refusal(capsys, *words)
+
+
+def test_cuda_without_cuda_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    message = refusal(capsys, *TRAIN, "--device", "cuda", "--out", tmp_path / "run")
+    assert "--device cpu" in message
+
+
+class Poisoned(Navigation2D):
+    """Navigation whose rewards turn into NaN at the third reset after import."""
+
+    resets = 0
+
+    def reset(self, **kwargs: Any) -> Any:
+        type(self).resets += 1
+        return super().reset(**kwargs)
+
+    def step(self, action: Any) -> Any:
+        seen, reward, *rest = super().step(action)
+        return seen, float("nan") if type(self).resets > 2 * 2 * 2 * 3 else reward, *rest
+
+
+def test_a_loss_that_is_not_finite_stops_with_one_line_and_keeps_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gymnasium.register("tests/Poisoned-v0", entry_point=Poisoned, max_episode_steps=5)
+    Poisoned.resets = 0
+    out = tmp_path / "run"
+    flags = ["--env", "tests/Poisoned-v0", "--iterations", "9", "--out", out]
+    message = refusal(capsys, *TRAIN, *flags)
+    assert "iteration 3" in message
+    assert "lower --inner-lr" in message
+    assert [entry["iteration"] for entry in history(out)] == [1, 2]
+    assert sorted(checkpoints(out)) == ["00000000.safetensors", "00000002.safetensors"]
+
+
+def test_envs_lists_every_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    metarl("envs")
+    listed = capsys.readouterr().out
+    assert all(row.id in listed and str(row.horizon) in listed for row in ENVIRONMENTS)
+
+
+@pytest.mark.parametrize(("verb", "resumes"), [("train", True), ("resume", True), ("plot", False)])
+def test_only_what_trains_can_be_resumed_after_an_interruption(
+    verb: str,
+    resumes: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(argv: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([verb, "anything"])
+    assert stopped.value.code == 130
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert ("metarl resume" in line) == resumes
+
+
+def python(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True)
+
+
+def test_python_m_metarl_is_metarl() -> None:
+    assert python("-m", "metarl", "--version").stdout == f"metarl {__version__}\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["evaluate", "plot", "resume", "maml_trpo"])
+def test_an_experiment_run_as_a_file_is_its_command(name: str, tmp_path: Path) -> None:
+    file = str(Path(cli.__file__).parents[1] / "experiments" / f"{name}.py")
+    flags = {"plot": ["nowhere", "--out", "a.png"], "maml_trpo": ["--seed=-1", "--out", "a"]}
+    done = python(file, *flags.get(name, ["nowhere"]))
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("metarl: error: ")
+    assert done.returncode == 1
+
+
+def test_version_0_of_an_environment_is_not_called_out_of_date(tmp_path: Path) -> None:
+    code = "import gymnasium, metarl; gymnasium.make_vec('metarl/HalfCheetahDir-v0', num_envs=1)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stderr == ""
