@@ -77,28 +77,34 @@ class BatchedLocomotion(BatchedTaskEnv):
         self._full[:, 1 : 1 + nq] = self.formulas.init_qpos + moved
         self._full[:, 1 + nq : 1 + nq + nv] = self.formulas.init_qvel + velocity
         everyone, still = np.arange(self.num_envs), np.zeros((self.num_envs, self.model.nu))
-        self._sensors = self._simulate(everyone, self._full, still, steps=0)[1]
-        return self.formulas.observe(self._states(everyone), self._values)
+        states = self._sensed(*self._simulate(everyone, self._full, still, steps=0))
+        self._sensors = states.sensors
+        return self.formulas.observe(states, self._values)
 
     def _step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Array]]:
         rows = np.flatnonzero(~self._ended)
-        before, full = self._states(rows), self._full[rows]
+        full = self._full[rows]
+        before = States(*self._split(full), self._sensors[rows])
         clipped = self.formulas.clip(np.asarray(actions)[rows])
-        after, sensors = self._simulate(rows, full, clipped, steps=self.formulas.frame_skip)
-        late = after[:, 0] - full[:, 0] - self.formulas.dt
-        self._full[rows], self._sensors[rows] = after, sensors
+        moved, readings = self._simulate(rows, full, clipped, steps=self.formulas.frame_skip)
+        after = self._sensed(moved, readings)
+        self._full[rows], self._sensors[rows] = moved, after.sensors
+        late = moved[:, 0] - full[:, 0] - self.formulas.dt
         seen, rewards, ended, diverged = self.formulas.transition(
-            before, self._states(rows), clipped, self._values[rows], late
+            before, after, clipped, self._values[rows], late
         )
         seen, rewards, ended, diverged = (
             self._spread(rows, x) for x in (seen, rewards, ended, diverged)
         )
         return seen, rewards, ended, {"diverged": diverged}
 
-    def _states(self, rows: Array) -> States:
+    def _split(self, full: Array) -> tuple[Array, Array]:
         nq, nv = self.model.nq, self.model.nv
-        full = self._full[rows]
-        return States(full[:, 1 : 1 + nq], full[:, 1 + nq : 1 + nq + nv], self._sensors[rows])
+        return full[:, 1 : 1 + nq], full[:, 1 + nq : 1 + nq + nv]
+
+    def _sensed(self, full: Array, readings: Array) -> States:
+        qpos, qvel = self._split(full)
+        return States(qpos, qvel, self.formulas.sense(qpos, qvel, readings))
 
     def _spread(self, rows: Array, values: Array) -> Array:
         """Put the values of running rows into an array of all rows; the others get 0."""

@@ -1,6 +1,6 @@
 """Half-cheetahs that run forwards or backwards, or at a velocity; the paper's and Gymnasium's."""
 
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
@@ -8,7 +8,7 @@ from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from metarl.envs.base import Array
 from metarl.envs.batched_locomotion import BatchedLocomotion
 from metarl.envs.locomotion import LocomotionEnv, States
-from metarl.envs.planar import center_of_mass
+from metarl.envs.planar import PlanarMass
 from metarl.envs.tasks import Direction, Velocity
 
 
@@ -21,12 +21,18 @@ class _FinnHalfCheetah(_HalfCheetah):
 
     constants = {"frame_skip": 1}  # noqa: RUF012
 
+    @cached_property
+    def mass(self) -> PlanarMass:
+        return PlanarMass(self.nominal)
+
+    def sense(self, qpos: Array, qvel: Array, readings: Array) -> Array:
+        return np.concatenate(self.mass.center(qpos, qvel), axis=1)
+
     def velocity(self, before: States, after: States) -> Array:
-        return center_of_mass(self.model, after.qpos, after.qvel)[1][:, 0]
+        return after.sensors[:, 3]
 
     def features(self, states: States) -> Array:
-        center = center_of_mass(self.model, states.qpos, states.qvel)[0]
-        return np.concatenate([super().features(states), center], axis=1)
+        return np.concatenate([super().features(states), states.sensors[:, :3]], axis=1)
 
     def noise(self, rng: np.random.Generator) -> tuple[Array, Array]:
         moved = 0.01 * rng.standard_normal(self.model.nq)

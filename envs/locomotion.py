@@ -33,7 +33,7 @@ class States(NamedTuple):
     Attributes:
         qpos: Generalized positions (rows, nq).
         qvel: Generalized velocities (rows, nv).
-        sensors: Sensor readings *of these states* (rows, nsensordata).
+        sensors: What the robot senses *in these states* (rows, readings).
     """
 
     qpos: Array
@@ -131,6 +131,17 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         del task
         return self.nominal
 
+    def sense(self, qpos: Array, qvel: Array, readings: Array) -> Array:
+        """Return what else a robot needs to know of states, once for all formulas (rows, n).
+
+        Args:
+            qpos: Positions (rows, nq).
+            qvel: Velocities (rows, nv).
+            readings: Of the model's sensors, which are the default (rows, nsensordata).
+        """
+        del qpos, qvel
+        return readings
+
     def features(self, states: States) -> Array:
         """Return what the policy sees of the robot, (rows, features)."""
         return np.concatenate([states.qpos[:, self.unseen :], states.qvel], axis=1)
@@ -214,7 +225,8 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         if self.model.nsensordata:
             mujoco.mj_forward(self.model, self.data)
         data = self.data
-        return States(data.qpos[None].copy(), data.qvel[None].copy(), data.sensordata[None].copy())
+        qpos, qvel = data.qpos[None].copy(), data.qvel[None].copy()
+        return States(qpos, qvel, self.sense(qpos, qvel, data.sensordata[None].copy()))
 
     def _use(self, model: mujoco.MjModel) -> None:
         """Simulate and draw another model of this robot; the data belong to any of them."""

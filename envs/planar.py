@@ -1,63 +1,63 @@
 """Where the mass of a planar robot is and how it moves, in closed form for many rows at once."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from metarl.envs.base import Array
 
 
-def center_of_mass(model: Any, qpos: Array, qvel: Array) -> tuple[Array, Array]:
-    """Compute the center of mass of a robot in the x-z plane, and its velocity.
+class PlanarMass:
+    """The mass of a robot in the x-z plane, as a function of its state.
 
-    MuJoCo knows both (``subtree_com``, ``subtree_linvel``), but a rollout would report them for the
-    state before its last substep, and one more substep costs as much as the physics itself.
+    MuJoCo knows the center of mass and its velocity (``subtree_com``, ``subtree_linvel``), but a
+    rollout would report them for the state before its last substep, and one more substep costs as
+    much as the physics itself.
 
-    Args:
-        model: A model whose first joints are slides along x and z and a hinge about y, and whose
-            other bodies each have one hinge about y at their origin (checked by a test).
-        qpos: Positions (rows, nq).
-        qvel: Velocities (rows, nv).
-
-    Returns:
-        Position (rows, 3) and velocity (rows, 3).
+    Turning a body turns all that hangs on it, so the center of mass is the root's position plus,
+    for every body, one vector (its mass moment and those of the joints it carries, over the whole
+    mass) turned by the pitch of that body.
     """
-    columns = np.ascontiguousarray(qpos.T), np.ascontiguousarray(qvel.T)
-    (x, z, pitch), (dx, dz, rate) = (c[:3] for c in columns)
-    height = model.body_pos[1]
-    frames = {1: _frame((x + height[0], z + height[2], dx, dz), pitch, rate)}
-    total = [np.zeros(len(qpos)) for _ in range(4)]
-    for body in range(1, model.nbody):
-        if body > 1:
-            parent, joint = frames[model.body_parentid[body]], model.body_jntadr[body]
-            at = _carried(parent, model.body_pos[body])
-            turned = parent.pitch + columns[0][joint], parent.rate + columns[1][joint]
-            frames[body] = _frame(at, *turned)
-        mass = model.body_mass[body] / model.body_subtreemass[1]
-        moved = _carried(frames[body], model.body_ipos[body])
-        total = [t + mass * m for t, m in zip(total, moved, strict=True)]
-    x, z, dx, dz = total
-    still = np.zeros_like(x)
-    return np.stack([x, still, z], axis=1), np.stack([dx, still, dz], axis=1)
 
+    def __init__(self, model: Any) -> None:
+        """Read masses and lengths.
 
-class _Frame(NamedTuple):
-    """Frames of one body: position, velocity, pitch with its sine and cosine, pitch rate."""
+        Args:
+            model: A model whose first joints are slides along x and z and a hinge about y, and
+                whose other bodies each have one hinge about y at their origin (checked by a test).
+        """
+        self._parents = model.body_parentid[2:] - 1
+        self._joints = model.body_jntadr[2:].copy()
+        self._root = model.body_pos[1].copy()
+        moments = model.body_mass[:, None] * model.body_ipos
+        for body in range(2, model.nbody):
+            parent = model.body_parentid[body]
+            moments[parent] += model.body_subtreemass[body] * model.body_pos[body]
+        self._along, _, self._up = (moments[1:] / model.body_subtreemass[1]).T[..., None]
 
-    at: tuple[Array, ...]
-    pitch: Array
-    rate: Array
-    sine: Array
-    cosine: Array
+    def center(self, qpos: Array, qvel: Array) -> tuple[Array, Array]:
+        """Compute the center of mass (rows, 3) and its velocity (rows, 3).
 
+        Args:
+            qpos: Positions (rows, nq).
+            qvel: Velocities (rows, nv).
+        """
+        # Bodies first, rows last: long contiguous rows, and the same sums for one row as for many.
+        positions, velocities = np.ascontiguousarray(qpos.T), np.ascontiguousarray(qvel.T)
+        pitch, rate = self._accumulated(positions), self._accumulated(velocities)
+        sine, cosine = np.sin(pitch), np.cos(pitch)  # about +y, which turns x towards -z
+        along = self._along * cosine + self._up * sine
+        up = self._up * cosine - self._along * sine
+        still = np.zeros(len(qpos))
+        x, z = positions[0] + self._root[0], positions[1] + self._root[2]
+        center = np.stack([x + along.sum(0), still, z + up.sum(0)], axis=1)
+        dx, dz = velocities[0] + (rate * up).sum(0), velocities[1] - (rate * along).sum(0)
+        return center, np.stack([dx, still, dz], axis=1)
 
-def _frame(at: tuple[Array, ...], pitch: Array, rate: Array) -> _Frame:
-    return _Frame(at, pitch, rate, np.sin(pitch), np.cos(pitch))
-
-
-def _carried(frame: _Frame, offset: Array) -> tuple[Array, ...]:
-    """Return (x, z, ẋ, ż) of a point fixed to a frame; pitch turns x towards −z, as about +y."""
-    x, z, dx, dz = frame.at
-    along = offset[0] * frame.cosine + offset[2] * frame.sine
-    up = offset[2] * frame.cosine - offset[0] * frame.sine
-    return x + along, z + up, dx + frame.rate * up, dz - frame.rate * along
+    def _accumulated(self, joints: Array) -> Array:
+        """Add up joint values (joints, rows) from the root to each body (bodies, rows)."""
+        total = np.empty((1 + len(self._joints), joints.shape[1]))
+        total[0] = joints[2]
+        for body, (parent, joint) in enumerate(zip(self._parents, self._joints, strict=True), 1):
+            np.add(total[parent], joints[joint], out=total[body])
+        return total

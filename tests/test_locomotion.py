@@ -18,7 +18,7 @@ from metarl.envs import ENVIRONMENTS, Row
 from metarl.envs.base import TaskEnv
 from metarl.envs.batched_locomotion import BatchedLocomotion
 from metarl.envs.locomotion import LocomotionEnv, States, quiet
-from metarl.envs.planar import center_of_mass
+from metarl.envs.planar import PlanarMass
 from metarl.envs.tasks import Velocity
 
 
@@ -320,7 +320,8 @@ def one_state(name: str, **positions: float) -> tuple[Any, States]:
     qpos = env.init_qpos[None].copy()
     for key, value in positions.items():
         qpos[0, int(key[1:])] = value
-    return env, States(qpos, np.zeros((1, env.model.nv)), np.zeros((1, env.model.nsensordata)))
+    qvel, readings = np.zeros((1, env.model.nv)), np.zeros((1, env.model.nsensordata))
+    return env, States(qpos, qvel, env.sense(qpos, qvel, readings))
 
 
 def test_swimmer_is_rewarded_for_meeting_its_velocity_and_not_for_missing_it() -> None:
@@ -405,7 +406,7 @@ def test_physics_and_starts_are_those_of_gymnasium(name: str) -> None:
 def test_planar_center_of_mass_is_that_of_mujoco() -> None:
     env, rng = make(FINN).unwrapped, np.random.default_rng(0)
     qpos, qvel = rng.normal(size=(2, 50, 9)) * 3
-    positions, velocities = center_of_mass(env.model, qpos, qvel)
+    positions, velocities = PlanarMass(env.model).center(qpos, qvel)
     for row in range(50):
         env.data.qpos[:], env.data.qvel[:] = qpos[row], qvel[row]
         mujoco.mj_forward(env.model, env.data)
@@ -414,7 +415,7 @@ def test_planar_center_of_mass_is_that_of_mujoco() -> None:
         assert np.abs(velocities[row] - env.data.subtree_linvel[1]).max() < 1e-12
 
 
-def test_half_cheetah_is_a_planar_robot_as_center_of_mass_asks() -> None:
+def test_half_cheetah_is_a_planar_robot_as_planar_mass_asks() -> None:
     model = make(FINN).unwrapped.model
     slide, hinge = mujoco.mjtJoint.mjJNT_SLIDE, mujoco.mjtJoint.mjJNT_HINGE
     assert model.jnt_type.tolist() == [slide, slide, *[hinge] * 7]
