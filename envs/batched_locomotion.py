@@ -77,7 +77,7 @@ class BatchedLocomotion(BatchedTaskEnv):
         self._full[:, 1 : 1 + nq] = self.formulas.init_qpos + moved
         self._full[:, 1 + nq : 1 + nq + nv] = self.formulas.init_qvel + velocity
         everyone, still = np.arange(self.num_envs), np.zeros((self.num_envs, self.model.nu))
-        states = self._sensed(*self._simulate(everyone, self._full, still, steps=0))
+        states = self._sensed(self._full, self._simulate(everyone, self._full, still, steps=0)[1])
         self._sensors = states.sensors
         return self.formulas.observe(states, self._values)
 
