@@ -1,48 +1,53 @@
 """Measure sampling and the meta-update beside what the machine can do: ``metarl benchmark``."""
 
 import json
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import torch
 import tyro
 
 from metarl.console import print_table
-from metarl.core import tree
-from metarl.core.seeding import numpy_generator, torch_generator
-from metarl.experiments.maml_trpo import MAMLTRPO, Parts, build
+from metarl.experiments.maml_trpo import MAMLTRPO, build
+from metarl.output import require_writable
+from metarl.rl.measure import Figures, collect, machine, median, sampling, update_seconds
+from metarl.rl.setup import Parts
 from metarl.tracking import versions
 
 
-Row = list[Any]
+COLLECTING = "collecting a meta-batch (s)"
+
+# The shapes that papers and peers report: 2D navigation, and half-cheetahs at the papers' scale.
+CHEETAH: dict[str, Any] = {"num_tasks": 40, "hidden": (100, 100), "inner_lr": 0.1}
+CASES: dict[str, dict[str, Any]] = {
+    "metarl/Navigation2D-v0": {"num_tasks": 20, "hidden": (64, 64), "activation": "tanh"},
+    "metarl/HalfCheetahDir-v0": CHEETAH,
+    "metarl/HalfCheetahDir-v1": CHEETAH,
+}
 
 
 @dataclass(frozen=True)
 class Benchmark:
     """Measure how fast this machine samples and updates, and how fast it could.
 
-    Figures are medians; every one stands beside the matrix product and the memory copy measured in
-    the same run, since both vary with the machine and its load.
+    Figures are medians; they stand beside the matrix product, the memory copy and the raw physics
+    measured in the same run, since all vary with the machine and its load.
     """
 
     what: Annotated[Literal["all", "sampling", "update"], tyro.conf.Positional] = "all"
     """What to measure."""
-    repeats: int = 7
-    """Measurements of each figure."""
-    env: str = "metarl/Navigation2D-v0"
-    """Environment."""
-    num_tasks: int = 20
-    """Tasks of a meta-batch."""
+    repeats: int = 3
+    """Measurements of each figure, after one to warm up."""
+    env: tuple[str, ...] = tuple(CASES)
+    """Environments to measure."""
+    num_tasks: int | None = None
+    """Tasks of a meta-batch; by default 20 in navigation and 40 elsewhere."""
     episodes_per_task: int = 20
     """Episodes of each task."""
-    hidden: tuple[int, ...] = (64, 64)
-    """Widths of the policy's hidden layers."""
-    activation: Literal["relu", "tanh"] = "tanh"
-    """Nonlinearity of the policy."""
+    hidden: tuple[int, ...] = ()
+    """Widths of hidden layers; by default 64 64 in navigation and 100 100 elsewhere."""
+    fisher_fraction: tuple[float, ...] = (1.0, 0.25)
+    """Parts of the episodes that the update's Fisher is computed on."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the policy lives."""
     out: Path | None = None
@@ -56,115 +61,59 @@ class Benchmark:
 
 def main(args: Benchmark) -> None:
     """Measure and print."""
-    config = MAMLTRPO(
-        out=Path(),
-        env=args.env,
-        num_tasks=args.num_tasks,
-        episodes_per_task=args.episodes_per_task,
-        hidden=args.hidden,
-        activation=args.activation,
-        device=args.device,
-    )
-    parts = build(config)
-    figures = machine(parts.sampler.device, args.repeats)
-    if args.what in ("all", "sampling"):
-        figures |= sampling(parts, args.repeats)
-    if args.what in ("all", "update"):
-        figures |= update(parts, args.repeats)
-    shape = f"{args.num_tasks} tasks x {args.episodes_per_task} episodes"
-    network = f"{'x'.join(map(str, args.hidden))} {args.activation}"
-    title = f"{args.env}, {shape} x {parts.sampler.horizon} steps, {network}, one inner step"
-    print_table(title, ["figure", "median", "unit"], [_row(*item) for item in figures.items()])
     if args.out is not None:
-        args.out.write_text(json.dumps({"figures": figures, "versions": versions()}, indent=2))
+        require_writable(args.out)
+    configs = [_config(args, env) for env in args.env]
+    built = [build(config) for config in configs]  # an impossible setting costs no time
+    report: dict[str, Figures] = {"this machine": machine(built[0].sampler.device, args.repeats)}
+    _show("this machine", report)
+    for config, parts in zip(configs, built, strict=True):
+        title = _title(config, parts)
+        report[title] = sampling(parts, args.repeats) if args.what != "update" else {}
+        if args.what != "sampling":
+            report[title] |= _updates(args, config, parts)
+        _show(title, report)
+    if args.out is not None:
+        args.out.write_text(json.dumps({"figures": report, "versions": versions()}, indent=2))
 
 
-def machine(device: torch.device, repeats: int) -> dict[str, float]:
-    """Measure the machine itself: its matrix product and its memory."""
-    a = torch.randn(2048, 2048, device=device)
-    source = torch.randn(32 * 2**20, device=device)  # 128 MiB: more than any cache
-    target = torch.empty_like(source)
-    return {
-        "matrix product (GFLOP/s)": 2 * 2048**3 / 1e9 / median(lambda: a @ a, repeats),
-        "memory copy (GB/s)": 2
-        * 4
-        * source.numel()
-        / 1e9
-        / median(lambda: target.copy_(source), repeats),
-        "threads (count)": float(torch.get_num_threads()),
-    }
+def _updates(args: Benchmark, config: MAMLTRPO, parts: Parts) -> Figures:
+    figures = {COLLECTING: median(lambda: collect(parts), args.repeats)}
+    for fraction in args.fisher_fraction:
+        again = build(replace(config, fisher_fraction=fraction))
+        where = "" if fraction == 1 else f", Fisher on {fraction:.0%} of the episodes"
+        seconds, tracing = update_seconds(again, args.repeats)
+        figures[f"trust-region update{where} (s)"] = seconds
+        figures[f"one iteration{where} (s)"] = figures[COLLECTING] + seconds
+        figures[f"tracing, once per run{where} (s)"] = tracing
+    return figures
 
 
-def sampling(parts: Parts, repeats: int) -> dict[str, float]:
-    """Measure closed-loop rollouts, and the environment alone with actions at hand."""
-    sampler = parts.sampler
-    params = tree.expand(parts.loop.init(parts.params).model, sampler.num_tasks)
-    # Each task has parameters of its own, as after adaptation.
-    params = {name: p.contiguous().to(sampler.device) for name, p in params.items()}
-    tasks = sampler.sample_tasks(numpy_generator(0, 0, "benchmark"))
-    generator = torch_generator(0, 0, "benchmark", device=sampler.device)
-    steps = sampler.env.num_envs * sampler.horizon
-    shape = (sampler.env.num_envs, *sampler.env.single_action_space.shape)
-    actions = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
-
-    def environment_alone() -> None:
-        sampler.env.reset(seed=[0] * sampler.env.num_envs)
-        for _ in range(sampler.horizon):
-            sampler.env.step(actions)
-
-    alone = median(environment_alone, repeats)
-    closed = median(lambda: sampler.rollout(parts.policy, params, tasks, generator), repeats)
-    return {
-        "environment alone (steps/s)": steps / alone,
-        "closed-loop sampling (steps/s)": steps / closed,
-    }
+def _config(args: Benchmark, env: str) -> MAMLTRPO:
+    given = {"num_tasks": args.num_tasks, "hidden": args.hidden}
+    chosen = CASES.get(env, CHEETAH) | {name: value for name, value in given.items() if value}
+    return MAMLTRPO(
+        out=Path(),
+        env=env,
+        episodes_per_task=args.episodes_per_task,
+        device=args.device,
+        output_gain=1.0,
+        **chosen,
+    )
 
 
-def update(parts: Parts, repeats: int) -> dict[str, float]:
-    """Measure whole MAML-TRPO iterations; the first, which traces the update, stands apart."""
-    sampler, learner = parts.sampler, parts.learner
-    state = learner.init(parts.params, device=sampler.device)
-    seconds: dict[str, list[float]] = {"sampling": [], "update": [], "iteration": []}
-    for iteration in range(repeats + 1):
-        began = time.perf_counter()
-        tasks = sampler.sample_tasks(numpy_generator(0, iteration, "tasks"))
-        generator = torch_generator(0, iteration, "rollouts", device=sampler.device)
-        batch, _ = sampler.collect(
-            parts.policy, parts.loop, state.params, tasks, generator, parts.process
-        )
-        sampled = time.perf_counter()
-        state, metrics = learner.step(state, batch)
-        metrics["trpo/kl"].item()  # waits for an accelerator
-        done = time.perf_counter()
-        for name, value in zip(
-            seconds, (sampled - began, done - sampled, done - began), strict=True
-        ):
-            seconds[name].append(value)
-    medians = {f"{name} (s)": float(np.median(times[1:])) for name, times in seconds.items()}
-    return {
-        "sampling, adaptation, baselines (s)": medians["sampling (s)"],
-        "trust-region update (s)": medians["update (s)"],
-        "one iteration (s)": medians["iteration (s)"],
-        "tracing, once per run (s)": seconds["iteration"][0] - medians["iteration (s)"],
-    }
+def _title(config: MAMLTRPO, parts: Parts) -> str:
+    shape = f"{config.num_tasks} tasks x {config.episodes_per_task} episodes"
+    network = f"{'x'.join(map(str, config.hidden))} {config.activation}"
+    return f"{config.env}: {shape} x {parts.sampler.horizon} steps, {network}"
 
 
-def median(function: Callable[[], Any], repeats: int) -> float:
-    """Return the median wall time of a call in seconds, after one to warm up."""
-    function()
-    times = []
-    for _ in range(repeats):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        function()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    return float(np.median(times))
+def _show(title: str, report: dict[str, Figures]) -> None:
+    rows = [_row(*item) for item in report[title].items()]
+    print_table(title, ["figure", "median", "unit"], rows)
 
 
-def _row(label: str, value: float) -> Row:
+def _row(label: str, value: float) -> list[str]:
     name, _, unit = label.rpartition(" (")
     return [name, f"{value:,.0f}" if value >= 100 else f"{value:.3g}", unit.rstrip(")")]
 
