@@ -74,16 +74,11 @@ def main(args: Evaluate) -> None:
 
     def evaluate(tasks: list[TaskDescription], rate: float, role: str) -> AdaptationCurve:
         """Run the paper's protocol with first step size `rate`."""
+        sampler, policy, process = parts.sampler, parts.policy, parts.process
         loop = paper_loop(loaded.config, parts.loop, num_steps=num_steps, rate=rate)
-        generator = torch_generator(args.seed, 0, role, device=parts.sampler.device)
+        generator = torch_generator(args.seed, 0, role, device=sampler.device)
         return adaptation_curve(
-            parts.sampler,
-            parts.policy,
-            loop,
-            loaded.params,
-            tasks,
-            generator,
-            process=parts.process,
+            sampler, policy, loop, loaded.params, tasks, generator, process=process
         )
 
     rate = loaded.config.inner_lr if args.inner_lr is None else args.inner_lr

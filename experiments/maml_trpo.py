@@ -6,9 +6,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import tyro
-
-from metarl import checkpoint
+from metarl import checkpoint, cli
 from metarl.config import at_least, between, greater_than, inside, require, to_json
 from metarl.core.adapt import InnerLoop
 from metarl.core.seeding import numpy_generator, torch_generator
@@ -41,7 +39,7 @@ class MAMLTRPO(RLConfig):
     backtrack_ratio: float = 0.8
     """Ratio of successive step lengths in the line search."""
     fisher_fraction: float = 1.0
-    """Part of each task's episodes that the Fisher is computed on: cheaper, and noisier, below 1."""
+    """Part of each task's episodes that the Fisher is computed on: cheaper and noisier below 1."""
 
     def __post_init__(self) -> None:
         """Refuse impossible settings, naming the flag."""
@@ -101,4 +99,4 @@ def train(config: MAMLTRPO, parts: Parts, run: Run, state: MetaState, *, start: 
 
 
 if __name__ == "__main__":
-    main(tyro.cli(MAMLTRPO))
+    cli.script("train", "maml-trpo")

@@ -1,6 +1,7 @@
 """Trackers: metrics sent elsewhere, beside metrics.jsonl."""
 
 import uuid
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 from metarl import optional
@@ -48,7 +49,9 @@ class _Wandb:
         self._run.log(metrics, step=iteration)
 
 
-_TRACKERS = {  # name: (class, module, extra)
+_TRACKERS: dict[
+    str, tuple[Callable[[Run, int], Tracker], str, str]
+] = {  # name: (class, module, extra)
     "tensorboard": (_TensorBoard, "torch.utils.tensorboard", "track"),
     "wandb": (_Wandb, "wandb", "wandb"),
 }

@@ -143,7 +143,7 @@ def test_an_experiment_run_as_a_file_is_its_command(name: str, tmp_path: Path) -
     done = python(file, *flags.get(name, ["nowhere"]))
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("metarl: error: ")
-    assert done.returncode == 1
+    assert done.returncode in (1, 2)
 
 
 def test_version_0_of_an_environment_is_not_called_out_of_date(tmp_path: Path) -> None:

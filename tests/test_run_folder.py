@@ -3,18 +3,14 @@
 import json
 import os
 import shutil
-import sys
 import threading
-import types
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from commands import TRAIN, checkpoints, metarl, refusal
 from safetensors.numpy import save_file
 
-from metarl.trackers import tracker
 from metarl.tracking import Run
 
 
@@ -138,31 +134,6 @@ def test_a_folder_that_another_process_is_making_a_run_is_refused_and_left_alone
         message = refusal(capsys, *TRAIN, "--out", folder)
     assert "another process" in message
     assert {path.name for path in folder.iterdir()} <= {"lock"}
-
-
-def test_a_resumed_run_keeps_its_wandb_id_and_no_other_run_has_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[dict[str, Any]] = []
-    fake = types.ModuleType("wandb")
-    monkeypatch.setattr(fake, "init", lambda **given: calls.append(given), raising=False)
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    for parent in ("a", "b"):
-        with Run.create(tmp_path / parent / "same-name", "example", {}) as run:
-            tracker("wandb", run, start=0)
-            tracker("wandb", run, start=3)
-    first, resumed, other, _ = (call["id"] for call in calls)
-    assert first == resumed != other
-    assert {call["name"] for call in calls} == {"same-name"}
-
-
-def test_a_missing_tracker_is_one_line_and_leaves_no_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    message = refusal(capsys, *TRAIN, "--track", "wandb", "--out", tmp_path / "run")
-    assert "pip install 'metarl-torch[wandb]'" in message
-    assert not (tmp_path / "run").exists()
 
 
 def test_evaluations_are_ordered_by_the_time_in_them(tmp_path: Path) -> None:

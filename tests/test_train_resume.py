@@ -12,6 +12,8 @@ import pytest
 from commands import TRAIN, checkpoints, history, metarl, refusal
 from safetensors.numpy import load_file
 
+from metarl import cli
+
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(whole: Path, tmp_path: Path) -> None:
     metarl(*TRAIN, "--iterations", 6, "--out", tmp_path / "again")

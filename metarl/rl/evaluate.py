@@ -1,7 +1,6 @@
 """The adaptation curve: the return after 0, 1, ..., K gradient steps on tasks never seen."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -9,7 +8,6 @@ import torch
 from jaxtyping import Float
 
 from metarl.core.adapt import InnerLoop
-from metarl.core.inner import InnerOptimizer
 from metarl.core.types import MetaParams
 from metarl.rl.advantages import Process
 from metarl.rl.episodes import mean_return
@@ -59,21 +57,18 @@ def adaptation_curve(
     generator: torch.Generator,
     *,
     process: Process,
-    optimizer: InnerOptimizer | None = None,
 ) -> AdaptationCurve:
     """Adapt to each task, every step on fresh episodes, and report every return.
 
     Args:
         sampler: Rolls out; its number of tasks is that of `tasks`.
         policy: The policy.
-        loop: The inner loop; ``loop.num_steps`` is K.
+        loop: The inner loop; ``loop.num_steps`` is K. Step sizes may differ from training's.
         meta: Meta-parameters.
         tasks: Held-out tasks.
         generator: Source of actions and environment seeds.
         process: Baseline and advantages.
-        optimizer: Replaces the inner optimizer of training, for example with other step sizes.
     """
-    loop = replace(loop, optimizer=optimizer or loop.optimizer)
     task, _ = sampler.collect(policy, loop, meta, list(tasks), generator, process)
     columns = [mean_return(batch).double().cpu() for batch in (*task.support, task.query)]
     return AdaptationCurve(list(tasks), torch.stack(columns, 1).numpy())
