@@ -221,5 +221,5 @@ def _is_spent(node: fx.Node) -> bool:
 
 
 def _kind(node: fx.Node) -> tuple[Any, ...]:
-    value = node.meta["val"]
-    return value.shape, value.dtype, value.layout
+    value = node.meta["val"]  # strides too: a view further on may fit one layout and not the other
+    return value.shape, value.stride(), value.dtype
