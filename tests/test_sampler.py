@@ -160,7 +160,7 @@ def test_no_inner_steps_collect_the_query_alone() -> None:
         policy, loop, loop.init(params), TASKS, seeded(0), advantages()
     )
     assert tasks.support == ()
-    assert_close(tasks.query[:5], tuple(roll(sampler(), policy, params)))
+    assert_close(tasks.query[:5], roll(sampler(), policy, params)[:5])
     assert "return/step_0" in metrics
 
 

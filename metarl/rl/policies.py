@@ -133,7 +133,7 @@ def mlp_policy(
 
     Args:
         observation_space: A flat ``Box``.
-        action_space: A flat ``Box`` (Gaussian policy) or ``Discrete`` (categorical policy).
+        action_space: A flat ``Box`` (Gaussian policy) or ``Discrete`` from 0 (categorical policy).
         hidden: Widths of the hidden layers.
         activation: ``"relu"`` or ``"tanh"``.
         output_gain: Factor of the last layer's initial weights; below 1, the policy starts out
@@ -156,9 +156,9 @@ def mlp_policy(
         "output_gain": output_gain,
         "generator": generator,
     }
-    if isinstance(action_space, gymnasium.spaces.Discrete):
+    if isinstance(action_space, gymnasium.spaces.Discrete) and action_space.start == 0:
         return functional(CategoricalMLP((*inputs, int(action_space.n)), **network))
     if isinstance(action_space, gymnasium.spaces.Box) and len(action_space.shape) == 1:
         sizes = (*inputs, action_space.shape[0])
         return functional(GaussianMLP(sizes, init_std=init_std, scale=scale, **network))
-    raise TypeError(f"actions must be a flat Box or Discrete, got {action_space}")
+    raise TypeError(f"actions must be a flat Box, or Discrete from 0, got {action_space}")

@@ -1,9 +1,10 @@
 """The sampler: all tasks × episodes of a meta-batch step together."""
 
 import copy
-from typing import Any, Protocol, cast, runtime_checkable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
 
-import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,12 +16,10 @@ from metarl.core.types import MetaParams, Metrics, Params, Task
 from metarl.rl.advantages import Process
 from metarl.rl.episodes import Episodes, Rollout, mean_return, zero_padding
 from metarl.rl.policies import Policy
+from metarl.rl.vector_env import horizon_of, make_vector_env, spec_of
 
 
 TaskDescription = dict[str, Any]
-
-
-NO_TASKS = "has no tasks: it needs an attribute `task` and a method sample_tasks(num_tasks, rng)"
 
 
 @runtime_checkable
@@ -56,7 +55,7 @@ class Sampler:
 
         Args:
             env: A vector environment with `task` and `sample_tasks`. Its rows may freeze when
-                they end, or be reset one step later (Gymnasium's ``NEXT_STEP``).
+                they end, or be reset by themselves: what comes after a row's first end is masked.
             episodes_per_task: Rows per task.
             device: Where the policy runs and the episodes are kept.
 
@@ -64,10 +63,7 @@ class Sampler:
             ValueError: If the rows are not a multiple of `episodes_per_task`, or the environment
                 states no horizon.
         """
-        spec = getattr(env, "spec", None)
-        horizon = getattr(env, "max_episode_steps", None) or getattr(
-            spec, "max_episode_steps", None
-        )
+        horizon = horizon_of(env)
         if horizon is None:
             raise ValueError(
                 "the environment states no horizon: register it with max_episode_steps"
@@ -77,14 +73,23 @@ class Sampler:
                 f"{env.num_envs} rows are not a multiple of episodes_per_task={episodes_per_task}"
             )
         self.env = env
-        self.horizon: int = horizon
+        self.name: str = getattr(spec_of(env), "id", type(env).__name__)
+        self.horizon = horizon
         self.episodes_per_task = episodes_per_task
         self.num_tasks = env.num_envs // episodes_per_task
         self.device = torch.device(device)
 
     def sample_tasks(self, rng: np.random.Generator) -> list[TaskDescription]:
-        """Draw one task for each group of rows."""
-        tasks: list[TaskDescription] = self.env.call("sample_tasks", self.num_tasks, rng)[0]
+        """Draw one task for each group of rows.
+
+        The environment draws from a copy of `rng`, which itself jumps far ahead: rows in one
+        process would all draw from it, and rows in other processes would leave it where it was.
+        """
+        with self._blame("sample_tasks"):
+            drawn = self.env.call("sample_tasks", self.num_tasks, copy.deepcopy(rng))
+        bits: Any = rng.bit_generator
+        bits.state = bits.jumped().state
+        tasks: list[TaskDescription] = drawn[0]
         return tasks
 
     def rollout(
@@ -113,11 +118,12 @@ class Sampler:
                 behavior = act(seen)
                 actions = behavior.sample(generator)
                 flat = actions.flatten(0, 1).numpy(force=True)
-                following, rewards, terminated, truncated, info = self.env.step(flat)
+                with self._blame("step"):
+                    following, rewards, terminated, truncated, info = self.env.step(flat)
                 running = ~ended
-                diverged = running & _array(info.get("diverged", False))
+                diverged = running & _flags(info.get("diverged", False))
                 steps.append((seen, actions, copy.copy(rewards), running, behavior, diverged))
-                ended = ended | _array(terminated) | _array(truncated)
+                ended = ended | _flags(terminated) | _flags(truncated)
                 if ended.all():
                     break
                 seen = self._observe(following).to(dtype)
@@ -169,7 +175,23 @@ class Sampler:
         shape, device = (self.env.num_envs,), generator.device
         seeds = torch.randint(2**31, shape, generator=generator, device=device).tolist()
         self.env.set_attr("task", [t for t in tasks for _ in range(self.episodes_per_task)])
-        return self._observe(self.env.reset(seed=seeds)[0])
+        with self._blame("reset"):
+            seen, _ = self.env.reset(seed=seeds)
+        return self._observe(seen)
+
+    @contextmanager
+    def _blame(self, method: str) -> Iterator[None]:
+        """Say which environment failed, and where: its own message may be as short as ``KeyError``.
+
+        Raises:
+            RuntimeError: If it did.
+        """
+        try:
+            yield
+        except Exception as error:
+            raise RuntimeError(
+                f"{self.name} failed in {method}: {type(error).__name__}: {error}"
+            ) from error
 
     def _observe(self, observations: Any) -> Tensor:
         """Put observations on the device, in shape (task, episode, features)."""
@@ -207,26 +229,24 @@ class Sampler:
 def make_sampler(
     env_id: str, *, num_tasks: int, episodes_per_task: int, device: Any = "cpu", **kwargs: Any
 ) -> Sampler:
-    """Build the batched face of a registered environment and a sampler on it.
+    """Build a registered environment with a row for each episode, and a sampler on it.
+
+    An environment without a batched face is run as ``SyncVectorEnv``, one row after the other, or
+    with ``vectorization_mode="async"`` in one process per row; both give the same episodes.
 
     Args:
-        env_id: A Gymnasium id.
+        env_id: A Gymnasium id; ``module:namespace/Name-v0`` imports the module that registers it.
         num_tasks: Tasks of a meta-batch.
         episodes_per_task: Episodes rolled out for each task.
         device: See :class:`Sampler`.
-        kwargs: Arguments of the environment, such as ``observe_task=True``.
+        kwargs: Arguments of ``gymnasium.make_vec``, such as ``vectorization_mode`` and
+            ``vector_kwargs``, and of the environment, such as ``observe_task=True``.
 
     Raises:
-        ValueError: If the environment has no tasks.
+        ValueError: If the environment has no tasks, or they cannot be written as JSON.
     """
-    env: Any = gymnasium.make_vec(env_id, num_envs=num_tasks * episodes_per_task, **kwargs)
-    if not all(hasattr(env, name) for name in ("call", "get_attr", "set_attr")):
-        raise ValueError(f"{env_id} {NO_TASKS}")
-    try:
-        env.get_attr("task")
-    except AttributeError:
-        raise ValueError(f"{env_id} {NO_TASKS}") from None
-    return Sampler(cast(TaskVectorEnv, env), episodes_per_task=episodes_per_task, device=device)
+    env = make_vector_env(env_id, num_tasks * episodes_per_task, **kwargs)
+    return Sampler(env, episodes_per_task=episodes_per_task, device=device)
 
 
 def _inner_step(
@@ -251,5 +271,6 @@ def _tensor(values: Any) -> Tensor:
     return values if isinstance(values, Tensor) else torch.from_numpy(values)
 
 
-def _array(values: Any) -> Any:
-    return values.numpy(force=True) if isinstance(values, Tensor) else values
+def _flags(values: Any) -> Any:
+    """Return an array of booleans; rows that say nothing are None in Gymnasium's infos."""
+    return np.asarray(values.numpy(force=True) if isinstance(values, Tensor) else values, bool)

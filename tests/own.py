@@ -1,0 +1,135 @@
+"""The environment of docs/own-environment.md as a module, and some that break its promises."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+PAGE = (Path(__file__).parents[1] / "docs/own-environment.md").read_text()
+
+
+def block(name: str) -> str:
+    """Return the code block after the marker ``<!-- name -->``."""
+    found = re.search(rf"<!-- {re.escape(name)} -->\n```\w+\n(.*?)```", PAGE, re.DOTALL)
+    assert found, f"the page has no block {name!r}"
+    return found.group(1)
+
+
+@contextmanager
+def playground(folder: Path) -> Iterator[Path]:
+    """Save the page's environment in `folder` and make that importable; forget it afterwards."""
+    (folder / "playground.py").write_text(block("playground.py"))
+    sys.path.insert(0, str(folder))
+    try:
+        yield folder
+    finally:
+        sys.path.remove(str(folder))
+        sys.modules.pop("playground", None)
+        forget("playground")
+
+
+def register(name: str, *, horizon: int | None = 5, **kwargs: Any) -> str:
+    """Register a class of this file; return its id."""
+    env_id = f"own/{name}-v0"
+    forget(f"own/{name}")
+    gymnasium.register(env_id, f"own:{name}", max_episode_steps=horizon, **kwargs)
+    return env_id
+
+
+def forget(prefix: str) -> None:
+    for env_id in [name for name in gymnasium.registry if name.startswith(prefix)]:
+        del gymnasium.registry[env_id]
+
+
+class Mark(gymnasium.Env[Any, Any]):
+    """Guess a number that is not observed; whoever guesses above 1 is out."""
+
+    observation_space: Any = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space: Any = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self) -> None:
+        self.task: dict[str, Any] = {"mark": 0.0}
+
+    def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> Any:
+        return [{"mark": mark} for mark in rng.uniform(-1, 1, num_tasks).tolist()]
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.mark = self.task["mark"]
+        return self._noise(), {}
+
+    def step(self, action: Any) -> Any:
+        guess = float(action[0])
+        return self._noise(), -abs(guess - self.mark), guess > 1, False, self.info(guess)
+
+    def info(self, guess: float) -> dict[str, Any]:
+        del guess
+        return {}
+
+    def _noise(self) -> Any:
+        return self.np_random.normal(size=2).astype(np.float32)
+
+
+class Tells(Mark):
+    """Says that it diverged, as a numpy boolean, and nothing while all is well."""
+
+    def info(self, guess: float) -> dict[str, Any]:
+        return {"diverged": np.bool_(True)} if guess > 0.5 else {}
+
+
+class Raises(Mark):
+    def info(self, guess: float) -> dict[str, Any]:
+        return {}["wheel"]
+
+
+class Dies(Mark):
+    def info(self, guess: float) -> dict[str, Any]:
+        os._exit(1)
+
+
+class NoTask(Mark):
+    def __init__(self) -> None:
+        pass
+
+
+class NoSampling(gymnasium.Wrapper[Any, Any, Any, Any]):
+    def __init__(self) -> None:
+        super().__init__(gymnasium.make("CartPole-v1"))
+        self.task = {"mark": 0.0}
+
+
+class FewTasks(Mark):
+    def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> Any:
+        return super().sample_tasks(num_tasks - 1, rng)
+
+
+class ArrayTasks(Mark):
+    def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> Any:
+        return [{"mark": mark} for mark in rng.uniform(-1, 1, (num_tasks, 1))]
+
+
+class DictObservation(Mark):
+    observation_space = spaces.Dict({"position": Mark.observation_space})
+
+    def _noise(self) -> Any:
+        return {"position": super()._noise()}
+
+
+class ImageObservation(Mark):
+    observation_space = spaces.Box(0, 255, (4, 4, 3), np.uint8)
+
+
+class ManyActions(Mark):
+    action_space = spaces.MultiDiscrete([2, 3])
+
+
+class CountsFromOne(Mark):
+    action_space = spaces.Discrete(3, start=1)
