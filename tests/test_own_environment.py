@@ -10,11 +10,13 @@ import pytest
 import torch
 from commands import history, metarl, refusal
 from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers import ClipAction, FlattenObservation
 from helpers import random_meta_batch, relative_error, seeded
 from own import block, playground, register
 
 from metarl.core import InnerLoop, Params, functional, sgd, tree
+from metarl.experiments.maml_trpo import MAMLTRPO, build
 from metarl.rl.episodes import Rollout
 from metarl.rl.losses import reinforce
 from metarl.rl.objective import AdaptedPolicy
@@ -23,6 +25,7 @@ from metarl.rl.sampler import Sampler, make_sampler
 
 
 ENV = "playground:playground/Pendulum-v0"
+ROBOT = "metarl/HalfCheetahDir-v1"
 TRAIN = ["train", "maml-trpo", "--num-tasks", "1", "--episodes-per-task", "2", "--hidden", "4"]
 SPAWN: dict[str, Any] = {"vectorization_mode": "async", "vector_kwargs": {"context": "spawn"}}
 
@@ -73,13 +76,26 @@ def test_the_page_runs_from_top_to_bottom(folder: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.parametrize("vectorization", ["sync", "async"])
-def test_flag_of_the_command_line_changes_no_number(
-    vectorization: str, folder: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("env_id", "vectorization", "kind"),
+    [(ENV, "auto", SyncVectorEnv), (ENV, "async", AsyncVectorEnv), (ROBOT, "sync", SyncVectorEnv)],
+)
+def test_flag_of_the_command_line_chooses_the_vector_environment(
+    env_id: str, vectorization: Any, kind: type, folder: Path
 ) -> None:
-    for out, flags in (("auto", []), ("chosen", ["--vectorization", vectorization])):
-        metarl(*TRAIN, "--env", ENV, "--iterations", 1, *flags, "--out", tmp_path / out)
-    assert history(tmp_path / "auto") == history(tmp_path / "chosen")
+    config = MAMLTRPO(folder, env=env_id, vectorization=vectorization, hidden=(4,))
+    env: Any = build(config, num_tasks=1, episodes=2).sampler.env
+    assert type(env) is kind
+    env.close()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_processes_change_no_number_of_a_run(folder: Path, tmp_path: Path) -> None:
+    for mode in ("sync", "async"):
+        flags = ["--iterations", 1, "--vectorization", mode, "--out", tmp_path / mode]
+        metarl(*TRAIN, "--env", ENV, *flags)
+    assert history(tmp_path / "sync") == history(tmp_path / "async")
 
 
 def test_task_reaches_the_environment_through_its_wrappers() -> None:

@@ -145,6 +145,7 @@ def _sampler(config: RLConfig, *, num_tasks: int, episodes: int) -> Sampler:
             num_tasks=num_tasks,
             episodes_per_task=episodes,
             device=resolve_device(config.device),
+            vectorization_mode=None if config.vectorization == "auto" else config.vectorization,
             **({"observe_task": True} if config.observe_task else {}),
         )
     except UnregisteredEnv as error:
