@@ -1,10 +1,9 @@
-"""Evaluate a run as in the papers: the return after 0, 1, ..., K steps on held-out tasks.
+"""Evaluate a run as in the papers: the return after 0, 1, ..., K steps on test tasks.
 
 ``metarl evaluate runs/quick``
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +18,7 @@ from metarl.core.seeding import numpy_generator, torch_generator
 from metarl.experiments.maml_trpo import MAMLTRPO, build
 from metarl.loading import Loaded, load
 from metarl.output import require_writable
-from metarl.rl.evaluate import AdaptationCurve, adaptation_curve, paper_tasks
+from metarl.rl.evaluate import AdaptationCurve, adaptation_curve, paper_episodes, paper_tasks
 from metarl.rl.sampler import TaskDescription
 from metarl.rl.setup import paper_loop
 from metarl.tracking import command, versions
@@ -30,10 +29,11 @@ TUNING_RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Adapt the policy of a run to tasks it has never met, and report every return.
+    """Adapt the policy of a run to test tasks, and report every return.
 
-    Every step is taken on fresh episodes: the first with the training step size, later ones with
-    half of it (Finn et al. 2017).
+    The tasks are drawn from the same distribution by another stream than training's: velocities and
+    goals it has never met, but there are only two directions. Every step is taken on fresh
+    episodes: the first with the training step size, later ones with half of it (Finn et al. 2017).
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -41,9 +41,10 @@ class Evaluate:
     inner_steps: int | None = None
     """Adaptation steps; by default 3, and 0 for an oracle."""
     num_tasks: int = 40
-    """Held-out tasks; 40 with seed 1 are the paper's own."""
-    episodes_per_task: int = 40
-    """Episodes of each task before and after each step."""
+    """Test tasks; 40 with seed 1 are the paper's own."""
+    episodes_per_task: int | None = None
+    """Episodes of each task before and after each step; by default as many as have 4,000 steps
+    (Finn et al. 2017): 40 of 100 steps, 20 of 200."""
     seed: int = 1
     """Seed of tasks and episodes."""
     inner_lr: float | None = None
@@ -70,7 +71,9 @@ def main(args: Evaluate) -> None:
     loaded = load(MAMLTRPO, args.run, iteration=args.checkpoint, device=args.device)
     num_steps = steps_to_take(args, loaded.config)
     require_writable(loaded.run.evaluation_path("new"))
-    parts = build(loaded.config, num_tasks=args.num_tasks, episodes=args.episodes_per_task)
+    one = build(loaded.config, num_tasks=1, episodes=1)
+    episodes = args.episodes_per_task or paper_episodes(one.sampler.horizon)
+    parts = build(loaded.config, num_tasks=args.num_tasks, episodes=episodes)
 
     def evaluate(tasks: list[TaskDescription], rate: float, role: str) -> AdaptationCurve:
         """Run the paper's protocol with first step size `rate`."""
@@ -83,19 +86,22 @@ def main(args: Evaluate) -> None:
 
     rate = loaded.config.inner_lr if args.inner_lr is None else args.inner_lr
     if args.tune_inner_lr:
-        # Another stream than the held-out tasks and their episodes.
+        # Another stream than the test tasks and their episodes.
         others = parts.sampler.sample_tasks(numpy_generator(args.seed, 0, "tuning"))
-        rate = best_rate(lambda rate: evaluate(others, rate, "tuning"))
+        scores = [(evaluate(others, r, "tuning").mean[1:].mean(), r) for r in TUNING_RATES]
+        rows = [[f"{r:g}", f"{score:.2f}"] for score, r in scores]
+        print_table("step size, on tasks of its own", ["inner lr", "mean return"], rows)
+        rate = max(scores, key=lambda pair: np.nan_to_num(pair[0], nan=-np.inf))[1]
     curve = evaluate(paper_tasks(parts.sampler, args.seed), rate, "evaluation")
-    label = f"{args.run}, iteration {loaded.iteration}: return on {args.num_tasks} held-out tasks"
+    label = f"{args.run}, iteration {loaded.iteration}: return on {curve.described}"
     found = enumerate(zip(curve.mean, curve.interval, strict=True))
     rows = [[step, f"{mean:.2f}", f"± {half:.2f}"] for step, (mean, half) in found]
     print_table(label, ["adaptation steps", "mean return", "95 % interval"], rows)
     seconds = time.perf_counter() - began
     name = f"iteration-{loaded.iteration}_steps-{num_steps}_tasks-{args.num_tasks}"
-    name += f"_episodes-{args.episodes_per_task}_seed-{args.seed}"
+    name += f"_episodes-{episodes}_seed-{args.seed}"
     name += f"_lr-{rate:g}" if rate != loaded.config.inner_lr else ""
-    path = loaded.run.write_evaluation(name, report(loaded, args, curve, rate, seconds))
+    path = loaded.run.write_evaluation(name, report(loaded, args, curve, rate, episodes, seconds))
     print(f"written to {path} after {seconds:.0f} s")
 
 
@@ -113,16 +119,13 @@ def steps_to_take(args: Evaluate, config: MAMLTRPO) -> int:
     return num_steps
 
 
-def best_rate(evaluate: Callable[[float], AdaptationCurve]) -> float:
-    """Return the step size with the best mean return over all steps."""
-    scores = [evaluate(rate).mean[1:].mean() for rate in TUNING_RATES]
-    rows = [[f"{r:g}", f"{s:.2f}"] for r, s in zip(TUNING_RATES, scores, strict=True)]
-    print_table("step size, on tasks of its own", ["inner lr", "mean return"], rows)
-    return TUNING_RATES[int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))]
-
-
 def report(
-    loaded: Loaded[MAMLTRPO], args: Evaluate, curve: AdaptationCurve, rate: float, seconds: float
+    loaded: Loaded[MAMLTRPO],
+    args: Evaluate,
+    curve: AdaptationCurve,
+    rate: float,
+    episodes: int,
+    seconds: float,
 ) -> dict[str, Any]:
     """Describe an evaluation so that it can be repeated and plotted."""
     return {
@@ -130,7 +133,7 @@ def report(
         "iteration": loaded.iteration,
         "env": loaded.config.env,
         "num_tasks": args.num_tasks,
-        "episodes_per_task": args.episodes_per_task,
+        "episodes_per_task": episodes,
         "seed": args.seed,
         "inner_lr": rate,
         "tuned": args.tune_inner_lr,

@@ -22,7 +22,7 @@ class Command(NamedTuple):
 
 
 VERBS = {
-    "evaluate": Command("evaluate", "Evaluate", "return after 0, 1, ... steps on held-out tasks"),
+    "evaluate": Command("evaluate", "Evaluate", "return after 0, 1, ... steps on test tasks"),
     "render": Command("render", "Render", "picture or video of the policy adapting"),
     "plot": Command("plot", "Plot", "learning and adaptation curves of runs"),
     "resume": Command("resume", "Resume", "continue a run where it stopped"),

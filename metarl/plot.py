@@ -46,7 +46,7 @@ def figure(runs: Sequence[Run], out: Path) -> None:
         _draw_learning(learning, name, members, color)
         _draw_adaptation(adapting, name, members, color)
     learning.set(xlabel="environment steps", ylabel="mean return", title="meta-training")
-    adapting.set(xlabel="adaptation steps", ylabel="mean return", title="held-out tasks")
+    adapting.set(xlabel="adaptation steps", ylabel="mean return", title="test tasks")
     adapting.xaxis.get_major_locator().set_params(integer=True)
     for axes in (learning, adapting):
         axes.grid(alpha=0.25)

@@ -20,7 +20,7 @@ from metarl.tracking import Run
 
 def test_evaluate_render_and_plot(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     metarl("evaluate", whole, "--num-tasks", 3, "--episodes-per-task", 4, "--inner-steps", 2)
-    assert "held-out tasks" in capsys.readouterr().out
+    assert "3 test tasks" in capsys.readouterr().out
     (report,) = [json.loads(path.read_text()) for path in (whole / "evaluations").iterdir()]
     assert np.shape(report["returns"]) == (3, 3)
     assert np.allclose(np.mean(report["returns"], 0), report["mean"])

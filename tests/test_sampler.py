@@ -10,7 +10,7 @@ from helpers import seeded, task_of
 from reference import happened, plain_path, plain_reinforce
 from torch.testing import assert_close
 
-from metarl.core import InnerLoop, Params, meta_sgd, tree
+from metarl.core import InnerLoop, Params, meta_sgd, sgd, tree
 from metarl.rl.advantages import advantages
 from metarl.rl.episodes import Episodes, Rollout, mean_return
 from metarl.rl.losses import reinforce
@@ -151,6 +151,18 @@ def test_episodes_k_come_from_the_policy_after_k_inner_steps() -> None:
         assert isinstance(batch, Episodes)
         assert_close(metrics[f"return/step_{index}"], mean_return(batch).mean())
     assert {"gradient/inner_0", "gradient/inner_1"} <= set(metrics)
+
+
+def test_support_and_query_may_have_advantages_of_their_own() -> None:
+    policy, params = random_policy()
+    loop = InnerLoop(reinforce(policy), sgd(0.5), num_steps=2)
+    inner, outer = advantages(gae_lambda=0.3), advantages(gae_lambda=1.0)
+    collected = sampler().collect(policy, loop, loop.init(params), TASKS, seeded(0), (inner, outer))
+    for batch, process in zip(
+        (*collected[0].support, collected[0].query), (inner, inner, outer), strict=True
+    ):
+        rollout = Rollout(*batch[:5], diverged=~batch.mask)
+        assert_close(torch.func.vmap(process)(rollout)[0].advantages, batch.advantages)
 
 
 def test_no_inner_steps_collect_the_query_alone() -> None:

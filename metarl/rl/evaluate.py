@@ -1,5 +1,6 @@
-"""The adaptation curve: the return after 0, 1, ..., K gradient steps on tasks never seen."""
+"""The adaptation curve: the return after 0, 1, ..., K gradient steps on test tasks."""
 
+import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -32,15 +33,27 @@ class AdaptationCurve(NamedTuple):
         """Half-width of the 95 % interval over tasks."""
         return interval95(self.returns)
 
+    @property
+    def described(self) -> str:
+        """Count the tasks, and the different ones where they repeat: those were trained on."""
+        distinct = len({json.dumps(task, sort_keys=True) for task in self.tasks})
+        some = f"{len(self.tasks)} test tasks"
+        return some if distinct == len(self.tasks) else f"{some}, {distinct} different ones"
+
 
 def paper_tasks(sampler: Sampler, seed: int = 1) -> list[TaskDescription]:
-    """Draw the held-out tasks of Finn et al. 2017: theirs exactly, for 40 tasks and seed 1.
+    """Draw the test tasks of Finn et al. 2017: theirs exactly, for 40 tasks and seed 1.
 
     Their test scripts call ``np.random.seed(1)``; this generator yields the same stream.
     """
     bits = np.random.MT19937()
     bits.state = cast(Any, np.random.RandomState(seed).get_state(legacy=False))
     return sampler.sample_tasks(np.random.Generator(bits))
+
+
+def paper_episodes(horizon: int) -> int:
+    """Return how many full episodes have the paper's 4,000 transitions per gradient step."""
+    return max(1, 4000 // horizon)
 
 
 def paper_rates(inner_lr: float) -> tuple[float, float]:
@@ -56,7 +69,7 @@ def adaptation_curve(
     tasks: Sequence[TaskDescription],
     generator: torch.Generator,
     *,
-    process: Process,
+    process: Process | tuple[Process, Process],
 ) -> AdaptationCurve:
     """Adapt to each task, every step on fresh episodes, and report every return.
 
@@ -65,7 +78,7 @@ def adaptation_curve(
         policy: The policy.
         loop: The inner loop; ``loop.num_steps`` is K. Step sizes may differ from training's.
         meta: Meta-parameters.
-        tasks: Held-out tasks.
+        tasks: Test tasks.
         generator: Source of actions and environment seeds.
         process: Baseline and advantages.
     """

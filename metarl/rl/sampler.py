@@ -136,18 +136,20 @@ class Sampler:
         meta: MetaParams,
         tasks: list[TaskDescription],
         generator: torch.Generator,
-        process: Process,
+        process: Process | tuple[Process, Process],
     ) -> tuple[Task, Metrics]:
         """Adapt to every task by interaction: roll out, take an inner step, roll out again.
 
         Episodes number k are drawn from the policy after k inner steps, for k = 0, ..., K with
-        K = ``loop.num_steps``; the last are the query.
+        K = ``loop.num_steps``; the last are the query. `process` computes advantages; of a pair the
+        first serves the support and the second the query.
 
         Returns:
             The meta-batch, and metrics of the way: returns, inner gradients, baseline.
         """
         if loop.num_steps is None or loop.per_step:
             raise ValueError("collect needs a loop with num_steps set, and without per_step leaves")
+        inner, outer = process if isinstance(process, tuple) else (process, process)
         params = tree.expand(meta.model, self.num_tasks)
         state = loop.state(params)
         batches: list[Episodes] = []
@@ -161,7 +163,8 @@ class Sampler:
                 metrics[f"gradient/inner_{index - 1}"] = norms.mean()
             rollout = self.rollout(policy, params, tasks, generator)
             with chunks.one_thread_per_operator():
-                episodes, fit = vmap(process)(rollout)
+                last = index == loop.num_steps
+                episodes, fit = vmap(outer if last else inner)(rollout)
             batches.append(episodes)
             diverged = diverged + rollout.diverged.sum()
             metrics[f"return/step_{index}"] = mean_return(episodes).mean()

@@ -66,6 +66,9 @@ class RLConfig(RunConfig):
     """Discount factor of rewards."""
     gae_lambda: float = 1.0
     """Lambda of generalized advantage estimation."""
+    inner_gae_lambda: float | None = None
+    """Another lambda for the episodes that the inner steps learn from: a lower one makes the few
+    episodes of a task agree on a direction, and the meta-update makes it a useful one."""
     chunk_size: int | None = None
     """Tasks worked on at a time; by default as many as fit the processor's cache."""
 
@@ -75,7 +78,7 @@ class RLConfig(RunConfig):
         require(self, at_least(1), "num_tasks", "episodes_per_task", "hidden", "chunk_size")
         require(self, at_least(0), "inner_steps", "inner_lr")
         require(self, greater_than(0), "output_gain", "init_std", "action_scale")
-        require(self, between(0, 1), "discount", "gae_lambda")
+        require(self, between(0, 1), "discount", "gae_lambda", "inner_gae_lambda")
 
 
 class Parts(NamedTuple):
@@ -85,7 +88,7 @@ class Parts(NamedTuple):
     params: Params
     loop: InnerLoop
     learner: MetaLearner
-    process: Process
+    process: tuple[Process, Process]
     sampler: Sampler
 
 
@@ -128,7 +131,11 @@ def make_parts(
         first_order=config.first_order,
         num_steps=config.inner_steps,
     )
-    process = advantages(discount=config.discount, gae_lambda=config.gae_lambda)
+    inner = config.gae_lambda if config.inner_gae_lambda is None else config.inner_gae_lambda
+    process = (
+        advantages(discount=config.discount, gae_lambda=inner),
+        advantages(discount=config.discount, gae_lambda=config.gae_lambda),
+    )
     return Parts(policy, params, loop, learner(policy, loop), process, sampler)
 
 
