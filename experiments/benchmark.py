@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from metarl import cli
 from metarl.console import print_table
 from metarl.experiments.maml_trpo import MAMLTRPO, build
 from metarl.output import require_writable
@@ -119,4 +120,4 @@ def _row(label: str, value: float) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Benchmark))
+    cli.script("benchmark")

@@ -88,15 +88,16 @@ def main(args: Evaluate) -> None:
     if args.tune_inner_lr:
         # Another stream than the test tasks and their episodes.
         others = parts.sampler.sample_tasks(numpy_generator(args.seed, 0, "tuning"))
-        scores = [(evaluate(others, r, "tuning").mean[1:].mean(), r) for r in TUNING_RATES]
-        rows = [[f"{r:g}", f"{score:.2f}"] for score, r in scores]
+        scores = [evaluate(others, each, "tuning").mean[1:].mean() for each in TUNING_RATES]
+        found = zip(TUNING_RATES, scores, strict=True)
+        rows = [[f"{each:g}", f"{score:.2f}"] for each, score in found]
         print_table("step size, on tasks of its own", ["inner lr", "mean return"], rows)
-        rate = max(scores, key=lambda pair: np.nan_to_num(pair[0], nan=-np.inf))[1]
+        rate = TUNING_RATES[int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))]
     curve = evaluate(paper_tasks(parts.sampler, args.seed), rate, "evaluation")
     label = f"{args.run}, iteration {loaded.iteration}: return on {curve.described}"
-    found = enumerate(zip(curve.mean, curve.interval, strict=True))
-    rows = [[step, f"{mean:.2f}", f"± {half:.2f}"] for step, (mean, half) in found]
-    print_table(label, ["adaptation steps", "mean return", "95 % interval"], rows)
+    steps = enumerate(zip(curve.mean, curve.interval, strict=True))
+    curve_rows = [[step, f"{mean:.2f}", f"± {half:.2f}"] for step, (mean, half) in steps]
+    print_table(label, ["adaptation steps", "mean return", "95 % interval"], curve_rows)
     seconds = time.perf_counter() - began
     name = f"iteration-{loaded.iteration}_steps-{num_steps}_tasks-{args.num_tasks}"
     name += f"_episodes-{episodes}_seed-{args.seed}"
