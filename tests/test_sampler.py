@@ -165,6 +165,23 @@ def test_support_and_query_may_have_advantages_of_their_own() -> None:
         assert_close(torch.func.vmap(process)(rollout)[0].advantages, batch.advantages)
 
 
+def test_agreement_is_the_cosine_of_the_gradients_of_two_halves() -> None:
+    policy, params = random_policy()
+    loop = InnerLoop(reinforce(policy), sgd(0.5), num_steps=1)
+    meta = loop.init(params)
+    tasks, metrics = sampler().collect(policy, loop, meta, TASKS, seeded(0), advantages())
+    cosines = []
+    for batch in (task_of(tasks, index).support[0] for index in range(3)):
+        halves = [tree.map_leaves(lambda x, k=k: x[:, [k]], batch) for k in range(EPISODES)]
+        grads = [loop.gradient(params, half) for half in halves]
+        one, two = (torch.cat([x.flatten() for x in grad.values()]) for grad in grads)
+        cosines.append(torch.cosine_similarity(one, two, dim=0))
+    assert_close(metrics["gradient/agreement_0"], torch.stack(cosines).mean())
+    single = make_sampler(ID, num_tasks=3, episodes_per_task=1)
+    _, metrics = single.collect(policy, loop, meta, TASKS, seeded(0), advantages())
+    assert "gradient/agreement_0" not in metrics
+
+
 def test_no_inner_steps_collect_the_query_alone() -> None:
     policy, params = random_policy()
     loop = InnerLoop(reinforce(policy), meta_sgd(0.5), num_steps=0)
