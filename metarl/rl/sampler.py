@@ -15,6 +15,7 @@ from metarl.core.adapt import InnerLoop
 from metarl.core.types import MetaParams, Metrics, Params, Task
 from metarl.rl.advantages import Process
 from metarl.rl.episodes import Episodes, Rollout, mean_return, zero_padding
+from metarl.rl.inner_step import inner_step
 from metarl.rl.policies import Policy
 from metarl.rl.vector_env import horizon_of, make_vector_env, spec_of
 
@@ -157,9 +158,7 @@ class Sampler:
         diverged: Any = 0
         for index in range(loop.num_steps + 1):
             if index > 0:
-                params, state, about = _inner_step(
-                    loop, meta, params, state, batches[-1], index - 1
-                )
+                params, state, about = inner_step(loop, meta, params, state, batches[-1], index - 1)
                 metrics |= {f"gradient/{n}_{index - 1}": x.mean() for n, x in about.items()}
             rollout = self.rollout(policy, params, tasks, generator)
             with chunks.one_thread_per_operator():
@@ -250,40 +249,6 @@ def make_sampler(
     """
     env = make_vector_env(env_id, num_tasks * episodes_per_task, **kwargs)
     return Sampler(env, episodes_per_task=episodes_per_task, device=device)
-
-
-def _inner_step(
-    loop: InnerLoop, meta: MetaParams, params: Params, state: Any, batch: Episodes, index: int
-) -> tuple[Params, Any, dict[str, Tensor]]:
-    """Take one inner step on every task; describe each task's gradient too."""
-
-    def step(part: tuple[Params, Any, Episodes]) -> tuple[Params, Any, dict[str, Tensor]]:
-        params, state, batch = part
-        grads = loop.gradient(params, batch)
-        about = {"inner": tree.norm(grads)} | _agreement(loop, params, batch)
-        return *loop.update(meta, params, grads, state, index), about
-
-    device = batch.mask.device
-    parts = chunks.split((params, state, batch), chunks.cache_sized(batch.mask[0].numel(), device))
-    with torch.no_grad():
-        done = chunks.parallel_map(lambda p: chunks.over_tasks(step, p), parts, device=device)
-    joined: tuple[Params, Any, dict[str, Tensor]] = chunks.join(done)
-    return joined
-
-
-def _agreement(loop: InnerLoop, params: Params, batch: Episodes) -> dict[str, Tensor]:
-    """Compare the inner gradients of two halves of a task's episodes: their cosine.
-
-    It says how much of an adaptation step is signal: halves that share nothing but noise have 0.
-    """
-    half = batch.mask.shape[1] // 2
-    if half == 0:
-        return {}
-    cut = [slice(None, half), slice(half, None)]
-    first, second = (
-        loop.gradient(params, tree.map_leaves(lambda x, s=s: x[:, s], batch)) for s in cut
-    )
-    return {"agreement": tree.dot(first, second) / (tree.norm(first) * tree.norm(second))}
 
 
 def _tensor(values: Any) -> Tensor:
