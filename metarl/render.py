@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.rl.episodes import Episodes
+from metarl import optional
+from metarl.rl.episodes import Episodes, mean_return
+from metarl.video import write_video
 
 
 COLORS = ("#9aa0a6", "#f4a261", "#2a9d8f", "#1d3557", "#8338ec", "#e63946")
@@ -36,15 +38,17 @@ def positions(batch: Episodes, task: int) -> NDArray[np.float64]:
     return np.asarray(np.where(mask[..., None], seen, np.nan))
 
 
-def _pyplot() -> Any:
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise ImportError("pictures need matplotlib: pip install 'metarl-torch[plot]'") from None
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
+def panels(name: str, tasks: list[dict[str, Any]], batches: list[Episodes]) -> list[Panel]:
+    """Make the panels of one run from its episodes after 0, 1, ... steps, one for each task."""
+    return [
+        Panel(
+            f"{name}, goal ({task['goal'][0]:.2f}, {task['goal'][1]:.2f})",
+            task["goal"],
+            [positions(batch, number) for batch in batches],
+            [float(mean_return(batch)[number]) for batch in batches],
+        )
+        for number, task in enumerate(tasks)
+    ]
 
 
 def _label(steps: int) -> str:
@@ -65,7 +69,7 @@ def paths_figure(rows: list[list[Panel]], out: Path, *, episodes: int = 3) -> No
         out: A picture file; its suffix chooses the format.
         episodes: Episodes drawn for each number of steps.
     """
-    plt = _pyplot()
+    plt = optional.pyplot("pictures")
     size = (3.1 * len(rows[0]), 3.65 * len(rows) + 0.2)
     figure, grid = plt.subplots(
         len(rows), len(rows[0]), figsize=size, squeeze=False, layout="constrained"
@@ -109,7 +113,7 @@ def paths_video(panels: list[Panel], out: Path, *, episodes: int = 5, fps: int =
     Raises:
         ImportError: If matplotlib or imageio is missing; the message has the command.
     """
-    plt = _pyplot()
+    plt = optional.pyplot("pictures")
     columns = len(panels[0].paths)
     size = (3.2 * columns, 3.6 * len(panels))
     figure, grid = plt.subplots(
@@ -138,19 +142,3 @@ def paths_video(panels: list[Panel], out: Path, *, episodes: int = 5, fps: int =
         frames.append(np.array(figure.canvas.buffer_rgba())[..., :3])
     write_video(frames, out, fps=fps)
     plt.close(figure)
-
-
-def write_video(frames: list[NDArray[np.uint8]], out: Path, *, fps: int) -> None:
-    """Write frames of one shape (height, width, 3) as a video.
-
-    Raises:
-        ImportError: If imageio or its ffmpeg is missing; the message has the command.
-    """
-    try:
-        import imageio.v3 as iio
-        import imageio_ffmpeg  # noqa: F401 (the program that imageio calls)
-    except ImportError:
-        raise ImportError(
-            "videos need imageio and ffmpeg: pip install 'metarl-torch[video]'"
-        ) from None
-    iio.imwrite(out, np.stack(frames), plugin="FFMPEG", fps=fps, macro_block_size=2)

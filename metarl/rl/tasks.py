@@ -1,0 +1,26 @@
+"""Tasks as a user types them."""
+
+import json
+
+import numpy as np
+
+from metarl.rl.sampler import Sampler, TaskDescription
+
+
+def read_task(text: str, sampler: Sampler) -> TaskDescription:
+    """Read a task written as JSON; what its values may be is the environment's to say.
+
+    Raises:
+        ValueError: If it is no JSON object; the message has a task of this environment.
+    """
+    try:
+        task = json.loads(text)
+        cause = "" if isinstance(task, dict) else "not an object"
+    except json.JSONDecodeError as error:
+        cause = str(error)
+    if cause:
+        example = sampler.sample_tasks(np.random.default_rng(0))[0]
+        raise ValueError(
+            f"--task must be JSON such as '{json.dumps(example)}', got {text!r}: {cause}"
+        )
+    return dict(task)
