@@ -1,0 +1,302 @@
+"""Defects that were found in other implementations, each with the test that keeps it out of this.
+
+Tests elsewhere that do so already:
+
+* last task's parameters sample every task from the second inner step on (maml_rl), one step only
+  (garage): tests/test_sampler.py::test_episodes_k_come_from_the_policy_after_k_inner_steps
+* Fisher products by finite differences of a wrong or tiny step (maml_rl, ProMP):
+  tests/test_objective.py::test_fisher_product_is_that_of_the_dense_hessian_of_the_kl
+* reward said to be squared that is not (maml_rl):
+  tests/test_navigation.py::test_reward_is_the_distance_after_the_move_and_not_its_square
+* actions ten times as large as their box (pytorch-maml-rl):
+  tests/test_navigation.py::test_actions_are_scaled_and_clipped
+* every episode equal, instead of every time step (pytorch-maml-rl, CAVIA):
+  tests/test_advantages.py::test_masked_mean_weights_every_transition_alike and
+  tests/test_losses.py::test_gradient_is_the_mean_score_times_advantage
+* observations not clipped to ±10 in the baseline (pytorch-maml-rl), time counted from 1 (CAVIA):
+  tests/test_advantages.py::test_baseline_is_the_dense_ridge_solution_on_clipped_observations
+* a baseline that cannot be solved for stops a worker, and the run waits forever (pytorch-maml-rl):
+  tests/test_advantages.py::test_baseline_in_float32_survives_constant_and_equal_features and
+  tests/test_own_environment.py::test_worker_that_dies_is_an_error_and_not_a_hang
+* tensors left on the CPU (pytorch-maml-rl, learn2learn):
+  tests/test_devices.py::test_fisher_products_follow_their_inputs
+* results that depend on the number of workers (pytorch-maml-rl):
+  tests/test_threads.py::test_collecting_and_stepping_are_bit_identical_for_one_and_two_threads,
+  tests/test_locomotion.py::test_number_of_threads_changes_nothing and
+  tests/test_vector_envs.py::test_episodes_are_those_of_a_slow_loop_and_end_once
+* a velocity missed is rewarded (ProMP):
+  tests/test_locomotion.py::test_swimmer_is_rewarded_for_meeting_its_velocity_and_not_for_missing_it
+* the end of an episode looked for at the origin and not at the goal (ProMP):
+  tests/test_navigation.py::test_episode_terminates_inside_a_box_around_the_goal
+* a quota of transitions, which drops or adds episodes where they end early (ProMP, maml_rl), and
+  an episode splitter that loses the last one (metaworld-algorithms):
+  tests/test_sampler.py::test_episodes_that_end_early_are_masked_up_to_the_horizon
+* advantages divided by their variance (garage, metaworld-algorithms):
+  tests/test_advantages.py::test_standardized_entries_have_mean_zero_and_deviation_one
+* a baseline that is never trained (garage):
+  tests/test_advantages.py::test_constant_reward_in_full_episodes_is_explained_by_time_alone
+* an outer loss of log-probabilities, wrong in the line search (garage), and KL(new ‖ old) there
+  (pytorch-maml-rl, CAVIA, learn2learn):
+  tests/test_trpo.py::test_step_lowers_the_surrogate_inside_the_trust_region
+* a KL averaged over padding (garage):
+  tests/test_objective.py::test_products_are_those_of_plain_autograd and
+  tests/test_trpo.py::test_what_the_padding_holds_does_not_matter
+* log-probability and KL averaged over the action's dimensions (learn2learn, CAVIA):
+  tests/test_distributions.py::test_log_prob_kl_and_entropy_are_those_of_torch
+* the value after the end is that of the next episode's start (learn2learn):
+  tests/test_advantages.py::test_advantages_are_those_of_the_recursion
+* nothing says how large σ is (all):
+  tests/test_sampler.py::test_metrics_describe_the_rollouts
+"""
+
+import inspect
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from helpers import fill_padding, problem, random_like, relative_error, seeded, task_of
+from reference import plain_gradient
+from torch.testing import assert_close
+
+from metarl.core import InnerLoop, Params, Task, sgd, tree
+from metarl.core.seeding import torch_generator
+from metarl.device import resolve_device
+from metarl.envs import ENVIRONMENTS
+from metarl.experiments.evaluate import Evaluate, steps_to_take
+from metarl.experiments.maml_trpo import MAMLTRPO, build
+from metarl.rl.advantages import advantages
+from metarl.rl.episodes import Episodes, Rollout
+from metarl.rl.evaluate import adaptation_curve
+from metarl.rl.losses import reinforce
+from metarl.rl.objective import AdaptedPolicy
+from metarl.rl.policies import MIN_LOG_STD, GaussianMLP, Policy, mlp_policy
+from metarl.rl.sampler import Sampler, make_sampler
+from metarl.rl.setup import paper_loop
+from metarl.rl.trpo import trust_region_step
+
+
+PLANE, CHEETAH = "metarl/Navigation2D-v0", "metarl/HalfCheetahDir-v1"
+GOAL = {"goal": [0.3, -0.4]}
+
+
+def plane(num_tasks: int = 3, episodes: int = 4) -> tuple[Sampler, Policy, Params]:
+    """Build a sampler of short episodes, and a policy with mean 0 and deviation 1 everywhere."""
+    options = {"num_tasks": num_tasks, "episodes_per_task": episodes, "max_episode_steps": 10}
+    sampler = make_sampler(PLANE, **options)
+    spaces = sampler.env.single_observation_space, sampler.env.single_action_space
+    policy, params = mlp_policy(*spaces, hidden=(4,), activation="tanh", generator=seeded(0))
+    return sampler, policy, tree.scale(params, 0.0)
+
+
+def collect(sampler: Sampler, policy: Policy, params: Params, lr: float) -> Task:
+    """Collect a meta-batch of one inner step, every task the same."""
+    loop = InnerLoop(reinforce(policy), sgd(lr), num_steps=1)
+    tasks = [GOAL] * sampler.num_tasks
+    return sampler.collect(policy, loop, loop.init(params), tasks, seeded(0), advantages())[0]
+
+
+def test_every_test_named_above_exists() -> None:
+    """Keep the list true."""
+    named = re.findall(r"(tests/\w+\.py)::(\w+)", __doc__ or "")
+    assert len(named) > 20
+    for file, name in named:
+        assert f"def {name}(" in (Path(__file__).parents[1] / file).read_text(), name
+
+
+def test_programs_do_not_grow_with_the_iterations() -> None:
+    """maml_rl compiled new operators every iteration, and slowed down."""
+    sampler, policy, params = plane(num_tasks=2)
+    objective = AdaptedPolicy(policy, InnerLoop(reinforce(policy), sgd(0.1), num_steps=1))
+    meta, sizes = objective.loop.init(params), []
+    for iteration in range(3):
+        tasks, _ = sampler.collect(
+            policy, objective.loop, meta, [GOAL] * 2, seeded(iteration), advantages()
+        )
+        meta, metrics = trust_region_step(objective, meta, tasks, chunk_size=2)
+        assert metrics["trpo/step_fraction"] > 0
+        sizes.append(len(objective._programs))
+    assert sizes == [1, 1, 1]
+
+
+def test_a_product_does_not_adapt_again() -> None:
+    """CAVIA took all the inner steps of all the tasks again for every conjugate gradient step."""
+    objective, meta, tasks = problem()
+    calls = []
+
+    def counted(params: Params, batch: Episodes) -> Any:
+        calls.append(1)
+        return objective.loop.loss(params, batch)
+
+    counting = AdaptedPolicy(objective.policy, replace(objective.loop, loss=counted))
+    counts = []
+    for cg_steps in (5, 1, 10):  # the first also traces
+        calls.clear()
+        trust_region_step(counting, meta, tasks, cg_steps=cg_steps, backtracks=1)
+        counts.append(len(calls))
+    assert counts[1] == counts[2] > 0
+
+
+def test_no_two_actions_share_their_noise() -> None:
+    """Workers of pytorch-maml-rl were forked with one generator: tasks had the same noise."""
+    sampler, policy, params = plane()
+    batch = collect(sampler, policy, params, lr=0.0)
+    params = tree.expand(params, sampler.num_tasks)
+    runs = [(seed, iteration) for seed in (0, 1) for iteration in (1, 2)]
+    others = [
+        sampler.rollout(policy, params, [GOAL] * 3, torch_generator(*run, "rollouts"))
+        for run in runs
+    ]
+    noise = torch.stack([b.actions for b in (*batch.support, batch.query, *others)])
+    assert len(noise.unique()) == noise.numel()
+
+
+def test_no_two_episodes_start_alike() -> None:
+    """Environments of pytorch-maml-rl were seeded by worker; two rows could start alike."""
+    sampler = make_sampler(CHEETAH, num_tasks=2, episodes_per_task=3, max_episode_steps=1)
+    spaces = sampler.env.single_observation_space, sampler.env.single_action_space
+    policy, params = mlp_policy(*spaces, hidden=(4,), generator=seeded(0))
+    loop = InnerLoop(reinforce(policy), sgd(0.0), num_steps=1)
+    tasks = [{"direction": 1}] * 2
+    batch, _ = sampler.collect(policy, loop, loop.init(params), tasks, seeded(0), advantages())
+    starts = torch.cat([b.observations.flatten(0, 2) for b in (*batch.support, batch.query)])
+    assert starts.shape[0] == len(starts.unique(dim=0)) == 2 * 2 * 3
+
+
+def test_a_task_that_is_drawn_twice_is_adapted_to_twice() -> None:
+    """With two tasks and forty draws, whatever is kept by task and not by its place is shared."""
+    sampler, policy, params = plane()
+    batch = collect(sampler, policy, params, lr=0.5)
+    for field in (batch.support[0].actions, batch.query.actions, batch.query.behavior.log_std):
+        assert len(field.flatten(1).unique(dim=0)) == sampler.num_tasks
+
+
+def test_nothing_is_written_to_what_is_given() -> None:
+    """pytorch-maml-rl filled masks in place, on tensors of the graph and of its callers."""
+    objective, meta, clean = problem()
+    tasks = Task((fill_padding(clean.support[0], 7.0),), fill_padding(clean.query, torch.nan))
+    rollout = Rollout(*task_of(tasks.query, 0)[:5], ~task_of(tasks.query.mask, 0))
+    given = [*tree.leaves(meta), *tree.leaves(tasks), *tree.leaves(rollout)]
+    before = [(x._version, x.clone()) for x in given]
+    advantages()(rollout)
+    torch.func.grad(objective.loop.loss)(meta.model, task_of(tasks.support[0], 0))
+    trust_region_step(objective, meta, tasks)
+    for x, (version, copy) in zip(given, before, strict=True):
+        assert x._version == version
+        assert_close(x, copy, rtol=0, atol=0, equal_nan=True)
+
+
+def test_fisher_product_in_single_precision_is_that_in_double() -> None:
+    """ProMP took finite differences in single precision: what is left is noise."""
+    objective, meta, tasks = problem(optimizer="sgd", steps=2)
+    vector = random_like(meta, seed=2)
+    single = tree.map_leaves(
+        lambda x: x.float() if x.is_floating_point() else x, (meta, tasks, vector)
+    )
+    product = tree.map_leaves(lambda x: x.double(), objective.products(*single)[2])
+    assert relative_error(product, objective.products(meta, tasks, vector)[2]) < 1e-5
+
+
+def test_solve_is_damped() -> None:
+    """ProMP solved without damping, where a Fisher of few episodes is all but singular."""
+    defaults = {field.name: field.default for field in fields(MAMLTRPO)}
+    parameters = inspect.signature(trust_region_step).parameters
+    assert defaults["cg_damping"] == parameters["cg_damping"].default == 1e-5
+    objective, meta, tasks = problem()
+    gradient = plain_gradient(objective, meta, tasks)
+    cosines = []
+    for damping in (1e-5, 1e4):
+        new, _ = trust_region_step(objective, meta, tasks, max_kl=1e-6, cg_damping=damping)
+        step = tree.add(new, meta, scale=-1.0)
+        cosines.append((tree.dot(step, gradient) / tree.norm(step) / tree.norm(gradient)).item())
+    assert cosines[0] > -0.99
+    assert cosines[1] == pytest.approx(-1)
+
+
+def test_evaluation_takes_steps_of_its_own_and_halves_all_but_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """pytorch-maml-rl and garage took those of the training; CAVIA halved the first alone."""
+    config = MAMLTRPO(Path("run"), inner_steps=1, inner_lr=0.4, hidden=(4,))
+    steps = steps_to_take(Evaluate(Path("run")), config)
+    assert steps == 3
+    parts, seen = build(config, num_tasks=2, episodes=2), []
+    loop = paper_loop(config, parts.loop, num_steps=steps, rate=0.4)
+    loop = replace(loop, loss=lambda params, batch: params["log_std"].sum())  # its slope is 1
+    rollout = Sampler.rollout
+
+    def recorded(self: Sampler, policy: Policy, params: Params, *rest: Any) -> Rollout:
+        seen.append(params["log_std"][:, 0])
+        return rollout(self, policy, params, *rest)
+
+    monkeypatch.setattr(Sampler, "rollout", recorded)
+    meta, tasks = loop.init(parts.params), [GOAL, GOAL]
+    curve = adaptation_curve(
+        parts.sampler, parts.policy, loop, meta, tasks, seeded(0), process=parts.process
+    )
+    assert curve.returns.shape == (2, 4)
+    assert_close(torch.stack(seen), torch.tensor([[0.0], [-0.4], [-0.6], [-0.8]]).expand(4, 2))
+
+
+def test_settings_of_the_inner_loop_are_obeyed() -> None:
+    """pytorch-maml-rl documents one thing of its number of steps and does another."""
+    parts = build(MAMLTRPO(Path("run"), inner_steps=2, inner_lr=0.3, num_tasks=2, hidden=(4,)))
+    slope = {"weight": torch.ones(1)}
+    for step in (0, 1):
+        update, _ = parts.loop.optimizer.update({}, slope, (), step)
+        assert_close(update["weight"], torch.tensor([-0.3]))
+    meta = parts.loop.init(parts.params)
+    batch, _ = parts.sampler.collect(
+        parts.policy, parts.loop, meta, [GOAL] * 2, seeded(0), parts.process
+    )
+    assert len(batch.support) == 2
+
+
+def test_advantages_of_every_batch_have_a_baseline_of_their_own() -> None:
+    """CAVIA's outer advantages used the baseline of the episodes before adaptation."""
+    sampler, policy, params = plane()
+    batch = collect(sampler, policy, params, lr=0.5)
+    for episodes in (*batch.support, batch.query):
+        for task in range(sampler.num_tasks):
+            alone = task_of(episodes, task)
+            expected, _ = advantages()(Rollout(*alone[:5], ~alone.mask))
+            assert_close(alone.advantages, expected.advantages, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("row", ENVIRONMENTS, ids=lambda row: row.id)
+def test_no_observation_shows_the_task_unless_asked_to(row: Any) -> None:
+    """garage's point robot observed its distance to the goal."""
+    shown = {}
+    for observe_task in (False, True):
+        env: Any = gymnasium.make_vec(row.id, num_envs=2, observe_task=observe_task)
+        drawn = env.call("sample_tasks", 20, np.random.default_rng(0))[0]
+        tasks = [drawn[0], next(task for task in drawn if task != drawn[0])]
+        env.set_attr("task", tasks)
+        seen = [env.reset(seed=[3, 3])[0]]
+        if "RandParams" not in row.id:  # whose tasks are other bodies
+            actions = np.full(env.action_space.shape, 0.1, np.float32)
+            seen += [env.step(actions)[0].copy() for _ in range(3)]
+        shown[observe_task] = [np.array_equal(*rows) for rows in seen]
+        env.close()
+    assert all(shown[False])
+    assert not any(shown[True])
+
+
+def test_standard_deviation_has_a_floor() -> None:
+    """Without one a deviation of zero makes every ratio infinite (all have 1e-6)."""
+    policy = GaussianMLP((2, 4, 2))
+    torch.nn.init.constant_(policy.log_std, -50.0)
+    distribution = policy(torch.zeros(3, 2))
+    assert distribution.log_std.eq(MIN_LOG_STD).all()
+    assert np.exp(MIN_LOG_STD) == pytest.approx(1e-6)
+    assert distribution.log_prob(distribution.sample(seeded(0))).isfinite().all()
+
+
+def test_a_machine_without_an_accelerator_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """metaworld-algorithms refuses to start."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert resolve_device("auto") == torch.device("cpu")
