@@ -107,7 +107,7 @@ def plane_limit(panels: list[Panel], episodes: int) -> float:
     return min(max(reach, goal) + 0.08, 1.2)
 
 
-def paths_video(panels: list[Panel], out: Path, *, episodes: int = 5, fps: int = 20) -> None:
+def paths_video(panels: list[Panel], out: Path, *, episodes: int = 5, fps: float = 20.0) -> None:
     """Film the points of one panel per run side by side, one plane per number of steps.
 
     Raises:
