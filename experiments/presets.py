@@ -12,7 +12,7 @@ CHEETAH: dict[str, Any] = {
     "hidden": (100, 100),
     "activation": "relu",
     "inner_lr": 0.1,
-    "output_gain": 1.0,
+    "output_gain": 0.1,
     "inner_steps": 1,
     "estimator": "reinforce",
     "discount": 0.99,
