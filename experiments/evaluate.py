@@ -89,8 +89,7 @@ def main(args: Evaluate) -> None:
         # Another stream than the test tasks and their episodes.
         others = parts.sampler.sample_tasks(numpy_generator(args.seed, 0, "tuning"))
         scores = [evaluate(others, each, "tuning").mean[1:].mean() for each in TUNING_RATES]
-        found = zip(TUNING_RATES, scores, strict=True)
-        rows = [[f"{each:g}", f"{score:.2f}"] for each, score in found]
+        rows = [[f"{r:g}", f"{s:.2f}"] for r, s in zip(TUNING_RATES, scores, strict=True)]
         print_table("step size, on tasks of its own", ["inner lr", "mean return"], rows)
         rate = TUNING_RATES[int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))]
     curve = evaluate(paper_tasks(parts.sampler, args.seed), rate, "evaluation")
