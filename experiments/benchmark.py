@@ -37,7 +37,7 @@ class Benchmark:
 
     what: Annotated[Literal["all", "sampling", "update"], tyro.conf.Positional] = "all"
     """What to measure."""
-    repeats: int = 3
+    repeats: int = 5
     """Measurements of each figure, after one to warm up."""
     env: tuple[str, ...] = tuple(CASES)
     """Environments to measure."""

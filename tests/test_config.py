@@ -52,7 +52,7 @@ def test_what_an_older_configuration_lacks_takes_its_default() -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"iteratons": 3}, "['iteratons']"),
+        ({"turns": 3}, "['turns']"),
         ({"out": "elsewhere"}, "['out']"),
         ({"rate": "0.5"}, "--rate must be float, got '0.5'"),
         ({"rate": 2}, "--rate must be between 0 and 1, got 2.0"),

@@ -19,6 +19,8 @@ from metarl.rl.setup import Parts
 Figures: TypeAlias = dict[str, float]
 """Values by name and unit: ``{"collecting (s)": 2.1}``."""
 
+RAW = "raw mj_step (steps/s)"
+
 
 def machine(device: torch.device, repeats: int) -> Figures:
     """Measure the machine itself: its matrix product and its memory."""
@@ -55,15 +57,23 @@ def sampling(parts: Parts, repeats: int) -> Figures:
         for action in actions:
             sampler.env.step(action)
 
-    figures = {
-        "closed-loop sampling (steps/s)": steps / median(closed_loop, repeats),
-        "environment alone (steps/s)": steps / median(environment_alone, repeats),
+    work: dict[str, Callable[[], Any]] = {
+        "closed-loop sampling (steps/s)": closed_loop,
+        "environment alone (steps/s)": environment_alone,
     }
     if isinstance(sampler.env, BatchedLocomotion):
         env = sampler.env
-        raw = steps / median(lambda: raw_physics(env, actions), repeats)
-        figures["raw mj_step (steps/s)"] = raw
-        figures["closed loop / raw (%)"] = 100 * figures["closed-loop sampling (steps/s)"] / raw
+        work[RAW] = lambda: raw_physics(env, actions)
+    # In turns, and the ratio turn by turn: the machine is not the same from minute to minute.
+    environment_alone()
+    turns = [
+        {name: steps / median(once, 1, warm_up=False) for name, once in work.items()}
+        for _ in range(repeats)
+    ]
+    figures = {name: float(np.median([turn[name] for turn in turns])) for name in work}
+    if RAW in work:
+        ratios = [turn["closed-loop sampling (steps/s)"] / turn[RAW] for turn in turns]
+        figures["closed loop / raw (%)"] = 100 * float(np.median(ratios))
     return figures
 
 
@@ -113,9 +123,10 @@ def collect(parts: Parts) -> Task:
     ]
 
 
-def median(function: Callable[[], Any], repeats: int) -> float:
+def median(function: Callable[[], Any], repeats: int, *, warm_up: bool = True) -> float:
     """Return the median wall time of a call in seconds, after one to warm up."""
-    function()
+    if warm_up:
+        function()
     times = []
     for _ in range(repeats):
         if torch.cuda.is_available():
