@@ -3,20 +3,20 @@
 ``metarl train maml-trpo --preset navigation-quick --out runs/quick``
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, cast
+import sys
+from dataclasses import dataclass
 
-from metarl import checkpoint, cli
-from metarl.config import at_least, between, greater_than, inside, require, to_json
+from metarl import cli
+from metarl.config import at_least, between, greater_than, inside, require
 from metarl.core.adapt import InnerLoop
 from metarl.core.seeding import numpy_generator, torch_generator
 from metarl.core.types import MetaLearner, MetaState
+from metarl.experiments.launch import launch
 from metarl.journal import Journal
 from metarl.rl.maml_trpo import maml_trpo
 from metarl.rl.metrics import rollout_metrics
 from metarl.rl.policies import Policy
 from metarl.rl.setup import Parts, RLConfig, make_parts
-from metarl.trackers import require_tracker
 from metarl.tracking import Run
 
 
@@ -73,14 +73,7 @@ def build(config: MAMLTRPO, *, num_tasks: int | None = None, episodes: int | Non
 
 def main(config: MAMLTRPO) -> None:
     """Start a run."""
-    parts = build(config)  # an impossible setting leaves no folder behind
-    require_tracker(config.track)
-    # What "auto" meant is part of the run: the generators of devices differ.
-    config = replace(config, device=cast(Any, parts.sampler.device.type))
-    with Run.create(config.out, "maml-trpo", to_json(config)) as run:
-        state = parts.learner.init(parts.params, device=parts.sampler.device)
-        checkpoint.save(run.checkpoint_path(0), state, iteration=0, config=to_json(config))
-        train(config, parts, run, state, start=0)
+    launch("maml-trpo", config, build(config), sys.modules[__name__])
 
 
 def train(config: MAMLTRPO, parts: Parts, run: Run, state: MetaState, *, start: int) -> None:

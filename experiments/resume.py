@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 import tyro
 
 from metarl import checkpoint, cli
-from metarl.config import to_json
+from metarl.config import RunConfig, to_json
 from metarl.console import warn
 from metarl.device import resolve_device
-from metarl.experiments.maml_trpo import MAMLTRPO, build, train
+from metarl.experiments.launch import experiment_of
 from metarl.loading import load_checkpoint, read_config
 from metarl.tracking import Run
 
@@ -34,7 +34,8 @@ def main(args: Resume) -> None:
     """Load the last checkpoint, cut the metrics back to it and train on."""
     run = Run.open(args.run)
     with run.lock():
-        before = read_config(MAMLTRPO, run)
+        experiment, kind = experiment_of(run)
+        before = read_config(kind, run)
         config = replace(
             before,
             iterations=before.iterations if args.iterations is None else args.iterations,
@@ -47,20 +48,20 @@ def main(args: Resume) -> None:
                 f"it with: metarl evaluate {args.run}"
             )
             return
-        parts = build(config)
-        state = parts.learner.init(parts.params, device=parts.sampler.device)
+        parts = experiment.build(config)
+        state = parts.init()
         if saved is None:  # it died before its first checkpoint
             checkpoint.save(run.checkpoint_path(0), state, iteration=0, config=to_json(config))
         else:
             state = checkpoint.restore(state, saved)
         if config != before:
             run.change_config(to_json(config))
-        run.cut_metrics(start)
+        run.cut_metrics(start, every=config.log_every)
         print(f"resuming {args.run} after iteration {start}")
-        train(config, parts, run, state, start=start)
+        experiment.train(config, parts, run, state, start=start)
 
 
-def last_whole_checkpoint(run: Run, config: MAMLTRPO) -> tuple[int, checkpoint.Checkpoint | None]:
+def last_whole_checkpoint(run: Run, config: RunConfig) -> tuple[int, checkpoint.Checkpoint | None]:
     """Return the newest checkpoint that can be read, and its iteration; warn of damaged ones."""
     device = resolve_device(config.device)
     for iteration in reversed(run.checkpoints()):

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import importlib
 import io
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -22,10 +23,11 @@ class Command(NamedTuple):
 
 
 VERBS = {
-    "evaluate": Command("evaluate", "Evaluate", "return after 0, 1, ... steps on test tasks"),
+    "evaluate": Command("evaluate", "Evaluate", "result after 0, 1, ... steps on test tasks"),
     "render": Command("render", "Render", "picture or video of the policy adapting"),
     "plot": Command("plot", "Plot", "learning and adaptation curves of runs"),
     "resume": Command("resume", "Resume", "continue a run where it stopped"),
+    "methods": Command("methods", "Methods", "supervised methods, their papers and values"),
     "envs": Command("envs", "Envs", "environments with tasks, and what varies in them"),
     "benchmark": Command("benchmark", "Benchmark", "speed of sampling and of the meta-update"),
 }
@@ -33,6 +35,14 @@ EXPERIMENTS = {
     "maml-trpo": Command(
         "maml_trpo", "MAMLTRPO", "MAML with TRPO; --inner-steps 0: pretraining, or the oracle"
     ),
+    "regression": Command("regression", "Regression", "few-shot regression of sinusoids"),
+    "fewshot": Command("fewshot", "FewShotImages", "few-shot classification of images"),
+}
+
+
+SUPERVISED = ("regression", "fewshot")
+OF_SUPERVISED = {
+    "evaluate": Command("evaluate_supervised", "EvaluateSupervised", VERBS["evaluate"].summary),
 }
 
 
@@ -77,7 +87,7 @@ def run(argv: list[str]) -> None:
     elif argv[0] == "train":
         train(argv[1:])
     elif argv[0] in VERBS:
-        module, options = _load(VERBS[argv[0]])
+        module, options = _load(_verb(argv))
         module.main(_parse(options, argv[1:], f"metarl {argv[0]}"))
     else:
         raise UsageError(_unknown("command", argv[0], ["train", *VERBS]))
@@ -143,6 +153,16 @@ def _rows(commands: dict[str, Command]) -> list[tuple[str, str]]:
 def _settings(values: dict[str, Any]) -> str:
     shown = ("env", "iterations", "num_tasks", "episodes_per_task", "hidden")
     return ", ".join(f"{key.replace('_', '-')} {values[key]}" for key in shown if key in values)
+
+
+def _verb(argv: list[str]) -> Command:
+    """Return the command of a verb: supervised runs have their own flags for some."""
+    for word in argv[1:]:
+        config = Path(word) / "config.json"
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            if json.loads(config.read_text())["experiment"] in SUPERVISED:
+                return OF_SUPERVISED.get(argv[0], VERBS[argv[0]])
+    return VERBS[argv[0]]
 
 
 def _load(command: Command) -> tuple[Any, Any]:

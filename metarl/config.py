@@ -26,13 +26,20 @@ class RunConfig:
     """Where the parameters live."""
     checkpoint_every: int = 10
     """Iterations between checkpoints."""
+    log_every: int = 1
+    """Iterations that one line of metrics.jsonl averages."""
     track: Literal["none", "tensorboard", "wandb"] = "none"
     """Also send metrics to a tracker."""
 
     def __post_init__(self) -> None:
         """Refuse impossible settings, naming the flag."""
-        require(self, at_least(1), "iterations", "checkpoint_every")
+        require(self, at_least(1), "iterations", "checkpoint_every", "log_every")
         require(self, at_least(0), "seed")
+        if self.checkpoint_every % self.log_every:
+            raise ValueError(
+                f"--checkpoint-every must be a multiple of --log-every {self.log_every}, got "
+                f"{self.checkpoint_every}"
+            )
 
 
 Kind = TypeVar("Kind", bound=RunConfig)

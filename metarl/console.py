@@ -20,6 +20,7 @@ class Progress:
     def __init__(self, total: int, *, start: int = 0) -> None:
         """Count from `start` to `total` iterations."""
         self._total, self._start, self._began = total, start, time.monotonic()
+        self._printed = start - start % max(1, total // LINES)
         self._console = Console()
         self._bar = RichProgress(
             TextColumn("iteration"),
@@ -46,15 +47,27 @@ class Progress:
 
     def update(self, iteration: int, metrics: dict[str, float]) -> None:
         """Report one iteration."""
-        returns = [value for name, value in metrics.items() if name.startswith("return/step_")]
-        news = f"return {' → '.join(f'{x:.2f}' for x in returns)}"
-        news += f"  KL {metrics['trpo/kl']:.4f}" if "trpo/kl" in metrics else ""
+        news = _news(metrics)
         self._bar.update(self._row, completed=iteration, news=news)
-        every = max(1, self._total // LINES)
-        if not self._console.is_terminal and (iteration % every == 0 or iteration == self._total):
+        due = iteration - self._printed >= max(1, self._total // LINES) or iteration == self._total
+        if due and not self._console.is_terminal:
+            self._printed = iteration
             elapsed = time.monotonic() - self._began
             left = elapsed / (iteration - self._start) * (self._total - iteration)
             print(f"iteration {iteration}/{self._total}  {news}  {left:.0f} s left", flush=True)
+
+
+def _news(metrics: dict[str, float]) -> str:
+    """Say what matters of an iteration: returns, or loss and accuracy."""
+    returns = [value for name, value in metrics.items() if name.startswith("return/step_")]
+    words = [f"return {' → '.join(f'{x:.2f}' for x in returns)}"] if returns else []
+    for prefix, text in (("query/", ""), ("validation/", "validation ")):
+        if (loss := metrics.get(f"{prefix}loss")) is not None:
+            words.append(f"{text}loss {loss:.4f}")
+        if (accuracy := metrics.get(f"{prefix}accuracy")) is not None:
+            words.append(f"{text}accuracy {accuracy:.1%}")
+    words += [f"KL {metrics['trpo/kl']:.4f}"] if "trpo/kl" in metrics else []
+    return "  ".join(words)
 
 
 def print_table(title: str, columns: list[str], rows: list[list[Any]], *, left: int = 1) -> None:

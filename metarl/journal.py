@@ -1,8 +1,13 @@
 """The journal of a training run: metrics, checkpoints, tracker and progress, in one place."""
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator
+from statistics import fmean
 from types import TracebackType
+
+import torch
+from torch import Tensor
 
 from metarl import checkpoint
 from metarl.config import RunConfig, to_json
@@ -31,6 +36,8 @@ class Journal:
         self._tracker = tracker(config.track, run, start=start)
         self._progress = Progress(config.iterations, start=start)
         self._iteration = start
+        self._since: defaultdict[str, list[Tensor]] = defaultdict(list)
+        self._times: defaultdict[str, list[float]] = defaultdict(list)
         self._ended = self._began = self._collected = time.perf_counter()
 
     def __enter__(self) -> "Journal":
@@ -60,20 +67,46 @@ class Journal:
         """Note that the tasks are at hand and the update begins."""
         self._collected = time.perf_counter()
 
+    def checkpoint_is_due(self, iteration: int) -> bool:
+        """Say whether :meth:`write` will save the state after this iteration."""
+        return (
+            iteration % self._config.checkpoint_every == 0 or iteration == self._config.iterations
+        )
+
     def write(self, iteration: int, state: MetaState, metrics: Metrics) -> None:
-        """Write one iteration down, and a checkpoint where one is due."""
-        values = {name: value.item() for name, value in metrics.items()}
-        done = time.perf_counter()  # .item() has waited for an accelerator
-        values |= {
-            "time/sampling": self._collected - self._began,
-            "time/update": done - self._collected,
-            "time/other": self._began - self._ended,
-        }
-        self._ended = done
-        self._run.log(iteration, values)
-        if iteration % self._config.checkpoint_every == 0 or iteration == self._config.iterations:
+        """Write one iteration down, and a checkpoint where one is due.
+
+        A line of metrics holds the means since the last line.
+        """
+        for name, value in metrics.items():
+            self._since[name].append(value)
+        last = iteration == self._config.iterations
+        line_is_due = iteration % self._config.log_every == 0 or last
+        means = self._means() if line_is_due else {}  # .item() waits for an accelerator
+        self._note_times()
+        if line_is_due:
+            values = means | {name: fmean(times) for name, times in self._times.items()}
+            self._times.clear()
+            self._run.log(iteration, values)
+        if self.checkpoint_is_due(iteration):
             path = self._run.checkpoint_path(iteration)
             checkpoint.save(path, state, iteration=iteration, config=to_json(self._config))
-        if self._tracker is not None:
-            self._tracker.log(iteration, values)
-        self._progress.update(iteration, values)
+        if line_is_due:
+            if self._tracker is not None:
+                self._tracker.log(iteration, values)
+            self._progress.update(iteration, values)
+
+    def _means(self) -> dict[str, float]:
+        means = {
+            name: (torch.stack(found).double().mean() if len(found) > 1 else found[0]).item()
+            for name, found in self._since.items()
+        }
+        self._since.clear()
+        return means
+
+    def _note_times(self) -> None:
+        done = time.perf_counter()
+        self._times["time/sampling"].append(self._collected - self._began)
+        self._times["time/update"].append(done - self._collected)
+        self._times["time/other"].append(self._began - self._ended)
+        self._ended = done

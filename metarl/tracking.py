@@ -145,10 +145,17 @@ class Run:
                     raise ValueError(f"{path}, line {number} is not JSON: {line[:60]!r}") from None
         return entries
 
-    def cut_metrics(self, iteration: int) -> None:
-        """Drop the lines after `iteration`, which a resumed run will write again."""
+    def cut_metrics(self, iteration: int, *, every: int = 1) -> None:
+        """Drop the lines after `iteration`, which a resumed run will write again.
+
+        Args:
+            iteration: The last to keep.
+            every: Iterations from line to line.
+        """
         kept = [entry for entry in self.metrics() if entry.get("iteration", 0) <= iteration]
-        if [entry.get("iteration") for entry in kept] != list(range(1, iteration + 1)):
+        found = [entry.get("iteration") for entry in kept]
+        needed = {*range(every, iteration + 1, every), *([iteration] if iteration else [])}
+        if not needed <= set(found) or found != sorted(set(found)):
             raise ValueError(
                 f"{self.folder / 'metrics.jsonl'} lacks iterations up to {iteration}; restore it "
                 "from a copy; nothing was changed"
@@ -179,10 +186,18 @@ class Run:
         return sorted(entries, key=lambda entry: str(entry.get("written", "")), reverse=True)
 
 
+PROTOCOL = ("num_tasks", "seed", "episodes_per_task", "tasks", "num_ways", "num_shots")
+"""What an evaluation may hold that two of them must share to be compared, beside the steps."""
+
+
 def protocol(evaluation: dict[str, Any]) -> dict[str, Any]:
     """Return what two evaluations must share to be compared."""
-    shared = {name: evaluation[name] for name in ("num_tasks", "episodes_per_task", "seed")}
-    return shared | {"inner_steps": len(evaluation["mean"]) - 1}
+    shared = {name: evaluation[name] for name in PROTOCOL[:2]}
+    # The tasks of meta-RL are listed, with their returns; those of supervised runs have a name.
+    named = {
+        n: evaluation[n] for n in PROTOCOL[2:] if not isinstance(evaluation.get(n), list | None)
+    }
+    return shared | named | {"inner_steps": len(evaluation["mean"]) - 1}
 
 
 def command() -> str:

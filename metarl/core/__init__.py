@@ -1,9 +1,18 @@
 """The functional core that every method shares: torch only, pure, and without devices."""
 
 from metarl.core.adapt import InnerLoop
-from metarl.core.estimators import Outer, TaskGradient, backprop, meta_gradient, query_loss
+from metarl.core.curvature import meta_curvature
+from metarl.core.estimators import (
+    Outer,
+    TaskGradient,
+    backprop,
+    meta_gradient,
+    query_loss,
+    reptile,
+)
 from metarl.core.functional import Apply, functional
-from metarl.core.inner import InnerOptimizer, meta_sgd, sgd
+from metarl.core.implicit import implicit
+from metarl.core.inner import InnerOptimizer, adam, chain, lslr, meta_sgd, sgd
 from metarl.core.outer import gradient_learner
 from metarl.core.types import (
     Batch,
@@ -31,11 +40,17 @@ __all__ = [
     "Params",
     "Task",
     "TaskGradient",
+    "adam",
     "backprop",
+    "chain",
     "functional",
     "gradient_learner",
+    "implicit",
+    "lslr",
+    "meta_curvature",
     "meta_gradient",
     "meta_sgd",
     "query_loss",
+    "reptile",
     "sgd",
 ]

@@ -1,6 +1,7 @@
 """The inner loop: the only one in the package."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -40,6 +41,8 @@ class InnerLoop:
             start. It may supply names that are not meta-parameters, such as a generated head.
         num_steps: Take this many steps on a single support batch; ``None`` takes one step on each
             batch given.
+        proximal: λ of the proximal term (λ/2)‖φ − θ‖², which holds the adapted parameters φ to
+            the initialization θ (iMAML, Rajeswaran et al. 2019, eq. 3).
     """
 
     loss: LossFn
@@ -49,10 +52,11 @@ class InnerLoop:
     first_order: bool = False
     start: Callable[[Params, Batches], tuple[Params, Batches]] = _identity
     num_steps: int | None = None
+    proximal: float = 0.0
 
     def gradient(self, params: Params, batch: Batch) -> Params:
         """Return the inner gradient of the fast parameters on one batch."""
-        fast, _ = split(params, self._adapts)
+        fast, _ = split(params, self.adapts)
         grads, _ = grad_and_value(lambda fast: self.loss(merge(params, fast), batch))(fast)
         return tree.detach(grads) if self.first_order else grads
 
@@ -60,6 +64,11 @@ class InnerLoop:
         self, meta: MetaParams, params: Params, grads: Params, state: Any, index: int
     ) -> tuple[Params, Any]:
         """Apply the inner gradient of step `index`; return the parameters and the state."""
+        if self.proximal:
+            grads = {
+                n: g + self.proximal * (params[n] - meta.model[n]) if n in meta.model else g
+                for n, g in grads.items()
+            }
         updates, state = self.optimizer.update(meta.inner, grads, state, index)
         return merge(params, {name: params[name] + u for name, u in updates.items()}), state
 
@@ -80,35 +89,41 @@ class InnerLoop:
         """
         return self.update(meta, params, self.gradient(params, batch), state, index)
 
+    def steps(self, meta: MetaParams, batches: Batches) -> Iterator[Params]:
+        """Yield the parameters after 0, 1, ..., K steps on one task; see :meth:`path`."""
+        params, batches = self.start(meta.model, self._one_per_step(batches))
+        state = self.state(params)
+        adapted = rows(params, self.per_step, 0)
+        yield adapted
+        for index, batch in enumerate(batches):
+            adapted, state = self.step(meta, adapted, state, batch, index)
+            following = rows(params, self.per_step, index + 1)
+            adapted = {n: following[n] if n in self.per_step else p for n, p in adapted.items()}
+            yield adapted
+
     def path(self, meta: MetaParams, batches: Batches) -> list[Params]:
         """Return the parameters after 0, 1, ..., K steps on one task.
 
         Raises:
             ValueError: If `num_steps` is set and neither one batch nor one per step is given.
         """
-        params, batches = self.start(meta.model, self._one_per_step(batches))
-        state = self.state(params)
-        path = [rows(params, self.per_step, 0)]
-        for index, batch in enumerate(batches):
-            adapted, state = self.step(meta, path[-1], state, batch, index)
-            following = rows(params, self.per_step, index + 1)
-            path.append({n: following[n] if n in self.per_step else p for n, p in adapted.items()})
-        return path
+        return list(self.steps(meta, batches))
 
     def adapt(self, meta: MetaParams, batches: Batches) -> Params:
-        """Return the parameters after all inner steps on one task."""
-        return self.path(meta, batches)[-1]
+        """Return the parameters after all inner steps on one task, keeping none in between."""
+        return deque(self.steps(meta, batches), maxlen=1)[0]
 
     def init(self, params: Params) -> MetaParams:
         """Join an initialization and the inner optimizer's constants at their starting values."""
-        fast, _ = split(params, self._adapts)
+        fast, _ = split(params, self.adapts)
         return MetaParams(params, self.optimizer.constants(fast))
 
     def state(self, params: Params) -> Any:
         """Return the inner optimizer's state before the first step."""
-        return self.optimizer.state(split(params, self._adapts)[0])
+        return self.optimizer.state(split(params, self.adapts)[0])
 
-    def _adapts(self, name: str) -> bool:
+    def adapts(self, name: str) -> bool:
+        """Say whether the inner steps change the parameter called `name`."""
         return name not in self.per_step and self.fast(name)
 
     def _one_per_step(self, batches: Batches) -> Batches:

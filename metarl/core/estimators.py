@@ -4,16 +4,19 @@
 it. The other order is silently wrong through fused normalization layers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from metarl.core import chunks, tree
 from metarl.core.adapt import InnerLoop
-from metarl.core.types import LossFn, MetaParams, Metrics, Params, Task
+from metarl.core.functional import rows
+from metarl.core.types import Batch, MetaParams, Metrics, Params, Task
 
 
 Outer: TypeAlias = Callable[[list[Params], Task], tuple[Float[Tensor, ""], Metrics]]
@@ -23,12 +26,43 @@ TaskGradient: TypeAlias = Callable[[MetaParams, Task], tuple[MetaParams, Metrics
 """A meta-learning method: the meta-gradient of one task."""
 
 
-def query_loss(loss: LossFn) -> Outer:
-    """Build MAML's outer loss: the loss of the adapted parameters on the query batch."""
+def query_loss(
+    loss: Callable[[Params, Batch], Any],
+    *,
+    has_aux: bool = False,
+    step_weights: Sequence[float] | None = None,
+    before: bool = True,
+) -> Outer:
+    """Build MAML's outer loss: the loss of the adapted parameters on the query batch.
+
+    Args:
+        loss: The loss of one task.
+        has_aux: `loss` returns ``(loss, metrics)``; the metrics are named ``query/...``.
+        step_weights: Add up the losses after 1, 2, ..., K steps with these weights (the multi-step
+            loss of MAML++, Antoniou et al. 2019, eq. 4). ``None`` takes the last alone.
+        before: Also report the loss before adaptation, which costs a pass over the query batch.
+    """
+
+    def judge(params: Params, task: Task) -> tuple[Tensor, Metrics]:
+        if not has_aux:
+            return loss(params, task.query), {}
+        value, metrics = loss(params, task.query)
+        return value, {f"query/{name}": x for name, x in metrics.items()}
 
     def outer(path: list[Params], task: Task) -> tuple[Tensor, Metrics]:
-        before, after = loss(path[0], task.query), loss(path[-1], task.query)
-        return after, {"query/loss_before": before, "query/loss": after}
+        total, metrics = after, _ = judge(path[-1], task)
+        if step_weights is not None:
+            if len(step_weights) != len(path) - 1:
+                raise ValueError(
+                    f"step_weights needs one weight per inner step: {len(path) - 1}, "
+                    f"got {len(step_weights)}"
+                )
+            total = step_weights[-1] * after
+            for weight, params in zip(step_weights[:-1], path[1:-1], strict=True):
+                total = total + weight * judge(params, task)[0]
+        if before:
+            metrics["query/loss_before"] = judge(path[0], task)[0] if len(path) > 1 else after
+        return total, {**metrics, "query/loss": after}
 
     return outer
 
@@ -49,30 +83,83 @@ def backprop(loop: InnerLoop, outer: Outer) -> TaskGradient:
     return task_gradient
 
 
+def ends(loop: InnerLoop, meta: MetaParams, task: Task) -> list[Params]:
+    """Return the two ends of the path, keeping nothing in between, however many steps there are."""
+    start, _ = loop.start(meta.model, task.support)
+    return [rows(start, loop.per_step, 0), loop.adapt(meta, task.support)]
+
+
+def reptile(loop: InnerLoop, outer: Outer) -> TaskGradient:
+    """Take θ − φ for the gradient, with φ the adapted parameters (Nichol et al. 2018, alg. 1).
+
+    With an outer step size ε of plain gradient descent this is θ ← θ + ε(φ − θ). `outer` is only
+    measured.
+
+    Raises:
+        ValueError: When called, if the inner optimizer learns constants, which θ − φ cannot reach.
+    """
+
+    def task_gradient(meta: MetaParams, task: Task) -> tuple[MetaParams, Metrics]:
+        if meta.inner:
+            raise ValueError(
+                "reptile has no gradient for learned inner rates; use sgd or adam as the inner "
+                "optimizer"
+            )
+        path = ends(loop, meta, task)
+        loss, metrics = outer(path, task)
+        moved = {n: p - path[-1][n] if n in path[-1] else 0 * p for n, p in meta.model.items()}
+        return MetaParams(moved, {}), {**metrics, "outer/loss": loss}
+
+    return task_gradient
+
+
 def meta_gradient(
-    task_gradient: TaskGradient, meta: MetaParams, tasks: Task, *, chunk_size: int | None = None
+    task_gradient: TaskGradient,
+    meta: MetaParams,
+    tasks: Task | Sequence[Task],
+    *,
+    chunk_size: int | None = None,
+    compiled: bool = False,
 ) -> tuple[MetaParams, Metrics]:
     """Average a per-task gradient over a meta-batch.
 
     Args:
         task_gradient: The estimator.
         meta: Meta-parameters.
-        tasks: A meta-batch: every tensor has a leading task axis.
+        tasks: A meta-batch: every tensor has a leading task axis. Tasks of unequal sizes come as a
+            list of such meta-batches, each of tasks of one size.
         chunk_size: Work on this many tasks at a time: bounds memory and, on the CPU, runs chunks
             side by side with the same bits for every number of threads. ``None``: all at once.
+        compiled: Compile the estimator (``torch.compile``): worth its seconds to minutes in long
+            runs of one shape.
 
     Returns:
         The mean gradient, in the form of the meta-parameters, and the mean metrics.
     """
-
-    def over_tasks(tasks: Task) -> Any:  # the types of the result, with a task axis
-        return vmap(task_gradient, in_dims=(None, 0))(meta, tasks)
-
-    if chunk_size is None:
-        results = over_tasks(tasks)
+    parts = chunks.split(tasks, chunk_size) if isinstance(tasks, Task) else list(tasks)
+    summed = summed_over_tasks(task_gradient, compiled=compiled)
+    if len(parts) == 1 and chunk_size is None:
+        sums = summed(meta, parts[0])
     else:
-        parts = chunks.split(tasks, chunk_size)
         device = tree.leaves(meta)[0].device
-        results = chunks.join(chunks.parallel_map(over_tasks, parts, device=device))
-    mean: tuple[MetaParams, Metrics] = tree.mean_over_tasks(results)
+        call = partial(summed, meta)
+        sums = tree.total(chunks.parallel_map(call, parts, device=device))
+    count = sum(len(tree.leaves(part)[0]) for part in parts)
+    mean: tuple[MetaParams, Metrics] = tree.scale(sums, 1 / count)
     return mean
+
+
+@lru_cache(maxsize=8)  # compiling takes minutes: once for each estimator
+def summed_over_tasks(task_gradient: TaskGradient, *, compiled: bool = False) -> TaskGradient:
+    """Turn a gradient of one task into the sum over a leading task axis: ``vmap``, then sum.
+
+    Args:
+        task_gradient: The estimator.
+        compiled: Compile it with ``torch.compile``, once for each shape of task.
+    """
+
+    def summed(meta: MetaParams, tasks: Task) -> tuple[MetaParams, Metrics]:
+        results = vmap(task_gradient, in_dims=(None, 0))(meta, tasks)
+        return tree.map_leaves(lambda x: x.sum(0), results)
+
+    return torch.compile(summed, dynamic=False) if compiled else summed

@@ -1,13 +1,15 @@
 """Inner optimizers: gradient transformations whose constants may be meta-learned.
 
 Every optimizer is a value of three pure functions. `update` returns what is *added* to the
-parameters, so that optimizers compose.
+parameters, so that optimizers compose (:func:`chain`).
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from metarl.core.types import Params
 
@@ -26,12 +28,14 @@ class InnerOptimizer(NamedTuple):
     update: Callable[[Params, Params, Any, int], tuple[Params, Any]]
 
 
-def _no_constants(params: Params) -> Params:
+def no_constants(params: Params) -> Params:
+    """Learn nothing."""
     del params
     return {}
 
 
-def _no_state(params: Params) -> tuple[()]:
+def no_state(params: Params) -> tuple[()]:
+    """Remember nothing."""
     del params
     return ()
 
@@ -54,7 +58,7 @@ def sgd(lr: float | Sequence[float]) -> InnerOptimizer:
         rate = rates[min(step, len(rates) - 1)]
         return {name: -rate * g for name, g in grads.items()}, state
 
-    return InnerOptimizer(_no_constants, _no_state, update)
+    return InnerOptimizer(no_constants, no_state, update)
 
 
 def meta_sgd(lr: float) -> InnerOptimizer:
@@ -66,8 +70,7 @@ def meta_sgd(lr: float) -> InnerOptimizer:
     Raises:
         ValueError: If `lr` is negative.
     """
-    if lr < 0:
-        raise ValueError(f"lr must be at least 0, got {lr}")
+    require_rate(lr)
 
     def constants(params: Params) -> Params:
         return {f"lr.{name}": torch.full_like(p, lr) for name, p in params.items()}
@@ -76,4 +79,114 @@ def meta_sgd(lr: float) -> InnerOptimizer:
         del step
         return {name: -constants[f"lr.{name}"] * g for name, g in grads.items()}, state
 
-    return InnerOptimizer(constants, _no_state, update)
+    return InnerOptimizer(constants, no_state, update)
+
+
+def lslr(
+    lr: float, *, steps: int, group: Callable[[str], str] = lambda name: name
+) -> InnerOptimizer:
+    """Gradient descent with one learned rate per tensor and step (MAML++, Antoniou et al. 2019).
+
+    Args:
+        lr: The value at which every rate starts; equal to :func:`sgd` until the rates are learned.
+        steps: Rates of each tensor; steps beyond the last use the last.
+        group: Maps the name of a parameter to the name of the group that shares its rates, such as
+            a layer; by default every tensor has its own.
+
+    Raises:
+        ValueError: If `lr` is negative or `steps` is not positive.
+    """
+    require_rate(lr)
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+
+    def constants(params: Params) -> Params:
+        return {f"lr.{group(name)}": p.new_full((steps,), lr) for name, p in params.items()}
+
+    def update(constants: Params, grads: Params, state: Any, step: int) -> tuple[Params, Any]:
+        row = min(step, steps - 1)
+        return {n: -constants[f"lr.{group(n)}"][row] * g for n, g in grads.items()}, state
+
+    return InnerOptimizer(constants, no_state, update)
+
+
+def adam(
+    lr: float, *, beta1: float = 0.0, beta2: float = 0.999, eps: float = 1e-8
+) -> InnerOptimizer:
+    """Adam with bias correction (Kingma & Ba 2015, alg. 1), differentiable.
+
+    Its moments start fresh for every task. β₁ is 0 by default, as in Reptile (Nichol et al. 2018):
+    momentum hurts over a few steps.
+
+    Raises:
+        ValueError: If `lr` is negative, or a β is outside [0, 1).
+    """
+    require_rate(lr)
+    if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
+        raise ValueError(f"beta1 and beta2 must be at least 0 and below 1, got {beta1}, {beta2}")
+
+    def state(params: Params) -> tuple[Params, Params]:
+        zeros = {name: torch.zeros_like(p) for name, p in params.items()}
+        return zeros, zeros
+
+    def update(constants: Params, grads: Params, state: Any, step: int) -> tuple[Params, Any]:
+        del constants
+        first, second = state
+        m = {n: beta1 * first[n] + (1 - beta1) * g for n, g in grads.items()}
+        v = {n: beta2 * second[n] + (1 - beta2) * g * g for n, g in grads.items()}
+        rate, correction = lr / (1 - beta1 ** (step + 1)), 1 - beta2 ** (step + 1)
+        updates = {n: -rate * m[n] / (_root(v[n] / correction) + eps) for n in grads}
+        return updates, (m, v)
+
+    return InnerOptimizer(no_constants, state, update)
+
+
+def chain(*optimizers: InnerOptimizer) -> InnerOptimizer:
+    """Compose inner optimizers: each takes the step of the one before it for its gradient.
+
+    What an optimizer subtracts is the gradient of the next, so a rate of 1 leaves a gradient as it
+    is: ``chain(meta_curvature(1.0), lslr(0.1, steps=5))``. Learned constants are prefixed by the
+    place in the chain, ``0.``, ``1.``, ...
+
+    Raises:
+        ValueError: If no optimizer is given.
+    """
+    if not optimizers:
+        raise ValueError("chain needs at least one optimizer, got none")
+
+    def constants(params: Params) -> Params:
+        return {
+            f"{place}.{name}": value
+            for place, optimizer in enumerate(optimizers)
+            for name, value in optimizer.constants(params).items()
+        }
+
+    def state(params: Params) -> tuple[Any, ...]:
+        return tuple(optimizer.state(params) for optimizer in optimizers)
+
+    def update(constants: Params, grads: Params, state: Any, step: int) -> tuple[Params, Any]:
+        states = []
+        for place, (optimizer, before) in enumerate(zip(optimizers, state, strict=True)):
+            own = _without_prefix(constants, f"{place}.")
+            updates, after = optimizer.update(own, grads, before, step)
+            grads = {name: -u for name, u in updates.items()}
+            states.append(after)
+        return updates, tuple(states)
+
+    return InnerOptimizer(constants, state, update)
+
+
+def _root(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Take the square root, with derivative 0 at 0, where a gradient vanished, and not infinity."""
+    positive = x > 0
+    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
+
+
+def _without_prefix(params: Params, prefix: str) -> Params:
+    return {n.removeprefix(prefix): p for n, p in params.items() if n.startswith(prefix)}
+
+
+def require_rate(lr: float) -> None:
+    """Refuse a negative rate."""
+    if lr < 0:
+        raise ValueError(f"lr must be at least 0, got {lr}")

@@ -8,7 +8,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "leaky_relu": nn.LeakyReLU,  # slope 0.01, as in MAML++
+}
 
 
 def mlp(
@@ -22,7 +26,7 @@ def mlp(
 
     Args:
         sizes: Widths from input to output: ``(2, 100, 100, 2)`` has two hidden layers.
-        activation: ``"relu"`` or ``"tanh"``, between layers and not after the last.
+        activation: A name of :data:`ACTIVATIONS`, between layers and not after the last.
         output_gain: Factor of the last layer's initial weights.
         generator: Source of the weights; the global one of torch where ``None``.
 
@@ -36,13 +40,25 @@ def mlp(
         raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}, got {activation!r}")
     layers: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(sizes):
-        linear: nn.Linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)  # type: ignore[no-untyped-call]
-        nn.init.xavier_uniform_(linear.weight, generator=generator)
-        nn.init.zeros_(linear.bias)
-        layers += [linear, ACTIVATIONS[activation]()]
+        layers += [linear(fan_in, fan_out, generator=generator), ACTIVATIONS[activation]()]
     with torch.no_grad():
-        linear.weight.mul_(output_gain)
+        layers[-2].weight.mul_(output_gain)  # type: ignore[operator, union-attr]
     return nn.Sequential(*layers[:-1])
+
+
+def linear(fan_in: int, fan_out: int, *, generator: torch.Generator | None = None) -> nn.Linear:
+    """Build a linear layer with Xavier-uniform weights and zero biases."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)  # type: ignore[no-untyped-call]
+    nn.init.xavier_uniform_(layer.weight, generator=generator)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def xavier(
+    shape: tuple[int, ...], *, generator: torch.Generator | None = None
+) -> Float[Tensor, "*shape"]:
+    """Draw a weight of Xavier-uniform numbers (Glorot & Bengio 2010)."""
+    return nn.init.xavier_uniform_(torch.empty(shape), generator=generator)
 
 
 class LayerNorm(nn.Module):

@@ -1,6 +1,6 @@
 """Outer optimizers: ``torch.optim`` as init and step. Here alone parameters change in place."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ def gradient_learner(
     optimizer: Callable[..., torch.optim.Optimizer],
     *,
     chunk_size: int | None = None,
+    compiled: bool = False,
+    clip: float | None = None,
     **options: Any,
 ) -> MetaLearner:
     """Build a meta-learner that descends the mean task gradient with a ``torch.optim`` optimizer.
@@ -35,7 +37,10 @@ def gradient_learner(
         task_gradient: The estimator, such as ``backprop(loop, outer)``.
         optimizer: A class of ``torch.optim``.
         chunk_size: See :func:`~metarl.core.estimators.meta_gradient`.
-        options: Arguments of the optimizer, such as ``lr=1e-3``.
+        compiled: See :func:`~metarl.core.estimators.meta_gradient`.
+        clip: Cut every number of the mean gradient to [−clip, clip], as MAML does on miniImageNet.
+        options: Arguments of the optimizer, such as ``lr=1e-3``. They hold for every step made with
+            this learner, also from a state of another: a schedule is a new learner per iteration.
 
     Raises:
         FloatingPointError: From `step`, before anything is changed, if the gradient is not finite.
@@ -47,15 +52,19 @@ def gradient_learner(
         meta = initial_params(loop, params, generator, device)
         return MetaState(meta, optimizer(tree.leaves(meta), **options))
 
-    def step(state: MetaState, tasks: Task) -> tuple[MetaState, Metrics]:
-        gradient, metrics = meta_gradient(task_gradient, state.params, tasks, chunk_size=chunk_size)
+    def step(state: MetaState, tasks: Task | Sequence[Task]) -> tuple[MetaState, Metrics]:
+        gradient, metrics = meta_gradient(
+            task_gradient, state.params, tasks, chunk_size=chunk_size, compiled=compiled
+        )
         metrics["gradient/outer"] = norm = tree.norm(gradient)
         if not torch.isfinite(norm):
             raise FloatingPointError(
                 "the meta-gradient is not finite: lower the inner or the outer learning rate"
             )
         for parameter, g in zip(tree.leaves(state.params), tree.leaves(gradient), strict=True):
-            parameter.grad = g
+            parameter.grad = g if clip is None else g.clamp(-clip, clip)
+        for group in state.optimizer.param_groups:
+            group.update(options)
         state.optimizer.step()
         return state, metrics
 

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+import torch
 from gymnasium.error import UnregisteredEnv
 
 from metarl.config import RunConfig, at_least, between, greater_than, require
 from metarl.core.adapt import InnerLoop
 from metarl.core.inner import meta_sgd, sgd
 from metarl.core.seeding import torch_generator
-from metarl.core.types import MetaLearner, Params
+from metarl.core.types import MetaLearner, MetaState, Params
 from metarl.device import resolve_device
 from metarl.envs import ENVIRONMENTS
 from metarl.rl.advantages import Process, advantages
@@ -90,6 +91,15 @@ class Parts(NamedTuple):
     learner: MetaLearner
     process: tuple[Process, Process]
     sampler: Sampler
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.sampler.device
+
+    def init(self) -> MetaState:
+        """Return the state before the first iteration."""
+        return self.learner.init(self.params, device=self.device)
 
 
 def make_parts(

@@ -1,0 +1,238 @@
+"""Evaluate a supervised run: loss and accuracy after 0, 1, ..., K steps on test tasks.
+
+``metarl evaluate runs/omni``
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from metarl import cli
+from metarl.config import at_least, flag, require
+from metarl.console import print_table
+from metarl.core.inner import sgd
+from metarl.core.seeding import torch_generator
+from metarl.core.types import MetaParams
+from metarl.experiments.launch import experiment_of
+from metarl.loading import Loaded, load
+from metarl.output import require_writable
+from metarl.supervised.evaluate import Curves, adaptation_curves, neighbor_curves
+from metarl.supervised.methods import Start
+from metarl.supervised.setup import Parts, SupervisedConfig
+from metarl.tracking import Run, command, versions
+
+
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+
+
+@dataclass(frozen=True)
+class EvaluateSupervised:
+    """Adapt to test tasks as in the papers, and report every step.
+
+    Tasks come from classes, or sinusoids, that training has not met. What is left at None is as in
+    the run.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    test_steps: Annotated[int | None, tyro.conf.arg(aliases=["--inner-steps"])] = None
+    """Inner steps."""
+    num_tasks: int = 600
+    """Tasks."""
+    seed: int = 1
+    """Seed of the tasks."""
+    tasks: Literal["test", "validation", "train"] = "test"
+    """Where the tasks come from."""
+    num_ways: Annotated[int | None, tyro.conf.arg(aliases=["--ways"])] = None
+    """Classes of a task; a learned head takes only as many as it was trained with."""
+    num_shots: Annotated[int | None, tyro.conf.arg(aliases=["--shots"])] = None
+    """Support examples of each class, or points."""
+    num_queries: Annotated[int | None, tyro.conf.arg(aliases=["--queries"])] = None
+    """Query images of each class."""
+    start: Start | None = None
+    """Head to start from: what a pretrained run is fine-tuned with."""
+    nearest_neighbor: bool = False
+    """Classify by the nearest support image in feature space instead of adapting."""
+    inner_lr: float | None = None
+    """Plain gradient descent with this step size instead of the run's inner optimizer."""
+    tune_inner_lr: bool = False
+    """Choose that step size first, on validation tasks: how a pretrained run or, with --checkpoint
+    0, a random network is fine-tuned."""
+    ensemble: int = 1
+    """Average the logits of so many checkpoints, the best on validation tasks (MAML++: 5)."""
+    checkpoint: int | None = None
+    """Iteration of the checkpoint, by default the last; 0 is the initialization."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the parameters live."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings, naming the flag."""
+        require(self, at_least(1), "num_tasks", "num_shots", "num_queries", "ensemble")
+        require(self, at_least(0), "test_steps", "inner_lr")
+        if self.tune_inner_lr and self.inner_lr is not None:
+            raise ValueError("--tune-inner-lr chooses the step size; leave out --inner-lr")
+        if self.ensemble > 1 and self.checkpoint is not None:
+            raise ValueError("--ensemble chooses the checkpoints; leave out --checkpoint")
+
+
+def main(args: EvaluateSupervised) -> None:
+    """Evaluate, print the table and write it to the run folder."""
+    began = time.perf_counter()
+    module, kind = experiment_of(Run.open(args.run))
+    loaded: Loaded[Any] = load(kind, args.run, iteration=args.checkpoint, device=args.device)
+    require_writable(loaded.run.evaluation_path("new"))
+    config = overridden(loaded.config, args)
+    parts: Parts = module.build(config)
+    chosen = best_checkpoints(loaded, args)
+    metas = [loaded.params] if args.ensemble == 1 else [
+        load(kind, args.run, iteration=iteration, device=args.device).params for iteration in chosen
+    ]  # fmt: skip
+    rate = tuned_rate(args, config, parts, metas) if args.tune_inner_lr else args.inner_lr
+    curves = evaluate(args, config, parts, metas, rate=rate)
+    show(f"{args.run}, iteration {', '.join(map(str, chosen))}", args, curves)
+    name = "_".join(
+        f"{key}-{value}"
+        for key, value in protocol(args, config).items()
+        if value not in (None, False)
+    )
+    seconds = time.perf_counter() - began
+    values = report(args, config, chosen, curves, rate, seconds)
+    path = loaded.run.write_evaluation(f"iteration-{loaded.iteration}_{name}", values)
+    print(f"written to {path} after {seconds:.0f} s")
+
+
+def overridden(config: SupervisedConfig, args: EvaluateSupervised) -> SupervisedConfig:
+    """Put what was asked for in place of the run's settings."""
+    names = {"test_steps", "num_ways", "num_shots", "num_queries", "start", "device"}
+    asked = {name: value for name in names if (value := getattr(args, name)) is not None}
+    known = {field.name for field in fields(config)}
+    if unknown := sorted(set(asked) - known):
+        raise ValueError(f"{args.run} is a run without {', '.join(map(flag, unknown))}")
+    if args.tune_inner_lr and not (config.test_steps or args.test_steps):
+        raise ValueError("--tune-inner-lr needs --test-steps of at least 1")
+    changes: dict[str, Any] = {"compiled": False} | asked
+    return replace(config, **changes)
+
+
+def best_checkpoints(loaded: Loaded[Any], args: EvaluateSupervised) -> list[int]:
+    """Return the checkpoints to use: the one loaded, or the best of the training's validation."""
+    if args.ensemble == 1:
+        return [loaded.iteration]
+    scores = {
+        entry["iteration"]: entry.get("validation/accuracy", -entry["validation/loss"])
+        for entry in loaded.run.metrics()
+        if "validation/loss" in entry
+    }
+    saved = [iteration for iteration in loaded.run.checkpoints() if iteration in scores]
+    if len(saved) < args.ensemble:
+        raise ValueError(
+            f"--ensemble {args.ensemble} needs as many checkpoints with a validation, "
+            f"{args.run} has {len(saved)}"
+        )
+    return sorted(saved, key=lambda iteration: -scores[iteration])[: args.ensemble]
+
+
+def tuned_rate(
+    args: EvaluateSupervised, config: SupervisedConfig, parts: Parts, metas: Sequence[MetaParams]
+) -> float:
+    """Return the step size with the best result after the last step on validation tasks."""
+    others = replace(args, tasks="validation", num_tasks=min(args.num_tasks, 100))
+    results = [evaluate(others, config, parts, metas, rate=rate) for rate in RATES]
+    losses = [float(np.nan_to_num(curves.mean("loss")[-1], nan=np.inf)) for curves in results]
+    rows = [[f"{rate:g}", f"{loss:.4f}"] for rate, loss in zip(RATES, losses, strict=True)]
+    print_table("step size, on validation tasks", ["inner lr", "loss"], rows)
+    return RATES[int(np.argmin(losses))]
+
+
+def evaluate(
+    args: EvaluateSupervised,
+    config: SupervisedConfig,
+    parts: Parts,
+    metas: Sequence[MetaParams],
+    *,
+    rate: float | None,
+) -> Curves:
+    """Measure on the tasks asked for; `rate` replaces the inner optimizer by gradient descent."""
+    draws = {"test": parts.draw_test, "validation": parts.draw_validation, "train": parts.draw}
+    loop = replace(parts.model.loop, num_steps=config.test_steps)
+    if rate is not None:
+        loop = replace(loop, optimizer=sgd(rate))
+    measure = neighbor_curves if args.nearest_neighbor else adaptation_curves
+    return measure(
+        parts.model,
+        loop,
+        metas,
+        draws[args.tasks],
+        num_tasks=args.num_tasks,
+        generator=torch_generator(args.seed, 0, args.tasks, device=parts.device),
+        chunk_size=parts.chunk_size,
+    )
+
+
+def show(title: str, args: EvaluateSupervised, curves: Curves) -> None:
+    """Print one row for each number of steps."""
+    columns = ["inner steps", *(f"{n}{s}" for n in curves.values for s in ("", " ± 95 %"))]
+    numbers = [
+        np.stack([curves.mean(name), curves.interval(name)], -1)
+        * (100 if name == "accuracy" else 1)
+        for name in curves.values
+    ]
+    table = np.concatenate(numbers, -1)
+    rows = [[step, *(f"{number:.3f}" for number in row)] for step, row in enumerate(table)]
+    print_table(f"{title}: {args.num_tasks} {args.tasks} tasks", columns, rows)
+
+
+def protocol(args: EvaluateSupervised, config: Any) -> dict[str, Any]:
+    """Return what two evaluations must share to be compared."""
+    return {
+        "tasks": args.tasks,
+        "num_tasks": args.num_tasks,
+        "num_ways": getattr(config, "num_ways", None),
+        "num_shots": config.num_shots,
+        "num_queries": args.num_queries,
+        "test_steps": config.test_steps,
+        "seed": args.seed,
+        "ensemble": args.ensemble if args.ensemble > 1 else None,
+        "start": args.start,
+        "nearest_neighbor": args.nearest_neighbor,
+        "tuned": args.tune_inner_lr,
+    }
+
+
+def report(
+    args: EvaluateSupervised,
+    config: SupervisedConfig,
+    chosen: list[int],
+    curves: Curves,
+    rate: float | None,
+    seconds: float,
+) -> dict[str, Any]:
+    """Describe an evaluation so that it can be repeated and plotted."""
+    measure = "accuracy" if "accuracy" in curves.values else "loss"
+    return {
+        "command": command(),
+        "iteration": max(chosen),
+        "checkpoints": chosen,
+        "method": config.method,
+        **protocol(args, config),
+        "inner_lr": config.inner_lr if rate is None else rate,
+        "transductive": getattr(config, "bn_mode", None) == "query",
+        "measure": measure,
+        "mean": curves.mean(measure).tolist(),
+        "interval95": curves.interval(measure).tolist(),
+        "measures": {
+            name: {"mean": curves.mean(name).tolist(), "interval95": curves.interval(name).tolist()}
+            for name in curves.values
+        },
+        "seconds": round(seconds, 1),
+        "versions": versions(),
+    }
+
+
+if __name__ == "__main__":
+    cli.script("evaluate")

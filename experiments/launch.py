@@ -1,0 +1,72 @@
+"""Starting a run, whatever it trains, and finding the experiment of a run folder."""
+
+import importlib
+from dataclasses import replace
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+
+from metarl import checkpoint
+from metarl.cli import EXPERIMENTS
+from metarl.config import RunConfig, to_json
+from metarl.core.types import MetaState
+from metarl.trackers import require_tracker
+from metarl.tracking import Run
+
+
+@runtime_checkable
+class Startable(Protocol):
+    """The parts of an experiment, as far as starting one needs to know them."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+
+    def init(self) -> MetaState:
+        """Return the state before the first iteration."""
+
+
+@runtime_checkable
+class Experiment(Protocol):
+    """The module of an experiment: its file defines these functions."""
+
+    def build(self, config: Any) -> Any:
+        """Build the parts of a run."""
+
+    def train(self, config: Any, parts: Any, run: Run, state: MetaState, *, start: int) -> None:
+        """Train from iteration `start` + 1 on."""
+
+
+def launch(name: str, config: RunConfig, parts: Startable, module: Experiment) -> None:
+    """Make the run folder, save the initialization, and train.
+
+    Args:
+        name: The experiment, as ``metarl train`` knows it.
+        config: Its settings.
+        parts: What they mean; built before, so that an impossible setting leaves no folder behind.
+        module: The experiment's own module, whose `train` is called.
+    """
+    require_tracker(config.track)
+    # What "auto" meant is part of the run: the generators of devices differ.
+    config = replace(config, device=cast(Any, parts.device.type))
+    with Run.create(config.out, name, to_json(config)) as run:
+        state = parts.init()
+        checkpoint.save(run.checkpoint_path(0), state, iteration=0, config=to_json(config))
+        module.train(config, parts, run, state, start=0)
+
+
+def experiment_of(run: Run) -> tuple[Experiment, type[RunConfig]]:
+    """Return the module and the configuration class of the experiment that a run belongs to.
+
+    Raises:
+        ValueError: If this version has no such experiment.
+    """
+    name = run.read_config()["experiment"]
+    if name not in EXPERIMENTS:
+        raise ValueError(
+            f"{run.folder} is of an experiment {name!r} that this version does not have; it has "
+            f"{', '.join(EXPERIMENTS)}"
+        )
+    command = EXPERIMENTS[name]
+    module: Any = importlib.import_module(f"metarl.experiments.{command.module}")
+    return module, getattr(module, command.options)

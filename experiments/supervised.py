@@ -1,0 +1,47 @@
+"""The training loop of every supervised experiment."""
+
+from dataclasses import replace
+
+import torch
+
+from metarl.core.adapt import InnerLoop
+from metarl.core.seeding import torch_generator
+from metarl.core.types import MetaParams, MetaState, Metrics
+from metarl.journal import Journal
+from metarl.supervised.evaluate import adaptation_curves
+from metarl.supervised.setup import Parts, SupervisedConfig
+from metarl.tracking import Run
+
+
+def train(
+    config: SupervisedConfig, parts: Parts, run: Run, state: MetaState, *, start: int
+) -> None:
+    """Train from iteration `start` + 1 on; all randomness comes from (seed, iteration)."""
+    with Journal(run, config, start=start) as journal:
+        for iteration in journal.iterations():
+            generator = torch_generator(config.seed, iteration, "tasks", device=parts.device)
+            tasks = parts.draw(config.num_tasks or 1, generator)
+            journal.collected()
+            state, metrics = parts.learner(iteration).step(state, tasks)
+            if journal.checkpoint_is_due(iteration):
+                metrics |= validate(config, parts, state.params)
+            journal.write(iteration, state, metrics)
+
+
+def test_loop(config: SupervisedConfig, parts: Parts) -> InnerLoop:
+    """Return the inner loop as validation and test use it."""
+    return replace(parts.model.loop, num_steps=config.test_steps)
+
+
+def validate(config: SupervisedConfig, parts: Parts, params: MetaParams) -> Metrics:
+    """Measure on validation tasks, the same at every checkpoint, after the last inner step."""
+    curves = adaptation_curves(
+        parts.model,
+        test_loop(config, parts),
+        [params],
+        parts.draw_validation,
+        num_tasks=config.validation_tasks,
+        generator=torch_generator(config.seed, 0, "validation", device=parts.device),
+        chunk_size=parts.chunk_size,
+    )
+    return {f"validation/{n}": torch.tensor(curves.mean(n)[-1]) for n in curves.values}

@@ -1,0 +1,53 @@
+"""Losses of one task. A batch is ``(inputs, targets)``, or ``(inputs, targets, reference)``.
+
+Losses are means, over the examples and, in regression, over the outputs. Finn et al.'s code for
+classification *sums* over the classes of a task instead, so the inner rates printed in its
+literature are those of this package divided by the number of ways: 0.4 there is 2.0 here, 5-way.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from jaxtyping import Float
+from torch import Tensor
+
+from metarl.core.functional import Apply
+from metarl.core.types import Batch, Metrics, Params
+
+
+Judge: TypeAlias = Callable[[Params, Batch], tuple[Float[Tensor, ""], Metrics]]
+"""The loss of one task and what else is worth knowing: ``query_loss(judge, has_aux=True)``."""
+
+Criterion: TypeAlias = Callable[[Tensor, Tensor], tuple[Float[Tensor, ""], Metrics]]
+"""``(predictions, targets) -> (loss, metrics)``."""
+
+
+def squared_error(
+    predictions: Float[Tensor, "examples outputs"], targets: Float[Tensor, "examples outputs"]
+) -> tuple[Float[Tensor, ""], Metrics]:
+    """Return the mean squared error."""
+    return ((predictions - targets) ** 2).mean(), {}
+
+
+def cross_entropy(
+    logits: Float[Tensor, "examples ways"], targets: Float[Tensor, "examples ways"]
+) -> tuple[Float[Tensor, ""], Metrics]:
+    """Return the mean cross-entropy against one-hot targets, and the accuracy."""
+    loss = -(targets * logits.log_softmax(-1)).sum(-1).mean()
+    correct = logits.argmax(-1) == targets.argmax(-1)
+    return loss, {"accuracy": correct.to(logits.dtype).mean()}
+
+
+def judge(apply: Apply, criterion: Criterion) -> Judge:
+    """Compare the predictions of a model with the targets of a batch."""
+
+    def judged(params: Params, batch: Batch) -> tuple[Tensor, Metrics]:
+        inputs, targets, *reference = batch
+        return criterion(apply(params, inputs, *reference), targets)
+
+    return judged
+
+
+def loss_of(judged: Judge) -> Callable[[Params, Batch], Float[Tensor, ""]]:
+    """Return the loss alone, for the inner steps."""
+    return lambda params, batch: judged(params, batch)[0]

@@ -1,0 +1,130 @@
+"""The methods: each a few values given to the one inner loop."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from metarl.core.curvature import meta_curvature
+from metarl.core.inner import InnerOptimizer, adam, chain, lslr, meta_sgd, sgd
+
+
+Inner: TypeAlias = Literal[
+    "sgd", "adam", "lslr", "meta-sgd", "meta-curvature", "meta-curvature+lslr"
+]
+Adapts: TypeAlias = Literal["all", "all-but-norm", "head", "body"]
+Start: TypeAlias = Literal["learned", "prototypes", "zero"]
+Estimator: TypeAlias = Literal["backprop", "reptile", "implicit"]
+
+
+def _meta_curvature(lr: float, steps: int) -> InnerOptimizer:
+    del steps
+    return meta_curvature(lr, max_size=600)  # any kernel, but not miniImageNet's 800-wide head
+
+
+INNER: dict[Inner, Callable[[float, int], InnerOptimizer]] = {
+    "sgd": lambda lr, steps: sgd(lr),
+    "adam": lambda lr, steps: adam(lr),
+    "lslr": lambda lr, steps: lslr(lr, steps=max(1, steps)),
+    "meta-sgd": lambda lr, steps: meta_sgd(lr),
+    "meta-curvature": _meta_curvature,
+    "meta-curvature+lslr": lambda lr, steps: chain(
+        _meta_curvature(1.0, steps), lslr(lr, steps=max(1, steps))
+    ),
+}
+"""``(initial rate, inner steps) -> inner optimizer``."""
+
+
+class Method(NamedTuple):
+    """One method.
+
+    Attributes:
+        paper: Where it comes from.
+        summary: What is different about it.
+        values: What it gives to the inner loop, by the names of the flags that override it. What
+            is missing is MAML's.
+    """
+
+    paper: str
+    summary: str
+    values: dict[str, Any]
+
+
+MAML: dict[str, Any] = {
+    "inner": "sgd",
+    "adapts": "all",
+    "start": "learned",
+    "estimator": "backprop",
+    "first_order": False,
+    "first_order_until": 0,
+    "multi_step_until": 0,
+    "per_step_norm": False,
+    "proximal": 0.0,
+    "outer": "adam",
+    "outer_schedule": "constant",
+}
+
+METHODS: dict[str, Method] = {
+    "maml": Method("Finn et al. 2017", "gradient descent from a learned initialization", {}),
+    "fomaml": Method("Finn et al. 2017", "inner gradients are constants", {"first_order": True}),
+    "reptile": Method(
+        "Nichol et al. 2018",
+        "moves toward the adapted parameters; no query set",
+        {
+            "inner": "adam",
+            "estimator": "reptile",
+            "outer": "sgd",
+            "outer_lr": 1.0,
+            "outer_schedule": "linear",
+        },
+    ),
+    "maml++": Method(
+        "Antoniou et al. 2019",
+        "a rate per tensor and step, multi-step loss, per-step norms, cosine outer rate",
+        {
+            "inner": "lslr",
+            "adapts": "all-but-norm",
+            "multi_step_until": 0.1,
+            "per_step_norm": True,
+            "outer_schedule": "cosine",
+        },
+    ),
+    "meta-sgd": Method("Li et al. 2017", "a learned rate per parameter", {"inner": "meta-sgd"}),
+    "lslr": Method("Antoniou et al. 2019", "a learned rate per tensor and step", {"inner": "lslr"}),
+    "meta-curvature": Method(
+        "Park & Oliva 2019",
+        "gradients times a learned Kronecker curvature",
+        {"inner": "meta-curvature"},
+    ),
+    "maml-enhanced": Method(
+        "Park & Oliva 2019; Antoniou et al. 2019",
+        "Meta-Curvature, then a rate per tensor and step",
+        {"inner": "meta-curvature+lslr"},
+    ),
+    "anil": Method("Raghu et al. 2020", "only the head adapts", {"adapts": "head"}),
+    "boil": Method("Oh et al. 2021", "only the body adapts", {"adapts": "body"}),
+    "protomaml": Method(
+        "Triantafillou et al. 2020",
+        "the head starts from the prototypes of the classes",
+        {"start": "prototypes"},
+    ),
+    "imaml": Method(
+        "Rajeswaran et al. 2019",
+        "implicit gradient where the inner loop ends",
+        {"estimator": "implicit", "proximal": 2.0},
+    ),
+    "zero-head": Method(
+        "Triantafillou et al. 2020",
+        "FOMAML for any number of classes: the head starts at zero",
+        {"start": "zero", "first_order": True},
+    ),
+    "protonet": Method(
+        "Snell et al. 2017",
+        "nearest prototype, no adaptation",
+        {"start": "prototypes", "inner_steps": 0, "test_steps": 0},
+    ),
+    "pretrained": Method(
+        "baseline", "joint training on all tasks; fine-tuned in the test", {"inner_steps": 0}
+    ),
+    "oracle": Method(
+        "baseline", "regression that sees amplitude and phase", {"inner_steps": 0, "test_steps": 0}
+    ),
+}
