@@ -9,9 +9,12 @@ import tyro
 
 from metarl import cli
 from metarl.console import print_table
+from metarl.device import resolve_device
+from metarl.experiments.benchmark_supervised import SUPERVISED
 from metarl.experiments.maml_trpo import MAMLTRPO, build
+from metarl.measure import Figures, machine, median
 from metarl.output import require_writable
-from metarl.rl.measure import Figures, collect, machine, median, sampling, update_seconds
+from metarl.rl.measure import collect, sampling, update_seconds
 from metarl.rl.setup import Parts
 from metarl.tracking import versions
 
@@ -29,13 +32,16 @@ CASES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Measure how fast this machine samples and updates, and how fast it could.
+    """Measure how fast this machine samples, updates and takes supervised meta-steps.
 
     Figures are medians; they stand beside the matrix product, the memory copy and the raw physics
-    measured in the same run, since all vary with the machine and its load.
+    measured in the same run, and supervised meta-steps beside a plain loop over tasks, since all
+    vary with the machine and its load.
     """
 
-    what: Annotated[Literal["all", "sampling", "update"], tyro.conf.Positional] = "all"
+    what: Annotated[
+        Literal["all", "sampling", "update", "regression", "fewshot"], tyro.conf.Positional
+    ] = "all"
     """What to measure."""
     repeats: int = 5
     """Measurements of each figure, after one to warm up."""
@@ -49,8 +55,10 @@ class Benchmark:
     """Widths of hidden layers; by default 64 64 in navigation and 100 100 elsewhere."""
     fisher_fraction: tuple[float, ...] = (1.0, 0.25)
     """Parts of the episodes that the update's Fisher is computed on."""
+    compiled: bool = True
+    """Also compile the supervised meta-steps, which takes a minute or more."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the policy lives."""
+    """Where the parameters live."""
     out: Path | None = None
     """Also write the figures to this JSON file."""
 
@@ -64,9 +72,10 @@ def main(args: Benchmark) -> None:
     """Measure and print."""
     if args.out is not None:
         require_writable(args.out)
-    configs = [_config(args, env) for env in args.env]
+    envs = args.env if args.what in ("all", "sampling", "update") else ()
+    configs = [_config(args, env) for env in envs]
     built = [build(config) for config in configs]  # an impossible setting costs no time
-    report: dict[str, Figures] = {"this machine": machine(built[0].sampler.device, args.repeats)}
+    report = {"this machine": machine(resolve_device(args.device), args.repeats)}
     _show("this machine", report)
     for config, parts in zip(configs, built, strict=True):
         title = _title(config, parts)
@@ -74,6 +83,11 @@ def main(args: Benchmark) -> None:
         if args.what != "sampling":
             report[title] |= _updates(args, config, parts)
         _show(title, report)
+    for name, measure in SUPERVISED.items():
+        if args.what in ("all", name):
+            title, figures = measure(args.repeats, device=args.device, compiled=args.compiled)
+            report[title] = figures
+            _show(title, report)
     if args.out is not None:
         args.out.write_text(json.dumps({"figures": report, "versions": versions()}, indent=2))
 

@@ -65,6 +65,8 @@ class EvaluateSupervised:
     0, a random network is fine-tuned."""
     ensemble: int = 1
     """Average the logits of so many checkpoints, the best on validation tasks (MAML++: 5)."""
+    data_root: Path | None = None
+    """Where the images are now."""
     checkpoint: int | None = None
     """Iteration of the checkpoint, by default the last; 0 is the initialization."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -108,15 +110,21 @@ def main(args: EvaluateSupervised) -> None:
 
 def overridden(config: SupervisedConfig, args: EvaluateSupervised) -> SupervisedConfig:
     """Put what was asked for in place of the run's settings."""
-    names = {"test_steps", "num_ways", "num_shots", "num_queries", "start", "device"}
+    names = {"test_steps", "num_ways", "num_shots", "num_queries", "start", "data_root", "device"}
     asked = {name: value for name in names if (value := getattr(args, name)) is not None}
     known = {field.name for field in fields(config)}
     if unknown := sorted(set(asked) - known):
         raise ValueError(f"{args.run} is a run without {', '.join(map(flag, unknown))}")
+    ways = getattr(config, "num_ways", None)
+    head_is_learned = (args.start or config.start) == "learned" and config.method != "pretrained"
+    if args.num_ways not in (None, ways) and head_is_learned:
+        raise ValueError(
+            f"{args.run} learned a head for {ways} classes; use --start zero or prototypes for "
+            f"{args.num_ways}"
+        )
     if args.tune_inner_lr and not (config.test_steps or args.test_steps):
         raise ValueError("--tune-inner-lr needs --test-steps of at least 1")
-    changes: dict[str, Any] = {"compiled": False} | asked
-    return replace(config, **changes)
+    return replace(config, **asked)
 
 
 def best_checkpoints(loaded: Loaded[Any], args: EvaluateSupervised) -> list[int]:
@@ -159,9 +167,7 @@ def evaluate(
 ) -> Curves:
     """Measure on the tasks asked for; `rate` replaces the inner optimizer by gradient descent."""
     draws = {"test": parts.draw_test, "validation": parts.draw_validation, "train": parts.draw}
-    loop = replace(parts.model.loop, num_steps=config.test_steps)
-    if rate is not None:
-        loop = replace(loop, optimizer=sgd(rate))
+    loop = parts.test_loop if rate is None else replace(parts.test_loop, optimizer=sgd(rate))
     measure = neighbor_curves if args.nearest_neighbor else adaptation_curves
     return measure(
         parts.model,

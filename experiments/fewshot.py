@@ -28,7 +28,7 @@ from metarl.supervised.few_shot import (
     minibatches,
     with_reference,
 )
-from metarl.supervised.images import Classes
+from metarl.supervised.images import Classes, Splits
 from metarl.supervised.losses import cross_entropy
 from metarl.supervised.networks import NETWORKS
 from metarl.supervised.setup import (
@@ -38,6 +38,7 @@ from metarl.supervised.setup import (
     Tasks,
     make_learner,
     make_model,
+    make_test_loop,
     resolve,
 )
 
@@ -110,6 +111,12 @@ class FewShotImages(SupervisedConfig):
             raise ValueError(f"--network must be one of {', '.join(NETWORKS)}, got {self.network}")
         if self.method == "oracle":
             raise ValueError("--method oracle is of `train regression`")
+        if self.method == "pretrained" and self.variable:
+            raise ValueError(
+                "--method pretrained trains on all classes at once; leave out --variable"
+            )
+        if self.variable and self.mode not in (None, "eager"):
+            raise ValueError("--variable tasks have a new shape each; use --mode eager")
         if self.variable and self.start == "learned":
             raise ValueError(
                 "--variable tasks have no fixed number of classes; use --start zero or prototypes "
@@ -117,40 +124,46 @@ class FewShotImages(SupervisedConfig):
             )
 
 
-def build(config: FewShotImages) -> Parts:
-    """Build the parts of a run."""
+def build(config: FewShotImages, *, splits: Splits | None = None) -> Parts:
+    """Build the parts of a run, from the images that it names or from others."""
     config = complete(config)
     device = resolve_device(config.device)
-    splits = load_images(
+    splits = splits or load_images(
         config.data, root=config.data_root, split=config.split, image_size=config.image_size
     )
-    train_classes, validation, test = (
-        _turned(config, classes, name, device)
-        for classes, name in zip(splits, splits._fields, strict=True)
-    )
+    pools = [_pool(config, getattr(splits, name), name, device) for name in splits._fields]
     joint = config.method == "pretrained"
-    ways = train_classes.num_classes if joint else config.num_ways
+    ways = pools[0].num_classes if joint else config.num_ways
     model = make_model(config, _network(config, splits.train, ways), cross_entropy)
-    trained = AllClasses(train_classes, batch=config.num_ways * QUERIES) if joint else train_classes
-    shots = config.train_shots or config.num_shots
-    per_task = config.num_ways * (shots + (config.num_queries or config.num_shots))
-    chunk = 1 if config.variable else max(1, EXAMPLES_PER_CHUNK // per_task)
+    trained = (
+        AllClasses(pools[0], config.num_ways * QUERIES).sample if joint else _draw(config, pools[0])
+    )
     return Parts(
         model,
-        make_learner(config, model, chunk_size=chunk),
-        _prepared(config, trained.sample, config.inner_steps or 0),
-        _prepared(config, validation.sample, config.test_steps or 0),
-        _prepared(config, test.sample, config.test_steps or 0),
+        make_learner(config, model, chunk_size=chunk_size(config)),
+        make_test_loop(config, model, start="zero" if joint else None),
+        _prepared(config, trained, config.inner_steps or 0),
+        _prepared(config, _draw(config, pools[1]), config.test_steps or 0),
+        _prepared(config, _draw(config, pools[2]), config.test_steps or 0),
         device,
         chunk_size=1,  # with 15 queries a class a task fills the cache
     )
 
 
+def chunk_size(config: FewShotImages) -> int:
+    """Return how many tasks make a chunk of a good size."""
+    shots = config.train_shots or config.num_shots
+    per_task = config.num_ways * (shots + (config.num_queries or config.num_shots))
+    return 1 if config.variable else max(1, EXAMPLES_PER_CHUNK // per_task)
+
+
 def complete(config: FewShotImages) -> FewShotImages:
     """Fill in what was left open."""
-    config = resolve(config, SETTINGS)
-    turns = "all" if config.data == "omniglot" else "none"
-    return replace(config, rotations=config.rotations or turns)
+    mode: dict[str, Any] = {"mode": "eager" if config.variable else "traced"}
+    config = resolve(config, SETTINGS | {"": mode | SETTINGS[""]})
+    if config.rotations is None:
+        return replace(config, rotations="all" if config.data == "omniglot" else "none")
+    return config
 
 
 def main(config: FewShotImages) -> None:
@@ -169,14 +182,12 @@ def _network(config: FewShotImages, classes: Classes, ways: int) -> Classifier:
     return Classifier(body, linear(size, ways, generator=generator))
 
 
-def _turned(
-    config: FewShotImages, classes: Classes, split: str, device: torch.device
-) -> FewShot | VariableFewShot:
+def _pool(config: FewShotImages, classes: Classes, split: str, device: torch.device) -> FewShot:
     training = split == "train"
     shots = config.train_shots if training and config.train_shots else config.num_shots
     left = max(1, min(classes.counts) - shots)
     queries = config.num_queries or (config.num_shots if training else min(QUERIES, left))
-    tasks = FewShot(
+    return FewShot(
         classes.images.to(device),
         classes.counts,
         num_ways=config.num_ways,
@@ -184,9 +195,12 @@ def _turned(
         num_queries=1 if config.variable else queries,
         rotations=config.rotations == "all" or (training and config.rotations == "train"),
     )
+
+
+def _draw(config: FewShotImages, pool: FewShot) -> Draw:
     if not config.variable:
-        return tasks
-    return VariableFewShot(tasks, config.num_ways, config.max_support)
+        return pool.sample
+    return VariableFewShot(pool, config.num_ways, config.max_support).sample
 
 
 def _prepared(config: FewShotImages, draw: Draw, steps: int) -> Draw:

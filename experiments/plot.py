@@ -8,13 +8,16 @@ import tyro
 
 from metarl import cli
 from metarl.output import require_writable
-from metarl.plot import figure
+from metarl.plot import Fit, figure
 from metarl.tracking import Run
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Plot learning curves and adaptation curves of runs; seeds of one setting are averaged."""
+    """Plot learning curves and adaptation curves of runs; seeds of one setting are averaged.
+
+    A single regression run also shows what it fits: one test sinusoid before and after adaptation.
+    """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders."""
@@ -32,8 +35,17 @@ class Plot:
 def main(args: Plot) -> None:
     """Draw the figure."""
     require_writable(args.out)
-    figure([Run.open(folder) for folder in args.runs], args.out)
+    runs = [Run.open(folder) for folder in args.runs]
+    alone = len(runs) == 1 and runs[0].read_config()["experiment"] == "regression"
+    figure(runs, args.out, fits=fitted(runs[0]) if alone else ())
     print(f"written to {args.out}")
+
+
+def fitted(run: Run) -> list[Fit]:
+    """Adapt a regression run to test sinusoids."""
+    from metarl.experiments.regression import fits
+
+    return fits(run.folder)
 
 
 if __name__ == "__main__":

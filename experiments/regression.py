@@ -5,25 +5,43 @@
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from metarl import cli
 from metarl.config import at_least, require
+from metarl.core import tree
 from metarl.core.modules import mlp
 from metarl.core.seeding import torch_generator
 from metarl.device import resolve_device
 from metarl.experiments.launch import launch
 from metarl.experiments.supervised import train as train
+from metarl.loading import load
+from metarl.plot import Fit
 from metarl.supervised.losses import squared_error
-from metarl.supervised.setup import Parts, SupervisedConfig, make_learner, make_model, resolve
+from metarl.supervised.setup import (
+    Parts,
+    SupervisedConfig,
+    make_learner,
+    make_model,
+    make_test_loop,
+    resolve,
+)
 from metarl.supervised.sinusoid import Sinusoids
 
 
 # Rates are those of a mean squared error. One step in training, ten in the test, as in the paper.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "": {"num_tasks": 25, "inner_steps": 1, "test_steps": 10, "inner_lr": 0.01, "outer_lr": 1e-3},
+    "": {
+        "mode": "traced",
+        "num_tasks": 25,
+        "inner_steps": 1,
+        "test_steps": 10,
+        "inner_lr": 0.01,
+        "outer_lr": 1e-3,
+    },
     "reptile": {"num_tasks": 25, "inner_steps": 5, "inner": "sgd", "inner_lr": 0.02},
     "imaml": {"inner_steps": 16, "inner_lr": 0.05, "test_steps": 16},
     "maml++": {"inner_steps": 5},
@@ -64,9 +82,14 @@ class Regression(SupervisedConfig):
             raise ValueError(f"--method {self.method} needs classes; it is of `train fewshot`")
 
 
+def complete(config: Regression) -> Regression:
+    """Fill in what was left open."""
+    return resolve(config, SETTINGS)
+
+
 def build(config: Regression) -> Parts:
     """Build the parts of a run."""
-    config = resolve(config, SETTINGS)
+    config = complete(config)
     observed = config.method == "oracle"
     module = mlp(
         (3 if observed else 1, *config.hidden, 1),
@@ -78,6 +101,7 @@ def build(config: Regression) -> Parts:
     return Parts(
         model,
         make_learner(config, model),
+        make_test_loop(config, model),
         Sinusoids(config.num_shots, config.num_queries, observed).sample,
         evaluated.sample,
         evaluated.sample,
@@ -87,8 +111,30 @@ def build(config: Regression) -> Parts:
 
 def main(config: Regression) -> None:
     """Start a run."""
-    config = resolve(config, SETTINGS)
+    config = complete(config)
     launch("regression", config, build(config), sys.modules[__name__])
+
+
+def fits(folder: Path, *, tasks: int = 2, seed: int = 1) -> list[Fit]:
+    """Adapt the last checkpoint of a run to test sinusoids, for a picture."""
+    loaded = load(Regression, folder, device="cpu")
+    parts = build(loaded.config)
+    sinusoids = Sinusoids(loaded.config.num_shots, 100, loaded.config.method == "oracle")
+    drawn = sinusoids.sample(tasks, torch_generator(seed, 0, "picture"))
+    found = []
+    for index in range(tasks):
+        (inputs, targets), *_ = one = tree.map_leaves(lambda x, i=index: x[i], drawn.support)
+        points, truth = tree.map_leaves(lambda x, i=index: x[i], drawn.query)
+        order = points[:, 0].argsort()
+        path = parts.test_loop.path(loaded.params, tuple(one))
+        curves = {
+            step: parts.model.apply(path[step], points[order])[:, 0].numpy()
+            for step in sorted({0, 1, len(path) - 1} & set(range(len(path))))
+        }
+        x, y = points[order, 0].numpy(), truth[order, 0].numpy()
+        support = (inputs[:, 0].numpy(), targets[:, 0].numpy())
+        found.append(Fit(f"test sinusoid {index + 1}", x, y, support, curves))
+    return found
 
 
 if __name__ == "__main__":

@@ -1,10 +1,7 @@
 """The training loop of every supervised experiment."""
 
-from dataclasses import replace
-
 import torch
 
-from metarl.core.adapt import InnerLoop
 from metarl.core.seeding import torch_generator
 from metarl.core.types import MetaParams, MetaState, Metrics
 from metarl.journal import Journal
@@ -28,16 +25,11 @@ def train(
             journal.write(iteration, state, metrics)
 
 
-def test_loop(config: SupervisedConfig, parts: Parts) -> InnerLoop:
-    """Return the inner loop as validation and test use it."""
-    return replace(parts.model.loop, num_steps=config.test_steps)
-
-
 def validate(config: SupervisedConfig, parts: Parts, params: MetaParams) -> Metrics:
     """Measure on validation tasks, the same at every checkpoint, after the last inner step."""
     curves = adaptation_curves(
         parts.model,
-        test_loop(config, parts),
+        parts.test_loop,
         [params],
         parts.draw_validation,
         num_tasks=config.validation_tasks,

@@ -96,7 +96,7 @@ def flag(name: str) -> str:
 def to_json(config: RunConfig) -> dict[str, Any]:
     """Return the fields that make the run what it is: all but the folder."""
     named = {name: value for name, value in asdict(config).items() if name != "out"}
-    return {name: [*v] if isinstance(v, tuple) else v for name, v in named.items()}
+    return {name: _plain(value) for name, value in named.items()}
 
 
 def from_json(kind: type[Kind], values: dict[str, Any], out: Path) -> Kind:
@@ -116,6 +116,12 @@ def from_json(kind: type[Kind], values: dict[str, Any], out: Path) -> Kind:
         raise ValueError(f"{out}/config.json is damaged: {error}") from None
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return [*value] if isinstance(value, tuple) else value
+
+
 def _read(name: str, kind: Any, value: Any) -> Any:
     """Turn a JSON value into one of type `kind`; JSON has no tuples and may write 1 for 1.0."""
     options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
@@ -125,6 +131,8 @@ def _read(name: str, kind: Any, value: Any) -> Any:
             return tuple(_read(name, inner[0], item) for item in value)
         if origin is Literal and any(type(value) is type(c) and value == c for c in inner):
             return value
+        if option is Path and isinstance(value, str):
+            return Path(value)
         if option is float and type(value) is int:
             return float(value)
         if type(value) is option:

@@ -3,15 +3,36 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from metarl import optional
 from metarl.config import NEUTRAL
 from metarl.console import warn
 from metarl.statistics import interval95
 from metarl.tracking import Run, protocol
+
+
+class Measure(NamedTuple):
+    """What a family of runs is judged by: metrics after and before adaptation, and the x axis."""
+
+    text: str
+    key: str
+    before: str | None
+    x: str
+    log: bool
+
+
+class Fit(NamedTuple):
+    """A function of one variable that a run fitted, for a panel of its own."""
+
+    title: str
+    x: NDArray[np.float64]
+    truth: NDArray[np.float64]
+    support: tuple[NDArray[np.float64], NDArray[np.float64]]
+    curves: dict[int, NDArray[np.float64]]
 
 
 VARIES = NEUTRAL | {"seed"}  # not what is compared
@@ -29,26 +50,38 @@ def group_by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
     }
 
 
-def figure(runs: Sequence[Run], out: Path) -> None:
-    """Draw returns before and after adaptation against environment steps, and evaluations.
+def figure(runs: Sequence[Run], out: Path, *, fits: Sequence[Fit] = ()) -> None:
+    """Draw learning curves and, by the number of inner steps, evaluations.
 
     Bands are 95 % intervals: over seeds where a setting has several runs, and for a single run
     over the tasks of its evaluation.
 
+    Args:
+        runs: Runs of one family: returns, accuracies or losses.
+        out: The picture to write.
+        fits: Also draw these functions before and after adaptation, one panel each.
+
     Raises:
-        ValueError: If a run has no metrics yet.
+        ValueError: If a run has no metrics yet, or the runs measure different things.
         ImportError: If matplotlib is missing; the message has the command.
     """
     plt = optional.pyplot()
-    drawn, (learning, adapting) = plt.subplots(1, 2, figsize=(11, 4.2))
+    measure = _common_measure(runs)
+    width = 2 + len(fits)
+    drawn, (learning, adapting, *panels) = plt.subplots(1, width, figsize=(5.5 * width, 4.2))
     for index, (name, members) in enumerate(group_by_setting(runs).items()):
         color = f"C{index}"
-        _draw_learning(learning, name, members, color)
+        _draw_learning(learning, measure, name, members, color)
         _draw_adaptation(adapting, name, members, color)
-    learning.set(xlabel="environment steps", ylabel="mean return", title="meta-training")
-    adapting.set(xlabel="adaptation steps", ylabel="mean return", title="test tasks")
+    learning.set(xlabel=measure.x, ylabel=measure.text, title="meta-training")
+    adapting.set(xlabel="adaptation steps", ylabel=measure.text, title="test tasks")
+    if measure.log:
+        learning.set_yscale("log")
+        adapting.set_yscale("log")
     adapting.xaxis.get_major_locator().set_params(integer=True)
-    for axes in (learning, adapting):
+    for panel, fit in zip(panels, fits, strict=True):
+        _draw_fit(panel, fit)
+    for axes in (learning, adapting, *panels):
         axes.grid(alpha=0.25)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
@@ -66,21 +99,55 @@ def figure(runs: Sequence[Run], out: Path) -> None:
     plt.close(drawn)
 
 
-def _draw_learning(axes: Any, name: str, members: list[Run], color: str) -> None:
+def _common_measure(runs: Sequence[Run]) -> Measure:
+    found = {}
+    for run in runs:
+        history = run.metrics()
+        if not history:
+            raise ValueError(
+                f"{run.folder} has no metrics yet; train it first: metarl resume {run.folder}"
+            )
+        found[_measure(history[-1])] = run.folder
+    if len(found) > 1:
+        each = " and ".join(f"{measure.text} ({folder})" for measure, folder in found.items())
+        raise ValueError(f"one figure shows one measure, got {each}; plot them apart")
+    return next(iter(found))
+
+
+def _measure(entry: dict[str, Any]) -> Measure:
+    """Find out what a run measures, from a line of its metrics."""
+    taken = [int(k.rpartition("_")[2]) for k in entry if k.startswith("return/step_")]
+    if taken:
+        last = f"return/step_{max(taken)}"
+        before = "return/step_0" if max(taken) else None
+        return Measure("mean return", last, before, "environment steps", log=False)
+    if "query/accuracy" in entry:
+        return Measure("accuracy", "query/accuracy", None, "iterations", log=False)
+    return Measure("loss", "query/loss", None, "iterations", log=True)
+
+
+def _draw_learning(axes: Any, measure: Measure, name: str, members: list[Run], color: str) -> None:
     histories = [run.metrics() for run in members]
     length = min(len(history) for history in histories)
-    if length == 0:
-        raise ValueError(
-            f"{name} has no metrics yet; train it first: metarl resume {members[0].folder}"
-        )
     first = histories[0][:length]
-    steps_taken = [int(k.rpartition("_")[2]) for k in first[0] if k.startswith("return/step_")]
-    last = f"return/step_{max(steps_taken)}"
-    steps = np.cumsum([entry["env/steps"] for entry in first])
-    for key in sorted({"return/step_0", last}):
+    x = np.array([entry["iteration"] for entry in first])
+    if "env/steps" in first[0]:
+        x = np.cumsum([entry["env/steps"] for entry in first])
+    for key in filter(None, (measure.before, measure.key)):
         values = np.array([[entry[key] for entry in h[:length]] for h in histories])
-        label, style = (name, "-") if key == last else (f"{name}, before adaptation", ":")
-        _band(axes, steps, values.mean(0), interval95(values), label, color, style)
+        label, style = (name, "-") if key == measure.key else (f"{name}, before adaptation", ":")
+        _band(axes, x, values.mean(0), interval95(values), label, color, style)
+
+
+def _draw_fit(axes: Any, fit: Fit) -> None:
+    axes.plot(fit.x, fit.truth, color="gray", lw=3, alpha=0.4, label="task")
+    steps = sorted(fit.curves)
+    for step in steps:
+        label = "before adaptation" if step == 0 else f"after {step} step{'s' * (step > 1)}"
+        shade = 0.35 + 0.65 * steps.index(step) / max(1, len(steps) - 1)
+        axes.plot(fit.x, fit.curves[step], color="C0" if step else "C1", alpha=shade, label=label)
+    axes.plot(*fit.support, "k^", ms=6, label="support")
+    axes.set(xlabel="x", ylabel="y", title=fit.title)
 
 
 def _draw_adaptation(axes: Any, name: str, members: list[Run], color: str) -> None:

@@ -153,7 +153,7 @@ class Run:
             every: Iterations from line to line.
         """
         kept = [entry for entry in self.metrics() if entry.get("iteration", 0) <= iteration]
-        found = [entry.get("iteration") for entry in kept]
+        found = [int(entry.get("iteration", 0)) for entry in kept]
         needed = {*range(every, iteration + 1, every), *([iteration] if iteration else [])}
         if not needed <= set(found) or found != sorted(set(found)):
             raise ValueError(

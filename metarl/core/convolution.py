@@ -136,7 +136,7 @@ class Conv3x3(nn.Module):
         ]
         columns = torch.cat(shifted, -1).flatten(0, 2)
         kernel = self.weight.permute(2, 3, 1, 0).flatten(0, 2)
-        return (columns @ kernel).unflatten(0, (len(x), tall, wide)) + self.bias
+        return (columns @ kernel).view(len(x), tall, wide, -1) + self.bias
 
 
 class BatchNorm(nn.Module):

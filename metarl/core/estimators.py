@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from metarl.core import chunks, tree
 from metarl.core.adapt import InnerLoop
+from metarl.core.compiling import Mode, program
 from metarl.core.functional import rows
 from metarl.core.types import Batch, MetaParams, Metrics, Params, Task
 
@@ -119,7 +119,7 @@ def meta_gradient(
     tasks: Task | Sequence[Task],
     *,
     chunk_size: int | None = None,
-    compiled: bool = False,
+    mode: Mode = "eager",
 ) -> tuple[MetaParams, Metrics]:
     """Average a per-task gradient over a meta-batch.
 
@@ -130,36 +130,39 @@ def meta_gradient(
             list of such meta-batches, each of tasks of one size.
         chunk_size: Work on this many tasks at a time: bounds memory and, on the CPU, runs chunks
             side by side with the same bits for every number of threads. ``None``: all at once.
-        compiled: Compile the estimator (``torch.compile``): worth its seconds to minutes in long
-            runs of one shape.
+        mode: ``traced`` lists the operators of the estimator once for each shape of chunk, and
+            ``compiled`` fuses them: seconds, and minutes, that pay in long runs of one shape.
 
     Returns:
         The mean gradient, in the form of the meta-parameters, and the mean metrics.
     """
-    parts = chunks.split(tasks, chunk_size) if isinstance(tasks, Task) else list(tasks)
-    summed = summed_over_tasks(task_gradient, compiled=compiled)
-    if len(parts) == 1 and chunk_size is None:
-        sums = summed(meta, parts[0])
-    else:
-        device = tree.leaves(meta)[0].device
-        call = partial(summed, meta)
-        sums = tree.total(chunks.parallel_map(call, parts, device=device))
+    parts = _parts(tasks, chunk_size)
     count = sum(len(tree.leaves(part)[0]) for part in parts)
-    mean: tuple[MetaParams, Metrics] = tree.scale(sums, 1 / count)
-    return mean
+    share = share_of_mean(task_gradient, count, mode)
+    if len(parts) == 1 and chunk_size is None:
+        return share(meta, parts[0])
+    device = tree.leaves(meta)[0].device
+    return tree.total(chunks.parallel_map(partial(share, meta), parts, device=device))
+
+
+def _parts(tasks: Task | Sequence[Task], chunk_size: int | None) -> list[Task]:
+    if not isinstance(tasks, Task):
+        return list(tasks)
+    return [tasks] if chunk_size is None else chunks.split(tasks, chunk_size)
 
 
 @lru_cache(maxsize=8)  # compiling takes minutes: once for each estimator
-def summed_over_tasks(task_gradient: TaskGradient, *, compiled: bool = False) -> TaskGradient:
-    """Turn a gradient of one task into the sum over a leading task axis: ``vmap``, then sum.
+def share_of_mean(task_gradient: TaskGradient, count: int, mode: Mode = "eager") -> TaskGradient:
+    """Turn a gradient of one task into what a chunk of tasks adds to the mean over `count`.
 
     Args:
         task_gradient: The estimator.
-        compiled: Compile it with ``torch.compile``, once for each shape of task.
+        count: Tasks of the whole meta-batch.
+        mode: See :func:`meta_gradient`.
     """
 
-    def summed(meta: MetaParams, tasks: Task) -> tuple[MetaParams, Metrics]:
+    def share(meta: MetaParams, tasks: Task) -> tuple[MetaParams, Metrics]:
         results = vmap(task_gradient, in_dims=(None, 0))(meta, tasks)
-        return tree.map_leaves(lambda x: x.sum(0), results)
+        return tree.map_leaves(lambda x: x.sum(0) / count, results)
 
-    return torch.compile(summed, dynamic=False) if compiled else summed
+    return program(share, mode)

@@ -62,7 +62,7 @@ def _solve(
     """Solve (identity · I + ∇²L/λ) x = g over the parameters that adapt."""
     fast, _ = split(adapted, loop.adapts)
     # One graph for all products; the Hessian is symmetric, so its transpose will do.
-    _, hessian = vjp(lambda fast: _support_gradient(loop, merge(adapted, fast), task), fast)
+    hessian = vjp(lambda fast: _support_gradient(loop, merge(adapted, fast), task), fast)[1]
 
     def product(x: Params) -> Params:
         return tree.add(tree.scale(x, identity), hessian(x)[0], scale=1 / loop.proximal)
@@ -85,10 +85,12 @@ def _slow_gradient(
         grads = _support_gradient(loop, merge(adapted, last), task)
         return direct - tree.dot(grads, solution) / loop.proximal
 
-    return grad(reaches)(slow)
+    gradient: Params = grad(reaches)(slow)
+    return gradient
 
 
 def _support_gradient(loop: InnerLoop, params: Params, task: Task) -> Params:
     """Return the gradient of the support loss, the proximal term left out."""
     fast, _ = split(params, loop.adapts)
-    return grad(lambda fast: loop.loss(merge(params, fast), task.support[-1]))(fast)
+    gradient: Params = grad(lambda fast: loop.loss(merge(params, fast), task.support[-1]))(fast)
+    return gradient

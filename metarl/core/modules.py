@@ -42,7 +42,7 @@ def mlp(
     for fan_in, fan_out in itertools.pairwise(sizes):
         layers += [linear(fan_in, fan_out, generator=generator), ACTIVATIONS[activation]()]
     with torch.no_grad():
-        layers[-2].weight.mul_(output_gain)  # type: ignore[operator, union-attr]
+        layers[-2].weight.mul_(output_gain)  # type: ignore[operator]
     return nn.Sequential(*layers[:-1])
 
 

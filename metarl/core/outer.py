@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.nn.utils import get_total_norm
 
 from metarl.core import tree
 from metarl.core.adapt import InnerLoop
+from metarl.core.compiling import Mode
 from metarl.core.estimators import TaskGradient, meta_gradient
 from metarl.core.functional import draw
 from metarl.core.types import MetaLearner, MetaParams, MetaState, Metrics, Task
@@ -26,7 +28,7 @@ def gradient_learner(
     optimizer: Callable[..., torch.optim.Optimizer],
     *,
     chunk_size: int | None = None,
-    compiled: bool = False,
+    mode: Mode = "eager",
     clip: float | None = None,
     **options: Any,
 ) -> MetaLearner:
@@ -37,7 +39,7 @@ def gradient_learner(
         task_gradient: The estimator, such as ``backprop(loop, outer)``.
         optimizer: A class of ``torch.optim``.
         chunk_size: See :func:`~metarl.core.estimators.meta_gradient`.
-        compiled: See :func:`~metarl.core.estimators.meta_gradient`.
+        mode: See :func:`~metarl.core.estimators.meta_gradient`.
         clip: Cut every number of the mean gradient to [−clip, clip], as MAML does on miniImageNet.
         options: Arguments of the optimizer, such as ``lr=1e-3``. They hold for every step made with
             this learner, also from a state of another: a schedule is a new learner per iteration.
@@ -54,15 +56,16 @@ def gradient_learner(
 
     def step(state: MetaState, tasks: Task | Sequence[Task]) -> tuple[MetaState, Metrics]:
         gradient, metrics = meta_gradient(
-            task_gradient, state.params, tasks, chunk_size=chunk_size, compiled=compiled
+            task_gradient, state.params, tasks, chunk_size=chunk_size, mode=mode
         )
-        metrics["gradient/outer"] = norm = tree.norm(gradient)
+        slopes = tree.leaves(gradient)
+        metrics["gradient/outer"] = norm = get_total_norm(slopes)
         if not torch.isfinite(norm):
             raise FloatingPointError(
                 "the meta-gradient is not finite: lower the inner or the outer learning rate"
             )
-        for parameter, g in zip(tree.leaves(state.params), tree.leaves(gradient), strict=True):
-            parameter.grad = g if clip is None else g.clamp(-clip, clip)
+        for parameter, slope in zip(tree.leaves(state.params), slopes, strict=True):
+            parameter.grad = slope if clip is None else slope.clamp(-clip, clip)
         for group in state.optimizer.param_groups:
             group.update(options)
         state.optimizer.step()

@@ -63,10 +63,11 @@ class MetaLearner(NamedTuple):
         init: ``(params, generator=None, *, device="cpu") -> MetaState``. ``params`` is a parameter
             dictionary, or a function that draws one from ``generator`` on the CPU; either is then
             moved to ``device``, so that a seed means the same numbers on every device.
-        step: ``(state, tasks) -> (state, metrics)``. Consumes the state that it is given.
+        step: ``(state, tasks) -> (state, metrics)``. Consumes the state that it is given. Tasks are
+            a meta-batch, or where the learner allows it a list of them, of unequal sizes.
         adapt: ``(meta, support) -> params``: the inner loop for one new task.
     """
 
     init: Callable[..., MetaState]
-    step: Callable[[MetaState, Task], tuple[MetaState, Metrics]]
+    step: Callable[[MetaState, Any], tuple[MetaState, Metrics]]
     adapt: Callable[[MetaParams, tuple[Batch, ...]], Params]

@@ -3,37 +3,20 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeAlias
+from typing import Any
 
 import mujoco
 import numpy as np
-import torch
 
 from metarl.core import tree
 from metarl.core.seeding import numpy_generator, torch_generator
 from metarl.core.types import Task
 from metarl.envs.batched_locomotion import BatchedLocomotion
+from metarl.measure import Figures, median
 from metarl.rl.setup import Parts
 
 
-Figures: TypeAlias = dict[str, float]
-"""Values by name and unit: ``{"collecting (s)": 2.1}``."""
-
 RAW = "raw mj_step (steps/s)"
-
-
-def machine(device: torch.device, repeats: int) -> Figures:
-    """Measure the machine itself: its matrix product and its memory."""
-    a = torch.randn(2048, 2048, device=device)
-    source = torch.randn(32 * 2**20, device=device)  # 128 MiB: more than any cache
-    target = torch.empty_like(source)
-    product = median(lambda: a @ a, repeats)
-    copy = median(lambda: target.copy_(source), repeats)
-    return {
-        "matrix product (GFLOP/s)": 2 * 2048**3 / 1e9 / product,
-        "memory copy (GB/s)": 2 * 4 * source.numel() / 1e9 / copy,
-        "threads (count)": float(torch.get_num_threads()),
-    }
 
 
 def sampling(parts: Parts, repeats: int) -> Figures:
@@ -121,19 +104,3 @@ def collect(parts: Parts) -> Task:
     return sampler.collect(parts.policy, parts.loop, state.params, tasks, generator, parts.process)[
         0
     ]
-
-
-def median(function: Callable[[], Any], repeats: int, *, warm_up: bool = True) -> float:
-    """Return the median wall time of a call in seconds, after one to warm up."""
-    if warm_up:
-        function()
-    times = []
-    for _ in range(repeats):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        function()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    return float(np.median(times))

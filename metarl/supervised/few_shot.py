@@ -68,7 +68,7 @@ class FewShot:
         )
         classes = chance.topk(self.num_ways, -1).indices.to(self.images.device)
         drawn = self.draw(classes, self.num_shots + self.num_queries, generator)
-        support, query = drawn.split([self.num_shots, self.num_queries], 2)
+        support, query = torch.split(drawn, [self.num_shots, self.num_queries], 2)
         return Task((_labeled(support),), _labeled(query))
 
     def draw(
@@ -171,7 +171,8 @@ def minibatches(
     order = chance.argsort(-1).flatten(1)[:, : size * steps].to(tree.leaves(batch)[0].device)
     each = torch.arange(tasks, device=order.device)[:, None]
     return tuple(
-        tree.map_leaves(lambda x, part=part: x[each, part], batch) for part in order.split(size, 1)
+        tree.map_leaves(lambda x, part=part: x[each, part], batch)
+        for part in torch.split(order, size, 1)
     )
 
 

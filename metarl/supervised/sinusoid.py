@@ -38,7 +38,7 @@ class Sinusoids:
         if self.observed:
             x = torch.cat([x, amplitude.expand_as(x), phase.expand_as(x)], -1)
         cut = [self.shots, self.queries]
-        (x_support, x_query), (y_support, y_query) = x.split(cut, 1), y.split(cut, 1)
+        (x_support, x_query), (y_support, y_query) = (torch.split(z, cut, 1) for z in (x, y))
         return Task(((x_support, y_support),), (x_query, y_query))
 
 
