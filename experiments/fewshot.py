@@ -187,14 +187,17 @@ def _pool(config: FewShotImages, classes: Classes, split: str, device: torch.dev
     shots = config.train_shots if training and config.train_shots else config.num_shots
     left = max(1, min(classes.counts) - shots)
     queries = config.num_queries or (config.num_shots if training else min(QUERIES, left))
-    return FewShot(
-        classes.images.to(device),
-        classes.counts,
-        num_ways=config.num_ways,
-        num_shots=1 if config.variable else shots,
-        num_queries=1 if config.variable else queries,
-        rotations=config.rotations == "all" or (training and config.rotations == "train"),
-    )
+    try:
+        return FewShot(
+            classes.images.to(device),
+            classes.counts,
+            num_ways=config.num_ways,
+            num_shots=1 if config.variable else shots,
+            num_queries=1 if config.variable else queries,
+            rotations=config.rotations == "all" or (training and config.rotations == "train"),
+        )
+    except ValueError as error:
+        raise ValueError(f"{split} classes of --data {config.data}: {error}") from None
 
 
 def _draw(config: FewShotImages, pool: FewShot) -> Draw:

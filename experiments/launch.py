@@ -2,12 +2,13 @@
 
 import importlib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 
 from metarl import checkpoint
-from metarl.cli import EXPERIMENTS
+from metarl.cli import EXPERIMENTS, SUPERVISED
 from metarl.config import RunConfig, to_json
 from metarl.core.types import MetaState
 from metarl.trackers import require_tracker
@@ -70,3 +71,17 @@ def experiment_of(run: Run) -> tuple[Experiment, type[RunConfig]]:
     command = EXPERIMENTS[name]
     module: Any = importlib.import_module(f"metarl.experiments.{command.module}")
     return module, getattr(module, command.options)
+
+
+def require_policy(folder: Path) -> None:
+    """Refuse a run that did not train a policy.
+
+    Raises:
+        ValueError: If it is of a supervised experiment.
+    """
+    name = Run.open(folder).read_config()["experiment"]
+    if name in SUPERVISED:
+        raise ValueError(
+            f"{folder} is a run of `metarl train {name}` and has no policy; see it with "
+            f"`metarl plot {folder} --out FILE.png`"
+        )

@@ -26,7 +26,7 @@ CHEETAH: dict[str, Any] = {
     "fisher_fraction": 0.25,
 }
 
-PRESETS: dict[str, dict[str, Any]] = {
+POLICIES: dict[str, dict[str, Any]] = {
     # A minute on two cores: 0.8 million environment steps.
     "navigation-quick": {
         "env": "metarl/Navigation2D-v0",
@@ -65,13 +65,63 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cheetah-vel-v1": {"env": "metarl/HalfCheetahVel-v1", **CHEETAH},
 }
 
+# Finn et al. 2017, section 5.1: 70,000 meta-updates of 25 sinusoids, 10 points each.
+SINUSOIDS: dict[str, dict[str, Any]] = {
+    "sinusoid-paper": {"iterations": 70_000, "checkpoint_every": 10_000, "num_shots": 10},
+    "sinusoid-5-shot": {"iterations": 70_000, "checkpoint_every": 10_000, "num_shots": 5},
+}
 
-def preset(name: str) -> dict[str, Any]:
+# Published inner rates are of summed losses: 0.4 for 5 ways is 2.0 of the mean, as here.
+OMNIGLOT: dict[str, Any] = {"data": "omniglot", "num_shots": 1, "network": "conv4-stride"}
+IMAGES: dict[str, dict[str, Any]] = {
+    # Finn et al. 2017: 32 tasks, 1 step of 0.4 × 5; 60,000 meta-updates.
+    "omniglot-maml": {**OMNIGLOT, "iterations": 60_000, "inner_lr": 2.0, "num_ways": 5},
+    # Finn et al. 2017, 20 ways: 16 tasks, 5 steps of 0.1 × 20.
+    "omniglot-maml-20": {
+        **OMNIGLOT, "iterations": 60_000, "inner_lr": 2.0, "num_ways": 20, "num_tasks": 16,
+        "inner_steps": 5, "test_steps": 5,
+    },
+    # Antoniou et al. 2019: 5 steps, max-pooling, turns as classes in training alone.
+    "omniglot-maml++": {
+        **OMNIGLOT, "method": "maml++", "iterations": 50_000, "num_tasks": 16, "inner_steps": 5,
+        "inner_lr": 0.1, "network": "conv4-pool", "rotations": "train",
+    },
+    # Nichol et al. 2018: 10 images a class in training, batches of 10, Adam without momentum.
+    "omniglot-reptile": {
+        **OMNIGLOT, "method": "reptile", "iterations": 100_000, "num_tasks": 5, "inner_steps": 5,
+        "inner_lr": 1e-3, "inner_batch": 10, "train_shots": 10, "test_steps": 50,
+        "network": "conv4-flat", "rotations": "train",
+    },
+    # Park & Oliva 2019: as MAML, one step of 0.4 × 5.
+    "omniglot-meta-curvature": {
+        **OMNIGLOT, "method": "meta-curvature", "iterations": 60_000, "inner_lr": 2.0,
+    },
+    # Rajeswaran et al. 2019: 16 steps, λ 2, 5 conjugate-gradient steps.
+    "omniglot-imaml": {
+        **OMNIGLOT, "method": "imaml", "iterations": 20_000, "inner_steps": 16, "test_steps": 16,
+        "inner_lr": 0.5, "proximal": 2.0, "cg_steps": 5, "network": "conv4-flat",
+    },
+}  # fmt: skip
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "maml-trpo": POLICIES,
+    "regression": SINUSOIDS,
+    "fewshot": IMAGES,
+}
+"""Presets of every experiment."""
+
+
+def preset(name: str, experiment: str) -> dict[str, Any]:
     """Return the settings called `name`.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If the experiment has none of that name.
     """
-    if name not in PRESETS:
-        raise ValueError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+    own = PRESETS.get(experiment, {})
+    if name not in own:
+        elsewhere = [other for other, presets in PRESETS.items() if name in presets]
+        hint = f"it is of `metarl train {elsewhere[0]}`; " if elsewhere else ""
+        raise ValueError(
+            f"there is no preset {name!r} of {experiment}; {hint}choose one of {', '.join(own)}"
+        )
+    return own[name]

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from torch import nn
 
 from metarl import cli
 from metarl.config import at_least, require
 from metarl.core import tree
-from metarl.core.modules import mlp
+from metarl.core.convolution import Classifier
+from metarl.core.modules import ACTIVATIONS, linear, mlp
 from metarl.core.seeding import torch_generator
 from metarl.device import resolve_device
 from metarl.experiments.launch import launch
@@ -44,7 +46,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "reptile": {"num_tasks": 25, "inner_steps": 5, "inner": "sgd", "inner_lr": 0.02},
     "imaml": {"inner_steps": 16, "inner_lr": 0.05, "test_steps": 16},
-    "maml++": {"inner_steps": 5},
+    "maml++": {"inner_steps": 5, "per_step_norm": False},  # an MLP has no norms
 }
 
 
@@ -75,6 +77,8 @@ class Regression(SupervisedConfig):
         """Refuse impossible settings, naming the flag."""
         super().__post_init__()
         require(self, at_least(1), "num_shots", "num_queries", "hidden")
+        if not self.hidden:
+            raise ValueError("--hidden needs at least one width")
         for name, value in (("start", "learned"), ("inner_batch", None), ("per_step_norm", False)):
             if getattr(self, name) not in (None, value):
                 raise ValueError(f"--{name.replace('_', '-')} is of `train fewshot`; leave it out")
@@ -91,12 +95,7 @@ def build(config: Regression) -> Parts:
     """Build the parts of a run."""
     config = complete(config)
     observed = config.method == "oracle"
-    module = mlp(
-        (3 if observed else 1, *config.hidden, 1),
-        activation=config.activation,
-        generator=torch_generator(config.seed, 0, "parameters"),
-    )
-    model = make_model(config, module, squared_error)
+    model = make_model(config, _network(config, 3 if observed else 1), squared_error)
     evaluated = Sinusoids(config.num_shots, 100, observed)
     return Parts(
         model,
@@ -107,6 +106,13 @@ def build(config: Regression) -> Parts:
         evaluated.sample,
         resolve_device(config.device),
     )
+
+
+def _network(config: Regression, inputs: int) -> Classifier:
+    generator = torch_generator(config.seed, 0, "parameters")
+    layers = mlp((inputs, *config.hidden), activation=config.activation, generator=generator)
+    body = nn.Sequential(*layers, ACTIVATIONS[config.activation]())
+    return Classifier(body, linear(config.hidden[-1], 1, generator=generator))
 
 
 def main(config: Regression) -> None:

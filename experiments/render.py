@@ -15,6 +15,7 @@ from metarl.config import at_least, require
 from metarl.core.adapt import InnerLoop
 from metarl.core.seeding import torch_generator
 from metarl.device import resolve_device
+from metarl.experiments.launch import require_policy
 from metarl.experiments.maml_trpo import MAMLTRPO, build
 from metarl.film import adapted_path, choose_pace, film, make_recorder
 from metarl.loading import Loaded, load
@@ -88,6 +89,8 @@ def main(args: Render) -> None:
     """Adapt, play and draw."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*is out of date")  # -v0 is the paper's, on purpose
+        for folder in args.runs:
+            require_policy(folder)
         runs = [load(MAMLTRPO, folder, device=args.device) for folder in args.runs]
         envs = sorted({run.config.env for run in runs})
         if len(envs) > 1:

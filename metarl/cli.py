@@ -104,7 +104,7 @@ def train(argv: list[str]) -> None:
 
     module, options = _load(EXPERIMENTS[argv[0]])
     name, rest = _take_option(argv[1:], "--preset")
-    defaults = options(out=Path("DIR"), **(preset(name) if name else {}))
+    defaults = options(out=Path("DIR"), **(preset(name, argv[0]) if name else {}))
     out, _ = _take_option(rest, "--out")
     if out is None and not {"-h", "--help"} & set(rest):
         raise UsageError("train needs --out DIR, the run folder to make")
@@ -141,7 +141,11 @@ def train_overview() -> str:
             *(f"  {name:<11} {summary}" for name, summary in _rows(EXPERIMENTS)),
             "",
             "presets (flags override them):",
-            *(f"  {name:<18} {_settings(values)}" for name, values in PRESETS.items()),
+            *(
+                f"  {experiment:<11} {name:<24} {_settings(values)}"
+                for experiment, presets in PRESETS.items()
+                for name, values in presets.items()
+            ),
         ]
     )
 
@@ -151,7 +155,7 @@ def _rows(commands: dict[str, Command]) -> list[tuple[str, str]]:
 
 
 def _settings(values: dict[str, Any]) -> str:
-    shown = ("env", "iterations", "num_tasks", "episodes_per_task", "hidden")
+    shown = ("env", "data", "method", "iterations", "num_ways", "num_shots", "inner_lr")
     return ", ".join(f"{key.replace('_', '-')} {values[key]}" for key in shown if key in values)
 
 

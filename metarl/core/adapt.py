@@ -91,7 +91,8 @@ class InnerLoop:
 
     def steps(self, meta: MetaParams, batches: Batches) -> Iterator[Params]:
         """Yield the parameters after 0, 1, ..., K steps on one task; see :meth:`path`."""
-        params, batches = self.start(meta.model, self._one_per_step(batches))
+        params, left = self.start(meta.model, batches)
+        batches = self._one_per_step(left)
         state = self.state(params)
         adapted = rows(params, self.per_step, 0)
         yield adapted

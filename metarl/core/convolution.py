@@ -51,13 +51,14 @@ class Classifier(nn.Module):
     """
 
     def __init__(self, body: nn.Module, head: nn.Linear) -> None:
-        """Join a body, called as ``body(inputs, reference)``, and a head."""
+        """Join a body, called as ``body(inputs)`` or ``body(inputs, reference)``, and a head."""
         super().__init__()
         self.body, self.head = body, head
 
     def forward(self, inputs: Tensor, reference: Tensor | None = None) -> Float[Tensor, "n ways"]:
         """Return one logit per class."""
-        logits: Tensor = self.head(self.body(inputs, reference))
+        features = self.body(inputs) if reference is None else self.body(inputs, reference)
+        logits: Tensor = self.head(features)
         return logits
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metarl.core import chunks
 from metarl.core.adapt import InnerLoop
-from metarl.core.types import MetaParams, Metrics, Task
+from metarl.core.types import MetaParams, Task
 from metarl.statistics import interval95
 from metarl.supervised.heads import body_of, nearest_neighbor
 from metarl.supervised.setup import Draw, Model
@@ -56,7 +56,7 @@ def adaptation_curves(
         chunk_size: Tasks worked on at a time.
     """
 
-    def curves(task: Task) -> Metrics:
+    def curves(task: Task) -> dict[str, Tensor]:
         return _curves(model, loop, metas, task)
 
     return _over_draws(
@@ -65,14 +65,14 @@ def adaptation_curves(
 
 
 def _over_draws(
-    curves: Callable[[Task], Metrics],
+    curves: Callable[[Task], dict[str, Tensor]],
     draw: Draw,
     *,
     num_tasks: int,
     generator: torch.Generator,
     chunk_size: int | None,
 ) -> Curves:
-    found: list[Metrics] = []
+    found: list[dict[str, Tensor]] = []
     with torch.no_grad():
         for first in range(0, num_tasks, BLOCK):
             tasks = draw(min(BLOCK, num_tasks - first), generator)
@@ -112,7 +112,7 @@ def neighbor_curves(
     """
     features = body_of(model.apply.module)
 
-    def curves(task: Task) -> Metrics:
+    def curves(task: Task) -> dict[str, Tensor]:
         params = next(loop.steps(metas[0], task.support))
         logits = nearest_neighbor(features, params, task.support[0], task.query)
         loss, metrics = model.criterion(logits, task.query[1])

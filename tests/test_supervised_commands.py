@@ -1,0 +1,201 @@
+"""Supervised runs from the outside: train, resume, evaluate, plot, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import checkpoints, history, metarl, refusal
+from PIL import Image
+
+from metarl.supervised.methods import METHODS
+
+
+SINE = ["train", "regression", "--hidden", "8", "--num-tasks", "4", "--log-every", "2"]
+SINE += ["--checkpoint-every", "4", "--validation-tasks", "5"]
+OF_CLASSES = {"protomaml", "protonet", "zero-head"}
+
+
+@pytest.fixture(scope="module")
+def sine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("regression") / "run"
+    metarl(*SINE, "--iterations", 10, "--out", out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve classes of eight images of 12×12 pixels, told apart by their stripes."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        (root / f"class{index:02}").mkdir()
+        stripes = 127 * (1 + np.sin(np.arange(12) * (index + 1) / 3))
+        for number in range(8):
+            noise = rng.uniform(-40, 40, (12, 12))
+            pixels = np.clip(stripes + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / f"class{index:02}" / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def images(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    monkeypatch.setenv("METARL_CACHE", str(tmp_path / "cache"))
+    settings = {
+        "--data": "folder", "--data-root": folder, "--image-size": 12, "--ways": 2, "--filters": 4,
+        "--iterations": 4, "--checkpoint-every": 2, "--log-every": 2, "--num-tasks": 2,
+        "--validation-tasks": 3,
+    }  # fmt: skip
+    return ["train", "fewshot", *(str(word) for pair in settings.items() for word in pair)]
+
+
+def test_a_line_averages_iterations_and_a_checkpoint_validates(sine: Path) -> None:
+    lines = history(sine)
+    assert [line["iteration"] for line in lines] == [2, 4, 6, 8, 10]
+    validated = [line["iteration"] for line in lines if "validation/loss" in line]
+    assert validated == [4, 8, 10]
+    assert set(checkpoints(sine)) == {f"{i:08}.safetensors" for i in (0, 4, 8, 10)}
+
+
+def test_what_the_method_chose_is_in_the_configuration(sine: Path) -> None:
+    config = json.loads((sine / "config.json").read_text())["config"]
+    chosen = {name: config[name] for name in ("inner", "inner_steps", "test_steps", "outer")}
+    assert chosen == {"inner": "sgd", "inner_steps": 1, "test_steps": 10, "outer": "adam"}
+
+
+@pytest.mark.parametrize("dies_at", [0, 3, 4, 7, 9])
+def test_resume_continues_bit_for_bit(sine: Path, tmp_path: Path, dies_at: int) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(sine, run)
+    lines = (sine / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[: dies_at // 2]))
+    for path in (run / "checkpoints").iterdir():
+        if int(path.stem) > dies_at:
+            path.unlink()
+    metarl("resume", run)
+    assert history(run) == history(sine)
+    assert checkpoints(run) == checkpoints(sine)
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - OF_CLASSES))
+def test_every_method_of_regression_trains_and_is_evaluated(method: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    metarl(*SINE, "--method", method, "--iterations", 2, "--out", out)
+    metarl("evaluate", out, "--num-tasks", 5, "--test-steps", 2)
+    (path,) = (out / "evaluations").iterdir()
+    assert len(json.loads(path.read_text())["mean"]) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"oracle"}))
+def test_every_method_of_classification_trains_and_is_evaluated(
+    method: str, images: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    metarl(*images, "--method", method, "--out", out)
+    metarl("evaluate", out, "--num-tasks", 4)
+    (path,) = (out / "evaluations").iterdir()
+    result = json.loads(path.read_text())
+    assert result["measure"] == "accuracy"
+    assert result["transductive"]
+    assert all(0 <= value <= 1 for value in result["mean"])
+
+
+@pytest.mark.parametrize("method", ["zero-head", "protomaml"])
+def test_tasks_of_many_sizes_train_and_are_evaluated(
+    method: str, images: list[str], folder: Path, tmp_path: Path
+) -> None:
+    for split in ("train", "validation", "test"):
+        shutil.copytree(folder, tmp_path / "split" / split)
+        for old in list((tmp_path / "split" / split).iterdir()):
+            old.rename(old.with_name(f"{split}-{old.name}"))  # a class in two splits is refused
+    words = [*images, "--data-root", tmp_path / "split", "--variable", "--method", method]
+    words += ["--ways", "6", "--validation-tasks", "1"]
+    metarl(*words, "--out", tmp_path / "run")
+    metarl("evaluate", tmp_path / "run", "--num-tasks", 3)
+
+
+def test_the_ways_to_classify_without_adapting(images: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    metarl(*images, "--method", "pretrained", "--out", out)
+    metarl("evaluate", out, "--num-tasks", 4, "--nearest-neighbor")
+    metarl("evaluate", out, "--num-tasks", 4, "--start", "prototypes", "--test-steps", 0)
+    metarl("evaluate", out, "--num-tasks", 4, "--tune-inner-lr", "--test-steps", 2)
+    assert len(list((out / "evaluations").iterdir())) == 3
+
+
+def test_an_ensemble_takes_the_best_checkpoints(sine: Path) -> None:
+    metarl("evaluate", sine, "--num-tasks", 5, "--ensemble", 2)
+    (path,) = (sine / "evaluations").glob("*ensemble-2*")
+    chosen = json.loads(path.read_text())["checkpoints"]
+    losses = {entry["iteration"]: entry.get("validation/loss") for entry in history(sine)}
+    assert chosen == sorted((4, 8, 10), key=lambda iteration: losses[iteration])[:2]
+
+
+def test_plots_of_losses_and_fits(sine: Path, tmp_path: Path) -> None:
+    metarl("evaluate", sine, "--num-tasks", 5)
+    metarl("plot", sine, "--out", tmp_path / "one.png")
+    metarl("plot", sine, sine, "--out", tmp_path / "two.png")
+    with Image.open(tmp_path / "one.png") as one, Image.open(tmp_path / "two.png") as two:
+        assert one.width > two.width  # the fits stand beside the curves
+
+
+def test_the_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    metarl("methods")
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in METHODS)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--method", "mamml"], "there is no --method mamml"),
+        (["--method", "protomaml"], "it is of `train fewshot`"),
+        (["--preset", "omniglot-maml"], "it is of `metarl train fewshot`"),
+        (["--checkpoint-every", "5"], "must be a multiple of --log-every 2, got 5"),
+        (["--inner-lr", "-1"], "--inner-lr must be at least 0"),
+    ],
+)
+def test_impossible_regressions_are_one_line(
+    words: list[str], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line in refusal(capsys, *SINE, *words, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--ways", "9"], "tasks of 9 ways need as many classes"),
+        (["--shots", "8"], "16 images of each class, got 8"),
+        (["--variable"], "no fixed number of classes"),
+        (["--variable", "--mode", "compiled"], "use --mode eager"),
+        (["--network", "conv5"], "--network must be one of"),
+        (["--data-root", "nowhere"], "nowhere"),
+    ],
+)
+def test_impossible_classifications_are_one_line(
+    words: list[str],
+    line: str,
+    images: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert line in refusal(capsys, *images, *words, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_supervised_run_has_no_policy_to_render(
+    sine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refusal(capsys, "render", sine, "--out", tmp_path / "x.png")
+    assert "has no policy; see it with `metarl plot" in line
+
+
+def test_other_ways_need_another_head(
+    images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metarl(*images, "--out", tmp_path / "run")
+    line = refusal(capsys, "evaluate", tmp_path / "run", "--ways", "3")
+    assert "learned a head for 2 classes; use --start zero or prototypes for 3" in line
