@@ -48,7 +48,8 @@ def _row(method: str, folders: str, *, accepted: dict[str, list[int]]) -> dict[s
     for run, taken in zip(runs, chosen, strict=True):
         print(f"{label}: {run.folder}, iteration {taken['iteration']}, {protocol(taken)}, "
               f"step size {taken['inner_lr']:g}")  # fmt: skip
-    histories = [run.metrics()[: chosen[0]["iteration"]] for run in runs]
+    last = chosen[0]["iteration"]
+    histories = [[e for e in run.metrics() if e["iteration"] <= last] for run in runs]
     about = [run.read_config() for run in runs]
     means = np.array([evaluation["mean"] for evaluation in chosen])
     return {
@@ -57,9 +58,10 @@ def _row(method: str, folders: str, *, accepted: dict[str, list[int]]) -> dict[s
         "evaluate": chosen[0]["command"],
         "seeds": [entry["config"]["seed"] for entry in about],
         "iterations": chosen[0]["iteration"],
-        "env_steps": [sum(entry["env/steps"] for entry in history) for history in histories],
-        "seconds": [round(sum(_seconds(entry) for entry in history)) for history in histories],
+        "env_steps": [sum(entry.get("env/steps", 0) for entry in history) for history in histories],
+        "seconds": [round(_seconds(history)) for history in histories],
         "inner_lr": [evaluation["inner_lr"] for evaluation in chosen],
+        "measure": chosen[0].get("measure", "return"),
         "returns": means.tolist(),
         "interval95_tasks": [evaluation["interval95"] for evaluation in chosen],
         "mean": means.mean(0).tolist(),
@@ -73,7 +75,7 @@ def _evaluation(run: Run, iteration: int | None, accepted: dict[str, list[int]])
     found = [
         entry
         for entry in run.evaluations()
-        if all(protocol(entry)[name] in values for name, values in accepted.items())
+        if all(protocol(entry).get(name) in values for name, values in accepted.items())
         and iteration in (None, entry["iteration"])
     ]
     if not found:
@@ -82,8 +84,14 @@ def _evaluation(run: Run, iteration: int | None, accepted: dict[str, list[int]])
     return max(found, key=lambda entry: int(entry["iteration"]))
 
 
-def _seconds(entry: dict[str, float]) -> float:
-    return sum(value for name, value in entry.items() if name.startswith("time/"))
+def _seconds(history: list[dict[str, float]]) -> float:
+    """Add up the time of a run; a line holds the mean of the iterations since the last line."""
+    total, before = 0.0, 0.0
+    for entry in history:
+        each = sum(value for name, value in entry.items() if name.startswith("time/"))
+        total += each * (entry["iteration"] - before)
+        before = entry["iteration"]
+    return total
 
 
 def table() -> str:
@@ -95,28 +103,43 @@ def table() -> str:
 
 
 def _section(result: dict[str, Any]) -> str:
-    steps = max(len(row["mean"]) for row in result["rows"])
-    head = ["method", *(f"{k} step{'s' if k != 1 else ''}" for k in range(steps)), "seeds"]
+    steps = result.get("steps") or list(range(max(len(row["mean"]) for row in result["rows"])))
+    head = ["method", *(f"{k} step{'s' if k != 1 else ''}" for k in steps), "seeds"]
     lines = [f"## {result['title']}", "", result["text"], "", _line(head)]
     lines.append(_line(["---", *["---:"] * (len(head) - 1)]))
     for row in result["rows"]:
-        halves = row["interval95_seeds"]
-        cells = [f"{m:.2f} ± {h:.2f}" for m, h in zip(row["mean"], halves, strict=True)]
-        cells += [""] * (steps - len(cells))
+        cells = [_cell(row, step) for step in steps]
         lines.append(_line([f"**{row['method']}**", *cells, str(len(row["seeds"]))]))
         published = result["published"].get(row["method"])
         if published:
-            padded = [*published, *[""] * (steps - len(published))]
+            padded = [*published, *[""] * (len(steps) - len(published))]
             lines.append(_line(["published", *padded, "1"]))
     lines += ["", "Cost per seed, and how to repeat a row:", ""]
-    lines.append(_line(["method", "environment steps", "minutes", "commands"]))
+    effort = (
+        "environment steps"
+        if any(any(row["env_steps"]) for row in result["rows"])
+        else "iterations"
+    )
+    lines.append(_line(["method", effort, "minutes", "commands"]))
     lines.append(_line(["---", "---:", "---:", "---"]))
     for row in result["rows"]:
-        millions = np.mean(row["env_steps"]) / 1e6
+        spent = f"{np.mean(row['env_steps']) / 1e6:.1f} M"
+        if effort == "iterations":
+            spent = f"{row['iterations']:,}"
         minutes = np.mean(row["seconds"]) / 60
         commands = f"`{row['train']}`<br>`{row['evaluate']}`"
-        lines.append(_line([row["method"], f"{millions:.1f} M", f"{minutes:.1f}", commands]))
+        lines.append(_line([row["method"], spent, f"{minutes:.1f}", commands]))
     return "\n".join([*lines, "", result["notes"]]).rstrip()
+
+
+def _cell(row: dict[str, Any], step: int) -> str:
+    """Write a result with its interval: over seeds, or of a single seed over its tasks."""
+    if step >= len(row["mean"]):
+        return ""
+    single = len(row["seeds"]) == 1
+    half = (row["interval95_tasks"][0] if single else row["interval95_seeds"])[step]
+    mean, percent = row["mean"][step], row.get("measure") == "accuracy"
+    return f"{100 * mean:.2f} ± {100 * half:.2f} %" if percent else f"{mean:.2f} ± {half:.2f}"
 
 
 def _line(cells: list[str]) -> str:

@@ -66,12 +66,12 @@ def figure(runs: Sequence[Run], out: Path, *, fits: Sequence[Fit] = ()) -> None:
         ImportError: If matplotlib is missing; the message has the command.
     """
     plt = optional.pyplot()
-    measure = _common_measure(runs)
+    measure = _shared_measure(runs)
     width = 2 + len(fits)
     drawn, (learning, adapting, *panels) = plt.subplots(1, width, figsize=(5.5 * width, 4.2))
     for index, (name, members) in enumerate(group_by_setting(runs).items()):
         color = f"C{index}"
-        _draw_learning(learning, measure, name, members, color)
+        _draw_learning(learning, name, members, color)
         _draw_adaptation(adapting, name, members, color)
     learning.set(xlabel=measure.x, ylabel=measure.text, title="meta-training")
     adapting.set(xlabel="adaptation steps", ylabel=measure.text, title="test tasks")
@@ -99,23 +99,22 @@ def figure(runs: Sequence[Run], out: Path, *, fits: Sequence[Fit] = ()) -> None:
     plt.close(drawn)
 
 
-def _common_measure(runs: Sequence[Run]) -> Measure:
-    found = {}
-    for run in runs:
-        history = run.metrics()
-        if not history:
-            raise ValueError(
-                f"{run.folder} has no metrics yet; train it first: metarl resume {run.folder}"
-            )
-        found[_measure(history[-1])] = run.folder
+def _shared_measure(runs: Sequence[Run]) -> Measure:
+    found = {(measure := _measure(run)).text: (measure, run.folder) for run in runs}
     if len(found) > 1:
-        each = " and ".join(f"{measure.text} ({folder})" for measure, folder in found.items())
+        each = " and ".join(f"{text} ({folder})" for text, (_, folder) in found.items())
         raise ValueError(f"one figure shows one measure, got {each}; plot them apart")
-    return next(iter(found))
+    return next(iter(found.values()))[0]
 
 
-def _measure(entry: dict[str, Any]) -> Measure:
-    """Find out what a run measures, from a line of its metrics."""
+def _measure(run: Run) -> Measure:
+    """Find out what a run measures, from the last line of its metrics."""
+    history = run.metrics()
+    if not history:
+        raise ValueError(
+            f"{run.folder.name} has no metrics yet; train it first: metarl resume {run.folder}"
+        )
+    entry = history[-1]
     taken = [int(k.rpartition("_")[2]) for k in entry if k.startswith("return/step_")]
     if taken:
         last = f"return/step_{max(taken)}"
@@ -126,7 +125,8 @@ def _measure(entry: dict[str, Any]) -> Measure:
     return Measure("loss", "query/loss", None, "iterations", log=True)
 
 
-def _draw_learning(axes: Any, measure: Measure, name: str, members: list[Run], color: str) -> None:
+def _draw_learning(axes: Any, name: str, members: list[Run], color: str) -> None:
+    measure = _measure(members[0])
     histories = [run.metrics() for run in members]
     length = min(len(history) for history in histories)
     first = histories[0][:length]
