@@ -40,12 +40,34 @@ def test_the_quick_command_runs_in_small(tmp_path: Path, monkeypatch: pytest.Mon
         "render": "--episodes-per-task 3",
     }
     for command in commands:
-        program, verb, *words = shlex.split(command)
-        assert program == "metarl"
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([verb, *words, *small[verb].split()])
-        assert stopped.value.code == 0
+        run_in_small(command, small)
     assert (tmp_path / "runs/quick/media/paths.png").exists()
+
+
+@pytest.mark.slow
+def test_the_few_shot_commands_run_in_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[vision]'")
+    monkeypatch.chdir(tmp_path)
+    small = {
+        "regression": "--iterations 100",
+        "fewshot": "--iterations 10 --num-tasks 2 --filters 8 --checkpoint-every 10",
+        "evaluate": "--num-tasks 10",
+        "plot": "",
+    }
+    for command in re.split(r"&&|\n", block("few-shot").strip()):
+        run_in_small(command, small)
+    assert (tmp_path / "runs/sine/media/fits.png").exists()
+
+
+def run_in_small(command: str, small: dict[str, str]) -> None:
+    program, verb, *words = shlex.split(command)
+    assert program == "metarl"
+    size = small[words[0] if words[0] in small else verb]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([verb, *words, *size.split()])
+    assert stopped.value.code == 0
 
 
 def test_every_command_and_picture_of_the_readme_exists() -> None:
