@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import metarl
+from metarl.opengl import explained
 
 
 class Command(NamedTuple):
@@ -54,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 misunderstood, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        run(words)
+        with explained():
+            run(words)
     except KeyboardInterrupt:
         trains = words[:1] in (["train"], ["resume"])
         hint = "; `metarl resume RUN` continues from the last checkpoint" if trains else ""

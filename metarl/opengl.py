@@ -22,6 +22,17 @@ def headless() -> Iterator[None]:
     """
     if "MUJOCO_GL" not in os.environ and _backends() == ["egl"] and _loads("libEGL.so.1"):
         os.environ["MUJOCO_GL"] = "egl"
+    with explained():
+        yield
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Explain an import of MuJoCo that fails inside for want of OpenGL.
+
+    Raises:
+        RuntimeError: If ``MUJOCO_GL`` asks for a library that is not there.
+    """
     try:
         yield
     except AttributeError as error:

@@ -107,7 +107,8 @@ def reptile(loop: InnerLoop, outer: Outer) -> TaskGradient:
             )
         path = ends(loop, meta, task)
         loss, metrics = outer(path, task)
-        moved = {n: p - path[-1][n] if n in path[-1] else 0 * p for n, p in meta.model.items()}
+        adapts = {n for n in path[-1] if loop.adapts(n)}  # a leaf of one row per step does not
+        moved = {n: p - path[-1][n] if n in adapts else 0 * p for n, p in meta.model.items()}
         return MetaParams(moved, {}), {**metrics, "outer/loss": loss}
 
     return task_gradient
