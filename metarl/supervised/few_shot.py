@@ -121,6 +121,11 @@ class VariableFewShot:
                 f"variable tasks need {self.MIN_WAYS} ways at least and as many classes as their "
                 f"most ways, got at most {self.max_ways} ways of {self.pool.num_classes} classes"
             )
+        if self.max_support < self.max_ways:
+            raise ValueError(
+                f"variable tasks of up to {self.max_ways} ways need as many support images, got at "
+                f"most {self.max_support}; raise --max-support"
+            )
         if min(self.pool.counts) < 2:
             raise ValueError("variable tasks need 2 images of each class, got 1 in one")
 

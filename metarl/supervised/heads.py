@@ -93,7 +93,8 @@ def nearest_neighbor(
 ) -> Float[Tensor, "n ways"]:
     """Return the negative squared distance to the nearest support example of every class."""
     theirs, targets = features(params, support[0]), support[1]
-    mine = features(params, query[0])
+    inputs, _, *reference = query
+    mine = features(params, inputs, *reference)
     distances = ((mine[:, None] - theirs) ** 2).sum(-1)
     members = targets.T[None] > 0
     return -torch.where(members, distances[:, None], torch.inf).amin(-1)

@@ -210,7 +210,12 @@ def make_model(config: SupervisedConfig, module: nn.Module, criterion: Criterion
 def make_learner(
     config: SupervisedConfig, model: Model, *, chunk_size: int | None = None
 ) -> Callable[[int], MetaLearner]:
-    """Return the meta-learner of every iteration, from 1 to ``config.iterations``."""
+    """Return the meta-learner of every iteration, from 1 to ``config.iterations``.
+
+    Raises:
+        ValueError: If the estimator has no gradient for these settings; the message says why.
+    """
+    _require_gradient(config)
 
     @lru_cache(maxsize=LEVELS)
     def task_gradient(first_order: bool, weights: tuple[float, ...] | None) -> TaskGradient:
@@ -239,6 +244,23 @@ def make_learner(
         )
 
     return learner
+
+
+def _require_gradient(config: SupervisedConfig) -> None:
+    """Refuse what Reptile and the implicit gradient, which see no path, cannot learn from."""
+    if config.estimator not in ("reptile", "implicit"):
+        return
+    asked = f"--estimator {config.estimator}"
+    if config.inner not in (None, "sgd", "adam"):
+        raise ValueError(
+            f"{asked} has no gradient for what --inner {config.inner} learns; use sgd or adam"
+        )
+    if config.multi_step_until:
+        raise ValueError(f"{asked} has no multi-step loss; leave out --multi-step-until")
+    if not config.inner_steps:
+        raise ValueError(f"{asked} needs --inner-steps of at least 1, got {config.inner_steps}")
+    if config.estimator == "implicit" and not config.proximal:
+        raise ValueError(f"{asked} needs --proximal greater than 0, got {config.proximal}")
 
 
 def make_test_loop(
