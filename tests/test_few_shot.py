@@ -195,7 +195,10 @@ def test_support_is_shared_out_as_in_meta_dataset(part: float, max_support: int)
     left = [size - queries for size in sizes]
     found = drawing._shots(torch.tensor(left), torch.tensor(sizes), part, noise)
     total = min(max_support, sum(math.ceil(part * min(100, n)) for n in left))
-    weights = [s * math.exp(2 * n * math.log(2) - math.log(2)) for s, n in zip(sizes, noise)]  # noqa: B905
+    weights = [
+        s * math.exp(2 * n * math.log(2) - math.log(2))
+        for s, n in zip(sizes, noise.tolist(), strict=True)
+    ]
     expected = [
         min(n, 1 + math.floor((total - 5) * weight / sum(weights)))
         for n, weight in zip(left, weights, strict=True)
