@@ -10,6 +10,7 @@ import pytest
 from metarl.experiments.benchmark import Benchmark, main
 from metarl.rl.measure import raw_physics
 from metarl.rl.sampler import make_sampler
+from metarl.supervised.measure import MODES, PLAIN
 
 
 ENV = "metarl/HalfCheetahDir-v1"
@@ -22,14 +23,16 @@ def test_figures_are_printed_and_written(
     main(
         Benchmark(
             repeats=1, env=(ENV,), num_tasks=2, episodes_per_task=4, hidden=(4,), out=out,
-            fisher_fraction=(0.5,),
+            fisher_fraction=(0.5,), compiled=False,
         )
     )  # fmt: skip
     report = json.loads(out.read_text())["figures"]
-    assert set(report) == {
-        "this machine", f"{ENV}: 2 tasks x 4 episodes x 100 steps, 4 relu"
-    }  # fmt: skip
-    figures = report.popitem()[1]
+    machine, policy, sinusoids, images = report
+    assert machine == "this machine"
+    assert policy == f"{ENV}: 2 tasks x 4 episodes x 100 steps, 4 relu"
+    for name in (sinusoids, images):
+        assert set(report[name]) == {PLAIN, *(t for t, mode in MODES.items() if mode != "compiled")}
+    figures = report[policy]
     assert all(value > 0 for name, value in figures.items() if "tracing" not in name)
     sampled, raw = figures["closed-loop sampling (steps/s)"], figures["raw mj_step (steps/s)"]
     assert figures["closed loop / raw (%)"] == pytest.approx(100 * sampled / raw)

@@ -65,8 +65,6 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
     return randn(2, 3, seed=1), randn(3, 2, seed=2), randn(4, seed=3)
 
 
-# The first use of forward mode compiles torch's own decompositions for it.
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 def test_linear_map_agrees_with_forward_and_reverse_mode() -> None:
     at = [x.requires_grad_() for x in inputs()]
     linear = linearize(maps(*at), at)

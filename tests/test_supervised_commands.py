@@ -93,7 +93,8 @@ def test_every_method_of_classification_trains_and_is_evaluated(
     method: str, images: list[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    metarl(*images, "--method", method, "--out", out)
+    shots = ("--train-shots", 4) if method == "reptile" else ()
+    metarl(*images, "--method", method, *shots, "--out", out)
     metarl("evaluate", out, "--num-tasks", 4)
     (path,) = (out / "evaluations").iterdir()
     result = json.loads(path.read_text())

@@ -177,7 +177,7 @@ def test_mlp_needs_two_positive_widths(sizes: tuple[int, ...]) -> None:
 
 
 def test_mlp_names_the_activations_it_knows() -> None:
-    with pytest.raises(ValueError, match=r"\['relu', 'tanh'\], got 'gelu'"):
+    with pytest.raises(ValueError, match=r"\['leaky_relu', 'relu', 'tanh'\], got 'gelu'"):
         mlp((2, 2), activation="gelu")
 
 

@@ -53,7 +53,7 @@ class FewShot:
                 f"{self.num_shots} shots and {self.num_queries} queries need "
                 f"{self.num_shots + self.num_queries} images of each class, got "
                 f"{min(self.counts)} in class {self.counts.index(min(self.counts))}; "
-                "lower --shots or --queries"
+                "lower --shots, --train-shots or --queries"
             )
 
     @property
