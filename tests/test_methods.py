@@ -382,8 +382,8 @@ def test_implicit_gradient_needs_a_proximal_term() -> None:
 
 
 def test_unknown_method_is_refused() -> None:
-    with pytest.raises(ValueError, match="there is no --method mamal; choose one of maml, fomaml"):
-        SupervisedConfig(Path("unused"), method="mamal")
+    with pytest.raises(ValueError, match="there is no --method maxml; choose one of maml, fomaml"):
+        SupervisedConfig(Path("unused"), method="maxml")
 
 
 @pytest.mark.parametrize("method", list(METHODS))
