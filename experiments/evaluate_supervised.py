@@ -3,6 +3,7 @@
 ``metarl evaluate runs/omni``
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -100,7 +101,7 @@ def main(args: EvaluateSupervised) -> None:
     name = "_".join(
         f"{key}-{value}"
         for key, value in protocol(args, config).items()
-        if value not in (None, False)
+        if value is not None and value is not False  # 0 is a seed, and a number of steps
     )
     seconds = time.perf_counter() - began
     values = report(args, config, chosen, curves, rate, seconds)
@@ -132,9 +133,10 @@ def best_checkpoints(loaded: Loaded[Any], args: EvaluateSupervised) -> list[int]
     if args.ensemble == 1:
         return [loaded.iteration]
     scores = {
-        entry["iteration"]: entry.get("validation/accuracy", -entry["validation/loss"])
+        entry["iteration"]: score
         for entry in loaded.run.metrics()
         if "validation/loss" in entry
+        and not math.isnan(score := entry.get("validation/accuracy", -entry["validation/loss"]))
     }
     saved = [iteration for iteration in loaded.run.checkpoints() if iteration in scores]
     if len(saved) < args.ensemble:
@@ -205,6 +207,7 @@ def protocol(args: EvaluateSupervised, config: Any) -> dict[str, Any]:
         "seed": args.seed,
         "ensemble": args.ensemble if args.ensemble > 1 else None,
         "start": args.start,
+        "inner_lr": args.inner_lr,
         "nearest_neighbor": args.nearest_neighbor,
         "tuned": args.tune_inner_lr,
     }

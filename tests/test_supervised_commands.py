@@ -6,9 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from commands import checkpoints, history, metarl, refusal
 from PIL import Image
 
+from metarl import checkpoint
+from metarl.core import Task
+from metarl.experiments.fewshot import QUERIES, FewShotImages, build
+from metarl.supervised.images import Classes, Splits
 from metarl.supervised.methods import METHODS
 
 
@@ -100,7 +105,17 @@ def test_every_method_of_classification_trains_and_is_evaluated(
     result = json.loads(path.read_text())
     assert result["measure"] == "accuracy"
     assert result["transductive"]
-    assert all(0 <= value <= 1 for value in result["mean"])
+    config = json.loads((out / "config.json").read_text())["config"]
+    assert len(result["mean"]) == config["test_steps"] + 1
+    # Four tasks of two classes: an accuracy is a number of query images.
+    queries = 4 * 2 * min(QUERIES, 8 - config["num_shots"])
+    right = [value * queries for value in result["mean"]]
+    assert right == pytest.approx([round(x) for x in right], abs=1e-3)
+    before, after = (
+        checkpoint.load(path).params for path in sorted(out.glob("checkpoints/*"))[::2]
+    )
+    changed = {name for name in before.model if before.model[name].ne(after.model[name]).any()}
+    assert any(name.startswith("body.") for name in changed)
 
 
 @pytest.mark.parametrize("method", ["zero-head", "protomaml"])
@@ -174,6 +189,10 @@ def test_impossible_regressions_are_one_line(
         (["--variable", "--mode", "compiled"], "use --mode eager"),
         (["--network", "conv5"], "--network must be one of"),
         (["--data-root", "nowhere"], "nowhere"),
+        (["--start", "prototypes", "--inner", "meta-sgd"], "learns rates for the head"),
+        (["--start", "zero", "--inner", "meta-curvature+lslr"], "use --inner sgd or adam"),
+        (["--method", "reptile", "--train-shots", 1, "--adapts", "head"], "use --adapts all"),
+        (["--method", "imaml", "--start", "zero"], "needs --start learned, got zero"),
     ],
 )
 def test_impossible_classifications_are_one_line(
@@ -185,6 +204,45 @@ def test_impossible_classifications_are_one_line(
 ) -> None:
     assert line in refusal(capsys, *images, *words, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_no_evaluation_takes_the_place_of_another(sine: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(sine, tmp_path / "run"))
+    shutil.rmtree(run / "evaluations", ignore_errors=True)
+    asked = [(), ("--inner-lr", 0.5), ("--test-steps", 0), ("--seed", 0), ("--tasks", "validation")]
+    for flags in asked:
+        metarl("evaluate", run, "--num-tasks", 3, *flags)
+    assert len(list((run / "evaluations").iterdir())) == len(asked)
+
+
+def test_an_ensemble_leaves_out_a_checkpoint_that_diverged(sine: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(sine, tmp_path / "run"))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    scores = {4: 0.9, 8: float("nan"), 10: 0.1}
+    for line in lines:
+        if line["iteration"] in scores:
+            line["validation/loss"] = scores[line["iteration"]]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shutil.rmtree(run / "evaluations", ignore_errors=True)
+    metarl("evaluate", run, "--num-tasks", 3, "--ensemble", 2)
+    (path,) = (run / "evaluations").iterdir()
+    assert json.loads(path.read_text())["checkpoints"] == [10, 4]
+
+
+def test_each_kind_of_task_comes_from_its_own_classes() -> None:
+    shades = {"train": 40, "validation": 120, "test": 200}
+    splits = Splits(*(
+        Classes(torch.full((20, 1, 12, 12), shade, dtype=torch.uint8), (5,) * 4, tuple("abcd"))
+        for shade in shades.values()
+    ))  # fmt: skip
+    config = FewShotImages(out=Path("unused"), num_ways=2, filters=4, image_size=12)
+    parts = build(config, splits=splits)
+    draws = (parts.draw, parts.draw_validation, parts.draw_test)
+    for draw, shade in zip(draws, shades.values(), strict=True):
+        task = draw(3, torch.Generator().manual_seed(0))
+        assert isinstance(task, Task)
+        for batch in (task.support[0], task.query):
+            assert torch.equal(batch[0], torch.full_like(batch[0], shade / 255))
 
 
 def test_a_supervised_run_has_no_policy_to_render(

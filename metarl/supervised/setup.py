@@ -33,6 +33,7 @@ from metarl.supervised.schedules import SCHEDULES, multi_step_weights
 Tasks: TypeAlias = Task | list[Task]
 Draw: TypeAlias = Callable[[int, torch.Generator], Tasks]
 LEVELS = 10  # of the multi-step weights while they anneal: MAML++'s epochs
+LEARNED_HEAD = frozenset(INNER) - {"sgd", "adam"}  # inner optimizers that learn rates by name
 OUTER: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, fused=True),  # one kernel: a third of the time on small nets
     "sgd": torch.optim.SGD,
@@ -247,7 +248,13 @@ def make_learner(
 
 
 def _require_gradient(config: SupervisedConfig) -> None:
-    """Refuse what Reptile and the implicit gradient, which see no path, cannot learn from."""
+    """Refuse what would fail in the first step, or train less than it says."""
+    if config.start in ("prototypes", "zero") and config.inner in LEARNED_HEAD:
+        raise ValueError(
+            f"--inner {config.inner} learns rates for the head, and --start {config.start} makes a "
+            "new one for each task; use --inner sgd or adam"
+        )
+    # Reptile and the implicit gradient see no path.
     if config.estimator not in ("reptile", "implicit"):
         return
     asked = f"--estimator {config.estimator}"
@@ -255,6 +262,12 @@ def _require_gradient(config: SupervisedConfig) -> None:
         raise ValueError(
             f"{asked} has no gradient for what --inner {config.inner} learns; use sgd or adam"
         )
+    if config.estimator == "reptile" and (config.adapts != "all" or config.per_step_norm):
+        raise ValueError(
+            f"{asked} learns nothing but what adapts; use --adapts all, and no --per-step-norm"
+        )
+    if config.estimator == "implicit" and config.start != "learned":
+        raise ValueError(f"{asked} needs --start learned, got {config.start}")
     if config.multi_step_until:
         raise ValueError(f"{asked} has no multi-step loss; leave out --multi-step-until")
     if not config.inner_steps:
