@@ -14,14 +14,15 @@ import tyro
 from metarl import cli
 from metarl.config import at_least, require
 from metarl.console import print_table
+from metarl.core.optimizers import LEARNED_RATES
 from metarl.core.seeding import numpy_generator, torch_generator
-from metarl.experiments.maml_trpo import MAMLTRPO, build
+from metarl.experiments.launch import experiment_of
 from metarl.loading import Loaded, load
 from metarl.output import require_writable
 from metarl.rl.evaluate import AdaptationCurve, adaptation_curve, paper_episodes, paper_tasks
 from metarl.rl.sampler import TaskDescription
-from metarl.rl.setup import paper_loop
-from metarl.tracking import command, versions
+from metarl.rl.setup import RLConfig, paper_loop
+from metarl.tracking import Run, command, versions
 
 
 TUNING_RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -68,12 +69,13 @@ class Evaluate:
 def main(args: Evaluate) -> None:
     """Evaluate, print the table and write it to the run folder."""
     began = time.perf_counter()
-    loaded = load(MAMLTRPO, args.run, iteration=args.checkpoint, device=args.device)
+    experiment, kind = experiment_of(Run.open(args.run))
+    loaded: Loaded[Any] = load(kind, args.run, iteration=args.checkpoint, device=args.device)
     num_steps = steps_to_take(args, loaded.config)
     require_writable(loaded.run.evaluation_path("new"))
-    one = build(loaded.config, num_tasks=1, episodes=1)
+    one = experiment.build(loaded.config, num_tasks=1, episodes=1)
     episodes = args.episodes_per_task or paper_episodes(one.sampler.horizon)
-    parts = build(loaded.config, num_tasks=args.num_tasks, episodes=episodes)
+    parts = experiment.build(loaded.config, num_tasks=args.num_tasks, episodes=episodes)
 
     def evaluate(tasks: list[TaskDescription], rate: float, role: str) -> AdaptationCurve:
         """Run the paper's protocol with first step size `rate`."""
@@ -105,11 +107,11 @@ def main(args: Evaluate) -> None:
     print(f"written to {path} after {seconds:.0f} s")
 
 
-def steps_to_take(args: Evaluate, config: MAMLTRPO) -> int:
+def steps_to_take(args: Evaluate, config: RLConfig) -> int:
     """Return the number of adaptation steps; refuse step sizes that nothing would use."""
     oracle = config.observe_task and config.inner_steps == 0
     num_steps = args.inner_steps if args.inner_steps is not None else 0 if oracle else 3
-    if config.inner != "sgd" and (args.inner_lr is not None or args.tune_inner_lr):
+    if config.inner in LEARNED_RATES and (args.inner_lr is not None or args.tune_inner_lr):
         raise ValueError(
             f"{args.run} learned its rates (--inner {config.inner}); leave out --inner-lr and "
             "--tune-inner-lr"
@@ -120,7 +122,7 @@ def steps_to_take(args: Evaluate, config: MAMLTRPO) -> int:
 
 
 def report(
-    loaded: Loaded[MAMLTRPO],
+    loaded: Loaded[Any],
     args: Evaluate,
     curve: AdaptationCurve,
     rate: float,

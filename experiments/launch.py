@@ -31,8 +31,8 @@ class Startable(Protocol):
 class Experiment(Protocol):
     """The module of an experiment: its file defines these functions."""
 
-    def build(self, config: Any) -> Any:
-        """Build the parts of a run."""
+    def build(self, config: Any, **options: Any) -> Any:
+        """Build the parts of a run; of a policy, also for other numbers of tasks and episodes."""
 
     def train(self, config: Any, parts: Any, run: Run, state: MetaState, *, start: int) -> None:
         """Train from iteration `start` + 1 on."""

@@ -5,19 +5,17 @@
 
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 from metarl import cli
 from metarl.config import at_least, between, greater_than, inside, require
 from metarl.core.adapt import InnerLoop
-from metarl.core.seeding import numpy_generator, torch_generator
-from metarl.core.types import MetaLearner, MetaState
+from metarl.core.types import MetaLearner
 from metarl.experiments.launch import launch
-from metarl.journal import Journal
+from metarl.experiments.policies import train as train
 from metarl.rl.maml_trpo import maml_trpo
-from metarl.rl.metrics import rollout_metrics
 from metarl.rl.policies import Policy
 from metarl.rl.setup import Parts, RLConfig, make_parts
-from metarl.tracking import Run
 
 
 @dataclass(frozen=True)
@@ -56,39 +54,23 @@ def build(config: MAMLTRPO, *, num_tasks: int | None = None, episodes: int | Non
     """Build the parts of a run; evaluation asks for its own numbers of tasks and episodes."""
 
     def learner(policy: Policy, loop: InnerLoop) -> MetaLearner:
-        return maml_trpo(
-            policy,
-            loop,
-            max_kl=config.max_kl,
-            cg_steps=config.cg_steps,
-            cg_damping=config.cg_damping,
-            backtracks=config.backtracks,
-            backtrack_ratio=config.backtrack_ratio,
-            fisher_fraction=config.fisher_fraction,
-            chunk_size=config.chunk_size,
-        )
+        return maml_trpo(policy, loop, **trust_region(config))
 
     return make_parts(config, learner, num_tasks=num_tasks, episodes=episodes)
+
+
+def trust_region(config: MAMLTRPO) -> dict[str, Any]:
+    """Return the settings of the trust region and its chunks."""
+    names = (
+        "max_kl", "cg_steps", "cg_damping", "backtracks", "backtrack_ratio", "fisher_fraction",
+        "chunk_size",
+    )  # fmt: skip
+    return {name: getattr(config, name) for name in names}
 
 
 def main(config: MAMLTRPO) -> None:
     """Start a run."""
     launch("maml-trpo", config, build(config), sys.modules[__name__])
-
-
-def train(config: MAMLTRPO, parts: Parts, run: Run, state: MetaState, *, start: int) -> None:
-    """Train from iteration `start` + 1 on; all randomness comes from (seed, iteration)."""
-    sampler = parts.sampler
-    with Journal(run, config, start=start) as journal:
-        for iteration in journal.iterations():
-            tasks = sampler.sample_tasks(numpy_generator(config.seed, iteration, "tasks"))
-            generator = torch_generator(config.seed, iteration, "rollouts", device=sampler.device)
-            batch, collected = sampler.collect(
-                parts.policy, parts.loop, state.params, tasks, generator, parts.process
-            )
-            journal.collected()
-            state, updated = parts.learner.step(state, batch)
-            journal.write(iteration, state, collected | updated | rollout_metrics(batch))
 
 
 if __name__ == "__main__":

@@ -107,11 +107,30 @@ IMAGES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "maml-trpo": POLICIES,
+    "policies": POLICIES,
     "regression": SINUSOIDS,
     "fewshot": IMAGES,
 }
-"""Presets of every experiment."""
+"""Presets by the experiments that take them: those on policies share theirs."""
+
+# What a method needs beside what its preset says; what it has no flag for, it leaves out.
+OWN: dict[str, dict[str, dict[str, Any]]] = {
+    # Rothfuss et al. 2019, as their scripts run: 40 tasks of 20 episodes, 64x64 tanh.
+    "promp": {
+        "cheetah-dir-v1": {
+            "num_tasks": 40, "hidden": (64, 64), "activation": "tanh", "output_gain": 1.0,
+            "action_scale": 0.1, "gae_lambda": 1.0, "inner_gae_lambda": None,
+            "estimator": "ratio",
+        },
+    },
+}  # fmt: skip
+
+
+def presets_of(experiment: str) -> dict[str, dict[str, Any]]:
+    """Return the presets that an experiment takes."""
+    family = experiment if experiment in PRESETS else "policies"
+    own = OWN.get(experiment, {})
+    return {name: values | own.get(name, {}) for name, values in PRESETS[family].items()}
 
 
 def preset(name: str, experiment: str) -> dict[str, Any]:
@@ -120,10 +139,10 @@ def preset(name: str, experiment: str) -> dict[str, Any]:
     Raises:
         ValueError: If the experiment has none of that name.
     """
-    own = PRESETS.get(experiment, {})
+    own = presets_of(experiment)
     if name not in own:
-        elsewhere = [other for other, presets in PRESETS.items() if name in presets]
-        hint = f"it is of `metarl train {elsewhere[0]}`; " if elsewhere else ""
+        elsewhere = [family for family, presets in PRESETS.items() if name in presets]
+        hint = f"it is of {elsewhere[0]} (`metarl train`); " if elsewhere else ""
         raise ValueError(
             f"there is no preset {name!r} of {experiment}; {hint}choose one of {', '.join(own)}"
         )

@@ -6,7 +6,7 @@
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -15,8 +15,7 @@ from metarl.config import at_least, require
 from metarl.core.adapt import InnerLoop
 from metarl.core.seeding import torch_generator
 from metarl.device import resolve_device
-from metarl.experiments.launch import require_policy
-from metarl.experiments.maml_trpo import MAMLTRPO, build
+from metarl.experiments.launch import experiment_of, require_policy
 from metarl.film import adapted_path, choose_pace, film, make_recorder
 from metarl.loading import Loaded, load
 from metarl.optional import pyplot
@@ -29,6 +28,7 @@ from metarl.rl.policies import Policy
 from metarl.rl.sampler import TaskDescription
 from metarl.rl.setup import paper_loop
 from metarl.rl.tasks import read_task
+from metarl.tracking import Run
 from metarl.video import SUFFIXES, require_video
 
 
@@ -91,7 +91,7 @@ def main(args: Render) -> None:
         warnings.filterwarnings("ignore", ".*is out of date")  # -v0 is the paper's, on purpose
         for folder in args.runs:
             require_policy(folder)
-        runs = [load(MAMLTRPO, folder, device=args.device) for folder in args.runs]
+        runs = [_load(folder, args.device) for folder in args.runs]
         envs = sorted({run.config.env for run in runs})
         if len(envs) > 1:
             raise ValueError(f"render shows one environment at a time, not {' and '.join(envs)}")
@@ -101,7 +101,7 @@ def main(args: Render) -> None:
     print(f"written to {args.out}")
 
 
-def draw_paths(args: Render, runs: list[Loaded[MAMLTRPO]]) -> None:
+def draw_paths(args: Render, runs: list[Loaded[Any]]) -> None:
     """Draw paths of several episodes: on one task in a video, on several in a picture."""
     moving, rows = args.out.suffix in SUFFIXES, []
     for index, run in enumerate(runs):
@@ -113,7 +113,7 @@ def draw_paths(args: Render, runs: list[Loaded[MAMLTRPO]]) -> None:
         paths_figure(rows, args.out)
 
 
-def draw_episodes(args: Render, runs: list[Loaded[MAMLTRPO]]) -> None:
+def draw_episodes(args: Render, runs: list[Loaded[Any]]) -> None:
     """Play one episode on one task before and after adaptation."""
     rows = []
     for index, run in enumerate(runs):
@@ -132,12 +132,11 @@ def draw_episodes(args: Render, runs: list[Loaded[MAMLTRPO]]) -> None:
     draw_films(rows, args.out, title=headline(runs[0].config.env, done.tasks[0]), pace=pace)
 
 
-def adapt(
-    args: Render, run: Loaded[MAMLTRPO], index: int, *, steps: int, num_tasks: int = 1
-) -> Adapted:
+def adapt(args: Render, run: Loaded[Any], index: int, *, steps: int, num_tasks: int = 1) -> Adapted:
     """Adapt a run to the task asked for, or to test tasks, as the evaluation does."""
     num_tasks = 1 if args.task else num_tasks
-    parts = build(run.config, num_tasks=num_tasks, episodes=args.episodes_per_task)
+    experiment, _ = experiment_of(run.run)
+    parts = experiment.build(run.config, num_tasks=num_tasks, episodes=args.episodes_per_task)
     given = [read_task(args.task, parts.sampler)] if args.task else []
     tasks = given or paper_tasks(parts.sampler, args.seed)
     rate = args.inner_lr[index] if args.inner_lr else run.config.inner_lr
@@ -146,6 +145,11 @@ def adapt(
     generator = torch_generator(args.seed, 0, "render", device=parts.sampler.device)
     done, _ = parts.sampler.collect(parts.policy, loop, run.params, tasks, generator, parts.process)
     return Adapted(parts.policy, loop, tasks, [*done.support, done.query])
+
+
+def _load(folder: Path, device: str) -> Loaded[Any]:
+    _, kind = experiment_of(Run.open(folder))
+    return load(kind, folder, device=device)
 
 
 if __name__ == "__main__":

@@ -22,12 +22,14 @@ class Checkpoint(NamedTuple):
     Attributes:
         params: The meta-parameters.
         optimizer: The outer optimizer's tensors, ``"0/exp_avg"`` and so on; ``{}`` without one.
+        own: What else the method carries on; ``{}`` for most.
         iteration: Number of meta-updates made.
         config: The configuration of the run.
     """
 
     params: MetaParams
     optimizer: dict[str, Tensor]
+    own: dict[str, Tensor]
     iteration: int
     config: dict[str, Any]
 
@@ -45,7 +47,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 def save(path: Path, state: MetaState, *, iteration: int, config: dict[str, Any]) -> None:
     """Write the state of a meta-learner."""
     groups = {"model": state.params.model, "inner": state.params.inner}
-    groups["optimizer"] = _optimizer_tensors(state.optimizer)
+    groups |= {"optimizer": _optimizer_tensors(state.optimizer), "own": state.own}
     tensors = {
         f"{group}/{name}": tensor.detach().cpu().contiguous()
         for group, named in groups.items()
@@ -64,7 +66,9 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
     Raises:
         ValueError: If the file is missing, truncated, or not a checkpoint of this package.
     """
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "inner": {}, "optimizer": {}}
+    groups: dict[str, dict[str, Tensor]] = {
+        name: {} for name in ("model", "inner", "optimizer", "own")
+    }
     try:
         with safe_open(path, "pt", device=str(device)) as file:
             header = file.metadata() or {}
@@ -84,7 +88,9 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
             f"{path} is not a whole checkpoint ({error}); it was left as it is"
         ) from None
     params = MetaParams(groups["model"], groups["inner"])
-    return Checkpoint(params, groups["optimizer"], about["iteration"], about["config"])
+    return Checkpoint(
+        params, groups["optimizer"], groups["own"], about["iteration"], about["config"]
+    )
 
 
 def restore(state: MetaState, checkpoint: Checkpoint) -> MetaState:
@@ -93,13 +99,14 @@ def restore(state: MetaState, checkpoint: Checkpoint) -> MetaState:
     Raises:
         ValueError: If the checkpoint's parameters are not those of the state.
     """
-    for mine, theirs in zip(state.params, checkpoint.params, strict=True):
+    saved = (*checkpoint.params, checkpoint.own)
+    for mine, theirs in zip((*state.params, state.own), saved, strict=True):
         expected = {name: tuple(p.shape) for name, p in mine.items()}
         got = {name: tuple(p.shape) for name, p in theirs.items()}
         if expected != got:
             raise ValueError(f"the checkpoint holds parameters {got}, the run needs {expected}")
     if state.optimizer is None:
-        return MetaState(checkpoint.params)
+        return MetaState(checkpoint.params, own=checkpoint.own)
     for mine, theirs in zip(state.params, checkpoint.params, strict=True):
         for name, parameter in mine.items():
             parameter.copy_(theirs[name])
@@ -108,7 +115,7 @@ def restore(state: MetaState, checkpoint: Checkpoint) -> MetaState:
         index, _, key = name.partition("/")
         moments.setdefault(int(index), {})[key] = tensor
     state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": moments})
-    return state
+    return state._replace(own=checkpoint.own)
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:

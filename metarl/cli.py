@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -28,6 +29,7 @@ VERBS = {
     "render": Command("render", "Render", "picture or video of the policy adapting"),
     "plot": Command("plot", "Plot", "learning and adaptation curves of runs"),
     "resume": Command("resume", "Resume", "continue a run where it stopped"),
+    "compare": Command("compare", "Compare", "methods over seeds, in one table and one figure"),
     "methods": Command("methods", "Methods", "supervised methods, their papers and values"),
     "envs": Command("envs", "Envs", "environments with tasks, and what varies in them"),
     "benchmark": Command("benchmark", "Benchmark", "speed of sampling and of the meta-update"),
@@ -36,6 +38,12 @@ EXPERIMENTS = {
     "maml-trpo": Command(
         "maml_trpo", "MAMLTRPO", "MAML with TRPO; --inner-steps 0: pretraining, or the oracle"
     ),
+    "vpg-maml": Command("vpg_maml", "VPGMAML", "MAML with Adam on the policy gradient"),
+    "maml-ppo": Command("maml_ppo", "MAMLPPO", "MAML with PPO's clipped loss"),
+    "promp": Command("promp", "ProMP", "proximal meta-policy search"),
+    "e-maml": Command("e_maml", "EMAML", "MAML-TRPO that credits exploration before adapting"),
+    "cavia": Command("cavia", "CAVIA", "MAML-TRPO that adapts a few context parameters alone"),
+    "reptile": Command("reptile", "Reptile", "towards the adapted policies, first order"),
     "regression": Command("regression", "Regression", "few-shot regression of sinusoids"),
     "fewshot": Command("fewshot", "FewShotImages", "few-shot classification of images"),
 }
@@ -96,21 +104,29 @@ def run(argv: list[str]) -> None:
 
 
 def train(argv: list[str]) -> None:
-    """Run ``metarl train EXPERIMENT [--preset NAME] ...``: flags override the preset."""
+    """Run ``metarl train EXPERIMENT [--preset NAME] ...``."""
     if not argv or argv[0] in ("-h", "--help"):
         print(train_overview())
         return
     if argv[0] not in EXPERIMENTS:
         raise UsageError(_unknown("experiment", argv[0], list(EXPERIMENTS)))
+    module, config = parse_train(argv)
+    module.main(config)
+
+
+def parse_train(argv: list[str]) -> tuple[Any, Any]:
+    """Return the module of an experiment and its settings: flags override the preset."""
     from metarl.experiments.presets import preset
 
     module, options = _load(EXPERIMENTS[argv[0]])
     name, rest = _take_option(argv[1:], "--preset")
-    defaults = options(out=Path("DIR"), **(preset(name, argv[0]) if name else {}))
+    known = {field.name for field in fields(options)}
+    chosen = {n: v for n, v in (preset(name, argv[0]) if name else {}).items() if n in known}
+    defaults = options(out=Path("DIR"), **chosen)
     out, _ = _take_option(rest, "--out")
     if out is None and not {"-h", "--help"} & set(rest):
         raise UsageError("train needs --out DIR, the run folder to make")
-    module.main(_parse(options, rest, f"metarl train {argv[0]}", default=defaults))
+    return module, _parse(options, rest, f"metarl train {argv[0]}", default=defaults)
 
 
 def overview() -> str:
@@ -142,10 +158,10 @@ def train_overview() -> str:
             "experiments (metarl train EXPERIMENT --help lists the flags):",
             *(f"  {name:<11} {summary}" for name, summary in _rows(EXPERIMENTS)),
             "",
-            "presets (flags override them):",
+            "presets (flags override them; those of policies are for every meta-RL method):",
             *(
-                f"  {experiment:<11} {name:<24} {_settings(values)}"
-                for experiment, presets in PRESETS.items()
+                f"  {family:<11} {name:<24} {_settings(values)}"
+                for family, presets in PRESETS.items()
                 for name, values in presets.items()
             ),
         ]

@@ -66,7 +66,7 @@ def _news(metrics: dict[str, float]) -> str:
             words.append(f"{text}loss {loss:.4f}")
         if (accuracy := metrics.get(f"{prefix}accuracy")) is not None:
             words.append(f"{text}accuracy {accuracy:.1%}")
-    words += [f"KL {metrics['trpo/kl']:.4f}"] if "trpo/kl" in metrics else []
+    words += [f"KL {metrics[name]:.4f}" for name in ("trpo/kl", "outer/kl") if name in metrics]
     return "  ".join(words)
 
 

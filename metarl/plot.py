@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,15 +40,24 @@ VARIES = NEUTRAL | {"seed"}  # not what is compared
 
 
 def group_by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Group runs that differ in nothing but their seed; name a group by its first folder."""
+    """Group runs that differ in nothing but their seed."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        config = {k: v for k, v in run.read_config()["config"].items() if k not in VARIES}
-        groups.setdefault(json.dumps(config, sort_keys=True), []).append(run)
-    return {
-        members[0].folder.name + (f" ({len(members)} seeds)" if len(members) > 1 else ""): members
-        for members in groups.values()
-    }
+        about = run.read_config()
+        config = {k: v for k, v in about["config"].items() if k not in VARIES}
+        key = json.dumps([about["experiment"], config], sort_keys=True)
+        groups.setdefault(key, []).append(run)
+    return {_name(members): members for members in groups.values()}
+
+
+def _name(members: list[Run]) -> str:
+    """Name a group of runs by what its folders' names begin with."""
+    names = [run.folder.name for run in members]
+    if len(names) == 1:
+        return names[0]
+    same = takewhile(lambda letters: len({*letters}) == 1, zip(*names, strict=False))
+    shared = "".join(letters[0] for letters in same).rstrip("-_. ")
+    return f"{shared or names[0]} ({len(names)} seeds)"
 
 
 def figure(runs: Sequence[Run], out: Path, *, fits: Sequence[Fit] = ()) -> None:

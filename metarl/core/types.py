@@ -50,10 +50,12 @@ class MetaState(NamedTuple):
     Attributes:
         params: The meta-parameters.
         optimizer: The outer optimizer with its moments; ``None`` where there is none (TRPO).
+        own: What else the method carries on, such as ProMP's KL coefficients.
     """
 
     params: MetaParams
     optimizer: Any = None
+    own: Params = {}  # noqa: RUF012 (never written to)
 
 
 class MetaLearner(NamedTuple):

@@ -42,11 +42,57 @@ def ratio(policy: Policy) -> LossFn:
     return loss
 
 
-def surrogate(distribution: Distribution, episodes: Episodes) -> Float[Tensor, ""]:
-    """Return −mean(π/π_old · A) of a distribution at the observations of the episodes."""
+def clipped(policy: Policy, *, clip: float = 0.5) -> LossFn:
+    """Build PPO's loss, −mean(min(r A, clip(r, 1 ± ε) A)) with r = π / π_old, for the inner steps.
+
+    Its derivatives at π_old are those of :func:`ratio`. ε is that of MAML-PPO (garage).
+    """
+
+    def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:
+        return surrogate(policy(params, episodes.observations), episodes, clip=clip)
+
+    return loss
+
+
+def dice(policy: Policy) -> LossFn:
+    """Build DiCE with advantages, −mean((□(≤t) − □(<t)) A), whose derivatives are all unbiased.
+
+    □(≤t) = exp(c − ⊥c) with c = Σ_{t' ≤ t} log π(a_t'|s_t') (Foerster et al. 2018, eq. 4, with the
+    advantages of Farquhar et al. 2019, eq. 12): the first derivative is that of :func:`reinforce`,
+    and the second knows that every reward depends on all actions before it. Its variance is high.
+    The value is 0 wherever it is evaluated: it is there to be differentiated.
+    """
+
+    def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:
+        log_prob = policy(params, episodes.observations).log_prob(episodes.actions)
+        through = masked(log_prob, episodes.mask).cumsum(0)
+        before = torch.cat([torch.zeros_like(through[:1]), through[:-1]])
+        return -masked_mean((_box(through) - _box(before)) * episodes.advantages, episodes.mask)
+
+    return loss
+
+
+def _box(log_prob: Tensor) -> Tensor:
+    return torch.exp(log_prob - log_prob.detach())
+
+
+def surrogate(
+    distribution: Distribution, episodes: Episodes, *, clip: float | None = None
+) -> Float[Tensor, ""]:
+    """Return −mean(π/π_old · A) of a distribution at the observations of the episodes.
+
+    Args:
+        distribution: π at the observations.
+        episodes: The episodes, drawn from π_old.
+        clip: ε of PPO's clipped form (Schulman et al. 2017, eq. 7); ``None`` does not clip.
+    """
     old = episodes.behavior.log_prob(episodes.actions)
     change = masked(distribution.log_prob(episodes.actions) - old, episodes.mask)
-    return -masked_mean(torch.exp(change) * episodes.advantages, episodes.mask)
+    gain = torch.exp(change) * episodes.advantages
+    if clip is not None:
+        bound = episodes.advantages + clip * episodes.advantages.abs()  # (1 ± ε) A by A's sign
+        gain = torch.where(gain < bound, gain, bound)
+    return -masked_mean(gain, episodes.mask)
 
 
 def mean_kl(distribution: Distribution, episodes: Episodes) -> Float[Tensor, ""]:
@@ -54,4 +100,9 @@ def mean_kl(distribution: Distribution, episodes: Episodes) -> Float[Tensor, ""]
     return masked_mean(episodes.behavior.kl(distribution), episodes.mask)
 
 
-ESTIMATORS: dict[str, Estimator] = {"reinforce": reinforce, "ratio": ratio}
+ESTIMATORS: dict[str, Estimator] = {
+    "reinforce": reinforce,
+    "ratio": ratio,
+    "dice": dice,
+    "clipped": clipped,
+}

@@ -6,13 +6,15 @@ import torch
 
 from metarl.core.adapt import InnerLoop
 from metarl.core.outer import initial_params
-from metarl.core.types import MetaLearner, MetaState, Metrics, Task
+from metarl.core.types import LossFn, MetaLearner, MetaState, Metrics, Task
 from metarl.rl.objective import AdaptedPolicy
 from metarl.rl.policies import Policy
 from metarl.rl.trpo import trust_region_step
 
 
-def maml_trpo(policy: Policy, loop: InnerLoop, **options: Any) -> MetaLearner:
+def maml_trpo(
+    policy: Policy, loop: InnerLoop, *, term: LossFn | None = None, **options: Any
+) -> MetaLearner:
     """Build the meta-learner.
 
     With ``loop.num_steps`` 0 it is TRPO on the mixture of all tasks (the paper's pretrained
@@ -21,9 +23,10 @@ def maml_trpo(policy: Policy, loop: InnerLoop, **options: Any) -> MetaLearner:
     Args:
         policy: The policy.
         loop: The inner loop; its loss is a policy-gradient loss of the same policy.
+        term: See :class:`~metarl.rl.objective.AdaptedPolicy`.
         options: Of :func:`~metarl.rl.trpo.trust_region_step`, such as ``max_kl=0.01``.
     """
-    objective = AdaptedPolicy(policy, loop)
+    objective = AdaptedPolicy(policy, loop, term)
 
     def init(
         params: Any, generator: torch.Generator | None = None, *, device: Any = "cpu"

@@ -14,7 +14,7 @@ from metarl.core.adapt import InnerLoop
 from metarl.core.functional import fused_norm
 from metarl.core.linalg import linearize
 from metarl.core.staging import Staged, Tensors, stage
-from metarl.core.types import MetaParams, Task
+from metarl.core.types import LossFn, MetaParams, Task
 from metarl.rl.losses import mean_kl, surrogate
 from metarl.rl.policies import Policy
 
@@ -43,6 +43,7 @@ class AdaptedPolicy:
     Attributes:
         policy: The policy.
         loop: The inner loop; ``loop.adapt`` is recomputed from the episodes it was collected on.
+        term: A further loss of the initialization itself, such as E-MAML's, for the surrogate.
 
     Raises:
         ValueError: If the policy holds a fused normalization layer: second derivatives taken
@@ -51,6 +52,7 @@ class AdaptedPolicy:
 
     policy: Policy
     loop: InnerLoop
+    term: LossFn | None = None
     _programs: dict[Any, Staged] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -64,7 +66,8 @@ class AdaptedPolicy:
         """Return (surrogate loss, mean KL(old ‖ new)) of one task."""
         params = self.loop.adapt(meta, task.support)
         distribution = self.policy(params, task.query.observations)
-        return surrogate(distribution, task.query), mean_kl(distribution, task.query)
+        loss = surrogate(distribution, task.query) + self._own(meta, task)
+        return loss, mean_kl(distribution, task.query)
 
     def linearize(self, meta: MetaParams, tasks: Task) -> Linearization:
         """Evaluate a chunk of tasks at θ_old, ready for many Fisher products."""
@@ -99,6 +102,13 @@ class AdaptedPolicy:
         loss = chunks.over_tasks(lambda pair: surrogate(*pair), (distribution, tasks.query)).sum()
         at_adapted = torch.autograd.grad(loss, tree.leaves(params), retain_graph=True)
         gradient = inner.vjp(at_adapted)
+        if self.term is not None:
+            own = chunks.over_tasks(lambda task: self._own(theta, task), tasks).sum()
+            slopes = torch.autograd.grad(
+                own, tree.leaves(theta), allow_unused=True, materialize_grads=True
+            )
+            gradient = [a + b for a, b in zip(gradient, slopes, strict=True)]
+            loss = loss + own
 
         tangent = network.jvp(inner.jvp(tree.leaves(vector)))
         fixed = tree.detach(distribution)
@@ -111,6 +121,9 @@ class AdaptedPolicy:
             tree.replace_leaves(meta, gradient),
             tree.replace_leaves(meta, product),
         )
+
+    def _own(self, meta: MetaParams, task: Task) -> Tensor | float:
+        return 0.0 if self.term is None else self.term(self.loop.start(meta.model, ())[0], task)
 
     def _staged(self, meta: MetaParams, tasks: Task) -> Staged:
         """Trace :meth:`products` once for each shape of chunk."""

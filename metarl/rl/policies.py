@@ -18,11 +18,16 @@ from metarl.rl.distributions import Categorical, Distribution, Gaussian
 Policy: TypeAlias = Apply
 """``policy(params, observations) -> Distribution``, made by :func:`metarl.core.functional`."""
 
+CONTEXT = "context"
 MIN_LOG_STD = math.log(1e-6)  # the floor of Finn et al.'s code; below it the gradient is zero
 
 
 class _MLPPolicy(nn.Module):
-    """An MLP whose output is turned into a distribution by :meth:`distribution`."""
+    """An MLP whose output is turned into a distribution by :meth:`distribution`.
+
+    With `context` it also reads that many parameters of its own, beside every observation
+    (CAVIA, Zintgraf et al. 2019).
+    """
 
     def __init__(
         self,
@@ -30,16 +35,23 @@ class _MLPPolicy(nn.Module):
         *,
         activation: str = "relu",
         output_gain: float = 1.0,
+        context: int = 0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.network = mlp(
-            sizes, activation=activation, output_gain=output_gain, generator=generator
+            (sizes[0] + context, *sizes[1:]),
+            activation=activation,
+            output_gain=output_gain,
+            generator=generator,
         )
+        if context:
+            self.context = nn.Parameter(torch.zeros(context))
 
     def forward(self, observations: Float[Tensor, "*batch features"]) -> Distribution:
         """Return the action distribution at each observation."""
-        return self.distribution(dict(self.named_parameters()), self.network(observations))
+        params: Params = dict(self.named_parameters())
+        return self.distribution(params, self.network(_beside(observations, params)))
 
     def over_tasks(self, params: Params) -> Callable[[Tensor], Distribution]:
         """Bind one set of parameters per task: same numbers as ``vmap``, a third of its overhead.
@@ -61,7 +73,7 @@ class _MLPPolicy(nn.Module):
 
         def act(observations: Tensor) -> Distribution:
             num_tasks, *batch, features = observations.shape
-            hidden = observations.reshape(num_tasks, -1, features)
+            hidden = _beside(observations.reshape(num_tasks, -1, features), slots)
             for layer in layers:
                 hidden = layer(hidden)
             flat = self.distribution(slots, hidden)
@@ -72,6 +84,14 @@ class _MLPPolicy(nn.Module):
     def distribution(self, params: Params, outputs: Tensor) -> Distribution:
         """Turn the network's outputs (*batch, outputs) into a distribution."""
         raise NotImplementedError
+
+
+def _beside(observations: Tensor, params: Params) -> Tensor:
+    """Append the context parameters, if there are any, to every observation."""
+    if CONTEXT not in params:
+        return observations
+    context = params[CONTEXT].expand(*observations.shape[:-1], -1)
+    return torch.cat([observations, context], -1)
 
 
 def _bound_linear(weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
@@ -92,13 +112,11 @@ class GaussianMLP(_MLPPolicy):
         self,
         sizes: Sequence[int],
         *,
-        activation: str = "relu",
-        output_gain: float = 1.0,
         init_std: float = 1.0,
         scale: float = 1.0,
-        generator: torch.Generator | None = None,
+        **network: Any,
     ) -> None:
-        super().__init__(sizes, activation=activation, output_gain=output_gain, generator=generator)
+        super().__init__(sizes, **network)
         self.scale = scale
         self.log_std = nn.Parameter(torch.full((sizes[-1],), math.log(init_std / scale)))
 
@@ -127,6 +145,7 @@ def mlp_policy(
     output_gain: float = 1.0,
     init_std: float = 1.0,
     scale: float = 1.0,
+    context: int = 0,
     generator: torch.Generator | None = None,
 ) -> tuple[Policy, Params]:
     """Build the policy that fits a pair of spaces, and draw its parameters.
@@ -140,6 +159,7 @@ def mlp_policy(
             almost the same everywhere.
         init_std: Initial standard deviation of a Gaussian policy, in units of the action space.
         scale: Unit of a Gaussian policy's outputs, see :class:`GaussianMLP`.
+        context: Number of context parameters, which are read like observations.
         generator: Source of the weights.
 
     Raises:
@@ -154,6 +174,7 @@ def mlp_policy(
     network: dict[str, Any] = {
         "activation": activation,
         "output_gain": output_gain,
+        "context": context,
         "generator": generator,
     }
     if isinstance(action_space, gymnasium.spaces.Discrete) and action_space.start == 0:

@@ -151,7 +151,8 @@ class Sampler:
         if loop.num_steps is None or loop.per_step:
             raise ValueError("collect needs a loop with num_steps set, and without per_step leaves")
         inner, outer = process if isinstance(process, tuple) else (process, process)
-        params = tree.expand(meta.model, self.num_tasks)
+        start, _ = loop.start(meta.model, ())
+        params = tree.expand(start, self.num_tasks)
         state = loop.state(params)
         batches: list[Episodes] = []
         metrics: Metrics = {}

@@ -3,26 +3,28 @@
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from gymnasium.error import UnregisteredEnv
 
 from metarl.config import RunConfig, at_least, between, greater_than, require
 from metarl.core.adapt import InnerLoop
-from metarl.core.inner import meta_sgd, sgd
+from metarl.core.inner import adam, sgd
+from metarl.core.optimizers import INNER, LEARNED_RATES, Inner
 from metarl.core.seeding import torch_generator
 from metarl.core.types import MetaLearner, MetaState, Params
 from metarl.device import resolve_device
 from metarl.envs import ENVIRONMENTS
 from metarl.rl.advantages import Process, advantages
+from metarl.rl.cavia import context_loop, without_context
 from metarl.rl.evaluate import paper_rates
 from metarl.rl.losses import ESTIMATORS
 from metarl.rl.policies import Policy, mlp_policy
 from metarl.rl.sampler import Sampler, make_sampler
 
 
-INNER = {"sgd": sgd, "meta-sgd": meta_sgd}
+Loss: TypeAlias = Literal["reinforce", "ratio", "dice", "clipped"]
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,12 @@ class RLConfig(RunConfig):
     """Inner policy-gradient steps, each on fresh episodes."""
     inner_lr: float = 0.5
     """Step size of the inner steps."""
-    inner: Literal["sgd", "meta-sgd"] = "sgd"
-    """Inner optimizer; meta-sgd learns one rate per parameter, starting at --inner-lr."""
-    estimator: Literal["reinforce", "ratio"] = "reinforce"
-    """Inner loss: log-probability (the paper's) or likelihood ratio (keeps the score term)."""
+    inner: Inner = "sgd"
+    """Inner optimizer; the rates of all but sgd and adam are learned, starting at --inner-lr."""
+    estimator: Loss = "reinforce"
+    """Inner loss: log-probability (Finn et al. 2017), likelihood ratio (ProMP; its second
+    derivative keeps the score term), dice (all derivatives unbiased, high variance) or clipped
+    (PPO's)."""
     first_order: bool = False
     """Treat inner gradients as constants (FOMAML)."""
     hidden: tuple[int, ...] = (100, 100)
@@ -108,6 +112,7 @@ def make_parts(
     *,
     num_tasks: int | None = None,
     episodes: int | None = None,
+    context: int = 0,
 ) -> Parts:
     """Build the parts of a run.
 
@@ -116,6 +121,7 @@ def make_parts(
         learner: Makes the method's meta-learner.
         num_tasks: Instead of the run's, for an evaluation.
         episodes: Episodes per task instead of the run's, for an evaluation.
+        context: Number of context parameters; if there are any, they alone adapt, from zero.
 
     Raises:
         ValueError: If there is no such environment, or it has no tasks.
@@ -133,14 +139,17 @@ def make_parts(
         output_gain=config.output_gain,
         init_std=config.init_std,
         scale=config.action_scale,
+        context=context,
         generator=torch_generator(config.seed, 0, "parameters"),
     )
     loop = InnerLoop(
         ESTIMATORS[config.estimator](policy),
-        INNER[config.inner](config.inner_lr),
+        INNER[config.inner](config.inner_lr, config.inner_steps),
         first_order=config.first_order,
         num_steps=config.inner_steps,
     )
+    if context:
+        loop, params = context_loop(loop, context), without_context(params)
     inner = config.gae_lambda if config.inner_gae_lambda is None else config.inner_gae_lambda
     process = (
         advantages(discount=config.discount, gae_lambda=inner),
@@ -151,7 +160,9 @@ def make_parts(
 
 def paper_loop(config: RLConfig, loop: InnerLoop, *, num_steps: int, rate: float) -> InnerLoop:
     """Return the loop of the paper's test: step size `rate`, then half of it; learned ones stay."""
-    optimizer = sgd(paper_rates(rate)) if config.inner == "sgd" else loop.optimizer
+    optimizer = loop.optimizer
+    if config.inner not in LEARNED_RATES:
+        optimizer = sgd(paper_rates(rate)) if config.inner == "sgd" else adam(rate)
     return replace(loop, num_steps=num_steps, optimizer=optimizer)
 
 

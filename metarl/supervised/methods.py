@@ -1,36 +1,11 @@
 """The methods: each a few values given to the one inner loop."""
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from metarl.core.curvature import meta_curvature
-from metarl.core.inner import InnerOptimizer, adam, chain, lslr, meta_sgd, sgd
 
-
-Inner: TypeAlias = Literal[
-    "sgd", "adam", "lslr", "meta-sgd", "meta-curvature", "meta-curvature+lslr"
-]
 Adapts: TypeAlias = Literal["all", "all-but-norm", "head", "body"]
 Start: TypeAlias = Literal["learned", "prototypes", "zero"]
 Estimator: TypeAlias = Literal["backprop", "reptile", "implicit"]
-
-
-def _meta_curvature(lr: float, steps: int) -> InnerOptimizer:
-    del steps
-    return meta_curvature(lr, max_size=600)  # any kernel, but not miniImageNet's 800-wide head
-
-
-INNER: dict[Inner, Callable[[float, int], InnerOptimizer]] = {
-    "sgd": lambda lr, steps: sgd(lr),
-    "adam": lambda lr, steps: adam(lr),
-    "lslr": lambda lr, steps: lslr(lr, steps=max(1, steps)),
-    "meta-sgd": lambda lr, steps: meta_sgd(lr),
-    "meta-curvature": _meta_curvature,
-    "meta-curvature+lslr": lambda lr, steps: chain(
-        _meta_curvature(1.0, steps), lslr(lr, steps=max(1, steps))
-    ),
-}
-"""``(initial rate, inner steps) -> inner optimizer``."""
 
 
 class Method(NamedTuple):

@@ -15,6 +15,7 @@ from metarl.core.compiling import Mode
 from metarl.core.estimators import TaskGradient, backprop, query_loss, reptile
 from metarl.core.functional import Apply, functional
 from metarl.core.implicit import implicit
+from metarl.core.optimizers import INNER, Inner
 from metarl.core.outer import gradient_learner
 from metarl.core.types import MetaLearner, MetaState, Params, Task
 from metarl.supervised.heads import (
@@ -26,7 +27,7 @@ from metarl.supervised.heads import (
     zero_start,
 )
 from metarl.supervised.losses import Criterion, judge, loss_of
-from metarl.supervised.methods import INNER, MAML, METHODS, Adapts, Estimator, Inner, Start
+from metarl.supervised.methods import MAML, METHODS, Adapts, Estimator, Start
 from metarl.supervised.schedules import SCHEDULES, multi_step_weights
 
 

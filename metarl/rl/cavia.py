@@ -1,0 +1,25 @@
+"""CAVIA: context parameters alone adapt, and everything else is shared (Zintgraf et al. 2019)."""
+
+from dataclasses import replace
+
+from metarl.core.adapt import Batches, InnerLoop
+from metarl.core.types import Params
+from metarl.rl.policies import CONTEXT
+
+
+def context_loop(loop: InnerLoop, size: int) -> InnerLoop:
+    """Return `loop` for a policy with `size` context parameters, which start at zero in every task.
+
+    They are no meta-parameters: what is learned is how the policy reads them.
+    """
+
+    def start(params: Params, batches: Batches) -> tuple[Params, Batches]:
+        like = next(iter(params.values()))
+        return {**params, CONTEXT: like.new_zeros(size)}, batches
+
+    return replace(loop, start=start, fast=lambda name: name == CONTEXT)
+
+
+def without_context(params: Params) -> Params:
+    """Leave the context parameters out: what a meta-learner of :func:`context_loop` learns."""
+    return {name: value for name, value in params.items() if name != CONTEXT}

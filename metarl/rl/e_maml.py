@@ -1,0 +1,56 @@
+"""E-MAML: credit for what the episodes before adaptation explored (Stadie et al. 2018)."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from metarl.core.adapt import InnerLoop
+from metarl.core.types import LossFn, MetaLearner, MetaState, Metrics, Params, Task
+from metarl.rl.episodes import masked, masked_mean
+from metarl.rl.maml_trpo import maml_trpo
+from metarl.rl.policies import Policy
+
+
+def e_maml(policy: Policy, loop: InnerLoop, **options: Any) -> MetaLearner:
+    """Build MAML-TRPO with the exploration term.
+
+    Args:
+        policy: The policy.
+        loop: The inner loop.
+        options: See :func:`~metarl.rl.maml_trpo.maml_trpo`.
+    """
+    learner = maml_trpo(policy, loop, term=exploration(policy), **options)
+
+    def step(state: MetaState, tasks: Task) -> tuple[MetaState, Metrics]:
+        return learner.step(state, standardize_rewards(tasks))
+
+    return learner._replace(step=step)
+
+
+def exploration(policy: Policy) -> LossFn:
+    """Build −mean(log π_θ(a|s) of the first episodes) · mean(reward after adaptation) of one task.
+
+    The second factor is a constant: how well this task went, beside the others. It is the score
+    term that the pre-update *sampling* distribution adds to the gradient (Stadie et al. 2018,
+    eq. 9, for the whole batch at once); with several inner steps the first episodes stand for all.
+    """
+
+    def term(params: Params, task: Task) -> Float[Tensor, ""]:
+        if not task.support:
+            return torch.zeros_like(task.query.rewards.sum())
+        first = task.support[0]
+        log_prob = policy(params, first.observations).log_prob(first.actions)
+        credit = masked_mean(task.query.rewards, task.query.mask)
+        return -masked_mean(log_prob, first.mask) * credit
+
+    return term
+
+
+def standardize_rewards(tasks: Task) -> Task:
+    """Standardize the query rewards over the transitions of the whole meta-batch."""
+    rewards, mask = tasks.query.rewards, tasks.query.mask
+    centered = masked(rewards - masked_mean(rewards, mask), mask)
+    std = torch.sqrt(masked_mean(centered.square(), mask))
+    return tasks._replace(query=tasks.query._replace(rewards=centered / (std + 1e-8)))
