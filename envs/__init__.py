@@ -34,6 +34,9 @@ class Row(NamedTuple):
 
 ENVIRONMENTS = (
     Row("metarl/Navigation2D-v0", "navigation", "Navigation2D", 100),
+    Row("metarl/SparsePoint-v0", "sparse_point", "SparsePoint", 100),
+    Row("metarl/Bandit-v0", "bandit", "Bandit", 10),
+    Row("metarl/TabularMDP-v0", "tabular_mdp", "TabularMDP", 10),
     Row("metarl/HalfCheetahDir-v0", "half_cheetah", "HalfCheetahDirV0", 200),
     Row("metarl/HalfCheetahVel-v0", "half_cheetah", "HalfCheetahVelV0", 200),
     Row("metarl/HalfCheetahDir-v1", "half_cheetah", "HalfCheetahDirV1", 100),

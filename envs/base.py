@@ -15,6 +15,11 @@ TaskDescription: TypeAlias = dict[str, Any]
 
 Array: TypeAlias = NDArray[Any]
 
+Choice: TypeAlias = int | np.integer[Any]
+"""An action of a ``Discrete`` space."""
+
+MAX_FIELD = 80  # characters of a field of a task in an error message
+
 
 @runtime_checkable
 class TaskEnv(Protocol):
@@ -31,21 +36,48 @@ class TaskEnv(Protocol):
 
 
 def task_array(task: Any, name: str, shape: tuple[int, ...]) -> Array:
-    """Read one numeric field of a task description.
+    """Read the one numeric field of a task description, see :func:`task_arrays`."""
+    return task_arrays(task, {name: shape})[0]
+
+
+def task_arrays(task: Any, shapes: dict[str, tuple[int, ...]]) -> list[Array]:
+    """Read the numeric fields of a task description.
 
     Raises:
-        ValueError: If the description does not have exactly this field, of this shape, finite.
+        ValueError: If the description does not have exactly these fields, of these shapes, finite.
     """
-    example = {name: np.zeros(shape).tolist()}
-    if not isinstance(task, dict) or set(task) != {name}:
-        raise ValueError(f"a task of this environment looks like {example}, got {task!r}")
+    if isinstance(task, dict) and set(task) == set(shapes):
+        fields = [_numbers(task[name]) for name in shapes]
+        wanted = zip(fields, shapes.values(), strict=True)
+        if all(values.shape == shape and np.isfinite(values).all() for values, shape in wanted):
+            return fields
+    example = {name: np.zeros(shape).tolist() for name, shape in shapes.items()}
+    raise ValueError(f"a task of this environment looks like {brief(example)}, got {brief(task)}")
+
+
+def _numbers(values: Any) -> Array:
     try:
-        values = np.asarray(task[name], dtype=np.float64)
+        return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        values = np.asarray(np.nan)
-    if values.shape != shape or not np.isfinite(values).all():
-        raise ValueError(f"a task of this environment looks like {example}, got {task!r}")
-    return values
+        return np.asarray(np.nan)
+
+
+def brief(task: Any) -> str:
+    """Write a task in one line: a field of many numbers as its shape, such as [10][5]."""
+    if not isinstance(task, dict):
+        return _brief_field(task)
+    return f"{{{', '.join(f'{name!r}: {_brief_field(value)}' for name, value in task.items())}}}"
+
+
+def _brief_field(value: Any) -> str:
+    text = " ".join(repr(value).split())  # arrays are written in several lines
+    if len(text) <= MAX_FIELD:
+        return text
+    numbers = _numbers(value)
+    if numbers.ndim == 0:
+        return f"{text[: MAX_FIELD - 3]}..."
+    shape = "".join(f"[{size}]" for size in numbers.shape)
+    return shape if np.isfinite(numbers).all() else f"{shape} with numbers that are not finite"
 
 
 class BatchedTaskEnv(VectorEnv[Array, Array, Array]):

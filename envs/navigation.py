@@ -8,6 +8,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from metarl.envs.base import Array, BatchedTaskEnv, TaskDescription, task_array
+from metarl.envs.plane import BLUE, GRAY, RED, draw_plane
 
 
 HORIZON = 100
@@ -123,16 +124,8 @@ class Navigation2D(gymnasium.Env[Array, Array]):
 
     def render(self) -> NDArray[np.uint8]:
         """Draw the plane [−0.6, 0.6]²: the goal red, the point blue, the origin gray."""
-        size, image = 240, np.full((240, 240, 3), 255, np.uint8)
-        rows, columns = np.mgrid[:size, :size]
-        for point, color in (
-            (np.zeros(2), (200, 200, 200)),
-            (self._goal, (214, 39, 40)),
-            (self._position, (31, 119, 180)),
-        ):
-            x, y = (point * [1, -1] / 1.2 + 0.5) * size
-            image[(columns - x) ** 2 + (rows - y) ** 2 < 36] = color
-        return image
+        points = ((np.zeros(2), GRAY), (self._goal, RED), (self._position, BLUE))
+        return draw_plane(points, half_width=0.6)
 
 
 class BatchedNavigation2D(BatchedTaskEnv):

@@ -22,7 +22,11 @@ from metarl.envs.planar import PlanarMass
 from metarl.envs.tasks import Velocity
 
 
-ROBOTS = [row for row in ENVIRONMENTS if row.module != "navigation"]
+def cls_of(row: Row) -> Any:
+    return getattr(importlib.import_module(f"metarl.envs.{row.module}"), row.name)
+
+
+ROBOTS = [row for row in ENVIRONMENTS if issubclass(cls_of(row), LocomotionEnv)]
 IDS = [row.id for row in ROBOTS]
 RAND_PARAMS = ["metarl/HopperRandParams-v1", "metarl/Walker2dRandParams-v1"]
 ANT, HOPPER, HUMANOID = "metarl/AntDir-v1", "metarl/HopperRandParams-v1", "metarl/HumanoidDir-v1"
@@ -602,13 +606,6 @@ def test_draws_a_picture(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 # The pages that describe them.
 
 
-def cls_of(row: Row) -> type[LocomotionEnv]:
-    cls: type[LocomotionEnv] = getattr(
-        importlib.import_module(f"metarl.envs.{row.module}"), row.name
-    )
-    return cls
-
-
 @pytest.mark.parametrize("row", ROBOTS, ids=IDS)
 def test_docstring_says_what_the_environment_is(row: Row) -> None:
     text, env = cls_of(row).__doc__ or "", make(row.id)
@@ -632,9 +629,15 @@ def test_table_of_the_documentation_is_that_of_the_registry() -> None:
     assert list(table) == [row.id for row in ENVIRONMENTS]
     for row in ENVIRONMENTS:
         env = make(row.id)
-        step = f"{env.unwrapped.dt:g} s" if row.module != "navigation" else "-"
-        sizes = [str(space.shape[0]) for space in (env.observation_space, env.action_space)]
+        step = f"{env.unwrapped.dt:g} s" if row in ROBOTS else "-"
+        sizes = [size_of(env.observation_space), size_of(env.action_space)]
         assert table[row.id] == [str(row.horizon), step, *sizes]
+
+
+def size_of(space: gymnasium.Space[Any]) -> str:
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return f"1 of {space.n}"
+    return str((space.shape or ())[0])
 
 
 def cells_of(line: str) -> list[str]:
