@@ -44,6 +44,7 @@ EXPERIMENTS = {
     "e-maml": Command("e_maml", "EMAML", "MAML-TRPO that credits exploration before adapting"),
     "cavia": Command("cavia", "CAVIA", "MAML-TRPO that adapts a few context parameters alone"),
     "reptile": Command("reptile", "Reptile", "towards the adapted policies, first order"),
+    "sb3": Command("sb3", "SB3", "Stable-Baselines3 on one task, or with the task observed"),
     "regression": Command("regression", "Regression", "few-shot regression of sinusoids"),
     "fewshot": Command("fewshot", "FewShotImages", "few-shot classification of images"),
 }
@@ -53,6 +54,12 @@ SUPERVISED = ("regression", "fewshot")
 OF_SUPERVISED = {
     "evaluate": Command("evaluate_supervised", "EvaluateSupervised", VERBS["evaluate"].summary),
 }
+OF_SB3 = {
+    "evaluate": Command("evaluate_sb3", "EvaluateSB3", VERBS["evaluate"].summary),
+    "resume": Command("resume_sb3", "ResumeSB3", VERBS["resume"].summary),
+    "render": Command("render_sb3", "RenderSB3", VERBS["render"].summary),
+}
+OWN_VERBS = {**dict.fromkeys(SUPERVISED, OF_SUPERVISED), "sb3": OF_SB3}
 
 
 class UsageError(Exception):
@@ -178,12 +185,12 @@ def _settings(values: dict[str, Any]) -> str:
 
 
 def _verb(argv: list[str]) -> Command:
-    """Return the command of a verb: supervised runs have their own flags for some."""
+    """Return the command of a verb: runs of some experiments have their own flags for it."""
     for word in argv[1:]:
         config = Path(word) / "config.json"
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            if json.loads(config.read_text())["experiment"] in SUPERVISED:
-                return OF_SUPERVISED.get(argv[0], VERBS[argv[0]])
+            if own := OWN_VERBS.get(json.loads(config.read_text())["experiment"]):
+                return own.get(argv[0], VERBS[argv[0]])
     return VERBS[argv[0]]
 
 

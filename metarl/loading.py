@@ -40,16 +40,13 @@ def load(
     """
     run = Run.open(folder)
     config = replace(read_config(kind, run), device=cast(Any, device))
-    saved_at = run.checkpoints()
-    if not saved_at or (iteration is not None and iteration not in saved_at):
-        wanted = "" if iteration is None else f" of iteration {iteration}"
-        raise ValueError(f"{folder} has no checkpoint{wanted}; it has {saved_at or 'none'}")
-    chosen = saved_at[-1] if iteration is None else iteration
+    chosen = run.choose_checkpoint(iteration)
     place = resolve_device(device)
     try:
         saved = load_checkpoint(run, config, chosen, device=place)
     except ValueError as error:
-        raise ValueError(f"{error}; choose another with --checkpoint: {saved_at}") from None
+        found = run.checkpoints()
+        raise ValueError(f"{error}; choose another with --checkpoint: {found}") from None
     return Loaded(run, config, chosen, saved.params)
 
 

@@ -4,7 +4,8 @@
 
     config.json      experiment, configuration, command, versions
     metrics.jsonl    one line per iteration
-    checkpoints/     00000000.safetensors (the initialization), 00000010.safetensors, ...
+    checkpoints/     00000000.safetensors (the initialization), 00000010.safetensors, ...; those of
+                     Stable-Baselines3 are its own, 00000010.zip
     evaluations/     one JSON file per evaluation
     media/           pictures and videos
     tracking/        TensorBoard or wandb files, if asked for, and the id of the run at wandb
@@ -27,6 +28,10 @@ from typing import Any
 import filelock
 
 from metarl.checkpoint import write_atomically
+
+
+CHECKPOINTS = (".safetensors", ".zip")
+"""Suffixes of checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +121,27 @@ class Run:
         finally:
             lock.release()
 
-    def checkpoint_path(self, iteration: int) -> Path:
+    def checkpoint_path(self, iteration: int, suffix: str = ".safetensors") -> Path:
         """Return where the checkpoint after `iteration` meta-updates belongs."""
-        return self.folder / "checkpoints" / f"{iteration:08d}.safetensors"
+        return self.folder / "checkpoints" / f"{iteration:08d}{suffix}"
 
     def checkpoints(self) -> list[int]:
         """List the iterations that have a checkpoint, in order."""
-        found = (self.folder / "checkpoints").glob("[0-9]*.safetensors")
-        return sorted(int(path.stem) for path in found if path.stem.isdigit())
+        found = (self.folder / "checkpoints").glob("[0-9]*")
+        ours = (path for path in found if path.suffix in CHECKPOINTS)
+        return sorted(int(path.stem) for path in ours if path.stem.isdigit())
+
+    def choose_checkpoint(self, iteration: int | None) -> int:
+        """Return the iteration of a checkpoint, by default of the last.
+
+        Raises:
+            ValueError: If there is no such checkpoint.
+        """
+        found = self.checkpoints()
+        if not found or (iteration is not None and iteration not in found):
+            wanted = "" if iteration is None else f" of iteration {iteration}"
+            raise ValueError(f"{self.folder} has no checkpoint{wanted}; it has {found or 'none'}")
+        return found[-1] if iteration is None else iteration
 
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
         """Append one line to metrics.jsonl."""
@@ -208,7 +226,8 @@ def command() -> str:
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide a result."""
     found = {"python": platform.python_version()}
-    for package in ("metarl-torch", "torch", "numpy", "gymnasium", "mujoco"):
+    packages = ("metarl-torch", "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3")
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -1,0 +1,126 @@
+"""Environments with tasks as Stable-Baselines3 trains on them: one task, or a new one each episode.
+
+SB3's environments reset a row as soon as it ends. Our batched faces freeze it until all rows are
+reset together, so they serve where rows do end together: robots that cannot fall. Every other
+environment runs as SB3's ``DummyVecEnv``, one scalar environment after the other.
+"""
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+
+from metarl.envs.base import TaskDescription
+from metarl.envs.locomotion import LocomotionEnv
+from metarl.rl.vector_env import make_vector_env
+
+
+if TYPE_CHECKING:  # at run time it is imported by the functions that need it
+    import stable_baselines3.common.vec_env
+
+
+def sb3_env(
+    env_id: str, *, num_envs: int = 1, task: TaskDescription | None = None, **kwargs: Any
+) -> "stable_baselines3.common.vec_env.VecEnv":
+    """Build the vector environment that an SB3 model learns from.
+
+    Args:
+        env_id: A Gymnasium id of an environment with tasks.
+        num_envs: Rows.
+        task: The task of every episode; by default each draws its own, which the policy sees with
+            ``observe_task=True``.
+        kwargs: Of the environment, such as ``observe_task=True``.
+
+    Raises:
+        ValueError: If the environment has no tasks; when it is reset, if `task` is none of them.
+    """
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+    one = make_vector_env(env_id, 1, **kwargs)  # makes sure that it has tasks
+    one.close()
+    if ends_together(one):
+        rows: VecEnv = _batched_class()(make_vector_env(env_id, num_envs, **kwargs), task)
+        return rows
+    return DummyVecEnv([lambda: OneTask(gymnasium.make(env_id, **kwargs), task)] * num_envs)
+
+
+def ends_together(env: Any) -> bool:
+    """Say whether all rows of a batched environment end at the horizon, unless they diverge."""
+    formulas = getattr(env, "formulas", None)
+    return isinstance(formulas, LocomotionEnv) and type(formulas).healthy is LocomotionEnv.healthy
+
+
+class OneTask(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Gives every episode the same task, or one drawn from the environment's distribution."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], task: TaskDescription | None) -> None:
+        """Wrap `env`; with `task` None every episode draws its own."""
+        super().__init__(env)
+        self._given, self._rng = task, np.random.default_rng()
+
+    def reset(self, *, seed: int | None = None, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Set the task and start an episode; a seed decides the tasks from here on."""
+        if seed is not None:
+            self._rng = np.random.default_rng((seed, 1))  # not the stream of the environment
+        bare: Any = self.env.unwrapped
+        bare.task = bare.sample_tasks(1, self._rng)[0] if self._given is None else self._given
+        return super().reset(seed=seed, **kwargs)
+
+
+@cache
+def _batched_class() -> Any:
+    """Make the class, once SB3 is needed."""
+    from stable_baselines3.common.vec_env import VecEnv
+
+    class BatchedVecEnv(VecEnv):
+        """A batched face whose rows end together, as a vector environment of SB3."""
+
+        def __init__(self, env: Any, task: TaskDescription | None) -> None:
+            self.env, self._given, self._rng = env, task, np.random.default_rng()
+            super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+            if task is not None:
+                env.set_attr("task", task)
+
+        def reset(self) -> Any:
+            if self._seeds[0] is not None:
+                self._rng = np.random.default_rng(self._seeds[0])
+                self._reset_seeds()
+            if self._given is None:
+                self.env.set_attr("task", self.env.sample_tasks(self.num_envs, self._rng))
+            seen, _ = self.env.reset(seed=self._rng.integers(2**31, size=self.num_envs).tolist())
+            return seen
+
+        def step_async(self, actions: Any) -> None:
+            self._actions = actions
+
+        def step_wait(self) -> Any:
+            seen, rewards, terminated, truncated, _ = self.env.step(self._actions)
+            infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+            ended = (terminated | truncated).any()
+            if ended:  # if one row alone, it diverged: the others are cut, as by a time limit
+                for info, last, died in zip(infos, seen, terminated, strict=True):
+                    info |= {"terminal_observation": last, "TimeLimit.truncated": not died}
+                seen = self.reset()
+            return seen, rewards.astype(np.float32), np.full(self.num_envs, ended), infos
+
+        def close(self) -> None:
+            self.env.close()
+
+        def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+            found = self.env.get_attr(attr_name)
+            return [found[row] for row in self._get_indices(indices)]
+
+        def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+            raise AttributeError(f"build another with sb3_env to change {attr_name!r}")
+
+        def env_method(
+            self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
+        ) -> list[Any]:
+            found = self.env.call(method_name, *method_args, **method_kwargs)
+            return [found[row] for row in self._get_indices(indices)]
+
+        def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+            return [False for _ in self._get_indices(indices)]
+
+    return BatchedVecEnv
