@@ -1,0 +1,432 @@
+"""Every meta-RL method's gradient and Fisher product against plain autograd."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from helpers import random_like, relative_error
+from reference import attached, happened
+from rl_reference import (
+    INNER_CLIP,
+    NUM_TASKS,
+    Case,
+    build,
+    draw_tasks,
+    each_task,
+    log_probs,
+    moved,
+    plain_adapted_kl,
+    plain_gradient,
+    plain_kl,
+    plain_kl_product,
+    plain_objective,
+    plain_path,
+)
+from torch import Tensor
+from torch.func import vmap
+from torch.testing import assert_close
+
+from metarl.core import InnerLoop, MetaLearner, MetaParams, MetaState, Task, reptile, tree
+from metarl.rl.e_maml import e_maml, exploration, standardize_rewards
+from metarl.rl.losses import clipped
+from metarl.rl.maml_trpo import maml_trpo
+from metarl.rl.objective import AdaptedPolicy
+from metarl.rl.policies import Policy
+from metarl.rl.policy_gradient import policy_gradient, surrogate_loss
+from metarl.rl.promp import COEFFICIENT, promp
+
+
+ETA = 0.7
+CLIP = 0.3
+KINDS = ["gaussian", "categorical"]
+LEARNED = ["meta-sgd", "lslr", "meta-curvature", "meta-curvature+lslr"]
+EXACT = {"rtol": 1e-10, "atol": 1e-13}
+
+kinds = pytest.mark.parametrize("kind", KINDS)
+counts = pytest.mark.parametrize("steps", [1, 2])
+
+
+def vpg_maml(policy: Policy, loop: InnerLoop, **options: Any) -> MetaLearner:
+    return policy_gradient(loop, surrogate_loss(policy), **options)
+
+
+def maml_ppo(policy: Policy, loop: InnerLoop, **options: Any) -> MetaLearner:
+    return policy_gradient(loop, surrogate_loss(policy, clip=INNER_CLIP), **options)
+
+
+def with_penalty(policy: Policy, loop: InnerLoop, **options: Any) -> MetaLearner:
+    return promp(policy, loop, clip=CLIP, kl_coefficient=ETA, **options)
+
+
+# Of each method: its learner, its inner loss, and its outer loss for the reference.
+DESCENDS: dict[str, tuple[Callable[..., MetaLearner], str, Callable[[int], dict[str, Any]]]] = {
+    "vpg-maml": (vpg_maml, "reinforce", lambda steps: {}),
+    "maml-ppo": (maml_ppo, "clipped", lambda steps: {"clip": INNER_CLIP}),
+    "promp": (with_penalty, "ratio", lambda steps: {"clip": CLIP, "coefficients": (ETA,) * steps}),
+}
+methods = pytest.mark.parametrize("method", DESCENDS)
+
+
+def state_at(learner: MetaLearner, meta: MetaParams) -> MetaState:
+    state = learner.init(meta.model)
+    for mine, wanted in zip(tree.leaves(state.params), tree.leaves(meta), strict=True):
+        mine.copy_(wanted)
+    return state
+
+
+def step_from(
+    learner: MetaLearner, meta: MetaParams, tasks: Task
+) -> tuple[MetaParams, dict[str, Tensor]]:
+    """Return what one step subtracts from the meta-parameters, and its metrics."""
+    state, metrics = learner.step(state_at(learner, meta), tasks)
+    return tree.add(meta, state.params, scale=-1.0), metrics
+
+
+def gradient_of(
+    make: Callable[..., MetaLearner], policy: Policy, loop: InnerLoop, meta: MetaParams, tasks: Task
+) -> MetaParams:
+    """Read the gradient off a step of plain descent with rate 1."""
+    learner = make(policy, loop, optimizer=torch.optim.SGD, lr=1.0)
+    return step_from(learner, meta, tasks)[0]
+
+
+def mean(total: Any) -> Any:
+    """Divide what is a sum over the tasks."""
+    return tree.scale(total, 1 / NUM_TASKS)
+
+
+def beyond(clip: float, pairs: list[tuple[Any, Any]]) -> tuple[int, int]:
+    """Count the transitions whose ratio is clipped from above and from below."""
+    found = []
+    for params, episodes in pairs:
+        log_prob, old, advantages = log_probs(params, episodes)
+        ratios = (log_prob - old).exp()
+        above = (ratios > 1 + clip) & (advantages > 0)
+        below = (ratios < 1 - clip) & (advantages < 0)
+        found.append(torch.stack([above.sum(), below.sum()]))
+    above, below = torch.stack(found).sum(0).tolist()
+    return above, below
+
+
+@kinds
+@counts
+@pytest.mark.parametrize("first_order", [False, True])
+@methods
+def test_gradient_is_that_of_plain_autograd(
+    method: str, first_order: bool, steps: int, kind: str
+) -> None:
+    make, estimator, outer = DESCENDS[method]
+    case = Case(kind, estimator, steps=steps, first_order=first_order)
+    policy, loop, meta = build(case)
+    tasks = draw_tasks(case, meta)
+    for at in (meta, moved(meta)):
+        expected = plain_gradient(case, at, tasks, **outer(steps))
+        assert relative_error(gradient_of(make, policy, loop, at, tasks), expected) < 1e-10
+
+
+@kinds
+@counts
+def test_the_moved_parameters_clip_ratios_from_both_sides(steps: int, kind: str) -> None:
+    for method in ("maml-ppo", "promp"):
+        _, estimator, outer = DESCENDS[method]
+        case = Case(kind, estimator, steps=steps)
+        _, _, meta = build(case)
+        tasks, at = draw_tasks(case, meta), attached(moved(meta))
+        paths = [(plain_path(case, at, task.support), task) for task in each_task(tasks)]
+        after = [(path[-1], task.query) for path, task in paths]
+        before = [(path[0], task.support[0]) for path, task in paths]
+        assert min(beyond(outer(steps)["clip"], after)) >= 4
+        assert min(beyond(INNER_CLIP, before)) >= 4
+
+
+def test_first_order_leaves_the_second_derivatives_out() -> None:
+    exact, first = (Case(first_order=order) for order in (False, True))
+    policy, loop, meta = build(first)
+    tasks = draw_tasks(exact, meta)
+    gradient = gradient_of(vpg_maml, policy, loop, meta, tasks)
+    expected = []
+    for task in each_task(tasks):  # the gradient at the adapted parameters, taken for that at θ
+        adapted = MetaParams(plain_path(first, attached(meta), task.support)[-1], {})
+        alone = tree.map_leaves(lambda x: x.unsqueeze(0).expand(NUM_TASKS, *x.shape), task)
+        expected.append(plain_gradient(Case(steps=0), adapted, alone._replace(support=())))
+    assert relative_error(gradient, mean(tree.total(expected))) < 1e-10
+    assert relative_error(gradient, plain_gradient(exact, meta, tasks)) > 0.01
+
+
+@kinds
+@pytest.mark.parametrize("estimator", ["reinforce", "ratio", "dice", "clipped"])
+def test_gradient_of_every_inner_loss_is_that_of_plain_autograd(estimator: str, kind: str) -> None:
+    case = Case(kind, estimator, steps=2)
+    policy, loop, meta = build(case)
+    tasks, at = draw_tasks(case, meta), moved(meta)
+    gradient = gradient_of(vpg_maml, policy, loop, at, tasks)
+    assert relative_error(gradient, plain_gradient(case, at, tasks)) < 1e-10
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("inner", LEARNED)
+@methods
+def test_gradient_reaches_every_learned_rate(method: str, inner: str, first_order: bool) -> None:
+    make, estimator, outer = DESCENDS[method]
+    case = Case("gaussian", estimator, inner, steps=2, first_order=first_order)
+    policy, loop, meta = build(case)
+    tasks, at = draw_tasks(case, meta), moved(meta)
+    gradient = gradient_of(make, policy, loop, at, tasks)
+    assert relative_error(gradient, plain_gradient(case, at, tasks, **outer(2))) < 1e-10
+    assert meta.inner.keys() == gradient.inner.keys() != set()
+    assert all(g.ne(0).all() for g in tree.leaves(gradient))
+
+
+def test_clip_of_the_inner_loss_is_that_of_its_argument() -> None:
+    case = Case(estimator="clipped")
+    policy, _, meta = build(case)
+    tasks, at = draw_tasks(case, meta), moved(meta)
+    (batch, *_), _ = each_task(tasks)[0]
+    for clip in (0.1, 0.5):
+        log_prob, old, advantages = log_probs(at.model, batch)
+        kept = [
+            min(r * a, min(max(r, 1 - clip), 1 + clip) * a)
+            for r, a in zip((log_prob - old).exp().tolist(), advantages.tolist(), strict=True)
+        ]
+        loss = clipped(policy, clip=clip)(at.model, batch).item()
+        assert loss == pytest.approx(-sum(kept) / len(kept), rel=1e-12)
+
+
+@methods
+def test_several_epochs_of_adam_run_the_inner_loop_again_for_each(method: str) -> None:
+    make, estimator, outer = DESCENDS[method]
+    case = Case("gaussian", estimator, steps=2)
+    policy, loop, meta = build(case)
+    tasks = draw_tasks(case, meta)
+    expected = tree.map_leaves(torch.clone, meta)
+    adam = torch.optim.Adam(tree.leaves(expected), lr=0.02)
+    for _ in range(3):
+        slopes = plain_gradient(case, expected, tasks, **outer(2))
+        for parameter, slope in zip(tree.leaves(expected), tree.leaves(slopes), strict=True):
+            parameter.grad = slope
+        adam.step()
+    learner = make(policy, loop, epochs=3, lr=0.02)
+    state, metrics = learner.step(state_at(learner, meta), tasks)
+    assert relative_error(state.params, expected) < 1e-10
+
+    before, after = (attached(at) for at in (meta, expected))
+    clip = {name: value for name, value in outer(2).items() if name == "clip"}
+    losses = [plain_objective(case, at, tasks, **clip).detach() for at in (before, after)]
+    assert_close(metrics["outer/improvement"], losses[0] - losses[1], **EXACT)
+    assert_close(metrics["outer/surrogate"], losses[1], **EXACT)
+    assert_close(metrics["outer/kl"], plain_adapted_kl(case, after, tasks).detach(), **EXACT)
+    first = plain_objective(case, before, tasks, **outer(2)).detach()
+    assert_close(metrics["outer/loss"], first, **EXACT)
+    slope = tree.norm(plain_gradient(case, meta, tasks, **outer(2)))
+    assert_close(metrics["gradient/outer"], slope, **EXACT)
+    for k in range(2):
+        kls = [
+            plain_kl(plain_path(case, after, task.support)[k], task.support[k])
+            for task in each_task(tasks)
+        ]
+        assert_close(metrics[f"outer/kl_step_{k}"], torch.stack(kls).mean().detach(), **EXACT)
+
+
+@kinds
+def test_the_coefficients_of_the_state_weigh_the_penalty_of_promp(kind: str) -> None:
+    case = Case(kind, "ratio", steps=2)
+    policy, loop, meta = build(case)
+    tasks, at, coefficients = draw_tasks(case, meta), moved(meta), (0.2, 1.5)
+    learner = promp(policy, loop, clip=CLIP, optimizer=torch.optim.SGD, lr=1.0)
+    own = {COEFFICIENT: torch.tensor(coefficients, dtype=torch.float64)}
+    state, _ = learner.step(state_at(learner, at)._replace(own=own), tasks)
+    gradient = tree.add(at, state.params, scale=-1.0)
+    expected = plain_gradient(case, at, tasks, clip=CLIP, coefficients=coefficients)
+    assert relative_error(gradient, expected) < 1e-10
+    assert relative_error(gradient, plain_gradient(case, at, tasks, clip=CLIP)) > 0.01
+
+
+@kinds
+@pytest.mark.parametrize("steps", [1, 3])
+def test_reptile_takes_the_mean_of_the_way_back(steps: int, kind: str) -> None:
+    case = Case(kind, steps=steps)
+    policy, loop, meta = build(case)
+    tasks = draw_tasks(case, meta)
+    learner = policy_gradient(
+        loop, surrogate_loss(policy), estimator=reptile, optimizer=torch.optim.SGD, lr=0.5
+    )
+    step, metrics = step_from(learner, meta, tasks)
+    ends = [plain_path(case, attached(meta), task.support)[-1] for task in each_task(tasks)]
+    for name, start in meta.model.items():
+        center = torch.stack([end[name] for end in ends]).mean(0).detach()
+        assert_close(step.model[name], 0.5 * (start - center), **EXACT)
+    before = plain_objective(case, attached(meta), tasks).detach()
+    after = plain_objective(case, attached(tree.add(meta, step, scale=-1.0)), tasks).detach()
+    assert_close(metrics["outer/improvement"], before - after, **EXACT)
+
+
+@kinds
+@counts
+@pytest.mark.parametrize("first_order", [False, True])
+def test_e_maml_credits_the_first_episodes(first_order: bool, steps: int, kind: str) -> None:
+    case = Case(kind, steps=steps, first_order=first_order)
+    policy, loop, meta = build(case)
+    tasks = draw_tasks(case, meta)
+    standardized = standardize_rewards(tasks)
+    objective = AdaptedPolicy(policy, loop, exploration(policy))
+    expected = plain_gradient(case, meta, tasks, explore=True)
+    loss, gradient, _ = objective.products(meta, standardized, random_like(meta))
+    assert relative_error(mean(gradient), expected) < 1e-10
+    assert relative_error(expected, plain_gradient(case, meta, tasks)) > 0.01
+    assert_close(mean(loss), plain_objective(case, attached(meta), tasks, explore=True).detach())
+    for at in (meta, moved(meta)):  # what the line search compares
+        values, kls = vmap(lambda task, at=at: objective(at, task))(standardized)
+        wanted = plain_objective(case, attached(at), tasks, explore=True).detach()
+        assert_close(values.mean(), wanted, **EXACT)
+        assert_close(kls.mean(), plain_adapted_kl(case, attached(at), tasks).detach(), **EXACT)
+
+
+def query_rewards(tasks: Task) -> Tensor:
+    return torch.cat([happened(task.query).rewards for task in each_task(tasks)])
+
+
+def test_rewards_of_e_maml_are_standardized_over_the_transitions_of_all_tasks() -> None:
+    case = Case()
+    tasks = draw_tasks(case, build(case)[2])
+    raw, rewards = query_rewards(tasks), query_rewards(standardize_rewards(tasks))
+    assert rewards.mean().abs() < 1e-12
+    assert rewards.std(correction=0).item() == pytest.approx(1, abs=1e-7)
+    assert torch.corrcoef(torch.stack([raw, rewards]))[0, 1].item() == pytest.approx(1)
+    same = {f: getattr(tasks.query, f) for f in ("advantages", "actions", "observations")}
+    assert all(getattr(standardize_rewards(tasks).query, f) is x for f, x in same.items())
+
+
+CONTEXT = 2
+TRUST = {"max_kl": 1e-3, "cg_steps": 5}
+TRUSTED = [
+    *(("maml-trpo", inner) for inner in ["sgd", *LEARNED]),
+    *(("cavia", inner) for inner in ["sgd", "meta-sgd", "meta-curvature+lslr"]),
+    ("e-maml", "sgd"),
+]
+
+
+@pytest.mark.parametrize(("method", "inner"), TRUSTED)
+def test_trust_region_moves_every_meta_parameter_and_reports_what_it_did(
+    method: str, inner: str
+) -> None:
+    case = Case(inner=inner, context=CONTEXT if method == "cavia" else 0)
+    policy, loop, meta = build(case)
+    tasks = draw_tasks(case, meta)
+    outer = {"explore": method == "e-maml"}
+    learner = (e_maml if method == "e-maml" else maml_trpo)(policy, loop, **TRUST)
+    state, metrics = learner.step(state_at(learner, meta), tasks)
+    after = state.params
+    assert tree.map_leaves(torch.numel, after) == tree.map_leaves(torch.numel, meta)
+    changes = tree.add(after, meta, scale=-1.0)
+    assert all(change.ne(0).all() for change in tree.leaves(changes))
+    losses = [plain_objective(case, attached(at), tasks, **outer).detach() for at in (meta, after)]
+    assert_close(metrics["trpo/surrogate"], losses[0], **EXACT)
+    assert_close(metrics["trpo/improvement"], losses[0] - losses[1], rtol=1e-9, atol=1e-13)
+    assert losses[1] < losses[0]
+    kl = plain_adapted_kl(case, attached(after), tasks).detach()
+    assert_close(metrics["trpo/kl"], kl, rtol=1e-9, atol=1e-13)
+    assert 1e-4 < kl <= 1e-3
+    slope = tree.norm(plain_gradient(case, meta, tasks, **outer))
+    assert_close(metrics["gradient/outer"], slope, **EXACT)
+
+
+@kinds
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("inner", ["sgd", *LEARNED])
+def test_fisher_product_of_every_inner_optimizer_is_the_hessian_of_the_kl(
+    inner: str, first_order: bool, kind: str
+) -> None:
+    case = Case(kind, "reinforce", inner, steps=2, first_order=first_order)
+    policy, loop, meta = build(case)
+    tasks = draw_tasks(case, meta)
+    vector = random_like(meta, seed=4)
+    _, gradient, image = AdaptedPolicy(policy, loop).products(meta, tasks, vector)
+    assert relative_error(mean(image), plain_kl_product(case, meta, tasks, vector)) < 1e-10
+    assert relative_error(mean(gradient), plain_gradient(case, meta, tasks)) < 1e-10
+    assert all(g.ne(0).all() for g in tree.leaves((gradient, image)))
+
+
+@kinds
+@pytest.mark.parametrize("estimator", ["ratio", "dice", "clipped"])
+def test_fisher_product_of_every_inner_loss_is_the_hessian_of_the_kl(
+    estimator: str, kind: str
+) -> None:
+    case = Case(kind, estimator, "meta-sgd", steps=2)
+    policy, loop, meta = build(case)
+    tasks = draw_tasks(case, meta)
+    vector = random_like(meta, seed=4)
+    _, gradient, image = AdaptedPolicy(policy, loop).products(meta, tasks, vector)
+    assert relative_error(mean(image), plain_kl_product(case, meta, tasks, vector)) < 1e-10
+    assert relative_error(mean(gradient), plain_gradient(case, meta, tasks)) < 1e-10
+
+
+@pytest.mark.parametrize("case", [Case(inner="meta-curvature+lslr"), Case(context=CONTEXT)])
+def test_staged_products_of_every_method_are_the_eager_ones(case: Case) -> None:
+    policy, loop, meta = build(case)
+    tasks = standardize_rewards(draw_tasks(case, meta))
+    vector = random_like(meta, seed=4)
+    objective = AdaptedPolicy(policy, loop, exploration(policy))
+    loss, gradient, image = objective.products(meta, tasks, vector)
+    staged = objective.linearize(meta, tasks)
+    assert_close(staged.surrogate, loss, **EXACT)
+    assert relative_error(staged.gradient, gradient) < 1e-12
+    assert relative_error(staged.fisher(vector), image) < 1e-12
+
+
+@kinds
+@counts
+@pytest.mark.parametrize("inner", ["sgd", *LEARNED])
+def test_gradient_and_fisher_product_of_cavia_are_those_of_plain_autograd(
+    inner: str, steps: int, kind: str
+) -> None:
+    case = Case(kind, "reinforce", inner, steps, context=CONTEXT)
+    policy, loop, meta = build(case)
+    assert bool(meta.inner) == (inner != "sgd")
+    tasks = draw_tasks(case, meta)
+    vector = random_like(meta, seed=4)
+    _, gradient, image = AdaptedPolicy(policy, loop).products(meta, tasks, vector)
+    assert relative_error(mean(gradient), plain_gradient(case, meta, tasks)) < 1e-10
+    assert relative_error(mean(image), plain_kl_product(case, meta, tasks, vector)) < 1e-10
+    assert all(g.ne(0).all() for g in tree.leaves((gradient, image)))
+
+
+@kinds
+@pytest.mark.parametrize("first_order", [False, True])
+def test_cavia_descends_the_gradient_of_plain_autograd(first_order: bool, kind: str) -> None:
+    case = Case(kind, steps=2, first_order=first_order, context=CONTEXT)
+    policy, loop, meta = build(case)
+    tasks, at = draw_tasks(case, meta), moved(meta)
+    gradient = gradient_of(vpg_maml, policy, loop, at, tasks)
+    assert relative_error(gradient, plain_gradient(case, at, tasks)) < 1e-10
+
+
+@kinds
+def test_context_alone_adapts_from_zero_and_is_not_learned(kind: str) -> None:
+    case = Case(kind, steps=2, context=CONTEXT)
+    _, loop, meta = build(case)
+    tasks = draw_tasks(case, meta)
+    assert "context" not in meta.model
+    for task in each_task(tasks):
+        start, *_, end = loop.path(meta, task.support)
+        assert start["context"].tolist() == [0.0] * CONTEXT
+        assert end["context"].ne(0).all()
+        assert all(end[name] is meta.model[name] for name in meta.model)
+        assert relative_error(end, plain_path(case, attached(meta), task.support)[-1]) < 1e-12
+
+
+@kinds
+def test_policies_of_all_tasks_at_once_read_each_its_own_context(kind: str) -> None:
+    case = Case(kind, context=CONTEXT)
+    policy, loop, meta = build(case)
+    tasks = draw_tasks(case, meta)
+    seen = tasks.query.observations
+    adapted = vmap(lambda task: loop.adapt(meta, task.support))(tasks)
+    at_once = policy.over_tasks(adapted)(seen)
+    assert_close(at_once, vmap(policy)(adapted, seen), rtol=1e-12, atol=1e-14)
+    for index, task in enumerate(each_task(tasks)):
+        alone = policy(loop.adapt(meta, task.support), task.query.observations)
+        mine = tree.map_leaves(lambda x, i=index: x[i], at_once)
+        assert_close(mine, alone, rtol=1e-12, atol=1e-14)
+    other = {**adapted, "context": adapted["context"].flip(0)}
+    assert relative_error(policy.over_tasks(other)(seen)[0], at_once[0]) > 1e-3
