@@ -1,5 +1,6 @@
 """Implicit MAML: the meta-gradient at the end of the inner loop, without its path."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad, grad_and_value, vjp
@@ -67,7 +68,11 @@ def _solve(
     def product(x: Params) -> Params:
         return tree.add(tree.scale(x, identity), hessian(x)[0], scale=1 / loop.proximal)
 
-    return conjugate_gradient(product, {name: pulled[name] for name in fast}, steps=steps)
+    target = {name: pulled[name] for name in fast}
+    solution, residual = conjugate_gradient(product, target, steps=steps)
+    # Where the loss is so concave that not even the first step was possible: FOMAML's gradient.
+    solved = tree.dot(solution, solution) > 0
+    return tree.map_leaves(lambda x, g: torch.where(solved, x, g), solution, target), residual
 
 
 def _slow_gradient(

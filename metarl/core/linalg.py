@@ -24,7 +24,8 @@ def conjugate_gradient(
         steps: Number of products at most.
         tolerance: Once ‖b − A x‖² is below this part of ‖b‖², x no longer changes. That is a
             ``where`` and not a ``break``, so the function also works under ``vmap`` (going on would
-            give NaN).
+            give NaN). Nor does x change from the first direction p on with pᵀAp ≤ 0, along which A
+            is not positive definite after all (Steihaug 1983).
 
     Returns:
         ``(x, residual)`` with residual = b − A x, so that xᵀ A x costs no further product.
@@ -32,10 +33,13 @@ def conjugate_gradient(
     x, residual = tree.scale(target, 0.0), target
     direction, squared = target, tree.dot(target, target)
     floor = tolerance * squared
+    convex = torch.ones_like(squared, dtype=torch.bool)
     for _ in range(steps):
         image = product(direction)
-        running = squared > floor
-        length = torch.where(running, squared / tree.dot(direction, image), 0.0)
+        curvature = tree.dot(direction, image)
+        convex = convex & ((curvature > 0) | (squared <= floor))
+        running = convex & (squared > floor)
+        length = torch.where(running, squared / curvature, 0.0)
         x = tree.add(x, direction, scale=length)
         residual = tree.add(residual, image, scale=-length)
         previous, squared = squared, tree.dot(residual, residual)
