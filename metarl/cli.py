@@ -215,8 +215,9 @@ def _parse(options: Any, argv: list[str], prog: str, **kwargs: Any) -> Any:
 
 def _one_line(box: str) -> str:
     """Turn tyro's boxed message into one line."""
-    lines = [re.sub(r"[^\x20-\x7e]+", "", line).strip() for line in box.splitlines()[1:]]
-    text = " ".join(line for line in lines if line)
+    # Its frame is drawn with | and - where the output is not UTF-8.
+    lines = [re.sub(r"[^\x20-\x7e]+", "", line).strip(" |") for line in box.splitlines()[1:]]
+    text = " ".join(line for line in lines if re.search(r"\w", line))
     text = re.sub(r"^Error parsing \w+: ", "", text)
     return re.sub(r" For full helptext, (see|run:?) (metarl [^`]*)$", r"; see `\2`", text)
 

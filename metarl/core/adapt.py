@@ -39,6 +39,8 @@ class InnerLoop:
             computes still receive gradients.
         start: ``(params, batches) -> (parameters to adapt, batches left)``: a task-conditioned
             start. It may supply names that are not meta-parameters, such as a generated head.
+        supplied: Names that `start` supplies for itself, such as CAVIA's context: constants of the
+            inner optimizer are learned for them, but no initialization.
         num_steps: Take this many steps on a single support batch; ``None`` takes one step on each
             batch given.
         proximal: λ of the proximal term (λ/2)‖φ − θ‖², which holds the adapted parameters φ to
@@ -51,6 +53,7 @@ class InnerLoop:
     per_step: frozenset[str] = frozenset()
     first_order: bool = False
     start: Callable[[Params, Batches], tuple[Params, Batches]] = _identity
+    supplied: frozenset[str] = frozenset()
     num_steps: int | None = None
     proximal: float = 0.0
 
@@ -115,9 +118,14 @@ class InnerLoop:
         return deque(self.steps(meta, batches), maxlen=1)[0]
 
     def init(self, params: Params) -> MetaParams:
-        """Join an initialization and the inner optimizer's constants at their starting values."""
+        """Join an initialization and the inner optimizer's constants at their starting values.
+
+        Args:
+            params: The initialization, and a value of the right shape for each supplied name.
+        """
         fast, _ = split(params, self.adapts)
-        return MetaParams(params, self.optimizer.constants(fast))
+        model = {name: p for name, p in params.items() if name not in self.supplied}
+        return MetaParams(model, self.optimizer.constants(fast))
 
     def state(self, params: Params) -> Any:
         """Return the inner optimizer's state before the first step."""

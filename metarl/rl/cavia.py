@@ -17,9 +17,5 @@ def context_loop(loop: InnerLoop, size: int) -> InnerLoop:
         like = next(iter(params.values()))
         return {**params, CONTEXT: like.new_zeros(size)}, batches
 
-    return replace(loop, start=start, fast=lambda name: name == CONTEXT)
-
-
-def without_context(params: Params) -> Params:
-    """Leave the context parameters out: what a meta-learner of :func:`context_loop` learns."""
-    return {name: value for name, value in params.items() if name != CONTEXT}
+    supplied = frozenset({CONTEXT})
+    return replace(loop, start=start, fast=lambda name: name == CONTEXT, supplied=supplied)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from metarl.core import chunks
 from metarl.core.adapt import InnerLoop
 from metarl.core.types import LossFn, MetaLearner, MetaState, Metrics, Params, Task
 from metarl.rl.episodes import masked, masked_mean
@@ -38,8 +39,8 @@ def exploration(policy: Policy) -> LossFn:
     """
 
     def term(params: Params, task: Task) -> Float[Tensor, ""]:
-        if not task.support:
-            return torch.zeros_like(task.query.rewards.sum())
+        if not task.support:  # nothing came before
+            return 0.0 * params[next(iter(params))].sum()
         first = task.support[0]
         log_prob = policy(params, first.observations).log_prob(first.actions)
         credit = masked_mean(task.query.rewards, task.query.mask)
@@ -48,6 +49,7 @@ def exploration(policy: Policy) -> LossFn:
     return term
 
 
+@chunks.one_thread_per_operator()
 def standardize_rewards(tasks: Task) -> Task:
     """Standardize the query rewards over the transitions of the whole meta-batch."""
     rewards, mask = tasks.query.rewards, tasks.query.mask

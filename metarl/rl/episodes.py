@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from metarl.core import tree
+from metarl.core.types import Task
 
 
 class Rollout(NamedTuple):
@@ -57,6 +58,11 @@ def zero_padding(batch: Any) -> Any:
         )
 
     return tree.map_leaves(zero, batch)
+
+
+def zero_task_padding(tasks: Task) -> Task:
+    """Zero whatever the padding of a task, or a meta-batch, holds."""
+    return Task(tuple(zero_padding(batch) for batch in tasks.support), zero_padding(tasks.query))
 
 
 def masked_mean(values: Float[Tensor, "*axes"], mask: Bool[Tensor, "*axes"]) -> Float[Tensor, ""]:

@@ -12,6 +12,7 @@ from metarl.core.adapt import InnerLoop
 from metarl.core.estimators import Outer, TaskGradient, backprop
 from metarl.core.outer import gradient_learner
 from metarl.core.types import MetaLearner, MetaParams, MetaState, Metrics, Params, Task
+from metarl.rl.episodes import zero_task_padding
 from metarl.rl.losses import mean_kl, surrogate
 from metarl.rl.policies import Policy
 
@@ -77,6 +78,7 @@ def policy_gradient(
         return gradient_learner(loop, task_gradient, optimizer, chunk_size=size, **options)
 
     def step(state: MetaState, tasks: Task) -> tuple[MetaState, Metrics]:
+        tasks = zero_task_padding(tasks)
         learner = learner_of(tasks)
         state, first = learner.step(state, tasks)
         for _ in range(epochs - 1):

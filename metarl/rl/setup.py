@@ -17,7 +17,7 @@ from metarl.core.types import MetaLearner, MetaState, Params
 from metarl.device import resolve_device
 from metarl.envs import ENVIRONMENTS
 from metarl.rl.advantages import Process, advantages
-from metarl.rl.cavia import context_loop, without_context
+from metarl.rl.cavia import context_loop
 from metarl.rl.evaluate import paper_rates
 from metarl.rl.losses import ESTIMATORS
 from metarl.rl.policies import Policy, mlp_policy
@@ -149,7 +149,7 @@ def make_parts(
         num_steps=config.inner_steps,
     )
     if context:
-        loop, params = context_loop(loop, context), without_context(params)
+        loop = context_loop(loop, context)
     inner = config.gae_lambda if config.inner_gae_lambda is None else config.inner_gae_lambda
     process = (
         advantages(discount=config.discount, gae_lambda=inner),

@@ -10,7 +10,7 @@ from torch import Tensor
 from metarl.core import chunks, tree
 from metarl.core.linalg import conjugate_gradient
 from metarl.core.types import MetaParams, Metrics, Task
-from metarl.rl.episodes import zero_padding
+from metarl.rl.episodes import zero_task_padding
 from metarl.rl.objective import AdaptedPolicy, Linearization
 
 
@@ -58,7 +58,7 @@ def trust_region_step(
     """
     if not 0 < fisher_fraction <= 1:
         raise ValueError(f"fisher_fraction must be in (0, 1], got {fisher_fraction}")
-    tasks = Task(tuple(zero_padding(b) for b in tasks.support), zero_padding(tasks.query))
+    tasks = zero_task_padding(tasks)
     num_tasks, device = tasks.query.mask.shape[0], tasks.query.mask.device
 
     def chunked(tasks: Task) -> list[Task]:
