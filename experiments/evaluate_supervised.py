@@ -24,7 +24,8 @@ from metarl.loading import Loaded, load
 from metarl.output import require_writable
 from metarl.supervised.evaluate import Curves, adaptation_curves, neighbor_curves
 from metarl.supervised.methods import Start
-from metarl.supervised.setup import Parts, SupervisedConfig
+from metarl.supervised.settings import SupervisedConfig
+from metarl.supervised.setup import Parts
 from metarl.tracking import Run, command, versions
 
 
@@ -53,8 +54,11 @@ class EvaluateSupervised:
     """Classes of a task; a learned head takes only as many as it was trained with."""
     num_shots: Annotated[int | None, tyro.conf.arg(aliases=["--shots"])] = None
     """Support examples of each class, or points."""
-    num_queries: Annotated[int | None, tyro.conf.arg(aliases=["--queries"])] = None
-    """Query images of each class."""
+    test_queries: Annotated[int | None, tyro.conf.arg(aliases=["--queries"])] = None
+    """Query images of each class; of one image, as in MAML's own evaluation, a transductive
+    method learns that classes are equally frequent."""
+    bn_mode: Literal["query", "support"] | None = None
+    """Statistics that normalize the query: its own (transductive) or the support set's."""
     start: Start | None = None
     """Head to start from: what a pretrained run is fine-tuned with."""
     nearest_neighbor: bool = False
@@ -62,8 +66,8 @@ class EvaluateSupervised:
     inner_lr: float | None = None
     """Plain gradient descent with this step size instead of the run's inner optimizer."""
     tune_inner_lr: bool = False
-    """Choose that step size first, on validation tasks: how a pretrained run or, with --checkpoint
-    0, a random network is fine-tuned."""
+    """Choose that step size first, on 100 validation tasks: how a pretrained run or, with
+    --checkpoint 0, a random network is fine-tuned."""
     ensemble: int = 1
     """Average the logits of so many checkpoints, the best on validation tasks (MAML++: 5)."""
     data_root: Path | None = None
@@ -75,12 +79,16 @@ class EvaluateSupervised:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings, naming the flag."""
-        require(self, at_least(1), "num_tasks", "num_shots", "num_queries", "ensemble")
+        require(self, at_least(1), "num_tasks", "num_shots", "test_queries", "ensemble")
         require(self, at_least(0), "test_steps", "inner_lr")
         if self.tune_inner_lr and self.inner_lr is not None:
             raise ValueError("--tune-inner-lr chooses the step size; leave out --inner-lr")
         if self.ensemble > 1 and self.checkpoint is not None:
             raise ValueError("--ensemble chooses the checkpoints; leave out --checkpoint")
+        others = ("test_steps", "inner_lr", "tune_inner_lr", "start")
+        if self.nearest_neighbor and (self.ensemble > 1 or any(getattr(self, n) for n in others)):
+            listed = ", ".join(map(flag, others))
+            raise ValueError(f"--nearest-neighbor does not adapt; leave out --ensemble, {listed}")
 
 
 def main(args: EvaluateSupervised) -> None:
@@ -98,25 +106,29 @@ def main(args: EvaluateSupervised) -> None:
     rate = tuned_rate(args, config, parts, metas) if args.tune_inner_lr else args.inner_lr
     curves = evaluate(args, config, parts, metas, rate=rate)
     show(f"{args.run}, iteration {', '.join(map(str, chosen))}", args, curves)
+    settings = protocol(args, config, parts)
     name = "_".join(
         f"{key}-{value}"
-        for key, value in protocol(args, config).items()
+        for key, value in settings.items()
         if value is not None and value is not False  # 0 is a seed, and a number of steps
     )
     seconds = time.perf_counter() - began
-    values = report(args, config, chosen, curves, rate, seconds)
+    values = settings | report(config, chosen, curves, rate, seconds)
     path = loaded.run.write_evaluation(f"iteration-{loaded.iteration}_{name}", values)
     print(f"written to {path} after {seconds:.0f} s")
 
 
 def overridden(config: SupervisedConfig, args: EvaluateSupervised) -> SupervisedConfig:
     """Put what was asked for in place of the run's settings."""
-    names = {"test_steps", "num_ways", "num_shots", "num_queries", "start", "data_root", "device"}
+    names = {"test_steps", "num_ways", "num_shots", "test_queries", "bn_mode", "start"}
+    names |= {"data_root", "device"}
     asked = {name: value for name in names if (value := getattr(args, name)) is not None}
     known = {field.name for field in fields(config)}
     if unknown := sorted(set(asked) - known):
         raise ValueError(f"{args.run} is a run without {', '.join(map(flag, unknown))}")
     ways = getattr(config, "num_ways", None)
+    if args.nearest_neighbor and ways is None:
+        raise ValueError(f"--nearest-neighbor is of classes, and {args.run} has none")
     head_is_learned = (args.start or config.start) == "learned" and config.method != "pretrained"
     if args.num_ways not in (None, ways) and head_is_learned:
         raise ValueError(
@@ -153,10 +165,16 @@ def tuned_rate(
     """Return the step size with the best result after the last step on validation tasks."""
     others = replace(args, tasks="validation", num_tasks=min(args.num_tasks, 100))
     results = [evaluate(others, config, parts, metas, rate=rate) for rate in RATES]
-    losses = [float(np.nan_to_num(curves.mean("loss")[-1], nan=np.inf)) for curves in results]
-    rows = [[f"{rate:g}", f"{loss:.4f}"] for rate, loss in zip(RATES, losses, strict=True)]
-    print_table("step size, on validation tasks", ["inner lr", "loss"], rows)
-    return RATES[int(np.argmin(losses))]
+    name = judged_by(results[0])
+    ends = np.array([curves.mean(name)[-1] for curves in results])
+    rows = [[f"{rate:g}", f"{end:.4f}"] for rate, end in zip(RATES, ends, strict=True)]
+    print_table("step size, on validation tasks", ["inner lr", name], rows)
+    return RATES[int(np.nanargmin(-ends if name == "accuracy" else ends))]
+
+
+def judged_by(curves: Curves) -> str:
+    """Return the measure that the result is about."""
+    return "accuracy" if "accuracy" in curves.values else "loss"
 
 
 def evaluate(
@@ -168,14 +186,13 @@ def evaluate(
     rate: float | None,
 ) -> Curves:
     """Measure on the tasks asked for; `rate` replaces the inner optimizer by gradient descent."""
-    draws = {"test": parts.draw_test, "validation": parts.draw_validation, "train": parts.draw}
     loop = parts.test_loop if rate is None else replace(parts.test_loop, optimizer=sgd(rate))
     measure = neighbor_curves if args.nearest_neighbor else adaptation_curves
     return measure(
         parts.model,
         loop,
         metas,
-        draws[args.tasks],
+        parts.evaluated[args.tasks],
         num_tasks=args.num_tasks,
         generator=torch_generator(args.seed, 0, args.tasks, device=parts.device),
         chunk_size=parts.chunk_size,
@@ -195,17 +212,18 @@ def show(title: str, args: EvaluateSupervised, curves: Curves) -> None:
     print_table(f"{title}: {args.num_tasks} {args.tasks} tasks", columns, rows)
 
 
-def protocol(args: EvaluateSupervised, config: Any) -> dict[str, Any]:
-    """Return what two evaluations must share to be compared."""
+def protocol(args: EvaluateSupervised, config: Any, parts: Parts) -> dict[str, Any]:
+    """Return what was asked for: what tells two evaluations of a checkpoint apart."""
     return {
         "tasks": args.tasks,
         "num_tasks": args.num_tasks,
         "num_ways": getattr(config, "num_ways", None),
         "num_shots": config.num_shots,
-        "num_queries": args.num_queries,
+        "num_queries": parts.num_queries,
         "test_steps": config.test_steps,
         "seed": args.seed,
         "ensemble": args.ensemble if args.ensemble > 1 else None,
+        "bn_mode": args.bn_mode,
         "start": args.start,
         "inner_lr": args.inner_lr,
         "nearest_neighbor": args.nearest_neighbor,
@@ -214,7 +232,6 @@ def protocol(args: EvaluateSupervised, config: Any) -> dict[str, Any]:
 
 
 def report(
-    args: EvaluateSupervised,
     config: SupervisedConfig,
     chosen: list[int],
     curves: Curves,
@@ -222,13 +239,12 @@ def report(
     seconds: float,
 ) -> dict[str, Any]:
     """Describe an evaluation so that it can be repeated and plotted."""
-    measure = "accuracy" if "accuracy" in curves.values else "loss"
+    measure = judged_by(curves)
     return {
         "command": command(),
         "iteration": max(chosen),
         "checkpoints": chosen,
         "method": config.method,
-        **protocol(args, config),
         "inner_lr": config.inner_lr if rate is None else rate,
         "transductive": getattr(config, "bn_mode", None) == "query",
         "measure": measure,

@@ -12,7 +12,7 @@ import torch
 import tyro
 
 from metarl import cli
-from metarl.config import at_least, require
+from metarl.config import at_least, flag, require
 from metarl.core.convolution import Classifier, ConvBody
 from metarl.core.modules import linear
 from metarl.core.seeding import torch_generator
@@ -31,16 +31,8 @@ from metarl.supervised.few_shot import (
 from metarl.supervised.images import Classes, Splits
 from metarl.supervised.losses import cross_entropy
 from metarl.supervised.networks import NETWORKS
-from metarl.supervised.setup import (
-    Draw,
-    Parts,
-    SupervisedConfig,
-    Tasks,
-    make_learner,
-    make_model,
-    make_test_loop,
-    resolve,
-)
+from metarl.supervised.settings import SupervisedConfig, resolve
+from metarl.supervised.setup import Draw, Parts, Tasks, make_learner, make_model, make_test_loop
 
 
 # Rates are those of a mean cross-entropy: 0.4 in Finn et al.'s code, which sums over 5 classes,
@@ -83,11 +75,13 @@ class FewShotImages(SupervisedConfig):
     rotations: Literal["none", "train", "all"] | None = None
     """Quarter turns as classes of their own: Omniglot's usual augmentation."""
     num_ways: Annotated[int, tyro.conf.arg(aliases=["--ways"])] = 5
-    """Classes of a task; with --variable the most."""
+    """Classes of a task; with --variable the most, of 5 and more (Meta-Dataset: 50)."""
     num_shots: Annotated[int, tyro.conf.arg(aliases=["--shots"])] = 1
     """Support images of each class."""
     num_queries: Annotated[int | None, tyro.conf.arg(aliases=["--queries"])] = None
     """Query images of each class in training; by default as many as shots."""
+    test_queries: int | None = None
+    """Query images of each class in validation and test; by default 15, or what images are left."""
     train_shots: int | None = None
     """Support images of each class in training, where they differ from the test's (Reptile)."""
     variable: bool = False
@@ -100,13 +94,15 @@ class FewShotImages(SupervisedConfig):
     """Channels of every block, instead of the network's own."""
     bn_mode: Literal["query", "support"] = "query"
     """Statistics that normalize the query: its own (transductive) or the support set's."""
+    classes: tyro.conf.Suppress[str | None] = None
+    """Digest of the classes of each split, by which a run knows its data again."""
 
     def __post_init__(self) -> None:
         """Refuse impossible settings, naming the flag."""
         super().__post_init__()
         require(self, at_least(2), "num_ways")
-        require(self, at_least(1), "num_shots", "num_queries", "train_shots", "image_size")
-        require(self, at_least(1), "filters", "max_support")
+        require(self, at_least(1), "num_shots", "num_queries", "test_queries", "train_shots")
+        require(self, at_least(1), "image_size", "filters", "max_support")
         if self.network not in NETWORKS:
             raise ValueError(f"--network must be one of {', '.join(NETWORKS)}, got {self.network}")
         if self.method == "oracle":
@@ -115,6 +111,14 @@ class FewShotImages(SupervisedConfig):
             raise ValueError(
                 "--method pretrained trains on all classes at once; leave out --variable"
             )
+        if self.variable and self.num_ways <= VariableFewShot.MIN_WAYS:
+            raise ValueError(
+                f"--variable tasks have {VariableFewShot.MIN_WAYS} to --ways classes; set --ways, "
+                "such as 50"
+            )
+        for name in ("num_queries", "test_queries", "train_shots"):
+            if self.variable and getattr(self, name) is not None:
+                raise ValueError(f"--variable tasks have their own sizes; leave out {flag(name)}")
         if self.variable and self.mode not in (None, "eager"):
             raise ValueError("--variable tasks have a new shape each; use --mode eager")
         if self.variable and self.start == "learned":
@@ -128,25 +132,34 @@ def build(config: FewShotImages, *, splits: Splits | None = None) -> Parts:
     """Build the parts of a run, from the images that it names or from others."""
     config = complete(config)
     device = resolve_device(config.device)
-    splits = splits or load_images(
-        config.data, root=config.data_root, split=config.split, image_size=config.image_size
-    )
-    pools = [_pool(config, getattr(splits, name), name, device) for name in splits._fields]
+    splits = splits or _load(config)
+    if config.classes not in (None, splits.digest()):
+        raise ValueError(
+            f"--data {config.data} no longer has the classes that {config.out} was split into, so "
+            "its test classes may be others; --data-root says where the images are"
+        )
+    splits = Splits(*(c._replace(images=c.images.to(device)) for c in splits))
+    pools = {name: _pool(config, classes, name) for name, classes in splits._asdict().items()}
+    trained = _training_pool(config, splits.train)
     joint = config.method == "pretrained"
-    ways = pools[0].num_classes if joint else config.num_ways
+    ways = trained.num_classes if joint else config.num_ways
     model = make_model(config, _network(config, splits.train, ways), cross_entropy)
-    trained = (
-        AllClasses(pools[0], config.num_ways * QUERIES).sample if joint else _draw(config, pools[0])
-    )
+    batches = AllClasses(trained, config.num_ways * QUERIES).sample
     return Parts(
         model,
         make_learner(config, model, chunk_size=chunk_size(config)),
         make_test_loop(config, model, start="zero" if joint else None),
-        _prepared(config, trained, config.inner_steps or 0),
-        _prepared(config, _draw(config, pools[1]), config.test_steps or 0),
-        _prepared(config, _draw(config, pools[2]), config.test_steps or 0),
+        _prepared(config, batches if joint else _draw(config, trained), config.inner_steps or 0),
+        {n: _prepared(config, _draw(config, p), config.test_steps or 0) for n, p in pools.items()},
         device,
         chunk_size=1,  # with 15 queries a class a task fills the cache
+        num_queries=None if config.variable else pools["test"].num_queries,
+    )
+
+
+def _load(config: FewShotImages) -> Splits:
+    return load_images(
+        config.data, root=config.data_root, split=config.split, image_size=config.image_size
     )
 
 
@@ -169,7 +182,13 @@ def complete(config: FewShotImages) -> FewShotImages:
 def main(config: FewShotImages) -> None:
     """Start a run."""
     config = complete(config)
-    launch("fewshot", config, build(config), sys.modules[__name__])
+    if config.method == "pretrained" and (config.inner_steps or config.start != "learned"):
+        raise ValueError(
+            "--method pretrained adapts in the test alone; leave out --inner-steps and --start"
+        )
+    splits = _load(config)
+    config = replace(config, classes=splits.digest())
+    launch("fewshot", config, build(config, splits=splits), sys.modules[__name__])
 
 
 def _network(config: FewShotImages, classes: Classes, ways: int) -> Classifier:
@@ -182,19 +201,38 @@ def _network(config: FewShotImages, classes: Classes, ways: int) -> Classifier:
     return Classifier(body, linear(size, ways, generator=generator))
 
 
-def _pool(config: FewShotImages, classes: Classes, split: str, device: torch.device) -> FewShot:
-    training = split == "train"
-    shots = config.train_shots if training and config.train_shots else config.num_shots
-    left = max(1, min(classes.counts) - shots)
-    queries = config.num_queries or (config.num_shots if training else min(QUERIES, left))
+def _training_pool(config: FewShotImages, classes: Classes) -> FewShot:
+    shots, queries = config.train_shots or config.num_shots, config.num_queries or config.num_shots
+    turned = config.rotations in ("train", "all")
+    return _few_shot(config, classes, "train", shots=shots, queries=queries, rotations=turned)
+
+
+def _pool(config: FewShotImages, classes: Classes, split: str) -> FewShot:
+    left = max(1, min(classes.counts) - config.num_shots)
+    return _few_shot(
+        config,
+        classes,
+        split,
+        shots=config.num_shots,
+        queries=config.test_queries or min(QUERIES, left),
+        rotations=config.rotations == "all",
+    )
+
+
+def _few_shot(
+    config: FewShotImages,
+    classes: Classes,
+    split: str,
+    *,
+    shots: int,
+    queries: int,
+    rotations: bool,
+) -> FewShot:
+    if config.variable:  # tasks then have sizes of their own
+        shots = queries = 1
     try:
         return FewShot(
-            classes.images.to(device),
-            classes.counts,
-            num_ways=config.num_ways,
-            num_shots=1 if config.variable else shots,
-            num_queries=1 if config.variable else queries,
-            rotations=config.rotations == "all" or (training and config.rotations == "train"),
+            classes.images, classes.counts, config.num_ways, shots, queries, rotations=rotations
         )
     except ValueError as error:
         raise ValueError(f"{split} classes of --data {config.data}: {error}") from None

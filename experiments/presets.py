@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from metarl.cli import SUPERVISED
+
 
 # Finn et al. 2017 trained half-cheetahs on 40 tasks × 20 episodes with a step of 0.1, λ 1 and KL
 # 0.01 to 0.02. What is different here, and what each difference gives, is in docs/results.md.
@@ -77,11 +79,11 @@ SINUSOIDS: dict[str, dict[str, Any]] = {
 OMNIGLOT: dict[str, Any] = {"data": "omniglot", "num_shots": 1, "network": "conv4-stride"}
 IMAGES: dict[str, dict[str, Any]] = {
     # Finn et al. 2017: 32 tasks, 1 step of 0.4 × 5; 60,000 meta-updates.
-    "omniglot-maml": {**OMNIGLOT, "iterations": 60_000, "inner_lr": 2.0, "num_ways": 5},
+    "omniglot-maml": {**OMNIGLOT, "method": "maml", "iterations": 60_000, "inner_lr": 2.0},
     # Finn et al. 2017, 20 ways: 16 tasks, 5 steps of 0.1 × 20.
     "omniglot-maml-20": {
-        **OMNIGLOT, "iterations": 60_000, "inner_lr": 2.0, "num_ways": 20, "num_tasks": 16,
-        "inner_steps": 5, "test_steps": 5,
+        **OMNIGLOT, "method": "maml", "iterations": 60_000, "inner_lr": 2.0, "num_ways": 20,
+        "num_tasks": 16, "inner_steps": 5, "test_steps": 5,
     },
     # Antoniou et al. 2019: 5 steps, max-pooling, turns as classes in training alone.
     "omniglot-maml++": {
@@ -142,7 +144,10 @@ def preset(name: str, experiment: str) -> dict[str, Any]:
     own = presets_of(experiment)
     if name not in own:
         elsewhere = [family for family, presets in PRESETS.items() if name in presets]
-        hint = f"it is of {elsewhere[0]} (`metarl train`); " if elsewhere else ""
+        where = {"policies": "the methods on policies"} | {
+            f: f"`metarl train {f}`" for f in SUPERVISED
+        }
+        hint = f"it is of {where[elsewhere[0]]}; " if elsewhere else ""
         raise ValueError(
             f"there is no preset {name!r} of {experiment}; {hint}choose one of {', '.join(own)}"
         )

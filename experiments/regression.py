@@ -22,15 +22,10 @@ from metarl.experiments.launch import launch
 from metarl.experiments.supervised import train as train
 from metarl.loading import load
 from metarl.plot import Fit
+from metarl.supervised.images import Splits
 from metarl.supervised.losses import squared_error
-from metarl.supervised.setup import (
-    Parts,
-    SupervisedConfig,
-    make_learner,
-    make_model,
-    make_test_loop,
-    resolve,
-)
+from metarl.supervised.settings import SupervisedConfig, resolve
+from metarl.supervised.setup import Parts, make_learner, make_model, make_test_loop
 from metarl.supervised.sinusoid import Sinusoids
 
 
@@ -48,6 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "imaml": {"inner_steps": 16, "inner_lr": 0.05, "test_steps": 16},
     "maml++": {"inner_steps": 5, "per_step_norm": False},  # an MLP has no norms
 }
+QUERIES = 100  # points of validation and test
 
 
 @dataclass(frozen=True)
@@ -96,15 +92,15 @@ def build(config: Regression) -> Parts:
     config = complete(config)
     observed = config.method == "oracle"
     model = make_model(config, _network(config, 3 if observed else 1), squared_error)
-    evaluated = Sinusoids(config.num_shots, 100, observed)
+    evaluated = Sinusoids(config.num_shots, QUERIES, observed)
     return Parts(
         model,
         make_learner(config, model),
         make_test_loop(config, model),
         Sinusoids(config.num_shots, config.num_queries, observed).sample,
-        evaluated.sample,
-        evaluated.sample,
+        {name: evaluated.sample for name in Splits._fields},
         resolve_device(config.device),
+        num_queries=QUERIES,
     )
 
 
@@ -125,7 +121,7 @@ def fits(folder: Path, *, tasks: int = 2, seed: int = 1) -> list[Fit]:
     """Adapt the last checkpoint of a run to test sinusoids, for a picture."""
     loaded = load(Regression, folder, device="cpu")
     parts = build(loaded.config)
-    sinusoids = Sinusoids(loaded.config.num_shots, 100, loaded.config.method == "oracle")
+    sinusoids = Sinusoids(loaded.config.num_shots, QUERIES, loaded.config.method == "oracle")
     drawn = sinusoids.sample(tasks, torch_generator(seed, 0, "picture"))
     found = []
     for index in range(tasks):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from metarl import checkpoint, cli
-from metarl.config import RunConfig, to_json
+from metarl.config import RunConfig, flag, to_json
 from metarl.console import warn
 from metarl.device import resolve_device
 from metarl.experiments.launch import experiment_of
@@ -41,6 +41,7 @@ def main(args: Resume) -> None:
             iterations=before.iterations if args.iterations is None else args.iterations,
             device=args.device or before.device,
         )
+        warn_of_schedules(before, config)
         start, saved = last_whole_checkpoint(run, config)
         if start >= config.iterations:
             print(
@@ -59,6 +60,19 @@ def main(args: Resume) -> None:
         run.cut_metrics(start, every=config.log_every)
         print(f"resuming {args.run} after iteration {start}")
         experiment.train(config, parts, run, state, start=start)
+
+
+def warn_of_schedules(before: RunConfig, after: RunConfig) -> None:
+    """Say so where more iterations change what the next ones do."""
+    if before.iterations == after.iterations:
+        return
+    constant = {"outer_schedule": "constant", "first_order_until": 0, "multi_step_until": 0}
+    moved = [n for n, v in constant.items() if getattr(before, n, None) not in (None, v)]
+    if moved:
+        warn(
+            f"{', '.join(map(flag, moved))} go by the number of iterations: with "
+            f"{after.iterations} instead of {before.iterations} they go back to an earlier part"
+        )
 
 
 def last_whole_checkpoint(run: Run, config: RunConfig) -> tuple[int, checkpoint.Checkpoint | None]:

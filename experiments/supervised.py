@@ -6,7 +6,8 @@ from metarl.core.seeding import torch_generator
 from metarl.core.types import MetaParams, MetaState, Metrics
 from metarl.journal import Journal
 from metarl.supervised.evaluate import adaptation_curves
-from metarl.supervised.setup import Parts, SupervisedConfig
+from metarl.supervised.settings import SupervisedConfig
+from metarl.supervised.setup import Parts
 from metarl.tracking import Run
 
 
@@ -31,7 +32,7 @@ def validate(config: SupervisedConfig, parts: Parts, params: MetaParams) -> Metr
         parts.model,
         parts.test_loop,
         [params],
-        parts.draw_validation,
+        parts.evaluated["validation"],
         num_tasks=config.validation_tasks,
         generator=torch_generator(config.seed, 0, "validation", device=parts.device),
         chunk_size=parts.chunk_size,

@@ -129,6 +129,12 @@ def parse_train(argv: list[str]) -> tuple[Any, Any]:
     name, rest = _take_option(argv[1:], "--preset")
     known = {field.name for field in fields(options)}
     chosen = {n: v for n, v in (preset(name, argv[0]) if name else {}).items() if n in known}
+    method, _ = _take_option(rest, "--method")
+    if method not in (None, chosen.get("method", method)):
+        raise UsageError(
+            f"--preset {name} is of --method {chosen['method']}, got --method {method}; leave out "
+            "one of the two"
+        )
     defaults = options(out=Path("DIR"), **chosen)
     out, _ = _take_option(rest, "--out")
     if out is None and not {"-h", "--help"} & set(rest):

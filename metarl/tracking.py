@@ -204,7 +204,9 @@ class Run:
         return sorted(entries, key=lambda entry: str(entry.get("written", "")), reverse=True)
 
 
-PROTOCOL = ("num_tasks", "seed", "episodes_per_task", "tasks", "num_ways", "num_shots")
+PROTOCOL = (
+    "num_tasks", "seed", "episodes_per_task", "tasks", "num_ways", "num_shots", "num_queries",
+)  # fmt: skip
 """What an evaluation may hold that two of them must share to be compared, beside the steps."""
 
 

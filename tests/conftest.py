@@ -1,9 +1,16 @@
 """Fixtures that several test files share."""
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 from commands import TRAIN, metarl
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers have all cores busy; tests of threads ask
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

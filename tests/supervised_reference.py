@@ -193,7 +193,7 @@ def plain_path(
                 slope = slope + rule.proximal * (params[name] - meta.model[name])
             moved[name] = params[name] - rule.update(meta.inner, name, step, slope, memory)
         params = params | moved
-        path.append(at_step(params, step + 1, per_step))
+        path.append(at_step(params, step, per_step))
     return path
 
 

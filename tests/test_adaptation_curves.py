@@ -16,7 +16,8 @@ from metarl.core.modules import linear
 from metarl.supervised.evaluate import BLOCK, Curves, adaptation_curves, neighbor_curves
 from metarl.supervised.few_shot import with_reference
 from metarl.supervised.losses import cross_entropy
-from metarl.supervised.setup import Model, SupervisedConfig, make_model, make_test_loop, resolve
+from metarl.supervised.settings import SupervisedConfig, resolve
+from metarl.supervised.setup import Model, make_model, make_test_loop
 
 
 WAYS = 3

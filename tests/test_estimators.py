@@ -154,7 +154,9 @@ def test_outer_loss_names_the_metrics_of_the_query() -> None:
 
 def test_multi_step_loss_weighs_the_losses_after_every_step() -> None:
     weights = (0.5, 0.2, 0.3)
-    total, metrics = query_loss(with_metrics, has_aux=True, step_weights=weights)(PATH, TASK)
+    total, metrics = query_loss(with_metrics, has_aux=True)(
+        PATH, TASK, torch.tensor(weights, dtype=torch.float64)
+    )
     expected = sum(w * loss for w, loss in zip(weights, LOSSES[1:], strict=True))
     assert total.item() == pytest.approx(expected, rel=1e-14)
     assert metrics["query/loss"].item() == LOSSES[-1]
@@ -162,7 +164,7 @@ def test_multi_step_loss_weighs_the_losses_after_every_step() -> None:
 
 def test_multi_step_loss_needs_a_weight_per_step() -> None:
     with pytest.raises(ValueError, match="one weight per inner step: 3, got 2"):
-        query_loss(bowl, step_weights=(0.5, 0.5))(PATH, TASK)
+        query_loss(bowl)(PATH, TASK, torch.tensor([0.5, 0.5]))
 
 
 def test_without_inner_steps_backprop_is_joint_training() -> None:

@@ -5,10 +5,11 @@ import torch
 from helpers import problem, random_like, relative_error, task_of
 from reference import happened, plain_distribution, plain_kl, plain_reinforce, plain_surrogate
 from torch import Tensor
-from torch.func import grad
+from torch.func import grad, grad_and_value
 from torch.testing import assert_close
 
 from metarl.core import LossFn, Params, tree
+from metarl.rl.distributions import Categorical
 from metarl.rl.episodes import Episodes
 from metarl.rl.losses import ESTIMATORS, mean_kl, ratio, reinforce, surrogate
 from metarl.rl.policies import Policy
@@ -87,3 +88,22 @@ def test_at_the_old_policy_the_surrogate_is_minus_the_mean_advantage(kind: str) 
     assert_close(mean_kl(distribution, episodes), torch.zeros(()).double())
     slope = grad(lambda p: mean_kl(policy(p, episodes.observations), episodes))(params)
     assert tree.norm(slope) < 1e-14
+
+
+def test_a_clipped_gain_has_a_derivative_where_the_ratio_overflows() -> None:
+    shape = (1, 2)
+    episodes = Episodes(
+        torch.zeros(*shape, 1),
+        torch.zeros(shape, dtype=torch.long),
+        torch.zeros(shape),
+        torch.ones(shape, dtype=torch.bool),
+        Categorical(torch.tensor([-500.0, 0.0]).expand(*shape, 2)),
+        torch.tensor([[1.0, -1.0]]),
+    )
+
+    def loss(logits: Tensor) -> Tensor:
+        return surrogate(Categorical(logits.expand(*shape, 2)), episodes, clip=0.2)
+
+    slope, value = grad_and_value(loss)(torch.zeros(2))
+    assert value.isfinite()
+    assert slope.isfinite().all()

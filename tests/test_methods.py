@@ -19,7 +19,8 @@ from metarl.core.modules import linear, mlp
 from metarl.supervised.few_shot import with_reference
 from metarl.supervised.losses import cross_entropy, squared_error
 from metarl.supervised.methods import METHODS
-from metarl.supervised.setup import Model, SupervisedConfig, make_learner, make_model, resolve
+from metarl.supervised.settings import SupervisedConfig, resolve
+from metarl.supervised.setup import Model, make_learner, make_model
 
 
 NUM_TASKS = 3

@@ -23,7 +23,8 @@ from metarl.core import (
 from metarl.core.modules import mlp
 from metarl.supervised.losses import squared_error
 from metarl.supervised.schedules import SCHEDULES, cosine, linear, multi_step_weights
-from metarl.supervised.setup import SupervisedConfig, make_learner, make_model, resolve
+from metarl.supervised.settings import SupervisedConfig, resolve
+from metarl.supervised.setup import make_learner, make_model
 
 
 @pytest.mark.parametrize("steps", [2, 5])

@@ -169,6 +169,7 @@ def test_the_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["--method", "mamml"], "there is no --method mamml"),
         (["--method", "protomaml"], "it is of `train fewshot`"),
         (["--preset", "omniglot-maml"], "it is of `metarl train fewshot`"),
+        (["--method", "maml", "--no-first-order"], "--no-first-order"),
         (["--checkpoint-every", "5"], "must be a multiple of --log-every 2, got 5"),
         (["--inner-lr", "-1"], "--inner-lr must be at least 0"),
     ],
@@ -193,6 +194,13 @@ def test_impossible_regressions_are_one_line(
         (["--start", "zero", "--inner", "meta-curvature+lslr"], "use --inner sgd or adam"),
         (["--method", "reptile", "--train-shots", 1, "--adapts", "head"], "use --adapts all"),
         (["--method", "imaml", "--start", "zero"], "needs --start learned, got zero"),
+        (["--method", "protomaml", "--inner-batch", 2], "leave out --inner-batch"),
+        (["--method", "imaml", "--inner-batch", 2], "leave out --inner-batch"),
+        (["--start", "prototypes", "--per-step-norm"], "--per-step-norm it could read"),
+        (["--method", "pretrained", "--inner-steps", 1], "leave out --inner-steps and --start"),
+        (["--method", "pretrained", "--start", "zero"], "leave out --inner-steps and --start"),
+        (["--method", "zero-head", "--variable", "--queries", 2], "leave out --num-queries"),
+        (["--preset", "omniglot-reptile", "--method", "maml"], "is of --method reptile"),
     ],
 )
 def test_impossible_classifications_are_one_line(
@@ -237,12 +245,23 @@ def test_each_kind_of_task_comes_from_its_own_classes() -> None:
     ))  # fmt: skip
     config = FewShotImages(out=Path("unused"), num_ways=2, filters=4, image_size=12)
     parts = build(config, splits=splits)
-    draws = (parts.draw, parts.draw_validation, parts.draw_test)
-    for draw, shade in zip(draws, shades.values(), strict=True):
+    draws = [(parts.draw, shades["train"])]
+    draws += [(parts.evaluated[name], shade) for name, shade in shades.items()]
+    for draw, shade in draws:
         task = draw(3, torch.Generator().manual_seed(0))
         assert isinstance(task, Task)
         for batch in (task.support[0], task.query):
             assert torch.equal(batch[0], torch.full_like(batch[0], shade / 255))
+
+
+def test_a_run_knows_when_its_classes_are_others(
+    images: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metarl(*images, "--out", tmp_path / "run")
+    fewer = Path(shutil.copytree(folder, tmp_path / "fewer"))
+    shutil.rmtree(fewer / "class03")
+    line = refusal(capsys, "evaluate", tmp_path / "run", "--num-tasks", 2, "--data-root", fewer)
+    assert "no longer has the classes" in line
 
 
 def test_a_supervised_run_has_no_policy_to_render(

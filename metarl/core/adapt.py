@@ -33,8 +33,9 @@ class InnerLoop:
         loss: The loss that the inner steps descend.
         optimizer: The inner optimizer.
         fast: Which parameters adapt, by name; the others keep their meta-learned value.
-        per_step: Names whose leaf has one row per step. The support pass of step k and the query
-            pass after k steps read row k; such a leaf is meta-learned and does not adapt.
+        per_step: Names whose leaf has one row per step, read by the support pass of that step and
+            by the query pass after it (as in MAML++'s code), before the first step row 0; such a
+            leaf is meta-learned and does not adapt.
         first_order: Treat inner gradients as constants (FOMAML). Learned rates and whatever `start`
             computes still receive gradients.
         start: ``(params, batches) -> (parameters to adapt, batches left)``: a task-conditioned
@@ -100,9 +101,9 @@ class InnerLoop:
         adapted = rows(params, self.per_step, 0)
         yield adapted
         for index, batch in enumerate(batches):
+            own = rows(params, self.per_step, index)
+            adapted = {n: own[n] if n in self.per_step else p for n, p in adapted.items()}
             adapted, state = self.step(meta, adapted, state, batch, index)
-            following = rows(params, self.per_step, index + 1)
-            adapted = {n: following[n] if n in self.per_step else p for n, p in adapted.items()}
             yield adapted
 
     def path(self, meta: MetaParams, batches: Batches) -> list[Params]:

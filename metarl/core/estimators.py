@@ -5,7 +5,7 @@ it. The other order is silently wrong through fused normalization layers.
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from jaxtyping import Float
@@ -19,27 +19,30 @@ from metarl.core.functional import rows
 from metarl.core.types import Batch, MetaParams, Metrics, Params, Task
 
 
-Outer: TypeAlias = Callable[[list[Params], Task], tuple[Float[Tensor, ""], Metrics]]
-"""The outer loss of one task; sees the whole path of parameters and the whole task."""
+Outer: TypeAlias = Callable[..., tuple[Float[Tensor, ""], Metrics]]
+"""The outer loss of one task, ``(path, task, *settings)``; sees all of the path and the task."""
 
-TaskGradient: TypeAlias = Callable[[MetaParams, Task], tuple[MetaParams, Metrics]]
-"""A meta-learning method: the meta-gradient of one task."""
+TaskGradient: TypeAlias = Callable[..., tuple[MetaParams, Metrics]]
+"""A meta-learning method, ``(meta, task, *settings)``: the meta-gradient of one task.
+
+`settings` are tensors that change in the course of training and are the same for every task.
+"""
 
 
 def query_loss(
     loss: Callable[[Params, Batch], Any],
     *,
     has_aux: bool = False,
-    step_weights: Sequence[float] | None = None,
     before: bool = True,
 ) -> Outer:
     """Build MAML's outer loss: the loss of the adapted parameters on the query batch.
 
+    Its one setting, `step_weights`, adds up the losses after 1, 2, ..., K steps with these weights
+    (the multi-step loss of MAML++, Antoniou et al. 2019, eq. 4); without it the last stands alone.
+
     Args:
         loss: The loss of one task.
         has_aux: `loss` returns ``(loss, metrics)``; the metrics are named ``query/...``.
-        step_weights: Add up the losses after 1, 2, ..., K steps with these weights (the multi-step
-            loss of MAML++, Antoniou et al. 2019, eq. 4). ``None`` takes the last alone.
         before: Also report the loss before adaptation, which costs a pass over the query batch.
     """
 
@@ -49,7 +52,9 @@ def query_loss(
         value, metrics = loss(params, task.query)
         return value, {f"query/{name}": x for name, x in metrics.items()}
 
-    def outer(path: list[Params], task: Task) -> tuple[Tensor, Metrics]:
+    def outer(
+        path: list[Params], task: Task, step_weights: Float[Tensor, " steps"] | None = None
+    ) -> tuple[Tensor, Metrics]:
         total, metrics = after, _ = judge(path[-1], task)
         if step_weights is not None:
             if len(step_weights) != len(path) - 1:
@@ -58,7 +63,7 @@ def query_loss(
                     f"got {len(step_weights)}"
                 )
             total = step_weights[-1] * after
-            for weight, params in zip(step_weights[:-1], path[1:-1], strict=True):
+            for weight, params in zip(step_weights[:-1].unbind(), path[1:-1], strict=True):
                 total = total + weight * judge(params, task)[0]
         if before:
             metrics["query/loss_before"] = judge(path[0], task)[0] if len(path) > 1 else after
@@ -73,9 +78,11 @@ def backprop(loop: InnerLoop, outer: Outer) -> TaskGradient:
     With ``loop.first_order`` this is FOMAML; with an inner loop of no steps, joint training.
     """
 
-    def task_gradient(meta: MetaParams, task: Task) -> tuple[MetaParams, Metrics]:
+    def task_gradient(
+        meta: MetaParams, task: Task, *settings: Tensor
+    ) -> tuple[MetaParams, Metrics]:
         def objective(meta: MetaParams) -> tuple[Tensor, Metrics]:
-            return outer(loop.path(meta, task.support), task)
+            return outer(loop.path(meta, task.support), task, *settings)
 
         gradient, (loss, metrics) = grad_and_value(objective, has_aux=True)(meta)
         return gradient, {**metrics, "outer/loss": loss}
@@ -118,7 +125,7 @@ def meta_gradient(
     task_gradient: TaskGradient,
     meta: MetaParams,
     tasks: Task | Sequence[Task],
-    *,
+    *settings: Tensor,
     chunk_size: int | None = None,
     mode: Mode = "eager",
 ) -> tuple[MetaParams, Metrics]:
@@ -129,6 +136,7 @@ def meta_gradient(
         meta: Meta-parameters.
         tasks: A meta-batch: every tensor has a leading task axis. Tasks of unequal sizes come as a
             list of such meta-batches, each of tasks of one size.
+        settings: What the estimator takes beside.
         chunk_size: Work on this many tasks at a time: bounds memory and, on the CPU, runs chunks
             side by side with the same bits for every number of threads. ``None``: all at once.
         mode: ``traced`` lists the operators of the estimator once for each shape of chunk, and
@@ -141,9 +149,13 @@ def meta_gradient(
     count = sum(len(tree.leaves(part)[0]) for part in parts)
     share = share_of_mean(task_gradient, count, mode)
     if len(parts) == 1 and chunk_size is None:
-        return share(meta, parts[0])
+        return share(meta, parts[0], *settings)
     device = tree.leaves(meta)[0].device
-    return tree.total(chunks.parallel_map(partial(share, meta), parts, device=device))
+
+    def of_part(part: Task) -> tuple[MetaParams, Metrics]:
+        return share(meta, part, *settings)
+
+    return tree.total(chunks.parallel_map(of_part, parts, device=device))
 
 
 def _parts(tasks: Task | Sequence[Task], chunk_size: int | None) -> list[Task]:
@@ -162,8 +174,9 @@ def share_of_mean(task_gradient: TaskGradient, count: int, mode: Mode = "eager")
         mode: See :func:`meta_gradient`.
     """
 
-    def share(meta: MetaParams, tasks: Task) -> tuple[MetaParams, Metrics]:
-        results = vmap(task_gradient, in_dims=(None, 0))(meta, tasks)
+    def share(meta: MetaParams, tasks: Task, *settings: Tensor) -> tuple[MetaParams, Metrics]:
+        in_dims = (None, 0, *(None for _ in settings))
+        results = vmap(task_gradient, in_dims=in_dims)(meta, tasks, *settings)
         return tree.map_leaves(lambda x: x.sum(0) / count, results)
 
     return program(share, mode)

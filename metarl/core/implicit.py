@@ -85,7 +85,7 @@ def _slow_gradient(
     steps = len(task.support) if loop.num_steps is None else loop.num_steps
 
     def reaches(slow: Params) -> Float[Tensor, ""]:
-        last = rows(slow, loop.per_step, steps)
+        last = rows(slow, loop.per_step, steps - 1)
         direct = tree.dot({name: pulled[name] for name in last}, last)
         grads = _support_gradient(loop, merge(adapted, last), task)
         return direct - tree.dot(grads, solution) / loop.proximal

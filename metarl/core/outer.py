@@ -30,6 +30,7 @@ def gradient_learner(
     chunk_size: int | None = None,
     mode: Mode = "eager",
     clip: float | None = None,
+    settings: Sequence[Sequence[float]] = (),
     **options: Any,
 ) -> MetaLearner:
     """Build a meta-learner that descends the mean task gradient with a ``torch.optim`` optimizer.
@@ -41,6 +42,7 @@ def gradient_learner(
         chunk_size: See :func:`~metarl.core.estimators.meta_gradient`.
         mode: See :func:`~metarl.core.estimators.meta_gradient`.
         clip: Cut every number of the mean gradient to [−clip, clip], as MAML does on miniImageNet.
+        settings: What the estimator takes beside, such as the weights of a multi-step loss.
         options: Arguments of the optimizer, such as ``lr=1e-3``. They hold for every step made with
             this learner, also from a state of another: a schedule is a new learner per iteration.
 
@@ -55,8 +57,10 @@ def gradient_learner(
         return MetaState(meta, optimizer(tree.leaves(meta), **options))
 
     def step(state: MetaState, tasks: Task | Sequence[Task]) -> tuple[MetaState, Metrics]:
+        like = tree.leaves(state.params)[0]
+        tensors = [torch.tensor(s, dtype=like.dtype, device=like.device) for s in settings]
         gradient, metrics = meta_gradient(
-            task_gradient, state.params, tasks, chunk_size=chunk_size, mode=mode
+            task_gradient, state.params, tasks, *tensors, chunk_size=chunk_size, mode=mode
         )
         slopes = tree.leaves(gradient)
         metrics["gradient/outer"] = norm = get_total_norm(slopes)

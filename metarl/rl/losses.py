@@ -15,6 +15,8 @@ from metarl.rl.policies import Policy
 
 Estimator: TypeAlias = Callable[[Policy], LossFn]
 
+LARGEST = 20.0  # log ratio: beyond, exp overflows and a clipped gain's derivative is 0 · ∞
+
 
 def reinforce(policy: Policy) -> LossFn:
     """Build −mean(log π(a|s) · A) (Finn et al. 2017, eq. 4).
@@ -88,6 +90,8 @@ def surrogate(
     """
     old = episodes.behavior.log_prob(episodes.actions)
     change = masked(distribution.log_prob(episodes.actions) - old, episodes.mask)
+    if clip is not None:
+        change = change.clamp(max=LARGEST)
     gain = torch.exp(change) * episodes.advantages
     if clip is not None:
         bound = episodes.advantages + clip * episodes.advantages.abs()  # (1 ± ε) A by A's sign

@@ -53,7 +53,7 @@ class FewShot:
                 f"{self.num_shots} shots and {self.num_queries} queries need "
                 f"{self.num_shots + self.num_queries} images of each class, got "
                 f"{min(self.counts)} in class {self.counts.index(min(self.counts))}; "
-                "lower --shots, --train-shots or --queries"
+                "lower --shots, --train-shots, --queries or --test-queries"
             )
 
     @property
@@ -119,7 +119,8 @@ class VariableFewShot:
         if self.max_ways < self.MIN_WAYS or self.pool.num_classes < self.max_ways:
             raise ValueError(
                 f"variable tasks need {self.MIN_WAYS} ways at least and as many classes as their "
-                f"most ways, got at most {self.max_ways} ways of {self.pool.num_classes} classes"
+                f"most ways, got at most {self.max_ways} ways of {self.pool.num_classes} classes; "
+                "set --ways"
             )
         if self.max_support < self.max_ways:
             raise ValueError(

@@ -23,9 +23,14 @@ def is_head(name: str) -> bool:
     return name.startswith(HEAD)
 
 
-def is_norm(name: str) -> bool:
-    """Say whether a parameter belongs to a normalization layer, one whose module is ``norm``."""
-    return "norm" in name.split(".")[:-1]
+def norms_of(module: nn.Module) -> frozenset[str]:
+    """Return the names of the parameters of normalization layers: modules called ``...Norm...``."""
+    return frozenset(
+        f"{prefix}.{name}".removeprefix(".")
+        for prefix, layer in module.named_modules()
+        if "Norm" in type(layer).__name__
+        for name, _ in layer.named_parameters(recurse=False)
+    )
 
 
 def body_of(module: nn.Module) -> Callable[..., Float[Tensor, "n features"]]:

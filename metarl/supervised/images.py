@@ -1,7 +1,9 @@
 """Images by class in one uint8 tensor: reading them, choosing classes, splitting classes."""
 
 import contextlib
+import hashlib
 import io
+import json
 import os
 import zipfile
 import zlib
@@ -42,6 +44,11 @@ class Splits(NamedTuple):
     train: Classes
     validation: Classes
     test: Classes
+
+    def digest(self) -> str:
+        """Return what tells these splits from others: a hash of the names of their classes."""
+        names = json.dumps([classes.names for classes in self])
+        return hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
 def pillow(module: str) -> Any:

@@ -11,7 +11,8 @@ from metarl.core.compiling import Mode
 from metarl.core.seeding import torch_generator
 from metarl.core.types import MetaState, Params, Task
 from metarl.measure import Figures, median
-from metarl.supervised.setup import Model, Parts, SupervisedConfig, make_learner
+from metarl.supervised.settings import SupervisedConfig
+from metarl.supervised.setup import Model, Parts, make_learner
 
 
 PLAIN = "plain autograd, task by task (ms)"
