@@ -139,8 +139,8 @@ def build(config: FewShotImages, *, splits: Splits | None = None) -> Parts:
             "its test classes may be others; --data-root says where the images are"
         )
     splits = Splits(*(c._replace(images=c.images.to(device)) for c in splits))
-    pools = {name: _pool(config, classes, name) for name, classes in splits._asdict().items()}
     trained = _training_pool(config, splits.train)
+    pools = {name: _pool(config, classes, name) for name, classes in splits._asdict().items()}
     joint = config.method == "pretrained"
     ways = trained.num_classes if joint else config.num_ways
     model = make_model(config, _network(config, splits.train, ways), cross_entropy)

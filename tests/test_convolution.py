@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from helpers import randn, random_like, relative_error, seeded
 from supervised_reference import same_conv
 from torch import Tensor, nn
-from torch.func import grad, vmap
+from torch.func import grad, jvp, vjp, vmap
 from torch.testing import assert_close
 
 from metarl.core import Params, functional, tree
 from metarl.core.convolution import BatchNorm, Classifier, Conv3x3, ConvBody, ConvNet, max_pool
 from metarl.core.functional import fused_norm
 from metarl.core.modules import linear
+from metarl.core.shifts import shifted_copies
 from metarl.supervised.networks import NETWORKS
 
 
@@ -244,3 +245,20 @@ def test_network_is_drawn_from_its_generator_alone() -> None:
 
 def test_network_holds_no_fused_normalization() -> None:
     assert fused_norm(functional(classifier(ConvNet(3, 2), channels=1, size=6))[0]) is None
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("size", [(3, 3), (3, 4), (8, 7)])
+def test_shifted_copies_are_the_pixels_under_the_kernel(size: tuple[int, int], stride: int) -> None:
+    x, tangent = randn(2, *size, 4, seed=0), randn(2, *size, 4, seed=1)
+    places = [range(0, length - 2, stride) for length in size]
+    copies = shifted_copies(x, stride)
+    assert copies.shape == (2, *map(len, places), 36)
+    for row, i in enumerate(places[0]):
+        for column, j in enumerate(places[1]):
+            assert_close(copies[:, row, column], x[:, i : i + 3, j : j + 3].flatten(1))
+    moved = jvp(lambda x: shifted_copies(x, stride), (x,), (tangent,))[1]
+    assert_close(moved, shifted_copies(tangent, stride), rtol=0, atol=0)
+    weights = random_like(copies, 2)
+    (slope,) = vjp(lambda x: shifted_copies(x, stride), x)[1](weights)
+    assert_close((slope * tangent).sum(), (weights * moved).sum())  # the adjoint

@@ -19,6 +19,8 @@ from metarl.supervised.methods import METHODS
 
 SINE = ["train", "regression", "--hidden", "8", "--num-tasks", "4", "--log-every", "2"]
 SINE += ["--checkpoint-every", "4", "--validation-tasks", "5"]
+MANY_STEPS = {"imaml", "reptile", "maml++", "protomaml"}
+FEW_STEPS = ("--inner-steps", 2, "--test-steps", 3)  # listing the operators of 16 takes a minute
 OF_CLASSES = {"protomaml", "protonet", "zero-head"}
 
 
@@ -99,7 +101,8 @@ def test_every_method_of_classification_trains_and_is_evaluated(
 ) -> None:
     out = tmp_path / "run"
     shots = ("--train-shots", 4) if method == "reptile" else ()
-    metarl(*images, "--method", method, *shots, "--out", out)
+    few = FEW_STEPS if method in MANY_STEPS else ()
+    metarl(*images, "--method", method, *shots, *few, "--out", out)
     metarl("evaluate", out, "--num-tasks", 4)
     (path,) = (out / "evaluations").iterdir()
     result = json.loads(path.read_text())
@@ -186,8 +189,9 @@ def test_impossible_regressions_are_one_line(
     [
         (["--ways", "9"], "tasks of 9 ways need as many classes"),
         (["--shots", "8"], "16 images of each class, got 8"),
-        (["--variable"], "no fixed number of classes"),
-        (["--variable", "--mode", "compiled"], "use --mode eager"),
+        (["--variable", "--ways", 6], "no fixed number of classes"),
+        (["--variable", "--ways", 6, "--mode", "compiled"], "use --mode eager"),
+        (["--method", "zero-head", "--variable"], "set --ways, such as 50"),
         (["--network", "conv5"], "--network must be one of"),
         (["--data-root", "nowhere"], "nowhere"),
         (["--start", "prototypes", "--inner", "meta-sgd"], "learns rates for the head"),
@@ -199,7 +203,7 @@ def test_impossible_regressions_are_one_line(
         (["--start", "prototypes", "--per-step-norm"], "--per-step-norm it could read"),
         (["--method", "pretrained", "--inner-steps", 1], "leave out --inner-steps and --start"),
         (["--method", "pretrained", "--start", "zero"], "leave out --inner-steps and --start"),
-        (["--method", "zero-head", "--variable", "--queries", 2], "leave out --num-queries"),
+        (["--variable", "--ways", 6, "--queries", 2], "leave out --num-queries"),
         (["--preset", "omniglot-reptile", "--method", "maml"], "is of --method reptile"),
     ],
 )

@@ -14,9 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from metarl.core.modules import ACTIVATIONS, xavier
-
-
-SIZE = 3  # of every kernel
+from metarl.core.shifts import SIZE, shifted_copies
 
 
 class ConvNet(NamedTuple):
@@ -130,12 +128,7 @@ class Conv3x3(nn.Module):
         tall, wide = -(-height // step), -(-width // step)
         down, across = _missing(height, tall, step), _missing(width, wide, step)
         x = F.pad(x, (0, 0, across // 2, -(-across // 2), down // 2, -(-down // 2)))
-        shifted = [
-            x[:, i : i + step * (tall - 1) + 1 : step, j : j + step * (wide - 1) + 1 : step]
-            for i in range(SIZE)
-            for j in range(SIZE)
-        ]
-        columns = torch.cat(shifted, -1).flatten(0, 2)
+        columns = shifted_copies(x, step).flatten(0, 2)
         kernel = self.weight.permute(2, 3, 1, 0).flatten(0, 2)
         return (columns @ kernel).view(len(x), tall, wide, -1) + self.bias
 
