@@ -198,6 +198,11 @@ def _network(config: FewShotImages, classes: Classes, ways: int) -> Classifier:
     _, channels, height, width = classes.images.shape
     body = ConvBody(net, channels, generator=generator)
     size = body(torch.zeros(1, channels, height, width)).shape[-1]
+    if not size:
+        raise ValueError(
+            f"--network {config.network} shrinks images of {height}x{width} pixels to nothing; use "
+            "another, or a larger --image-size"
+        )
     return Classifier(body, linear(size, ways, generator=generator))
 
 

@@ -82,7 +82,7 @@ class ConvBody(nn.Module):
         x = images.permute(0, 2, 3, 1)
         for block in self.blocks:
             x = block(x, 0 if reference is None else count)
-        x = x[:count]
+        x = x if reference is None else x[:count]
         return x.mean((1, 2)) if self.net.features == "mean" else x.flatten(1)
 
 
@@ -149,9 +149,9 @@ class BatchNorm(nn.Module):
     def forward(self, x: Float[Tensor, "n *pixels size"], first: int = 0) -> Tensor:
         """Normalize with the mean and variance of ``x[first:]``, then scale and shift."""
         axes = tuple(range(x.ndim - 1))
-        mean = x[first:].mean(axes)
+        mean = _from(x, first).mean(axes)
         centered = x - mean
-        variance = (centered[first:] * centered[first:]).mean(axes)
+        variance = _from(centered * centered, first).mean(axes)
         scale = torch.rsqrt(variance + self.eps)
         if self.weight is not None:
             scale = scale * self.weight
@@ -167,6 +167,11 @@ def max_pool(
     x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
     rows = torch.maximum(x[:, ::2], x[:, 1::2])
     return torch.maximum(rows[:, :, ::2], rows[:, :, 1::2])
+
+
+def _from(x: Tensor, first: int) -> Tensor:
+    """Leave out the first examples; of all, not even a slice, whose derivative is a copy."""
+    return x[first:] if first else x
 
 
 def _missing(size: int, steps: int, stride: int) -> int:
