@@ -135,7 +135,8 @@ def overridden(config: SupervisedConfig, args: EvaluateSupervised) -> Supervised
             f"{args.run} learned a head for {ways} classes; use --start zero or prototypes for "
             f"{args.num_ways}"
         )
-    if args.tune_inner_lr and not (config.test_steps or args.test_steps):
+    steps = config.test_steps if args.test_steps is None else args.test_steps
+    if args.tune_inner_lr and not steps:
         raise ValueError("--tune-inner-lr needs --test-steps of at least 1")
     return replace(config, **asked)
 

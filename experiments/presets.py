@@ -108,6 +108,23 @@ IMAGES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+# Finn et al. 2017: 32 filters, 5 steps of 0.01 × 5 in training and 10 in the test, gradients cut at
+# 10. Antoniou et al. 2019: 48 filters, 2 tasks.
+MINI: dict[str, Any] = {
+    "data": "mini-imagenet", "num_queries": 15, "inner_steps": 5, "iterations": 60_000,
+    "clip": 10.0,
+}  # fmt: skip
+IMAGES |= {
+    "mini-imagenet-maml": {
+        **MINI, "method": "maml", "network": "mini-32", "num_tasks": 4, "inner_lr": 0.05,
+        "test_steps": 10,
+    },
+    "mini-imagenet-maml++": {
+        **MINI, "method": "maml++", "network": "mini-48", "num_tasks": 2, "inner_lr": 0.1,
+        "iterations": 50_000,
+    },
+}  # fmt: skip
+
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "policies": POLICIES,
     "regression": SINUSOIDS,

@@ -8,8 +8,10 @@ import torch
 from commands import history, metarl
 from helpers import seeded
 
+from metarl.cli import SUPERVISED, parse_train
 from metarl.core import Task, tree
 from metarl.experiments.fewshot import QUERIES, FewShotImages, build, complete
+from metarl.experiments.presets import presets_of
 from metarl.experiments.regression import Regression
 from metarl.experiments.regression import build as build_regression
 from metarl.supervised.images import Classes, Splits
@@ -179,6 +181,15 @@ def test_a_setting_changes_the_update(settings: dict[str, Any]) -> None:
 def test_a_method_that_is_so_needs_no_flag(flag: str) -> None:
     method = {"first_order": "fomaml", "per_step_norm": "maml++"}[flag]
     assert getattr(complete(FewShotImages(Path("unused"), method=method)), flag)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "name"), [(e, name) for e in SUPERVISED for name in presets_of(e)]
+)
+def test_a_preset_is_what_the_run_is_started_with(experiment: str, name: str) -> None:
+    module, config = parse_train([experiment, "--preset", name, "--out", "unused"])
+    for setting, value in presets_of(experiment)[name].items():
+        assert getattr(module.complete(config), setting) == value
 
 
 def test_regression_is_judged_on_a_hundred_points() -> None:
