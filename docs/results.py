@@ -62,6 +62,7 @@ def _row(method: str, folders: str, *, accepted: dict[str, list[int]]) -> dict[s
         "seconds": [round(_seconds(history)) for history in histories],
         "inner_lr": [evaluation["inner_lr"] for evaluation in chosen],
         "measure": chosen[0].get("measure", "return"),
+        **{name: chosen[0][name] for name in ("num_queries", "transductive") if name in chosen[0]},
         "returns": means.tolist(),
         "interval95_tasks": [evaluation["interval95"] for evaluation in chosen],
         "mean": means.mean(0).tolist(),
@@ -104,16 +105,19 @@ def table() -> str:
 
 def _section(result: dict[str, Any]) -> str:
     steps = result.get("steps") or list(range(max(len(row["mean"]) for row in result["rows"])))
+    classes = any(row["measure"] == "accuracy" for row in result["rows"] if "measure" in row)
     head = ["method", *(f"{k} step{'s' if k != 1 else ''}" for k in steps), "seeds"]
+    head += ["query normalized by"] * classes
     lines = [f"## {result['title']}", "", result["text"], "", _line(head)]
     lines.append(_line(["---", *["---:"] * (len(head) - 1)]))
     for row in result["rows"]:
         cells = [_cell(row, step) for step in steps]
-        lines.append(_line([f"**{row['method']}**", *cells, str(len(row["seeds"]))]))
+        query = [_query(row)] * classes
+        lines.append(_line([f"**{row['method']}**", *cells, str(len(row["seeds"])), *query]))
         published = result["published"].get(row["method"])
         if published:
             padded = [*published, *[""] * (len(steps) - len(published))]
-            lines.append(_line(["published", *padded, "1"]))
+            lines.append(_line(["published", *padded, "1", *[""] * classes]))
     lines += ["", "Cost per seed, and how to repeat a row:", ""]
     effort = (
         "environment steps"
@@ -140,6 +144,12 @@ def _cell(row: dict[str, Any], step: int) -> str:
     half = (row["interval95_tasks"][0] if single else row["interval95_seeds"])[step]
     mean, percent = row["mean"][step], row.get("measure") == "accuracy"
     return f"{100 * mean:.2f} ± {100 * half:.2f} %" if percent else f"{mean:.2f} ± {half:.2f}"
+
+
+def _query(row: dict[str, Any]) -> str:
+    """Say whether a query image is helped by the others."""
+    images = f"{row['num_queries']} a class" if row.get("num_queries") else "as many as there are"
+    return f"itself, {images} (transductive)" if row["transductive"] else "the support set"
 
 
 def _line(cells: list[str]) -> str:

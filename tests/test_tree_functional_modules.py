@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from metarl.core import MetaParams, functional, tree
+from metarl.core.compiling import program
 from metarl.core.functional import draw, fused_norm, merge, rows, split
 from metarl.core.modules import LayerNorm, mlp
 
@@ -92,6 +93,34 @@ def test_running_statistics_are_refused(layer: nn.Module) -> None:
         functional(nn.Sequential(layer))
     with pytest.raises(ValueError, match="the module"):
         functional(layer)
+
+
+def test_dropout_is_refused_unless_it_is_off() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
+    with pytest.raises(ValueError, match=r"1 \(Dropout\) draws random numbers; call \.eval\(\)"):
+        functional(module)
+    apply, params = functional(module.eval())
+    assert_close(apply(params, torch.ones(2)), module(torch.ones(2)).detach())
+
+
+class Scaled(nn.Module):
+    """A layer with a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+        self.register_buffer("scale", torch.tensor(3.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled: Tensor = self.scale * self.layer(x)
+        return scaled
+
+
+def test_a_module_with_buffers_is_traced_before_it_was_ever_called() -> None:
+    apply, params = functional(Scaled())
+    traced = program(lambda params, x: apply(params, x), "traced")
+    for x in (torch.ones(2, 1), torch.full((2, 1), 5.0)):
+        assert_close(traced(params, x), apply(params, x))
 
 
 def test_batch_statistics_are_accepted() -> None:

@@ -51,7 +51,9 @@ class Apply:
 
     def _skeleton(self) -> nn.Module:
         if not hasattr(self._skeletons, "module"):
-            self._skeletons.module = copy.deepcopy(self.module)
+            # The tensors are shared: those of a call stand in for them, and a copy would be traced.
+            tensors = (*self.module.parameters(), *self.module.buffers())
+            self._skeletons.module = copy.deepcopy(self.module, {id(x): x for x in tensors})
         skeleton: nn.Module = self._skeletons.module
         return skeleton
 
@@ -73,14 +75,18 @@ def functional(module: nn.Module) -> tuple[Apply, Params]:
         order and under its own names.
 
     Raises:
-        ValueError: If the module keeps running statistics: they would leak from task to task.
+        ValueError: If the module keeps running statistics, which would leak from task to task, or
+            draws random numbers, which the derivatives of a path would not see twice.
     """
     for name, child in module.named_modules():
+        what = f"{name or 'the module'} ({type(child).__name__})"
         if isinstance(child, nn.modules.batchnorm._NormBase) and child.track_running_stats:
             raise ValueError(
-                f"{name or 'the module'} ({type(child).__name__}) keeps running statistics, which "
-                "would leak between tasks; build it with track_running_stats=False"
+                f"{what} keeps running statistics, which would leak between tasks; build it with "
+                "track_running_stats=False"
             )
+        if isinstance(child, nn.modules.dropout._DropoutNd) and child.training and child.p:
+            raise ValueError(f"{what} draws random numbers; call .eval() on it, or leave it out")
     params = {name: p.detach().clone() for name, p in module.named_parameters()}
     return Apply(module), params
 
