@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from metarl.console import warn
 from metarl.supervised.cache import cache_folder, cached, fingerprint, replacing
 from metarl.supervised.images import (
     Classes,
@@ -147,6 +148,7 @@ def download(name: str, folder: Path) -> None:
     path, url = folder / f"{name}.zip", URL.format(name)
     if path.exists():
         return
+    warn(f"downloading {url} to {folder}, since it is neither there nor under METARL_DATA")
     by_hand = f"get it by hand and put it into {folder}, or into a folder for --data-root"
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:
