@@ -48,6 +48,8 @@ def _row(method: str, folders: str, *, accepted: dict[str, list[int]]) -> dict[s
     for run, taken in zip(runs, chosen, strict=True):
         print(f"{label}: {run.folder}, iteration {taken['iteration']}, {protocol(taken)}, "
               f"step size {taken['inner_lr']:g}")  # fmt: skip
+    if any(protocol(taken) != protocol(chosen[0]) for taken in chosen):
+        raise ValueError(f"the evaluations of {label} do not follow one protocol; evaluate again")
     last = chosen[0]["iteration"]
     histories = [[e for e in run.metrics() if e["iteration"] <= last] for run in runs]
     about = [run.read_config() for run in runs]

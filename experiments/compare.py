@@ -119,7 +119,8 @@ def require_same(folder: Path, words: list[str]) -> None:
     Raises:
         ValueError: If they are.
     """
-    asked = to_json(cli.parse_train(words)[1])
+    module, given = cli.parse_train(words)
+    asked = to_json(module.complete(given) if hasattr(module, "complete") else given)
     if not (folder / "config.json").exists():
         return
     kept = Run.open(folder).read_config()["config"]

@@ -18,14 +18,14 @@ from metarl.config import at_least, flag, require
 from metarl.console import print_table
 from metarl.core.inner import sgd
 from metarl.core.seeding import torch_generator
-from metarl.core.types import MetaParams
+from metarl.core.types import MetaParams, Task
 from metarl.experiments.launch import experiment_of
 from metarl.loading import Loaded, load
 from metarl.output import require_writable
 from metarl.supervised.evaluate import Curves, adaptation_curves, neighbor_curves
 from metarl.supervised.methods import Start
 from metarl.supervised.settings import SupervisedConfig
-from metarl.supervised.setup import Parts
+from metarl.supervised.setup import Parts, started
 from metarl.tracking import Run, command, versions
 
 
@@ -99,6 +99,9 @@ def main(args: EvaluateSupervised) -> None:
     require_writable(loaded.run.evaluation_path("new"))
     config = overridden(loaded.config, args)
     parts: Parts = module.build(config)
+    if args.start is not None and args.start != config.start:
+        loop = started(parts.test_loop, args.start, parts.model)
+        parts = parts._replace(test_loop=loop)
     chosen = best_checkpoints(loaded, args)
     metas = [loaded.params] if args.ensemble == 1 else [
         load(kind, args.run, iteration=iteration, device=args.device).params for iteration in chosen
@@ -120,15 +123,20 @@ def main(args: EvaluateSupervised) -> None:
 
 def overridden(config: SupervisedConfig, args: EvaluateSupervised) -> SupervisedConfig:
     """Put what was asked for in place of the run's settings."""
-    names = {"test_steps", "num_ways", "num_shots", "test_queries", "bn_mode", "start"}
+    names = {"test_steps", "num_ways", "num_shots", "test_queries", "bn_mode"}
     names |= {"data_root", "device"}
     asked = {name: value for name in names if (value := getattr(args, name)) is not None}
     known = {field.name for field in fields(config)}
     if unknown := sorted(set(asked) - known):
         raise ValueError(f"{args.run} is a run without {', '.join(map(flag, unknown))}")
     ways = getattr(config, "num_ways", None)
-    if args.nearest_neighbor and ways is None:
-        raise ValueError(f"--nearest-neighbor is of classes, and {args.run} has none")
+    if (args.nearest_neighbor or args.start) and ways is None:
+        asked_for = "--start" if args.start else "--nearest-neighbor"
+        raise ValueError(f"{asked_for} is of classes, and {args.run} has none")
+    if args.start == "learned" != config.start:
+        raise ValueError(f"{args.run} learned no head; leave out --start")
+    if args.nearest_neighbor:
+        asked["test_steps"] = 0
     head_is_learned = (args.start or config.start) == "learned" and config.method != "pretrained"
     if args.num_ways not in (None, ways) and head_is_learned:
         raise ValueError(
@@ -168,6 +176,8 @@ def tuned_rate(
     results = [evaluate(others, config, parts, metas, rate=rate) for rate in RATES]
     name = judged_by(results[0])
     ends = np.array([curves.mean(name)[-1] for curves in results])
+    if not np.isfinite(ends).any():
+        raise ValueError(f"every step size of {RATES} diverges; lower --test-steps")
     rows = [[f"{rate:g}", f"{end:.4f}"] for rate, end in zip(RATES, ends, strict=True)]
     print_table("step size, on validation tasks", ["inner lr", name], rows)
     return RATES[int(np.nanargmin(-ends if name == "accuracy" else ends))]
@@ -219,8 +229,8 @@ def protocol(args: EvaluateSupervised, config: Any, parts: Parts) -> dict[str, A
         "tasks": args.tasks,
         "num_tasks": args.num_tasks,
         "num_ways": getattr(config, "num_ways", None),
-        "num_shots": config.num_shots,
-        "num_queries": parts.num_queries,
+        "num_shots": None if getattr(config, "variable", False) else config.num_shots,
+        "num_queries": num_queries(args, config, parts),
         "test_steps": config.test_steps,
         "seed": args.seed,
         "ensemble": args.ensemble if args.ensemble > 1 else None,
@@ -230,6 +240,14 @@ def protocol(args: EvaluateSupervised, config: Any, parts: Parts) -> dict[str, A
         "nearest_neighbor": args.nearest_neighbor,
         "tuned": args.tune_inner_lr,
     }
+
+
+def num_queries(args: EvaluateSupervised, config: Any, parts: Parts) -> int | None:
+    """Return the query images of each class, or the points, of a task; None where they vary."""
+    task = parts.evaluated[args.tasks](1, torch_generator(0, 0, "size", device=parts.device))
+    if not isinstance(task, Task):
+        return None
+    return int(task.query[0].shape[1]) // getattr(config, "num_ways", 1)
 
 
 def report(

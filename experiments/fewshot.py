@@ -5,6 +5,7 @@
 
 import sys
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -111,13 +112,9 @@ class FewShotImages(SupervisedConfig):
             raise ValueError(
                 "--method pretrained trains on all classes at once; leave out --variable"
             )
-        if self.variable and self.num_ways <= VariableFewShot.MIN_WAYS:
-            raise ValueError(
-                f"--variable tasks have {VariableFewShot.MIN_WAYS} to --ways classes; set --ways, "
-                "such as 50"
-            )
-        for name in ("num_queries", "test_queries", "train_shots"):
-            if self.variable and getattr(self, name) is not None:
+        usual = {"num_shots": 1, "num_queries": None, "test_queries": None, "train_shots": None}
+        for name, value in usual.items():
+            if self.variable and getattr(self, name) != value:
                 raise ValueError(f"--variable tasks have their own sizes; leave out {flag(name)}")
         if self.variable and self.mode not in (None, "eager"):
             raise ValueError("--variable tasks have a new shape each; use --mode eager")
@@ -136,11 +133,11 @@ def build(config: FewShotImages, *, splits: Splits | None = None) -> Parts:
     if config.classes not in (None, splits.digest()):
         raise ValueError(
             f"--data {config.data} no longer has the classes that {config.out} was split into, so "
-            "its test classes may be others; --data-root says where the images are"
+            "its test classes may be others; --data-root says where images are, and glyphs come "
+            "from matplotlib's fonts"
         )
     splits = Splits(*(c._replace(images=c.images.to(device)) for c in splits))
     trained = _training_pool(config, splits.train)
-    pools = {name: _pool(config, classes, name) for name, classes in splits._asdict().items()}
     joint = config.method == "pretrained"
     ways = trained.num_classes if joint else config.num_ways
     model = make_model(config, _network(config, splits.train, ways), cross_entropy)
@@ -150,10 +147,9 @@ def build(config: FewShotImages, *, splits: Splits | None = None) -> Parts:
         make_learner(config, model, chunk_size=chunk_size(config)),
         make_test_loop(config, model, start="zero" if joint else None),
         _prepared(config, batches if joint else _draw(config, trained), config.inner_steps or 0),
-        {n: _prepared(config, _draw(config, p), config.test_steps or 0) for n, p in pools.items()},
+        {name: _evaluated(config, classes, name) for name, classes in splits._asdict().items()},
         device,
         chunk_size=1,  # with 15 queries a class a task fills the cache
-        num_queries=None if config.variable else pools["test"].num_queries,
     )
 
 
@@ -186,9 +182,17 @@ def main(config: FewShotImages) -> None:
         raise ValueError(
             "--method pretrained adapts in the test alone; leave out --inner-steps and --start"
         )
+    if config.variable and config.num_ways <= VariableFewShot.MIN_WAYS:
+        raise ValueError(
+            f"--variable tasks have {VariableFewShot.MIN_WAYS} to --ways classes; set --ways, such "
+            "as 50"
+        )
     splits = _load(config)
     config = replace(config, classes=splits.digest())
-    launch("fewshot", config, build(config, splits=splits), sys.modules[__name__])
+    parts = build(config, splits=splits)
+    for name in ("validation", "test"):  # what these lack shows now, and not when it is needed
+        parts.evaluated[name](1, torch_generator(config.seed, 0, name, device=parts.device))
+    launch("fewshot", config, parts, sys.modules[__name__])
 
 
 def _network(config: FewShotImages, classes: Classes, ways: int) -> Classifier:
@@ -241,6 +245,16 @@ def _few_shot(
         )
     except ValueError as error:
         raise ValueError(f"{split} classes of --data {config.data}: {error}") from None
+
+
+def _evaluated(config: FewShotImages, classes: Classes, split: str) -> Draw:
+    """Draw tasks to be judged by; the pool is made when it is first needed, or never."""
+    pool = cache(lambda: _pool(config, classes, split))
+
+    def draw(num_tasks: int, generator: torch.Generator) -> Tasks:
+        return _draw(config, pool())(num_tasks, generator)
+
+    return _prepared(config, draw, config.test_steps or 0)
 
 
 def _draw(config: FewShotImages, pool: FewShot) -> Draw:

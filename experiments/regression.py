@@ -41,12 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "reptile": {"num_tasks": 25, "inner_steps": 5, "inner": "sgd", "inner_lr": 0.02},
     "imaml": {"inner_steps": 16, "inner_lr": 0.05, "test_steps": 16},
-    "maml++": {"inner_steps": 5, "test_steps": 5, "per_step_norm": False},  # an MLP has no norms
-    # Rates learned for one step are large: with more the error grows again.
-    "meta-sgd": {"test_steps": 1},
-    "lslr": {"test_steps": 1},
-    "meta-curvature": {"test_steps": 1},
-    "maml-enhanced": {"test_steps": 1},
+    "maml++": {"inner_steps": 5, "per_step_norm": False},  # an MLP has no norms
 }
 QUERIES = 100  # points of validation and test
 
@@ -105,7 +100,6 @@ def build(config: Regression) -> Parts:
         Sinusoids(config.num_shots, config.num_queries, observed).sample,
         {name: evaluated.sample for name in Splits._fields},
         resolve_device(config.device),
-        num_queries=QUERIES,
     )
 
 

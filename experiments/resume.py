@@ -41,7 +41,6 @@ def main(args: Resume) -> None:
             iterations=before.iterations if args.iterations is None else args.iterations,
             device=args.device or before.device,
         )
-        warn_of_schedules(before, config)
         start, saved = last_whole_checkpoint(run, config)
         if start >= config.iterations:
             print(
@@ -49,6 +48,7 @@ def main(args: Resume) -> None:
                 f"it with: metarl evaluate {args.run}"
             )
             return
+        warn_of_schedules(before, config)
         parts = experiment.build(config)
         state = parts.init()
         if saved is None:  # it died before its first checkpoint
@@ -71,7 +71,7 @@ def warn_of_schedules(before: RunConfig, after: RunConfig) -> None:
     if moved:
         warn(
             f"{', '.join(map(flag, moved))} go by the number of iterations: with "
-            f"{after.iterations} instead of {before.iterations} they go back to an earlier part"
+            f"{after.iterations} instead of {before.iterations} they go on at another part"
         )
 
 

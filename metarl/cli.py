@@ -235,7 +235,8 @@ def _take_option(argv: list[str], name: str) -> tuple[str | None, list[str]]:
             return argument.partition("=")[2], argv[:index] + argv[index + 1 :]
         if argument == name:
             if index + 1 == len(argv):
-                raise UsageError(f"{name} needs a value; `metarl train --help` lists them")
+                where = "metarl methods" if name == "--method" else "metarl train --help"
+                raise UsageError(f"{name} needs a value; `{where}` lists them")
             return argv[index + 1], argv[:index] + argv[index + 2 :]
     return None, argv
 

@@ -206,6 +206,7 @@ class Run:
 
 PROTOCOL = (
     "num_tasks", "seed", "episodes_per_task", "tasks", "num_ways", "num_shots", "num_queries",
+    "transductive", "start", "nearest_neighbor", "ensemble", "tuned",
 )  # fmt: skip
 """What an evaluation may hold that two of them must share to be compared, beside the steps."""
 

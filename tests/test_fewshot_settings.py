@@ -75,7 +75,6 @@ def test_tasks_have_the_sizes_that_were_asked_for(
     assert sizes(drawn(parts)) == training
     for kind in COUNTS:
         assert sizes(drawn(parts, kind)) == testing
-    assert parts.num_queries == testing[1] // settings.get("num_ways", 2)
 
 
 @pytest.mark.parametrize(
@@ -132,9 +131,26 @@ def test_networks_have_the_shapes_that_were_asked_for(
     assert parts_of(**settings).init().params.model[name].shape == shape
 
 
-def test_a_network_with_nothing_left_of_the_images_is_refused() -> None:
-    with pytest.raises(ValueError, match="conv4-pool shrinks images of 8x8 pixels to nothing"):
-        parts_of(network="conv4-pool")
+@pytest.mark.parametrize("size", [2, 8])
+def test_a_network_with_nothing_left_of_the_images_is_refused(size: int) -> None:
+    images = Splits(*(c._replace(images=c.images[..., :size, :size]) for c in splits()))
+    config = FewShotImages(Path("unused"), num_ways=2, network="conv4-pool")
+    with pytest.raises(ValueError, match=f"conv4-pool shrinks images of {size}x{size} pixels"):
+        build(config, splits=images)
+
+
+def test_training_asks_nothing_of_tasks_that_it_never_draws() -> None:
+    """Eight training images are too few for five shots and five queries, and enough for two."""
+    few = splits().train
+    chosen = [IMAGES * index + image for index in range(COUNTS["train"]) for image in range(8)]
+    few = few._replace(images=few.images[chosen], counts=(8,) * COUNTS["train"])
+    config = FewShotImages(
+        Path("unused"), num_ways=2, num_shots=5, train_shots=2, num_queries=2, test_queries=5
+    )
+    parts = build(config, splits=splits()._replace(train=few))
+    assert sizes(drawn(parts, "test")) == ([10], 10)
+    with pytest.raises(ValueError, match="train classes of --data glyphs: 5 shots and 5 queries"):
+        drawn(parts, "train")
 
 
 def changed_by(**settings: Any) -> dict[str, torch.Tensor]:
@@ -197,4 +213,22 @@ def test_regression_is_judged_on_a_hundred_points() -> None:
     assert sizes(drawn(parts)) == ([5], 7)
     for kind in COUNTS:
         assert sizes(drawn(parts, kind)) == ([5], 100)
-    assert parts.num_queries == 100
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({}, 3),
+        ({"inner_steps": 5}, 5),
+        ({"inner_steps": 5, "test_steps": 2}, 2),
+        ({"inner": "meta-sgd"}, 1),
+        ({"method": "lslr", "inner_steps": 4}, 4),
+        ({"method": "maml++", "inner_steps": 8}, 8),
+        ({"method": "reptile"}, 50),
+        ({"method": "protonet"}, 0),
+    ],
+)
+def test_learned_rates_are_tested_with_the_steps_that_they_learned_for(
+    settings: dict[str, Any], steps: int
+) -> None:
+    assert complete(FewShotImages(Path("unused"), **settings)).test_steps == steps

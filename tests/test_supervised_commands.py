@@ -15,6 +15,7 @@ from metarl.core import Task
 from metarl.experiments.fewshot import QUERIES, FewShotImages, build
 from metarl.supervised.images import Classes, Splits
 from metarl.supervised.methods import METHODS
+from metarl.tracking import Run, protocol
 
 
 SINE = ["train", "regression", "--hidden", "8", "--num-tasks", "4", "--log-every", "2"]
@@ -200,6 +201,10 @@ def test_impossible_regressions_are_one_line(
         (["--method", "imaml", "--start", "zero"], "needs --start learned, got zero"),
         (["--method", "protomaml", "--inner-batch", 2], "leave out --inner-batch"),
         (["--method", "imaml", "--inner-batch", 2], "leave out --inner-batch"),
+        (["--method", "imaml", "--first-order"], "leave out --first-order"),
+        (["--outer-lr-end", "1e-5"], "add --outer-schedule cosine"),
+        (["--method", "zero-head", "--inner-steps", 0], "at least 1, and no --adapts body"),
+        (["--variable", "--ways", 6, "--shots", 2], "leave out --num-shots"),
         (["--start", "prototypes", "--per-step-norm"], "--per-step-norm it could read"),
         (["--method", "pretrained", "--inner-steps", 1], "leave out --inner-steps and --start"),
         (["--method", "pretrained", "--start", "zero"], "leave out --inner-steps and --start"),
@@ -225,6 +230,42 @@ def test_no_evaluation_takes_the_place_of_another(sine: Path, tmp_path: Path) ->
     for flags in asked:
         metarl("evaluate", run, "--num-tasks", 3, *flags)
     assert len(list((run / "evaluations").iterdir())) == len(asked)
+
+
+def test_a_run_is_evaluated_from_another_start_than_its_own(
+    images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shots = ("--train-shots", 4, "--shots", 2, "--inner-batch", 3, "--inner-steps", 1)
+    metarl(*images, "--method", "reptile", *shots, "--test-steps", 2, "--out", tmp_path / "reptile")
+    metarl(*images, "--method", "lslr", "--out", tmp_path / "lslr")
+    for run in (tmp_path / "reptile", tmp_path / "lslr"):
+        for flags in (("--start", "prototypes"), ("--start", "zero"), ("--nearest-neighbor",)):
+            metarl("evaluate", run, "--num-tasks", 3, *flags)
+        entries = Run.open(run).evaluations()
+        assert len(entries) == 3
+        assert all(np.isfinite(entry["mean"]).all() for entry in entries)
+        assert len({json.dumps(protocol(entry)) for entry in entries}) == 3
+    metarl(*images, "--method", "protomaml", *FEW_STEPS, "--out", tmp_path / "proto")
+    line = refusal(capsys, "evaluate", tmp_path / "proto", "--start", "learned")
+    assert "learned no head; leave out --start" in line
+
+
+def test_queries_are_written_down_as_they_were(
+    images: list[str], folder: Path, tmp_path: Path
+) -> None:
+    for split in ("train", "validation", "test"):
+        shutil.copytree(folder, tmp_path / "split" / split)
+        for old in list((tmp_path / "split" / split).iterdir()):
+            new = old.rename(old.with_name(f"{split}-{old.name}"))
+            for number in range(5) if split == "validation" else ():
+                (new / f"{number}.png").unlink()
+    metarl(*images, "--data-root", tmp_path / "split", "--out", tmp_path / "run")
+    for tasks in ("test", "validation"):
+        metarl("evaluate", tmp_path / "run", "--num-tasks", 2, "--tasks", tasks)
+    found = {
+        entry["tasks"]: entry["num_queries"] for entry in Run.open(tmp_path / "run").evaluations()
+    }
+    assert found == {"test": 7, "validation": 2}
 
 
 def test_an_ensemble_leaves_out_a_checkpoint_that_diverged(sine: Path, tmp_path: Path) -> None:

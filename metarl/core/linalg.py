@@ -37,7 +37,7 @@ def conjugate_gradient(
     for _ in range(steps):
         image = product(direction)
         curvature = tree.dot(direction, image)
-        convex = convex & ((curvature > 0) | (squared <= floor))
+        convex = convex & (~(curvature <= 0) | (squared <= floor))  # NaN goes on, and shows
         running = convex & (squared > floor)
         length = torch.where(running, squared / curvature, 0.0)
         x = tree.add(x, direction, scale=length)

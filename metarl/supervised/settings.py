@@ -7,11 +7,8 @@ import tyro
 
 from metarl.config import RunConfig, at_least, between, greater_than, require
 from metarl.core.compiling import Mode
-from metarl.core.optimizers import INNER, Inner
+from metarl.core.optimizers import LEARNED_RATES, Inner
 from metarl.supervised.methods import MAML, METHODS, Adapts, Estimator, Start
-
-
-LEARNED_HEAD = frozenset(INNER) - {"sgd", "adam"}  # inner optimizers that learn rates by name
 
 
 @dataclass(frozen=True)
@@ -96,6 +93,9 @@ Config = TypeVar("Config", bound=SupervisedConfig)
 def resolve(config: Config, settings: dict[str, dict[str, Any]]) -> Config:
     """Fill in what was left open: by the method, then by the experiment's settings for it.
 
+    Learned rates are tested with the steps that they learned for, and other methods with as many at
+    least.
+
     Args:
         config: The settings that a user gave.
         settings: Defaults of the experiment, by method; ``""`` holds those of all methods.
@@ -106,10 +106,11 @@ def resolve(config: Config, settings: dict[str, dict[str, Any]]) -> Config:
     left_open = {n: v for n, v in chosen.items() if getattr(config, n) is None}
     flags = {n: chosen[n] for n in ("first_order", "per_step_norm")}
     resolved = replace(config, **cast(Any, left_open | flags))
-    return replace(
-        resolved,
-        test_steps=resolved.inner_steps if resolved.test_steps is None else resolved.test_steps,
-    )
+    if config.test_steps is not None:
+        return resolved
+    steps = resolved.inner_steps or 0
+    more = 0 if resolved.inner in LEARNED_RATES else resolved.test_steps or 0
+    return replace(resolved, test_steps=max(steps, more))
 
 
 def require_compatible(config: SupervisedConfig) -> None:
@@ -126,7 +127,7 @@ def require_compatible(config: SupervisedConfig) -> None:
         raise ValueError(f"{what} takes the whole support set; leave out --inner-batch")
     if config.start == "prototypes" and config.per_step_norm:
         raise ValueError("--start prototypes has no step whose --per-step-norm it could read")
-    if config.start in ("prototypes", "zero") and config.inner in LEARNED_HEAD:
+    if config.start in ("prototypes", "zero") and config.inner in LEARNED_RATES:
         raise ValueError(
             f"--inner {config.inner} learns rates for the head, and --start {config.start} makes a "
             "new one for each task; use --inner sgd or adam"
@@ -137,11 +138,13 @@ def require_compatible(config: SupervisedConfig) -> None:
             "--start zero is learned from by inner steps that change the head; use --inner-steps "
             "of at least 1, and no --adapts body"
         )
+    if config.outer_lr_end and config.outer_schedule in (None, "constant"):
+        raise ValueError("--outer-lr-end is where a schedule ends; add --outer-schedule cosine")
     # Reptile and the implicit gradient see no path.
     if config.estimator not in ("reptile", "implicit"):
         return
     asked = f"--estimator {config.estimator}"
-    if config.inner not in (None, "sgd", "adam"):
+    if config.inner in LEARNED_RATES:
         raise ValueError(
             f"{asked} has no gradient for what --inner {config.inner} learns; use sgd or adam"
         )
@@ -151,6 +154,8 @@ def require_compatible(config: SupervisedConfig) -> None:
         )
     if config.estimator == "implicit" and config.start != "learned":
         raise ValueError(f"{asked} needs --start learned, got {config.start}")
+    if config.first_order or config.first_order_until:
+        raise ValueError(f"{asked} takes no second derivatives; leave out --first-order")
     if config.multi_step_until:
         raise ValueError(f"{asked} has no multi-step loss; leave out --multi-step-until")
     if not config.inner_steps:

@@ -64,8 +64,6 @@ class Parts(NamedTuple):
             have.
         device: Where the parameters live.
         chunk_size: Tasks worked on at a time; ``None`` is all of them.
-        num_queries: Query examples of a test task, of each class where it has classes; ``None``
-            where they vary.
     """
 
     model: Model
@@ -75,7 +73,6 @@ class Parts(NamedTuple):
     evaluated: Mapping[str, Draw]
     device: torch.device
     chunk_size: int | None = None
-    num_queries: int | None = None
 
     def init(self) -> MetaState:
         """Return the state before the first iteration."""
@@ -159,6 +156,11 @@ def make_test_loop(
     loop = replace(model.loop, num_steps=config.test_steps)
     if start is None or config.start != "learned":
         return loop
+    return started(loop, start, model)
+
+
+def started(loop: InnerLoop, start: str, model: Model) -> InnerLoop:
+    """Return the loop with another start: ``prototypes`` or ``zero``."""
     return replace(loop, start=_start(start, model.apply.module))
 
 
