@@ -114,7 +114,7 @@ def _section(result: dict[str, Any]) -> str:
     lines.append(_line(["---", *["---:"] * (len(head) - 1)]))
     for row in result["rows"]:
         cells = [_cell(row, step) for step in steps]
-        query = [_query(row)] * classes
+        query = [_query(row)] if classes else []
         lines.append(_line([f"**{row['method']}**", *cells, str(len(row["seeds"])), *query]))
         published = result["published"].get(row["method"])
         if published:
