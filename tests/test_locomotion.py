@@ -4,7 +4,6 @@ import copy
 import importlib
 import json
 import pickle
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import gymnasium
 import mujoco
 import numpy as np
 import pytest
+from environments import draw, make, make_rows
 from gymnasium.utils.env_checker import check_env
 
 from metarl.envs import ENVIRONMENTS, Row
@@ -33,29 +33,6 @@ ANT, HOPPER, HUMANOID = "metarl/AntDir-v1", "metarl/HopperRandParams-v1", "metar
 CHEETAH, FINN = "metarl/HalfCheetahDir-v1", "metarl/HalfCheetahDir-v0"
 
 every_id = pytest.mark.parametrize("name", IDS)
-
-
-def make(name: str, task: Any = None, **options: Any) -> Any:
-    env = gymnasium.make(name, **options)
-    if task is not None:
-        env.unwrapped.task = task
-    return env
-
-
-def make_rows(name: str, tasks: list[Any], **options: Any) -> Any:
-    rows = gymnasium.make_vec(name, num_envs=len(tasks), **options)
-    rows.set_attr("task", tasks)
-    return rows
-
-
-def draw(name: str, count: int, seed: int = 0) -> list[Any]:
-    tasks: list[Any] = sampler(name).sample_tasks(count, np.random.default_rng(seed))
-    return tasks
-
-
-@cache  # for drawing alone
-def sampler(name: str) -> Any:
-    return make(name).unwrapped
 
 
 def actions_of(rows: Any, rng: np.random.Generator, scale: float = 1.5) -> Any:

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.testing import assert_close
 
-from metarl.core import MetaState, Task, tree
+from metarl.core import MetaParams, MetaState, Task, tree
 from metarl.rl.e_maml import e_maml, exploration, standardize_rewards
 from metarl.rl.maml_trpo import maml_trpo
 from metarl.rl.objective import AdaptedPolicy
@@ -103,6 +103,17 @@ def test_trust_region_moves_every_meta_parameter_and_reports_what_it_did(
     assert_close(metrics["gradient/outer"], slope, **EXACT)
 
 
+def checked_products(case: Case) -> tuple[MetaParams, MetaParams]:
+    """Compare the gradient and a Fisher product of every task with plain autograd; return both."""
+    policy, loop, meta = build(case)
+    tasks = draw_tasks(case, meta)
+    vector = random_like(meta, seed=4)
+    _, gradient, image = AdaptedPolicy(policy, loop).products(meta, tasks, vector)
+    assert relative_error(mean(image), plain_kl_product(case, meta, tasks, vector)) < 1e-10
+    assert relative_error(mean(gradient), plain_gradient(case, meta, tasks)) < 1e-10
+    return gradient, image
+
+
 @kinds
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("inner", ["sgd", *LEARNED])
@@ -110,12 +121,7 @@ def test_fisher_product_of_every_inner_optimizer_is_the_hessian_of_the_kl(
     inner: str, first_order: bool, kind: str
 ) -> None:
     case = Case(kind, "reinforce", inner, steps=2, first_order=first_order)
-    policy, loop, meta = build(case)
-    tasks = draw_tasks(case, meta)
-    vector = random_like(meta, seed=4)
-    _, gradient, image = AdaptedPolicy(policy, loop).products(meta, tasks, vector)
-    assert relative_error(mean(image), plain_kl_product(case, meta, tasks, vector)) < 1e-10
-    assert relative_error(mean(gradient), plain_gradient(case, meta, tasks)) < 1e-10
+    gradient, image = checked_products(case)
     assert all(g.ne(0).all() for g in tree.leaves((gradient, image)))
 
 
@@ -125,12 +131,7 @@ def test_fisher_product_of_every_inner_loss_is_the_hessian_of_the_kl(
     estimator: str, kind: str
 ) -> None:
     case = Case(kind, estimator, "meta-sgd", steps=2)
-    policy, loop, meta = build(case)
-    tasks = draw_tasks(case, meta)
-    vector = random_like(meta, seed=4)
-    _, gradient, image = AdaptedPolicy(policy, loop).products(meta, tasks, vector)
-    assert relative_error(mean(image), plain_kl_product(case, meta, tasks, vector)) < 1e-10
-    assert relative_error(mean(gradient), plain_gradient(case, meta, tasks)) < 1e-10
+    checked_products(case)
 
 
 @pytest.mark.parametrize("case", [Case(inner="meta-curvature+lslr"), Case(context=CONTEXT)])

@@ -2,13 +2,13 @@
 
 import itertools
 import json
-from functools import cache
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
+from environments import draw, make, make_rows
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from helpers import seeded
@@ -28,29 +28,6 @@ NORTHEAST = {"goal": [2.0, 2.0]}
 
 every_id = pytest.mark.parametrize("name", NAMES)
 oracle_or_not = pytest.mark.parametrize("observe_task", [False, True])
-
-
-def make(name: str, task: Any = None, **options: Any) -> Any:
-    env = gymnasium.make(name, **options)
-    if task is not None:
-        env.unwrapped.task = task
-    return env
-
-
-def make_rows(name: str, tasks: list[Any], **options: Any) -> Any:
-    rows = gymnasium.make_vec(name, num_envs=len(tasks), **options)
-    rows.set_attr("task", tasks)
-    return rows
-
-
-def draw(name: str, count: int, seed: int = 0) -> list[Any]:
-    tasks: list[Any] = lender(name).sample_tasks(count, np.random.default_rng(seed))
-    return tasks
-
-
-@cache  # for drawing alone
-def lender(name: str) -> Any:
-    return make(name).unwrapped
 
 
 def random_actions(rows: Any, seed: int, steps: int) -> list[Any]:
@@ -388,8 +365,8 @@ def test_next_state_has_a_probability_above_zero() -> None:
     task = {"transitions": [[never]] * 5, "rewards": [[0.0]] * 5}
     env = make(MDP, num_states=5, num_actions=1).unwrapped
     cumulative = env.tables(task).cumulative[0, 0]
-    for draw, state in ((0.0, 0), (0.34, 2), (1 - 2**-53, 3)):
-        assert tabular_mdp.advance(cumulative, np.zeros(()), draw, 0.0)[0] == state
+    for chance, state in ((0.0, 0), (0.34, 2), (1 - 2**-53, 3)):
+        assert tabular_mdp.advance(cumulative, np.zeros(()), chance, 0.0)[0] == state
 
 
 def test_tasks_of_the_mdp_have_the_distribution_of_the_literature() -> None:
