@@ -129,6 +129,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "policies": POLICIES,
     "regression": SINUSOIDS,
     "fewshot": IMAGES,
+    "text": {},
 }
 """Presets by the experiments that take them: those on policies share theirs."""
 

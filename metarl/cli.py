@@ -47,10 +47,11 @@ EXPERIMENTS = {
     "sb3": Command("sb3", "SB3", "Stable-Baselines3 on one task, or with the task observed"),
     "regression": Command("regression", "Regression", "few-shot regression of sinusoids"),
     "fewshot": Command("fewshot", "FewShotImages", "few-shot classification of images"),
+    "text": Command("text", "Text", "few-shot classification of sentences"),
 }
 
 
-SUPERVISED = ("regression", "fewshot")
+SUPERVISED = ("regression", "fewshot", "text")
 OF_SUPERVISED = {
     "evaluate": Command("evaluate_supervised", "EvaluateSupervised", VERBS["evaluate"].summary),
 }
@@ -59,7 +60,10 @@ OF_SB3 = {
     "resume": Command("resume_sb3", "ResumeSB3", VERBS["resume"].summary),
     "render": Command("render_sb3", "RenderSB3", VERBS["render"].summary),
 }
-OWN_VERBS = {**dict.fromkeys(SUPERVISED, OF_SUPERVISED), "sb3": OF_SB3}
+OF_TEXT = {
+    "evaluate": Command("evaluate_text", "EvaluateText", "accuracy on few-shot tasks of text"),
+}
+OWN_VERBS = {**dict.fromkeys(SUPERVISED, OF_SUPERVISED), "text": OF_TEXT, "sb3": OF_SB3}
 
 
 class UsageError(Exception):

@@ -21,7 +21,7 @@ from metarl.core import (
     functional,
     tree,
 )
-from metarl.core.optimizers import INNER
+from metarl.core.optimizers import inner_optimizer
 from metarl.rl import distributions
 from metarl.rl.cavia import context_loop
 from metarl.rl.episodes import Episodes
@@ -221,7 +221,7 @@ def build(case: Case) -> tuple[Policy, InnerLoop, MetaParams]:
     policy, params = functional(module.double())
     loop = InnerLoop(
         ESTIMATORS[case.estimator](policy),
-        INNER[case.inner](LR, case.steps),
+        inner_optimizer(case.inner, LR, case.steps),
         first_order=case.first_order,
         num_steps=case.steps,
     )

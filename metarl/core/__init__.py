@@ -12,7 +12,7 @@ from metarl.core.estimators import (
 )
 from metarl.core.functional import Apply, functional
 from metarl.core.implicit import implicit
-from metarl.core.inner import InnerOptimizer, adam, chain, lslr, meta_sgd, sgd
+from metarl.core.inner import InnerOptimizer, adam, chain, clip_norm, lslr, meta_sgd, sgd
 from metarl.core.outer import gradient_learner
 from metarl.core.types import (
     Batch,
@@ -43,6 +43,7 @@ __all__ = [
     "adam",
     "backprop",
     "chain",
+    "clip_norm",
     "functional",
     "gradient_learner",
     "implicit",

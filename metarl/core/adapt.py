@@ -21,7 +21,8 @@ def _every_name(name: str) -> bool:
     return True
 
 
-def _identity(params: Params, batches: Batches) -> tuple[Params, Batches]:
+def unchanged(params: Params, batches: Batches) -> tuple[Params, Batches]:
+    """Start where the meta-parameters are, with all batches left."""
     return params, batches
 
 
@@ -53,7 +54,7 @@ class InnerLoop:
     fast: Callable[[str], bool] = _every_name
     per_step: frozenset[str] = frozenset()
     first_order: bool = False
-    start: Callable[[Params, Batches], tuple[Params, Batches]] = _identity
+    start: Callable[[Params, Batches], tuple[Params, Batches]] = unchanged
     supplied: frozenset[str] = frozenset()
     num_steps: int | None = None
     proximal: float = 0.0

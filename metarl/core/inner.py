@@ -141,6 +141,25 @@ def adam(
     return InnerOptimizer(no_constants, state, update)
 
 
+def clip_norm(limit: float) -> InnerOptimizer:
+    """Scale the gradient down to a global norm of `limit` where it is longer, for :func:`chain`.
+
+    Raises:
+        ValueError: If `limit` is not positive.
+    """
+    if limit <= 0:
+        raise ValueError(f"limit must be greater than 0, got {limit}")
+
+    def update(constants: Params, grads: Params, state: Any, step: int) -> tuple[Params, Any]:
+        del constants, step
+        squares = torch.stack([(g * g).sum() for g in grads.values()]).sum()
+        # Where it is 0, so is its root's derivative.
+        factor = limit / _root(squares).clamp(min=limit)
+        return {name: -factor * g for name, g in grads.items()}, state
+
+    return InnerOptimizer(no_constants, no_state, update)
+
+
 def chain(*optimizers: InnerOptimizer) -> InnerOptimizer:
     """Compose inner optimizers: each takes the step of the one before it for its gradient.
 

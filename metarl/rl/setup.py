@@ -11,7 +11,7 @@ from gymnasium.error import UnregisteredEnv
 from metarl.config import RunConfig, at_least, between, greater_than, require
 from metarl.core.adapt import InnerLoop
 from metarl.core.inner import adam, sgd
-from metarl.core.optimizers import INNER, LEARNED_RATES, Inner
+from metarl.core.optimizers import LEARNED_RATES, Inner, inner_optimizer
 from metarl.core.seeding import torch_generator
 from metarl.core.types import MetaLearner, MetaState, Params
 from metarl.device import resolve_device
@@ -144,7 +144,7 @@ def make_parts(
     )
     loop = InnerLoop(
         ESTIMATORS[config.estimator](policy),
-        INNER[config.inner](config.inner_lr, config.inner_steps),
+        inner_optimizer(config.inner, config.inner_lr, config.inner_steps),
         first_order=config.first_order,
         num_steps=config.inner_steps,
     )

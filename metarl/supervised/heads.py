@@ -88,11 +88,6 @@ def zero_start(size: int) -> Start:
     return start
 
 
-def without_head(params: Params) -> Params:
-    """Leave out the head, which a start supplies."""
-    return {name: p for name, p in params.items() if not is_head(name)}
-
-
 def nearest_neighbor(
     features: Callable[..., Tensor], params: Params, support: Batch, query: Batch
 ) -> Float[Tensor, "n ways"]:

@@ -38,6 +38,17 @@ def cross_entropy(
     return loss, {"accuracy": correct.to(logits.dtype).mean()}
 
 
+def present_cross_entropy(
+    logits: Float[Tensor, "examples ways"], targets: Float[Tensor, "examples ways"]
+) -> tuple[Float[Tensor, ""], Metrics]:
+    """Return :func:`cross_entropy` among the classes that are there: absent ones have targets −1.
+
+    It is how one head serves several data sets, each with a softmax over its own classes.
+    """
+    absent = targets < 0
+    return cross_entropy(logits.masked_fill(absent, -1e9), targets.masked_fill(absent, 0.0))
+
+
 def judge(apply: Apply, criterion: Criterion) -> Judge:
     """Compare the predictions of a model with the targets of a batch."""
 

@@ -4,7 +4,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 
 Adapts: TypeAlias = Literal["all", "all-but-norm", "head", "body"]
-Start: TypeAlias = Literal["learned", "prototypes", "zero"]
+Start: TypeAlias = Literal["learned", "prototypes", "zero", "generated"]
 Estimator: TypeAlias = Literal["backprop", "reptile", "implicit"]
 
 
@@ -90,6 +90,11 @@ METHODS: dict[str, Method] = {
         "Triantafillou et al. 2020",
         "FOMAML for any number of classes: the head starts at zero",
         {"start": "zero", "first_order": True},
+    ),
+    "leopard": Method(
+        "Bansal et al. 2020",
+        "text: the head is generated from the support set; a rate per layer and step",
+        {"inner": "lslr", "inner_clip": 1.0, "start": "generated", "first_order": True},
     ),
     "protonet": Method(
         "Snell et al. 2017",

@@ -31,12 +31,15 @@ class SupervisedConfig(RunConfig):
     """Step size of the inner steps, or where learned rates start; the inner loss is a mean."""
     inner: Inner | None = None
     """Inner optimizer."""
+    inner_clip: float | None = None
+    """Cut the inner gradient to this global norm."""
     inner_batch: int | None = None
     """Support examples of one inner step, drawn anew for each; None takes all in every step."""
     adapts: Adapts | None = None
     """Parameters that the inner steps change; the others are meta-learned alone."""
     start: Start | None = None
-    """Head to start from: learned, the prototypes of the support set, or zero."""
+    """Head to start from: learned, the prototypes of the support set, zero, or of text generated
+    from the first support batch."""
     estimator: Estimator | None = None
     """Gradient of the initialization: through the inner steps, Reptile's, or implicit."""
     first_order: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -83,7 +86,7 @@ class SupervisedConfig(RunConfig):
         require(self, at_least(1), "chunk_size")
         require(self, at_least(0), "inner_steps", "test_steps", "inner_lr", "proximal")
         require(self, at_least(0), "cg_damping", "outer_lr", "outer_lr_end")
-        require(self, greater_than(0), "clip")
+        require(self, greater_than(0), "clip", "inner_clip")
         require(self, between(0, 1), "first_order_until", "multi_step_until")
 
 
@@ -127,10 +130,10 @@ def require_compatible(config: SupervisedConfig) -> None:
         raise ValueError(f"{what} takes the whole support set; leave out --inner-batch")
     if config.start == "prototypes" and config.per_step_norm:
         raise ValueError("--start prototypes has no step whose --per-step-norm it could read")
-    if config.start in ("prototypes", "zero") and config.inner in LEARNED_RATES:
+    if config.start != "learned" and config.inner in LEARNED_RATES - {"lslr"}:
         raise ValueError(
-            f"--inner {config.inner} learns rates for the head, and --start {config.start} makes a "
-            "new one for each task; use --inner sgd or adam"
+            f"--inner {config.inner} learns rates for every number of the head, and --start "
+            f"{config.start} makes a new one for each task; use --inner sgd, adam or lslr"
         )
     joint = config.method == "pretrained"  # fine-tuned from zero, where it was not trained from
     if config.start == "zero" and not joint and (not config.inner_steps or config.adapts == "body"):

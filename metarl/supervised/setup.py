@@ -8,21 +8,22 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import torch
 from torch import nn
 
-from metarl.core.adapt import InnerLoop
+from metarl.core.adapt import InnerLoop, unchanged
 from metarl.core.estimators import TaskGradient, backprop, query_loss, reptile
 from metarl.core.functional import Apply, functional
 from metarl.core.implicit import implicit
-from metarl.core.optimizers import INNER
+from metarl.core.optimizers import inner_optimizer
 from metarl.core.outer import gradient_learner
 from metarl.core.types import MetaLearner, MetaState, Params, Task
 from metarl.supervised.heads import (
+    Start,
     body_of,
     is_head,
     norms_of,
     prototype_start,
-    without_head,
     zero_start,
 )
+from metarl.supervised.leopard import TextClassifier, encoded_once, generated_start, layer_of
 from metarl.supervised.losses import Criterion, judge, loss_of
 from metarl.supervised.schedules import SCHEDULES, multi_step_weights
 from metarl.supervised.settings import SupervisedConfig, require_compatible
@@ -87,22 +88,29 @@ def make_model(config: SupervisedConfig, module: nn.Module, criterion: Criterion
     """
     apply, params = functional(module)
     fast = _fast(config, module)
-    start = _start(config.start, module)
+    start = _start(config.start, module, detach=config.first_order)
     per_step = norms_of(module) if config.per_step_norm else frozenset()
     steps = config.inner_steps or 0
     params = {n: p.expand(max(1, steps), *p.shape).clone() if n in per_step else p
               for n, p in params.items()}  # fmt: skip
     loop = InnerLoop(
         loss_of(judge(apply, criterion)),
-        INNER[config.inner or "sgd"](config.inner_lr or 0.0, steps),
+        inner_optimizer(
+            config.inner or "sgd",
+            config.inner_lr or 0.0,
+            steps,
+            clip=config.inner_clip,
+            **({"group": layer_of} if isinstance(module, TextClassifier) else {}),
+        ),
         fast=fast,
         per_step=per_step,
         first_order=config.first_order,
         num_steps=steps,
         proximal=config.proximal or 0.0,
-        **({"start": start} if start else {}),
+        start=start,
+        supplied=frozenset(filter(is_head, params)) if config.start != "learned" else frozenset(),
     )
-    return Model(apply, without_head(params) if start else params, loop, criterion)
+    return Model(apply, params, loop, criterion)
 
 
 def make_learner(
@@ -161,7 +169,7 @@ def make_test_loop(
 
 def started(loop: InnerLoop, start: str, model: Model) -> InnerLoop:
     """Return the loop with another start: ``prototypes`` or ``zero``."""
-    return replace(loop, start=_start(start, model.apply.module))
+    return replace(loop, start=_start(start, model.apply.module, detach=loop.first_order))
 
 
 def _fast(config: SupervisedConfig, module: nn.Module) -> Callable[[str], bool]:
@@ -173,13 +181,21 @@ def _fast(config: SupervisedConfig, module: nn.Module) -> Callable[[str], bool]:
         "body": lambda name: not is_head(name),
         "all-but-norm": lambda name: name not in norms,
     }
-    return choices.get(config.adapts, lambda name: True)
+    chosen: Callable[[str], bool] = choices.get(config.adapts, lambda name: True)
+    never: frozenset[str] = getattr(module, "meta_only", frozenset())
+    return lambda name: name not in never and chosen(name)
 
 
-def _start(name: str | None, module: nn.Module) -> Any:
-    if name == "prototypes":
-        return prototype_start(body_of(module))
-    if name == "zero":
-        body_of(module)
-        return zero_start(cast(Any, module).head.in_features)
-    return None
+def _start(name: str | None, module: nn.Module, *, detach: bool) -> Start:
+    if name != "learned":
+        body_of(module)  # refuses a module that has none
+    text = isinstance(module, TextClassifier)
+    if name == "generated" and not text:
+        raise ValueError("--start generated (--method leopard) is of `metarl train text`")
+    makes: dict[str | None, Callable[[], Start]] = {
+        "prototypes": lambda: prototype_start(body_of(module)),
+        "zero": lambda: zero_start(cast(Any, module).head.in_features),
+        "generated": lambda: generated_start(cast(Any, module)),
+    }
+    start = makes.get(name, lambda: unchanged)()
+    return encoded_once(start, cast(Any, module), detach=detach) if text else start

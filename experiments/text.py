@@ -1,0 +1,202 @@
+"""Few-shot classification of sentences: tasks with any number of classes.
+
+``metarl train text --method leopard --data-root data --out runs/leopard``
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import torch
+import tyro
+
+from metarl import cli
+from metarl.config import at_least, require
+from metarl.console import warn
+from metarl.core.seeding import torch_generator
+from metarl.core.types import Batch, Task
+from metarl.device import resolve_device
+from metarl.experiments.launch import launch
+from metarl.experiments.supervised import train as train
+from metarl.supervised.encoders import Encoder, load_pretrained
+from metarl.supervised.few_shot import minibatches
+from metarl.supervised.leopard import text_classifier
+from metarl.supervised.losses import present_cross_entropy
+from metarl.supervised.settings import SupervisedConfig, resolve
+from metarl.supervised.setup import Draw, Parts, make_learner, make_model, make_test_loop
+from metarl.supervised.text_data import find_tasks, read_tasks
+from metarl.supervised.text_tasks import AllLabels, Sentences, TextTasks, support_batches, tokenize
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "": {"num_tasks": 4, "inner_steps": 3, "test_steps": 3, "inner_lr": 0.1, "outer_lr": 1e-4},
+    # Fine-tuned with Adam, as encoders are.
+    "pretrained": {"inner": "adam", "inner_lr": 1e-3, "inner_batch": 16, "test_steps": 100},
+}
+JOINT_BATCH = 16  # sentences of a data set in a batch of joint training
+
+
+@dataclass(frozen=True)
+class Text(SupervisedConfig):
+    """Learn to tell any number of classes of sentences apart from K examples of each.
+
+    --method pretrained trains one classifier of all tasks; at its checkpoint 0 it is the encoder
+    as it came, for the baseline of plain fine-tuning.
+    """
+
+    method: str = "leopard"
+    """A row of `metarl methods`: leopard, protonet, protomaml, zero-head or pretrained."""
+    iterations: int = 1000
+    """Meta-updates."""
+    checkpoint_every: int = 250
+    """Iterations between checkpoints; with an encoder of 23 million parameters one takes 270 MB."""
+    log_every: int = 10
+    """Iterations that one line of metrics.jsonl averages."""
+    data_root: Path | None = None
+    """Folder of the tasks; by default METARL_DATA."""
+    tasks: str = ""
+    """Tasks to train on, separated by commas; by default all that are not held out."""
+    held_out: str = "airline,restaurant,conll,political_audience,political_bias,political_message"
+    """Tasks to keep for the test, which --tasks left out does not train on."""
+    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    """Hugging Face encoder: a folder or a name."""
+    top_layers: int = 2
+    """Layers of the encoder that adapt; those below are meta-learned alone (the paper's ν)."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """Feature of a sentence: the mean over its tokens, or the first token."""
+    max_length: int = 64
+    """Tokens after which a sentence is cut."""
+    num_shots: Annotated[int, tyro.conf.arg(aliases=["--shots"])] = 4
+    """Support sentences of each class."""
+    num_queries: Annotated[int, tyro.conf.arg(aliases=["--queries"])] = 4
+    """Query sentences of each class."""
+    max_ways: int = 6
+    """The most classes of a task in training; of one that has more, some are drawn."""
+    support_batches: int = 2
+    """Parts of a support set where a head is generated: from the first; the steps take the rest,
+    and then all in turn."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings, naming the flag."""
+        super().__post_init__()
+        require(self, at_least(1), "num_shots", "num_queries", "support_batches", "max_length")
+        require(self, at_least(0), "top_layers")
+        require(self, at_least(2), "max_ways")
+        if self.start == "learned" and self.method != "pretrained":
+            raise ValueError(
+                "tasks of text have no fixed number of classes; use --start generated, zero or "
+                "prototypes (--method leopard, zero-head, protomaml or protonet)"
+            )
+        if self.mode not in (None, "eager"):
+            raise ValueError("tasks of text have a new shape each; use --mode eager")
+
+
+def build(config: Text) -> Parts:
+    """Build the parts of a run; sentences are tokenized when they are first needed."""
+    config = complete(config)
+    device = resolve_device(config.device)
+    tasks = read_tasks(config.data_root, names(config.tasks))
+    pretrained = load_pretrained(config.encoder)
+    joint = config.method == "pretrained"
+    module = text_classifier(
+        Encoder(pretrained.model, top=config.top_layers, pooling=config.pooling),
+        pretrained.model.config.hidden_size,
+        ways=sum(len(task.labels) for task in tasks) if joint else 2,
+        generated=config.start == "generated",
+        generator=torch_generator(config.seed, 0, "parameters"),
+    )
+    model = make_model(config, module, present_cross_entropy)
+
+    @cache
+    def pools(validation: bool) -> tuple[Sentences, ...]:
+        rows = [(task, task.parted()[validation]) for task in tasks]
+        return tuple(
+            tokenize(pretrained.tokenizer, some, task, max_length=config.max_length, device=device)
+            for task, some in rows
+        )
+
+    def few_shot(steps: int, *, validation: bool = False) -> Draw:
+        def make() -> TextTasks:
+            return _few_shot(config, pools(validation), all_of_them=not validation)
+
+        return _prepared(config, _lazily(make), steps)
+
+    all_labels = _lazily(lambda: AllLabels(pools(False), JOINT_BATCH))
+    test_steps = config.test_steps or 0
+    return Parts(
+        model,
+        make_learner(config, model),
+        make_test_loop(config, model, start="zero" if joint else None),
+        all_labels if joint else few_shot(config.inner_steps or 0),
+        {"train": few_shot(test_steps), "validation": few_shot(test_steps, validation=True)},
+        device,
+    )
+
+
+def complete(config: Text) -> Text:
+    """Fill in what was left open."""
+    config = resolve(config, SETTINGS | {"": SETTINGS[""] | {"mode": "eager"}})
+    if config.tasks:
+        return config
+    found = [name for name in find_tasks(config.data_root) if name not in names(config.held_out)]
+    if not found:
+        raise ValueError(f"every task is held out; --held-out is {config.held_out}")
+    return replace(config, tasks=",".join(found))
+
+
+def main(config: Text) -> None:
+    """Start a run."""
+    config = complete(config)
+    if both := sorted({*names(config.tasks)} & {*names(config.held_out)}):
+        warn(f"trained on held-out task {both[0]}: no test of this run should be on it")
+    parts = build(config)
+    for draw in (parts.draw, parts.evaluated["validation"]):  # what they lack shows now
+        draw(1, torch_generator(config.seed, 0, "trial", device=parts.device))
+    launch("text", config, parts, sys.modules[__name__])
+
+
+def names(listed: str) -> list[str]:
+    """Return the names in a list separated by commas."""
+    return [name.strip() for name in listed.split(",") if name.strip()]
+
+
+def _few_shot(config: Text, pools: tuple[Sentences, ...], *, all_of_them: bool) -> TextTasks:
+    """Make tasks; a tenth of a small data set is not always enough for one to validate with."""
+    needed = config.num_shots + config.num_queries
+    enough = pools if all_of_them else tuple(p for p in pools if p.fewest() >= needed)
+    return TextTasks(enough or pools, config.num_shots, config.num_queries, config.max_ways)
+
+
+def _lazily(make: Callable[[], Any]) -> Draw:
+    made = cache(make)
+    return lambda num_tasks, generator: made().sample(num_tasks, generator)
+
+
+def _prepared(config: Text, draw: Draw, steps: int) -> Draw:
+    """Cut the support sets of tasks into what the inner steps take."""
+
+    def prepared(num_tasks: int, generator: torch.Generator) -> list[Task]:
+        return [
+            task._replace(support=support_of(config, task.support[0], steps, generator))
+            for task in cast(list[Task], draw(num_tasks, generator))
+        ]
+
+    return prepared
+
+
+def support_of(
+    config: Text, support: Batch, steps: int, generator: torch.Generator
+) -> tuple[Batch, ...]:
+    """Return what `steps` inner steps take of one task's support set, with a task axis of 1."""
+    if config.start == "generated":
+        return support_batches(support, parts=config.support_batches, steps=steps)
+    if config.inner_batch and steps:
+        return minibatches(support, config.inner_batch, steps=steps, generator=generator)
+    return (support,)
+
+
+if __name__ == "__main__":
+    cli.script("train", "text")

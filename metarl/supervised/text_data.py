@@ -1,0 +1,206 @@
+"""Text tasks on disk: the LEOPARD tasks as published or packed, and JSON lines of one's own."""
+
+import gzip
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+NUM_SAMPLES = 10  # fixed support samples of every task and number of shots (Bansal et al. 2020)
+PART = 10  # one row in so many is for validation
+SUFFIXES = (".json.gz", ".json", ".jsonl", ".jsonl.gz")
+PUBLISHED = re.compile(r"(?P<task>.+)_train_(?P<index>\d+)_(?P<shots>\d+)\.json")
+
+
+class Row(NamedTuple):
+    """One labeled sentence, or a pair of sentences.
+
+    Attributes:
+        sentence1: The sentence.
+        sentence2: The second of a pair; ``""`` where there is none.
+        label: The class, by its name.
+    """
+
+    sentence1: str
+    sentence2: str
+    label: str
+
+
+class TextTask(NamedTuple):
+    """A task as it is on disk.
+
+    Attributes:
+        name: Its name.
+        labels: The classes, sorted.
+        samples: Fixed support samples, by ``(shots, index)``; none for JSON lines.
+        rows: All rows to learn from, without repetitions.
+        evaluation: What adapted classifiers are judged on; may be empty.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    samples: Mapping[tuple[int, int], tuple[Row, ...]]
+    rows: tuple[Row, ...]
+    evaluation: tuple[Row, ...]
+
+    def sample(self, shots: int, index: int) -> tuple[Row, ...]:
+        """Return a support sample of `shots` rows of each class: a fixed one, or one drawn.
+
+        Raises:
+            ValueError: If there are fewer rows of a class.
+        """
+        if self.samples and (shots, index) not in self.samples:
+            known = sorted({number for number, _ in self.samples})
+            raise ValueError(
+                f"task {self.name} has no support sample {index} of {shots} shots; --shots may be "
+                f"{', '.join(map(str, known))}"
+            )
+        rows = self.samples[shots, index] if self.samples else self._draw(shots, index)
+        found = {label: sum(row.label == label for row in rows) for label in self.labels}
+        label, fewest = min(found.items(), key=lambda pair: pair[1])
+        if fewest < shots:
+            raise ValueError(
+                f"support sample {index} of task {self.name} needs {shots} rows of each class, got "
+                f"{fewest} of {label!r}; lower --shots, or leave the task out"
+            )
+        return rows
+
+    def _draw(self, shots: int, index: int) -> tuple[Row, ...]:
+        order = np.random.RandomState(index).permutation(len(self.rows))
+        shuffled = [self.rows[i] for i in order]
+        by_label = [[row for row in shuffled if row.label == label] for label in self.labels]
+        return tuple(row for rows in by_label for row in rows[:shots])
+
+    def parted(self) -> tuple[list[Row], list[Row]]:
+        """Return rows to meta-train on and, of every class a tenth, rows to validate with.
+
+        Both the support samples and the evaluation rows are used: adapted classifiers are judged
+        on the evaluation rows of other tasks than those of meta-training.
+        """
+        known = set(self.labels)
+        rows = dict.fromkeys([*self.rows, *(r for r in self.evaluation if r.label in known)])
+        parts: tuple[list[Row], list[Row]] = ([], [])
+        seen = dict.fromkeys(self.labels, 0)
+        for row in sorted(rows):
+            seen[row.label] += 1
+            parts[seen[row.label] % PART == 0].append(row)
+        return parts
+
+    def require_evaluation(self) -> None:
+        """Make sure that there is something to judge by.
+
+        Raises:
+            ValueError: If there is not, or a row of it has a label of no class.
+        """
+        if not self.evaluation:
+            raise ValueError(f"task {self.name} has no evaluation rows; leave it out of --tasks")
+        if unknown := sorted({row.label for row in self.evaluation} - set(self.labels)):
+            raise ValueError(
+                f"task {self.name} has evaluation rows of the label {unknown[0]!r}, which none of "
+                f"its support rows has; they have {', '.join(self.labels)}"
+            )
+
+
+def find_tasks(root: Path | None) -> dict[str, list[Path]]:
+    """Return the files of every task under a folder, by the task's name.
+
+    ``TASK.json.gz``, ``TASK.json`` or ``TASK.jsonl`` hold a task each, and evaluation rows of JSON
+    lines are in ``TASK.eval.jsonl``; ``TASK_train_3_16.json`` and ``TASK_eval.json`` are the
+    published layout of LEOPARD.
+
+    Raises:
+        OSError: If there is no folder, or no task in it.
+    """
+    given = root or os.environ.get("METARL_DATA")
+    if not given or not Path(given).expanduser().is_dir():
+        raise FileNotFoundError(
+            f"text tasks need a folder, got {given}; name one with --data-root, such as the "
+            "data/json of LEOPARD, or one that has a TASK.jsonl for each task"
+        )
+    base = Path(given).expanduser()
+    folder = next((p for p in (base / "leopard", base / "data" / "json") if p.is_dir()), base)
+    tasks: dict[str, list[Path]] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.name.endswith(SUFFIXES)):
+        tasks.setdefault(_task_of(path), []).append(path)
+    if not tasks:
+        raise FileNotFoundError(
+            f"{folder} has no text tasks: expected files such as TASK.jsonl, TASK.json.gz or "
+            "TASK_train_0_4.json"
+        )
+    return tasks
+
+
+def read_tasks(root: Path | None, names: Iterable[str]) -> list[TextTask]:
+    """Read the tasks called `names`.
+
+    Raises:
+        OSError: If a file cannot be read.
+        ValueError: If there is no such task, or a row is not what it should be.
+    """
+    found = find_tasks(root)
+    if unknown := [name for name in names if name not in found]:
+        raise ValueError(f"there is no task {unknown[0]!r}; choose of {', '.join(found)}")
+    return [_read(name, found[name]) for name in names]
+
+
+def _task_of(path: Path) -> str:
+    stem = re.sub(r"(\.eval)?\.(json|jsonl)(\.gz)?$", "", path.name)
+    published = PUBLISHED.fullmatch(path.name)
+    # conll's is conll_c_eval.json.
+    return published["task"] if published else re.sub(r"(_c)?_eval$", "", stem)
+
+
+def _read(name: str, files: list[Path]) -> TextTask:
+    samples: dict[tuple[int, int], tuple[Row, ...]] = {}
+    loose: list[Row] = []
+    evaluation: list[Row] = []
+    for path in files:
+        content = _content(path)
+        published = PUBLISHED.fullmatch(path.name)
+        if isinstance(content, dict):  # packed: {"eval": [...], "train/4shot/0": [...]}
+            evaluation += _rows(path, content.get("eval", []))
+            for key, rows in content.items():
+                if match := re.fullmatch(r"train/(\d+)shot/(\d+)", key):
+                    samples[int(match[1]), int(match[2])] = _rows(path, rows)
+        elif published:
+            samples[int(published["shots"]), int(published["index"])] = _rows(path, content)
+        elif re.search(r"[._]eval\.", path.name):
+            evaluation += _rows(path, content)
+        else:
+            loose += _rows(path, content)
+    rows = tuple(dict.fromkeys([*loose, *(row for some in samples.values() for row in some)]))
+    labels = tuple(sorted({row.label for row in rows}))
+    if len(labels) < 2:
+        raise ValueError(f"task {name} needs rows of two labels at least, got {len(labels)}")
+    return TextTask(name, labels, samples, rows, tuple(dict.fromkeys(evaluation)))
+
+
+def _content(path: Path) -> Any:
+    """Return what a file holds: the object of JSON, or the list of JSON lines."""
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        text = raw.decode()
+        if ".jsonl" in path.name:
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return json.loads(text)
+    except (EOFError, gzip.BadGzipFile, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}); get it again") from None
+
+
+def _rows(path: Path, rows: Any) -> tuple[Row, ...]:
+    read = []
+    for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
+        if not isinstance(row, dict) or not isinstance(row.get("sentence1"), str):
+            raise ValueError(
+                f'{path}: row {number} must be like {{"sentence1": TEXT, "label": NAME}}, with a '
+                f'"sentence2" in pairs, got {str(row)[:60]!r}'
+            )
+        if not isinstance(row.get("label"), str | int):
+            raise ValueError(f"{path}: row {number} has no label")
+        read.append(Row(row["sentence1"], str(row.get("sentence2") or ""), str(row["label"])))
+    return tuple(read)
