@@ -417,7 +417,9 @@ def test_reward_is_progress_towards_the_nearest_corner(
     before: Any, action: Any, after: Any, reward: float
 ) -> None:
     for sign in np.array([(1, 1), (1, -1), (-1, 1), (-1, -1)]):
-        moved, earned = sparse_point.move(before * sign, action * sign, 2.0 * sign)
+        moved, earned, _ = sparse_point.SparsePointRules().move(
+            before * sign, action * sign, 2.0 * sign
+        )
         assert moved == pytest.approx(after * sign)
         assert earned == pytest.approx(reward)
 
@@ -430,7 +432,7 @@ def test_reward_agrees_with_distances_to_all_four_corners() -> None:
         return np.linalg.norm(points[:, None] - sparse_point.CORNERS, axis=2)
 
     for index, goal in enumerate(sparse_point.CORNERS):
-        moved, rewards = sparse_point.move(before, actions, goal)
+        moved, rewards, _ = sparse_point.SparsePointRules().move(before, actions, goal)
         paid = (distances(moved).argmin(1) == index) & (np.abs(moved).sum(1) >= 0.5)
         progress = distances(before)[:, index] - distances(moved)[:, index]
         assert rewards == pytest.approx(np.where(paid, progress, 0))
