@@ -30,6 +30,7 @@ VERBS = {
     "plot": Command("plot", "Plot", "learning and adaptation curves of runs"),
     "resume": Command("resume", "Resume", "continue a run where it stopped"),
     "compare": Command("compare", "Compare", "methods over seeds, in one table and one figure"),
+    "headstart": Command("headstart", "Headstart", "adaptation against training from scratch"),
     "methods": Command("methods", "Methods", "methods, their papers and the flags they stand for"),
     "envs": Command("envs", "Envs", "environments with tasks, and what varies in them"),
     "benchmark": Command("benchmark", "Benchmark", "speed of sampling and of the meta-update"),
