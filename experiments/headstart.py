@@ -30,8 +30,8 @@ from metarl.tracking import Run, command, versions
 class Headstart:
     """Set a policy that adapts with a few episodes against training from scratch.
 
-    The runs to compare with are of `metarl train sb3 --task ...`; those of one task are seeds. Their
-    returns are without exploration noise, those of the adapted policy with it.
+    The runs to compare with are of `metarl train sb3 --task ...`; those of one task are seeds.
+    Their returns are without exploration noise, those of the adapted policy with it.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -74,6 +74,11 @@ def main(args: Headstart) -> None:
     """Adapt, compare, draw the figure and print the table."""
     began = time.perf_counter()
     require_policy(args.run)
+    if Run.open(args.run).read_config()["experiment"] == "sb3":
+        raise ValueError(
+            f"{args.run} was trained from scratch and does not adapt; name the meta-learned run "
+            f"first, and this one with --scratch"
+        )
     require_writable(args.out)
     require_writable(args.out.with_suffix(".json"))
     module, kind = experiment_of(Run.open(args.run))
@@ -167,7 +172,8 @@ def draw(
     for axes, (task, curve) in zip(panels[0], curves.items(), strict=True):
         for index, run in enumerate(learned[task]):
             label = "from scratch, one line a seed" if index == 0 else None
-            axes.plot(run.steps, run.returns, color="C1", alpha=0.7, label=label)
+            begun = run.steps > 0  # 0 has no place on a logarithmic axis
+            axes.plot(run.steps[begun], run.returns[begun], color="C1", alpha=0.7, label=label)
         taken = np.maximum(
             steps * np.arange(len(curve.mean)), steps / 10
         )  # 0 has no place in a log
