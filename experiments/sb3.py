@@ -22,6 +22,7 @@ from metarl.rl.sb3 import NO_PARAMS, policy_of
 from metarl.rl.sb3_envs import sb3_env
 from metarl.rl.sb3_models import advance, make_model
 from metarl.rl.tasks import read_task
+from metarl.stopping import Stopped, StopSignal
 from metarl.trackers import require_tracker, tracker
 from metarl.tracking import Run
 
@@ -148,7 +149,7 @@ def begin(run: Run, parts: Parts, untrained: dict[str, float]) -> None:
 def train(config: SB3, parts: Parts, run: Run, *, start: int) -> None:
     """Train from iteration `start` + 1 on; all randomness comes from (seed, iteration)."""
     model, log = parts.model, tracker(config.track, run, start=start)
-    with Progress(config.iterations, start=start) as progress:
+    with Progress(config.iterations, start=start) as progress, StopSignal() as stop:
         for iteration in range(start + 1, config.iterations + 1):
             began, before = time.perf_counter(), model.num_timesteps
             advance(model, iteration * config.eval_every, seed=seed_of(config, iteration))
@@ -158,11 +159,16 @@ def train(config: SB3, parts: Parts, run: Run, *, start: int) -> None:
             }
             values = trained | evaluate(config, parts)
             run.log(iteration, values)
-            if iteration % config.checkpoint_every == 0 or iteration == config.iterations:
+            stops = stop.asked if iteration < config.iterations else None
+            due = iteration % config.checkpoint_every == 0 or iteration == config.iterations
+            if due or stops:
                 sb3_checkpoint.save(run, model, iteration)
+                run.forget_checkpoints(config.keep_checkpoints)
             if log is not None:
                 log.log(iteration, values)
             progress.update(iteration, values)
+            if stops:
+                raise Stopped(stops, iteration, run.folder)
 
 
 def evaluate(config: SB3, parts: Parts) -> dict[str, float]:

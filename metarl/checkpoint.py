@@ -1,5 +1,7 @@
 """Checkpoints: safetensors files that say what they are. Loading one never runs code."""
 
+import contextlib
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -37,11 +39,18 @@ class Checkpoint(NamedTuple):
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that, whenever the process dies, either the old or the new one is whole."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OSError(
+            f"{path} cannot be written ({error.strerror}); what was there before is whole"
+        ) from None
 
 
 def save(path: Path, state: MetaState, *, iteration: int, config: dict[str, Any]) -> None:
@@ -53,7 +62,12 @@ def save(path: Path, state: MetaState, *, iteration: int, config: dict[str, Any]
         for group, named in groups.items()
         for name, tensor in named.items()
     }
-    about = {"iteration": iteration, "config": config, "order": list(tensors)}
+    about = {
+        "iteration": iteration,
+        "config": config,
+        "order": list(tensors),
+        "sha256": _digest(tensors),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     # One entry: safetensors writes several in an order that changes from process to process.
     # And "order", because it sorts tensors by size and name, and parameters have their own order.
@@ -78,9 +92,13 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
                     f"no {FORMAT!r}; use one that `metarl train` wrote"
                 )
             about = json.loads(header[FORMAT])
-            for name in about["order"]:
-                group, _, key = name.partition("/")
-                groups[group][key] = file.get_tensor(name)
+            tensors = {name: file.get_tensor(name) for name in about["order"]}
+        # Those of older versions have none.
+        if about.get("sha256", found := _digest(tensors)) != found:
+            raise ValueError(f"{path} is damaged: its checksum is wrong; it was left as it is")
+        for name, tensor in tensors.items():
+            group, _, key = name.partition("/")
+            groups[group][key] = tensor
     except FileNotFoundError:
         raise ValueError(f"there is no checkpoint {path}") from None
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
@@ -116,6 +134,16 @@ def restore(state: MetaState, checkpoint: Checkpoint) -> MetaState:
         moments.setdefault(int(index), {})[key] = tensor
     state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": moments})
     return state._replace(own=checkpoint.own)
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """Return a checksum of names, types, shapes and every bit."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    return digest.hexdigest()
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import metarl
 from metarl.opengl import explained
+from metarl.stopping import Stopped
 
 
 class Command(NamedTuple):
@@ -72,7 +73,7 @@ class UsageError(Exception):
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 1 failed, 2 misunderstood, 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 failed, 2 misunderstood, 128 + n by signal n."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         with explained():
@@ -81,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         trains = words[:1] in (["train"], ["resume"])
         hint = "; `metarl resume RUN` continues from the last checkpoint" if trains else ""
         _fail(f"interrupted{hint}", 130)
+    except Stopped as stopped:
+        _fail(str(stopped), 128 + stopped.number)
     except UsageError as error:
         _fail(str(error), 2)
     except (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError) as error:

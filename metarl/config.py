@@ -26,6 +26,8 @@ class RunConfig:
     """Where the parameters live."""
     checkpoint_every: int = 10
     """Iterations between checkpoints."""
+    keep_checkpoints: int | None = None
+    """Keep so many checkpoints, the newest, and the initialization; by default all."""
     log_every: int = 1
     """Iterations that one line of metrics.jsonl averages."""
     track: Literal["none", "tensorboard", "wandb"] = "none"
@@ -34,6 +36,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Refuse impossible settings, naming the flag."""
         require(self, at_least(1), "iterations", "checkpoint_every", "log_every")
+        require(self, at_least(1), "keep_checkpoints")
         require(self, at_least(0), "seed")
         if self.checkpoint_every % self.log_every:
             raise ValueError(
@@ -43,7 +46,9 @@ class RunConfig:
 
 
 Kind = TypeVar("Kind", bound=RunConfig)
-NEUTRAL = frozenset({"device", "track", "checkpoint_every", "chunk_size"})  # not what is learned
+NEUTRAL = frozenset(
+    {"device", "track", "checkpoint_every", "keep_checkpoints", "chunk_size"}
+)  # not what is learned
 
 
 class Range(NamedTuple):

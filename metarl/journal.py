@@ -13,6 +13,7 @@ from metarl import checkpoint
 from metarl.config import RunConfig, to_json
 from metarl.console import Progress
 from metarl.core.types import MetaState, Metrics
+from metarl.stopping import Stopped, StopSignal
 from metarl.trackers import tracker
 from metarl.tracking import Run
 
@@ -39,8 +40,10 @@ class Journal:
         self._since: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._times: defaultdict[str, list[float]] = defaultdict(list)
         self._ended = self._began = self._collected = time.perf_counter()
+        self._stop = StopSignal()
 
     def __enter__(self) -> "Journal":
+        self._stop.__enter__()
         self._progress.__enter__()
         return self
 
@@ -51,6 +54,7 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:
         self._progress.__exit__(kind, error, trace)
+        self._stop.__exit__(kind, error, trace)
         if isinstance(error, FloatingPointError):
             raise FloatingPointError(
                 f"iteration {self._iteration}: {error}; the run up to here stays in "
@@ -77,6 +81,9 @@ class Journal:
         """Write one iteration down, and a checkpoint where one is due.
 
         A line of metrics holds the means since the last line.
+
+        Raises:
+            Stopped: If a signal asked for it; the checkpoint is written before.
         """
         for name, value in metrics.items():
             self._since[name].append(value)
@@ -88,13 +95,18 @@ class Journal:
             values = means | {name: fmean(times) for name, times in self._times.items()}
             self._times.clear()
             self._run.log(iteration, values)
-        if self.checkpoint_is_due(iteration):
+        # Where a line ends, so that a resumed run writes the lines of an undisturbed one.
+        stops = self._stop.asked if line_is_due and not last else None
+        if self.checkpoint_is_due(iteration) or stops:
             path = self._run.checkpoint_path(iteration)
             checkpoint.save(path, state, iteration=iteration, config=to_json(self._config))
+            self._run.forget_checkpoints(self._config.keep_checkpoints)
         if line_is_due:
             if self._tracker is not None:
                 self._tracker.log(iteration, values)
             self._progress.update(iteration, values)
+        if stops:
+            raise Stopped(stops, iteration, self._run.folder)
 
     def _means(self) -> dict[str, float]:
         means = {

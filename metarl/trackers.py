@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from metarl import optional
 from metarl.checkpoint import write_atomically
+from metarl.console import warn
 from metarl.tracking import Run
 
 
@@ -69,10 +70,39 @@ def require_tracker(name: str) -> Any:
     return optional.require(module, extra=extra, purpose=f"runs with --track {name}")
 
 
+class _Careful:
+    """A tracker that never stops a run: at the first error it says so and falls silent."""
+
+    def __init__(self, name: str, make: Callable[[], Tracker]) -> None:
+        self._name = name
+        self._tracker = self._safely(make)
+
+    def log(self, iteration: int, metrics: dict[str, float]) -> None:
+        """Record the metrics of one iteration."""
+        tracker = self._tracker
+        if (
+            tracker is not None
+            and self._safely(lambda: tracker.log(iteration, metrics) or True) is None
+        ):
+            self._tracker = None
+
+    def _safely(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except Exception as error:  # whatever a network or a full disk does to it
+            warn(f"--track {self._name} failed ({error}) and is off; metrics.jsonl has everything")
+            return None
+
+
 def tracker(name: str, run: Run, *, start: int) -> Tracker | None:
     """Make the tracker called ``none``, ``tensorboard`` or ``wandb``; `start` is where it begins.
+
+    Whatever goes wrong in it is a warning: a run does not end because nobody watches.
 
     Raises:
         ImportError: If its package is not installed; the message has the command.
     """
-    return None if name == "none" else _TRACKERS[name][0](run, start)
+    if name == "none":
+        return None
+    require_tracker(name)
+    return _Careful(name, lambda: _TRACKERS[name][0](run, start))

@@ -131,6 +131,13 @@ class Run:
         ours = (path for path in found if path.suffix in CHECKPOINTS)
         return sorted(int(path.stem) for path in ours if path.stem.isdigit())
 
+    def forget_checkpoints(self, keep: int | None) -> None:
+        """Remove all but the newest `keep` checkpoints and the initialization; None keeps all."""
+        found = [iteration for iteration in self.checkpoints() if iteration]
+        for iteration in found[:-keep] if keep else ():
+            for suffix in CHECKPOINTS:
+                self.checkpoint_path(iteration, suffix).unlink(missing_ok=True)
+
     def choose_checkpoint(self, iteration: int | None) -> int:
         """Return the iteration of a checkpoint, by default of the last.
 
@@ -145,10 +152,17 @@ class Run:
 
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
         """Append one line to metrics.jsonl."""
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"iteration": iteration, **metrics}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        path = self.folder / "metrics.jsonl"
+        try:
+            with path.open("a") as file:
+                file.write(json.dumps({"iteration": iteration, **metrics}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OSError(
+                f"{path} cannot be written ({error.strerror}); `metarl resume {self.folder}` goes "
+                "on from the last checkpoint"
+            ) from None
 
     def metrics(self) -> list[dict[str, Any]]:
         """Read metrics.jsonl; a last line that a dying process left unfinished is ignored."""
@@ -206,7 +220,7 @@ class Run:
 
 PROTOCOL = (
     "num_tasks", "seed", "episodes_per_task", "tasks", "num_ways", "num_shots", "num_queries",
-    "transductive", "start", "nearest_neighbor", "ensemble", "tuned",
+    "transductive", "start", "nearest_neighbor", "ensemble", "tuned", "samples", "test_steps",
 )  # fmt: skip
 """What an evaluation may hold that two of them must share to be compared, beside the steps."""
 

@@ -1,0 +1,57 @@
+"""Stopping a run from outside: the first signal lets it write a checkpoint, the second does not."""
+
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C, and what a scheduler sends before it kills."""
+
+
+class Stopped(Exception):  # noqa: N818 (no error)
+    """A run stopped because it was asked to, after it wrote a checkpoint.
+
+    Attributes:
+        number: That of the signal.
+    """
+
+    def __init__(self, number: int, iteration: int, folder: object) -> None:
+        """Say after which iteration of which run."""
+        name = signal.Signals(number).name
+        super().__init__(
+            f"stopped by {name} after iteration {iteration}; `metarl resume {folder}` goes on"
+        )
+        self.number = number
+
+
+class StopSignal:
+    """Listens for signals while a run trains. Outside the main thread it hears none."""
+
+    def __init__(self) -> None:
+        """Begin unasked."""
+        self.asked: int | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self.asked = number
+        self.__exit__(None, None, None)  # a second signal does what it always did
+        print("\nstopping at the next checkpoint; once more stops at once", file=sys.stderr)
