@@ -13,7 +13,7 @@ import tyro
 from metarl import cli, optional, sb3_checkpoint
 from metarl.config import RunConfig, at_least, between, greater_than, require, to_json
 from metarl.console import Progress
-from metarl.core import tree
+from metarl.core import tree, world
 from metarl.core.seeding import numpy_generator, seed_sequence, torch_generator
 from metarl.device import resolve_device
 from metarl.rl.episodes import Rollout, mean_return
@@ -131,6 +131,8 @@ def seed_of(config: SB3, iteration: int) -> int:
 def main(config: SB3) -> None:
     """Start a run."""
     require_tracker(config.track)
+    if world.size() > 1:
+        raise ValueError("runs of Stable-Baselines3 have one process; start them without torchrun")
     config = replace(config, device=cast(Any, resolve_device(config.device).type))
     parts = build(config)
     untrained = evaluate(config, parts)  # before there is a folder: it finds what is wrong

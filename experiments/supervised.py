@@ -2,12 +2,13 @@
 
 import torch
 
+from metarl.core import tree, world
 from metarl.core.seeding import torch_generator
-from metarl.core.types import MetaParams, MetaState, Metrics
+from metarl.core.types import MetaParams, MetaState, Metrics, Task
 from metarl.journal import Journal
 from metarl.supervised.evaluate import adaptation_curves
 from metarl.supervised.settings import SupervisedConfig
-from metarl.supervised.setup import Parts
+from metarl.supervised.setup import Parts, Tasks
 from metarl.tracking import Run
 
 
@@ -18,12 +19,19 @@ def train(
     with Journal(run, config, start=start) as journal:
         for iteration in journal.iterations():
             generator = torch_generator(config.seed, iteration, "tasks", device=parts.device)
-            tasks = parts.draw(config.num_tasks or 1, generator)
+            tasks = share_of(parts.draw(config.num_tasks or 1, generator))
             journal.collected()
             state, metrics = parts.learner(iteration).step(state, tasks)
             if journal.checkpoint_is_due(iteration):
                 metrics |= validate(config, parts, state.params)
             journal.write(iteration, state, metrics)
+
+
+def share_of(tasks: Tasks) -> Tasks:
+    """Return the tasks of this process; every one draws them all, so that they are the same."""
+    if isinstance(tasks, Task):
+        return world.share(len(tree.leaves(tasks)[0])).of_batch(tasks)
+    return world.share(len(tasks)).of_list(tasks)
 
 
 def validate(config: SupervisedConfig, parts: Parts, params: MetaParams) -> Metrics:

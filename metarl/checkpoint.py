@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from metarl.core import world
 from metarl.core.types import MetaParams, MetaState
 
 
@@ -37,7 +38,12 @@ class Checkpoint(NamedTuple):
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that, whenever the process dies, either the old or the new one is whole."""
+    """Write a file so that, whenever the process dies, either the old or the new one is whole.
+
+    Of several processes that share a run only the first writes.
+    """
+    if not world.writes():
+        return
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -55,6 +61,8 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def save(path: Path, state: MetaState, *, iteration: int, config: dict[str, Any]) -> None:
     """Write the state of a meta-learner."""
+    if not world.writes():  # nor does the others' state have to be packed
+        return
     groups = {"model": state.params.model, "inner": state.params.inner}
     groups |= {"optimizer": _optimizer_tensors(state.optimizer), "own": state.own}
     tensors = {

@@ -5,6 +5,7 @@ import difflib
 import importlib
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -89,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
         if "--debug" in words:
             raise
+        if getattr(error, "told_elsewhere", False):  # by the process that failed
+            sys.exit(1)
         _fail(" ".join(str(error).split()) or type(error).__name__, 1)
     except Exception as error:  # gymnasium's errors share no base class
         if not type(error).__module__.startswith("gymnasium"):
@@ -113,9 +116,20 @@ def run(argv: list[str]) -> None:
         train(argv[1:])
     elif argv[0] in VERBS:
         module, options = _load(_verb(argv))
-        module.main(_parse(options, argv[1:], f"metarl {argv[0]}"))
+        parsed = _parse(options, argv[1:], f"metarl {argv[0]}")
+        with _world() if argv[0] == "resume" else contextlib.nullcontext():
+            module.main(parsed)
     else:
         raise UsageError(_unknown("command", argv[0], ["train", *VERBS]))
+
+
+def _world() -> contextlib.AbstractContextManager[None]:
+    """Meet the other processes of ``torchrun``, if that is what started this one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return contextlib.nullcontext()
+    from metarl.core import world
+
+    return world.joined()
 
 
 def train(argv: list[str]) -> None:
@@ -126,7 +140,8 @@ def train(argv: list[str]) -> None:
     if argv[0] not in EXPERIMENTS:
         raise UsageError(_unknown("experiment", argv[0], list(EXPERIMENTS)))
     module, config = parse_train(argv)
-    module.main(config)
+    with _world():
+        module.main(config)
 
 
 def parse_train(argv: list[str]) -> tuple[Any, Any]:

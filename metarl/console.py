@@ -17,8 +17,9 @@ LINES = 20  # plain lines of a whole run
 class Progress:
     """Shows iteration, returns before and after adaptation, KL and the time left."""
 
-    def __init__(self, total: int, *, start: int = 0) -> None:
-        """Count from `start` to `total` iterations."""
+    def __init__(self, total: int, *, start: int = 0, shown: bool = True) -> None:
+        """Count from `start` to `total` iterations; of several processes one shows them."""
+        self._shown = shown
         self._total, self._start, self._began = total, start, time.monotonic()
         self._printed = start - start % max(1, total // LINES)
         self._console = Console()
@@ -29,7 +30,7 @@ class Progress:
             TextColumn("{task.fields[news]}"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not self._console.is_terminal or not shown,
         )
         self._row = self._bar.add_task("", total=total, completed=start, news="")
 
@@ -50,7 +51,7 @@ class Progress:
         news = _news(metrics)
         self._bar.update(self._row, completed=iteration, news=news)
         due = iteration - self._printed >= max(1, self._total // LINES) or iteration == self._total
-        if due and not self._console.is_terminal:
+        if due and self._shown and not self._console.is_terminal:
             self._printed = iteration
             elapsed = time.monotonic() - self._began
             left = elapsed / (iteration - self._start) * (self._total - iteration)

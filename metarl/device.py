@@ -1,5 +1,7 @@
 """The choice of a device: the only place that asks the machine what it has."""
 
+import os
+
 import torch
 
 
@@ -16,4 +18,6 @@ def resolve_device(name: str) -> torch.device:
             f"--device {name}: torch {torch.__version__} sees no CUDA device; "
             "use --device cpu, or install a CUDA build of torch"
         )
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: a device for each process
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return torch.device(name)

@@ -12,6 +12,7 @@ from torch import Tensor
 from metarl import checkpoint
 from metarl.config import RunConfig, to_json
 from metarl.console import Progress
+from metarl.core import world
 from metarl.core.types import MetaState, Metrics
 from metarl.stopping import Stopped, StopSignal
 from metarl.trackers import tracker
@@ -35,7 +36,7 @@ class Journal:
         """Begin after iteration `start`."""
         self._run, self._config, self._start = run, config, start
         self._tracker = tracker(config.track, run, start=start)
-        self._progress = Progress(config.iterations, start=start)
+        self._progress = Progress(config.iterations, start=start, shown=world.writes())
         self._iteration = start
         self._since: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._times: defaultdict[str, list[float]] = defaultdict(list)
@@ -96,7 +97,8 @@ class Journal:
             self._times.clear()
             self._run.log(iteration, values)
         # Where a line ends, so that a resumed run writes the lines of an undisturbed one.
-        stops = self._stop.asked if line_is_due and not last else None
+        # All processes stop at the same one, also if a signal has not reached each yet.
+        stops = world.most(self._stop.asked or 0) if line_is_due and not last else 0
         if self.checkpoint_is_due(iteration) or stops:
             path = self._run.checkpoint_path(iteration)
             checkpoint.save(path, state, iteration=iteration, config=to_json(self._config))

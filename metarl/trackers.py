@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 from metarl import optional
 from metarl.checkpoint import write_atomically
 from metarl.console import warn
+from metarl.core import world
 from metarl.tracking import Run
 
 
@@ -102,7 +103,7 @@ def tracker(name: str, run: Run, *, start: int) -> Tracker | None:
     Raises:
         ImportError: If its package is not installed; the message has the command.
     """
-    if name == "none":
+    if name == "none" or not world.writes():
         return None
     require_tracker(name)
     return _Careful(name, lambda: _TRACKERS[name][0](run, start))

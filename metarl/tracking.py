@@ -28,6 +28,7 @@ from typing import Any
 import filelock
 
 from metarl.checkpoint import write_atomically
+from metarl.core import world
 
 
 CHECKPOINTS = (".safetensors", ".zip")
@@ -49,9 +50,12 @@ class Run:
             FileExistsError: If `folder` holds a run, or anything else.
             RuntimeError: If another process is making a run of it.
         """
+        run = cls(folder)
+        if not world.writes():
+            yield run
+            return
         _refuse_taken(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        run = cls(folder)
         with run.lock():
             _refuse_taken(folder)  # by a process that came and went since the first look
             run.write_config(experiment, config)
@@ -109,6 +113,9 @@ class Run:
         Raises:
             RuntimeError: If another process holds it.
         """
+        if not world.writes():
+            yield
+            return
         lock = filelock.FileLock(self.folder / "lock")
         try:
             lock.acquire(timeout=0)
@@ -133,7 +140,7 @@ class Run:
 
     def forget_checkpoints(self, keep: int | None) -> None:
         """Remove all but the newest `keep` checkpoints and the initialization; None keeps all."""
-        found = [iteration for iteration in self.checkpoints() if iteration]
+        found = [iteration for iteration in self.checkpoints() if iteration and world.writes()]
         for iteration in found[:-keep] if keep else ():
             for suffix in CHECKPOINTS:
                 self.checkpoint_path(iteration, suffix).unlink(missing_ok=True)
@@ -152,6 +159,8 @@ class Run:
 
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
         """Append one line to metrics.jsonl."""
+        if not world.writes():
+            return
         path = self.folder / "metrics.jsonl"
         try:
             with path.open("a") as file:

@@ -24,6 +24,7 @@ from metarl.core.tree import Tree
 Result = TypeVar("Result")
 
 EXAMPLES_PER_CHUNK = 2000  # measured on 2 cores, two layers of 64 to 100 units
+CHUNKS = 8
 
 
 _allowed: ContextVar[int | None] = ContextVar("allowed", default=None)
@@ -113,12 +114,14 @@ def over_tasks(function: Callable[[Any], Any], tasks: Any) -> Any:
     return tree.map_leaves(lambda x: x.unsqueeze(0), result)
 
 
-def cache_sized(examples_per_task: int, device: torch.device) -> int | None:
+def cache_sized(examples_per_task: int, num_tasks: int, device: torch.device) -> int | None:
     """Return how many tasks make a chunk that stays in the cache; ``None`` (all) off the CPU.
 
     A function of the work alone and never of the machine: chunks decide the order in which tasks
-    are summed, so results would otherwise differ between machines.
+    are summed, so results would otherwise differ between machines. A meta-batch has eight chunks
+    at least, if it has as many tasks, for threads and processes to share.
     """
     if device.type != "cpu":
         return None
-    return max(1, EXAMPLES_PER_CHUNK // max(1, examples_per_task))
+    fitting = EXAMPLES_PER_CHUNK // max(1, examples_per_task)
+    return max(1, min(fitting, -(-num_tasks // CHUNKS)))

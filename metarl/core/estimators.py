@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
-from metarl.core import chunks, tree
+from metarl.core import chunks, tree, world
 from metarl.core.adapt import InnerLoop
 from metarl.core.compiling import Mode, program
 from metarl.core.functional import rows
@@ -143,19 +143,20 @@ def meta_gradient(
             ``compiled`` fuses them: seconds, and minutes, that pay in long runs of one shape.
 
     Returns:
-        The mean gradient, in the form of the meta-parameters, and the mean metrics.
+        The mean gradient, in the form of the meta-parameters, and the mean metrics; over the tasks
+        of all processes, where several share a meta-batch.
     """
     parts = _parts(tasks, chunk_size)
-    count = sum(len(tree.leaves(part)[0]) for part in parts)
+    count = world.count(sum(len(tree.leaves(part)[0]) for part in parts))
     share = share_of_mean(task_gradient, count, mode)
     if len(parts) == 1 and chunk_size is None:
-        return share(meta, parts[0], *settings)
+        return world.total([share(meta, parts[0], *settings)])
     device = tree.leaves(meta)[0].device
 
     def of_part(part: Task) -> tuple[MetaParams, Metrics]:
         return share(meta, part, *settings)
 
-    return tree.total(chunks.parallel_map(of_part, parts, device=device))
+    return world.total(chunks.parallel_map(of_part, parts, device=device))
 
 
 def _parts(tasks: Task | Sequence[Task], chunk_size: int | None) -> list[Task]:

@@ -47,6 +47,14 @@ def total(trees: list[Tree]) -> Tree:
     return reduce(lambda a, b: map_leaves(operator.add, a, b), trees)
 
 
+def widened(tree: Tree) -> Tree:
+    """Turn numbers of 32 bits and less into float64, in which a few of them add up exactly.
+
+    Unless they differ by many orders of magnitude, so that no order of adding changes a bit.
+    """
+    return map_leaves(lambda x: x.double() if x.is_floating_point() else x, tree)
+
+
 def dot(a: Any, b: Any) -> Float[Tensor, ""]:
     """Return the inner product of two trees."""
     return torch.stack([(x * y).sum() for x, y in zip(leaves(a), leaves(b), strict=True)]).sum()

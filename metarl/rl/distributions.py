@@ -5,11 +5,14 @@ global generator and raises under ``vmap``.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from metarl.core.world import Share
 
 
 @runtime_checkable
@@ -28,8 +31,13 @@ class Distribution(Protocol):
     def mode(self) -> Tensor:
         """Most likely action."""
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw one action for each row, from `generator` alone; without gradient."""
+    def sample(
+        self, generator: torch.Generator | None = None, share: Share | None = None
+    ) -> Tensor:
+        """Draw one action for each row, from `generator` alone; without gradient.
+
+        With a `share` the first axis is that of its tasks, and the noise that of all tasks.
+        """
 
     def fisher(self, tangent: Any) -> Any:
         """Apply the Fisher information matrix of the parameters to a tangent."""
@@ -60,10 +68,12 @@ class Gaussian(NamedTuple):
         """Return the mean."""
         return self.mean
 
-    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "*batch actions"]:
+    def sample(
+        self, generator: torch.Generator | None = None, share: Share | None = None
+    ) -> Float[Tensor, "*batch actions"]:
         """Return mean + std · ε with ε from `generator`."""
         with torch.no_grad():
-            noise = torch.empty_like(self.mean).normal_(generator=generator)
+            noise = _drawn(self.mean, share, lambda x: x.normal_(generator=generator))
             # A policy's log-std is often a view with stride 0, on which exp is ten times slower.
             return noise.mul_(torch.exp(self.log_std.contiguous())).add_(self.mean)
 
@@ -96,10 +106,12 @@ class Categorical(NamedTuple):
         """Return the most likely index."""
         return self.logits.argmax(-1)
 
-    def sample(self, generator: torch.Generator | None = None) -> Int[Tensor, "*batch"]:
+    def sample(
+        self, generator: torch.Generator | None = None, share: Share | None = None
+    ) -> Int[Tensor, "*batch"]:
         """Draw indices by the Gumbel-max rule with noise from `generator`."""
         with torch.no_grad():
-            uniform = torch.empty_like(self.logits).uniform_(generator=generator)
+            uniform = _drawn(self.logits, share, lambda x: x.uniform_(generator=generator))
             tiny = torch.finfo(uniform.dtype).tiny
             return (self.logits - torch.log(-torch.log(uniform.clamp(min=tiny)))).argmax(-1)
 
@@ -108,3 +120,11 @@ class Categorical(NamedTuple):
         p = torch.softmax(self.logits, -1)
         weighted = p * tangent.logits
         return Categorical(weighted - p * weighted.sum(-1, keepdim=True))
+
+
+def _drawn(like: Tensor, share: Share | None, draw: Callable[[Tensor], Tensor]) -> Tensor:
+    """Draw numbers in the form of `like`; of a share of the tasks, those that belong to it."""
+    if share is None or share.count == share.total:
+        return draw(like.new_empty(like.shape))
+    whole = draw(like.new_empty((share.total, *like.shape[1:])))
+    return share.of_batch(whole)

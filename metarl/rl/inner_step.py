@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.core import chunks, tree
+from metarl.core import chunks, tree, world
 from metarl.core.adapt import InnerLoop
 from metarl.core.types import MetaParams, Params
 from metarl.rl.episodes import Episodes
@@ -35,8 +35,9 @@ def inner_step(
         about = {"inner": tree.norm(grads)} | agreement(loop, params, batch)
         return *loop.update(meta, params, grads, state, index), about
 
-    device = batch.mask.device
-    parts = chunks.split((params, state, batch), chunks.cache_sized(batch.mask[0].numel(), device))
+    device, num_tasks = batch.mask.device, world.count(len(batch.mask))
+    size = chunks.cache_sized(batch.mask[0].numel(), num_tasks, device)
+    parts = chunks.split((params, state, batch), size)
     with torch.no_grad():
         done = chunks.parallel_map(lambda p: chunks.over_tasks(step, p), parts, device=device)
     joined: tuple[Params, Any, dict[str, Tensor]] = chunks.join(done)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from metarl.core import chunks, tree
+from metarl.core import chunks, world
 from metarl.core.adapt import InnerLoop
 from metarl.core.estimators import Outer, TaskGradient, backprop
 from metarl.core.outer import gradient_learner
@@ -102,12 +102,12 @@ def judge(
         return {name: value.sum() for name, value in each.items()}
 
     with torch.no_grad():
-        total = tree.total(chunks.parallel_map(metrics, parts, device=tasks.query.mask.device))
-    count = tasks.query.mask.shape[0]
-    return {name: value / count for name, value in total.items()}
+        found = chunks.parallel_map(metrics, parts, device=tasks.query.mask.device)
+    count = world.count(tasks.query.mask.shape[0])
+    return {name: value / count for name, value in world.total(found).items()}
 
 
 def chunk_of(tasks: Task) -> int:
     """Return how many tasks of a meta-batch of episodes make a chunk that stays in the cache."""
     mask = tasks.query.mask
-    return chunks.cache_sized(mask[0].numel(), mask.device) or len(mask)
+    return chunks.cache_sized(mask[0].numel(), world.count(len(mask)), mask.device) or len(mask)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from metarl.core import chunks, tree
+from metarl.core import chunks, tree, world
 from metarl.core.adapt import InnerLoop
 from metarl.core.types import MetaParams, Metrics, Params, Task
 from metarl.rl.advantages import Process
@@ -51,7 +51,14 @@ class Sampler:
     outlive a rollout: every rollout starts with a reset, seeded from the generator it is given.
     """
 
-    def __init__(self, env: TaskVectorEnv, *, episodes_per_task: int, device: Any = "cpu") -> None:
+    def __init__(
+        self,
+        env: TaskVectorEnv,
+        *,
+        episodes_per_task: int,
+        device: Any = "cpu",
+        share: world.Share | None = None,
+    ) -> None:
         """Take over `env`, whose rows are grouped by task.
 
         Args:
@@ -59,6 +66,8 @@ class Sampler:
                 they end, or be reset by themselves: what comes after a row's first end is masked.
             episodes_per_task: Rows per task.
             device: Where the policy runs and the episodes are kept.
+            share: Which tasks of a meta-batch the rows are for, where processes share it; by
+                default all. Tasks, seeds and noise are those of the whole meta-batch.
 
         Raises:
             ValueError: If the rows are not a multiple of `episodes_per_task`, or the environment
@@ -78,6 +87,7 @@ class Sampler:
         self.horizon = horizon
         self.episodes_per_task = episodes_per_task
         self.num_tasks = env.num_envs // episodes_per_task
+        self.share = share or world.Share(0, self.num_tasks, self.num_tasks)
         self.device = torch.device(device)
 
     def sample_tasks(self, rng: np.random.Generator) -> list[TaskDescription]:
@@ -87,11 +97,11 @@ class Sampler:
         process would all draw from it, and rows in other processes would leave it where it was.
         """
         with self._blame("sample_tasks"):
-            drawn = self.env.call("sample_tasks", self.num_tasks, copy.deepcopy(rng))
+            drawn = self.env.call("sample_tasks", self.share.total, copy.deepcopy(rng))
         bits: Any = rng.bit_generator
         bits.state = bits.jumped().state
         tasks: list[TaskDescription] = drawn[0]
-        return tasks
+        return self.share.of_list(tasks)
 
     def rollout(
         self,
@@ -117,7 +127,7 @@ class Sampler:
             steps = []
             for _ in range(self.horizon):
                 behavior = act(seen)
-                actions = behavior.sample(generator)
+                actions = behavior.sample(generator, self.share)
                 flat = actions.flatten(0, 1).numpy(force=True)
                 with self._blame("step"):
                     following, rewards, terminated, truncated, info = self.env.step(flat)
@@ -128,6 +138,8 @@ class Sampler:
                 if ended.all():
                     break
                 seen = self._observe(following).to(dtype)
+            for _ in range(self.horizon - len(steps)):
+                behavior.sample(generator, self.share)  # as much noise whatever has happened
             return self._assemble(steps)
 
     def collect(
@@ -155,28 +167,28 @@ class Sampler:
         params = tree.expand(start, self.num_tasks)
         state = loop.state(params)
         batches: list[Episodes] = []
-        metrics: Metrics = {}
+        each: Metrics = {}  # of every task
         diverged: Any = 0
         for index in range(loop.num_steps + 1):
             if index > 0:
                 params, state, about = inner_step(loop, meta, params, state, batches[-1], index - 1)
-                metrics |= {f"gradient/{n}_{index - 1}": x.mean() for n, x in about.items()}
+                each |= {f"gradient/{n}_{index - 1}": x for n, x in about.items()}
             rollout = self.rollout(policy, params, tasks, generator)
             with chunks.one_thread_per_operator():
                 last = index == loop.num_steps
                 episodes, fit = vmap(outer if last else inner)(rollout)
             batches.append(episodes)
             diverged = diverged + rollout.diverged.sum()
-            metrics[f"return/step_{index}"] = mean_return(episodes).mean()
-            metrics |= {name: value.mean() for name, value in fit.items()}
-        metrics["episodes/diverged"] = diverged
+            each |= {f"return/step_{index}": mean_return(episodes), **fit}
+        metrics = world.mean_over_tasks(each) | world.total([{"episodes/diverged": diverged}])
         return Task(tuple(batches[:-1]), batches[-1]), metrics
 
     def _reset(self, tasks: list[TaskDescription], generator: torch.Generator) -> Tensor:
         if len(tasks) != self.num_tasks:
             raise ValueError(f"expected {self.num_tasks} tasks, got {len(tasks)}")
-        shape, device = (self.env.num_envs,), generator.device
-        seeds = torch.randint(2**31, shape, generator=generator, device=device).tolist()
+        shape, device = (self.share.total, self.episodes_per_task), generator.device
+        drawn = torch.randint(2**31, shape, generator=generator, device=device)
+        seeds = self.share.of_batch(drawn).flatten().tolist()
         self.env.set_attr("task", [t for t in tasks for _ in range(self.episodes_per_task)])
         with self._blame("reset"):
             seen, _ = self.env.reset(seed=seeds)
@@ -230,7 +242,13 @@ class Sampler:
 
 
 def make_sampler(
-    env_id: str, *, num_tasks: int, episodes_per_task: int, device: Any = "cpu", **kwargs: Any
+    env_id: str,
+    *,
+    num_tasks: int,
+    episodes_per_task: int,
+    device: Any = "cpu",
+    share: world.Share | None = None,
+    **kwargs: Any,
 ) -> Sampler:
     """Build a registered environment with a row for each episode, and a sampler on it.
 
@@ -242,14 +260,16 @@ def make_sampler(
         num_tasks: Tasks of a meta-batch.
         episodes_per_task: Episodes rolled out for each task.
         device: See :class:`Sampler`.
+        share: Which of the tasks are this process's; by default all of them.
         kwargs: Arguments of ``gymnasium.make_vec``, such as ``vectorization_mode`` and
             ``vector_kwargs``, and of the environment, such as ``observe_task=True``.
 
     Raises:
         ValueError: If the environment has no tasks, or they cannot be written as JSON.
     """
-    env = make_vector_env(env_id, num_tasks * episodes_per_task, **kwargs)
-    return Sampler(env, episodes_per_task=episodes_per_task, device=device)
+    own = num_tasks if share is None else share.count
+    env = make_vector_env(env_id, own * episodes_per_task, **kwargs)
+    return Sampler(env, episodes_per_task=episodes_per_task, device=device, share=share)
 
 
 def _tensor(values: Any) -> Tensor:

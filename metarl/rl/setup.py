@@ -5,10 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeAlias
 
+import gymnasium
 import torch
 from gymnasium.error import UnregisteredEnv
 
 from metarl.config import RunConfig, at_least, between, greater_than, require
+from metarl.core import chunks, world
 from metarl.core.adapt import InnerLoop
 from metarl.core.inner import adam, sgd
 from metarl.core.optimizers import LEARNED_RATES, Inner, inner_optimizer
@@ -130,6 +132,7 @@ def make_parts(
         config,
         num_tasks=config.num_tasks if num_tasks is None else num_tasks,
         episodes=config.episodes_per_task if episodes is None else episodes,
+        share=_share(config) if num_tasks is None else None,
     )
     policy, params = mlp_policy(
         sampler.env.single_observation_space,
@@ -166,13 +169,24 @@ def paper_loop(config: RLConfig, loop: InnerLoop, *, num_steps: int, rate: float
     return replace(loop, num_steps=num_steps, optimizer=optimizer)
 
 
-def _sampler(config: RLConfig, *, num_tasks: int, episodes: int) -> Sampler:
+def _share(config: RLConfig) -> world.Share:
+    """Return the tasks of this process, whole chunks if they can be told before there are any."""
+    spec = gymnasium.registry.get(config.env.rpartition(":")[2])
+    steps = config.episodes_per_task * ((spec and spec.max_episode_steps) or 1)
+    fitting = chunks.cache_sized(steps, config.num_tasks, torch.device("cpu")) or 1
+    return world.share(config.num_tasks, multiple=config.chunk_size or fitting)
+
+
+def _sampler(
+    config: RLConfig, *, num_tasks: int, episodes: int, share: world.Share | None
+) -> Sampler:
     try:
         return make_sampler(
             config.env,
             num_tasks=num_tasks,
             episodes_per_task=episodes,
             device=resolve_device(config.device),
+            share=share,
             vectorization_mode=None if config.vectorization == "auto" else config.vectorization,
             **({"observe_task": True} if config.observe_task else {}),
         )

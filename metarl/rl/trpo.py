@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.core import chunks, tree
+from metarl.core import chunks, tree, world
 from metarl.core.linalg import conjugate_gradient
 from metarl.core.types import MetaParams, Metrics, Task
 from metarl.rl.episodes import zero_task_padding
@@ -59,23 +59,22 @@ def trust_region_step(
     if not 0 < fisher_fraction <= 1:
         raise ValueError(f"fisher_fraction must be in (0, 1], got {fisher_fraction}")
     tasks = zero_task_padding(tasks)
-    num_tasks, device = tasks.query.mask.shape[0], tasks.query.mask.device
+    num_tasks, device = world.count(tasks.query.mask.shape[0]), tasks.query.mask.device
 
     def chunked(tasks: Task) -> list[Task]:
         examples = tasks.query.mask[0].numel()
-        return chunks.split(tasks, chunk_size or chunks.cache_sized(examples, device))
+        return chunks.split(tasks, chunk_size or chunks.cache_sized(examples, num_tasks, device))
 
     def mean(function: Any, items: list[Any]) -> Any:
         results = chunks.parallel_map(function, items, device=device)
-        return tree.scale(tree.total(results), 1 / num_tasks)
+        return tree.scale(world.total(results), 1 / num_tasks)
 
     def linearize(parts: list[Task]) -> list[Linearization]:
         return chunks.parallel_map(lambda p: objective.linearize(meta, p), parts, device=device)
 
     parts = chunked(tasks)
     at_old = linearize(parts)
-    before = torch.stack([c.surrogate for c in at_old]).sum() / num_tasks
-    gradient = tree.scale(tree.total([c.gradient for c in at_old]), 1 / num_tasks)
+    before, gradient = mean(lambda c: (c.surrogate, c.gradient), at_old)
     _check_finite(before, gradient)
     if fisher_fraction < 1:
         del at_old  # its residuals are as large as all the episodes

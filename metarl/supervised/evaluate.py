@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.core import chunks
+from metarl.core import chunks, world
 from metarl.core.adapt import InnerLoop
 from metarl.core.types import MetaParams, Task
 from metarl.statistics import interval95
@@ -77,9 +77,11 @@ def _over_draws(
         for first in range(0, num_tasks, BLOCK):
             tasks = draw(min(BLOCK, num_tasks - first), generator)
             parts = chunks.split(tasks, chunk_size) if isinstance(tasks, Task) else tasks
-            found += chunks.parallel_map(
-                lambda part: chunks.over_tasks(curves, part), parts, device=generator.device
+            own = parts[world.rank() :: world.size()]
+            done = chunks.parallel_map(
+                lambda part: chunks.over_tasks(curves, part), own, device=generator.device
             )
+            found += world.interleaved(done, len(parts))
     joined = chunks.join(found)
     return Curves({name: x.double().cpu().numpy() for name, x in joined.items()})
 

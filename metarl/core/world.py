@@ -1,0 +1,161 @@
+"""The processes that share a meta-batch under ``torchrun``: each has its tasks, sums are over all.
+
+Every process draws the same tasks and the same noise, works on its share of the tasks, and adds
+what it found to what the others did. So a process on its own is the case of one, not a special one,
+and the number of processes changes a result by rounding alone.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from metarl.core import tree
+from metarl.core.tree import Tree
+
+
+Item = TypeVar("Item")
+
+
+class PeerFailed(RuntimeError):
+    """Another process ended, and has said why."""
+
+    told_elsewhere = True
+
+
+class Share(NamedTuple):
+    """The tasks of one process: `count` of `total`, beginning with `first`."""
+
+    first: int
+    count: int
+    total: int
+
+    def of_list(self, tasks: list[Item]) -> list[Item]:
+        """Take the share of a list of tasks."""
+        return tasks[self.first : self.first + self.count]
+
+    def of_batch(self, tasks: Tree) -> Tree:
+        """Take the share of a meta-batch, whose tensors have a leading task axis."""
+        if self.count == self.total:
+            return tasks
+        return tree.map_leaves(lambda x: x[self.first : self.first + self.count], tasks)
+
+
+def size() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return the number of this process, from 0."""
+    return dist.get_rank() if size() > 1 else 0
+
+
+def writes() -> bool:
+    """Say whether this process is the one that writes files and progress."""
+    return rank() == 0
+
+
+def share(total: int, *, multiple: int = 1) -> Share:
+    """Return the tasks of this process; the shares of two differ by one task, or chunk, at most.
+
+    Args:
+        total: Tasks of the meta-batch.
+        multiple: Tasks of a chunk, which is not divided if there are enough of them.
+
+    Raises:
+        ValueError: If there are fewer tasks than processes.
+    """
+    if total < size():
+        raise ValueError(
+            f"{size()} processes share {total} tasks: start fewer, or raise --num-tasks"
+        )
+    chunks = -(-total // multiple)
+    if chunks < size():
+        chunks, multiple = total, 1
+    first, last = (
+        min(total, multiple * (chunks * number // size())) for number in (rank(), rank() + 1)
+    )
+    return Share(first, last - first, total)
+
+
+def total(parts: list[Tree]) -> Tree:
+    """Add up trees, those of all processes: one message for each type of number in them.
+
+    They are added in float64, so that it does not matter which process had which of them.
+
+    Raises:
+        PeerFailed: If another process has ended.
+    """
+    sums = tree.total([tree.widened(part) for part in parts])
+    return tree.map_leaves(lambda x, like: x.to(like.dtype), _over_processes(sums), parts[0])
+
+
+def _over_processes(values: Tree) -> Tree:
+    if size() == 1:
+        return values
+    leaves = tree.leaves(values)
+    sums: dict[int, Tensor] = {}
+    for kind in dict.fromkeys(x.dtype for x in leaves):
+        places = [i for i, x in enumerate(leaves) if x.dtype == kind]
+        flat = torch.cat([leaves[i].detach().reshape(-1) for i in places])
+        _all_reduce(flat, dist.ReduceOp.SUM)
+        pieces = torch.split(flat, [leaves[i].numel() for i in places])
+        sums |= {i: piece.view(leaves[i].shape) for i, piece in zip(places, pieces, strict=True)}
+    return tree.replace_leaves(values, [sums[i] for i in range(len(leaves))])
+
+
+def count(number: int) -> int:
+    """Add up a number over all processes."""
+    return int(_over_processes(torch.tensor(number)))
+
+
+def mean_over_tasks(values: Tree) -> Tree:
+    """Average every tensor over its leading axis, the tasks, and over all processes."""
+    if size() == 1:
+        return tree.mean_over_tasks(values)
+    tasks = count(len(tree.leaves(values)[0]))
+    return tree.scale(total([tree.map_leaves(lambda x: x.sum(0), values)]), 1 / tasks)
+
+
+def most(number: int) -> int:
+    """Return the largest of the processes' numbers."""
+    if size() == 1:
+        return number
+    value = torch.tensor(number)
+    _all_reduce(value, dist.ReduceOp.MAX)
+    return int(value)
+
+
+def interleaved(values: list[Item], total: int) -> list[Item]:
+    """Put lists together of which process r has the items r, r + size, ... of `total`."""
+    if size() == 1:
+        return values
+    lists: list[Any] = [None] * size()
+    with _peers_may_fail():
+        dist.all_gather_object(lists, values)
+    return [lists[place % size()][place // size()] for place in range(total)]
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Meet the processes that ``torchrun`` has started: its variables say where."""
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    yield  # after an error nobody is waited for
+    dist.destroy_process_group()
+
+
+def _all_reduce(values: Tensor, operation: Any) -> None:
+    with _peers_may_fail():
+        dist.all_reduce(values, operation)
+
+
+@contextmanager
+def _peers_may_fail() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise PeerFailed(f"process {rank()} lost the others: {error}") from None
