@@ -12,10 +12,15 @@ from metarl.envs.locomotion import START_TIME, LocomotionEnv, States, quiet
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return how many cores this process may use: its part, if it shares the machine with others.
+
+    ``torchrun`` says in LOCAL_WORLD_SIZE how many those are.
+    """
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 class BatchedLocomotion(BatchedTaskEnv):

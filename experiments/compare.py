@@ -4,14 +4,21 @@ Every argument before the flags is a method as ``metarl train`` knows it, with f
 the same quotes: ``metarl compare maml-trpo "maml-trpo --first-order" "promp --epochs 3" ...``.
 """
 
+import os
 import re
 import shlex
+import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from queue import Queue
+from typing import Annotated, NamedTuple, TypeAlias
 
 import numpy as np
+import torch
 import tyro
 
 from metarl import cli
@@ -21,6 +28,10 @@ from metarl.output import require_writable
 from metarl.plot import figure, furthest_evaluations
 from metarl.statistics import interval95
 from metarl.tracking import Run
+
+
+Execute: TypeAlias = Callable[[Path, list[str]], None]
+"""``(run folder, words of a command) -> None``."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,9 @@ class Compare:
     """One run of each method for each of these."""
     evaluate: str = ""
     """Flags for `metarl evaluate`, after an equals sign: --evaluate="--num-tasks 100"."""
+    jobs: int = 1
+    """Runs at a time, each in a process with its part of the cores, or a GPU of its own in turn;
+    what they print goes into OUT/METHOD-SEED.log."""
 
     def __post_init__(self) -> None:
         """Refuse a comparison of nothing."""
@@ -54,7 +68,7 @@ class Compare:
         if not self.seeds:
             raise ValueError("--seeds needs at least one")
         require(self, at_least(0), "seeds")
-        require(self, at_least(1), "iterations")
+        require(self, at_least(1), "iterations", "jobs")
 
 
 class Entry(NamedTuple):
@@ -77,9 +91,14 @@ def main(args: Compare) -> None:
         require_same(folder, words)
     args.out.mkdir(parents=True, exist_ok=True)
     require_writable(args.out / "curves.png")
-    for folder, words in planned:
-        finish(folder, words)
-        evaluate(folder, shlex.split(args.evaluate))
+    execute = typed if args.jobs == 1 else _processes(args.jobs)
+
+    def work(item: tuple[Path, list[str]]) -> None:
+        finish(*item, execute)
+        evaluate(item[0], shlex.split(args.evaluate), execute)
+
+    with ThreadPoolExecutor(args.jobs) if args.jobs > 1 else nullcontext() as pool:
+        list(pool.map(work, planned) if pool else map(work, planned))
     groups = {e.name: [Run.open(folder_of(args, e, s)) for s in args.seeds] for e in entries}
     show(groups, args.out)
 
@@ -134,32 +153,58 @@ def require_same(folder: Path, words: list[str]) -> None:
         )
 
 
-def finish(folder: Path, words: list[str]) -> None:
+def finish(folder: Path, words: list[str], execute: Execute) -> None:
     """Train a run, or resume it; a complete one is left alone."""
     if not (folder / "config.json").exists():
         print(f"\n{folder}")
-        typed(["train", *words])
+        execute(folder, ["train", *words])
         return
     iterations = cli.parse_train(words)[1].iterations
     if Run.open(folder).checkpoints()[-1:] < [iterations]:
-        typed(["resume", str(folder), "--iterations", str(iterations)])
+        execute(folder, ["resume", str(folder), "--iterations", str(iterations)])
 
 
-def evaluate(folder: Path, flags: list[str]) -> None:
+def evaluate(folder: Path, flags: list[str], execute: Execute) -> None:
     """Evaluate a run, unless its last checkpoint has such an evaluation."""
     run, words = Run.open(folder), ["evaluate", str(folder), *flags]
     command, last = shlex.join(["metarl", *words]), run.checkpoints()[-1]
     if not any((e["iteration"], e["command"]) == (last, command) for e in run.evaluations()):
-        typed(words)
+        execute(folder, words)
 
 
-def typed(words: list[str]) -> None:
+def typed(folder: Path, words: list[str]) -> None:
     """Run a command as if it had been typed: runs and evaluations write down what made them."""
+    del folder
     before, sys.argv = sys.argv, ["metarl", *words]
     try:
         cli.run(words)
     finally:
         sys.argv = before
+
+
+def _processes(jobs: int) -> Execute:
+    """Return what runs a command in a process of its own, with its part of the machine."""
+    places: Queue[int] = Queue()
+    for place in range(jobs):
+        places.put(place)
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+
+    def execute(folder: Path, words: list[str]) -> None:
+        place = places.get()
+        own = {"OMP_NUM_THREADS": str(threads), "LOCAL_WORLD_SIZE": str(jobs)}
+        if gpus := torch.cuda.device_count():
+            own["CUDA_VISIBLE_DEVICES"] = str(place % gpus)
+        try:
+            with folder.with_name(f"{folder.name}.log").open("ab") as log:
+                argv = [sys.executable, "-m", "metarl", *words]
+                done = subprocess.run(argv, env=os.environ | own, stdout=log, stderr=log)
+        finally:
+            places.put(place)
+        if done.returncode:
+            last = Path(log.name).read_text().strip().splitlines()[-1:]
+            raise RuntimeError(f"{folder} failed: {' '.join(last)} ({log.name} has the rest)")
+
+    return execute
 
 
 def show(groups: dict[str, list[Run]], out: Path) -> None:

@@ -11,7 +11,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Ctrl-C, and what a scheduler sends before it kills."""
 
 
-class Stopped(Exception):  # noqa: N818 (no error)
+class Stopped(Exception):
     """A run stopped because it was asked to, after it wrote a checkpoint.
 
     Attributes:

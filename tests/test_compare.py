@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from commands import metarl, refusal
+from commands import checkpoints, history, metarl, refusal
 
 from metarl.experiments import presets
 from metarl.experiments.compare import Compare, read_entry
@@ -142,3 +142,28 @@ def test_supervised_methods_compare_too(tmp_path: Path) -> None:
     assert (tmp_path / "c" / "curves.png").exists()
     config = json.loads(next((tmp_path / "c").glob("*anil-0/config.json")).read_text())
     assert config["config"]["adapts"] == "head"
+
+
+SMALL = "--num-tasks 2 --episodes-per-task 2 --hidden 4"
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_are_the_same_runs(tmp_path: Path) -> None:
+    words = [f"maml-trpo {SMALL}", "--iterations", 2, "--seeds", 0, 1]
+    asked = "--evaluate=--num-tasks 2 --episodes-per-task 2"
+    metarl("compare", *words, asked, "--out", "alone")
+    metarl("compare", *words, asked, "--jobs", 2, "--out", "beside")
+    for folder in Path("alone").glob("*-[01]"):
+        mine = Path("beside") / folder.name
+        assert checkpoints(mine) == checkpoints(folder)
+        assert history(mine) == history(folder)
+        assert "iteration 2/2" in mine.with_name(f"{mine.name}.log").read_text()
+    assert Path("beside/table.md").read_text() == Path("alone/table.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_beside_others_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"maml-trpo {SMALL} --env gone:gone/Gone-v0", "--iterations", 1, "--seeds", 0]
+    told = refusal(capsys, "compare", *words, "--jobs", 2, "--out", "failed")
+    assert "gone" in told
+    assert ".log has the rest" in told
