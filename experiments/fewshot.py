@@ -149,7 +149,7 @@ def build(config: FewShotImages, *, splits: Splits | None = None) -> Parts:
         _prepared(config, batches if joint else _draw(config, trained), config.inner_steps or 0),
         {name: _evaluated(config, classes, name) for name, classes in splits._asdict().items()},
         device,
-        chunk_size=1,  # with 15 queries a class a task fills the cache
+        chunk_size=_fitting(config, config.num_shots + (config.test_queries or QUERIES)),
     )
 
 
@@ -162,8 +162,12 @@ def _load(config: FewShotImages) -> Splits:
 def chunk_size(config: FewShotImages) -> int:
     """Return how many tasks make a chunk of a good size."""
     shots = config.train_shots or config.num_shots
-    per_task = config.num_ways * (shots + (config.num_queries or config.num_shots))
-    return 1 if config.variable else max(1, EXAMPLES_PER_CHUNK // per_task)
+    return _fitting(config, shots + (config.num_queries or config.num_shots))
+
+
+def _fitting(config: FewShotImages, per_class: int) -> int:
+    examples = config.num_ways * per_class
+    return 1 if config.variable else max(1, EXAMPLES_PER_CHUNK // examples)
 
 
 def complete(config: FewShotImages) -> FewShotImages:
