@@ -4,6 +4,7 @@
 """
 
 import time
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,8 +21,9 @@ from metarl.experiments.launch import experiment_of
 from metarl.experiments.text import Text, names, support_of
 from metarl.loading import Loaded, load
 from metarl.output import require_writable
+from metarl.statistics import interval95
 from metarl.supervised.encoders import load_pretrained
-from metarl.supervised.text_data import NUM_SAMPLES, TextTask, read_tasks
+from metarl.supervised.text_data import NUM_SAMPLES, TextTask, find_tasks, read_tasks
 from metarl.supervised.text_evaluation import accuracies, chosen_rows, encoded
 from metarl.supervised.text_tasks import Sentences, tokenize
 from metarl.tracking import Run, command, versions
@@ -101,9 +103,8 @@ def main(args: EvaluateText) -> None:
             )
     show(f"{args.run}, iteration {loaded.iteration} ({config.method})", args, results)
     seconds = time.perf_counter() - began
-    name = "_".join([f"iteration-{loaded.iteration}", *results, f"shots-{args.shots}"])
     values = report(args, config, loaded.iteration, results, seconds)
-    path = loaded.run.write_evaluation(f"{name}_queries-{args.queries or 'all'}", values)
+    path = loaded.run.write_evaluation(file_name(args, values), values)
     print(f"written to {path} after {seconds:.0f} s")
 
 
@@ -122,9 +123,15 @@ def overridden(config: Text, args: EvaluateText) -> Text:
 def chosen_tasks(config: Text, args: EvaluateText) -> list[TextTask]:
     """Read the test tasks, and make sure that they can be judged by."""
     asked = names(args.tasks)
-    tasks = read_tasks(config.data_root, asked or names(config.held_out))
+    known = find_tasks(config.data_root)
+    kept = [name for name in names(config.held_out) if name in known]
+    tasks = read_tasks(config.data_root, asked or kept)
     if not asked:
         tasks = [task for task in tasks if task.evaluation]
+    if not tasks:
+        raise ValueError(
+            f"no task that was held out has evaluation rows; choose --tasks of {', '.join(known)}"
+        )
     for task in tasks:
         task.require_evaluation()
         if task.name in names(config.tasks):
@@ -152,12 +159,16 @@ def report(
     seconds: float,
 ) -> dict[str, Any]:
     """Describe an evaluation so that it can be repeated."""
-    ends = np.stack([x.mean(0).numpy() for found in results.values() for x in found.values()])
+    cells = [x.numpy() for found in results.values() for x in found.values()]
+    ends = np.mean(cells, 0)  # of every sample, over tasks and numbers of shots
     return {
         "command": command(),
         "iteration": iteration,
         "method": config.method,
         "measure": "accuracy",
+        "tasks": ", ".join(results),
+        "num_tasks": len(results),
+        "num_shots": args.shots,
         "samples": args.samples,
         "num_queries": args.queries,
         "test_steps": config.test_steps,
@@ -167,10 +178,28 @@ def report(
             task: {str(number): x.tolist() for number, x in found.items()}
             for task, found in results.items()
         },
-        "mean_of_tasks": ends.mean(0).tolist(),
+        "mean": ends.mean(0).tolist(),
+        "interval95": interval95(ends).tolist(),
         "seconds": round(seconds, 1),
         "versions": versions(),
     }
+
+
+def file_name(args: EvaluateText, values: dict[str, Any]) -> str:
+    """Name an evaluation by what tells two of them apart."""
+    tasks = values["tasks"].replace(", ", "_")
+    if len(tasks) > 80:  # file systems allow a name of 255 letters
+        tasks = f"{values['num_tasks']}-tasks-{zlib.crc32(tasks.encode()):08x}"
+    settings = {
+        "shots": args.shots,
+        "samples": args.samples,
+        "queries": args.queries or "all",
+        "steps": values["test_steps"],
+        "seed": args.seed,
+        **({} if args.inner_lr is None else {"lr": args.inner_lr}),
+    }
+    words = [f"iteration-{values['iteration']}", tasks, *(f"{k}-{v}" for k, v in settings.items())]
+    return "_".join(words)
 
 
 def _spread(values: torch.Tensor) -> float:

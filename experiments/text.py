@@ -27,7 +27,7 @@ from metarl.supervised.leopard import text_classifier
 from metarl.supervised.losses import present_cross_entropy
 from metarl.supervised.settings import SupervisedConfig, resolve
 from metarl.supervised.setup import Draw, Parts, make_learner, make_model, make_test_loop
-from metarl.supervised.text_data import find_tasks, read_tasks
+from metarl.supervised.text_data import PART, find_tasks, read_tasks
 from metarl.supervised.text_tasks import AllLabels, Sentences, TextTasks, support_batches, tokenize
 
 
@@ -102,7 +102,12 @@ def build(config: Text) -> Parts:
     pretrained = load_pretrained(config.encoder)
     joint = config.method == "pretrained"
     module = text_classifier(
-        Encoder(pretrained.model, top=config.top_layers, pooling=config.pooling),
+        Encoder(
+            pretrained.model,
+            top=config.top_layers,
+            pooling=config.pooling,
+            length=config.max_length,
+        ),
         pretrained.model.config.hidden_size,
         ways=sum(len(task.labels) for task in tasks) if joint else 2,
         generated=config.start == "generated",
@@ -116,11 +121,13 @@ def build(config: Text) -> Parts:
         return tuple(
             tokenize(pretrained.tokenizer, some, task, max_length=config.max_length, device=device)
             for task, some in rows
+            if some  # a small task has none to validate with
         )
 
     def few_shot(steps: int, *, validation: bool = False) -> Draw:
         def make() -> TextTasks:
-            return _few_shot(config, pools(validation), all_of_them=not validation)
+            few = _validated(config, pools(True)) if validation else pools(False)
+            return TextTasks(few, config.num_shots, config.num_queries, config.max_ways)
 
         return _prepared(config, _lazily(make), steps)
 
@@ -163,11 +170,16 @@ def names(listed: str) -> list[str]:
     return [name.strip() for name in listed.split(",") if name.strip()]
 
 
-def _few_shot(config: Text, pools: tuple[Sentences, ...], *, all_of_them: bool) -> TextTasks:
-    """Make tasks; a tenth of a small data set is not always enough for one to validate with."""
+def _validated(config: Text, pools: tuple[Sentences, ...]) -> tuple[Sentences, ...]:
+    """Return the tasks to validate with: a tenth of a small one is not always enough."""
     needed = config.num_shots + config.num_queries
-    enough = pools if all_of_them else tuple(p for p in pools if p.fewest() >= needed)
-    return TextTasks(enough or pools, config.num_shots, config.num_queries, config.max_ways)
+    if not (enough := tuple(pool for pool in pools if pool.fewest() >= needed)):
+        raise ValueError(
+            f"validation takes a tenth of the rows, and no task has {PART * needed} of each class: "
+            f"{config.num_shots} shots and {config.num_queries} queries of that tenth; lower "
+            "--shots or --queries, or add a larger task"
+        )
+    return enough
 
 
 def _lazily(make: Callable[[], Any]) -> Draw:

@@ -24,6 +24,7 @@ class Measure(NamedTuple):
     before: str | None
     x: str
     log: bool
+    adapting: str = "adaptation steps"
 
 
 class Fit(NamedTuple):
@@ -64,7 +65,7 @@ def figure(runs: Sequence[Run], out: Path, *, fits: Sequence[Fit] = ()) -> None:
     """Draw learning curves and, by the number of inner steps, evaluations.
 
     Bands are 95 % intervals: over seeds where a setting has several runs, and for a single run
-    over the tasks of its evaluation.
+    over the tasks of its evaluation, or of sentences over its support samples.
 
     Args:
         runs: Runs of one family: returns, accuracies or losses.
@@ -84,7 +85,7 @@ def figure(runs: Sequence[Run], out: Path, *, fits: Sequence[Fit] = ()) -> None:
         _draw_learning(learning, name, members, color)
         _draw_adaptation(adapting, name, members, color)
     learning.set(xlabel=measure.x, ylabel=measure.text, title="meta-training")
-    adapting.set(xlabel="adaptation steps", ylabel=measure.text, title="test tasks")
+    adapting.set(xlabel=measure.adapting, ylabel=measure.text, title="test tasks")
     if measure.log:
         learning.set_yscale("log")
         adapting.set_yscale("log")
@@ -130,6 +131,9 @@ def _measure(run: Run) -> Measure:
         last = f"return/step_{max(taken)}"
         before = "return/step_0" if max(taken) else None
         return Measure("mean return", last, before, "environment steps", log=False)
+    if run.read_config()["experiment"] == "text":
+        shots = "support sentences of each class"
+        return Measure("accuracy on sentences", "query/accuracy", None, "iterations", False, shots)
     if "query/accuracy" in entry:
         return Measure("accuracy", "query/accuracy", None, "iterations", log=False)
     return Measure("loss", "query/loss", None, "iterations", log=True)
@@ -166,6 +170,9 @@ def _draw_adaptation(axes: Any, name: str, members: list[Run], color: str) -> No
         return
     if len(newest) < len(members):
         warn(f"{name}: {len(members) - len(newest)} runs have no evaluation like the others'")
+    if "accuracies" in newest[0]:
+        _draw_shots(axes, name, newest, color)
+        return
     values = np.array([entry["mean"] for entry in newest])
     half = interval95(values) if len(newest) > 1 else np.array(newest[0]["interval95"])
     steps = np.arange(values.shape[1])
@@ -173,6 +180,22 @@ def _draw_adaptation(axes: Any, name: str, members: list[Run], color: str) -> No
         axes.axhline(values.mean(), color=color, ls="--", label=name)
         return
     axes.errorbar(steps, values.mean(0), half, color=color, marker="o", capsize=3, label=name)
+
+
+def _draw_shots(axes: Any, name: str, entries: list[dict[str, Any]], color: str) -> None:
+    """Draw accuracies before and after adaptation by the number of shots, means over the tasks."""
+    tables = [list(entry["accuracies"].values()) for entry in entries]  # by task
+    shots = list(tables[0][0])
+    # (run, shots, support sample, end)
+    values = np.array([[np.mean([of[n] for of in table], 0) for n in shots] for table in tables])
+    values = values.mean(2) if len(entries) > 1 else values[0].swapaxes(0, 1)
+    styles = {1: ("o-", name), 0: ("o:", f"{name}, before adaptation")}
+    for end in (1, 0) if entries[0]["test_steps"] else (1,):
+        mean, half = values[..., end].mean(0), interval95(values[..., end])
+        style, label = styles[end]
+        axes.errorbar(
+            [*map(int, shots)], mean, half, fmt=style, color=color, capsize=3, label=label
+        )
 
 
 def furthest_evaluations(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -7,6 +7,8 @@ import pytest
 import torch
 from commands import TRAIN, metarl
 
+from metarl import opengl
+
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers have all cores busy; tests of threads ask
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -19,3 +21,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "whole"
     metarl(*TRAIN, "--iterations", 6, "--out", folder)
     return folder
+
+
+@pytest.fixture
+def egl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip where there is no EGL."""
+    mujoco = pytest.importorskip("mujoco")
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    try:
+        window, context = opengl.contexts(
+            mujoco.MjModel.from_xml_string("<mujoco/>"), width=8, height=8
+        )
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    context.free()
+    window.free()

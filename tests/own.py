@@ -1,7 +1,6 @@
 """The environment of docs/own-environment.md as a module, and some that break its promises."""
 
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,23 +9,17 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from commands import block
 from gymnasium import spaces
 
 
-PAGE = (Path(__file__).parents[1] / "docs/own-environment.md").read_text()
-
-
-def block(name: str) -> str:
-    """Return the code block after the marker ``<!-- name -->``."""
-    found = re.search(rf"<!-- {re.escape(name)} -->\n```\w+\n(.*?)```", PAGE, re.DOTALL)
-    assert found, f"the page has no block {name!r}"
-    return found.group(1)
+PAGE = "docs/own-environment.md"
 
 
 @contextmanager
 def playground(folder: Path) -> Iterator[Path]:
     """Save the page's environment in `folder` and make that importable; forget it afterwards."""
-    (folder / "playground.py").write_text(block("playground.py"))
+    (folder / "playground.py").write_text(block(PAGE, "playground.py"))
     sys.path.insert(0, str(folder))
     try:
         yield folder

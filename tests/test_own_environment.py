@@ -1,6 +1,5 @@
 """An environment of one's own: the page about it runs, and every mistake is one clear line."""
 
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,12 @@ from typing import Any
 import gymnasium
 import pytest
 import torch
-from commands import history, metarl, refusal
+from commands import block, history, metarl, refusal, run_in_small
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers import ClipAction, FlattenObservation
 from helpers import random_meta_batch, relative_error, seeded
-from own import block, playground, register
+from own import PAGE, playground, register
 
 from metarl.core import InnerLoop, Params, functional, sgd, tree
 from metarl.experiments.maml_trpo import MAMLTRPO, build
@@ -55,7 +54,7 @@ def test_the_page_runs_from_top_to_bottom(folder: Path, monkeypatch: pytest.Monk
     """Word for word but for the sizes; its batched face runs in test_vector_envs.py."""
     monkeypatch.chdir(folder)
     check_env(gymnasium.make(ENV).unwrapped, skip_render_check=True)
-    train = block("train")
+    train = block(PAGE, "train")
     assert "ITERATIONS = 30\n" in train
     scope: dict[str, Any] = {}
     exec(train.replace("ITERATIONS = 30\n", "ITERATIONS = 2\n"), scope)
@@ -64,15 +63,12 @@ def test_the_page_runs_from_top_to_bottom(folder: Path, monkeypatch: pytest.Monk
         "train": "--iterations 1 --num-tasks 2 --episodes-per-task 2",
         "evaluate": "--num-tasks 2 --episodes-per-task 2",
     }
-    for command in block("commands").splitlines():
-        python, _, program, verb, *words = shlex.split(command)
-        assert (python, program) == ("python", "metarl")
-        metarl(verb, *words, *small[verb].split())
-    exec(block("adapt"), scope)
+    run_in_small(block(PAGE, "commands"), small)
+    exec(block(PAGE, "adapt"), scope)
     assert len(scope["returns"]) == 3
     assert tree.norm(tree.add(scope["adapted"], scope["run"].params.model, scale=-1.0)) > 0
     assert scope["action"].shape == (1,)
-    exec(block("async"), scope)
+    exec(block(PAGE, "async"), scope)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

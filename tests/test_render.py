@@ -314,21 +314,6 @@ def test_mujoco_that_cannot_be_imported_is_explained_too(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
-def egl(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skip where there is no EGL."""
-    mujoco = pytest.importorskip("mujoco")
-    monkeypatch.setenv("MUJOCO_GL", "egl")
-    try:
-        window, context = opengl.contexts(
-            mujoco.MjModel.from_xml_string("<mujoco/>"), width=8, height=8
-        )
-    except RuntimeError as error:
-        pytest.skip(str(error))
-    context.free()
-    window.free()
-
-
 def test_the_camera_follows_the_robot(egl: None) -> None:
     import mujoco
 

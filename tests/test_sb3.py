@@ -1,7 +1,5 @@
 """Stable-Baselines3: policies there and back, its environments, runs of `metarl train sb3`."""
 
-import re
-import shlex
 import shutil
 import sys
 import zipfile
@@ -12,7 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from commands import history, metarl, refusal
+from commands import ROOT, block, history, metarl, refusal, run_in_small
 from gymnasium import spaces
 from helpers import seeded
 
@@ -35,7 +33,7 @@ SEEN = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 BOX, DISCRETE = spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Discrete(4)
 NAVIGATION = "metarl/Navigation2D-v0"
 GOAL = {"goal": [0.3, -0.4]}
-PAGE = (Path(__file__).parents[1] / "docs/stable-baselines3.md").read_text()
+PAGE = "docs/stable-baselines3.md"
 TINY = ["--eval-every", "1000", "--num-envs", "2", "--episodes", "3", "--hidden", "8"]
 TRAIN = ["train", "sb3", *TINY]
 
@@ -416,13 +414,6 @@ def test_package_that_is_missing_is_named_with_the_command(
     assert expected in refusal(capsys, "resume", whole, "--iterations", 4)
 
 
-def block(name: str) -> str:
-    """Return the code block after the marker ``<!-- name -->``."""
-    found = re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```", PAGE, re.DOTALL)
-    assert found, f"the page has no block {name!r}"
-    return found.group(1)
-
-
 @pytest.mark.slow
 def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Word for word but for the sizes."""
@@ -431,16 +422,14 @@ def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.Mo
         "train": "--total-steps 200 --eval-every 200 --num-envs 2 --episodes 2",
         "evaluate": "--num-tasks 2 --episodes-per-task 2",
     }
-    for command in block("train").splitlines():
-        program, verb, *words = shlex.split(command)
-        assert program == "metarl"
-        metarl(verb, *words, *small[verb].split())
-    assert "metarl train maml-trpo --preset navigation-quick --out runs/quick" in PAGE
+    run_in_small(block(PAGE, "train"), small)
+    quick = "metarl train maml-trpo --preset navigation-quick --out runs/quick"
+    assert quick in (ROOT / PAGE).read_text()
     tiny = ["--iterations", "1", "--num-tasks", "2", "--episodes-per-task", "2"]
     metarl("train", "maml-trpo", "--preset", "navigation-quick", *tiny, "--out", "runs/quick")
     scope: dict[str, Any] = {}
     for name in ("adapt", "wrap", "fine-tune"):
-        exec(block(name).replace("STEPS = 40_000", "STEPS = 1_000"), scope)
+        exec(block(PAGE, name).replace("STEPS = 40_000", "STEPS = 1_000"), scope)
     seen = np.zeros((1, 2), np.float32)
     expected, _ = scope["policy"].predict(seen, deterministic=True)
     np.testing.assert_array_equal(scope["again"].predict(seen, deterministic=True)[0], expected)

@@ -7,9 +7,10 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from commands import block
 from gymnasium.vector import SyncVectorEnv
 from helpers import seeded
-from own import block, playground
+from own import PAGE, playground
 from torch.testing import assert_close
 
 from metarl.core import Params, tree
@@ -38,7 +39,7 @@ FACES: dict[str, dict[str, Any]] = {
 def _module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with playground(tmp_path_factory.mktemp("vector")):
         gymnasium.make(ENV).close()
-        exec(block("batched"), {})
+        exec(block(PAGE, "batched"), {})
         yield
 
 

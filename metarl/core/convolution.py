@@ -6,7 +6,7 @@ batched product, and grouped convolutions are slower at every order of derivativ
 """
 
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -53,8 +53,8 @@ class Classifier(nn.Module):
         super().__init__()
         self.body, self.head = body, head
 
-    def forward(self, inputs: Tensor, reference: Tensor | None = None) -> Float[Tensor, "n ways"]:
-        """Return one logit per class."""
+    def forward(self, inputs: Any, reference: Any = None) -> Float[Tensor, "n ways"]:
+        """Return one logit per class; inputs are what the body takes."""
         features = self.body(inputs) if reference is None else self.body(inputs, reference)
         logits: Tensor = self.head(features)
         return logits

@@ -1,7 +1,7 @@
 """Heads that a task's support set computes: the ``start`` of an inner loop."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -46,7 +46,7 @@ def body_of(module: nn.Module) -> Callable[..., Float[Tensor, "n features"]]:
         )
     apply: Apply = functional(module.body)[0]
 
-    def features(params: Params, *inputs: Tensor) -> Tensor:
+    def features(params: Params, *inputs: Any) -> Tensor:
         own = {n.removeprefix(BODY): p for n, p in params.items() if n.startswith(BODY)}
         found: Tensor = apply(own, *inputs)
         return found

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,9 +57,10 @@ class TextTask(NamedTuple):
         """
         if self.samples and (shots, index) not in self.samples:
             known = sorted({number for number, _ in self.samples})
+            count = sum(number == known[0] for number, _ in self.samples)
             raise ValueError(
                 f"task {self.name} has no support sample {index} of {shots} shots; --shots may be "
-                f"{', '.join(map(str, known))}"
+                f"{', '.join(map(str, known))}, and --samples at most {count}"
             )
         rows = self.samples[shots, index] if self.samples else self._draw(shots, index)
         found = {label: sum(row.label == label for row in rows) for label in self.labels}
@@ -188,7 +190,7 @@ def _content(path: Path) -> Any:
         if ".jsonl" in path.name:
             return [json.loads(line) for line in text.splitlines() if line.strip()]
         return json.loads(text)
-    except (EOFError, gzip.BadGzipFile, ValueError) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}); get it again") from None
 
 

@@ -61,7 +61,7 @@ def tokenize(
         texts,
         *seconds,
         padding=True,
-        pad_to_multiple_of=MULTIPLE,
+        pad_to_multiple_of=None if max_length % MULTIPLE else MULTIPLE,  # it refuses both
         truncation=True,
         max_length=max_length,
         return_tensors="pt",

@@ -1,0 +1,151 @@
+"""Write what the pages of docs/methods/ take from the package and from docs/results/.
+
+::
+
+    python docs/methods.py write
+    python docs/methods.py check
+
+A block between ``<!-- NAME -->`` and ``<!-- /NAME -->`` is never written by hand: ``flags``, what
+a method stands for; ``measured``, what its runs in docs/results/*.json came to, which are found by
+their commands; ``table``, the tables of the index. ``check`` fails if a block is
+not what it should be.
+"""
+
+import json
+import re
+import shlex
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS))
+
+import results  # noqa: E402
+
+from metarl import cli  # noqa: E402
+from metarl.config import flag  # noqa: E402
+from metarl.experiments.methods import POLICIES  # noqa: E402
+from metarl.supervised.methods import METHODS  # noqa: E402
+
+
+PAGES = DOCS / "methods"
+BLOCK = re.compile(r"<!-- (flags|measured|table) -->\n.*?<!-- /\1 -->", re.DOTALL)
+MEASURES = {"return": "return", "loss": "mean squared error", "accuracy": "accuracy"}
+# What `metarl methods` lists as flags of maml-trpo has pages of its own.
+VARIANTS = {
+    "maml-trpo --first-order": "fomaml",
+    "maml-trpo --inner meta-sgd": "meta-sgd",
+    "maml-trpo --inner-steps 0": "pretrained",
+}
+IN_RESULTS = "nothing in [results.md](../results.md) is of this method."
+
+
+def page_names() -> list[str]:
+    """Return the pages: one for every method, and every experiment on policies of this package."""
+    ours = [name for name in cli.EXPERIMENTS if name not in (*cli.SUPERVISED, "sb3")]
+    return list(dict.fromkeys([*METHODS, *ours]))
+
+
+def page_of(command: str) -> str | None:
+    """Return the page that a training command belongs to; ``None`` for those of other packages."""
+    _, _, *words = shlex.split(command)
+    if words[0] == "sb3":
+        return None
+    config: Any = cli.parse_train(words)[1]
+    if words[0] in cli.SUPERVISED:
+        return str(config.method)
+    if config.inner_steps == 0:
+        return "oracle" if config.observe_task else "pretrained"
+    if words[0] == "maml-trpo" and config.first_order:
+        return "fomaml"
+    return "meta-sgd" if words[0] == "maml-trpo" and config.inner == "meta-sgd" else words[0]
+
+
+@cache
+def measured() -> dict[str, list[str]]:
+    """Return the lines of every page about what was measured."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(results.SOURCES.glob("*.json")):
+        result = json.loads(path.read_text())
+        for row in result["rows"]:
+            page = page_of(row["train"])
+            if page and "--checkpoint 0" not in row["evaluate"]:  # that one is not trained
+                found.setdefault(page, []).append(_line(result, row))
+    return found
+
+
+def _line(result: dict[str, Any], row: dict[str, Any]) -> str:
+    """Say what one row came to after the first and the last step that the table shows."""
+    steps = result.get("steps") or list(range(len(row["mean"])))
+    known = [step for step in steps if step < len(row["mean"])]
+    chosen = sorted({*known[1:2], known[-1]} - ({0} if len(known) > 1 else set()))
+    numbers = [re.sub(r"-(?=\d)", "−", results._cell(row, step)) for step in chosen]
+    after = [f"after {step} step{'s' if step != 1 else ''} {number}"
+             for step, number in zip(chosen, numbers, strict=True)]  # fmt: skip
+    said = ", ".join(after) if chosen != [0] else f"{numbers[0]}, without a step"
+    printed = result["published"].get(row["method"], [])
+    place = steps.index(chosen[0])
+    published = printed[place] if place < len(printed) else ""
+    about = f"{len(row['seeds'])} seed{'s' if len(row['seeds']) != 1 else ''}"
+    if published:
+        about += f"; published {published}"
+    measure = MEASURES[row.get("measure", "return")]
+    anchor = re.sub(r"[^\w\- ]", "", result["title"].lower()).replace(" ", "-")
+    link = f"[{result['title']}](../results.md#{anchor})"
+    return f"- {link}, {row['method']}: {measure} {said} ({about})."
+
+
+def block(name: str, page: str) -> str:
+    """Return the text of a block."""
+    if name == "flags":
+        flags = flags_of(METHODS[page].values)
+        return f"`--method {page}` stands for `{flags}`; what is not named is MAML's.\n"
+    if name == "table":
+        return tables()
+    lines = measured().get(page, [])
+    return "\n".join(lines or [f"Not measured yet: {IN_RESULTS}"]) + "\n"
+
+
+def flags_of(values: dict[str, Any]) -> str:
+    """Write what a method stands for as flags."""
+    named = [(flag(name), value) for name, value in values.items()]
+    return " ".join(name if value is True else f"{name} {value}" for name, value in named)
+
+
+def tables() -> str:
+    """Return the tables of the index."""
+    lines = ["| `--method` | paper | what is different | flags |", "|---|---|---|---|"]
+    for name, method in METHODS.items():
+        flags = flags_of(method.values)
+        code = f"`{flags}`" if flags else "MAML's"
+        lines.append(f"| [{name}]({name}.md) | {method.paper} | {method.summary} | {code} |")
+    lines += ["", "| `metarl train` | paper | what is different |", "|---|---|---|"]
+    for name, paper, summary in POLICIES:
+        lines.append(f"| [{name}]({VARIANTS.get(name, name)}.md) | {paper} | {summary} |")
+    return "\n".join(lines) + "\n"
+
+
+def text_of(path: Path) -> str:
+    """Return the text that a page should have."""
+    return re.sub(
+        BLOCK,
+        lambda found: f"<!-- {found[1]} -->\n{block(found[1], path.stem)}<!-- /{found[1]} -->",
+        path.read_text(),
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Write the blocks of all pages, or check them."""
+    for path in sorted(PAGES.glob("*.md")):
+        text = text_of(path)
+        if argv == ["check"] and text != path.read_text():
+            sys.exit(f"docs/methods/{path.name} is out of date: python docs/methods.py write")
+        if argv == ["write"]:
+            path.write_text(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,243 @@
+"""Runs on text from the outside: train, evaluate, resume, plot, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import checkpoints, history, metarl, refusal
+from matplotlib.figure import Figure
+from sentences import colored_rows, save_encoder, write_lines
+
+from metarl import checkpoint
+from metarl.experiments.evaluate_text import EvaluateText, file_name
+from metarl.tracking import Run, protocol
+
+
+METHODS: dict[str, tuple[Any, ...]] = {
+    "leopard": (),
+    "protonet": (),
+    "protomaml": ("--inner-steps", 2),
+    "zero-head": ("--inner-steps", 2),
+    "pretrained": ("--test-steps", 3),
+    "lslr": ("--start", "prototypes", "--inner-clip", 1.0),
+}
+TASKS = {  # rows and evaluation rows of each label
+    "coats": (["red", "blue"], 40, 0),
+    "walls": (["green", "white", "black"], 40, 2),
+    "few": (["grey", "red"], 8, 0),  # too small to validate with
+    "eyes": (["blue", "green", "grey"], 6, 5),
+    "hats": (["red", "white"], 6, 7),
+}
+HELD_OUT = "eyes,hats"
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """The command line of a run on small tasks, which every test may add to."""
+    root = tmp_path_factory.mktemp("text")
+    (root / "tasks").mkdir()
+    for name, (labels, each, evaluation) in TASKS.items():
+        rows, others = [], []
+        for label in labels:
+            made = colored_rows([label], each + evaluation)
+            rows += made[:each]
+            others += made[each:]
+        write_lines(root / "tasks" / f"{name}.jsonl", rows)
+        if others:
+            write_lines(root / "tasks" / f"{name}.eval.jsonl", others)
+    settings = {
+        "--data-root": root / "tasks", "--encoder": save_encoder(root / "encoder"),
+        "--held-out": HELD_OUT, "--top-layers": 1, "--max-length": 12, "--shots": 2,
+        "--queries": 2, "--num-tasks": 2, "--validation-tasks": 2, "--checkpoint-every": 2,
+        "--log-every": 1,
+    }  # fmt: skip
+    return ["train", "text", *(word for pair in settings.items() for word in pair)]
+
+
+@pytest.fixture(scope="module")
+def leopard(words: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four iterations that nothing disturbed."""
+    out = tmp_path_factory.mktemp("runs") / "leopard"
+    metarl(*words, "--iterations", 4, "--out", out)
+    return out
+
+
+@pytest.fixture
+def evaluated(leopard: Path, tmp_path: Path) -> Path:
+    run = Path(shutil.copytree(leopard, tmp_path / "run"))
+    metarl("evaluate", run, "--tasks", HELD_OUT, "--shots", "2,4", "--samples", 3)
+    return run
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved, in order."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    return figures
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_and_is_evaluated(
+    method: str, words: list[Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    metarl(*words, "--method", method, *METHODS[method], "--iterations", 2, "--out", out)
+    config = Run.open(out).read_config()["config"]
+    assert config["tasks"] == "coats,few,walls"
+    before, after = (checkpoint.load(path).params for path in sorted(out.glob("checkpoints/*")))
+    changed = {name for name in before.model if before.model[name].ne(after.model[name]).any()}
+    for part in ("encoder.lower.model.embeddings", "encoder.lower", "encoder.upper"):
+        assert any(name.startswith(f"body.{part}") for name in changed)
+    metarl("evaluate", out, "--tasks", HELD_OUT, "--shots", "2,4", "--samples", 2)
+    (path,) = (out / "evaluations").iterdir()
+    result = json.loads(path.read_text())
+    assert {task: list(found) for task, found in result["accuracies"].items()} == {
+        "eyes": ["2", "4"],
+        "hats": ["2", "4"],
+    }
+    for task, found in result["accuracies"].items():
+        labels, _, each = TASKS[task]
+        right = np.array([*found.values()]) * len(labels) * each
+        assert right.shape == (2, 2, 2)
+        assert right == pytest.approx(right.round())
+        if method == "protonet":
+            assert np.array_equal(right[..., 0], right[..., 1])
+    assert (method == "protonet") == (config["test_steps"] == 0)
+
+
+def test_resume_continues_bit_for_bit(leopard: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(leopard, tmp_path / "run"))
+    (run / "checkpoints" / "00000004.safetensors").unlink()
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:3]))
+    metarl("resume", run)
+    assert checkpoints(run) == checkpoints(leopard)
+    assert history(run) == history(leopard)
+    assert len(history(run)) == 4
+
+
+def test_an_evaluation_can_be_repeated_and_is_written_down(evaluated: Path) -> None:
+    (entry,) = Run.open(evaluated).evaluations()
+    cells = np.array([list(found.values()) for found in entry["accuracies"].values()])
+    assert entry["mean"] == pytest.approx(cells.mean((0, 1, 2)))
+    assert len(entry["interval95"]) == 2
+    metarl("evaluate", evaluated, "--tasks", HELD_OUT, "--shots", "2,4", "--samples", 3)
+    (again,) = Run.open(evaluated).evaluations()  # in place of the one before
+    assert again["accuracies"] == entry["accuracies"]
+    hats = ("evaluate", evaluated, "--tasks", "hats", "--shots", 2, "--samples", 1)
+    metarl(*hats, "--queries", 6)
+    metarl(*hats, "--test-steps", 1, "--seed", 2)
+    metarl("evaluate", evaluated, "--shots", "2,4", "--test-steps", 0, "--samples", 2)
+    entries = Run.open(evaluated).evaluations()
+    assert len({json.dumps(protocol(entry)) for entry in entries}) == len(entries) == 4
+    assert list(entries[0]["accuracies"]) == ["eyes", "hats"]  # those that were held out
+
+
+def test_the_name_of_an_evaluation_of_many_tasks_is_not_too_long() -> None:
+    found = [
+        file_name(
+            EvaluateText(Path("run"), shots="4", inner_lr=lr),
+            {"tasks": ", ".join(tasks), "num_tasks": 40, "iteration": 2, "test_steps": 3},
+        )
+        for tasks in ([f"task{i}" for i in range(40)], [f"task{i}" for i in range(1, 41)])
+        for lr in (None, 0.1)
+    ]
+    assert len(set(found)) == 4
+    assert max(map(len, found)) < 120
+
+
+def test_a_plot_shows_learning_and_accuracies_by_shots(
+    leopard: Path, evaluated: Path, tmp_path: Path, drawn: list[Figure]
+) -> None:
+    metarl("plot", leopard, "--out", tmp_path / "x.png")
+    learning, empty = drawn[-1].axes
+    expected = [line["query/accuracy"] for line in history(leopard)]
+    assert learning.lines[0].get_ydata() == pytest.approx(expected)
+    assert [text.get_text() for text in empty.texts] == ["run `metarl evaluate` first"]
+    metarl("plot", evaluated, "--out", tmp_path / "x.png")
+    panel = drawn[-1].axes[1]
+    (entry,) = Run.open(evaluated).evaluations()
+    cells = np.array([list(found.values()) for found in entry["accuracies"].values()])
+    curves = {bars.get_label(): bars.lines[0] for bars in panel.containers}
+    for end, label in enumerate(["run, before adaptation", "run"]):
+        assert curves[label].get_xdata().tolist() == [2, 4]
+        assert curves[label].get_ydata() == pytest.approx(cells[..., end].mean((0, 2)))
+    assert panel.get_xlabel() == "support sentences of each class"
+
+
+def test_seeds_share_a_curve_and_other_accuracies_are_plotted_apart(
+    words: list[Any], evaluated: Path, tmp_path: Path, drawn: list[Figure],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    other = tmp_path / "run-2"
+    metarl(*words, "--iterations", 4, "--seed", 2, "--out", other)
+    metarl("evaluate", other, "--tasks", HELD_OUT, "--shots", "2,4", "--samples", 3)
+    metarl("plot", evaluated, other, "--out", tmp_path / "x.png")
+    panel = drawn[-1].axes[1]
+    means = [Run.open(run).evaluations()[0]["mean"][1] for run in (evaluated, other)]
+    (curve,) = (c for c in panel.containers if c.get_label() == "run (2 seeds)")
+    assert np.mean(curve.lines[0].get_ydata()) == pytest.approx(np.mean(means))
+    sine = tmp_path / "sine"
+    metarl("train", "regression", "--hidden", 4, "--iterations", 1, "--out", sine)
+    line = refusal(capsys, "plot", evaluated, sine, "--out", tmp_path / "x.png")
+    assert "one figure shows one measure" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--start", "learned"], "no fixed number of classes; use --start generated"),
+        (["--mode", "traced"], "use --mode eager"),
+        (["--inner", "meta-sgd"], "--start generated makes a new one for each task"),
+        (["--method", "meta-sgd", "--start", "zero"], "use --inner sgd, adam or lslr"),
+        (["--top-layers", 4], "--top-layers must be at most 3"),
+        (["--max-length", 99], "cannot be meta-learned with sentences of 99 tokens"),
+        (["--encoder", "no-such-folder/x"], "no encoder 'no-such-folder/x'"),
+        (["--tasks", "coats,sounds"], "there is no task 'sounds'; choose of coats"),
+        (["--data-root", "nowhere"], "nowhere; name one with --data-root"),
+        (["--held-out", ",".join(TASKS)], "every task is held out"),
+        (["--shots", 5, "--queries", 5], "task few has 8 of one to draw from"),
+        (["--tasks", "few"], "validation takes a tenth of the rows, and no task has 40"),
+        (["--shots", 0], "--num-shots must be at least 1"),
+    ],
+)
+def test_impossible_runs_are_one_line(
+    flags: list[Any], line: str, words: list[Any], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    assert line in refusal(capsys, *words, *flags, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--tasks", "coats"], "task coats has no evaluation rows; leave it out of --tasks"),
+        (["--tasks", "sounds"], "there is no task 'sounds'"),
+        (["--tasks", "hats", "--shots", 8], "8 rows of each class, got 6 of 'red'; lower --shots"),
+        (["--shots", "2,x"], "--shots must be numbers such as 4,8,16"),
+        (["--inner-lr", 0.1], "learned its rates (--inner lslr); leave out --inner-lr"),
+        (["--checkpoint", 3], "has no checkpoint of iteration 3"),
+    ],
+)
+def test_impossible_evaluations_are_one_line(
+    flags: list[Any], line: str, leopard: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line in refusal(capsys, "evaluate", leopard, *flags)
+    assert not Run.open(leopard).evaluations()
+
+
+def test_a_run_without_a_task_to_test_asks_for_one(
+    words: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--held-out", "coats,another", "--tasks", "walls", "--iterations", 1]
+    metarl(*words, *flags, "--out", tmp_path / "run")
+    line = refusal(capsys, "evaluate", tmp_path / "run")
+    assert "no task that was held out has evaluation rows; choose --tasks of coats" in line
+    capsys.readouterr()
+    metarl("evaluate", tmp_path / "run", "--tasks", "walls", "--shots", 2, "--samples", 1)
+    assert "was trained on walls: this is no test of new tasks" in capsys.readouterr().err

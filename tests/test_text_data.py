@@ -1,0 +1,146 @@
+"""Text tasks on disk, in each of their layouts, and what is refused."""
+
+import gzip
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from sentences import colored_rows, write_lines
+
+from metarl.supervised.text_data import Row, find_tasks, read_tasks
+
+
+ARCHIVE = gzip.compress(b"[]" * 99, mtime=0)  # the same in every process
+PAIR = {"sentence1": "the dog sees", "sentence2": "a cat", "label": "red"}
+
+
+def write_task(root: Path, name: str, labels: list[str], each: int, evaluation: int = 0) -> None:
+    rows = colored_rows(labels, each + evaluation)
+    kept = {label: [row for row in rows if row["label"] == label] for label in labels}
+    write_lines(root / f"{name}.jsonl", [row for some in kept.values() for row in some[:each]])
+    if evaluation:
+        write_lines(
+            root / f"{name}.eval.jsonl", [row for some in kept.values() for row in some[each:]]
+        )
+
+
+def published(root: Path, name: str, suffix: str = "") -> None:
+    """Two samples of 2 shots, one of 1 and evaluation rows, in the layout of the authors."""
+    folder = root / "data" / "json" / name
+    folder.mkdir(parents=True)
+    files = {"train_0_2": 2, "train_1_2": 2, "train_0_1": 1, f"{suffix}eval": 3}
+    for seed, (part, each) in enumerate(files.items()):
+        rows = colored_rows(["red", "blue"], each, seed)
+        extra = {"processed_sent": ["[CLS]"]}  # the published files have more than is read
+        text = json.dumps([row | extra for row in rows])
+        (folder / f"{name}_{part}.json").write_text(text)
+
+
+def test_json_lines_are_a_task_with_samples_that_are_drawn(tmp_path: Path) -> None:
+    write_task(tmp_path, "colors", ["red", "blue", "green"], 6, evaluation=2)
+    (task,) = read_tasks(tmp_path, ["colors"])
+    assert task.labels == ("blue", "green", "red")
+    assert (len(task.rows), len(task.evaluation)) == (18, 6)
+    drawn = [task.sample(4, index) for index in range(3)]
+    for rows in drawn:
+        assert Counter(row.label for row in rows) == dict.fromkeys(task.labels, 4)
+        assert len(set(rows)) == len(rows)
+        assert all(row.sentence1.startswith(row.label) for row in rows)
+    assert drawn[0] == task.sample(4, 0)
+    assert drawn[0] != drawn[1]
+
+
+@pytest.mark.parametrize("suffix", ["", "c_"])  # conll's evaluation is conll_c_eval.json
+def test_the_published_layout_has_fixed_samples(tmp_path: Path, suffix: str) -> None:
+    published(tmp_path, "conll", suffix)
+    assert list(find_tasks(tmp_path)) == ["conll"]
+    (task,) = read_tasks(tmp_path, ["conll"])
+    assert sorted(task.samples) == [(1, 0), (2, 0), (2, 1)]
+    expected = colored_rows(["red", "blue"], 2, seed=1)
+    found = [(row.sentence1, row.label) for row in task.sample(2, 1)]
+    assert found == [(row["sentence1"], row["label"]) for row in expected]
+    assert [row.label for row in task.evaluation] == ["red"] * 3 + ["blue"] * 3
+
+
+def test_the_packed_format_and_pairs(tmp_path: Path) -> None:
+    rows = [PAIR | {"label": label, "sentence1": f"{label} dog"} for label in ("red", "blue")]
+    content = {"eval": [rows[0]], "train/1shot/0": rows, "train/1shot/1": rows[::-1]}
+    (tmp_path / "leopard").mkdir()
+    packed = gzip.compress(json.dumps(content).encode())
+    (tmp_path / "leopard" / "pairs.json.gz").write_bytes(packed)
+    (task,) = read_tasks(tmp_path, ["pairs"])
+    first, second = Row("red dog", "a cat", "red"), Row("blue dog", "a cat", "blue")
+    assert task.sample(1, 1) == (second, first)
+    assert task.rows == (first, second)  # once each, in however many samples they are
+    assert task.evaluation == (first,)
+
+
+def test_rows_to_validate_with_are_a_tenth_of_each_class(tmp_path: Path) -> None:
+    write_task(tmp_path, "colors", ["red", "blue"], 32, evaluation=2)
+    (task,) = read_tasks(tmp_path, ["colors"])
+    train, validation = task.parted()
+    assert Counter(row.label for row in train) == {"red": 31, "blue": 31}
+    assert Counter(row.label for row in validation) == {"red": 3, "blue": 3}
+    assert {*train, *validation} == {*task.rows, *task.evaluation}
+
+
+def test_what_is_wrong_with_a_task_is_one_line(tmp_path: Path) -> None:
+    write_task(tmp_path, "colors", ["red", "blue"], 3, evaluation=1)
+    (task,) = read_tasks(tmp_path, ["colors"])
+    with pytest.raises(ValueError, match="needs 4 rows of each class, got 3 of 'blue'; lower --sh"):
+        task.sample(4, 0)
+    with pytest.raises(ValueError, match="no evaluation rows; leave it out of --tasks"):
+        task._replace(evaluation=()).require_evaluation()
+    with pytest.raises(ValueError, match=r"label 'grey', which none .* they have blue, red"):
+        task._replace(evaluation=(Row("a dog", "", "grey"),)).require_evaluation()
+    with pytest.raises(ValueError, match="there is no task 'sounds'; choose of colors"):
+        read_tasks(tmp_path, ["sounds"])
+    task.require_evaluation()
+
+
+def test_a_sample_that_the_authors_did_not_draw(tmp_path: Path) -> None:
+    published(tmp_path, "colors")
+    (task,) = read_tasks(tmp_path, ["colors"])
+    message = "no support sample {} of {} shots; --shots may be 1, 2, and --samples at most 1"
+    for shots, index in ((8, 0), (2, 5)):
+        with pytest.raises(ValueError, match=message.format(index, shots)):
+            task.sample(shots, index)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("a.jsonl", b'{"sentence1": "a dog"}\n', "a.jsonl: row 1 has no label"),
+        ("a.jsonl", b'{"label": "red"}\n', 'row 1 must be like {"sentence1": TEXT, "label": NAME}'),
+        ("a.jsonl", b'["a dog", "red"]\n', "row 1 must be like"),
+        ("a.jsonl", b'{"sentence1": "a", "label": 1}\n', "two labels at least, got 1"),
+        ("a.jsonl", b"", "two labels at least, got 0"),
+        ("a.jsonl", b'{"sentence1": "a', "cannot be read as JSON"),
+        ("a.json", b"\xff\xfe", "cannot be read as JSON"),
+        ("a.json.gz", b"no archive", "cannot be read as JSON"),
+        ("a.json.gz", ARCHIVE[:-9], "cannot be read as JSON"),
+        ("a.json.gz", ARCHIVE[:10] + b"\xff" * 20, "cannot be read as JSON"),
+    ],
+)
+def test_a_damaged_file_is_one_line(tmp_path: Path, name: str, content: bytes, line: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(line)) as raised:
+        read_tasks(tmp_path, ["a"])
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_without_tasks_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("METARL_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match="got None; name one with --data-root"):
+        find_tasks(None)
+    with pytest.raises(FileNotFoundError, match="nowhere; name one with --data-root"):
+        find_tasks(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"has no text tasks: expected .* TASK.jsonl"):
+        find_tasks(tmp_path)
+    write_task(tmp_path, "colors", ["red", "blue"], 2)
+    monkeypatch.setenv("METARL_DATA", str(tmp_path))
+    assert list(find_tasks(None)) == ["colors"]
