@@ -10,6 +10,7 @@ import tyro
 from metarl import cli
 from metarl.console import print_table
 from metarl.device import resolve_device
+from metarl.experiments.benchmark_scaling import measure_scaling
 from metarl.experiments.benchmark_supervised import SUPERVISED
 from metarl.experiments.maml_trpo import MAMLTRPO, build
 from metarl.measure import Figures, machine, median
@@ -40,9 +41,10 @@ class Benchmark:
     """
 
     what: Annotated[
-        Literal["all", "sampling", "update", "regression", "fewshot"], tyro.conf.Positional
+        Literal["all", "sampling", "update", "regression", "fewshot", "scaling"],
+        tyro.conf.Positional,
     ] = "all"
-    """What to measure."""
+    """What to measure; scaling, which all leaves out, starts --processes with torchrun."""
     repeats: int = 5
     """Measurements of each figure, after one to warm up."""
     env: tuple[str, ...] = tuple(CASES)
@@ -57,6 +59,8 @@ class Benchmark:
     """Parts of the episodes that the update's Fisher is computed on."""
     compiled: bool = True
     """Also compile the supervised meta-steps, which takes a minute or more."""
+    processes: int = 2
+    """The most processes of scaling."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the parameters live."""
     out: Path | None = None
@@ -88,6 +92,10 @@ def main(args: Benchmark) -> None:
             title, figures = measure(args.repeats, device=args.device, compiled=args.compiled)
             report[title] = figures
             _show(title, report)
+    if args.what == "scaling":
+        title, figures = measure_scaling(args.repeats, processes=args.processes)
+        report[title] = figures
+        _show(title, report)
     if args.out is not None:
         args.out.write_text(json.dumps({"figures": report, "versions": versions()}, indent=2))
 

@@ -106,7 +106,7 @@ def build(config: SB3, *, num_tasks: int | None = None, episodes: int = 1) -> Pa
         episodes: Episodes of each.
     """
     optional.require("stable_baselines3", extra="sb3", purpose="runs of `metarl train sb3`")
-    options = {"observe_task": True} if config.observe_task else {}
+    options: dict[str, Any] = {"observe_task": True} if config.observe_task else {}
     rows = config.episodes if num_tasks is None else num_tasks
     sampler = make_sampler(config.env, num_tasks=rows, episodes_per_task=episodes, **options)
     task = None if config.task is None else read_task(config.task, sampler)

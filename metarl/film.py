@@ -127,7 +127,11 @@ def make_recorder(env_id: str, *, device: Any = "cpu", **kwargs: Any) -> Sampler
         ValueError: If the environment draws no ``rgb_array``.
         RuntimeError: If this machine cannot draw it.
     """
-    options = {"vectorization_mode": "sync", "wrappers": [Recorder], "render_mode": "rgb_array"}
+    options: dict[str, Any] = {
+        "vectorization_mode": "sync",
+        "wrappers": [Recorder],
+        "render_mode": "rgb_array",
+    }
     try:
         with opengl.headless(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*not in the possible render_modes")  # an error here

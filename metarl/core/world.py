@@ -18,6 +18,8 @@ from metarl.core.tree import Tree
 
 
 Item = TypeVar("Item")
+ROOM = 13  # bits for the sum of up to 4,096 numbers, and its sign
+MANTISSA = 52
 
 
 class PeerFailed(RuntimeError):
@@ -27,21 +29,21 @@ class PeerFailed(RuntimeError):
 
 
 class Share(NamedTuple):
-    """The tasks of one process: `count` of `total`, beginning with `first`."""
+    """The tasks of one process: `number` of `total`, beginning with `first`."""
 
     first: int
-    count: int
+    number: int
     total: int
 
     def of_list(self, tasks: list[Item]) -> list[Item]:
         """Take the share of a list of tasks."""
-        return tasks[self.first : self.first + self.count]
+        return tasks[self.first : self.first + self.number]
 
     def of_batch(self, tasks: Tree) -> Tree:
         """Take the share of a meta-batch, whose tensors have a leading task axis."""
-        if self.count == self.total:
+        if self.number == self.total:
             return tasks
-        return tree.map_leaves(lambda x: x[self.first : self.first + self.count], tasks)
+        return tree.map_leaves(lambda x: x[self.first : self.first + self.number], tasks)
 
 
 def size() -> int:
@@ -71,7 +73,7 @@ def share(total: int, *, multiple: int = 1) -> Share:
     """
     if total < size():
         raise ValueError(
-            f"{size()} processes share {total} tasks: start fewer, or raise --num-tasks"
+            f"{size()} processes cannot share {total} tasks: start fewer, or raise --num-tasks"
         )
     chunks = -(-total // multiple)
     if chunks < size():
@@ -83,18 +85,58 @@ def share(total: int, *, multiple: int = 1) -> Share:
 
 
 def total(parts: list[Tree]) -> Tree:
-    """Add up trees, those of all processes: one message for each type of number in them.
+    """Add up trees, those of all processes, to the same bits whichever process had which of them.
 
-    They are added in float64, so that it does not matter which process had which of them.
+    A trust region would tell: conjugate gradients turn another last bit into another direction.
+    Numbers of 32 bits add up exactly in 64, unless they are many orders of magnitude apart. Those
+    of 64 are cut into two parts that do (:func:`_cut`).
 
     Raises:
         PeerFailed: If another process has ended.
     """
-    sums = tree.total([tree.widened(part) for part in parts])
-    return tree.map_leaves(lambda x, like: x.to(like.dtype), _over_processes(sums), parts[0])
+    if any(x.dtype == torch.float64 for x in tree.leaves(parts[0])):
+        largest = _over_processes(_largest(parts), dist.ReduceOp.MAX)
+        high, low = zip(*(_cut(part, largest) for part in parts), strict=True)
+        sums = tree.add(_sum(list(high)), _sum(list(low)))
+    else:
+        sums = _sum([tree.widened(part) for part in parts])
+    found: Tree = tree.map_leaves(lambda x, like: x.to(like.dtype), sums, parts[0])
+    return found
 
 
-def _over_processes(values: Tree) -> Tree:
+def _sum(parts: list[Tree]) -> Tree:
+    return _over_processes(tree.total(parts))
+
+
+def _largest(parts: list[Tree]) -> Tree:
+    """Return the largest magnitude of every number among the parts."""
+    found: Tree = tree.map_leaves(lambda *x: torch.stack(x).abs().amax(0).double(), *parts)
+    return found
+
+
+def _cut(part: Tree, largest: Tree) -> tuple[Tree, Tree]:
+    """Cut every number into its leading bits and the next ones (Demmel & Nguyen 2013).
+
+    Sums of up to 2¹² of either are exact: all are multiples of one power of two, and leave room.
+    """
+
+    def leading(x: Tensor, exponent: Tensor) -> Tensor:
+        anchor = torch.ldexp(torch.full_like(x, 1.5), exponent)
+        return (x + anchor) - anchor
+
+    def cut(x: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
+        wide, exponent = x.double(), torch.frexp(bound).exponent + ROOM
+        high = leading(wide, exponent)
+        low = leading(wide - high, exponent - MANTISSA + ROOM)
+        finite = torch.isfinite(bound)
+        return torch.where(finite, high, wide), torch.where(finite, low, 0.0)
+
+    pairs = [cut(*pair) for pair in zip(tree.leaves(part), tree.leaves(largest), strict=True)]
+    high, low = zip(*pairs, strict=True)
+    return tree.replace_leaves(part, high), tree.replace_leaves(part, low)
+
+
+def _over_processes(values: Tree, operation: Any = dist.ReduceOp.SUM) -> Tree:
     if size() == 1:
         return values
     leaves = tree.leaves(values)
@@ -102,7 +144,7 @@ def _over_processes(values: Tree) -> Tree:
     for kind in dict.fromkeys(x.dtype for x in leaves):
         places = [i for i, x in enumerate(leaves) if x.dtype == kind]
         flat = torch.cat([leaves[i].detach().reshape(-1) for i in places])
-        _all_reduce(flat, dist.ReduceOp.SUM)
+        _all_reduce(flat, operation)
         pieces = torch.split(flat, [leaves[i].numel() for i in places])
         sums |= {i: piece.view(leaves[i].shape) for i, piece in zip(places, pieces, strict=True)}
     return tree.replace_leaves(values, [sums[i] for i in range(len(leaves))])
@@ -144,6 +186,7 @@ def interleaved(values: list[Item], total: int) -> list[Item]:
 def joined() -> Iterator[None]:
     """Meet the processes that ``torchrun`` has started: its variables say where."""
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    dist.barrier()  # who has met all hears of it when one fails
     yield  # after an error nobody is waited for
     dist.destroy_process_group()
 

@@ -124,7 +124,7 @@ class Categorical(NamedTuple):
 
 def _drawn(like: Tensor, share: Share | None, draw: Callable[[Tensor], Tensor]) -> Tensor:
     """Draw numbers in the form of `like`; of a share of the tasks, those that belong to it."""
-    if share is None or share.count == share.total:
+    if share is None or share.number == share.total:
         return draw(like.new_empty(like.shape))
     whole = draw(like.new_empty((share.total, *like.shape[1:])))
     return share.of_batch(whole)

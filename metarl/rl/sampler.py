@@ -8,7 +8,6 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from metarl.core import chunks, tree, world
 from metarl.core.adapt import InnerLoop
@@ -174,9 +173,8 @@ class Sampler:
                 params, state, about = inner_step(loop, meta, params, state, batches[-1], index - 1)
                 each |= {f"gradient/{n}_{index - 1}": x for n, x in about.items()}
             rollout = self.rollout(policy, params, tasks, generator)
-            with chunks.one_thread_per_operator():
-                last = index == loop.num_steps
-                episodes, fit = vmap(outer if last else inner)(rollout)
+            process = outer if index == loop.num_steps else inner
+            episodes, fit = _processed(process, rollout)
             batches.append(episodes)
             diverged = diverged + rollout.diverged.sum()
             each |= {f"return/step_{index}": mean_return(episodes), **fit}
@@ -267,9 +265,18 @@ def make_sampler(
     Raises:
         ValueError: If the environment has no tasks, or they cannot be written as JSON.
     """
-    own = num_tasks if share is None else share.count
+    own = num_tasks if share is None else share.number
     env = make_vector_env(env_id, own * episodes_per_task, **kwargs)
     return Sampler(env, episodes_per_task=episodes_per_task, device=device, share=share)
+
+
+def _processed(process: Process, rollout: Rollout) -> tuple[Episodes, dict[str, Tensor]]:
+    """Compute advantages task by task: the same bits, however many tasks there are."""
+    device = rollout.mask.device
+    parts = chunks.split(rollout, 1 if device.type == "cpu" else None)
+    done = chunks.parallel_map(lambda p: chunks.over_tasks(process, p), parts, device=device)
+    found: tuple[Episodes, dict[str, Tensor]] = chunks.join(done)
+    return found
 
 
 def _tensor(values: Any) -> Tensor:

@@ -161,9 +161,9 @@ class _Chosen(NamedTuple):
 
     actions: Tensor
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, generator: torch.Generator | None = None, share: Any = None) -> Tensor:
         """Return the actions."""
-        del generator
+        del generator, share
         return self.actions
 
 

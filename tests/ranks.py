@@ -1,0 +1,84 @@
+"""Starting the processes of ``torchrun`` in a test, from one that has imported everything."""
+
+import json
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from metarl import cli
+
+
+PRELOADED = [
+    "metarl.experiments.maml_trpo", "metarl.experiments.promp", "metarl.experiments.regression",
+    "metarl.experiments.fewshot", "metarl.envs.navigation", "tyro", "torch._dynamo",
+]  # fmt: skip
+
+
+class Ranks(NamedTuple):
+    """Started processes, and the files that their outputs go into."""
+
+    processes: list[Any]
+    outputs: list[Path]
+
+    def join(self) -> list[int]:
+        """Wait for all; return their exit codes."""
+        for process in self.processes:
+            process.join(timeout=120)
+        return [process.exitcode for process in self.processes]
+
+    def told(self) -> list[str]:
+        """Return the error lines of all processes."""
+        texts = [path.read_text() for path in self.outputs]
+        return [line for text in texts for line in text.splitlines() if "error:" in line]
+
+
+def processes() -> Any:
+    """Return where processes start in no time."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
+def start(size: int, folder: Path, function: Callable[..., None], *args: Any) -> Ranks:
+    """Start `function(*args)` in `size` processes, as torchrun would."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    folder.mkdir(exist_ok=True)
+    outputs = [folder / f"{size}-{rank}-{port}.txt" for rank in range(size)]
+    started = [
+        processes().Process(target=_as_rank, args=(rank, size, port, outputs[rank], function, args))
+        for rank in range(size)
+    ]
+    for process in started:
+        process.start()
+    return Ranks(started, outputs)
+
+
+def metarl(words: list[Any]) -> None:
+    """Run a command line."""
+    cli.main([str(word) for word in words])
+
+
+def _as_rank(
+    rank: int, size: int, port: int, output: Path, function: Callable[..., None], args: Any
+) -> None:
+    for number in (1, 2):
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
+        "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    function(*args)
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    """Read the metrics of a run, without times."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
