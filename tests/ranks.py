@@ -14,8 +14,9 @@ from metarl import cli
 
 
 PRELOADED = [
-    "metarl.experiments.maml_trpo", "metarl.experiments.promp", "metarl.experiments.regression",
-    "metarl.experiments.fewshot", "metarl.envs.navigation", "tyro", "torch._dynamo",
+    *(f"metarl.experiments.{name}"
+      for name in ("maml_trpo", "vpg_maml", "promp", "regression", "fewshot")),
+    "metarl.envs.navigation", "tyro", "torch._dynamo",
 ]  # fmt: skip
 
 
