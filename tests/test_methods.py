@@ -397,4 +397,6 @@ def test_flags_win_over_the_method_and_the_method_over_the_experiment(method: st
     asked = resolve(SupervisedConfig(Path("unused"), method=method, inner_steps=7), settings)
     assert asked.inner_steps == 7
     unset = {n for n, value in vars(config).items() if value is None}
-    assert unset <= {"inner_batch", "inner_clip", "clip", "chunk_size", "mode"}
+    assert unset <= {
+        "inner_batch", "inner_clip", "clip", "chunk_size", "mode", "keep_checkpoints",
+    }  # fmt: skip

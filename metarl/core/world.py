@@ -152,7 +152,7 @@ def _over_processes(values: Tree, operation: Any = dist.ReduceOp.SUM) -> Tree:
 
 def count(number: int) -> int:
     """Add up a number over all processes."""
-    return int(_over_processes(torch.tensor(number)))
+    return number if size() == 1 else int(_over_processes(torch.tensor(number)))
 
 
 def mean_over_tasks(values: Tree) -> Tree:
