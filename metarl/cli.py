@@ -90,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
         if "--debug" in words:
             raise
-        if getattr(error, "told_elsewhere", False):  # by the process that failed
+        if getattr(error, "told_elsewhere", False):  # by the process that failed, if one did
+            print(f"metarl: {error}", file=sys.stderr)
             sys.exit(1)
         _fail(" ".join(str(error).split()) or type(error).__name__, 1)
     except Exception as error:  # gymnasium's errors share no base class

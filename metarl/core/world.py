@@ -201,4 +201,5 @@ def _peers_may_fail() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise PeerFailed(f"process {rank()} lost the others: {error}") from None
+        reason = str(error).splitlines()[0]
+        raise PeerFailed(f"process {rank()} stops, it lost another one ({reason})") from None

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metarl.core import tree
 from metarl.core.convolution import Classifier
 from metarl.core.functional import functional
 from metarl.core.modules import linear, mlp
@@ -19,7 +20,6 @@ from metarl.supervised.encoders import Encoder, Inputs
 from metarl.supervised.heads import HEAD, Start, is_head, prototypes
 
 
-GENERATOR = "generator."
 FEATURES = 256  # of a sentence, in the paper
 
 
@@ -109,8 +109,8 @@ def lower_layers(module: TextClassifier) -> Callable[[Params, Inputs], Inputs]:
     return encode
 
 
-def encoded_once(start: Start, module: TextClassifier, *, detach: bool) -> Start:
-    """Let the inner steps find what the lower layers make of their batches.
+def with_lower_layers(start: Start, module: TextClassifier, *, detach: bool) -> Start:
+    """Let the inner steps find what the lower layers make of their batches, as they never adapt.
 
     Args:
         start: The start of the head, which sees the batches as they are.
@@ -122,14 +122,12 @@ def encoded_once(start: Start, module: TextClassifier, *, detach: bool) -> Start
 
     def encoded(params: Params, batches: tuple[Batch, ...]) -> tuple[Params, tuple[Batch, ...]]:
         params, left = start(params, batches)
-        known: dict[int, Batch] = {}
-        for batch in left:  # the same batch may serve many steps
-            if id(batch) not in known:
-                inputs = lower(params, batch[0])
-                if detach:
-                    inputs = {name: x.detach() for name, x in inputs.items()}
-                known[id(batch)] = (inputs, *batch[1:])
-        return params, tuple(known[id(batch)] for batch in left)
+
+        def known(inputs: Inputs) -> Inputs:
+            found = lower(params, inputs)
+            return tree.detach(found) if detach else found
+
+        return params, tuple((known(inputs), *rest) for inputs, *rest in left)
 
     return encoded
 

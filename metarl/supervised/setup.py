@@ -23,7 +23,7 @@ from metarl.supervised.heads import (
     prototype_start,
     zero_start,
 )
-from metarl.supervised.leopard import TextClassifier, encoded_once, generated_start, layer_of
+from metarl.supervised.leopard import TextClassifier, generated_start, layer_of, with_lower_layers
 from metarl.supervised.losses import Criterion, judge, loss_of
 from metarl.supervised.schedules import SCHEDULES, multi_step_weights
 from metarl.supervised.settings import SupervisedConfig, require_compatible
@@ -198,4 +198,4 @@ def _start(name: str | None, module: nn.Module, *, detach: bool) -> Start:
         "generated": lambda: generated_start(cast(Any, module)),
     }
     start = makes.get(name, lambda: unchanged)()
-    return encoded_once(start, cast(Any, module), detach=detach) if text else start
+    return with_lower_layers(start, cast(Any, module), detach=detach) if text else start
