@@ -31,11 +31,16 @@ PROTOCOL = {"num_tasks": [40], "episodes_per_task": [40], "seed": [1], "inner_st
 
 
 def collect(name: str, groups: list[str]) -> None:
-    """Write docs/results/NAME.json: one row per group of runs that differ in their seed."""
+    """Write rows of docs/results/NAME.json, each of a group of runs that differ in their seed.
+
+    Rows of other methods stay, and the order of those that are there.
+    """
     path = SOURCES / f"{name}.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     known.setdefault("protocol", PROTOCOL)
-    known["rows"] = [_row(*group.split("="), accepted=known["protocol"]) for group in groups]
+    found = [_row(*group.split("="), accepted=known["protocol"]) for group in groups]
+    rows = {row["method"]: row for row in [*known.get("rows", []), *found]}
+    known["rows"] = list(rows.values())
     known["collected"] = date.today().isoformat()
     path.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
 

@@ -94,6 +94,8 @@ def total(parts: list[Tree]) -> Tree:
     Raises:
         PeerFailed: If another process has ended.
     """
+    if size() == 1 and len(parts) == 1:  # what it would come to, bit for bit
+        return parts[0]
     if any(x.dtype == torch.float64 for x in tree.leaves(parts[0])):
         largest = _over_processes(_largest(parts), dist.ReduceOp.MAX)
         high, low = zip(*(_cut(part, largest) for part in parts), strict=True)
