@@ -5,6 +5,7 @@ import json
 import random
 import signal
 import time
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -86,15 +87,14 @@ def test_any_number_of_processes_trains_alike(name: str, tmp_path: Path) -> None
 
 def in_float64(out: Path, name: str) -> None:
     """Train 20 iterations in float64, and write the metrics down in the first process."""
-    import metarl.experiments.maml_trpo as rl
-    import metarl.experiments.regression as regression
+    from metarl.experiments import fewshot, maml_trpo, promp, regression
     from metarl.experiments.supervised import share_of
 
     def wide(values: Any) -> Any:
         return tree.map_leaves(lambda x: x.double() if x.is_floating_point() else x, values)
 
-    def of_rl() -> Any:
-        parts = rl.build(rl.MAMLTRPO(out, num_tasks=5, episodes_per_task=4, hidden=(8,)))
+    def of_policies(module: Any, kind: Any) -> Iterator[dict[str, torch.Tensor]]:
+        parts = module.build(kind(out, num_tasks=5, episodes_per_task=4, hidden=(8,)))
         state: MetaState = parts.learner.init(wide(parts.params))
         for iteration in range(20):
             tasks = parts.sampler.sample_tasks(numpy_generator(0, iteration, "tasks"))
@@ -105,26 +105,30 @@ def in_float64(out: Path, name: str) -> None:
             state, metrics = parts.learner.step(state, collected)
             yield about | metrics
 
-    def of_regression() -> Any:
-        config = regression.complete(regression.Regression(out, num_tasks=7))
-        parts = regression.build(config)
+    def supervised(module: Any, config: Any) -> Iterator[dict[str, torch.Tensor]]:
+        parts = module.build(module.complete(config))
         state = parts.learner(1).init(wide(parts.model.params))
         for iteration in range(1, 21):
-            tasks = parts.draw(7, torch_generator(0, iteration, "tasks"))
+            tasks = parts.draw(config.num_tasks, torch_generator(0, iteration, "tasks"))
             state, metrics = parts.learner(iteration).step(state, share_of(wide(tasks)))
             yield metrics
 
+    small: dict[str, Any] = {"filters": 4, "num_ways": 3, "inner_steps": 2, "mode": "eager"}
+    images = fewshot.FewShotImages(out, method="maml++", num_tasks=5, **small)
+    runs: dict[str, Callable[[], Iterator[dict[str, torch.Tensor]]]] = {
+        "maml-trpo": lambda: of_policies(maml_trpo, maml_trpo.MAMLTRPO),
+        "promp": lambda: of_policies(promp, promp.ProMP),
+        "sinusoid": lambda: supervised(regression, regression.Regression(out, num_tasks=7)),
+        "maml++": lambda: supervised(fewshot, images),
+    }
     with world.joined():
-        lines = [
-            {name: float(value) for name, value in line.items()}
-            for line in (of_rl() if name == "maml-trpo" else of_regression())
-        ]
+        lines = [{key: float(value) for key, value in line.items()} for line in runs[name]()]
         if world.writes():
             out.write_text(json.dumps(lines))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["maml-trpo", "sinusoid"])
+@pytest.mark.parametrize("name", ["maml-trpo", "promp", "sinusoid", "maml++"])
 def test_in_float64_they_agree_to_ten_digits(name: str, tmp_path: Path) -> None:
     found = []
     for size in (1, 2, 3):
