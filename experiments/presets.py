@@ -16,7 +16,6 @@ CHEETAH: dict[str, Any] = {
     "inner_lr": 0.1,
     "output_gain": 0.1,
     "inner_steps": 1,
-    "estimator": "reinforce",
     "discount": 0.99,
     "gae_lambda": 0.95,
     "inner_gae_lambda": 0.6,
@@ -26,6 +25,15 @@ CHEETAH: dict[str, Any] = {
     "backtracks": 15,
     "backtrack_ratio": 0.8,
     "fisher_fraction": 0.25,
+}
+
+# A network without much to see: what to do is in its biases, which a large inner step moves.
+TABULAR: dict[str, Any] = {
+    "num_tasks": 40,
+    "episodes_per_task": 20,
+    "hidden": (32, 32),
+    "inner_lr": 5.0,
+    "output_gain": 1.0,
 }
 
 POLICIES: dict[str, dict[str, Any]] = {
@@ -50,7 +58,6 @@ POLICIES: dict[str, dict[str, Any]] = {
         "inner_lr": 0.5,
         "output_gain": 0.1,
         "inner_steps": 1,
-        "estimator": "reinforce",
         "discount": 0.99,
         "gae_lambda": 1.0,
         "max_kl": 0.01,
@@ -65,7 +72,12 @@ POLICIES: dict[str, dict[str, Any]] = {
     # Gymnasium's physics as of ProMP and later: 0.05 s a step, 100 steps.
     "cheetah-dir-v1": {**CHEETAH, "env": "metarl/HalfCheetahDir-v1", "iterations": 160},
     "cheetah-vel-v1": {**CHEETAH, "env": "metarl/HalfCheetahVel-v1", "iterations": 160},
-}
+    # Duan et al. 2016, with 200 pulls and 20 episodes of ten steps before an inner step.
+    "bandit": {**TABULAR, "env": "metarl/Bandit-v0", "iterations": 60, "discount": 0.5},
+    "tabular-mdp": {
+        **TABULAR, "env": "metarl/TabularMDP-v0", "iterations": 100, "gae_lambda": 0.9,
+    },
+}  # fmt: skip
 
 # Finn et al. 2017, section 5.1: 70,000 meta-updates of 25 sinusoids. The step size is that of their
 # code; trained with the 0.01 of the text, some test tasks diverge after three or more steps.
@@ -133,17 +145,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 """Presets by the experiments that take them: those on policies share theirs."""
 
-# What a method needs beside what its preset says; what it has no flag for, it leaves out.
+# What a method needs beside what its preset says. Adam's 0.001 is for thousands of meta-updates.
+NAVIGATION = ("navigation-quick", "navigation-paper")
+TABULAR_ROWS = ("bandit", "tabular-mdp")
 OWN: dict[str, dict[str, dict[str, Any]]] = {
-    # Rothfuss et al. 2019, as their scripts run: 40 tasks of 20 episodes, 64x64 tanh.
-    "promp": {
-        "cheetah-dir-v1": {
-            "num_tasks": 40, "hidden": (64, 64), "activation": "tanh", "output_gain": 1.0,
-            "action_scale": 0.1, "gae_lambda": 1.0, "inner_gae_lambda": None,
-            "estimator": "ratio",
-        },
-    },
-}  # fmt: skip
+    "vpg-maml": {name: {"outer_lr": 1e-2} for name in NAVIGATION},
+    "maml-ppo": {name: {"outer_lr": 3e-3} for name in NAVIGATION},
+    "promp": {name: {"outer_lr": 3e-3} for name in (*NAVIGATION, *TABULAR_ROWS, "cheetah-dir-v1")},
+}
 
 
 def presets_of(experiment: str) -> dict[str, dict[str, Any]]:
