@@ -37,7 +37,8 @@ MEASURES = {"return": "return", "loss": "mean squared error", "accuracy": "accur
 # What `metarl methods` lists as flags of maml-trpo has pages of its own.
 VARIANTS = {
     "maml-trpo --first-order": "fomaml",
-    "maml-trpo --inner meta-sgd": "meta-sgd",
+    **{f"maml-trpo --inner {name}": name for name in ("meta-sgd", "lslr", "meta-curvature")},
+    "maml-trpo --estimator dice": "maml-trpo",
     "maml-trpo --inner-steps 0": "pretrained",
 }
 IN_RESULTS = "nothing in [results.md](../results.md) is of this method."
@@ -61,7 +62,8 @@ def page_of(command: str) -> str | None:
         return "oracle" if config.observe_task else "pretrained"
     if words[0] == "maml-trpo" and config.first_order:
         return "fomaml"
-    return "meta-sgd" if words[0] == "maml-trpo" and config.inner == "meta-sgd" else words[0]
+    learned = words[0] == "maml-trpo" and config.inner in METHODS
+    return str(config.inner) if learned else words[0]
 
 
 @cache
