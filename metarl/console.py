@@ -75,7 +75,8 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]], *, left: 
     """Print a table, the first `left` columns flush left and the others right."""
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < left else "right")
+        justify: Any = "left" if index < left else "right"
+        table.add_column(column, justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     Console().print(table)

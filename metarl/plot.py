@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from itertools import takewhile
+from itertools import cycle, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,8 @@ class Fit(NamedTuple):
 
 
 VARIES = NEUTRAL | {"seed"}  # not what is compared
+FEW = 5  # groups whose names find room inside a panel
+BEFORE = ", before adaptation"
 
 
 def group_by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -80,8 +82,9 @@ def figure(runs: Sequence[Run], out: Path, *, fits: Sequence[Fit] = ()) -> None:
     measure = _shared_measure(runs)
     width = 2 + len(fits)
     drawn, (learning, adapting, *panels) = plt.subplots(1, width, figsize=(5.5 * width, 4.2))
-    for index, (name, members) in enumerate(group_by_setting(runs).items()):
-        color = f"C{index}"
+    groups = group_by_setting(runs)
+    colors = [f"C{i}" for i in range(10)] if len(groups) <= 10 else plt.get_cmap("tab20").colors
+    for (name, members), color in zip(groups.items(), cycle(colors), strict=False):
         _draw_learning(learning, name, members, color)
         _draw_adaptation(adapting, name, members, color)
     learning.set(xlabel=measure.x, ylabel=measure.text, title="meta-training")
@@ -94,8 +97,7 @@ def figure(runs: Sequence[Run], out: Path, *, fits: Sequence[Fit] = ()) -> None:
         _draw_fit(panel, fit)
     for axes in (learning, adapting, *panels):
         axes.grid(alpha=0.25)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8)
+    _name_lines(drawn, [learning, adapting, *panels], many=len(groups) > FEW)
     if not adapting.lines:
         adapting.text(
             0.5,
@@ -106,8 +108,24 @@ def figure(runs: Sequence[Run], out: Path, *, fits: Sequence[Fit] = ()) -> None:
             transform=adapting.transAxes,
         )
     drawn.tight_layout()
-    drawn.savefig(out, dpi=150)
+    drawn.savefig(out, dpi=150, bbox_inches="tight")
     plt.close(drawn)
+
+
+def _name_lines(drawn: Any, panels: list[Any], *, many: bool) -> None:
+    """Put a legend into every panel, or one for all beside them."""
+    if not many:
+        for axes in panels:
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(fontsize=8)
+        return
+    handles, labels = panels[0].get_legend_handles_labels()
+    named = {text: line for line, text in zip(handles, labels, strict=True)}
+    dotted = [text for text in named if text.endswith(BEFORE)]
+    shown = {text: line for text, line in named.items() if text not in dotted}
+    if dotted:
+        panels[0].set_title("meta-training (dotted: before adaptation)")
+    drawn.legend(shown.values(), shown, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
 
 
 def _shared_measure(runs: Sequence[Run]) -> Measure:
@@ -139,7 +157,7 @@ def _measure(run: Run) -> Measure:
     return Measure("loss", "query/loss", None, "iterations", log=True)
 
 
-def _draw_learning(axes: Any, name: str, members: list[Run], color: str) -> None:
+def _draw_learning(axes: Any, name: str, members: list[Run], color: Any) -> None:
     measure = _measure(members[0])
     histories = [run.metrics() for run in members]
     length = min(len(history) for history in histories)
@@ -149,7 +167,7 @@ def _draw_learning(axes: Any, name: str, members: list[Run], color: str) -> None
         x = np.cumsum([entry["env/steps"] for entry in first])
     for key in filter(None, (measure.before, measure.key)):
         values = np.array([[entry[key] for entry in h[:length]] for h in histories])
-        label, style = (name, "-") if key == measure.key else (f"{name}, before adaptation", ":")
+        label, style = (name, "-") if key == measure.key else (f"{name}{BEFORE}", ":")
         _band(axes, x, values.mean(0), interval95(values), label, color, style)
 
 
@@ -164,7 +182,7 @@ def _draw_fit(axes: Any, fit: Fit) -> None:
     axes.set(xlabel="x", ylabel="y", title=fit.title)
 
 
-def _draw_adaptation(axes: Any, name: str, members: list[Run], color: str) -> None:
+def _draw_adaptation(axes: Any, name: str, members: list[Run], color: Any) -> None:
     newest = furthest_evaluations(members)
     if not newest:
         return
@@ -182,14 +200,14 @@ def _draw_adaptation(axes: Any, name: str, members: list[Run], color: str) -> No
     axes.errorbar(steps, values.mean(0), half, color=color, marker="o", capsize=3, label=name)
 
 
-def _draw_shots(axes: Any, name: str, entries: list[dict[str, Any]], color: str) -> None:
+def _draw_shots(axes: Any, name: str, entries: list[dict[str, Any]], color: Any) -> None:
     """Draw accuracies before and after adaptation by the number of shots, means over the tasks."""
     tables = [list(entry["accuracies"].values()) for entry in entries]  # by task
     shots = list(tables[0][0])
     # (run, shots, support sample, end)
     values = np.array([[np.mean([of[n] for of in table], 0) for n in shots] for table in tables])
     values = values.mean(2) if len(entries) > 1 else values[0].swapaxes(0, 1)
-    styles = {1: ("o-", name), 0: ("o:", f"{name}, before adaptation")}
+    styles = {1: ("o-", name), 0: ("o:", f"{name}{BEFORE}")}
     for end in (1, 0) if entries[0]["test_steps"] else (1,):
         mean, half = values[..., end].mean(0), interval95(values[..., end])
         style, label = styles[end]
@@ -212,6 +230,6 @@ def furthest_evaluations(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return chosen
 
 
-def _band(axes: Any, x: Any, mean: Any, half: Any, label: str, color: str, style: str) -> None:
+def _band(axes: Any, x: Any, mean: Any, half: Any, label: str, color: Any, style: str) -> None:
     axes.plot(x, mean, style, color=color, label=label, lw=1.5)
     axes.fill_between(x, mean - half, mean + half, color=color, alpha=0.2, lw=0)
