@@ -86,11 +86,13 @@ class MetaPolicy:
 
         Args:
             task: A task of its environment.
-            steps: Inner steps, each on new episodes; by default as many as in training.
+            steps: Inner steps, each on new episodes; by default as many as in training, and one
+                of a policy that was pretrained.
             seed: Seed of the episodes.
         """
         parts, config = self.parts, self.config
-        count = config.inner_steps if steps is None else steps
+        usual = max(config.inner_steps, 0 if config.observe_task else 1)
+        count = usual if steps is None else steps
         loop = paper_loop(config, parts.loop, num_steps=count, rate=config.inner_lr)
         generator = torch_generator(seed, 0, "adaptation", device=parts.device)
         sampler, params = parts.sampler, self.params

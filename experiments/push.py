@@ -93,7 +93,7 @@ def write(args: Push, folder: Path, place: str) -> str:
 def subject_of(experiment: str, config: Any) -> Subject:
     """Say what a run is about."""
     if experiment == "sb3":
-        return Subject(f"{config.algo} (Stable-Baselines3)", "no meta-learning: a baseline",
+        return Subject(config.algo, "by Stable-Baselines3, without meta-learning",
                        config.env, "reinforcement-learning", False, "render")  # fmt: skip
     if experiment in cli.SUPERVISED:
         what = {"regression": "sinusoids", "text": "sentences"}.get(experiment) or config.data
@@ -101,7 +101,7 @@ def subject_of(experiment: str, config: Any) -> Subject:
         return Subject(config.method, METHODS[config.method].paper, what, family, False, "plot")
     paper = next(paper for name, paper, _ in POLICIES if name == experiment)
     baseline = "oracle" if config.observe_task else "pretraining"
-    method = experiment if config.inner_steps else f"{experiment}, {baseline}"
+    method = experiment if config.inner_steps else f"{experiment} ({baseline})"
     return Subject(method, paper, config.env, "reinforcement-learning", True, "render")
 
 

@@ -69,12 +69,12 @@ def newest_evaluation(run: Run, iteration: int) -> dict[str, Any] | None:
 
 def _front(subject: Subject, license: str | None) -> str:
     """Return the metadata that the hub reads; JSON strings are YAML."""
-    tags = ["metarl", "meta-learning", subject.family, *dict.fromkeys((subject.method,
-            *([subject.what] if subject.family == "reinforcement-learning" else [])))]  # fmt: skip
+    policy = subject.family == "reinforcement-learning"
+    tags = ["metarl", "meta-learning", subject.family, subject.method.partition(" ")[0]]
+    tags += [subject.what] if policy else []
     lines = ["library_name: metarl"]
     lines += [f"license: {json.dumps(license)}"] if license else []
-    if subject.family == "reinforcement-learning":
-        lines += ["pipeline_tag: reinforcement-learning"]
+    lines += ["pipeline_tag: reinforcement-learning"] if policy else []
     lines += ["tags:", *(f"- {json.dumps(tag, ensure_ascii=False)}" for tag in tags)]
     return "\n".join(["---", *lines, "---"])
 
@@ -95,8 +95,9 @@ def _results(run: Run, iteration: int) -> str:
         return "This checkpoint was not evaluated: `metarl evaluate RUN`."
     measure = str(entry.get("measure", "return"))
     unit, factor = (" in %", 100) if measure == "accuracy" else ("", 1)
+    digits = 4 if measure == "loss" else 2
     rows = [
-        (step, f"{factor * mean:.2f}", f"± {factor * half:.2f}")
+        (step, f"{factor * mean:.{digits}f}", f"± {factor * half:.{digits}f}")
         for step, (mean, half) in enumerate(zip(entry["mean"], entry["interval95"], strict=True))
     ]
     columns = ["adaptation steps", f"mean {measure}{unit}", "95 % interval"]
@@ -105,10 +106,17 @@ def _results(run: Run, iteration: int) -> str:
 
 def _protocol(entry: dict[str, Any]) -> str:
     """Say on what an evaluation was made."""
-    words = [f"{entry['num_tasks']} test tasks"]
-    named = {"episodes_per_task": "{} episodes of each before and after each step",
-             "num_ways": "{} classes", "num_shots": "{} shots", "samples": "{} support samples",
-             "inner_lr": "first step size {}"}  # fmt: skip
+    of = entry.get("tasks")  # of meta-RL the tasks themselves, of text their names
+    words = [f"{entry['num_tasks']} {of if of in ('validation', 'train') else 'test'} tasks"]
+    words += [f"which are {of}"] if "samples" in entry else []
+    steps = " before and after each step" if len(entry["mean"]) > 1 else ""
+    named = {
+        "episodes_per_task": f"{{}} episodes of each{steps}",
+        "num_ways": "{} classes",
+        "num_shots": "{} shots",
+        "samples": "{} support samples",
+        "inner_lr": "first step size {}",
+    }
     words += [text.format(entry[n]) for n, text in named.items() if entry.get(n) is not None]
     return f"On {', '.join(words)}, seed {entry['seed']}: `{entry.get('command', '')}`"
 
