@@ -63,16 +63,22 @@ def save(path: Path, state: MetaState, *, iteration: int, config: dict[str, Any]
     """Write the state of a meta-learner."""
     if not world.writes():  # nor does the others' state have to be packed
         return
-    groups = {"model": state.params.model, "inner": state.params.inner}
-    groups |= {"optimizer": _optimizer_tensors(state.optimizer), "own": state.own}
+    optimizer = _optimizer_tensors(state.optimizer)
+    write(path, Checkpoint(state.params, optimizer, state.own, iteration, config))
+
+
+def write(path: Path, saved: Checkpoint) -> None:
+    """Write a checkpoint, such as one that was read elsewhere."""
+    groups = {"model": saved.params.model, "inner": saved.params.inner}
+    groups |= {"optimizer": saved.optimizer, "own": saved.own}
     tensors = {
         f"{group}/{name}": tensor.detach().cpu().contiguous()
         for group, named in groups.items()
         for name, tensor in named.items()
     }
     about = {
-        "iteration": iteration,
-        "config": config,
+        "iteration": saved.iteration,
+        "config": saved.config,
         "order": list(tensors),
         "sha256": _digest(tensors),
     }
@@ -107,16 +113,15 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
         for name, tensor in tensors.items():
             group, _, key = name.partition("/")
             groups[group][key] = tensor
+        iteration, config = int(about["iteration"]), dict(about["config"])
     except FileNotFoundError:
         raise ValueError(f"there is no checkpoint {path}") from None
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} is not a whole checkpoint ({error}); it was left as it is"
         ) from None
     params = MetaParams(groups["model"], groups["inner"])
-    return Checkpoint(
-        params, groups["optimizer"], groups["own"], about["iteration"], about["config"]
-    )
+    return Checkpoint(params, groups["optimizer"], groups["own"], iteration, config)
 
 
 def restore(state: MetaState, checkpoint: Checkpoint) -> MetaState:

@@ -33,6 +33,8 @@ VERBS = {
     "resume": Command("resume", "Resume", "continue a run where it stopped"),
     "compare": Command("compare", "Compare", "methods over seeds, in one table and one figure"),
     "headstart": Command("headstart", "Headstart", "adaptation against training from scratch"),
+    "push": Command("push", "Push", "share a run, in a folder or on the Hugging Face hub"),
+    "pull": Command("pull", "Pull", "make a run folder of what somebody shared"),
     "methods": Command("methods", "Methods", "methods, their papers and the flags they stand for"),
     "envs": Command("envs", "Envs", "environments with tasks, and what varies in them"),
     "benchmark": Command("benchmark", "Benchmark", "speed of sampling and of the meta-update"),

@@ -5,17 +5,27 @@ reads only tensors.
 """
 
 import io
+import pickle
+import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from metarl.checkpoint import write_atomically
 from metarl.tracking import Run
 
 
 ZIP, REPLAY = ".zip", ".replay.npz"
+ERRORS = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError,
+    zipfile.BadZipFile, pickle.UnpicklingError,
+)  # fmt: skip
+"""What comes of files that are damaged, or are not what their names say."""
 FIELDS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
@@ -48,21 +58,45 @@ def restore(run: Run, model: Any, iteration: int, *, replay: bool = True) -> Non
     """
     from stable_baselines3.common.save_util import load_from_zip_file
 
-    path = run.checkpoint_path(iteration, ZIP)
-    try:
+    path, buffer = run.checkpoint_path(iteration, ZIP), run.checkpoint_path(iteration, REPLAY)
+    with _reading(path):
         _, params, variables = load_from_zip_file(path, load_data=False, device=model.device)
         model.set_parameters(params, device=model.device)
         for name, tensor in (variables or {}).items():  # SAC's entropy coefficient
             getattr(model, name).data.copy_(tensor)
-        if replay and getattr(model, "replay_buffer", None) is not None:
-            path = run.checkpoint_path(iteration, REPLAY)
-            _unpack(path, model.replay_buffer)
-    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is not a whole checkpoint of this run ({reason})") from None
+    if replay and getattr(model, "replay_buffer", None) is not None:
+        with _reading(buffer):
+            _unpack(buffer, model.replay_buffer)
     model.num_timesteps = sum(
         int(line.get("env/steps", 0)) for line in run.metrics() if line["iteration"] <= iteration
     )
+
+
+def copy(run: Run, new: Run, iteration: int) -> None:
+    """Copy the tensors of a checkpoint into another run, without the pickles beside them.
+
+    Raises:
+        ValueError: If the file is missing or damaged, or holds something else than tensors.
+    """
+    path, data = run.checkpoint_path(iteration, ZIP), io.BytesIO()
+    with _reading(path), zipfile.ZipFile(path) as old, zipfile.ZipFile(data, "w") as archive:
+        for name in sorted(n for n in old.namelist() if n.endswith(".pth")):
+            tensors = old.read(name)
+            torch.load(io.BytesIO(tensors), map_location="cpu", weights_only=True)
+            archive.writestr(zipfile.ZipInfo(name), tensors)
+    write_atomically(new.checkpoint_path(iteration, ZIP), data.getvalue())
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say in a line that a file cannot be read; torch warns of pickles before it refuses them."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ERRORS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is not a whole checkpoint of this run ({reason})") from None
 
 
 def _packed(buffer: Any) -> bytes:

@@ -69,10 +69,12 @@ class Run:
             FileNotFoundError: If there is no run in `folder`.
         """
         if not (folder / "config.json").is_file():
-            raise FileNotFoundError(
-                f"{folder} holds no run (no config.json); start one with "
-                f"`metarl train maml-trpo --preset navigation-quick --out {folder}`"
+            start = (
+                f"start one with `metarl train maml-trpo --preset navigation-quick --out {folder}`"
             )
+            if str(folder).startswith("hub:"):
+                start = f"take it from the hub first: `metarl pull {folder} --out RUN`"
+            raise FileNotFoundError(f"{folder} holds no run (no config.json); {start}")
         return cls(folder)
 
     def write_config(self, experiment: str, config: dict[str, Any]) -> None:

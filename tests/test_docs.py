@@ -28,6 +28,7 @@ PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in FILE
 MARKED = {
     "README.md": {"quick", "tests", "few-shot", "example"},  # test_readme.py, and .ci/run
     "docs/stable-baselines3.md": {"train", "adapt", "wrap", "fine-tune"},  # test_sb3.py
+    "docs/sharing.md": {"push", "pull", "policy"},  # test_sharing.py
     "docs/own-environment.md": {  # test_own_environment.py, test_vector_envs.py
         "playground.py", "train", "commands", "adapt", "async", "batched",
     },

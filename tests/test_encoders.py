@@ -1,11 +1,13 @@
 """Encoders cut in two against the models that they were, whatever their architecture."""
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from sentences import LAYERS, SIZE, VOCABULARY, random_batch, save_encoder, transformers
 from torch import Tensor
 from torch.testing import assert_close
@@ -143,3 +145,26 @@ def test_the_packaged_encoder_is_itself() -> None:
     assert encoder.upper.cut
     with torch.no_grad():
         assert_close(encoder(inputs), own_features(model, inputs, "mean"), **TIGHT)
+
+
+def test_code_that_comes_with_an_encoder_is_not_run(tmp_path: Path) -> None:
+    folder, marker = save_encoder(tmp_path / "bert"), tmp_path / "code-ran"
+    (folder / "own.py").write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()\n")
+    path = folder / "config.json"
+    about = json.loads(path.read_text())
+    names = {"AutoConfig": "own.Config", "AutoModel": "own.Model"}
+    path.write_text(json.dumps(about | {"model_type": "own", "auto_map": names}))
+    with pytest.raises(OSError, match="no encoder"):
+        load_pretrained(str(folder))
+    path.write_text(json.dumps(about | {"auto_map": names}))  # of a known type: its own class
+    load_pretrained(str(folder))
+    assert not marker.exists()
+
+
+def test_weights_in_a_pickle_are_refused(tmp_path: Path) -> None:
+    folder = save_encoder(tmp_path / "bert")
+    weights = folder / "model.safetensors"
+    torch.save(load_file(weights), folder / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(OSError, match="no encoder"):
+        load_pretrained(str(folder))

@@ -66,7 +66,8 @@ def test_algorithms_import_no_input_or_output(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.name)
 def test_optional_packages_are_imported_where_they_are_needed(path: Path) -> None:
-    optional = {"wandb", "tensorboard", "matplotlib", "imageio", "imageio_ffmpeg", "transformers"}
+    drawing = {"matplotlib", "imageio", "imageio_ffmpeg"}
+    optional = {"wandb", "tensorboard", "transformers", "huggingface_hub", *drawing}
     assert not third_party(imports(path, top_level=True)) & optional
 
 

@@ -33,7 +33,7 @@ def load_pretrained(name: str) -> Pretrained:
     """Load an encoder by the name of its repository, or from a local folder.
 
     Attention is computed step by step and not by a fused kernel, which has no second derivative;
-    dropout is off.
+    dropout is off. No code that comes with an encoder is run, and its weights are safetensors.
 
     Raises:
         ImportError: If ``transformers`` is missing; the message has the command.
@@ -44,9 +44,13 @@ def load_pretrained(name: str) -> Pretrained:
     place = str(source) if source.is_dir() else name
     hub.utils.logging.disable_progress_bar()
     try:
-        tokenizer = hub.AutoTokenizer.from_pretrained(place)
+        tokenizer = hub.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         model = hub.AutoModel.from_pretrained(
-            place, attn_implementation="eager", dtype=torch.float32
+            place,
+            attn_implementation="eager",
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
         )
     except (OSError, ValueError) as error:
         raise OSError(

@@ -1,0 +1,273 @@
+"""Sharing runs: through a folder, and through a hub that the real client talks to."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import block, metarl, refusal, run_in_small
+from hub import Hub, serving
+
+from metarl import checkpoint, cli
+from metarl.card import card
+from metarl.config import to_json
+from metarl.experiments.load import load_policy
+from metarl.experiments.push import subject_of
+from metarl.tracking import Run
+
+
+SMALL = ["--num-tasks", 2, "--episodes-per-task", 2]
+REPOSITORY = "ada/quick"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with serving(tmp_path / "cache", monkeypatch) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def run(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was evaluated, and has a picture so that none has to be drawn."""
+    folder = tmp_path_factory.mktemp("runs") / "evaluated"
+    shutil.copytree(whole, folder)
+    metarl("evaluate", folder, *SMALL)
+    (folder / "media").mkdir()
+    (folder / "media/the paths.png").write_bytes(b"a picture")
+    (folder / "tracking").mkdir()
+    (folder / "tracking/wandb-id").write_text("mine")
+    return folder
+
+
+def files(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """Return what an evaluation found, without when and how it was asked for."""
+    (path,) = (folder / "evaluations").glob("*.json")
+    entry: dict[str, Any] = json.loads(path.read_text())
+    return {n: v for n, v in entry.items() if n not in ("written", "command", "seconds")}
+
+
+def evaluated(folder: Path) -> dict[str, Any]:
+    shutil.rmtree(folder / "evaluations")
+    metarl("evaluate", folder, *SMALL)
+    return result(folder)
+
+
+def test_a_shared_folder_holds_one_checkpoint_and_what_is_not_of_this_machine(
+    run: Path, tmp_path: Path
+) -> None:
+    metarl("push", run, tmp_path / "shared", "--checkpoint", 4)
+    (evaluation,) = (path.name for path in (run / "evaluations").iterdir())
+    assert files(tmp_path / "shared") == {
+        "config.json", "metrics.jsonl", "README.md", "checkpoints/00000004.safetensors",
+        f"evaluations/{evaluation}", "media/the paths.png",
+    }  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["shared"]
+
+
+def test_what_was_pushed_and_pulled_evaluates_to_the_last_bit(run: Path, tmp_path: Path) -> None:
+    metarl("push", run, tmp_path / "shared")
+    metarl("pull", tmp_path / "shared", "--out", tmp_path / "pulled")
+    assert evaluated(tmp_path / "pulled") == result(run)
+    about = json.loads((tmp_path / "pulled/config.json").read_text())
+    assert about["pulled_from"] == str(tmp_path / "shared")
+    last = "checkpoints/00000006.safetensors"
+    mine, theirs = (checkpoint.load(f / last) for f in (run, tmp_path / "pulled"))
+    assert mine.optimizer.keys() == theirs.optimizer.keys()
+    metarl("resume", tmp_path / "pulled", "--iterations", 7)
+
+
+def test_the_card_says_what_it_is_how_good_and_how_to_use_it(run: Path, tmp_path: Path) -> None:
+    metarl("push", run, tmp_path / "shared", "--license", "apache-2.0")
+    text = (tmp_path / "shared/README.md").read_text()
+    front = text.split("---\n")[1]
+    assert 'library_name: metarl\nlicense: "apache-2.0"\n' in front
+    assert '- "metarl/Navigation2D-v0"\n' in front
+    assert "![the paths](media/the%20paths.png)" in text
+    entry, about = result(run), json.loads((run / "config.json").read_text())
+    for step, (mean, half) in enumerate(zip(entry["mean"], entry["interval95"], strict=True)):
+        assert f"| {step} | {mean:.2f} | ± {half:.2f} |" in text
+    assert "On 2 test tasks, 2 episodes of each" in text
+    assert about["command"] in text
+    assert "Finn et al. 2017" in text
+    assert "| `hidden` | `[8, 8]` |" in text
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    compile(code, "README.md", "exec")
+
+
+@pytest.mark.parametrize("experiment", cli.EXPERIMENTS)
+def test_every_experiment_has_a_card(experiment: str, tmp_path: Path) -> None:
+    _, options = cli._load(cli.EXPERIMENTS[experiment])
+    config = options(out=tmp_path / "run")
+    with Run.create(config.out, experiment, to_json(config)) as run:
+        (run.folder / "media").mkdir()
+        (run.folder / "media/film.mp4").touch()
+        values = {"iteration": 3, "num_tasks": 5, "seed": 1, "mean": [0.25, 0.5]}
+        values |= {"interval95": [0.0, 0.125], "measure": "accuracy"}
+        run.write_evaluation("one", values)
+    subject = subject_of(experiment, config)
+    text = card(run, 3, subject, place="hub:ada/x", license=None)
+    assert f"# {subject.method} on {subject.what}\n" in text
+    assert "| 1 | 50.00 | ± 12.50 |" in text
+    assert '<video src="media/film.mp4" controls></video>' in text
+    assert ("load_policy" in text) == (experiment not in ("sb3", *cli.SUPERVISED))
+    for command in re.findall(r"^metarl (pull|evaluate|render|plot) ", text, re.MULTILINE):
+        assert command in cli.VERBS
+
+
+def test_a_run_without_evaluation_and_picture_is_shared_with_a_picture_drawn(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
+    bare = tmp_path / "bare"
+    shutil.copytree(whole, bare, ignore=shutil.ignore_patterns("evaluations"))
+    metarl("push", bare, tmp_path / "shared")
+    said = capsys.readouterr()
+    assert f"metarl evaluate {bare} --checkpoint 6" in said.err
+    assert (tmp_path / "shared/media/adaptation.png").stat().st_size > 1000
+    assert not (bare / "media").exists()
+    text = (tmp_path / "shared/README.md").read_text()
+    assert "was not evaluated" in text
+    assert "license" not in text
+
+
+def test_through_a_hub_and_back(
+    run: Path, tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metarl("push", run, f"hub:{REPOSITORY}", "--private")
+    assert f"pushed to {hub.url}/{REPOSITORY}" in capsys.readouterr().out
+    (asked,) = hub.created
+    assert (asked["name"], asked["organization"]) == ("quick", "ada")
+    assert asked.get("visibility") == "private" or asked.get("private") is True  # of old clients
+    assert hub.messages == ["maml-trpo on metarl/Navigation2D-v0, iteration 6"]
+    assert f"metarl pull hub:{REPOSITORY}" in hub.files(REPOSITORY)["README.md"].decode()
+    metarl("pull", f"hub:{REPOSITORY}", "--out", tmp_path / "pulled")
+    about = json.loads((tmp_path / "pulled/config.json").read_text())
+    assert about["pulled_from"] == f"hub:{REPOSITORY}@{hub.heads[REPOSITORY]['main']}"
+    assert evaluated(tmp_path / "pulled") == result(run)
+
+
+def test_a_second_push_replaces_the_run_and_a_revision_is_found_again(
+    run: Path, tmp_path: Path, hub: Hub
+) -> None:
+    metarl("push", run, f"hub:{REPOSITORY}", "--checkpoint", 4)
+    first = hub.heads[REPOSITORY]["main"]
+    metarl("push", run, f"hub:{REPOSITORY}", "--message", "better")
+    checkpoints = [name for name in hub.files(REPOSITORY) if name.startswith("checkpoints/")]
+    assert checkpoints == ["checkpoints/00000006.safetensors"]
+    assert ".gitattributes" in hub.files(REPOSITORY)
+    assert hub.messages[1] == "better"
+    metarl("pull", f"hub:{REPOSITORY}@{first}", "--out", tmp_path / "old")
+    assert (tmp_path / "old/checkpoints/00000004.safetensors").exists()
+    metarl("push", run, f"hub:{REPOSITORY}@early", "--checkpoint", 2)
+    assert "checkpoints/00000002.safetensors" in hub.files(REPOSITORY, "early")
+    assert checkpoints == [n for n in hub.files(REPOSITORY) if n.startswith("checkpoints/")]
+
+
+def test_a_policy_from_the_hub_adapts_and_acts_as_one_from_the_folder(
+    run: Path, tmp_path: Path, hub: Hub
+) -> None:
+    metarl("push", run, f"hub:{REPOSITORY}")
+    mine, theirs = (load_policy(p, episodes=3) for p in (run, f"hub:{REPOSITORY}"))
+    task = mine.sample_task(seed=3)
+    ours, others = mine.adapt(task, steps=2), theirs.adapt(task, steps=2)
+    assert ours.returns == others.returns
+    assert len(ours.returns) == 3
+    seen = np.zeros((5, 2), np.float32)
+    np.testing.assert_array_equal(ours.act(seen), others.act(seen))
+    assert others.act(seen[0]).shape == (2,)
+    assert not np.array_equal(mine.adapt(task, steps=0).act(seen), ours.act(seen))
+    action, _ = others.to_sb3().predict(seen, deterministic=True)
+    np.testing.assert_allclose(action, np.clip(others.act(seen), -1, 1), rtol=1e-5, atol=1e-6)
+    asked = len(hub.asked)
+    hub.fails = 503  # what is in the cache serves
+    assert load_policy(f"hub:{REPOSITORY}", episodes=3).adapt(task, steps=2).returns == ours.returns
+    assert len(hub.asked) > asked
+
+
+def test_without_a_token_nothing_is_sent(
+    run: Path, hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    assert "hf auth login" in refusal(capsys, "push", run, f"hub:{REPOSITORY}")
+    assert hub.asked == []
+
+
+def test_a_hub_that_refuses_is_one_line(
+    run: Path, tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out = ["--out", tmp_path / "pulled"]
+    assert "none of that name" in refusal(capsys, "pull", "hub:ada/nothing", *out)
+    hub.share(REPOSITORY, run)
+    assert "no such revision" in refusal(capsys, "pull", f"hub:{REPOSITORY}@v9", *out)
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    assert "hf auth login" in refusal(capsys, "push", run, "hub:ada/other")
+    hub.fails = 500
+    assert "HTTP 500" in refusal(capsys, "push", run, "hub:ada/other")
+    assert not (tmp_path / "pulled").exists()
+
+
+def test_without_a_network_a_line_says_so(
+    run: Path, tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    nowhere = "http://127.0.0.1:9"  # the port that discards
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", nowhere)
+    message = refusal(capsys, "push", run, f"hub:{REPOSITORY}")
+    assert "is there a network?" in message
+    message = refusal(capsys, "pull", f"hub:{REPOSITORY}", "--out", tmp_path / "pulled")
+    assert "is there a network?" in message
+
+
+@pytest.mark.parametrize("name", ["hub:quick", "hub:", "hub:a/b/c", "hub:a b/c", "hub:../.."])
+def test_a_repository_has_a_user_and_a_name(
+    name: str, run: Path, tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusal(capsys, "push", run, name)
+    refusal(capsys, "pull", name, "--out", tmp_path / "pulled")
+    assert hub.asked == []
+
+
+def test_folders_that_hold_something_are_left_alone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    for words in (["push", run, tmp_path], ["pull", run, "--out", tmp_path]):
+        assert "not empty" in refusal(capsys, *words)
+    assert files(tmp_path) == {"thesis.tex"}
+    assert "metarl pull hub:a/b" in refusal(capsys, "evaluate", "hub:a/b")
+    assert "has no checkpoint" in refusal(capsys, "push", run, tmp_path / "a", "--checkpoint", 3)
+    assert files(tmp_path) == {"thesis.tex"}
+
+
+def test_a_missing_client_is_named(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    assert "metarl-torch[hub]" in refusal(capsys, "push", run, f"hub:{REPOSITORY}")
+
+
+def test_the_page_runs(
+    run: Path, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, "runs/quick")
+    small = {"push": "", "pull": "", "evaluate": "--num-tasks 2 --episodes-per-task 2",
+             "render": "--episodes-per-task 3 --inner-steps 1"}  # fmt: skip
+    for name in ("push", "pull"):
+        run_in_small(block("docs/sharing.md", name), small)
+    assert Path("runs/pulled/media/paths.png").exists()
+    assert Path("shared/quick/README.md").exists()
+    capsys.readouterr()
+    exec(block("docs/sharing.md", "policy"), {})
+    assert "return after 0, 1, 2 steps: [" in capsys.readouterr().out
