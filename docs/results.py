@@ -57,6 +57,10 @@ def _row(method: str, folders: str, *, accepted: dict[str, list[int]]) -> dict[s
         raise ValueError(f"the evaluations of {label} do not follow one protocol; evaluate again")
     last = chosen[0]["iteration"]
     histories = [[e for e in run.metrics() if e["iteration"] <= last] for run in runs]
+    for run, history in zip(runs, histories, strict=True):
+        lines = [entry["iteration"] for entry in history]
+        if lines != sorted(set(lines)):
+            raise ValueError(f"the lines of {run.folder}/metrics.jsonl are not in order")
     about = [run.read_config() for run in runs]
     means = np.array([evaluation["mean"] for evaluation in chosen])
     return {
@@ -124,7 +128,7 @@ def _section(result: dict[str, Any]) -> str:
         published = result["published"].get(row["method"])
         if published:
             padded = [*published, *[""] * (len(steps) - len(published))]
-            lines.append(_line(["published", *padded, "1", *[""] * classes]))
+            lines.append(_line(["published", *padded, "", *[""] * classes]))
     lines += ["", "Cost per seed, and how to repeat a row:", ""]
     effort = (
         "environment steps"

@@ -34,7 +34,8 @@ class Evaluate:
 
     The tasks are drawn from the same distribution by another stream than training's: velocities and
     goals it has never met, but there are only two directions. Every step is taken on fresh
-    episodes: the first with the training step size, later ones with half of it (Finn et al. 2017).
+    episodes: the first with the training step size, later ones with half of it (Finn et al. 2017);
+    rates that were learned stay what they are.
     """
 
     run: Annotated[Path, tyro.conf.Positional]

@@ -23,7 +23,7 @@ POLICIES = (
     ("maml-trpo --inner meta-sgd", "Li et al. 2017", "learned rates, inside the trust region"),
     ("maml-trpo --inner lslr", "Antoniou et al. 2019", "a learned rate per tensor and step"),
     ("maml-trpo --inner meta-curvature", "Park & Oliva 2019", "a learned Kronecker curvature"),
-    ("maml-trpo --estimator dice", "Foerster et al. 2018", "all derivatives unbiased; noisy"),
+    ("maml-trpo --estimator dice", "Foerster et al. 2018", "derivatives of every order; noisy"),
     ("vpg-maml", "Finn et al. 2017", "Adam on the policy gradient"),
     ("maml-ppo", "Schulman et al. 2017", "clipped ratios in the inner and the outer loss"),
     ("promp", "Rothfuss et al. 2019", "clipped; KL penalty on the policy before adaptation"),

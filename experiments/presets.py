@@ -145,21 +145,22 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 """Presets by the experiments that take them: those on policies share theirs."""
 
-# What a method needs beside what its preset says. Adam's 0.001 is for thousands of meta-updates.
-NAVIGATION = ("navigation-quick", "navigation-paper")
-TABULAR_ROWS = ("bandit", "tabular-mdp")
-OWN: dict[str, dict[str, dict[str, Any]]] = {
-    "vpg-maml": {name: {"outer_lr": 1e-2} for name in NAVIGATION},
-    "maml-ppo": {name: {"outer_lr": 3e-3} for name in NAVIGATION},
-    "promp": {name: {"outer_lr": 3e-3} for name in (*NAVIGATION, *TABULAR_ROWS, "cheetah-dir-v1")},
+# What a method needs beside what a preset says: Adam's own 0.001 is for thousands of meta-updates,
+# one inner step makes Reptile joint training, and CAVIA's step is on its context alone.
+ADAPTED: dict[str, dict[str, Any]] = {
+    "vpg-maml": {"outer_lr": 1e-2},
+    "maml-ppo": {"outer_lr": 3e-3},
+    "promp": {"outer_lr": 3e-3},
+    "reptile": {"inner_steps": 3},
+    "cavia": {"inner_lr": 1.0},
 }
 
 
 def presets_of(experiment: str) -> dict[str, dict[str, Any]]:
     """Return the presets that an experiment takes."""
     family = experiment if experiment in PRESETS else "policies"
-    own = OWN.get(experiment, {})
-    return {name: values | own.get(name, {}) for name, values in PRESETS[family].items()}
+    own = ADAPTED.get(experiment, {})
+    return {name: values | own for name, values in PRESETS[family].items()}
 
 
 def preset(name: str, experiment: str) -> dict[str, Any]:

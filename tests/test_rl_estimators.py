@@ -287,3 +287,14 @@ def test_coefficients_are_saved_and_restored_bit_for_bit(tmp_path: Path) -> None
     (one, _), (two, metrics) = learner.step(state, tasks), learner.step(again, tasks)
     assert relative_error(one.params, two.params) == 0
     assert [metrics[f"outer/kl_coefficient_{k}"].item() for k in (0, 1)] == eta.tolist()
+
+
+def test_a_coefficient_goes_no_further_than_it_finds_back() -> None:
+    case = Case(estimator="ratio", steps=1)
+    policy, loop, meta = build(case)
+    learner = promp(policy, loop, kl_coefficient=0.3, lr=1e-4)
+    lowest = torch.tensor([0.3 / 1024], dtype=FLOAT64)
+    state = learner.init(meta.model)._replace(own={COEFFICIENT: lowest})
+    state, metrics = learner.step(state, draw_tasks(case, meta))
+    assert metrics["outer/kl_step_0"] < 0.01 / 1.5  # it would be halved
+    assert state.own[COEFFICIENT].tolist() == lowest.tolist()

@@ -39,6 +39,9 @@ COMMANDS = {
     "vpg-maml": ["train", "vpg-maml", *RL],
     "maml-trpo": ["train", "maml-trpo", *RL],
     "promp": ["train", "promp", *RL],
+    "e-maml": ["train", "e-maml", *RL],
+    "cavia": ["train", "cavia", *RL],
+    "reptile": ["train", "reptile", *RL],
     "sinusoid": ["train", "regression", "--num-tasks", 7, "--log-every", 1,
                  "--checkpoint-every", 10, "--validation-tasks", 30],
     "maml++": ["train", "fewshot", "--method", "maml++", *SMALL, "--log-every", 1,
@@ -73,7 +76,9 @@ def largest_gap(mine: list[dict[str, float]], theirs: list[dict[str, float]]) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["maml-trpo", "promp", "sinusoid", "maml++"])
+@pytest.mark.parametrize(
+    "name", ["maml-trpo", "promp", "e-maml", "cavia", "reptile", "sinusoid", "maml++"]
+)
 def test_any_number_of_processes_trains_alike(name: str, tmp_path: Path) -> None:
     words = [*COMMANDS[name], "--iterations", 20]
     for size in (1, 2, 3):

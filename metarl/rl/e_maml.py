@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metarl.core import chunks
+from metarl.core import chunks, world
 from metarl.core.adapt import InnerLoop
 from metarl.core.types import LossFn, MetaLearner, MetaState, Metrics, Params, Task
 from metarl.rl.episodes import masked, masked_mean
@@ -51,8 +51,17 @@ def exploration(policy: Policy) -> LossFn:
 
 @chunks.one_thread_per_operator()
 def standardize_rewards(tasks: Task) -> Task:
-    """Standardize the query rewards over the transitions of the whole meta-batch."""
+    """Standardize the query rewards over the transitions of the whole meta-batch.
+
+    Where processes share the meta-batch, over those of all.
+    """
     rewards, mask = tasks.query.rewards, tasks.query.mask
-    centered = masked(rewards - masked_mean(rewards, mask), mask)
-    std = torch.sqrt(masked_mean(centered.square(), mask))
+    count = _total(mask.to(rewards.dtype))
+    centered = masked(rewards - _total(masked(rewards, mask)) / count, mask)
+    std = torch.sqrt(_total(centered.square()) / count)
     return tasks._replace(query=tasks.query._replace(rewards=centered / (std + 1e-8)))
+
+
+def _total(values: Float[Tensor, "task time episode"]) -> Float[Tensor, ""]:
+    total: Tensor = world.total([{"sum": own.sum()} for own in values.unbind()])["sum"]
+    return total

@@ -13,7 +13,7 @@ from metarl.rl.episodes import Episodes, masked, masked_mean
 from metarl.rl.policies import Policy
 
 
-Estimator: TypeAlias = Callable[[Policy], LossFn]
+Estimator: TypeAlias = Callable[..., LossFn]
 
 LARGEST = 20.0  # log ratio: beyond, exp overflows and a clipped gain's derivative is 0 · ∞
 
@@ -57,11 +57,13 @@ def clipped(policy: Policy, *, clip: float = 0.5) -> LossFn:
 
 
 def dice(policy: Policy) -> LossFn:
-    """Build DiCE with advantages, −mean((□(≤t) − □(<t)) A), whose derivatives are all unbiased.
+    """Build DiCE with advantages, −mean((□(≤t) − □(<t)) A), right in derivatives of every order.
 
     □(≤t) = exp(c − ⊥c) with c = Σ_{t' ≤ t} log π(a_t'|s_t') (Foerster et al. 2018, eq. 4, with the
     advantages of Farquhar et al. 2019, eq. 12): the first derivative is that of :func:`reinforce`,
     and the second knows that every reward depends on all actions before it. Its variance is high.
+    With discounted advantages the second derivative counts a pair of actions as often as the first
+    counts the later one, without the γ^(t' − t) between them: unbiased is γ = 1 with λ = 1.
     The value is 0 wherever it is evaluated: it is there to be differentiated.
     """
 

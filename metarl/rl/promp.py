@@ -14,6 +14,7 @@ from metarl.rl.policy_gradient import policy_gradient, surrogate_loss
 
 COEFFICIENT = "kl_coefficient"
 BAND = 1.5  # how far from the target a KL may be, as a factor, before its coefficient changes
+REACH = 2.0**10  # how far a coefficient may go, as a factor: it has to find its way back
 
 
 def promp(
@@ -53,7 +54,9 @@ def promp(
             metrics |= {f"outer/kl_coefficient_{k}": x for k, x in enumerate(eta)}
         if kl_target is not None and len(eta):
             reached = torch.stack([metrics[f"outer/kl_step_{k}"] for k in range(len(eta))])
-            state = state._replace(own={COEFFICIENT: adapted(eta, reached.to(eta), kl_target)})
+            eta = adapted(eta, reached.to(eta), kl_target)
+            eta = eta.clamp(kl_coefficient / REACH, kl_coefficient * REACH)
+            state = state._replace(own={COEFFICIENT: eta})
         return state, metrics
 
     return MetaLearner(init, step, loop.adapt)

@@ -53,8 +53,10 @@ class RLConfig(RunConfig):
     """Inner optimizer; the rates of all but sgd and adam are learned, starting at --inner-lr."""
     estimator: Loss = "reinforce"
     """Inner loss: log-probability (Finn et al. 2017), likelihood ratio (ProMP; its second
-    derivative keeps the score term), dice (all derivatives unbiased, high variance) or clipped
-    (PPO's)."""
+    derivative keeps the score term), dice (derivatives of every order, high variance; unbiased
+    with --discount 1 --gae-lambda 1) or clipped (PPO's)."""
+    inner_clip: float = 0.5
+    """How far from 1 a probability ratio of the clipped inner loss may move."""
     first_order: bool = False
     """Treat inner gradients as constants (FOMAML)."""
     hidden: tuple[int, ...] = (100, 100)
@@ -84,7 +86,7 @@ class RLConfig(RunConfig):
         super().__post_init__()
         require(self, at_least(1), "num_tasks", "episodes_per_task", "hidden", "chunk_size")
         require(self, at_least(0), "inner_steps", "inner_lr")
-        require(self, greater_than(0), "output_gain", "init_std", "action_scale")
+        require(self, greater_than(0), "output_gain", "init_std", "action_scale", "inner_clip")
         require(self, between(0, 1), "discount", "gae_lambda", "inner_gae_lambda")
 
 
@@ -145,8 +147,9 @@ def make_parts(
         context=context,
         generator=torch_generator(config.seed, 0, "parameters"),
     )
+    options = {"clip": config.inner_clip} if config.estimator == "clipped" else {}
     loop = InnerLoop(
-        ESTIMATORS[config.estimator](policy),
+        ESTIMATORS[config.estimator](policy, **options),
         inner_optimizer(config.inner, config.inner_lr, config.inner_steps),
         first_order=config.first_order,
         num_steps=config.inner_steps,
