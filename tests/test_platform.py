@@ -48,6 +48,7 @@ def test_training_evaluation_and_pictures_work_in_spawned_processes(tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Glyph .* missing from font")  # it is drawn as a box
 @pytest.mark.parametrize("name", ["a run", "Läufe – 実験 (1)", "it's 100% $HOME"])
 def test_paths_may_hold_spaces_and_any_letter(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
