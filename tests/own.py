@@ -94,6 +94,8 @@ class NoTask(Mark):
 
 
 class NoSampling(gymnasium.Wrapper[Any, Any, Any, Any]):
+    metadata: Any = {"render_modes": []}  # Gymnasium 1.2 asks the class, of any entry point
+
     def __init__(self) -> None:
         super().__init__(gymnasium.make("CartPole-v1"))
         self.task = {"mark": 0.0}

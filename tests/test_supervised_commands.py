@@ -35,10 +35,10 @@ def sine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve classes of eight images of 12×12 pixels, told apart by their stripes."""
-    root = tmp_path_factory.mktemp("images")
+    root = tmp_path_factory.mktemp("images") / "Bilder für α"  # any path will do
     rng = np.random.default_rng(0)
     for index in range(12):
-        (root / f"class{index:02}").mkdir()
+        (root / f"class{index:02}").mkdir(parents=True)
         stripes = 127 * (1 + np.sin(np.arange(12) * (index + 1) / 3))
         for number in range(8):
             noise = rng.uniform(-40, 40, (12, 12))
