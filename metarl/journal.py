@@ -57,9 +57,9 @@ class Journal:
         self._progress.__exit__(kind, error, trace)
         self._stop.__exit__(kind, error, trace)
         if isinstance(error, FloatingPointError):
+            stays = f"; the run up to here stays in {self._run.folder}"
             raise FloatingPointError(
-                f"iteration {self._iteration}: {error}; the run up to here stays in "
-                f"{self._run.folder}"
+                f"iteration {self._iteration}: {error}{stays if self._run.metrics() else ''}"
             ) from None
 
     def iterations(self) -> Iterator[int]:
