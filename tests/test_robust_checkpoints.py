@@ -127,3 +127,23 @@ def test_damaged_checkpoint_of_stable_baselines(runs: dict[str, Path], data: st.
     else:
         done = end_of("resume", copy)
         assert done.code == 0 or contents(copy) == before
+
+
+def test_numbers_that_are_not_finite_are_refused_and_resumed_from_the_one_before(
+    runs: dict[str, Path],
+) -> None:
+    copy = copied(runs["regression"])
+    last = sorted((copy / "checkpoints").iterdir())[-1]
+    whole = last.read_bytes()
+    tensors = load_file(last)
+    with safe_open(last, "pt") as file:
+        about = json.loads(file.metadata()[checkpoint.FORMAT])
+    tensors = {name: tensors[name] for name in about["order"]}
+    tensors["model/head.bias"][:] = float("nan")
+    header = json.dumps(about | {"sha256": checkpoint._digest(tensors)})
+    save_file(tensors, last, {checkpoint.FORMAT: header})
+    refused = end_of("evaluate", copy, "--num-tasks", 2)
+    assert "holds numbers that are not finite, in model/head.bias" in refused.message
+    done = end_of("resume", copy)
+    assert (done.code, len(done.warned)) == (0, 1)
+    assert last.read_bytes() == whole

@@ -15,6 +15,8 @@ from robust import cases, contents, end_of, json_values
 from metarl import cli
 from metarl.config import flag
 from metarl.envs import ENVIRONMENTS
+from metarl.supervised.methods import METHODS
+from metarl.supervised.networks import NETWORKS
 
 
 WRONG = [
@@ -36,31 +38,26 @@ NUMBERS = ["0", "1", "2", "3", "-1", "0.5", "1e-9", "1e30", "1e300", "nan", "inf
 NUMBERS += ["9" * 400]
 SIZES = ["0", "1", "2", "3", "-1", "nan", "1.5"]  # a larger one may be meant, and take its time
 SIZED = {
-    *("iterations", "num_tasks", "episodes_per_task", "hidden", "inner_steps", "test_steps"),
-    *("num_shots", "num_queries", "test_queries", "train_shots", "image_size", "filters"),
-    *(
-        "validation_tasks",
-        "num_ways",
-        "max_support",
-        "inner_batch",
-        "cg_steps",
-        "epochs",
-        "context",
-    ),
-    *(
-        "num_envs",
-        "episodes",
-        "eval_every",
-        "total_steps",
-        "samples",
-        "queries",
-        "ensemble",
-        "jobs",
-    ),
-    *("seeds", "repeats", "max_ways", "support_batches", "max_length", "top_layers", "backtracks"),
-    *("chunk_size", "kl_steps", "context_size", "num_epochs", "sizes", "rounds"),
+    "iterations", "num_tasks", "episodes_per_task", "hidden", "inner_steps", "test_steps",
+    "num_queries", "test_queries", "train_shots", "image_size", "filters", "validation_tasks",
+    "num_ways", "max_support", "inner_batch", "cg_steps", "epochs", "context_size", "num_envs",
+    "episodes", "eval_every", "total_steps", "samples", "queries", "ensemble", "jobs", "seeds",
+    "repeats", "max_ways", "support_batches", "max_length", "top_layers", "backtracks",
+    "processes", "chunk_size", "num_shots",
+}  # fmt: skip
+TRACED = {"maml-trpo", "e-maml", "cavia"}  # for half a second
+QUICK = sorted({*cli.EXPERIMENTS} - TRACED)
+NAMES = ("promp", "regression", "sb3")  # of the runs that verbs are tried on
+LEFT_OUT = {"out", "track", "device", "encoder", "run", "runs", "vectorization", "split"}
+CHOICES = {
+    "env": [
+        *("metarl/Bandit-v0", "metarl/TabularMDP-v0", "Bandit-v0", "metarl/Bandit", "metarl/"),
+        *("nowhere:Env-v0", ":", "CartPole-v1", "json:Env-v0"),
+    ],
+    "method": [*METHODS, "mamm"],
+    "network": [*NETWORKS, "conv"],
+    "data_root": [".", "nowhere", str(Path(__file__)), "~nobody/x"],
 }
-LEFT_OUT = {"out", "track", "device", "encoder", "data_root", "run", "runs", "env", "vectorization"}
 TINY: dict[str, list[Any]] = {
     "rl": ["--num-tasks", 2, "--episodes-per-task", 2, "--hidden", 3, "--env", "metarl/Bandit-v0"],
     "regression": ["--mode", "eager", "--num-tasks", 2, "--hidden", 3, "--validation-tasks", 2],
@@ -89,19 +86,26 @@ def words_of(name: str, hint: Any) -> st.SearchStrategy[list[str]]:
         return st.one_of([words_of(name, one) for one in get_args(hint)])
     if hasattr(hint, "__metadata__"):
         return words_of(name, hint.__origin__)
-    numbers = st.sampled_from(SIZES if name in SIZED else NUMBERS)
+    extreme = st.sampled_from(SIZES if name in SIZED else NUMBERS)
+    usual = st.sampled_from(["1", "2"] if name in SIZED or hint is int else ["0.5", "0.1", "1"])
+    numbers = usual | usual | extreme
+    if name in CHOICES:
+        return st.sampled_from([[flag(name), value] for value in CHOICES[name]])
     if hint is bool:
-        return st.sampled_from([[flag(name)], ["--no-" + flag(name)[2:]], [flag(name), "True"]])
+        yes, no = flag(name), "--no-" + flag(name)[2:]
+        return st.sampled_from([[yes], [yes], [no], [yes, "True"]])
     if get_origin(hint) is Literal:
         values = st.sampled_from([str(choice) for choice in get_args(hint)])
     elif hint in (int, float):
         values = numbers
     elif get_origin(hint) is tuple:
         return st.lists(numbers, max_size=3).map(lambda given: [flag(name), *given])
+    elif hint is type(None):
+        return st.just([])
     else:
-        values = st.text(max_size=6)
+        values = st.text(st.characters(exclude_characters="\0"), max_size=6)
     wrong = st.sampled_from(WRONG)
-    return st.one_of(values, values, values, wrong).map(lambda value: [f"{flag(name)}={value}"])
+    return st.one_of(*[values] * 9, wrong).map(lambda value: [f"{flag(name)}={value}"])
 
 
 def flags_of(options: Any) -> st.SearchStrategy[list[str]]:
@@ -109,7 +113,9 @@ def flags_of(options: Any) -> st.SearchStrategy[list[str]]:
     hints = get_type_hints(options, include_extras=True)
     named = {f.name: hints[f.name] for f in dataclasses.fields(options)}
     each = [words_of(name, hint) for name, hint in named.items() if name not in LEFT_OUT]
-    some = st.lists(st.sampled_from(range(len(each))), min_size=1, max_size=4, unique=True)
+    if not each:
+        return st.just([])
+    some = st.lists(st.sampled_from(range(len(each))), min_size=1, max_size=3, unique=True)
     chosen = some.flatmap(lambda indices: st.tuples(*(each[index] for index in indices)))
     return chosen.map(lambda flags: [word for words in flags for word in words])
 
@@ -118,10 +124,10 @@ def options_of(command: cli.Command) -> Any:
     return cli._load(command)[1]
 
 
-@cases(0.5)
+@cases(0.35)
 @given(data=st.data())
 def test_training(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
-    name = data.draw(st.sampled_from(sorted(cli.EXPERIMENTS)))
+    name = data.draw(st.sampled_from([*sorted(cli.EXPERIMENTS), *QUICK * 4]))
     flags = data.draw(flags_of(options_of(cli.EXPERIMENTS[name])))
     out = tmp_path_factory.mktemp("trained") / "run"
     done = end_of("train", *small(name), *flags, "--out", out)
@@ -134,9 +140,9 @@ def test_training(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
-    for name in ("maml-trpo", "regression", "sb3"):
+    for name in NAMES:
         metarl("train", *small(name), "--out", folder / name)
-    return {name: folder / name for name in ("maml-trpo", "regression", "sb3")}
+    return {name: folder / name for name in NAMES}
 
 
 @cases(0.25)
@@ -146,20 +152,37 @@ def test_verbs(runs: dict[str, Path], data: st.DataObject) -> None:
     run, verb = runs[name], data.draw(st.sampled_from(["evaluate", "evaluate", "render", "resume"]))
     own = cli.OWN_VERBS.get(name, {})
     flags = data.draw(flags_of(options_of(own.get(verb, cli.VERBS[verb]))))
-    if verb == "render":
-        flags += [
-            "--out",
-            str(run.with_name(data.draw(st.sampled_from(["a.svg", "a.x", "", "a"])))),
-        ]
+    out = run.with_name(data.draw(st.sampled_from(["a.svg", "a.x", "a"])))
+    if verb == "render":  # a task that is none: drawing one would take its time
+        flags += ["--out", str(out), "--task", "[]"]
     if verb == "resume":
         flags += ["--iterations", data.draw(st.sampled_from(["1", "0", "-1"]))]
     if verb == "evaluate":
         flags = ["--num-tasks", "2", *flags]
-    if verb == "render":  # a task that is none: it draws nothing, which would take its time
-        flags += ["--task", "[]"]
     before = contents(run)
     end_of(verb, run, *flags)
     assert contents(run) == before
+
+
+@cases(0.05)
+@given(data=st.data())
+def test_comparisons_and_figures(runs: dict[str, Path], data: st.DataObject) -> None:
+    """None of them is possible; nothing is trained, drawn or changed."""
+    run = runs[data.draw(st.sampled_from(sorted(runs)))]
+    before = contents(run.parent)
+    methods = ["maml-trpo --hidden x", "mamm", "", "'", "promp --out x", "promp --iterations 0"]
+    files = ["drawn", "drawn.x", "regression/lock"]
+    out = ["--out", run.parent / data.draw(st.sampled_from(files))]
+    if data.draw(st.booleans()):
+        given = data.draw(st.lists(st.sampled_from(methods), max_size=2))
+        flags = data.draw(flags_of(options_of(cli.VERBS["compare"])))
+        done = end_of("compare", *given, *flags, "--iterations", 1, *out)
+    else:
+        verb = data.draw(st.sampled_from(["plot", "headstart", "benchmark"]))
+        flags = data.draw(flags_of(options_of(cli.VERBS[verb])))
+        done = end_of(verb, run, run.with_name("nowhere"), *flags, *out)
+    assert done.code
+    assert contents(run.parent) == before
 
 
 def fields_of(task: dict[str, Any], values: Any) -> st.SearchStrategy[dict[str, Any]]:

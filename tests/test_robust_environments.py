@@ -1,5 +1,6 @@
 """Environments that misbehave: a line that names them, in this process and in others, or a run."""
 
+import gc
 import itertools
 import multiprocessing
 import os
@@ -10,13 +11,15 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from own import Mark, forget
-from robust import cases, contents, end_of
+from robust import Outcome, cases, contents, end_of
+
+from metarl.rl.blame import Checked, EnvironmentFailed
 
 
-TRAIN = ["train", "maml-trpo", "--num-tasks", 1, "--episodes-per-task", 2, "--hidden", 3]
+TRAIN = ["train", "vpg-maml", "--num-tasks", 1, "--episodes-per-task", 2, "--hidden", 3]
 TRAIN += ["--iterations", 2, "--checkpoint-every", 1]
 SB3 = ["train", "sb3", "--algo", "a2c", "--num-envs", 2, "--episodes", 2, "--eval-every", 10]
 SB3 += ["--iterations", 1, "--hidden", 3]
@@ -156,16 +159,24 @@ scripts: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 )
 
 
-def trains(env_id: str, out: Path, *more: Any) -> None:
+def trains(env_id: str, out: Path, *more: Any) -> Outcome:
     """Train: it goes well, or a line names the environment and nothing stays behind."""
     done = end_of(*(more or TRAIN), "--env", env_id, "--out", out)
     if done.code:
         assert env_id in done.message or "iteration" in done.message
         assert not out.exists() or "metrics.jsonl" in contents(out)
+    return done
 
 
-@cases(0.35)
+@cases(0.3)
 @given(script=scripts)
+@example({"when": 1, "reward": None})
+@example({"when": 2, "reward": float("nan")})
+@example({"when": 1, "seen": np.zeros(3)})
+@example({"when": 1, "length": 4})
+@example({"when": 1, "terminated": True})
+@example({"when": 1, "raises": "empty", "place": "sample_tasks"})
+@example({"when": 1, "raises": "KeyError", "place": "task"})
 def test_in_this_process(script: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     trains(register(script), tmp_path_factory.mktemp("sync") / "run")
 
@@ -178,13 +189,37 @@ def test_under_stable_baselines(
     trains(register(script), tmp_path_factory.mktemp("sb3") / "run", *SB3)
 
 
-@cases(0.1)
+@cases(0.03)
 @given(script=scripts, kill=st.sampled_from([None, None, signal.SIGKILL, signal.SIGSEGV]))
+@example({"when": 2}, signal.SIGKILL)
+@example({"when": 1, "seen": np.float32(0)}, None)  # would fill the other's place in the memory
+@example({"when": 1, "raises": "Hidden"}, None)  # would never come through the pipe
+@example({"when": 1, "raises": "Local"}, None)
 def test_in_processes(
     script: dict[str, Any], kill: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    if kill:
-        script["kill"] = kill
+    """A process that is killed is named at once, and none stays."""
+    script = script | ({"kill": kill} if kill else {})
     out = tmp_path_factory.mktemp("async") / "run"
-    trains(register(script), out, *TRAIN, "--vectorization", "async")
+    done = trains(register(script), out, *TRAIN, "--vectorization", "async")
+    gc.collect()  # of a run that went well
     assert not multiprocessing.active_children()
+    assert not kill or script["when"] > HORIZON or done.code
+
+
+def test_what_was_wrong_can_be_mended_and_the_command_typed_again(tmp_path: Path) -> None:
+    script: dict[str, Any] = {"when": 3, "reward": float("nan")}
+    env_id, out = register(script), tmp_path / "run"
+    done = trains(env_id, out)
+    assert f"{env_id} failed in step: the reward must be finite, got nan" in done.message
+    del script["reward"]
+    assert trains(env_id, out).code == 0
+
+
+def test_an_action_that_is_not_finite_is_no_fault_of_the_environment() -> None:
+    checked = Checked(gymnasium.make(register({"when": 1, "reward": float("inf")})))
+    checked.reset()
+    assert checked.step(np.array([np.nan]))[1] == float("inf")
+    checked.reset()
+    with pytest.raises(EnvironmentFailed, match="the reward must be finite, got inf"):
+        checked.step(np.array([0.5]))

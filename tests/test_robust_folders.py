@@ -17,11 +17,11 @@ from metarl import checkpoint
 
 TINY = ["--num-tasks", 2, "--hidden", 3, "--validation-tasks", 2, "--log-every", 1]
 SINES = ["regression", "--mode", "eager", "--iterations", 3, "--checkpoint-every", 1, *TINY]
-BANDIT = ["maml-trpo", "--env", "metarl/Bandit-v0", "--iterations", 2, "--checkpoint-every", 1]
+BANDIT = ["vpg-maml", "--env", "metarl/Bandit-v0", "--iterations", 2, "--checkpoint-every", 1]
 FEW = ["--num-tasks", 2, "--episodes-per-task", 2]
 
 
-@pytest.fixture(scope="module", params=["regression", "maml-trpo"])
+@pytest.fixture(scope="module", params=["regression", "vpg-maml"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small run that nothing disturbed, and an evaluation of it."""
     folder = tmp_path_factory.mktemp("robust") / "run"
@@ -88,7 +88,7 @@ def unchanged(copy: Path, before: dict[str, bytes]) -> None:
     assert before.items() <= contents(copy).items()
 
 
-@cases(0.25)
+@cases(0.2)
 @given(data=st.data())
 def test_damaged_configuration(run: Path, data: st.DataObject) -> None:
     file = copied(run, "config.json")
@@ -112,7 +112,7 @@ def test_damaged_metrics(run: Path, data: st.DataObject) -> None:
     unchanged(file.parent, before)
 
 
-@cases(0.1)
+@cases(0.02)
 @given(data=st.data())
 def test_damaged_evaluation(run: Path, data: st.DataObject) -> None:
     copy = copied(run)
@@ -123,7 +123,7 @@ def test_damaged_evaluation(run: Path, data: st.DataObject) -> None:
     unchanged(copy, before)
 
 
-@cases(0.3)
+@cases(0.2)
 @given(data=st.data())
 def test_damaged_checkpoint(run: Path, data: st.DataObject) -> None:
     """Resuming takes the one before, says so, and ends as the undisturbed run did."""

@@ -38,9 +38,10 @@ def blame(name: str, method: str, *clear: type[Exception]) -> Iterator[None]:
     Raises:
         EnvironmentFailed: If it did.
     """
+    passed: tuple[type[Exception], ...] = (EnvironmentFailed, *clear)
     try:
         yield
-    except (EnvironmentFailed, *clear):
+    except passed:
         raise
     except (Exception, SystemExit) as error:
         kind = "" if isinstance(error, _Broken) else f"{type(error).__name__}: "
