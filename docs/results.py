@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from metarl.records import protocol
 from metarl.statistics import interval95
-from metarl.tracking import Run, protocol
+from metarl.tracking import Run
 
 
 DOCS = Path(__file__).parent

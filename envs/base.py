@@ -58,7 +58,7 @@ def task_arrays(task: Any, shapes: dict[str, tuple[int, ...]]) -> list[Array]:
 def _numbers(values: Any) -> Array:
     try:
         return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # OverflowError: an integer of 400 digits
         return np.asarray(np.nan)
 
 

@@ -79,7 +79,7 @@ def _factors(values: Any, name: str, shape: tuple[int, ...]) -> Array:
     """Return the factors of one field as a vector."""
     try:
         factors = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         factors = np.asarray(np.nan)
     if factors.shape != shape or not (np.isfinite(factors) & (factors > 0)).all():
         raise ValueError(f"the factors of {name} are positive, of shape {shape}; got {values!r}")

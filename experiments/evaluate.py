@@ -16,7 +16,7 @@ from metarl.config import at_least, require
 from metarl.console import print_table
 from metarl.core.optimizers import LEARNED_RATES
 from metarl.core.seeding import numpy_generator, torch_generator
-from metarl.experiments.launch import experiment_of
+from metarl.experiments.launch import experiment_of, require_fitting
 from metarl.loading import Loaded, load
 from metarl.output import require_writable
 from metarl.rl.evaluate import AdaptationCurve, adaptation_curve, paper_episodes, paper_tasks
@@ -77,6 +77,7 @@ def main(args: Evaluate) -> None:
     one = experiment.build(loaded.config, num_tasks=1, episodes=1)
     episodes = args.episodes_per_task or paper_episodes(one.sampler.horizon)
     parts = experiment.build(loaded.config, num_tasks=args.num_tasks, episodes=episodes)
+    require_fitting(parts, loaded.params)
 
     def evaluate(tasks: list[TaskDescription], rate: float, role: str) -> AdaptationCurve:
         """Run the paper's protocol with first step size `rate`."""

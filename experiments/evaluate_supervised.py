@@ -19,7 +19,7 @@ from metarl.console import print_table
 from metarl.core.inner import sgd
 from metarl.core.seeding import torch_generator
 from metarl.core.types import MetaParams, Task
-from metarl.experiments.launch import experiment_of
+from metarl.experiments.launch import experiment_of, require_fitting
 from metarl.loading import Loaded, load
 from metarl.output import require_writable
 from metarl.supervised.evaluate import Curves, adaptation_curves, neighbor_curves
@@ -99,6 +99,7 @@ def main(args: EvaluateSupervised) -> None:
     require_writable(loaded.run.evaluation_path("new"))
     config = overridden(loaded.config, args)
     parts: Parts = module.build(config)
+    require_fitting(parts, loaded.params)
     if args.start is not None and args.start != config.start:
         loop = started(parts.test_loop, args.start, parts.model)
         parts = parts._replace(test_loop=loop)

@@ -17,7 +17,7 @@ from metarl import cli
 from metarl.config import at_least, require
 from metarl.console import print_table, warn
 from metarl.core.seeding import torch_generator
-from metarl.experiments.launch import experiment_of
+from metarl.experiments.launch import experiment_of, require_fitting
 from metarl.experiments.text import Text, names, support_of
 from metarl.loading import Loaded, load
 from metarl.output import require_writable
@@ -81,6 +81,7 @@ def main(args: EvaluateText) -> None:
         for number in shots:
             [task.sample(number, index) for index in range(args.samples)]
     parts: Any = module.build(config)
+    require_fitting(parts, loaded.params)
     tokenizer = load_pretrained(config.encoder).tokenizer
     results: dict[str, dict[int, Any]] = {}
 

@@ -17,7 +17,7 @@ from metarl import cli, optional
 from metarl.config import at_least, require
 from metarl.console import print_table
 from metarl.core.seeding import torch_generator
-from metarl.experiments.launch import experiment_of, require_policy
+from metarl.experiments.launch import experiment_of, require_fitting, require_policy
 from metarl.loading import Loaded, load
 from metarl.output import require_writable
 from metarl.rl.evaluate import AdaptationCurve, adaptation_curve
@@ -85,6 +85,7 @@ def main(args: Headstart) -> None:
     loaded: Loaded[Any] = load(kind, args.run, device="cpu")
     learned = by_task(args, loaded.config.env)
     parts: Any = module.build(loaded.config, num_tasks=args.repeats, episodes=args.episodes)
+    require_fitting(parts, loaded.params)
     loop = paper_loop(
         loaded.config, parts.loop, num_steps=args.inner_steps, rate=loaded.config.inner_lr
     )

@@ -10,7 +10,7 @@ import torch
 from metarl import checkpoint
 from metarl.cli import EXPERIMENTS, SUPERVISED
 from metarl.config import RunConfig, to_json
-from metarl.core.types import MetaState
+from metarl.core.types import MetaParams, MetaState
 from metarl.trackers import require_tracker
 from metarl.tracking import Run
 
@@ -71,6 +71,16 @@ def experiment_of(run: Run) -> tuple[Experiment, type[RunConfig]]:
     command = EXPERIMENTS[name]
     module: Any = importlib.import_module(f"metarl.experiments.{command.module}")
     return module, getattr(module, command.options)
+
+
+def require_fitting(parts: Startable, params: MetaParams) -> None:
+    """Make sure that the parameters of a checkpoint are such as the run's configuration means.
+
+    Raises:
+        ValueError: If they are not, as when another version wrote them.
+    """
+    for mine, theirs in zip(parts.init().params, params, strict=True):
+        checkpoint.require_same_form(mine, theirs)
 
 
 def require_policy(folder: Path) -> None:

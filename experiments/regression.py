@@ -18,7 +18,7 @@ from metarl.core.convolution import Classifier
 from metarl.core.modules import ACTIVATIONS, linear, mlp
 from metarl.core.seeding import torch_generator
 from metarl.device import resolve_device
-from metarl.experiments.launch import launch
+from metarl.experiments.launch import launch, require_fitting
 from metarl.experiments.supervised import train as train
 from metarl.loading import load
 from metarl.plot import Fit
@@ -120,6 +120,7 @@ def fits(folder: Path, *, tasks: int = 2, seed: int = 1) -> list[Fit]:
     """Adapt the last checkpoint of a run to test sinusoids, for a picture."""
     loaded = load(Regression, folder, device="cpu")
     parts = build(loaded.config)
+    require_fitting(parts, loaded.params)
     sinusoids = Sinusoids(loaded.config.num_shots, QUERIES, loaded.config.method == "oracle")
     drawn = sinusoids.sample(tasks, torch_generator(seed, 0, "picture"))
     found = []

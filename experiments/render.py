@@ -15,7 +15,7 @@ from metarl.config import at_least, require
 from metarl.core.adapt import InnerLoop
 from metarl.core.seeding import torch_generator
 from metarl.device import resolve_device
-from metarl.experiments.launch import experiment_of, require_policy
+from metarl.experiments.launch import experiment_of, require_fitting, require_policy
 from metarl.film import adapted_path, choose_pace, film, make_recorder
 from metarl.loading import Loaded, load
 from metarl.optional import pyplot
@@ -137,6 +137,7 @@ def adapt(args: Render, run: Loaded[Any], index: int, *, steps: int, num_tasks: 
     num_tasks = 1 if args.task else num_tasks
     experiment, _ = experiment_of(run.run)
     parts = experiment.build(run.config, num_tasks=num_tasks, episodes=args.episodes_per_task)
+    require_fitting(parts, run.params)
     given = [read_task(args.task, parts.sampler)] if args.task else []
     tasks = given or paper_tasks(parts.sampler, args.seed)
     rate = args.inner_lr[index] if args.inner_lr else run.config.inner_lr

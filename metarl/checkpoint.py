@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metarl.core import world
 from metarl.core.types import MetaParams, MetaState
+from metarl.parsing import parse_json
 
 
 FORMAT = "metarl-checkpoint-1"
@@ -105,18 +106,27 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
                     f"{path} is a safetensors file, but not a checkpoint of metarl: its header has "
                     f"no {FORMAT!r}; use one that `metarl train` wrote"
                 )
-            about = json.loads(header[FORMAT])
+            about = parse_json(header[FORMAT])
+            iteration, config = about["iteration"], about["config"]
+            if set(about["order"]) != set(file.keys()):
+                raise KeyError("it has other tensors than it says")
             tensors = {name: file.get_tensor(name) for name in about["order"]}
         # Those of older versions have none.
         if about.get("sha256", found := _digest(tensors)) != found:
             raise ValueError(f"{path} is damaged: its checksum is wrong; it was left as it is")
+        if bad := [n for n, x in tensors.items() if x.is_floating_point() and not finite(x)]:
+            raise ValueError(
+                f"{path} holds numbers that are not finite, in {bad[0]}; it was left as it is"
+            )
         for name, tensor in tensors.items():
             group, _, key = name.partition("/")
             groups[group][key] = tensor
         iteration, config = int(about["iteration"]), dict(about["config"])
     except FileNotFoundError:
         raise ValueError(f"there is no checkpoint {path}") from None
-    except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (
+        SafetensorError, KeyError, TypeError, AttributeError, OSError, json.JSONDecodeError
+    ) as error:  # fmt: skip
         raise ValueError(
             f"{path} is not a whole checkpoint ({error}); it was left as it is"
         ) from None
@@ -132,21 +142,57 @@ def restore(state: MetaState, checkpoint: Checkpoint) -> MetaState:
     """
     saved = (*checkpoint.params, checkpoint.own)
     for mine, theirs in zip((*state.params, state.own), saved, strict=True):
-        expected = {name: tuple(p.shape) for name, p in mine.items()}
-        got = {name: tuple(p.shape) for name, p in theirs.items()}
-        if expected != got:
-            raise ValueError(f"the checkpoint holds parameters {got}, the run needs {expected}")
+        require_same_form(mine, theirs)
     if state.optimizer is None:
         return MetaState(checkpoint.params, own=checkpoint.own)
+    moments = _moments(checkpoint.optimizer, state.optimizer)
     for mine, theirs in zip(state.params, checkpoint.params, strict=True):
         for name, parameter in mine.items():
             parameter.copy_(theirs[name])
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in checkpoint.optimizer.items():
-        index, _, key = name.partition("/")
-        moments.setdefault(int(index), {})[key] = tensor
     state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": moments})
     return state._replace(own=checkpoint.own)
+
+
+def _moments(
+    saved: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> dict[int, dict[str, Tensor]]:
+    """Sort what an optimizer remembers by its parameters: of each the same, or of none anything."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    known = {str(index): parameter for index, parameter in enumerate(parameters)}
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in saved.items():
+        index, _, key = name.partition("/")
+        if index not in known or tensor.shape not in ((), known[index].shape):
+            raise ValueError(
+                f"the checkpoint does not fit the run: {name} of its optimizer, of shape "
+                f"{tuple(tensor.shape)}, belongs to no parameter"
+            )
+        moments.setdefault(int(index), {})[key] = tensor
+    forms = {tuple(sorted(moments.get(index, {}))) for index in range(len(parameters))}
+    if len(forms) > 1:
+        raise ValueError("the checkpoint does not fit the run: its optimizer forgot something")
+    return moments
+
+
+def require_same_form(expected: dict[str, Tensor], got: dict[str, Tensor]) -> None:
+    """Make sure that two groups of tensors have the same names, shapes and types.
+
+    Raises:
+        ValueError: If they have not; the message names the first that differs.
+    """
+    forms = [{n: f"{x.dtype} {tuple(x.shape)}" for n, x in g.items()} for g in (expected, got)]
+    needed, found = forms
+    for name in [*needed, *found]:
+        if needed.get(name) != found.get(name):
+            raise ValueError(
+                f"the checkpoint does not fit the run: {name} must be {needed.get(name, 'absent')},"
+                f" and is {found.get(name, 'absent')}; was it written by another version?"
+            )
+
+
+def finite(tensor: Tensor) -> bool:
+    """Say whether all numbers of a tensor are finite."""
+    return bool(tensor.isfinite().all())
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -4,7 +4,6 @@ import contextlib
 import difflib
 import importlib
 import io
-import json
 import os
 import re
 import sys
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import metarl
 from metarl.opengl import explained
+from metarl.parsing import parse_json
 from metarl.stopping import Stopped
 
 
@@ -224,7 +224,7 @@ def _verb(argv: list[str]) -> Command:
     for word in argv[1:]:
         config = Path(word) / "config.json"
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            if own := OWN_VERBS.get(json.loads(config.read_text())["experiment"]):
+            if own := OWN_VERBS.get(parse_json(config.read_bytes())["experiment"]):
                 return own.get(argv[0], VERBS[argv[0]])
     return VERBS[argv[0]]
 

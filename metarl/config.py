@@ -95,7 +95,7 @@ def require(config: object, accepted: Range, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         for number in value if isinstance(value, tuple) else () if value is None else (value,):
-            if not math.isfinite(number):
+            if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"{flag(name)} must be finite, got {value}")
             if not accepted.holds(number):
                 raise ValueError(f"{flag(name)} must be {accepted.text}, got {value}")
@@ -112,21 +112,31 @@ def to_json(config: RunConfig) -> dict[str, Any]:
     return {name: _plain(value) for name, value in named.items()}
 
 
-def from_json(kind: type[Kind], values: dict[str, Any], out: Path) -> Kind:
+def from_json(kind: type[Kind], values: Any, out: Path, *, source: Path | None = None) -> Kind:
     """Rebuild the configuration of the run in `out`; what it lacks takes its default.
+
+    Args:
+        kind: The configuration dataclass of the experiment.
+        values: Its fields as JSON values.
+        out: The run folder.
+        source: The file that they were read from, by default its config.json.
 
     Raises:
         ValueError: If there are fields that this version does not know, or impossible values.
     """
+    source = source or out / "config.json"
+    if not isinstance(values, dict):
+        raise ValueError(f"{source} is damaged: its configuration is {str(values)[:60]!r}")
     hints = get_type_hints(kind)
     types = {field.name: hints[field.name] for field in fields(kind) if field.name != "out"}
     if unknown := sorted(set(values) - set(types)):
-        raise ValueError(f"{out}/config.json is of another version, or damaged: it has {unknown}")
+        raise ValueError(f"{source} is of another version, or damaged: it has {unknown}")
     try:
         read = {name: _read(name, types[name], value) for name, value in values.items()}
         return kind(**{**read, "out": out})
-    except (ValueError, TypeError) as error:  # TypeError: a field without a default is missing
-        raise ValueError(f"{out}/config.json is damaged: {error}") from None
+    # TypeError: a field without a default is missing. OverflowError: an integer for a float.
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{source} is damaged: {error}") from None
 
 
 def _plain(value: Any) -> Any:

@@ -60,9 +60,9 @@ class Journal:
     ) -> None:
         self._parts.__exit__(kind, error, trace)
         if isinstance(error, FloatingPointError):
+            stays = f"; the run up to here stays in {self._run.folder}"
             raise FloatingPointError(
-                f"iteration {self._iteration}: {error}; the run up to here stays in "
-                f"{self._run.folder}"
+                f"iteration {self._iteration}: {error}{stays if self._run.metrics() else ''}"
             ) from None
 
     def iterations(self) -> Iterator[int]:

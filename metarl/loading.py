@@ -73,7 +73,7 @@ def load_checkpoint(
     path = run.checkpoint_path(iteration)
     saved = checkpoint.load(path, device=device)
     mine = to_json(config)
-    theirs = to_json(from_json(type(config), saved.config, run.folder))
+    theirs = to_json(from_json(type(config), saved.config, run.folder, source=path))
     different = {name for name in mine if mine[name] != theirs[name]} - NEUTRAL - {"iterations"}
     if saved.iteration != iteration or different:
         raise ValueError(

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from metarl import optional
 from metarl.config import NEUTRAL
 from metarl.console import warn
+from metarl.records import protocol
 from metarl.statistics import interval95
-from metarl.tracking import Run, protocol
+from metarl.tracking import Run
 
 
 class Measure(NamedTuple):

@@ -16,9 +16,10 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -29,6 +30,9 @@ import filelock
 
 from metarl.checkpoint import write_atomically
 from metarl.core import world
+from metarl.parsing import parse_json
+from metarl.records import read_evaluation, read_line
+from metarl.stopping import Stopped
 
 
 CHECKPOINTS = (".safetensors", ".zip")
@@ -46,6 +50,9 @@ class Run:
     def create(cls, folder: Path, experiment: str, config: dict[str, Any]) -> Iterator["Run"]:
         """Make a new run folder and hold it for writing.
 
+        A run that fails before it has trained anything leaves nothing behind: what is wrong with it
+        can be mended, and the same command typed again.
+
         Raises:
             FileExistsError: If `folder` holds a run, or anything else.
             RuntimeError: If another process is making a run of it.
@@ -55,11 +62,17 @@ class Run:
             yield run
             return
         _refuse_taken(folder)
+        new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         with run.lock():
             _refuse_taken(folder)  # by a process that came and went since the first look
             run.write_config(experiment, config)
-            yield run
+            try:
+                yield run
+            except Exception as error:
+                if not isinstance(error, OSError | Stopped):  # those can be gone on from
+                    run.forget_untrained(new=new)
+                raise
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
@@ -76,6 +89,18 @@ class Run:
                 start = f"take it from the hub first: `metarl pull {folder} --out RUN`"
             raise FileNotFoundError(f"{folder} holds no run (no config.json); {start}")
         return cls(folder)
+
+    def forget_untrained(self, *, new: bool) -> None:
+        """Remove what a run has written that got nowhere, and the folder if it is `new`."""
+        if any(entry["iteration"] for entry in self.metrics()):
+            return
+        for name in ("checkpoints", "tracking"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for name in ("metrics.jsonl", "config.json", "lock"):
+            (self.folder / name).unlink(missing_ok=True)
+        if new:
+            with suppress(OSError):
+                self.folder.rmdir()
 
     def write_config(self, experiment: str, config: dict[str, Any]) -> None:
         """Write config.json, with the command and the versions that the run was started with."""
@@ -101,7 +126,7 @@ class Run:
         """
         path = self.folder / "config.json"
         try:
-            about: dict[str, Any] = json.loads(path.read_text())
+            about: dict[str, Any] = parse_json(path.read_bytes())
             if not isinstance(about["experiment"], str) or not isinstance(about["config"], dict):
                 raise TypeError("no experiment or no config")
         except (ValueError, KeyError, TypeError) as error:
@@ -181,11 +206,13 @@ class Run:
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         entries = []
         for number, line in enumerate(lines, 1):
-            try:
-                entries.append(json.loads(line))
-            except json.JSONDecodeError:
-                if number < len(lines):
-                    raise ValueError(f"{path}, line {number} is not JSON: {line[:60]!r}") from None
+            if (entry := read_line(line)) is not None:
+                entries.append(entry)
+            elif number < len(lines):
+                raise ValueError(
+                    f"{path}, line {number} is no line of metrics: {line[:60]!r}; restore it "
+                    "from a copy"
+                )
         return entries
 
     def cut_metrics(self, iteration: int, *, every: int = 1) -> None:
@@ -225,25 +252,8 @@ class Run:
             ValueError: If a file is damaged; the message names it.
         """
         paths = sorted((self.folder / "evaluations").glob("[!.]*.json"))
-        entries = [_read_evaluation(path) for path in paths]
+        entries = [read_evaluation(path) for path in paths]
         return sorted(entries, key=lambda entry: str(entry.get("written", "")), reverse=True)
-
-
-PROTOCOL = (
-    "num_tasks", "seed", "episodes_per_task", "tasks", "num_ways", "num_shots", "num_queries",
-    "transductive", "start", "nearest_neighbor", "ensemble", "tuned", "samples", "test_steps",
-)  # fmt: skip
-"""What an evaluation may hold that two of them must share to be compared, beside the steps."""
-
-
-def protocol(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """Return what two evaluations must share to be compared."""
-    shared = {name: evaluation[name] for name in PROTOCOL[:2]}
-    # The tasks of meta-RL are listed, with their returns; those of supervised runs have a name.
-    named = {
-        n: evaluation[n] for n in PROTOCOL[2:] if not isinstance(evaluation.get(n), list | None)
-    }
-    return shared | named | {"inner_steps": len(evaluation["mean"]) - 1}
 
 
 def command() -> str:
@@ -276,17 +286,6 @@ def _refuse_taken(folder: Path) -> None:
 def _is_empty(folder: Path) -> bool:
     """Ignore what a process may leave that died before it wrote config.json."""
     return all(path.name == "lock" or path.name.startswith(".") for path in folder.iterdir())
-
-
-def _read_evaluation(path: Path) -> dict[str, Any]:
-    try:
-        entry: dict[str, Any] = json.loads(path.read_text())
-        entry["iteration"], entry["interval95"], protocol(entry)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not an evaluation that metarl wrote ({error}); remove it, or evaluate again"
-        ) from None
-    return entry
 
 
 def _json(values: dict[str, Any]) -> bytes:

@@ -6,9 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from commands import TRAIN, metarl
+from hypothesis import settings
 
 from metarl import opengl
 
+
+# Of a property; those of test_robust_*.py take shares of it. A machine that is busy is no failure.
+ALIKE = {"deadline": None, "database": None, "print_blob": True}
+settings.register_profile("quick", max_examples=100, derandomize=True, **ALIKE)
+settings.register_profile("thorough", max_examples=3000, **ALIKE)
+settings.load_profile("quick")
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers have all cores busy; tests of threads ask
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -113,7 +113,6 @@ def test_divergence_told_by_some_rows_as_a_numpy_boolean_is_counted() -> None:
     assert 0 < expected.sum() < rollout.mask.sum()
 
 
-@pytest.mark.filterwarnings("ignore:.*ERROR:UserWarning")  # Gymnasium shows the worker's trace
 @pytest.mark.parametrize("options", [{}, SPAWN], ids=["sync", "async"])
 def test_error_of_an_environment_names_it(options: dict[str, Any]) -> None:
     sampler = make_sampler(register("Raises"), num_tasks=1, episodes_per_task=2, **options)
@@ -123,9 +122,8 @@ def test_error_of_an_environment_names_it(options: dict[str, Any]) -> None:
 
 def test_worker_that_dies_is_an_error_and_not_a_hang() -> None:
     sampler = make_sampler(register("Dies"), num_tasks=1, episodes_per_task=2, **SPAWN)
-    with pytest.raises(RuntimeError, match=r"own/Dies-v0 failed in step: (EOF|Connection)"):
+    with pytest.raises(RuntimeError, match=r"failed in step: process \d of 2 exited with 1; --v"):
         roll(sampler, [{"mark": 0.0}])
-    sampler.env.closed = True  # type: ignore[attr-defined] # or it would wait for the dead
 
 
 @pytest.mark.parametrize(

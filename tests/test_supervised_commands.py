@@ -13,9 +13,10 @@ from PIL import Image
 from metarl import checkpoint
 from metarl.core import Task
 from metarl.experiments.fewshot import QUERIES, FewShotImages, build
+from metarl.records import protocol
 from metarl.supervised.images import Classes, Splits
 from metarl.supervised.methods import METHODS
-from metarl.tracking import Run, protocol
+from metarl.tracking import Run
 
 
 SINE = ["train", "regression", "--hidden", "8", "--num-tasks", "4", "--log-every", "2"]

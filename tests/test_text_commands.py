@@ -13,7 +13,8 @@ from sentences import colored_rows, save_encoder, write_lines
 
 from metarl import checkpoint
 from metarl.experiments.evaluate_text import EvaluateText, file_name
-from metarl.tracking import Run, protocol
+from metarl.records import protocol
+from metarl.tracking import Run
 
 
 METHODS: dict[str, tuple[Any, ...]] = {

@@ -1,8 +1,6 @@
 """The sampler: all tasks × episodes of a meta-batch step together."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,6 +11,7 @@ from metarl.core import chunks, tree, world
 from metarl.core.adapt import InnerLoop
 from metarl.core.types import MetaParams, Metrics, Params, Task
 from metarl.rl.advantages import Process
+from metarl.rl.blame import blame_rows
 from metarl.rl.episodes import Episodes, Rollout, mean_return, zero_padding
 from metarl.rl.inner_step import inner_step
 from metarl.rl.policies import Policy
@@ -95,7 +94,7 @@ class Sampler:
         The environment draws from a copy of `rng`, which itself jumps far ahead: rows in one
         process would all draw from it, and rows in other processes would leave it where it was.
         """
-        with self._blame("sample_tasks"):
+        with blame_rows(self.env, self.name, "sample_tasks"):
             drawn = self.env.call("sample_tasks", self.share.total, copy.deepcopy(rng))
         bits: Any = rng.bit_generator
         bits.state = bits.jumped().state
@@ -128,7 +127,7 @@ class Sampler:
                 behavior = act(seen)
                 actions = behavior.sample(generator, self.share)
                 flat = actions.flatten(0, 1).numpy(force=True)
-                with self._blame("step"):
+                with blame_rows(self.env, self.name, "step"):
                     following, rewards, terminated, truncated, info = self.env.step(flat)
                 running = ~ended
                 diverged = running & _flags(info.get("diverged", False))
@@ -187,24 +186,12 @@ class Sampler:
         shape, device = (self.share.total, self.episodes_per_task), generator.device
         drawn = torch.randint(2**31, shape, generator=generator, device=device)
         seeds = self.share.of_batch(drawn).flatten().tolist()
-        self.env.set_attr("task", [t for t in tasks for _ in range(self.episodes_per_task)])
-        with self._blame("reset"):
+        rows = [task for task in tasks for _ in range(self.episodes_per_task)]
+        with blame_rows(self.env, self.name, "set_attr", ValueError):
+            self.env.set_attr("task", rows)
+        with blame_rows(self.env, self.name, "reset"):
             seen, _ = self.env.reset(seed=seeds)
         return self._observe(seen)
-
-    @contextmanager
-    def _blame(self, method: str) -> Iterator[None]:
-        """Say which environment failed, and where: its own message may be as short as ``KeyError``.
-
-        Raises:
-            RuntimeError: If it did.
-        """
-        try:
-            yield
-        except Exception as error:
-            raise RuntimeError(
-                f"{self.name} failed in {method}: {type(error).__name__}: {error}"
-            ) from error
 
     def _observe(self, observations: Any) -> Tensor:
         """Put observations on the device, in shape (task, episode, features)."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from metarl.envs.base import TaskDescription
 from metarl.envs.locomotion import LocomotionEnv
+from metarl.rl.blame import Checked
 from metarl.rl.vector_env import make_vector_env
 
 
@@ -42,7 +43,9 @@ def sb3_env(
     if ends_together(one):
         rows: VecEnv = _batched_class()(make_vector_env(env_id, num_envs, **kwargs), task)
         return rows
-    return DummyVecEnv([lambda: OneTask(gymnasium.make(env_id, **kwargs), task)] * num_envs)
+    return DummyVecEnv(
+        [lambda: Checked(OneTask(gymnasium.make(env_id, **kwargs), task))] * num_envs
+    )
 
 
 def ends_together(env: Any) -> bool:

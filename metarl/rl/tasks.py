@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 
+from metarl.parsing import parse_json
+from metarl.rl.blame import brief
 from metarl.rl.sampler import Sampler, TaskDescription
 
 
@@ -14,13 +16,14 @@ def read_task(text: str, sampler: Sampler) -> TaskDescription:
         ValueError: If it is no JSON object; the message has a task of this environment.
     """
     try:
-        task = json.loads(text)
+        task = parse_json(text)
         cause = "" if isinstance(task, dict) else "not an object"
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         cause = str(error)
     if cause:
         example = sampler.sample_tasks(np.random.default_rng(0))[0]
         raise ValueError(
-            f"--task must be JSON such as '{json.dumps(example)}', got {text!r}: {cause}"
+            f"--task must be JSON such as '{brief(json.dumps(example))}', got {brief(repr(text))}: "
+            f"{cause}"
         )
     return dict(task)

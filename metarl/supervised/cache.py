@@ -102,12 +102,18 @@ def _read(path: Path) -> Classes | None:
     return classes if whole else None
 
 
-def _stats(folder: Path) -> Iterator[tuple[str, int, int]]:
-    for entry in os.scandir(folder):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _stats(Path(entry.path))
-        else:
-            about = entry.stat()
-            yield entry.path, about.st_size, about.st_mtime_ns
+def _stats(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[tuple[str, int, int]]:
+    """List the files under a folder; a link that leads nowhere, or back up, is passed over."""
+    here = os.path.realpath(folder)
+    if here in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = Path(entry.path)
+            if path.is_dir():  # unlike that of an entry, it survives a link to itself
+                yield from _stats(path, above | {here})
+            elif path.is_file():
+                about = path.stat()
+                yield entry.path, about.st_size, about.st_mtime_ns

@@ -1,7 +1,6 @@
 """Text tasks on disk: the LEOPARD tasks as published or packed, and JSON lines of one's own."""
 
 import gzip
-import json
 import os
 import re
 import zlib
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from metarl.parsing import parse_json
 
 
 NUM_SAMPLES = 10  # fixed support samples of every task and number of shots (Bansal et al. 2020)
@@ -188,8 +189,8 @@ def _content(path: Path) -> Any:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         text = raw.decode()
         if ".jsonl" in path.name:
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        return json.loads(text)
+            return [parse_json(line) for line in text.splitlines() if line.strip()]
+        return parse_json(text)
     except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}); get it again") from None
 
