@@ -72,8 +72,12 @@ POLICIES: dict[str, dict[str, Any]] = {
     # Gymnasium's physics as of ProMP and later: 0.05 s a step, 100 steps.
     "cheetah-dir-v1": {**CHEETAH, "env": "metarl/HalfCheetahDir-v1", "iterations": 160},
     "cheetah-vel-v1": {**CHEETAH, "env": "metarl/HalfCheetahVel-v1", "iterations": 160},
-    # Duan et al. 2016, with 200 pulls and 20 episodes of ten steps before an inner step.
-    "bandit": {**TABULAR, "env": "metarl/Bandit-v0", "iterations": 60, "discount": 0.5},
+    # Duan et al. 2016, with 200 pulls, or 20 episodes of ten steps, before an inner step. On the
+    # bandit the curvature of log π · A makes the first policy deterministic (docs/results.md).
+    "bandit": {
+        **TABULAR, "env": "metarl/Bandit-v0", "iterations": 60, "discount": 0.5,
+        "estimator": "ratio",
+    },
     "tabular-mdp": {
         **TABULAR, "env": "metarl/TabularMDP-v0", "iterations": 100, "gae_lambda": 0.9,
     },
@@ -149,7 +153,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 # one inner step makes Reptile joint training, and CAVIA's step is on its context alone.
 ADAPTED: dict[str, dict[str, Any]] = {
     "vpg-maml": {"outer_lr": 1e-2},
-    "maml-ppo": {"outer_lr": 3e-3},
+    "maml-ppo": {"outer_lr": 3e-3, "estimator": "clipped"},
     "promp": {"outer_lr": 3e-3},
     "reptile": {"inner_steps": 3},
     "cavia": {"inner_lr": 1.0},

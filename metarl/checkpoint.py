@@ -108,6 +108,8 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
                 )
             about = parse_json(header[FORMAT])
             iteration, config = about["iteration"], about["config"]
+            if not isinstance(iteration, int) or not isinstance(config, dict):
+                raise TypeError("no iteration or no settings")
             if set(about["order"]) != set(file.keys()):
                 raise KeyError("it has other tensors than it says")
             tensors = {name: file.get_tensor(name) for name in about["order"]}
@@ -121,7 +123,6 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
         for name, tensor in tensors.items():
             group, _, key = name.partition("/")
             groups[group][key] = tensor
-        iteration, config = int(about["iteration"]), dict(about["config"])
     except FileNotFoundError:
         raise ValueError(f"there is no checkpoint {path}") from None
     except (

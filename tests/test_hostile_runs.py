@@ -284,7 +284,7 @@ def test_damaged_evaluations_and_metrics_are_one_line(
     assert "not an evaluation" in refusal(capsys, "pull", run, "--out", tmp_path / "out")
     (run / "evaluations/x.json").unlink()
     (run / "metrics.jsonl").write_text("{\n{}\n")
-    assert "line 1 is not JSON" in refusal(capsys, "pull", run, "--out", tmp_path / "out")
+    assert "line 1 is no line of metrics" in refusal(capsys, "pull", run, "--out", tmp_path / "out")
 
 
 def test_trackers_and_folders_of_another_machine_are_forgotten(tmp_path: Path) -> None:
