@@ -19,17 +19,16 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from metarl.checkpoint import write_atomically
 from metarl.core import world
+from metarl.holding import holding, require_held
 from metarl.parsing import parse_json
 from metarl.records import read_evaluation, read_line
 from metarl.stopping import Stopped
@@ -133,27 +132,9 @@ class Run:
             raise ValueError(f"{path} is not a configuration that metarl wrote ({error})") from None
         return about
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run for writing; the system frees it however the process ends.
-
-        Raises:
-            RuntimeError: If another process holds it.
-        """
-        if not world.writes():
-            yield
-            return
-        lock = filelock.FileLock(self.folder / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise RuntimeError(
-                f"{self.folder} is being written by another process; wait for it, or stop it"
-            ) from None
-        try:
-            yield
-        finally:
-            lock.release()
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the run for writing: see :func:`~metarl.holding.holding`."""
+        return holding(self.folder)
 
     def checkpoint_path(self, iteration: int, suffix: str = ".safetensors") -> Path:
         """Return where the checkpoint after `iteration` meta-updates belongs."""
@@ -185,9 +166,15 @@ class Run:
         return found[-1] if iteration is None else iteration
 
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
-        """Append one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl.
+
+        Raises:
+            OSError: If it cannot be written.
+            RuntimeError: If another run has taken the folder's place.
+        """
         if not world.writes():
             return
+        require_held(self.folder)
         path = self.folder / "metrics.jsonl"
         try:
             with path.open("a") as file:

@@ -28,9 +28,9 @@ def test_the_page_is_what_the_files_say(results: ModuleType) -> None:
 
 
 def evaluation(iteration: int, *, value: float, **changes: Any) -> dict[str, Any]:
-    entry = {"iteration": iteration, "mean": [value] * 4, "interval95": [0.0] * 4, "inner_lr": 0.1}
-    entry |= {"num_tasks": 40, "episodes_per_task": 40, "seed": 1, "command": "metarl evaluate RUN"}
-    return entry | changes
+    entry = {"iteration": iteration, "mean": [value] * 4, "inner_lr": 0.1, "num_tasks": 40}
+    entry |= {"episodes_per_task": 40, "seed": 1, "command": "metarl evaluate RUN", **changes}
+    return entry | {"interval95": [0.0] * len(entry["mean"])}
 
 
 def test_a_row_takes_the_newest_evaluation_of_its_protocol(

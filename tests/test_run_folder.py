@@ -157,3 +157,14 @@ def test_a_damaged_evaluation_is_one_line_with_its_file(
     damaged.write_text(text)
     message = refusal(capsys, "plot", tmp_path / "run", "--out", tmp_path / "curves.png")
     assert str(damaged) in message
+
+
+def test_a_run_does_not_write_into_the_folder_that_took_its_place(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "run", "example", {}) as run:
+        run.log(1, {})
+        shutil.rmtree(run.folder)
+        run.folder.mkdir()  # as another process would
+        (run.folder / "lock").touch()
+        with pytest.raises(RuntimeError, match="was removed or replaced"):
+            run.log(2, {})
+    assert [path.name for path in run.folder.iterdir()] == ["lock"]
