@@ -4,28 +4,24 @@ Every argument before the flags is a method as ``metarl train`` knows it, with f
 the same quotes: ``metarl compare maml-trpo "maml-trpo --first-order" "promp --epochs 3" ...``.
 """
 
-import os
 import re
 import shlex
-import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Queue
-from typing import Annotated, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import numpy as np
-import torch
 import tyro
 
 from metarl import cli
 from metarl.config import NEUTRAL, at_least, flag, require, to_json
 from metarl.console import print_table
+from metarl.core import world
+from metarl.experiments.side_by_side import SideBySide
 from metarl.output import require_writable
-from metarl.plot import figure, furthest_evaluations
+from metarl.plot import figure
 from metarl.statistics import interval95
 from metarl.tracking import Run
 
@@ -67,6 +63,8 @@ class Compare:
             raise ValueError('compare needs methods: metarl compare maml-trpo "promp --epochs 3"')
         if not self.seeds:
             raise ValueError("--seeds needs at least one")
+        if len({*self.seeds}) < len(self.seeds):
+            raise ValueError(f"--seeds are one run each, got {self.seeds}; name each once")
         require(self, at_least(0), "seeds")
         require(self, at_least(1), "iterations", "jobs")
 
@@ -79,28 +77,56 @@ class Entry(NamedTuple):
     flags: list[str]
 
 
+class Planned(NamedTuple):
+    """One run: its folder, the words of ``metarl train``, and how far it goes."""
+
+    folder: Path
+    words: list[str]
+    iterations: int
+
+
 def main(args: Compare) -> None:
     """Train what is missing, evaluate what is new, and draw."""
-    entries = [read_entry(text) for text in args.methods]
-    planned = [
-        (folder_of(args, entry, seed), words_of(args, entry, seed))
+    world.require_alone("comparisons")
+    entries = read_entries(args.methods)
+    planned = [  # a mistake in the last method costs no time
+        plan(folder_of(args, entry, seed), words_of(args, entry, seed))
         for seed in args.seeds  # all methods of one seed before the next: a first look comes early
         for entry in entries
     ]
-    for folder, words in planned:  # a mistake in the last method costs no time
-        require_same(folder, words)
+    flags = shlex.split(args.evaluate)
     args.out.mkdir(parents=True, exist_ok=True)
     require_writable(args.out / "curves.png")
-    execute = typed if args.jobs == 1 else _processes(args.jobs)
-
-    def work(item: tuple[Path, list[str]]) -> None:
-        finish(*item, execute)
-        evaluate(item[0], shlex.split(args.evaluate), execute)
-
-    with ThreadPoolExecutor(args.jobs) if args.jobs > 1 else nullcontext() as pool:
-        list(pool.map(work, planned) if pool else map(work, planned))
+    if args.jobs == 1:
+        for run in planned:
+            make(run, flags, typed)
+    else:
+        beside = SideBySide(args.jobs)
+        beside.map(lambda run: make(run, flags, beside.execute), planned)
     groups = {e.name: [Run.open(folder_of(args, e, s)) for s in args.seeds] for e in entries}
-    show(groups, args.out)
+    show(groups, flags, args.out)
+
+
+def make(planned: Planned, flags: list[str], execute: Execute) -> None:
+    """Train a run to its end, and evaluate it."""
+    finish(planned, execute)
+    evaluate(planned.folder, flags, execute)
+
+
+def read_entries(texts: Sequence[str]) -> list[Entry]:
+    """Read all methods.
+
+    Raises:
+        ValueError: If one does not exist, or two have the same name and so the same folders.
+    """
+    entries: dict[str, Entry] = {}
+    for text in texts:
+        entry = read_entry(text)
+        if entry.name in entries:
+            raise ValueError(f"{text!r} would share its folders, {entry.name}-SEED, with another "
+                             "method; name each method once")  # fmt: skip
+        entries[entry.name] = entry
+    return list(entries.values())
 
 
 def read_entry(text: str) -> Entry:
@@ -115,7 +141,8 @@ def read_entry(text: str) -> Entry:
             f"there is no method {experiment!r}; choose of {', '.join(cli.EXPERIMENTS)}, with its "
             'flags in the same quotes: "maml-trpo --first-order"'
         )
-    named = [re.sub(r"[^\w.+]+", "-", word).strip("-") for word in flags]
+    signed = [re.sub(r"(?<!\w)-(?=\.?\d)", "minus", word) for word in flags]
+    named = [re.sub(r"[^\w.+]+", "-", word).strip("-") for word in signed]
     return Entry("-".join([experiment, *named]), experiment, flags)
 
 
@@ -132,16 +159,17 @@ def words_of(args: Compare, entry: Entry, seed: int) -> list[str]:
     return [entry.experiment, *given, *entry.flags, *own]
 
 
-def require_same(folder: Path, words: list[str]) -> None:
-    """Refuse settings that are impossible, or not those that a run was started with.
+def plan(folder: Path, words: list[str]) -> Planned:
+    """Read the settings of a run; refuse impossible ones, and others than it was started with.
 
     Raises:
         ValueError: If they are.
     """
     module, given = cli.parse_train(words)
     asked = to_json(module.complete(given) if hasattr(module, "complete") else given)
+    planned = Planned(folder, words, given.iterations)
     if not (folder / "config.json").exists():
-        return
+        return planned
     kept = Run.open(folder).read_config()["config"]
     # None takes what the method chose when the run was started.
     wanted = {n: v for n, v in asked.items() if v is not None} | {"iterations": kept["iterations"]}
@@ -151,25 +179,39 @@ def require_same(folder: Path, words: list[str]) -> None:
             f"{folder} was started with another {', '.join(map(flag, sorted(different)))}; repeat "
             "the command it was started with, or choose another --out"
         )
+    return planned
 
 
-def finish(folder: Path, words: list[str], execute: Execute) -> None:
+def finish(planned: Planned, execute: Execute) -> None:
     """Train a run, or resume it; a complete one is left alone."""
+    folder, words, iterations = planned
     if not (folder / "config.json").exists():
         print(f"\n{folder}")
         execute(folder, ["train", *words])
-        return
-    iterations = cli.parse_train(words)[1].iterations
-    if Run.open(folder).checkpoints()[-1:] < [iterations]:
+    elif Run.open(folder).checkpoints()[-1:] < [iterations]:
         execute(folder, ["resume", str(folder), "--iterations", str(iterations)])
 
 
 def evaluate(folder: Path, flags: list[str], execute: Execute) -> None:
     """Evaluate a run, unless its last checkpoint has such an evaluation."""
-    run, words = Run.open(folder), ["evaluate", str(folder), *flags]
-    command, last = shlex.join(["metarl", *words]), run.checkpoints()[-1]
-    if not any((e["iteration"], e["command"]) == (last, command) for e in run.evaluations()):
-        execute(folder, words)
+    run = Run.open(folder)
+    if [e["iteration"] for e in evaluations(run, flags)[:1]] != run.checkpoints()[-1:]:
+        execute(folder, evaluate_words(folder, flags))
+
+
+def evaluate_words(folder: Path, flags: list[str]) -> list[str]:
+    """Return the words of ``metarl evaluate`` for one run."""
+    return ["evaluate", str(folder), *flags]
+
+
+def evaluations(run: Run, flags: list[str]) -> list[dict[str, Any]]:
+    """Return what a comparison found, and nothing typed by hand; that of the last checkpoint first.
+
+    With ``--checkpoint`` among the flags there is none of the last: then the newest is first.
+    """
+    command = shlex.join(["metarl", *evaluate_words(run.folder, flags)])
+    found = [entry for entry in run.evaluations() if entry["command"] == command]
+    return sorted(found, key=lambda entry: entry["iteration"] != run.checkpoints()[-1])
 
 
 def typed(folder: Path, words: list[str]) -> None:
@@ -182,36 +224,15 @@ def typed(folder: Path, words: list[str]) -> None:
         sys.argv = before
 
 
-def _processes(jobs: int) -> Execute:
-    """Return what runs a command in a process of its own, with its part of the machine."""
-    places: Queue[int] = Queue()
-    for place in range(jobs):
-        places.put(place)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+def show(groups: dict[str, list[Run]], flags: list[str], out: Path) -> None:
+    """Print the table, and write it and the figure, of the comparison's own evaluations."""
 
-    def execute(folder: Path, words: list[str]) -> None:
-        place = places.get()
-        own = {"OMP_NUM_THREADS": str(threads), "LOCAL_WORLD_SIZE": str(jobs)}
-        if gpus := torch.cuda.device_count():
-            own["CUDA_VISIBLE_DEVICES"] = str(place % gpus)
-        try:
-            with folder.with_name(f"{folder.name}.log").open("ab") as log:
-                argv = [sys.executable, "-m", "metarl", *words]
-                done = subprocess.run(argv, env=os.environ | own, stdout=log, stderr=log)
-        finally:
-            places.put(place)
-        if done.returncode:
-            last = Path(log.name).read_text().strip().splitlines()[-1:]
-            raise RuntimeError(f"{folder} failed: {' '.join(last)} ({log.name} has the rest)")
+    def chosen(members: Sequence[Run]) -> list[dict[str, Any]]:
+        return [evaluations(run, flags)[0] for run in members]
 
-    return execute
-
-
-def show(groups: dict[str, list[Run]], out: Path) -> None:
-    """Print the table, and write it and the figure."""
     rows, steps = [], 0
     for name, members in groups.items():
-        entries = furthest_evaluations(members)
+        entries = chosen(members)
         means = np.array([entry["mean"] for entry in entries])
         halves = interval95(means)
         spent = [sum(e.get("env/steps", 0) for e in run.metrics()) for run in members]
@@ -223,7 +244,8 @@ def show(groups: dict[str, list[Run]], out: Path) -> None:
     print_table("test tasks, by adaptation steps; ± 95 % over seeds", heads, rows)
     lines = [heads, ["---"] * len(heads), *rows]
     (out / "table.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in lines))
-    figure([run for members in groups.values() for run in members], out / "curves.png")
+    runs = [run for members in groups.values() for run in members]
+    figure(runs, out / "curves.png", choose=chosen)
     print(f"written to {out / 'table.md'} and {out / 'curves.png'}")
 
 

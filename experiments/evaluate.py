@@ -105,6 +105,7 @@ def main(args: Evaluate) -> None:
     name = f"iteration-{loaded.iteration}_steps-{num_steps}_tasks-{args.num_tasks}"
     name += f"_episodes-{episodes}_seed-{args.seed}"
     name += f"_lr-{rate:g}" if rate != loaded.config.inner_lr else ""
+    name += "_tuned" if args.tune_inner_lr else ""  # also where it is the run's own
     path = loaded.run.write_evaluation(name, report(loaded, args, curve, rate, episodes, seconds))
     print(f"written to {path} after {seconds:.0f} s")
 

@@ -9,7 +9,7 @@ import tyro
 from metarl import cli, sb3_checkpoint
 from metarl.config import to_json
 from metarl.console import warn
-from metarl.experiments.sb3 import SB3, Parts, begin, build, evaluate, train
+from metarl.experiments.sb3 import SB3, Parts, begin, build, evaluate, require_alone, train
 from metarl.loading import read_config
 from metarl.tracking import Run
 
@@ -33,6 +33,7 @@ class ResumeSB3:
 
 def main(args: ResumeSB3) -> None:
     """Load the last checkpoint, cut the metrics back to it and train on."""
+    require_alone()
     run = Run.open(args.run)
     with run.lock():
         before = read_config(SB3, run)

@@ -132,14 +132,18 @@ def seed_of(config: SB3, iteration: int) -> int:
 def main(config: SB3) -> None:
     """Start a run."""
     require_tracker(config.track)
-    if world.size() > 1:
-        raise ValueError("runs of Stable-Baselines3 have one process; start them without torchrun")
+    require_alone()
     config = replace(config, device=cast(Any, resolve_device(config.device).type))
     parts = build(config)
     untrained = evaluate(config, parts)  # before there is a folder: it finds what is wrong
     with Run.create(config.out, "sb3", to_json(config)) as run:
         begin(run, parts, untrained)
         train(config, parts, run, start=0)
+
+
+def require_alone() -> None:
+    """Refuse to share a run with other processes."""
+    world.require_alone("runs of Stable-Baselines3")
 
 
 def begin(run: Run, parts: Parts, untrained: dict[str, float]) -> None:

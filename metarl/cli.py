@@ -7,6 +7,7 @@ import io
 import os
 import re
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -89,16 +90,17 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         hint = "; `metarl resume RUN` continues from the last checkpoint" if trains else ""
         _fail(f"interrupted{hint}", 130)
     except Stopped as stopped:
-        _fail(str(stopped), 128 + stopped.number)
+        _fail(str(stopped), 128 + stopped.number, once=True)
     except UsageError as error:
-        _fail(str(error), 2)
+        _fail(str(error), 2, once=True)
     except (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
         if "--debug" in words:
             raise
         if getattr(error, "told_elsewhere", False):  # by the process that failed, if one did
             print(f"metarl: {error}", file=sys.stderr)
             sys.exit(1)
-        _fail(" ".join(str(error).split()) or type(error).__name__, 1)
+        once = isinstance(error, FloatingPointError) or getattr(error, "same_everywhere", False)
+        _fail(" ".join(str(error).split()) or type(error).__name__, 1, once=once)
     except Exception as error:  # gymnasium's errors share no base class
         if not type(error).__module__.startswith("gymnasium"):
             raise
@@ -276,8 +278,15 @@ def _unknown(kind: str, name: str, known: list[str]) -> str:
     return f"there is no {kind} {name!r}; {hint}"
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"metarl: error: {message}", file=sys.stderr)
+def _fail(message: str, code: int, *, once: bool = False) -> NoReturn:
+    """Tell an error and exit; one that all processes of ``torchrun`` share is told by the first.
+
+    What is not finite is so in sums over all of them.
+    """
+    if once and int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0":
+        time.sleep(1)  # when one has failed, torchrun ends the others: the first tells it before
+    else:
+        print(f"metarl: error: {message}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -1,10 +1,10 @@
 """Learning curves and adaptation curves of runs, with 95 % intervals."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle, takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,8 @@ class Fit(NamedTuple):
     curves: dict[int, NDArray[np.float64]]
 
 
+Choose: TypeAlias = Callable[[Sequence[Run]], list[dict[str, Any]]]
+"""``runs -> the evaluation of each to draw``."""
 VARIES = NEUTRAL | {"seed"}  # not what is compared
 FEW = 5  # groups whose names find room inside a panel
 BEFORE = ", before adaptation"
@@ -64,7 +66,9 @@ def _name(members: list[Run]) -> str:
     return f"{shared or names[0]} ({len(names)} seeds)"
 
 
-def figure(runs: Sequence[Run], out: Path, *, fits: Sequence[Fit] = ()) -> None:
+def figure(
+    runs: Sequence[Run], out: Path, *, fits: Sequence[Fit] = (), choose: Choose | None = None
+) -> None:
     """Draw learning curves and, by the number of inner steps, evaluations.
 
     Bands are 95 % intervals: over seeds where a setting has several runs, and for a single run
@@ -74,6 +78,7 @@ def figure(runs: Sequence[Run], out: Path, *, fits: Sequence[Fit] = ()) -> None:
         runs: Runs of one family: returns, accuracies or losses.
         out: The picture to write.
         fits: Also draw these functions before and after adaptation, one panel each.
+        choose: Which evaluations to draw; by default :func:`furthest_evaluations`.
 
     Raises:
         ValueError: If a run has no metrics yet, or the runs measure different things.
@@ -87,7 +92,7 @@ def figure(runs: Sequence[Run], out: Path, *, fits: Sequence[Fit] = ()) -> None:
     colors = [f"C{i}" for i in range(10)] if len(groups) <= 10 else plt.get_cmap("tab20").colors
     for (name, members), color in zip(groups.items(), cycle(colors), strict=False):
         _draw_learning(learning, name, members, color)
-        _draw_adaptation(adapting, name, members, color)
+        _draw_adaptation(adapting, name, members, (choose or furthest_evaluations)(members), color)
     learning.set(xlabel=measure.x, ylabel=measure.text, title="meta-training")
     adapting.set(xlabel=measure.adapting, ylabel=measure.text, title="test tasks")
     if measure.log:
@@ -183,8 +188,9 @@ def _draw_fit(axes: Any, fit: Fit) -> None:
     axes.set(xlabel="x", ylabel="y", title=fit.title)
 
 
-def _draw_adaptation(axes: Any, name: str, members: list[Run], color: Any) -> None:
-    newest = furthest_evaluations(members)
+def _draw_adaptation(
+    axes: Any, name: str, members: list[Run], newest: list[dict[str, Any]], color: Any
+) -> None:
     if not newest:
         return
     if len(newest) < len(members):

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from metarl.checkpoint import write_atomically
+from metarl.core import world
 from metarl.tracking import Run
 
 
@@ -31,6 +32,8 @@ FIELDS = ("observations", "next_observations", "actions", "rewards", "dones", "t
 
 def save(run: Run, model: Any, iteration: int) -> None:
     """Write a model down; a replay buffer, which may be large, of this checkpoint alone."""
+    if not world.writes():
+        return
     path = run.checkpoint_path(iteration, ZIP)
     path.parent.mkdir(exist_ok=True)
     # The zip comes after the buffer, and older buffers go last: the newest zip always has its own.

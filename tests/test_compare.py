@@ -1,14 +1,24 @@
 """``metarl compare``: methods over seeds from one command, which goes on where it stopped."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import checkpoints, history, metarl, refusal
 
-from metarl.experiments import presets
+from metarl.experiments import compare, presets, side_by_side
 from metarl.experiments.compare import Compare, read_entry
+from metarl.experiments.side_by_side import AllStopped, SideBySide, divided
+from metarl.plot import figure
 from metarl.tracking import Run
 
 
@@ -77,6 +87,48 @@ def test_the_same_command_again_trains_nothing(folder: Path) -> None:
     assert contents(folder) == before
 
 
+def test_evaluations_typed_by_hand_stay_out_of_the_table_and_the_figure(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, drawn = (folder / "table.md").read_bytes(), []
+    sizes = ("--num-tasks", 2, "--episodes-per-task", 2)
+    metarl("evaluate", folder / NAMES[0], *sizes, "--inner-lr", 2)  # the same protocol
+    metarl("evaluate", folder / NAMES[1], "--num-tasks", 3, "--episodes-per-task", 2)
+
+    def spy(runs: list[Run], out: Path, *, choose: Callable[[list[Run]], Any]) -> None:
+        drawn.extend(entry["command"] for entry in choose(runs))
+        figure(runs, out, choose=choose)
+
+    monkeypatch.setattr(compare, "figure", spy)
+    metarl("compare", *METHODS, *FLAGS, "--iterations", 2, "--seeds", 0, 1)
+    assert (folder / "table.md").read_bytes() == table
+    words = "--num-tasks 2 --episodes-per-task 2"
+    assert sorted(drawn) == sorted(f"metarl evaluate c/{name} {words}" for name in NAMES)
+
+
+def test_the_figure_draws_the_evaluations_it_is_given(folder: Path) -> None:
+    asked: list[str] = []
+
+    def choose(members: Any) -> list[dict[str, Any]]:
+        asked.extend(run.folder.name for run in members)
+        return [run.evaluations()[0] for run in members]
+
+    figure([Run.open(folder / name) for name in NAMES], folder / "own.png", choose=choose)
+    assert sorted(asked) == sorted(NAMES)
+
+
+def test_another_checkpoint_is_compared_where_flags_say_so(folder: Path) -> None:
+    flags = (
+        *FLAGS[:2],
+        "--evaluate=--num-tasks 2 --episodes-per-task 2 --checkpoint 0",
+        *FLAGS[3:],
+    )
+    metarl("compare", *METHODS, *flags, "--iterations", 2, "--seeds", 0)
+    entries = [e for e in Run.open(folder / NAMES[0]).evaluations() if e["iteration"] == 0]
+    cell = (folder / "table.md").read_text().splitlines()[2].split(" | ")[3]
+    assert float(cell.split()[0]) == pytest.approx(entries[0]["mean"][0], rel=5e-3)
+
+
 def test_what_is_missing_or_unfinished_is_made(folder: Path) -> None:
     before = contents(folder)
     (folder / NAMES[0] / "checkpoints" / "00000002.safetensors").unlink()
@@ -127,11 +179,33 @@ def test_flags_make_the_name() -> None:
     assert entry.flags == ["--first-order", "--inner-lr", "0.1"]
 
 
+def test_names_tell_a_minus_sign() -> None:
+    names = [read_entry(f"sb3 --task '{{\"direction\": {d}}}'").name for d in (-1, 1, -0.5, "-.5")]
+    assert names == [
+        "sb3-task-direction-minus1", "sb3-task-direction-1", "sb3-task-direction-minus0.5",
+        "sb3-task-direction-minus.5",
+    ]  # fmt: skip
+    assert read_entry("promp --outer-lr 1e-3").name == "promp-outer-lr-1e-3"
+
+
+@pytest.mark.parametrize(
+    "methods", [("promp", "promp"), ("promp --inner-lr 1", "promp --inner-lr=1")]
+)
+def test_methods_of_one_name_are_refused(
+    methods: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = refusal(capsys, "compare", *methods, "--out", tmp_path / "c")
+    assert "would share its folders" in told
+    assert not (tmp_path / "c").exists()
+
+
 def test_a_comparison_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="compare needs methods"):
         Compare(methods=(), out=Path("x"))
     with pytest.raises(ValueError, match="--seeds needs at least one"):
         Compare(methods=("promp",), out=Path("x"), seeds=())
+    with pytest.raises(ValueError, match="name each once"):
+        Compare(methods=("promp",), out=Path("x"), seeds=(0, 0))
 
 
 def test_supervised_methods_compare_too(tmp_path: Path) -> None:
@@ -142,6 +216,82 @@ def test_supervised_methods_compare_too(tmp_path: Path) -> None:
     assert (tmp_path / "c" / "curves.png").exists()
     config = json.loads(next((tmp_path / "c").glob("*anil-0/config.json")).read_text())
     assert config["config"]["adapts"] == "head"
+
+
+def test_side_by_side_settings_are_read_before_any_thread_starts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading them puts another sys.stderr for everybody for a moment, which two would mix up."""
+    reading, done = [], []
+    parse = compare.cli.parse_train
+
+    def spy(words: list[str]) -> Any:
+        reading.append(threading.current_thread())
+        return parse(words)
+
+    def execute(self: SideBySide, path: Path, words: list[str]) -> None:
+        done.append(words[:2])
+
+    monkeypatch.setattr(compare.cli, "parse_train", spy)
+    monkeypatch.setattr(SideBySide, "execute", execute)
+    monkeypatch.setattr(compare, "evaluate", lambda *args: None)
+    errors = sys.stderr
+    metarl("compare", *METHODS, *FLAGS, "--iterations", 3, "--seeds", 0, 1, "--jobs", 2)
+    assert sorted(done) == sorted(["resume", f"c/{name}"] for name in NAMES)
+    assert {*reading} == {threading.main_thread()}
+    assert sys.stderr is errors
+
+
+WAITS = """trap 'echo told; exit 143' TERM; echo ready; while :; do sleep 0.05; done"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_what_runs_side_by_side(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(side_by_side, "PROGRAM", ("sh", "-c", WAITS))
+    beside, before = SideBySide(2), signal.getsignal(number)
+
+    def ready() -> None:
+        while sum("ready" in log.read_text() for log in tmp_path.glob("*.log")) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=ready, daemon=True).start()
+    with pytest.raises(AllStopped, match=f"stopped by {number.name}; the same command"):
+        beside.map(lambda path: beside.execute(path, []), [tmp_path / n for n in "abcd"])
+    logs = {log.name: log.read_text().split() for log in tmp_path.glob("*.log")}
+    assert logs["a.log"] == logs["b.log"] == ["ready", "told"]
+    assert [words for name, words in logs.items() if name > "b.log" and words] == []
+    assert signal.getsignal(number) == before
+
+
+def test_processes_side_by_side_divide_what_this_one_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 3, 5, 7, 9, 11}, raising=False)
+    monkeypatch.setattr(side_by_side.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8a,MIG-1")
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in divided(4)] == ["3", "GPU-8a", "MIG-1", "3"]
+    assert {place["OMP_NUM_THREADS"] for place in divided(2)} == {"3"}
+    assert {place["OMP_NUM_THREADS"] for place in divided(9)} == {"1"}
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in divided(3)] == ["0", "1", "0"]
+    for none in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+        assert "CUDA_VISIBLE_DEVICES" not in divided(1)[0]
+
+
+def test_torchrun_compares_nothing_and_says_so_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert "comparisons have one process" in refusal(capsys, "compare", "promp", "--out", "none")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as stopped:
+        compare.cli.main(["compare", "promp", "--out", "none"])
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err == ""
+    assert not Path("none").exists()
 
 
 SMALL = "--num-tasks 2 --episodes-per-task 2 --hidden 4"
@@ -167,3 +317,30 @@ def test_a_run_that_fails_beside_others_says_why(capsys: pytest.CaptureFixture[s
     told = refusal(capsys, "compare", *words, "--jobs", 2, "--out", "failed")
     assert "gone" in told
     assert ".log has the rest" in told
+
+
+@pytest.mark.slow
+def test_runs_stopped_side_by_side_go_on(tmp_path: Path) -> None:
+    method = f"maml-trpo {SMALL} --checkpoint-every 100000"
+    words = ["compare", method, "--seeds", "0", "1"]
+    words += ["--evaluate=--num-tasks 2 --episodes-per-task 2", "--out", "stopped"]
+    argv = [sys.executable, "-m", "metarl", *words, "--jobs", "2", "--iterations", "100000"]
+    started = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+    metrics = [Path(f"stopped/{read_entry(method).name}-{s}/metrics.jsonl") for s in (0, 1)]
+    until = time.monotonic() + 60
+    while not all(path.exists() and path.stat().st_size for path in metrics):
+        if started.poll() is not None or time.monotonic() > until:
+            break
+        time.sleep(0.05)
+    started.send_signal(signal.SIGTERM)
+    errors = started.communicate(timeout=60)[1]
+    assert started.returncode == 128 + signal.SIGTERM
+    assert errors.splitlines()[-1] == "metarl: error: stopped by SIGTERM; the same command goes on"
+    reached = []
+    for path in metrics:
+        run = Run.open(path.parent)
+        with run.lock():  # its process is gone
+            reached.append(run.checkpoints()[-1])
+        assert reached[-1] == run.metrics()[-1]["iteration"] > 0
+    metarl(*words, "--iterations", max(reached) + 1)
+    assert [Run.open(path.parent).checkpoints()[-1] for path in metrics] == [max(reached) + 1] * 2

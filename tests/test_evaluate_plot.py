@@ -108,6 +108,19 @@ def test_the_step_size_is_tuned_as_it_is_evaluated_but_on_other_tasks(
     assert entry["inner_lr"] in (0.1, 0.2)
 
 
+def test_a_tuned_evaluation_replaces_no_untuned_one(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.open(Path(shutil.copytree(whole, tmp_path / "run")))
+    rate = run.read_config()["config"]["inner_lr"]
+    monkeypatch.setattr(evaluate, "TUNING_RATES", (rate,))
+    shutil.rmtree(run.folder / "evaluations", ignore_errors=True)
+    sizes = ["--num-tasks", 2, "--episodes-per-task", 2, "--inner-steps", 1]
+    metarl("evaluate", run.folder, *sizes)
+    metarl("evaluate", run.folder, *sizes, "--tune-inner-lr")
+    assert [(e["tuned"], e["inner_lr"]) for e in run.evaluations()] == [(True, rate), (False, rate)]
+
+
 def test_a_plot_compares_evaluations_of_one_protocol_only(tmp_path: Path) -> None:
     runs = []
     for seed, sizes in enumerate(([40, 2], [2], [40])):

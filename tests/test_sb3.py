@@ -1,7 +1,9 @@
 """Stable-Baselines3: policies there and back, its environments, runs of `metarl train sb3`."""
 
+import contextlib
 import shutil
 import sys
+import types
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ from commands import ROOT, block, history, metarl, refusal, run_in_small
 from gymnasium import spaces
 from helpers import seeded
 
-from metarl.core import InnerLoop, Params, functional, sgd, tree
+from metarl import cli, sb3_checkpoint
+from metarl.core import InnerLoop, Params, functional, sgd, tree, world
 from metarl.rl.advantages import advantages
 from metarl.rl.episodes import mean_return
 from metarl.rl.evaluate import paper_tasks
@@ -314,6 +317,30 @@ def test_replay_buffer_is_resumed_too(algo: str, tmp_path: Path) -> None:
     assert len(list((tmp_path / "half/checkpoints").glob("*.npz"))) == 1
     metarl("resume", tmp_path / "half", "--total-steps", 3 * 600)
     assert history(tmp_path / "half") == history(tmp_path / "whole")
+
+
+def test_torchrun_resumes_nothing_and_removes_nothing(
+    whole: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_world", contextlib.nullcontext)  # no others to wait for
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    before = {path.name: path.read_bytes() for path in whole.iterdir() if path.is_file()}
+    told = refusal(capsys, "resume", whole, "--iterations", 4)
+    assert "start them without torchrun" in told
+    assert {p.name: p.read_bytes() for p in whole.iterdir() if p.is_file()} == before
+
+
+def test_another_process_leaves_replay_buffers_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path)
+    old = run.checkpoint_path(1, sb3_checkpoint.REPLAY)
+    old.parent.mkdir()
+    old.write_bytes(b"")
+    model = types.SimpleNamespace(save=lambda data: data.write(b"zip"))
+    monkeypatch.setattr(world, "rank", lambda: 1)
+    sb3_checkpoint.save(run, model, 2)
+    assert list(old.parent.iterdir()) == [old]
 
 
 def test_run_on_one_task_is_evaluated_on_it(

@@ -5,6 +5,7 @@ what it found to what the others did. So a process on its own is the case of one
 and the number of processes changes a result by rounding alone.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -26,6 +27,12 @@ class PeerFailed(RuntimeError):
     """Another process ended, and has said why."""
 
     told_elsewhere = True
+
+
+class Refused(ValueError):
+    """What all processes refuse alike: the first says it for them."""
+
+    same_everywhere = True
 
 
 class Share(NamedTuple):
@@ -61,6 +68,16 @@ def writes() -> bool:
     return rank() == 0
 
 
+def require_alone(what: str) -> None:
+    """Refuse to be one of several processes, also before they have met.
+
+    Raises:
+        Refused: If ``torchrun`` has started this process beside others.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise Refused(f"{what} have one process; start them without torchrun")
+
+
 def share(total: int, *, multiple: int = 1) -> Share:
     """Return the tasks of this process; the shares of two differ by one task, or chunk, at most.
 
@@ -69,10 +86,10 @@ def share(total: int, *, multiple: int = 1) -> Share:
         multiple: Tasks of a chunk, which is not divided if there are enough of them.
 
     Raises:
-        ValueError: If there are fewer tasks than processes.
+        Refused: If there are fewer tasks than processes.
     """
     if total < size():
-        raise ValueError(
+        raise Refused(
             f"{size()} processes cannot share {total} tasks: start fewer, or raise --num-tasks"
         )
     chunks = -(-total // multiple)
