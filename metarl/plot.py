@@ -1,6 +1,7 @@
 """Learning curves and adaptation curves of runs, with 95 % intervals."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from itertools import cycle, takewhile
 from pathlib import Path
@@ -150,7 +151,7 @@ def _measure(run: Run) -> Measure:
             f"{run.folder.name} has no metrics yet; train it first: metarl resume {run.folder}"
         )
     entry = history[-1]
-    taken = [int(k.rpartition("_")[2]) for k in entry if k.startswith("return/step_")]
+    taken = [int(k.rpartition("_")[2]) for k in entry if re.fullmatch(r"return/step_\d+", k)]
     if taken:
         last = f"return/step_{max(taken)}"
         before = "return/step_0" if max(taken) else None
@@ -167,14 +168,22 @@ def _draw_learning(axes: Any, name: str, members: list[Run], color: Any) -> None
     measure = _measure(members[0])
     histories = [run.metrics() for run in members]
     length = min(len(history) for history in histories)
-    first = histories[0][:length]
-    x = np.array([entry["iteration"] for entry in first])
-    if "env/steps" in first[0]:
-        x = np.cumsum([entry["env/steps"] for entry in first])
+    histories = [history[:length] for history in histories]
+    x = _column(members[0], histories[0], "iteration")
+    if "env/steps" in histories[0][0]:
+        x = np.cumsum(_column(members[0], histories[0], "env/steps"))
     for key in filter(None, (measure.before, measure.key)):
-        values = np.array([[entry[key] for entry in h[:length]] for h in histories])
+        values = np.array([_column(*one, key) for one in zip(members, histories, strict=True)])
         label, style = (name, "-") if key == measure.key else (f"{name}{BEFORE}", ":")
         _band(axes, x, values.mean(0), interval95(values), label, color, style)
+
+
+def _column(run: Run, history: list[dict[str, Any]], key: str) -> NDArray[np.float64]:
+    """Return one measure of every line of a run's metrics."""
+    if lacking := [entry["iteration"] for entry in history if key not in entry]:
+        where = f"{run.folder / 'metrics.jsonl'} has no {key} in iteration {lacking[0]}"
+        raise ValueError(f"{where}; restore it from a copy")
+    return np.array([entry[key] for entry in history], dtype=np.float64)
 
 
 def _draw_fit(axes: Any, fit: Fit) -> None:

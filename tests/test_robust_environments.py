@@ -170,13 +170,13 @@ def trains(env_id: str, out: Path, *more: Any) -> Outcome:
 
 @cases(0.3)
 @given(script=scripts)
-@example({"when": 1, "reward": None})
-@example({"when": 2, "reward": float("nan")})
-@example({"when": 1, "seen": np.zeros(3)})
-@example({"when": 1, "length": 4})
-@example({"when": 1, "terminated": True})
-@example({"when": 1, "raises": "empty", "place": "sample_tasks"})
-@example({"when": 1, "raises": "KeyError", "place": "task"})
+@example(script={"when": 1, "reward": None})
+@example(script={"when": 2, "reward": float("nan")})
+@example(script={"when": 1, "seen": np.zeros(3)})
+@example(script={"when": 1, "length": 4})
+@example(script={"when": 1, "terminated": True})
+@example(script={"when": 1, "raises": "empty", "place": "sample_tasks"})
+@example(script={"when": 1, "raises": "KeyError", "place": "task"})
 def test_in_this_process(script: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     trains(register(script), tmp_path_factory.mktemp("sync") / "run")
 
@@ -191,10 +191,12 @@ def test_under_stable_baselines(
 
 @cases(0.03)
 @given(script=scripts, kill=st.sampled_from([None, None, signal.SIGKILL, signal.SIGSEGV]))
-@example({"when": 2}, signal.SIGKILL)
-@example({"when": 1, "seen": np.float32(0)}, None)  # would fill the other's place in the memory
-@example({"when": 1, "raises": "Hidden"}, None)  # would never come through the pipe
-@example({"when": 1, "raises": "Local"}, None)
+@example(script={"when": 2}, kill=signal.SIGKILL)
+@example(
+    script={"when": 1, "seen": np.float32(0)}, kill=None
+)  # would fill the other's place in the memory
+@example(script={"when": 1, "raises": "Hidden"}, kill=None)  # would never come through the pipe
+@example(script={"when": 1, "raises": "Local"}, kill=None)
 def test_in_processes(
     script: dict[str, Any], kill: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
