@@ -155,10 +155,8 @@ def show(args: Headstart, steps: int, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         reached = [number for number in row["scratch_steps"] if number is not None]
         missing = len(row["scratch_steps"]) - len(reached)
-        ends = (
-            dict.fromkeys(f"{end:,.0f}" for end in (min(reached), max(reached))) if reached else {}
-        )
-        told = " to ".join(ends) or "never reached"
+        ends = sorted({*reached[:1], *reached[-1:]})  # they are in order
+        told = " to ".join(f"{end:,.0f}" for end in ends) or "never reached"
         told += f" ({missing} of {len(row['scratch_steps'])} never)" if missing and reached else ""
         ratio = f"{np.median(reached) / steps:.0f}" if reached and not missing else ""
         half = row["interval95"][1]

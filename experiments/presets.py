@@ -116,12 +116,13 @@ IMAGES: dict[str, dict[str, Any]] = {
     "omniglot-meta-curvature": {
         **OMNIGLOT, "method": "meta-curvature", "iterations": 60_000, "inner_lr": 2.0,
     },
-    # Rajeswaran et al. 2019: 16 steps, λ 2, 5 conjugate-gradient steps; the rate of their code, whose
-    # linear system, 2 I + H / (λ + 10), is a sixth of this one: 12 I + H / λ. With a damping of 1
-    # it is indefinite, and training diverges. A rate near 1/λ makes the proximal steps overshoot.
+    # Rajeswaran et al. 2019: 16 steps, λ 2, 5 conjugate-gradient steps; the rate of their code. The
+    # linear system of that, 2 I + H / (λ + 10), is a sixth of this one, 12 I + H / λ; damped with 1
+    # training diverges. A rate near 1/λ makes the proximal steps overshoot.
     "omniglot-imaml": {
         **OMNIGLOT, "method": "imaml", "iterations": 20_000, "inner_steps": 16, "test_steps": 16,
-        "inner_lr": 0.1, "proximal": 2.0, "cg_steps": 5, "cg_damping": 11.0, "network": "conv4-flat",
+        "inner_lr": 0.1, "proximal": 2.0, "cg_steps": 5, "cg_damping": 11.0,
+        "network": "conv4-flat",
     },
 }  # fmt: skip
 
