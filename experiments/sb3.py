@@ -16,6 +16,7 @@ from metarl.console import Progress
 from metarl.core import tree, world
 from metarl.core.seeding import numpy_generator, seed_sequence, torch_generator
 from metarl.device import resolve_device
+from metarl.media import Media
 from metarl.rl.episodes import Rollout, mean_return
 from metarl.rl.sampler import Sampler, TaskDescription, make_sampler
 from metarl.rl.sb3 import NO_PARAMS, policy_of
@@ -151,7 +152,8 @@ def begin(run: Run, parts: Parts, untrained: dict[str, float]) -> None:
 def train(config: SB3, parts: Parts, run: Run, *, start: int) -> None:
     """Train from iteration `start` + 1 on; all randomness comes from (seed, iteration)."""
     model, log = parts.model, tracker(config.track, run, start=start)
-    with Progress(config.iterations, start=start) as progress, StopSignal() as stop:
+    media = Media(run, config, log)
+    with log, Progress(config.iterations, start=start) as progress, StopSignal() as stop:
         for iteration in range(start + 1, config.iterations + 1):
             began, before = time.perf_counter(), model.num_timesteps
             advance(model, iteration * config.eval_every, seed=seed_of(config, iteration))
@@ -166,11 +168,11 @@ def train(config: SB3, parts: Parts, run: Run, *, start: int) -> None:
             if due or stops:
                 sb3_checkpoint.save(run, model, iteration)
                 run.forget_checkpoints(config.keep_checkpoints)
-            if log is not None:
-                log.log(iteration, values)
+            log.log(iteration, values)
             progress.update(iteration, values)
             if stops:
                 raise Stopped(stops, iteration, run.folder)
+            media.update(iteration)
 
 
 def evaluate(config: SB3, parts: Parts) -> dict[str, float]:

@@ -32,11 +32,17 @@ class RunConfig:
     """Iterations that one line of metrics.jsonl averages."""
     track: Literal["none", "tensorboard", "wandb"] = "none"
     """Also send metrics to a tracker."""
+    media_every: int | None = None
+    """Every so many iterations, or at the next checkpoint, evaluate on a few test tasks and draw
+    media/ITERATION-curves.png and, of a policy before and after adaptation, ITERATION-adaptation;
+    a tracker gets them too. By default never."""
+    media_format: Literal["png", "gif"] = "png"
+    """What shows a policy: a picture, or a video."""
 
     def __post_init__(self) -> None:
         """Refuse impossible settings, naming the flag."""
         require(self, at_least(1), "iterations", "checkpoint_every", "log_every")
-        require(self, at_least(1), "keep_checkpoints")
+        require(self, at_least(1), "keep_checkpoints", "media_every")
         require(self, at_least(0), "seed")
         if self.checkpoint_every % self.log_every:
             raise ValueError(
@@ -46,9 +52,11 @@ class RunConfig:
 
 
 Kind = TypeVar("Kind", bound=RunConfig)
-NEUTRAL = frozenset(
-    {"device", "track", "checkpoint_every", "keep_checkpoints", "chunk_size"}
-)  # not what is learned
+NEUTRAL = frozenset({
+    "device", "track", "checkpoint_every", "keep_checkpoints", "chunk_size", "media_every",
+    "media_format",
+})  # fmt: skip
+"""Settings that do not change what is learned."""
 
 
 class Range(NamedTuple):

@@ -1,8 +1,9 @@
-"""The journal of a training run: metrics, checkpoints, tracker and progress, in one place."""
+"""The journal of a training run: metrics, checkpoints, tracker, pictures, progress in one place."""
 
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import ExitStack
 from statistics import fmean
 from types import TracebackType
 
@@ -14,6 +15,7 @@ from metarl.config import RunConfig, to_json
 from metarl.console import Progress
 from metarl.core import world
 from metarl.core.types import MetaState, Metrics
+from metarl.media import Media
 from metarl.stopping import Stopped, StopSignal
 from metarl.trackers import tracker
 from metarl.tracking import Run
@@ -42,10 +44,12 @@ class Journal:
         self._times: defaultdict[str, list[float]] = defaultdict(list)
         self._ended = self._began = self._collected = time.perf_counter()
         self._stop = StopSignal()
+        self._media = Media(run, config, self._tracker)
+        self._parts = ExitStack()
 
     def __enter__(self) -> "Journal":
-        self._stop.__enter__()
-        self._progress.__enter__()
+        for part in (self._tracker, self._stop, self._progress):
+            self._parts.enter_context(part)
         return self
 
     def __exit__(
@@ -54,8 +58,7 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._progress.__exit__(kind, error, trace)
-        self._stop.__exit__(kind, error, trace)
+        self._parts.__exit__(kind, error, trace)
         if isinstance(error, FloatingPointError):
             raise FloatingPointError(
                 f"iteration {self._iteration}: {error}; the run up to here stays in "
@@ -104,11 +107,11 @@ class Journal:
             checkpoint.save(path, state, iteration=iteration, config=to_json(self._config))
             self._run.forget_checkpoints(self._config.keep_checkpoints)
         if line_is_due:
-            if self._tracker is not None:
-                self._tracker.log(iteration, values)
+            self._tracker.log(iteration, values)
             self._progress.update(iteration, values)
         if stops:
             raise Stopped(stops, iteration, self._run.folder)
+        self._media.update(iteration)
 
     def _means(self) -> dict[str, float]:
         means = {

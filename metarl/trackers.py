@@ -1,7 +1,9 @@
-"""Trackers: metrics sent elsewhere, beside metrics.jsonl."""
+"""Trackers: metrics and pictures sent elsewhere, beside what is in the run folder."""
 
 import uuid
 from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 from metarl import optional
@@ -13,10 +15,16 @@ from metarl.tracking import Run
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Sends metrics elsewhere, beside metrics.jsonl."""
+    """Sends metrics and pictures elsewhere, beside the run folder."""
 
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
         """Record the metrics of one iteration."""
+
+    def show(self, iteration: int, name: str, path: Path) -> None:
+        """Record a picture, or a video that is a .gif."""
+
+    def close(self, *, failed: bool) -> None:
+        """Send what is left; another run may begin in this process."""
 
 
 class _TensorBoard:
@@ -29,6 +37,24 @@ class _TensorBoard:
             self._writer.add_scalar(name, value, iteration)
         self._writer.flush()
 
+    def show(self, iteration: int, name: str, path: Path) -> None:
+        """Record the file as it is: SummaryWriter would need moviepy for what is a .gif by now."""
+        from PIL import Image
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        with Image.open(path) as opened:
+            width, height = opened.size
+        image = Summary.Image(
+            width=width, height=height, colorspace=3, encoded_image_string=path.read_bytes()
+        )
+        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        self._writer.file_writer.add_summary(summary, iteration)
+        self._writer.flush()
+
+    def close(self, *, failed: bool) -> None:
+        del failed
+        self._writer.close()
+
 
 class _Wandb:
     def __init__(self, run: Run, start: int) -> None:
@@ -38,7 +64,8 @@ class _Wandb:
         remembered = folder / "wandb-id"  # a resumed run goes on under the same one
         if not remembered.exists():
             write_atomically(remembered, uuid.uuid4().hex.encode())
-        self._run = require_tracker("wandb").init(
+        self._wandb = require_tracker("wandb")
+        self._run = self._wandb.init(
             project="metarl",
             name=run.folder.resolve().name,
             id=remembered.read_text().strip(),
@@ -49,6 +76,13 @@ class _Wandb:
 
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
         self._run.log(metrics, step=iteration)
+
+    def show(self, iteration: int, name: str, path: Path) -> None:
+        kind = self._wandb.Video if path.suffix == ".gif" else self._wandb.Image
+        self._run.log({name: kind(str(path))}, step=iteration)
+
+    def close(self, *, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
 
 
 _TRACKERS: dict[
@@ -71,31 +105,46 @@ def require_tracker(name: str) -> Any:
     return optional.require(module, extra=extra, purpose=f"runs with --track {name}")
 
 
-class _Careful:
+class CarefulTracker:
     """A tracker that never stops a run: at the first error it says so and falls silent."""
 
-    def __init__(self, name: str, make: Callable[[], Tracker]) -> None:
+    def __init__(self, name: str, make: Callable[[], Tracker | None]) -> None:
+        """Begin with what `make` returns; None hears of everything and tells nobody."""
         self._name = name
-        self._tracker = self._safely(make)
+        self._tracker: Tracker | None = None
+        self._safely(lambda: setattr(self, "_tracker", make()))
+
+    def __enter__(self) -> "CarefulTracker":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if (tracker := self._tracker) is not None:
+            self._safely(lambda: tracker.close(failed=error is not None))
 
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
         """Record the metrics of one iteration."""
-        tracker = self._tracker
-        if (
-            tracker is not None
-            and self._safely(lambda: tracker.log(iteration, metrics) or True) is None
-        ):
-            self._tracker = None
+        if (tracker := self._tracker) is not None:
+            self._safely(lambda: tracker.log(iteration, metrics))
 
-    def _safely(self, call: Callable[[], Any]) -> Any:
+    def show(self, iteration: int, name: str, path: Path) -> None:
+        """Record a picture, or a video that is a .gif."""
+        if (tracker := self._tracker) is not None:
+            self._safely(lambda: tracker.show(iteration, name, path))
+
+    def _safely(self, call: Callable[[], None]) -> None:
         try:
-            return call()
+            call()
         except Exception as error:  # whatever a network or a full disk does to it
+            self._tracker = None
             warn(f"--track {self._name} failed ({error}) and is off; metrics.jsonl has everything")
-            return None
 
 
-def tracker(name: str, run: Run, *, start: int) -> Tracker | None:
+def tracker(name: str, run: Run, *, start: int) -> CarefulTracker:
     """Make the tracker called ``none``, ``tensorboard`` or ``wandb``; `start` is where it begins.
 
     Whatever goes wrong in it is a warning: a run does not end because nobody watches.
@@ -104,6 +153,6 @@ def tracker(name: str, run: Run, *, start: int) -> Tracker | None:
         ImportError: If its package is not installed; the message has the command.
     """
     if name == "none" or not world.writes():
-        return None
+        return CarefulTracker(name, lambda: None)
     require_tracker(name)
-    return _Careful(name, lambda: _TRACKERS[name][0](run, start))
+    return CarefulTracker(name, lambda: _TRACKERS[name][0](run, start))

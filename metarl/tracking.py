@@ -7,7 +7,7 @@
     checkpoints/     00000000.safetensors (the initialization), 00000010.safetensors, ...; those of
                      Stable-Baselines3 are its own, 00000010.zip
     evaluations/     one JSON file per evaluation
-    media/           pictures and videos
+    media/           pictures and videos; those of --media-every begin with the iteration
     tracking/        TensorBoard or wandb files, if asked for, and the id of the run at wandb
     lock             held by the process that trains
 """

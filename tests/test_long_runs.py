@@ -192,6 +192,12 @@ class Failing:
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
         raise ConnectionError("no route to host")
 
+    def show(self, iteration: int, name: str, path: Path) -> None:
+        raise ConnectionError("no route to host")
+
+    def close(self, *, failed: bool) -> None:
+        raise ConnectionError("no route to host")
+
 
 @pytest.mark.parametrize("when", ["made", "used"])
 def test_a_tracker_that_fails_stops_no_run(
