@@ -76,6 +76,9 @@ class UsageError(Exception):
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 misunderstood, 128 + n by signal n."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # one that cannot show an arrow shows a ?
+            stream.reconfigure(errors="replace")
     try:
         with explained():
             run(words)

@@ -1,5 +1,8 @@
-"""What a person sees: progress (plain lines where output is no terminal) and tables."""
+"""What a person sees: progress (a bar, or plain lines where output is no terminal) and tables."""
 
+import importlib
+import io
+import math
 import sys
 import time
 from types import TracebackType
@@ -21,8 +24,10 @@ class Progress:
         """Count from `start` to `total` iterations; of several processes one shows them."""
         self._shown = shown
         self._total, self._start, self._began = total, start, time.monotonic()
+        self._drawn = -math.inf
         self._printed = start - start % max(1, total // LINES)
         self._console = Console()
+        self._cell: Any = None  # of a notebook: what is shown there, and replaced
         self._bar = RichProgress(
             TextColumn("iteration"),
             MofNCompleteColumn(),
@@ -50,12 +55,29 @@ class Progress:
         """Report one iteration."""
         news = _news(metrics)
         self._bar.update(self._row, completed=iteration, news=news)
+        if self._console.is_jupyter:
+            self._show_in_notebook(last=iteration == self._total)
+            return
         due = iteration - self._printed >= max(1, self._total // LINES) or iteration == self._total
         if due and self._shown and not self._console.is_terminal:
             self._printed = iteration
             elapsed = time.monotonic() - self._began
             left = elapsed / (iteration - self._start) * (self._total - iteration)
             print(f"iteration {iteration}/{self._total}  {news}  {left:.0f} s left", flush=True)
+
+    def _show_in_notebook(self, *, last: bool) -> None:
+        """Put the bar where it was before; Rich's own way would need ipywidgets."""
+        now = time.monotonic()
+        if not self._shown or not (last or now - self._drawn > 0.2):
+            return
+        self._drawn, text = now, io.StringIO()
+        Console(file=text, width=100, force_jupyter=False, force_terminal=False).print(self._bar)
+        content = {"text/plain": text.getvalue().rstrip()}
+        if self._cell is None:
+            show = importlib.import_module("IPython.display").display
+            self._cell = show(content, raw=True, display_id=True)
+        else:
+            self._cell.update(content, raw=True)
 
 
 def _news(metrics: dict[str, float]) -> str:

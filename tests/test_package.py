@@ -92,26 +92,3 @@ def test_importing_metarl_loads_neither_torch_nor_mujoco() -> None:
     code = "import sys, metarl; print([m for m in ('torch', 'mujoco') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.slow
-def test_the_wheel_built_from_the_source_archive_works_elsewhere(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "build", "--outdir", str(tmp_path), str(ROOT)]
-    if subprocess.run([sys.executable, "-m", "build", "--version"], capture_output=True).returncode:
-        pytest.skip("needs the package 'build': pip install 'metarl-torch[dev]'")
-    subprocess.run(build, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target"]
-    subprocess.run([*pip, str(tmp_path / "site"), str(wheel)], check=True)
-    code = (
-        "import metarl, metarl.envs, metarl.experiments.maml_trpo, gymnasium, pathlib;"
-        "assert pathlib.Path(metarl.__file__).parts[-3] == 'site', metarl.__file__;"
-        "assert pathlib.Path(metarl.envs.__file__).parts[-4] == 'site', metarl.envs.__file__;"
-        "gymnasium.make('metarl/Navigation2D-v0').reset()"
-    )
-    subprocess.run(
-        [sys.executable, "-c", code],
-        check=True,
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path / "site"), "PATH": ""},
-    )
