@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -94,6 +94,10 @@ class NoTask(Mark):
 
 
 class NoSampling(gymnasium.Wrapper[Any, Any, Any, Any]):
+    metadata: ClassVar[Any] = {
+        "render_modes": []
+    }  # Gymnasium 1.2 asks the class, of any entry point
+
     def __init__(self) -> None:
         super().__init__(gymnasium.make("CartPole-v1"))
         self.task = {"mark": 0.0}
