@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,10 +36,10 @@ def sine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve classes of eight images of 12×12 pixels, told apart by their stripes."""
-    root = tmp_path_factory.mktemp("images")
+    root = tmp_path_factory.mktemp("images") / "Bilder für α"  # any path will do
     rng = np.random.default_rng(0)
     for index in range(12):
-        (root / f"class{index:02}").mkdir()
+        (root / f"class{index:02}").mkdir(parents=True)
         stripes = 127 * (1 + np.sin(np.arange(12) * (index + 1) / 3))
         for number in range(8):
             noise = rng.uniform(-40, 40, (12, 12))
@@ -224,6 +225,25 @@ def test_impossible_classifications_are_one_line(
 ) -> None:
     assert line in refusal(capsys, *images, *words, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--tune-inner-lr", "--inner-lr", 1], "leave out --inner-lr"),
+        (["--tune-inner-lr", "--test-steps", 0], "needs --test-steps of at least 1"),
+        (["--ensemble", 2, "--checkpoint", 0], "leave out --checkpoint"),
+        (["--ensemble", 9], "needs as many checkpoints with a validation"),
+        (["--nearest-neighbor", "--inner-lr", 1], "does not adapt; leave out --ensemble"),
+        (["--nearest-neighbor"], "--nearest-neighbor is of classes"),
+        (["--ways", 3], "is a run without --num-ways"),
+        (["--checkpoint", 3], "has no checkpoint of iteration 3"),
+    ],
+)
+def test_impossible_evaluations_are_one_line(
+    words: list[Any], line: str, sine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line in refusal(capsys, "evaluate", sine, *words)
 
 
 def test_no_evaluation_takes_the_place_of_another(sine: Path, tmp_path: Path) -> None:
