@@ -1,12 +1,17 @@
 """``metarl benchmark``: what it prints and writes, and that the raw physics is the same work."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import mujoco
 import numpy as np
 import pytest
+import ranks
 
+from metarl.core import world
+from metarl.experiments import benchmark_scaling
 from metarl.experiments.benchmark import Benchmark, main
 from metarl.rl.measure import raw_physics
 from metarl.rl.sampler import make_sampler
@@ -54,6 +59,43 @@ def test_raw_physics_takes_every_substep_of_the_same_actions(
     assert len(steps) == 15
     assert {n for _, n in steps} == {5}
     assert {tuple(c) for c, _ in steps} == {tuple(a) for a in actions.reshape(-1, 6)}
+
+
+def share_a_small_benchmark(out: Path) -> None:
+    """Measure as one of several processes."""
+    small = {"num_tasks": 2, "episodes_per_task": 2, "hidden": (4,)}
+    benchmark_scaling.CHEETAH.update(small)
+    with world.joined():
+        figures = benchmark_scaling._measure(1)
+        if world.writes():
+            out.write_text(json.dumps(figures))
+
+
+@pytest.mark.slow
+def test_processes_that_share_an_iteration_are_measured(tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    started = ranks.start(2, tmp_path / "ranks", share_a_small_benchmark, out)
+    assert started.join() == [0, 0]
+    figures = json.loads(out.read_text())
+    assert set(figures) == {"sampling", "update", "bytes"}
+    assert all(value > 0 for value in figures.values())
+
+
+def test_scaling_compares_with_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {1: {"sampling": 2.0, "update": 6.0, "bytes": 0.0}}
+    times[2] = {"sampling": 1.0, "update": 3.0, "bytes": 5000.0}
+    monkeypatch.setattr(benchmark_scaling, "_start", lambda number, repeats: times[number])
+    title, figures = benchmark_scaling.measure_scaling(1, processes=2)
+    assert title.startswith("metarl/HalfCheetahDir-v1: 40 tasks x 20 episodes")
+    assert figures["iteration, 1 process (s)"] == 8
+    assert figures["part of the time of one, 2 processes ()"] == 0.5
+    assert figures["sent by each, 2 processes (kB)"] == 5
+
+
+def test_processes_of_a_benchmark_that_fail_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(RuntimeError, match="3 processes failed"):
+        benchmark_scaling._start(3, repeats=1)
 
 
 def test_no_repeats_are_refused() -> None:

@@ -58,6 +58,11 @@ def test_impossible_settings_are_one_line_and_leave_no_folder(
         (["resume", "nowhere"], "holds no run"),
         (["render", "nowhere", "--out", "a.txt"], "must end in"),
         (["plot", "nowhere", "--out", "a.png"], "holds no run"),
+        (["plot", "--out", "a.png"], "plot needs a run folder"),
+        (["plot", "nowhere", "--out", "a.txt"], "must end in .png, .pdf or .svg"),
+        (["render", "--out", "a.png"], "render needs a run folder"),
+        (["train", "maml-trpo"], "train needs --out DIR"),
+        (["train", "maml-trpo", "--preset"], "--preset needs a value"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -125,6 +130,22 @@ def test_only_what_trains_can_be_resumed_after_an_interruption(
     assert stopped.value.code == 130
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert ("metarl resume" in line) == resumes
+
+
+def test_what_is_nobodys_mistake_but_ours_is_not_made_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(argv: list[str]) -> None:
+        raise AssertionError(argv)
+
+    monkeypatch.setattr(cli, "run", broken)
+    with pytest.raises(AssertionError):
+        cli.main(["train"])
+
+
+def test_debug_shows_where_an_error_comes_from() -> None:
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        cli.main(["evaluate", "nowhere", "--debug"])
 
 
 def python(*words: str) -> "subprocess.CompletedProcess[str]":

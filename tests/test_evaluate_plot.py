@@ -71,6 +71,9 @@ def test_variants_train_and_evaluate(flags: list[str], tmp_path: Path) -> None:
     ("words", "expected"),
     [
         (["evaluate", "--inner-lr", "nan"], "--inner-lr must be finite"),
+        (["evaluate", "--inner-lr", "1", "--tune-inner-lr"], "leave out --inner-lr"),
+        (["evaluate", "--inner-steps", "0", "--tune-inner-lr"], "needs --inner-steps of at least"),
+        (["render", "--inner-lr", "1", "2", "--out", "a.png"], "one step size per run: 1, got 2"),
         (["render", "--task", "{bad", "--out", "a.png"], "--task must be JSON"),
         (["render", "--inner-steps=-1", "--out", "a.png"], "--inner-steps must be at least 0"),
         (["render", "--num-tasks", "0", "--out", "a.png"], "--num-tasks must be at least 1"),
@@ -81,6 +84,20 @@ def test_impossible_settings_of_a_finished_run_are_one_line(
     words: list[str], expected: str, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert expected in refusal(capsys, words[0], whole, *words[1:])
+
+
+def test_runs_that_do_not_fit_a_command_are_one_line(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*TRAIN, "--env", "metarl/SparsePoint-v0", "--inner", "meta-sgd", "--iterations", 1]
+    other = tmp_path / "other"
+    metarl(*words, "--out", other)
+    assert "learned its rates" in refusal(capsys, "evaluate", other, "--inner-lr", 1)
+    line = refusal(capsys, "render", whole, other, "--out", tmp_path / "a.png")
+    assert "one environment at a time, not metarl/Navigation2D-v0 and metarl/SparsePoint-v0" in line
+    (other / "metrics.jsonl").unlink()
+    assert "has no metrics yet" in refusal(capsys, "plot", other, "--out", tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()
 
 
 def test_the_step_size_is_tuned_as_it_is_evaluated_but_on_other_tasks(

@@ -191,6 +191,11 @@ def test_batched_rows_end_together_and_begin_anew_with_other_tasks() -> None:
             assert not np.isclose(last[:, :-1], seen[:, :-1]).all(1).any()
     assert len({tuple(d) for d in directions}) > 1
     assert env.get_attr("task", [0, 2]) == [{"direction": int(d)} for d in directions[-1][[0, 2]]]
+    drawn = env.env_method("sample_tasks", 1, np.random.default_rng(0), indices=[0, 2])
+    assert len(drawn) == 2
+    assert env.env_is_wrapped(object) == [False] * 6
+    with pytest.raises(AttributeError, match="build another with sb3_env to change 'task'"):
+        env.set_attr("task", {"direction": 1})
     env.seed(1)
     np.testing.assert_array_equal(env.reset(), first)
 
@@ -278,6 +283,27 @@ def test_resumed_run_is_what_an_undisturbed_one_is(
     count = 1 if last is None else last + 2
     (run / "metrics.jsonl").write_text("".join(kept[:count]) + '{"iterat')
     metarl("resume", run)
+    assert history(run) == history(whole)
+
+
+def test_complete_run_is_left_as_it_is(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = history(whole)
+    metarl("resume", whole)
+    assert "is complete: 3 iterations" in capsys.readouterr().out
+    assert history(whole) == before
+
+
+def test_run_without_a_whole_checkpoint_is_one_line_and_left_as_it_is(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    for path in (run / "checkpoints").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["resume", str(run)])
+    assert stopped.value.code == 1
+    assert "nothing was changed" in capsys.readouterr().err.splitlines()[-1]
     assert history(run) == history(whole)
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -225,6 +226,25 @@ def test_impossible_classifications_are_one_line(
 ) -> None:
     assert line in refusal(capsys, *images, *words, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--tune-inner-lr", "--inner-lr", 1], "leave out --inner-lr"),
+        (["--tune-inner-lr", "--test-steps", 0], "needs --test-steps of at least 1"),
+        (["--ensemble", 2, "--checkpoint", 0], "leave out --checkpoint"),
+        (["--ensemble", 9], "needs as many checkpoints with a validation"),
+        (["--nearest-neighbor", "--inner-lr", 1], "does not adapt; leave out --ensemble"),
+        (["--nearest-neighbor"], "--nearest-neighbor is of classes"),
+        (["--ways", 3], "is a run without --num-ways"),
+        (["--checkpoint", 3], "has no checkpoint of iteration 3"),
+    ],
+)
+def test_impossible_evaluations_are_one_line(
+    words: list[Any], line: str, sine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line in refusal(capsys, "evaluate", sine, *words)
 
 
 def test_no_evaluation_takes_the_place_of_another(sine: Path, tmp_path: Path) -> None:
