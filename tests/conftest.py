@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ settings.register_profile("quick", max_examples=100, derandomize=True, **ALIKE)
 settings.register_profile("thorough", max_examples=3000, **ALIKE)
 settings.load_profile("quick")
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background, by a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers have all cores busy; tests of threads ask
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
