@@ -50,7 +50,7 @@ def marker(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(whole: Path, tmp_path: Path) -> Path:
-    shutil.copytree(whole, tmp_path / "run")
+    shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("evaluations", "media"))
     return tmp_path / "run"
 
 

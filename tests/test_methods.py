@@ -399,4 +399,5 @@ def test_flags_win_over_the_method_and_the_method_over_the_experiment(method: st
     unset = {n for n, value in vars(config).items() if value is None}
     assert unset <= {
         "inner_batch", "inner_clip", "clip", "chunk_size", "mode", "keep_checkpoints",
+        "media_every",
     }  # fmt: skip

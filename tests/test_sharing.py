@@ -34,7 +34,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def run(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was evaluated, and has a picture so that none has to be drawn."""
     folder = tmp_path_factory.mktemp("runs") / "evaluated"
-    shutil.copytree(whole, folder)
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("evaluations", "media"))
     metarl("evaluate", folder, *SMALL)
     (folder / "media").mkdir()
     (folder / "media/the paths.png").write_bytes(b"a picture")
@@ -127,7 +127,7 @@ def test_a_run_without_evaluation_and_picture_is_shared_with_a_picture_drawn(
 ) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
     bare = tmp_path / "bare"
-    shutil.copytree(whole, bare, ignore=shutil.ignore_patterns("evaluations"))
+    shutil.copytree(whole, bare, ignore=shutil.ignore_patterns("evaluations", "media"))
     metarl("push", bare, tmp_path / "shared")
     said = capsys.readouterr()
     assert f"metarl evaluate {bare} --checkpoint 6" in said.err

@@ -46,7 +46,9 @@ def blame(name: str, method: str, *clear: type[Exception]) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         kind = "" if isinstance(error, _Broken) else f"{type(error).__name__}: "
         said = f"{kind}{error}".strip(": ")
-        raise EnvironmentFailed(f"{name} failed in {method}: {brief(said)}") from error
+        # To contextlib a RuntimeError with this cause is the StopIteration itself (PEP 479).
+        cause = None if isinstance(error, StopIteration) else error
+        raise EnvironmentFailed(f"{name} failed in {method}: {brief(said)}") from cause
 
 
 @contextmanager
