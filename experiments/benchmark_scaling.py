@@ -53,7 +53,7 @@ def _start(processes: int, repeats: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "figures.json"
         argv = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-        argv += ["--master-port", "0", "-m", "metarl.experiments.benchmark_scaling"]
+        argv += ["--standalone", "-m", "metarl.experiments.benchmark_scaling"]
         done = subprocess.run(
             [*argv, str(repeats), str(out)],
             env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
