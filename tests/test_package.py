@@ -58,7 +58,7 @@ def test_only_the_command_line_imports_experiments(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "metarl/rl").glob("*.py")), ids=lambda p: p.name)
 def test_algorithms_import_no_input_or_output(path: Path) -> None:
-    files = ("checkpoint", "tracking", "trackers", "journal", "loading", "output")
+    files = ("checkpoint", "tracking", "trackers", "journal", "loading", "output", "media")
     drawing = ("plot", "render", "film", "panels", "scene", "opengl", "video")
     parts = (*files, *drawing, "optional", "console", "cli", "supervised")
     assert not any(within(imports(path), f"metarl.{part}") for part in parts)
