@@ -54,6 +54,7 @@ def serving(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     hub = Hub()
     Thread(target=hub.serve_forever, args=(0.01,), daemon=True).start()
     route = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # whatever other tests have asked for
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", route)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
