@@ -40,6 +40,14 @@ def holding(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_held(folder: Path) -> bool:
+    """Say whether a folder is the one that :func:`holding` began with; True if it never did."""
+    if folder not in _held:
+        return True
+    lock = folder / "lock"
+    return lock.exists() and os.path.samestat(os.fstat(_held[folder]), lock.stat())
+
+
 def require_held(folder: Path) -> None:
     """Make sure that a folder is the one that :func:`holding` began with, if it did.
 
@@ -48,10 +56,7 @@ def require_held(folder: Path) -> None:
     Raises:
         RuntimeError: If it was removed or replaced.
     """
-    if folder not in _held:
-        return
-    lock = folder / "lock"
-    if not lock.exists() or not os.path.samestat(os.fstat(_held[folder]), lock.stat()):
+    if not is_held(folder):
         raise RuntimeError(
             f"{folder} was removed or replaced while this run was writing it; the run has stopped, "
             "and what is there now was left as it is"

@@ -28,7 +28,7 @@ from typing import Any
 
 from metarl.checkpoint import write_atomically
 from metarl.core import world
-from metarl.holding import holding, require_held
+from metarl.holding import holding, is_held, require_held
 from metarl.parsing import parse_json
 from metarl.records import read_evaluation, read_line
 from metarl.stopping import Stopped
@@ -90,8 +90,11 @@ class Run:
         return cls(folder)
 
     def forget_untrained(self, *, new: bool) -> None:
-        """Remove what a run has written that got nowhere, and the folder if it is `new`."""
-        if any(entry["iteration"] for entry in self.metrics()):
+        """Remove what a run has written that got nowhere, and the folder if it is `new`.
+
+        Another run that has taken its place keeps what it has.
+        """
+        if not is_held(self.folder) or any(entry["iteration"] for entry in self.metrics()):
             return
         for name in ("checkpoints", "tracking"):
             shutil.rmtree(self.folder / name, ignore_errors=True)

@@ -168,3 +168,18 @@ def test_a_run_does_not_write_into_the_folder_that_took_its_place(tmp_path: Path
         with pytest.raises(RuntimeError, match="was removed or replaced"):
             run.log(2, {})
     assert [path.name for path in run.folder.iterdir()] == ["lock"]
+
+
+def test_a_run_that_has_learned_nothing_leaves_the_folder_that_took_its_place(
+    tmp_path: Path,
+) -> None:
+    with (
+        pytest.raises(RuntimeError, match="was removed or replaced"),
+        Run.create(tmp_path / "run", "example", {}) as run,
+    ):
+        shutil.rmtree(run.folder)
+        run.folder.mkdir()  # as another process would, which has not trained either
+        for name in ("lock", "config.json"):
+            (run.folder / name).write_text("")
+        run.log(1, {})
+    assert sorted(path.name for path in run.folder.iterdir()) == ["config.json", "lock"]
