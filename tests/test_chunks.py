@@ -64,6 +64,23 @@ def test_parallel_map_keeps_order_grad_mode_and_the_number_of_threads(num_thread
         torch.set_num_threads(allowed)
 
 
+def test_parallel_map_begins_with_what_is_large_and_returns_what_it_was_given_in_order() -> None:
+    items = [torch.zeros(n) for n in (2, 5, 1, 5, 3)]
+    begun: list[int] = []
+    allowed = torch.get_num_threads()
+    torch.set_num_threads(1)  # one at a time
+    try:
+        seen = chunks.parallel_map(
+            lambda x: begun.append(len(x)) or len(x),  # type: ignore[func-returns-value]
+            items,
+            device=torch.device("cpu"),
+        )
+    finally:
+        torch.set_num_threads(allowed)
+    assert seen == [2, 5, 1, 5, 3]
+    assert begun == [5, 5, 3, 2, 1]
+
+
 def test_parallel_map_passes_errors_on_and_restores_the_number_of_threads() -> None:
     allowed = torch.get_num_threads()
     with pytest.raises(ZeroDivisionError):

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch.func import vmap
+from torch.utils import _pytree as pytree
 
 from metarl.core import tree
 from metarl.core.tree import Tree
@@ -64,7 +65,8 @@ def parallel_map(
     """Apply `function` to every item, side by side on the CPU, in order on an accelerator.
 
     Autograd's mode is the caller's in every thread. A pool of one thread is used as any other: the
-    number of threads decides when a chunk runs and never what it computes.
+    number of threads decides when a chunk runs and never what it computes. Large items begin first,
+    so that no thread is left alone with one at the end.
     """
     if device.type != "cpu" or len(items) == 1:
         with one_thread_per_operator():
@@ -75,8 +77,15 @@ def parallel_map(
         with torch.set_grad_enabled(grad_enabled):
             return function(item)
 
+    order = sorted(range(len(items)), key=lambda index: -_size(items[index]))
     with one_thread_per_operator() as num_threads:
-        return list(_pool(num_threads, os.getpid()).map(call, items))
+        done = _pool(num_threads, os.getpid()).map(call, [items[index] for index in order])
+        found = dict(zip(order, done, strict=True))
+    return [found[index] for index in range(len(items))]
+
+
+def _size(item: Any) -> int:
+    return sum(x.numel() for x in pytree.tree_leaves(item) if isinstance(x, torch.Tensor))
 
 
 def split(tasks: Tree, chunk_size: int | None) -> list[Tree]:

@@ -186,9 +186,9 @@ def chain(*optimizers: InnerOptimizer) -> InnerOptimizer:
     def update(constants: Params, grads: Params, state: Any, step: int) -> tuple[Params, Any]:
         states = []
         for place, (optimizer, before) in enumerate(zip(optimizers, state, strict=True)):
+            grads = grads if place == 0 else {name: -u for name, u in updates.items()}
             own = _without_prefix(constants, f"{place}.")
             updates, after = optimizer.update(own, grads, before, step)
-            grads = {name: -u for name, u in updates.items()}
             states.append(after)
         return updates, tuple(states)
 

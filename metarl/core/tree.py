@@ -47,12 +47,21 @@ def total(trees: list[Tree]) -> Tree:
     return reduce(lambda a, b: map_leaves(operator.add, a, b), trees)
 
 
-def widened(tree: Tree) -> Tree:
-    """Turn numbers of 32 bits and less into float64, in which a few of them add up exactly.
+def widened_total(trees: list[Tree]) -> Tree:
+    """Sum a list of trees in float64, in which a few numbers of 32 bits add up exactly.
 
-    Unless they differ by many orders of magnitude, so that no order of adding changes a bit.
+    Unless they differ by many orders of magnitude, so that no order of adding changes a bit. Whole
+    numbers stay what they are.
     """
-    return map_leaves(lambda x: x.double() if x.is_floating_point() else x, tree)
+
+    def add_up(first: Tensor, *others: Tensor) -> Tensor:
+        kind = torch.float64 if first.is_floating_point() else first.dtype
+        found = first.to(kind, copy=True)
+        for x in others:
+            found += x  # in place: no copy of every tree in 64 bits
+        return found
+
+    return map_leaves(add_up, *trees)
 
 
 def dot(a: Any, b: Any) -> Float[Tensor, ""]:

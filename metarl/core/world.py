@@ -118,13 +118,13 @@ def total(parts: list[Tree]) -> Tree:
         high, low = zip(*(_cut(part, largest) for part in parts), strict=True)
         sums = tree.add(_sum(list(high)), _sum(list(low)))
     else:
-        sums = _sum([tree.widened(part) for part in parts])
+        sums = _sum(parts)
     found: Tree = tree.map_leaves(lambda x, like: x.to(like.dtype), sums, parts[0])
     return found
 
 
 def _sum(parts: list[Tree]) -> Tree:
-    return _over_processes(tree.total(parts))
+    return _over_processes(tree.widened_total(parts))
 
 
 def _largest(parts: list[Tree]) -> Tree:
