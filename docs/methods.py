@@ -81,6 +81,11 @@ def measured() -> dict[str, list[str]]:
 
 def _line(result: dict[str, Any], row: dict[str, Any]) -> str:
     """Say what one row came to after the first and the last step that the table shows."""
+    anchor = re.sub(r"[^\w\- ]", "", result["title"].lower()).replace(" ", "-")
+    link = f"[{result['title']}](../results.md#{anchor})"
+    if "accuracies" in row:
+        over = f"{', '.join(row['accuracies'])}; {len(row['seeds'])} run"
+        return f"- {link}, {row['method']}: accuracy {100 * row['mean'][-1]:.1f} %, mean of {over}."
     steps = result.get("steps") or list(range(len(row["mean"])))
     known = [step for step in steps if step < len(row["mean"])]
     chosen = sorted({*known[1:2], known[-1]} - ({0} if len(known) > 1 else set()))
@@ -95,8 +100,6 @@ def _line(result: dict[str, Any], row: dict[str, Any]) -> str:
     if published:
         about += f"; published {published}"
     measure = MEASURES[row.get("measure", "return")]
-    anchor = re.sub(r"[^\w\- ]", "", result["title"].lower()).replace(" ", "-")
-    link = f"[{result['title']}](../results.md#{anchor})"
     return f"- {link}, {row['method']}: {measure} {said} ({about})."
 
 

@@ -29,6 +29,7 @@ DOCS = Path(__file__).parent
 SOURCES = DOCS / "results"
 # Finn et al. 2017: three steps, and none for the oracle, on 40 tasks drawn with seed 1.
 PROTOCOL = {"num_tasks": [40], "episodes_per_task": [40], "seed": [1], "inner_steps": [0, 3]}
+OF_IMAGES_AND_TEXT = ("num_queries", "transductive", "test_steps", "accuracies")
 
 
 def collect(name: str, groups: list[str]) -> None:
@@ -74,7 +75,7 @@ def _row(method: str, folders: str, *, accepted: dict[str, list[int]]) -> dict[s
         "seconds": [round(_seconds(history)) for history in histories],
         "inner_lr": [evaluation["inner_lr"] for evaluation in chosen],
         "measure": chosen[0].get("measure", "return"),
-        **{name: chosen[0][name] for name in ("num_queries", "transductive") if name in chosen[0]},
+        **{name: chosen[0][name] for name in OF_IMAGES_AND_TEXT if name in chosen[0]},
         "returns": means.tolist(),
         "interval95_tasks": [evaluation["interval95"] for evaluation in chosen],
         "mean": means.mean(0).tolist(),
@@ -116,12 +117,20 @@ def table() -> str:
 
 
 def _section(result: dict[str, Any]) -> str:
+    of_text = "accuracies" in result["rows"][0]
+    lines = _by_task(result["rows"]) if of_text else _by_step(result)
+    top = [f"## {result['title']}", "", result["text"], ""]
+    effort = ["", "Cost per seed, and how to repeat a row:", "", *_effort(result["rows"])]
+    return "\n".join([*top, *lines, *effort, "", result["notes"]]).rstrip()
+
+
+def _by_step(result: dict[str, Any]) -> list[str]:
+    """Lay out what policies, curves and images came to: a line a method, a column a step."""
     steps = result.get("steps") or list(range(max(len(row["mean"]) for row in result["rows"])))
     classes = any(row["measure"] == "accuracy" for row in result["rows"] if "measure" in row)
     head = ["method", *(f"{k} step{'s' if k != 1 else ''}" for k in steps), "seeds"]
     head += ["query normalized by"] * classes
-    lines = [f"## {result['title']}", "", result["text"], "", _line(head)]
-    lines.append(_line(["---", *["---:"] * (len(head) - 1)]))
+    lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)])]
     for row in result["rows"]:
         cells = [_cell(row, step) for step in steps]
         query = [_query(row)] if classes else []
@@ -130,22 +139,37 @@ def _section(result: dict[str, Any]) -> str:
         if published:
             padded = [*published, *[""] * (len(steps) - len(published))]
             lines.append(_line(["published", *padded, "", *[""] * classes]))
-    lines += ["", "Cost per seed, and how to repeat a row:", ""]
-    effort = (
-        "environment steps"
-        if any(any(row["env_steps"]) for row in result["rows"])
-        else "iterations"
-    )
-    lines.append(_line(["method", effort, "minutes", "commands"]))
+    return lines
+
+
+def _by_task(rows: list[dict[str, Any]]) -> list[str]:
+    """Lay out what tasks of text came to after the inner steps: a column a method."""
+    lines = [_line(["task", "shots", *(f"**{row['method']}**" for row in rows)])]
+    lines.append(_line(["---", *["---:"] * (len(rows) + 1)]))
+    for task, by_shots in rows[0]["accuracies"].items():
+        for shots in by_shots:
+            found = [np.array(row["accuracies"][task][shots])[:, -1] for row in rows]
+            lines.append(_line([task, shots, *(_deviation(values) for values in found)]))
+    lines.append(_line(["**mean**", "", *(f"{100 * row['mean'][-1]:.1f} %" for row in rows)]))
+    return lines
+
+
+def _deviation(values: Any) -> str:
+    return f"{100 * values.mean():.1f} ± {100 * values.std(ddof=1):.1f} %"
+
+
+def _effort(rows: list[dict[str, Any]]) -> list[str]:
+    """Lay out what rows took, and their commands."""
+    steps = any(any(row["env_steps"]) for row in rows)
+    unit = "environment steps" if steps else "iterations"
+    lines = [_line(["method", unit, "minutes", "commands"])]
     lines.append(_line(["---", "---:", "---:", "---"]))
-    for row in result["rows"]:
-        spent = f"{np.mean(row['env_steps']) / 1e6:.1f} M"
-        if effort == "iterations":
-            spent = f"{row['iterations']:,}"
+    for row in rows:
+        spent = f"{np.mean(row['env_steps']) / 1e6:.1f} M" if steps else f"{row['iterations']:,}"
         minutes = np.mean(row["seconds"]) / 60
         commands = f"`{row['train']}`<br>`{row['evaluate']}`"
         lines.append(_line([row["method"], spent, f"{minutes:.1f}", commands]))
-    return "\n".join([*lines, "", result["notes"]]).rstrip()
+    return lines
 
 
 def _cell(row: dict[str, Any], step: int) -> str:

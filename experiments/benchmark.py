@@ -1,6 +1,7 @@
 """Measure sampling and the meta-update beside what the machine can do: ``metarl benchmark``."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ from metarl.console import print_table
 from metarl.device import resolve_device
 from metarl.experiments.benchmark_scaling import measure_scaling
 from metarl.experiments.benchmark_supervised import SUPERVISED
+from metarl.experiments.benchmark_text import measure_text
 from metarl.experiments.maml_trpo import MAMLTRPO, build
 from metarl.measure import Figures, machine, median
 from metarl.output import require_writable
@@ -41,10 +43,11 @@ class Benchmark:
     """
 
     what: Annotated[
-        Literal["all", "sampling", "update", "regression", "fewshot", "scaling"],
+        Literal["all", "sampling", "update", "regression", "fewshot", "text", "scaling"],
         tyro.conf.Positional,
     ] = "all"
-    """What to measure; scaling, which all leaves out, starts --processes with torchrun."""
+    """What to measure; all leaves out text, which needs the encoder of `metarl train text`, and
+    scaling, which starts --processes with torchrun."""
     repeats: int = 5
     """Measurements of each figure, after one to warm up."""
     env: tuple[str, ...] = tuple(CASES)
@@ -72,6 +75,13 @@ class Benchmark:
             raise ValueError(f"--repeats must be at least 1, got {self.repeats}")
 
 
+ASKED_FOR: dict[str, Callable[[Benchmark], tuple[str, Figures]]] = {
+    "text": lambda args: measure_text(args.repeats, device=args.device),
+    "scaling": lambda args: measure_scaling(args.repeats, processes=args.processes),
+}
+"""What `all` leaves out."""
+
+
 def main(args: Benchmark) -> None:
     """Measure and print."""
     if args.out is not None:
@@ -92,8 +102,8 @@ def main(args: Benchmark) -> None:
             title, figures = measure(args.repeats, device=args.device, compiled=args.compiled)
             report[title] = figures
             _show(title, report)
-    if args.what == "scaling":
-        title, figures = measure_scaling(args.repeats, processes=args.processes)
+    if args.what in ASKED_FOR:
+        title, figures = ASKED_FOR[args.what](args)
         report[title] = figures
         _show(title, report)
     if args.out is not None:

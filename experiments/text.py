@@ -4,7 +4,7 @@
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -27,7 +27,7 @@ from metarl.supervised.leopard import text_classifier
 from metarl.supervised.losses import present_cross_entropy
 from metarl.supervised.settings import SupervisedConfig, resolve
 from metarl.supervised.setup import Draw, Parts, make_learner, make_model, make_test_loop
-from metarl.supervised.text_data import PART, find_tasks, read_tasks
+from metarl.supervised.text_data import PART, TextTask, find_tasks, read_tasks
 from metarl.supervised.text_tasks import AllLabels, Sentences, TextTasks, support_batches, tokenize
 
 
@@ -94,11 +94,16 @@ class Text(SupervisedConfig):
             raise ValueError("tasks of text have a new shape each; use --mode eager")
 
 
-def build(config: Text) -> Parts:
-    """Build the parts of a run; sentences are tokenized when they are first needed."""
+def build(config: Text, *, sources: Sequence[TextTask] = ()) -> Parts:
+    """Build the parts of a run; sentences are tokenized when they are first needed.
+
+    Args:
+        config: The settings.
+        sources: What to draw tasks from, instead of reading --tasks.
+    """
     config = complete(config)
     device = resolve_device(config.device)
-    tasks = read_tasks(config.data_root, names(config.tasks))
+    tasks = sources or read_tasks(config.data_root, names(config.tasks))
     pretrained = load_pretrained(config.encoder)
     joint = config.method == "pretrained"
     module = text_classifier(

@@ -170,16 +170,18 @@ def test_a_run_does_not_write_into_the_folder_that_took_its_place(tmp_path: Path
     assert [path.name for path in run.folder.iterdir()] == ["lock"]
 
 
+def replace_and_go_on(folder: Path) -> None:
+    with Run.create(folder, "example", {}) as run:
+        shutil.rmtree(folder)
+        folder.mkdir()  # as another process would, which has not trained either
+        for name in ("lock", "config.json"):
+            (folder / name).write_text("")
+        run.log(1, {})
+
+
 def test_a_run_that_has_learned_nothing_leaves_the_folder_that_took_its_place(
     tmp_path: Path,
 ) -> None:
-    with (
-        pytest.raises(RuntimeError, match="was removed or replaced"),
-        Run.create(tmp_path / "run", "example", {}) as run,
-    ):
-        shutil.rmtree(run.folder)
-        run.folder.mkdir()  # as another process would, which has not trained either
-        for name in ("lock", "config.json"):
-            (run.folder / name).write_text("")
-        run.log(1, {})
-    assert sorted(path.name for path in run.folder.iterdir()) == ["config.json", "lock"]
+    with pytest.raises(RuntimeError, match="was removed or replaced"):
+        replace_and_go_on(tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "lock"]

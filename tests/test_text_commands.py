@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 from commands import checkpoints, history, metarl, refusal
 from matplotlib.figure import Figure
-from sentences import colored_rows, save_encoder, write_lines
+from sentences import LAYERS, LENGTH, SIZE, colored_rows, save_encoder, write_lines
 
 from metarl import checkpoint
+from metarl.experiments import text
 from metarl.experiments.evaluate_text import EvaluateText, file_name
 from metarl.records import protocol
 from metarl.tracking import Run
@@ -242,3 +244,23 @@ def test_a_run_without_a_task_to_test_asks_for_one(
     capsys.readouterr()
     metarl("evaluate", tmp_path / "run", "--tasks", "walls", "--shots", 2, "--samples", 1)
     assert "was trained on walls: this is no test of new tasks" in capsys.readouterr().err
+
+
+def test_a_benchmark_on_sentences_of_noise(
+    words: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    encoder = words[words.index("--encoder") + 1]
+    small = partial(text.Text, encoder=str(encoder), max_length=LENGTH, top_layers=1)
+    monkeypatch.setattr(text, "Text", small)
+    metarl("benchmark", "text", "--repeats", 1, "--out", tmp_path / "speed.json")
+    figures = json.loads((tmp_path / "speed.json").read_text())["figures"]
+    title = f"text: LEOPARD, 4 tasks x 3 ways x 4 shots, {LENGTH} tokens, encoder, top 1 layers"
+    assert figures[title]["meta-step (s)"] > 0
+    assert figures[title]["peak memory of the process (MB)"] > 100
+    # A layer of SIZE has 4 SIZE^2 + 2 SIZE 24 weights; a generating and a judged sentence pass it
+    # forwards and backwards, an adapting one at least forwards.
+    weights, tokens = LAYERS * (4 * SIZE**2 + 2 * SIZE * 24), 4 * 3 * LENGTH
+    least = 2 * weights * tokens * (3 * (2 + 4) + 3 * 2) / 1e9
+    assert least < figures[title]["matrix products of a meta-step (GFLOP)"] < 3 * least
+    assert "matrix products" in capsys.readouterr().out
