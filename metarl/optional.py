@@ -32,3 +32,8 @@ def pyplot(purpose: str = "plots") -> Any:
     """
     require("matplotlib", extra="plot", purpose=purpose).use("Agg")
     return importlib.import_module("matplotlib.pyplot")
+
+
+def plain_text(text: str) -> str:
+    """Return a text as matplotlib takes it: a $ in the name of a folder begins no formula."""
+    return text.replace("$", r"\$")

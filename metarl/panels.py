@@ -165,7 +165,7 @@ def strip_figure(shots: list[Shot], out: Path, title: str) -> None:
         row[0].set_ylabel(f"{shot.label}\nmean return {_signed(shot.mean_return)}", fontsize=9)
     for axes, moment in zip(grid[0], moments, strict=True):
         axes.set_title(f"step {moment}", fontsize=9)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
+    figure.suptitle(optional.plain_text(title), x=0.01, ha="left", fontsize=10.5)
     figure.savefig(out, dpi=200)
     plt.close(figure)
 

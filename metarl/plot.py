@@ -91,7 +91,8 @@ def figure(
     drawn, (learning, adapting, *panels) = plt.subplots(1, width, figsize=(5.5 * width, 4.2))
     groups = group_by_setting(runs)
     colors = [f"C{i}" for i in range(10)] if len(groups) <= 10 else plt.get_cmap("tab20").colors
-    for (name, members), color in zip(groups.items(), cycle(colors), strict=False):
+    for (folder, members), color in zip(groups.items(), cycle(colors), strict=False):
+        name = optional.plain_text(folder)
         _draw_learning(learning, name, members, color)
         _draw_adaptation(adapting, name, members, (choose or furthest_evaluations)(members), color)
     learning.set(xlabel=measure.x, ylabel=measure.text, title="meta-training")

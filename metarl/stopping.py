@@ -3,12 +3,16 @@
 import signal
 import sys
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Ctrl-C, and what a scheduler sends before it kills."""
+ONE = 1.0
+"""Seconds in which a second signal is an echo of the first: a scheduler tells a process, and its
+group as well."""
 
 
 class Stopped(Exception):
@@ -33,6 +37,7 @@ class StopSignal:
     def __init__(self) -> None:
         """Begin unasked."""
         self.asked: int | None = None
+        self._heard = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignal":
@@ -52,6 +57,9 @@ class StopSignal:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         del frame
-        self.asked = number
-        self.__exit__(None, None, None)  # a second signal does what it always did
-        print("\nstopping at the next checkpoint; once more stops at once", file=sys.stderr)
+        if self.asked is None:
+            self.asked, self._heard = number, time.monotonic()
+            print("\nstopping at the next checkpoint; once more stops at once", file=sys.stderr)
+        elif time.monotonic() - self._heard > ONE:
+            self.__exit__(None, None, None)
+            signal.raise_signal(number)  # does what it always did

@@ -151,6 +151,13 @@ def test_a_plot_compares_evaluations_of_one_protocol_only(tmp_path: Path) -> Non
     assert [e["mean"] for e in furthest_evaluations(runs[::-1])] == [[2.0], [0.0]]
 
 
+def test_the_name_of_a_folder_is_no_formula(whole: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
+    priced = shutil.copytree(whole, tmp_path / r"$\5 to $10")
+    metarl("plot", priced, "--out", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 0
+
+
 def test_an_output_is_looked_at_before_the_work(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from commands import checkpoints, history, metarl, refusal
 
-from metarl import checkpoint, cli, trackers
+from metarl import checkpoint, cli, stopping, trackers
 from metarl.tracking import Run
 
 
@@ -103,6 +103,25 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(
     final = "00000030.safetensors"
     assert checkpoints(asked)[final] == checkpoints(tmp_path / "whole")[final]
     assert history(asked) == history(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_echo_of_a_signal_is_not_a_second_one(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    default = signal.signal(number, signal.default_int_handler)
+    times = iter([10.0, 10.0, 10.9, 11.1])
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: next(times))
+    try:
+        with stopping.StopSignal() as stop:
+            for _ in range(3):
+                signal.raise_signal(number)
+            assert stop.asked == number
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(number)
+    finally:
+        assert signal.signal(number, default) == signal.default_int_handler
+    assert capsys.readouterr().err.count("stopping at the next checkpoint") == 1
 
 
 def test_lines_of_several_iterations_are_those_of_an_undisturbed_run_after_a_signal(

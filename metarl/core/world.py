@@ -205,7 +205,8 @@ def interleaved(values: list[Item], total: int) -> list[Item]:
 def joined() -> Iterator[None]:
     """Meet the processes that ``torchrun`` has started: its variables say where."""
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    dist.barrier()  # who has met all hears of it when one fails
+    with _peers_may_fail():
+        dist.barrier()  # who has met all hears of it when one fails
     yield  # after an error nobody is waited for
     dist.destroy_process_group()
 
