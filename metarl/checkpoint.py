@@ -163,7 +163,8 @@ def _moments(
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in saved.items():
         index, _, key = name.partition("/")
-        if index not in known or tensor.shape not in ((), known[index].shape):
+        # A moment is like its parameter: one that merely broadcasts would fail in the first step.
+        if index not in known or tensor.shape != (() if key == "step" else known[index].shape):
             raise ValueError(
                 f"the checkpoint does not fit the run: {name} of its optimizer, of shape "
                 f"{tuple(tensor.shape)}, belongs to no parameter"

@@ -129,21 +129,36 @@ def test_damaged_checkpoint_of_stable_baselines(runs: dict[str, Path], data: st.
         assert done.code == 0 or contents(copy) == before
 
 
+def forge(last: Path, name: str, tensor: Tensor) -> None:
+    """Put a tensor in the place of one of a checkpoint, with a checksum that is right."""
+    tensors = load_file(last)
+    with safe_open(last, "pt") as file:
+        about = json.loads(file.metadata()[checkpoint.FORMAT])
+    tensors = {n: tensors[n] for n in about["order"]} | {name: tensor}
+    header = json.dumps(about | {"sha256": checkpoint._digest(tensors)})
+    save_file(tensors, last, {checkpoint.FORMAT: header})
+
+
 def test_numbers_that_are_not_finite_are_refused_and_resumed_from_the_one_before(
     runs: dict[str, Path],
 ) -> None:
     copy = copied(runs["regression"])
     last = sorted((copy / "checkpoints").iterdir())[-1]
     whole = last.read_bytes()
-    tensors = load_file(last)
-    with safe_open(last, "pt") as file:
-        about = json.loads(file.metadata()[checkpoint.FORMAT])
-    tensors = {name: tensors[name] for name in about["order"]}
-    tensors["model/head.bias"][:] = float("nan")
-    header = json.dumps(about | {"sha256": checkpoint._digest(tensors)})
-    save_file(tensors, last, {checkpoint.FORMAT: header})
+    forge(last, "model/head.bias", torch.full((1,), torch.nan))
     refused = end_of("evaluate", copy, "--num-tasks", 2)
     assert "holds numbers that are not finite, in model/head.bias" in refused.message
     done = end_of("resume", copy)
     assert (done.code, len(done.warned)) == (0, 1)
     assert last.read_bytes() == whole
+
+
+def test_a_moment_that_merely_broadcasts_is_refused_before_anything_is_changed(
+    runs: dict[str, Path],
+) -> None:
+    copy = copied(runs["promp"])
+    forge(sorted((copy / "checkpoints").iterdir())[-1], "optimizer/0/exp_avg", torch.zeros(()))
+    before = contents(copy)
+    refused = end_of("resume", copy, "--iterations", 4)
+    assert "0/exp_avg of its optimizer, of shape (), belongs to no parameter" in refused.message
+    assert contents(copy) == before

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad_and_value, vmap
+from torch.func import grad_and_value
 
 from metarl.core import chunks, tree, world
 from metarl.core.adapt import InnerLoop
@@ -176,8 +176,7 @@ def share_of_mean(task_gradient: TaskGradient, count: int, mode: Mode = "eager")
     """
 
     def share(meta: MetaParams, tasks: Task, *settings: Tensor) -> tuple[MetaParams, Metrics]:
-        in_dims = (None, 0, *(None for _ in settings))
-        results = vmap(task_gradient, in_dims=in_dims)(meta, tasks, *settings)
+        results = chunks.over_tasks(lambda task: task_gradient(meta, task, *settings), tasks)
         return tree.map_leaves(lambda x: x.sum(0) / count, results)
 
     return program(share, mode)
