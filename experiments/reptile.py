@@ -25,6 +25,7 @@ class Reptile(VPGMAML):
     """Meta-train by moving towards the adapted policies: no second derivatives, no trust region.
 
     What several inner steps have in common on all tasks is learned; with one it is joint training.
+    The episodes after the last step are for the metrics alone.
     """
 
     inner_steps: int = 3
@@ -39,6 +40,8 @@ class Reptile(VPGMAML):
             raise ValueError(f"Reptile needs --inner-steps of at least 1, got {self.inner_steps}")
         if self.inner not in ("sgd", "adam"):
             raise ValueError(f"Reptile learns no rates; use --inner sgd or adam, not {self.inner}")
+        if self.first_order:
+            raise ValueError("Reptile has no second derivatives to drop; leave out --first-order")
 
 
 def build(config: Reptile, *, num_tasks: int | None = None, episodes: int | None = None) -> Parts:

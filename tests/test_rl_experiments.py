@@ -186,6 +186,7 @@ def test_without_inner_steps_a_method_trains_one_policy_for_all_tasks(
     ("flags", "message"),
     [
         (("--inner-steps", 0), "Reptile needs --inner-steps of at least 1, got 0"),
+        (("--first-order",), "no second derivatives to drop; leave out --first-order"),
         (("--inner", "meta-sgd"), "use --inner sgd or adam, not meta-sgd"),
     ],
 )
