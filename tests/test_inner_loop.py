@@ -113,8 +113,17 @@ def test_start_may_compute_parameters_from_a_batch_and_consume_it() -> None:
     assert values(gradient.model) == {"a": 2 + 2 * 5}  # through the head, also in first order
 
 
-@pytest.mark.parametrize("batches", [(), (ZERO, ZERO), (ZERO,) * 4])
-def test_number_of_batches_must_be_one_or_that_of_the_steps(batches: tuple[Tensor, ...]) -> None:
+def test_fewer_batches_than_steps_take_turns() -> None:
+    loop = InnerLoop(pull, sgd(0.25), num_steps=3)
+    one, two = torch.tensor(4.0), torch.tensor(8.0)
+    meta = MetaParams(start_at(a=0.0), {})
+    expected = [values(p) for p in loop.path(meta, (one, two, one))]
+    assert [values(p) for p in loop.path(meta, (one, two))] == expected
+    assert expected != [values(p) for p in loop.path(meta, (two, one))]
+
+
+@pytest.mark.parametrize("batches", [(), (ZERO,) * 4])
+def test_there_must_be_batches_and_no_more_than_steps(batches: tuple[Tensor, ...]) -> None:
     loop = InnerLoop(pull, sgd(0.5), num_steps=3)
     with pytest.raises(ValueError, match=rf"num_steps=3 .*got {len(batches)}"):
         loop.path(MetaParams(start_at(a=1.0), {}), batches)

@@ -151,7 +151,7 @@ def test_a_support_set_is_dealt_out(counts: list[int]) -> None:
     ids = [set(inputs["input_ids"].flatten().tolist()) for inputs, _ in batches]
     assert all(targets[0].sum(0).gt(0).all() for _, targets in batches)
     assert sum(map(len, ids[:3])) == len(set().union(*ids)) == sum(counts)
-    assert [ids.index(part) for part in ids] == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert [ids.index(part) for part in ids] == [0, 1, 2, 0]
     for inputs, targets in batches:
         whole = numbered(counts)[1][0]
         assert torch.equal(whole[inputs["input_ids"].flatten()], targets[0])
@@ -160,7 +160,7 @@ def test_a_support_set_is_dealt_out(counts: list[int]) -> None:
 def test_fewer_shots_than_parts_are_as_many_parts() -> None:
     assert len(support_batches(numbered([2, 5]), parts=4, steps=0)) == 1
     generates, *steps = support_batches(numbered([2, 5]), parts=4, steps=3)
-    assert torch.equal(steps[0][1], steps[2][1])
+    assert len(steps) == 2  # the third is the first again
     assert len({*texts(generates)} & {*texts(steps[0])}) == 0
     alone = support_batches(numbered([1, 1]), parts=4, steps=2)
     assert all(torch.equal(batch[1], alone[0][1]) for batch in alone)

@@ -25,6 +25,7 @@ class Plain(NamedTuple):
     clip: float
     first_order: bool = True
     accumulates: bool = True
+    steps: int = 3
 
     def adapts(self, name: str) -> bool:
         layers = [f"encoder.layer.{index}." for index in range(LAYERS - self.top, LAYERS)]
@@ -62,9 +63,10 @@ class Plain(NamedTuple):
         return F.cross_entropy(logits, targets.argmax(-1))
 
     def path(self, meta: MetaParams, support: tuple[Batch, ...]) -> list[Params]:
-        """The parameters after 0, 1, ... steps: the first batch generates, the others adapt."""
+        """The parameters after 0, 1, ... steps: the first batch generates, the others take turns."""
         path = [meta.model | self.head(meta.model, support[0])]
-        for step, batch in enumerate(support[1:]):
+        for step in range(self.steps):
+            batch = support[1 + step % (len(support) - 1)]
             # A node of its own: inner gradients do not reach what the head was made of.
             now = {n: p.detach() if self.first_order else p.clone() for n, p in path[-1].items()}
             chosen = {n: p.requires_grad_() for n, p in now.items() if self.adapts(n)}

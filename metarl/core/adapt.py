@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any, TypeAlias
 
 from torch.func import grad_and_value
@@ -43,8 +44,8 @@ class InnerLoop:
             start. It may supply names that are not meta-parameters, such as a generated head.
         supplied: Names that `start` supplies for itself, such as CAVIA's context: constants of the
             inner optimizer are learned for them, but no initialization.
-        num_steps: Take this many steps on a single support batch; ``None`` takes one step on each
-            batch given.
+        num_steps: Take this many steps, on the support batches in turn; ``None`` takes one step on
+            each batch given.
         proximal: λ of the proximal term (λ/2)‖φ − θ‖², which holds the adapted parameters φ to
             the initialization θ (iMAML, Rajeswaran et al. 2019, eq. 3).
     """
@@ -111,7 +112,7 @@ class InnerLoop:
         """Return the parameters after 0, 1, ..., K steps on one task.
 
         Raises:
-            ValueError: If `num_steps` is set and neither one batch nor one per step is given.
+            ValueError: If `num_steps` is set and there is no batch, or more than one of each step.
         """
         return list(self.steps(meta, batches))
 
@@ -140,9 +141,9 @@ class InnerLoop:
     def _one_per_step(self, batches: Batches) -> Batches:
         if self.num_steps is None or len(batches) == self.num_steps:
             return batches
-        if len(batches) == 1:
-            return batches * self.num_steps
+        if len(batches) == 1 or 1 < len(batches) < self.num_steps:
+            return tuple(islice(cycle(batches), self.num_steps))
         raise ValueError(
-            f"num_steps={self.num_steps} needs one support batch or {self.num_steps}, "
+            f"num_steps={self.num_steps} needs one to {max(1, self.num_steps)} support batches, "
             f"got {len(batches)}"
         )

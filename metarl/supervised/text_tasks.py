@@ -160,10 +160,11 @@ class AllLabels:
 
 
 def support_batches(batch: Batch, *, parts: int, steps: int) -> tuple[Batch, ...]:
-    """Cut a support set into a first batch, which generates a head, and one for each inner step.
+    """Cut a support set into a first batch, which generates a head, and those of the inner steps.
 
-    Every class is dealt out to all parts, so that each holds all classes. The steps take the other
-    parts in turn, and once those are used up all parts, the first among them.
+    Every class is dealt out to all parts, so that each holds all classes. The steps take the others
+    and then the first, and so on in turn: what is returned after the first batch is taken round and
+    round, and holds nothing twice.
 
     Args:
         batch: The support set of one task, with a leading task axis of 1.
@@ -174,4 +175,4 @@ def support_batches(batch: Batch, *, parts: int, steps: int) -> tuple[Batch, ...
     place = (members.cumsum(0) * members).sum(-1) - 1  # of an example within its class
     parts = max(1, min(parts, int(members.sum(0).min())))
     cut = [tree.map_leaves(lambda x, p=p: x[:, place % parts == p], batch) for p in range(parts)]
-    return (cut[0], *(cut[(1 + step) % parts] for step in range(steps)))
+    return (cut[0], *(cut[(1 + step) % parts] for step in range(min(steps, parts))))
