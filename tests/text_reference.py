@@ -63,7 +63,7 @@ class Plain(NamedTuple):
         return F.cross_entropy(logits, targets.argmax(-1))
 
     def path(self, meta: MetaParams, support: tuple[Batch, ...]) -> list[Params]:
-        """The parameters after 0, 1, ... steps: the first batch generates, the others take turns."""
+        """The parameters after 0, 1, ... steps: the first batch generates, others take turns."""
         path = [meta.model | self.head(meta.model, support[0])]
         for step in range(self.steps):
             batch = support[1 + step % (len(support) - 1)]
