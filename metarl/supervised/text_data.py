@@ -180,7 +180,7 @@ def _read(name: str, files: list[Path]) -> TextTask:
     labels = tuple(sorted({row.label for row in rows}))
     if len(labels) < 2:
         raise ValueError(f"task {name} needs rows of two labels at least, got {len(labels)}")
-    return TextTask(name, labels, samples, rows, tuple(dict.fromkeys(evaluation)))
+    return TextTask(name, labels, samples, rows, tuple(evaluation))
 
 
 def _content(path: Path) -> Any:
