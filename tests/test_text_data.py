@@ -103,20 +103,30 @@ def test_what_is_wrong_with_a_task_is_one_line(tmp_path: Path) -> None:
 def test_a_sample_that_the_authors_did_not_draw(tmp_path: Path) -> None:
     published(tmp_path, "colors")
     (task,) = read_tasks(tmp_path, ["colors"])
-    message = "no support sample {} of {} shots; --shots may be 1, 2, and --samples at most 1"
+    message = "no support sample {} of {} shots; --shots may be 1 (--samples 1), 2 (--samples 2)"
     for shots, index in ((8, 0), (2, 5)):
-        with pytest.raises(ValueError, match=message.format(index, shots)):
+        with pytest.raises(ValueError, match=re.escape(message.format(index, shots))):
             task.sample(shots, index)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "line"),
     [
-        ("a.jsonl", b'{"sentence1": "a dog"}\n', "a.jsonl: row 1 has no label"),
+        ("a.jsonl", b'{"sentence1": "a dog"}\n', "a.jsonl: row 1 must be like"),
+        ("a.jsonl", b'{"sentence1": "a", "label": 1.5}\n', "got {'sentence1': 'a', 'label': 1.5}"),
+        ("a.jsonl", b'{"sentence1": "a", "label": true}\n', "may be a whole number"),
+        ("a.jsonl", b'{"sentence1": "a", "sentence2": ["b"], "label": "c"}\n', "row 1 must be"),
+        ("a.jsonl", b'{"sentence1": "cut \\ud83d", "label": "c"}\n', "row 1 must be"),
+        (
+            "a.jsonl",
+            b'{"sentence1": "a", "label": "c"}\n\n{',
+            "a.jsonl cannot be read as JSON (line 3",
+        ),
         ("a.jsonl", b'{"label": "red"}\n', 'row 1 must be like {"sentence1": TEXT, "label": NAME}'),
         ("a.jsonl", b'["a dog", "red"]\n', "row 1 must be like"),
         ("a.jsonl", b'{"sentence1": "a", "label": 1}\n', "two labels at least, got 1"),
-        ("a.jsonl", b"", "two labels at least, got 0"),
+        ("a.jsonl", b"", "a.jsonl; lines of"),
+        ("a.eval.jsonl", b'{"sentence1": "a", "label": "c"}', "judged on in TASK.eval.jsonl"),
         ("a.jsonl", b'{"sentence1": "a', "cannot be read as JSON"),
         ("a.json", b"\xff\xfe", "cannot be read as JSON"),
         ("a.json.gz", b"no archive", "cannot be read as JSON"),
@@ -144,3 +154,55 @@ def test_a_folder_without_tasks_is_one_line(
     write_task(tmp_path, "colors", ["red", "blue"], 2)
     monkeypatch.setenv("METARL_DATA", str(tmp_path))
     assert list(find_tasks(None)) == ["colors"]
+
+
+def test_lines_end_where_json_ends_them_and_files_may_begin_with_a_mark(tmp_path: Path) -> None:
+    sentences = ["one\u2028two", "form\x0cfeed", "next\x85line"]
+    rows = [{"sentence1": x, "label": str(i)} for i, x in enumerate(sentences)]
+    lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "a.jsonl").write_bytes(lines.encode("utf-8-sig"))
+    (task,) = read_tasks(tmp_path, ["a"])
+    assert [row.sentence1 for row in task.rows] == sentences
+
+
+def test_published_files_may_be_gzipped_and_hidden_ones_are_passed_over(tmp_path: Path) -> None:
+    published(tmp_path, "colors")
+    for path in [*tmp_path.rglob("*.json")]:
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    hidden = tmp_path / "data/json/.ipynb_checkpoints"
+    hidden.mkdir()
+    write_task(hidden, "colors-checkpoint", ["red", "blue"], 2)
+    assert list(find_tasks(tmp_path)) == ["colors"]
+    (task,) = read_tasks(tmp_path, ["colors"])
+    assert sorted(task.samples) == [(1, 0), (2, 0), (2, 1)]
+
+
+def test_one_name_in_two_folders_is_one_line(tmp_path: Path) -> None:
+    for folder in ("coats", "moods"):
+        (tmp_path / folder).mkdir()
+        write_task(tmp_path / folder, "train", ["red", "blue"], 2)
+    with pytest.raises(ValueError, match=r"two folders .* 'train': .*coats and .*moods; rename"):
+        find_tasks(tmp_path)
+
+
+def test_nothing_is_learned_from_that_is_judged_on(tmp_path: Path) -> None:
+    write_task(tmp_path, "colors", ["red", "blue"], 4, evaluation=2)
+    lines = (tmp_path / "colors.jsonl").read_text().splitlines(keepends=True)
+    with (tmp_path / "colors.eval.jsonl").open("a") as file:
+        file.writelines([lines[0]] * 2)  # what occurs twice is judged twice
+    (task,) = read_tasks(tmp_path, ["colors"])
+    assert len(task.evaluation) == 6
+    for index in range(5):
+        assert not {*task.sample(3, index)} & {*task.evaluation}
+    with pytest.raises(ValueError, match="needs 4 rows of each class, got 3"):
+        task.sample(4, 0)
+
+
+def test_pairs_are_pairs_in_every_sample(tmp_path: Path) -> None:
+    rows = [PAIR | {"label": "red"}, {"sentence1": "a dog", "label": "blue"}]
+    write_lines(tmp_path / "pairs.jsonl", rows)
+    (task,) = read_tasks(tmp_path, ["pairs"])
+    assert task.has_pairs()
+    alone = task._replace(rows=task.rows[1:])
+    assert not alone.has_pairs()

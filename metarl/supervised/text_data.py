@@ -1,10 +1,12 @@
 """Text tasks on disk: the LEOPARD tasks as published or packed, and JSON lines of one's own."""
 
 import gzip
+import json
 import os
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +18,9 @@ from metarl.parsing import parse_json
 NUM_SAMPLES = 10  # fixed support samples of every task and number of shots (Bansal et al. 2020)
 PART = 10  # one row in so many is for validation
 SUFFIXES = (".json.gz", ".json", ".jsonl", ".jsonl.gz")
-PUBLISHED = re.compile(r"(?P<task>.+)_train_(?P<index>\d+)_(?P<shots>\d+)\.json")
+PUBLISHED = re.compile(r"(?P<task>.+)_train_(?P<index>\d+)_(?P<shots>\d+)\.json(\.gz)?")
+LIKE = '{"sentence1": TEXT, "label": NAME}'
+ALIASES = {"conll_c": "conll"}  # the evaluation rows of conll are in conll_c_eval.json
 
 
 class Row(NamedTuple):
@@ -57,11 +61,11 @@ class TextTask(NamedTuple):
             ValueError: If there are fewer rows of a class.
         """
         if self.samples and (shots, index) not in self.samples:
-            known = sorted({number for number, _ in self.samples})
-            count = sum(number == known[0] for number, _ in self.samples)
+            counts = Counter(number for number, _ in sorted(self.samples))
+            have = ", ".join(f"{number} (--samples {n})" for number, n in counts.items())
             raise ValueError(
                 f"task {self.name} has no support sample {index} of {shots} shots; --shots may be "
-                f"{', '.join(map(str, known))}, and --samples at most {count}"
+                f"{have}"
             )
         rows = self.samples[shots, index] if self.samples else self._draw(shots, index)
         found = {label: sum(row.label == label for row in rows) for label in self.labels}
@@ -74,10 +78,15 @@ class TextTask(NamedTuple):
         return rows
 
     def _draw(self, shots: int, index: int) -> tuple[Row, ...]:
-        order = np.random.RandomState(index).permutation(len(self.rows))
-        shuffled = [self.rows[i] for i in order]
+        judged = {*self.evaluation}  # what is judged on is not learned from
+        free = [row for row in self.rows if row not in judged]
+        shuffled = [free[i] for i in np.random.RandomState(index).permutation(len(free))]
         by_label = [[row for row in shuffled if row.label == label] for label in self.labels]
         return tuple(row for rows in by_label for row in rows[:shots])
+
+    def has_pairs(self) -> bool:
+        """Say whether sentences come in pairs, in any row."""
+        return any(row.sentence2 for row in (*self.rows, *self.evaluation))
 
     def parted(self) -> tuple[list[Row], list[Row]]:
         """Return rows to meta-train on and, of every class a tenth, rows to validate with.
@@ -114,10 +123,11 @@ def find_tasks(root: Path | None) -> dict[str, list[Path]]:
 
     ``TASK.json.gz``, ``TASK.json`` or ``TASK.jsonl`` hold a task each, and evaluation rows of JSON
     lines are in ``TASK.eval.jsonl``; ``TASK_train_3_16.json`` and ``TASK_eval.json`` are the
-    published layout of LEOPARD.
+    published layout of LEOPARD. What is hidden (``.ipynb_checkpoints``) is passed over.
 
     Raises:
         OSError: If there is no folder, or no task in it.
+        ValueError: If files of two folders have the name of one task.
     """
     given = root or os.environ.get("METARL_DATA")
     if not given or not Path(given).expanduser().is_dir():
@@ -129,7 +139,14 @@ def find_tasks(root: Path | None) -> dict[str, list[Path]]:
     folder = next((p for p in (base / "leopard", base / "data" / "json") if p.is_dir()), base)
     tasks: dict[str, list[Path]] = {}
     for path in sorted(p for p in folder.rglob("*") if p.name.endswith(SUFFIXES)):
-        tasks.setdefault(_task_of(path), []).append(path)
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            tasks.setdefault(_task_of(path), []).append(path)
+    for name, paths in tasks.items():
+        if len(places := sorted({path.parent for path in paths})) > 1:
+            raise ValueError(
+                f"two folders have files of a task {name!r}: {places[0]} and {places[1]}; rename "
+                "those of one, or name one folder with --data-root"
+            )
     if not tasks:
         raise FileNotFoundError(
             f"{folder} has no text tasks: expected files such as TASK.jsonl, TASK.json.gz or "
@@ -153,9 +170,10 @@ def read_tasks(root: Path | None, names: Iterable[str]) -> list[TextTask]:
 
 def _task_of(path: Path) -> str:
     stem = re.sub(r"(\.eval)?\.(json|jsonl)(\.gz)?$", "", path.name)
-    published = PUBLISHED.fullmatch(path.name)
-    # conll's is conll_c_eval.json.
-    return published["task"] if published else re.sub(r"(_c)?_eval$", "", stem)
+    if published := PUBLISHED.fullmatch(path.name):
+        return published["task"]
+    name = stem.removesuffix("_eval")
+    return ALIASES.get(name, name)
 
 
 def _read(name: str, files: list[Path]) -> TextTask:
@@ -179,7 +197,11 @@ def _read(name: str, files: list[Path]) -> TextTask:
     rows = tuple(dict.fromkeys([*loose, *(row for some in samples.values() for row in some)]))
     labels = tuple(sorted({row.label for row in rows}))
     if len(labels) < 2:
-        raise ValueError(f"task {name} needs rows of two labels at least, got {len(labels)}")
+        raise ValueError(
+            f"task {name} needs rows to learn from of two labels at least, got {len(labels)} in "
+            f"{files[0]}; lines of {LIKE} are in TASK.jsonl, and what is judged on in "
+            "TASK.eval.jsonl"
+        )
     return TextTask(name, labels, samples, rows, tuple(evaluation))
 
 
@@ -187,23 +209,46 @@ def _content(path: Path) -> Any:
     """Return what a file holds: the object of JSON, or the list of JSON lines."""
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        text = raw.decode()
-        if ".jsonl" in path.name:
-            return [parse_json(line) for line in text.splitlines() if line.strip()]
-        return parse_json(text)
+        text = raw.decode("utf-8-sig")  # some editors begin a file with a mark
+        return list(_lines(text)) if ".jsonl" in path.name else parse_json(text)
     except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}); get it again") from None
+        raise ValueError(
+            f"{path} cannot be read as JSON ({error}); mend it, or get it again"
+        ) from None
+
+
+def _lines(text: str) -> Iterator[Any]:
+    for number, line in enumerate(text.split("\n"), 1):  # and not at what else ends lines
+        try:
+            if line.strip():
+                yield parse_json(line)
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
 
 
 def _rows(path: Path, rows: Any) -> tuple[Row, ...]:
-    read = []
-    for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
-        if not isinstance(row, dict) or not isinstance(row.get("sentence1"), str):
-            raise ValueError(
-                f'{path}: row {number} must be like {{"sentence1": TEXT, "label": NAME}}, with a '
-                f'"sentence2" in pairs, got {str(row)[:60]!r}'
-            )
-        if not isinstance(row.get("label"), str | int):
-            raise ValueError(f"{path}: row {number} has no label")
-        read.append(Row(row["sentence1"], str(row.get("sentence2") or ""), str(row["label"])))
-    return tuple(read)
+    return tuple(
+        _row(path, number, row)
+        for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1)
+    )
+
+
+def _row(path: Path, number: int, row: Any) -> Row:
+    found = row if isinstance(row, dict) else {}
+    one, two, label = (found.get(name) for name in ("sentence1", "sentence2", "label"))
+    named = isinstance(label, str | int) and not isinstance(label, bool)
+    texts = isinstance(one, str) and isinstance(two, str | None)
+    if not (named and texts and _encodable(one, two, label)):
+        raise ValueError(
+            f"{path}: row {number} must be like {LIKE}, where the name may be a whole number, with "
+            f'a "sentence2" in pairs, got {ascii(row)[:60]}'
+        )
+    return Row(one, two or "", str(label))
+
+
+def _encodable(*texts: Any) -> bool:
+    """Say whether there is no half of a letter, such as a picture that was cut in two."""
+    try:
+        return bool(json.dumps(texts, ensure_ascii=False).encode())
+    except UnicodeEncodeError:
+        return False

@@ -54,9 +54,8 @@ def tokenize(
     device: torch.device,
 ) -> Sentences:
     """Tokenize rows of a task, cut to `max_length` tokens, and put them on the device."""
-    pairs = any(row.sentence2 for row in rows)
     texts = [row.sentence1 for row in rows]
-    seconds = [[row.sentence2 for row in rows]] if pairs else []
+    seconds = [[row.sentence2 for row in rows]] if task.has_pairs() else []
     found = tokenizer(
         texts,
         *seconds,
