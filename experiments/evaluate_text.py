@@ -17,6 +17,7 @@ from metarl import cli
 from metarl.config import at_least, require
 from metarl.console import print_table, warn
 from metarl.core.seeding import torch_generator
+from metarl.core.types import Params
 from metarl.experiments.launch import experiment_of, require_fitting
 from metarl.experiments.text import Text, names, support_of
 from metarl.loading import Loaded, load
@@ -54,7 +55,9 @@ class EvaluateText:
     seed: int = 1
     """Seed of what is drawn: minibatches and evaluation sentences."""
     data_root: Path | None = None
-    """Where the tasks are now."""
+    """Folder of the test tasks, where it is not the run's."""
+    encoder: str | None = None
+    """Where the run's encoder is now."""
     checkpoint: int | None = None
     """Iteration of the checkpoint, by default the last; 0 is the encoder as it came."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -80,7 +83,7 @@ def main(args: EvaluateText) -> None:
     for task in tasks:  # before the minutes of the first
         for number in shots:
             [task.sample(number, index) for index in range(args.samples)]
-    parts: Any = module.build(config)
+    parts: Any = module.build(config, sources=tasks, ways=ways_of(loaded.params.model))
     require_fitting(parts, loaded.params)
     tokenizer = load_pretrained(config.encoder).tokenizer
     results: dict[str, dict[int, Any]] = {}
@@ -113,12 +116,17 @@ def overridden(config: Text, args: EvaluateText) -> Text:
     """Put what was asked for in place of the run's settings."""
     asked = {
         name: value
-        for name in ("data_root", "device", "test_steps", "inner_lr")
+        for name in ("data_root", "encoder", "device", "test_steps", "inner_lr")
         if (value := getattr(args, name)) is not None
     }
     if args.inner_lr is not None and config.inner == "lslr":
         raise ValueError(f"{args.run} learned its rates (--inner lslr); leave out --inner-lr")
     return replace(config, **asked)
+
+
+def ways_of(params: Params) -> int:
+    """Return the classes of the head that was trained; 0 if each task has one of its own."""
+    return len(params["head.bias"]) if "head.bias" in params else 0
 
 
 def chosen_tasks(config: Text, args: EvaluateText) -> list[TextTask]:

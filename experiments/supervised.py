@@ -41,7 +41,7 @@ def validate(config: SupervisedConfig, parts: Parts, params: MetaParams) -> Metr
         parts.test_loop,
         [params],
         parts.evaluated["validation"],
-        num_tasks=config.validation_tasks,
+        num_tasks=config.validation_tasks or 1,
         generator=torch_generator(config.seed, 0, "validation", device=parts.device),
         chunk_size=parts.chunk_size,
     )

@@ -32,10 +32,17 @@ from metarl.supervised.text_tasks import AllLabels, Sentences, TextTasks, suppor
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "": {"num_tasks": 4, "inner_steps": 3, "test_steps": 3, "inner_lr": 0.1, "outer_lr": 1e-4},
+    "": {
+        "num_tasks": 4, "inner_steps": 3, "test_steps": 3, "inner_lr": 0.1, "outer_lr": 1e-4,
+        "validation_tasks": 50,
+    },
     # Fine-tuned with Adam, as encoders are.
-    "pretrained": {"inner": "adam", "inner_lr": 1e-3, "inner_batch": 16, "test_steps": 100},
-}
+    "pretrained": {
+        "inner": "adam", "inner_lr": 1e-3, "inner_batch": 16, "test_steps": 100,
+        "validation_tasks": 5,
+    },
+}  # fmt: skip
+HELD_OUT = "airline,restaurant,conll,political_audience,political_bias,political_message"
 JOINT_BATCH = 16  # sentences of a data set in a batch of joint training
 
 
@@ -59,7 +66,7 @@ class Text(SupervisedConfig):
     """Folder of the tasks; by default METARL_DATA."""
     tasks: str = ""
     """Tasks to train on, separated by commas; by default all that are not held out."""
-    held_out: str = "airline,restaurant,conll,political_audience,political_bias,political_message"
+    held_out: str = HELD_OUT
     """Tasks to keep for the test, which --tasks left out does not train on."""
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
     """Hugging Face encoder: a folder or a name."""
@@ -90,16 +97,35 @@ class Text(SupervisedConfig):
                 "tasks of text have no fixed number of classes; use --start generated, zero or "
                 "prototypes (--method leopard, zero-head, protomaml or protonet)"
             )
+        fixed = (None, 0), (None, "learned"), (None, "sgd", "adam")
+        asked = self.inner_steps, self.start, self.inner
+        if self.method == "pretrained" and not all(
+            x in y for x, y in zip(asked, fixed, strict=True)
+        ):
+            raise ValueError(
+                "--method pretrained adapts in the test alone; leave out --inner-steps and "
+                "--start, and use --inner sgd or adam"
+            )
+        if self.per_step_norm:
+            raise ValueError(
+                "--per-step-norm is for image networks, not for encoders; leave it out"
+            )
+        if self.estimator == "reptile":
+            raise ValueError(
+                "Reptile learns what adapts, and the lower layers of an encoder never do; use "
+                "--estimator backprop"
+            )
         if self.mode not in (None, "eager"):
             raise ValueError("tasks of text have a new shape each; use --mode eager")
 
 
-def build(config: Text, *, sources: Sequence[TextTask] = ()) -> Parts:
+def build(config: Text, *, sources: Sequence[TextTask] = (), ways: int = 0) -> Parts:
     """Build the parts of a run; sentences are tokenized when they are first needed.
 
     Args:
         config: The settings.
         sources: What to draw tasks from, instead of reading --tasks.
+        ways: Classes of the head of joint training; by default all labels of the tasks.
     """
     config = complete(config)
     device = resolve_device(config.device)
@@ -114,7 +140,7 @@ def build(config: Text, *, sources: Sequence[TextTask] = ()) -> Parts:
             length=config.max_length,
         ),
         pretrained.model.config.hidden_size,
-        ways=sum(len(task.labels) for task in tasks) if joint else 2,
+        ways=ways or (sum(len(task.labels) for task in tasks) if joint else 2),
         generated=config.start == "generated",
         generator=torch_generator(config.seed, 0, "parameters"),
     )
@@ -151,9 +177,13 @@ def build(config: Text, *, sources: Sequence[TextTask] = ()) -> Parts:
 def complete(config: Text) -> Text:
     """Fill in what was left open."""
     config = resolve(config, SETTINGS | {"": SETTINGS[""] | {"mode": "eager"}})
-    if config.tasks:
+    if names(config.tasks):
         return config
-    found = [name for name in find_tasks(config.data_root) if name not in names(config.held_out)]
+    known = find_tasks(config.data_root)
+    unknown = [name for name in names(config.held_out) if name not in known]
+    if unknown and config.held_out != HELD_OUT:
+        raise ValueError(f"--held-out {unknown[0]} is no task; there are {', '.join(known)}")
+    found = [name for name in known if name not in names(config.held_out)]
     if not found:
         raise ValueError(f"every task is held out; --held-out is {config.held_out}")
     return replace(config, tasks=",".join(found))
@@ -171,8 +201,8 @@ def main(config: Text) -> None:
 
 
 def names(listed: str) -> list[str]:
-    """Return the names in a list separated by commas."""
-    return [name.strip() for name in listed.split(",") if name.strip()]
+    """Return the names in a list separated by commas, each once."""
+    return list(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
 
 
 def _validated(config: Text, pools: tuple[Sentences, ...]) -> tuple[Sentences, ...]:

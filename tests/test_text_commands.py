@@ -2,20 +2,26 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from commands import checkpoints, history, metarl, refusal
 from matplotlib.figure import Figure
 from sentences import LAYERS, LENGTH, SIZE, colored_rows, save_encoder, write_lines
+from text_reference import Plain
 
 from metarl import checkpoint
+from metarl.core import Batch
 from metarl.experiments import text
 from metarl.experiments.evaluate_text import EvaluateText, file_name
 from metarl.records import protocol
+from metarl.supervised.encoders import load_pretrained
+from metarl.supervised.text_data import Row, TextTask, read_tasks
 from metarl.tracking import Run
 
 
@@ -123,6 +129,63 @@ def test_resume_continues_bit_for_bit(leopard: Path, tmp_path: Path) -> None:
     assert len(history(run)) == 4
 
 
+def test_accuracies_are_those_by_hand(words: list[Any], tmp_path: Path) -> None:
+    """On raw tokens through the whole encoder: every other sentence of a class generates."""
+    run = tmp_path / "run"
+    rates = ("--inner-lr", 0.3, "--inner-clip", 5.0, "--outer-lr", 1e-3)
+    metarl(*words, *rates, "--iterations", 10, "--checkpoint-every", 10, "--out", run)
+    metarl("evaluate", run, "--tasks", "eyes", "--shots", "2,4", "--samples", 3)
+    (entry,) = Run.open(run).evaluations()
+    config = Run.open(run).read_config()["config"]
+    model, tokenizer = load_pretrained(config["encoder"])
+    meta = checkpoint.load(max(run.glob("checkpoints/*"))).params
+    plain = Plain(model, config["top_layers"], clip=5.0)
+
+    def by_hand(task: TextTask, shots: int, index: int) -> list[float]:
+        def batch(rows: Sequence[Row]) -> Batch:
+            inputs = tokenizer([x.sentence1 for x in rows], padding=True, return_tensors="pt")
+            labels = torch.tensor([task.labels.index(x.label) for x in rows])
+            return dict(inputs), torch.eye(len(task.labels))[labels]
+
+        rows = [[x for x in task.sample(shots, index) if x.label == y] for y in task.labels]
+        one, two = (batch([x for some in rows for x in some[first::2]]) for first in (0, 1))
+        path = plain.path(meta, (one, two, one))
+        return [plain.accuracy(params, batch(task.evaluation)) for params in (path[0], path[-1])]
+
+    (eyes,) = read_tasks(Path(config["data_root"]), ["eyes"])
+    for shots in (2, 4):
+        expected = np.array([by_hand(eyes, shots, index) for index in range(3)])
+        assert np.array(entry["accuracies"]["eyes"][str(shots)]) == pytest.approx(expected)
+        assert len({*map(tuple, expected)}) > 1  # samples differ
+        assert not np.array_equal(expected[:, 0], expected[:, 1])  # and steps change something
+
+
+def test_fine_tuning_takes_minibatches(words: list[Any], tmp_path: Path) -> None:
+    found = []
+    for size in (2, 1000):
+        out = tmp_path / str(size)
+        flags = ("--method", "pretrained", "--test-steps", 6, "--inner-batch", size)
+        metarl(*words, *flags, "--iterations", 1, "--out", out)
+        metarl("evaluate", out, "--tasks", HELD_OUT, "--shots", 4, "--samples", 4)
+        found.append(Run.open(out).evaluations()[0]["accuracies"])
+    assert found[0] != found[1]
+
+
+def test_a_run_is_tried_on_tasks_and_with_an_encoder_that_are_elsewhere(
+    leopard: Path, words: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(leopard, tmp_path / "run"))
+    (tmp_path / "mine").mkdir()
+    encoder = shutil.copytree(words[words.index("--encoder") + 1], tmp_path / "encoder")
+    write_lines(tmp_path / "mine/moods.jsonl", colored_rows(["red", "grey"], 4))
+    write_lines(tmp_path / "mine/moods.eval.jsonl", colored_rows(["red", "grey"], 3, seed=1))
+    flags = ("--tasks", "moods", "--shots", 2, "--samples", 2)
+    metarl("evaluate", run, *flags, "--data-root", tmp_path / "mine", "--encoder", encoder)
+    assert list(Run.open(run).evaluations()[0]["accuracies"]) == ["moods"]
+    line = refusal(capsys, "evaluate", tmp_path / "nowhere", *flags)
+    assert "nowhere holds no run" in line
+
+
 def test_an_evaluation_can_be_repeated_and_is_written_down(evaluated: Path) -> None:
     (entry,) = Run.open(evaluated).evaluations()
     cells = np.array([list(found.values()) for found in entry["accuracies"].values()])
@@ -203,6 +266,14 @@ def test_seeds_share_a_curve_and_other_accuracies_are_plotted_apart(
         (["--tasks", "coats,sounds"], "there is no task 'sounds'; choose of coats"),
         (["--data-root", "nowhere"], "nowhere; name one with --data-root"),
         (["--held-out", ",".join(TASKS)], "every task is held out"),
+        (["--held-out", "eye,hats"], "--held-out eye is no task; there are coats, eyes"),
+        (["--tasks", ",", "--held-out", ",".join(TASKS)], "every task is held out"),
+        (["--per-step-norm"], "not for encoders; leave it out"),
+        (["--method", "reptile", "--start", "zero"], "use --estimator backprop"),
+        (["--inner-batch", 4], "--start generated takes the whole support set"),
+        (["--method", "pretrained", "--inner-steps", 2], "adapts in the test alone"),
+        (["--method", "pretrained", "--start", "zero"], "adapts in the test alone"),
+        (["--method", "pretrained", "--inner", "lslr"], "use --inner sgd or adam"),
         (["--shots", 5, "--queries", 5], "task few has 8 of one to draw from"),
         (["--tasks", "few"], "validation takes a tenth of the rows, and no task has 40"),
         (["--shots", 0], "--num-shots must be at least 1"),
@@ -237,7 +308,7 @@ def test_impossible_evaluations_are_one_line(
 def test_a_run_without_a_task_to_test_asks_for_one(
     words: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--held-out", "coats,another", "--tasks", "walls", "--iterations", 1]
+    flags = ["--held-out", "coats", "--tasks", "walls", "--iterations", 1]
     metarl(*words, *flags, "--out", tmp_path / "run")
     line = refusal(capsys, "evaluate", tmp_path / "run")
     assert "no task that was held out has evaluation rows; choose --tasks of coats" in line

@@ -56,11 +56,17 @@ class Plain(NamedTuple):
         numbers = torch.stack(rows)
         return {"head.weight": numbers[:, :-1], "head.bias": numbers[:, -1]}
 
-    def loss(self, params: Params, batch: Batch) -> Tensor:
-        inputs, targets = batch
+    def logits(self, params: Params, inputs: dict[str, Tensor]) -> Tensor:
         features = two_layers(params, "body.features.", self.encode(params, inputs))
-        logits = F.linear(features, params["head.weight"], params["head.bias"])
-        return F.cross_entropy(logits, targets.argmax(-1))
+        return F.linear(features, params["head.weight"], params["head.bias"])
+
+    def loss(self, params: Params, batch: Batch) -> Tensor:
+        return F.cross_entropy(self.logits(params, batch[0]), batch[1].argmax(-1))
+
+    def accuracy(self, params: Params, batch: Batch) -> float:
+        with torch.no_grad():
+            right = self.logits(params, batch[0]).argmax(-1) == batch[1].argmax(-1)
+        return right.double().mean().item()
 
     def path(self, meta: MetaParams, support: tuple[Batch, ...]) -> list[Params]:
         """The parameters after 0, 1, ... steps: the first batch generates, others take turns."""

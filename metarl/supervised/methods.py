@@ -35,6 +35,7 @@ MAML: dict[str, Any] = {
     "proximal": 0.0,
     "outer": "adam",
     "outer_schedule": "constant",
+    "validation_tasks": 100,
 }
 
 METHODS: dict[str, Method] = {

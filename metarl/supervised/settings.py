@@ -66,8 +66,9 @@ class SupervisedConfig(RunConfig):
     """Outer step size at the end of a schedule."""
     clip: float | None = None
     """Cut every number of the meta-gradient to [-clip, clip]."""
-    validation_tasks: int = 100
-    """Tasks of the validation at every checkpoint."""
+    validation_tasks: int | None = None
+    """Tasks of the validation at every checkpoint; by default 100, and of text 50, or 5 where each
+    is fine-tuned (--method pretrained)."""
     mode: Mode | None = None
     """How the meta-gradient runs: eager, traced to operators once (no compiler needed), or compiled
     with torch.compile, which takes a C++ compiler and a minute or two: for long runs."""
@@ -125,11 +126,12 @@ def require_compatible(config: SupervisedConfig) -> None:
     Raises:
         ValueError: If they do not go together; the message says why.
     """
-    if config.inner_batch and (config.start == "prototypes" or config.estimator == "implicit"):
-        what = "--start prototypes" if config.start == "prototypes" else "--estimator implicit"
+    whole = config.start in ("prototypes", "generated")
+    if config.inner_batch and (whole or config.estimator == "implicit"):
+        what = f"--start {config.start}" if whole else "--estimator implicit"
         raise ValueError(f"{what} takes the whole support set; leave out --inner-batch")
-    if config.start == "prototypes" and config.per_step_norm:
-        raise ValueError("--start prototypes has no step whose --per-step-norm it could read")
+    if config.start in ("prototypes", "generated") and config.per_step_norm:
+        raise ValueError(f"--start {config.start} has no step whose --per-step-norm it could read")
     if config.start != "learned" and config.inner in LEARNED_RATES - {"lslr"}:
         raise ValueError(
             f"--inner {config.inner} learns rates for every number of the head, and --start "
