@@ -65,21 +65,20 @@ def test_the_half_cheetah_of_the_guide_is_filmed_in_small(egl: None) -> None:
 
 @pytest.mark.slow
 @runs("docs/guide.md", "compare")
-def test_the_comparison_of_the_guide_runs_in_small() -> None:
-    compares("docs/guide.md", ["maml-trpo-0", "promp-0"])
-
-
-@pytest.mark.slow
 @runs("docs/meta-rl.md", "compare")
-def test_the_comparison_of_methods_on_policies_runs_in_small() -> None:
-    compares("docs/meta-rl.md", ["maml-trpo-0", "maml-trpo-first-order-0", "promp-0"])
-
-
-def compares(page: str, folders: list[str]) -> None:
+def test_the_comparisons_run_in_small_and_the_second_adds_to_the_first() -> None:
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
-    run_in_small(block(page, "compare"))
+    run_in_small(block("docs/guide.md", "compare"))
+    assert compared() == ["maml-trpo-0", "promp-0"]
+    first = Path("runs/compare/promp-0/metrics.jsonl").stat()
+    run_in_small(block("docs/meta-rl.md", "compare"))
+    assert compared() == ["maml-trpo-0", "maml-trpo-first-order-0", "promp-0"]
+    assert Path("runs/compare/promp-0/metrics.jsonl").stat() == first
+
+
+def compared() -> list[str]:
     assert Path("runs/compare/table.md").exists()
-    assert sorted(path.parent.name for path in Path().glob("runs/compare/*/config.json")) == folders
+    return sorted(path.parent.name for path in Path().glob("runs/compare/*/config.json"))
 
 
 @runs("docs/guide.md", "notebook")
