@@ -1,8 +1,6 @@
-"""Running commands in this process, reading what they leave, and the blocks of pages."""
+"""Running commands in this process and reading what they leave."""
 
 import json
-import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -44,29 +42,6 @@ def history(folder: Path) -> list[dict[str, Any]]:
         {name: value for name, value in json.loads(line).items() if not name.startswith("time/")}
         for line in lines
     ]
-
-
-def block(page: str, name: str) -> str:
-    """Return the code block after the marker ``<!-- name -->`` of a page: ``docs/guide.md``."""
-    pattern = rf"<!-- {re.escape(name)} -->\n```\w+\n(.*?)```"
-    found = re.search(pattern, (ROOT / page).read_text(), re.DOTALL)
-    assert found, f"{page} has no block {name!r}"
-    return found.group(1)
-
-
-def run_in_small(commands: str, small: dict[str, str]) -> None:
-    """Run the commands of a block, word for word but for flags that are added to make them small.
-
-    Args:
-        commands: One on each line, or joined by ``&&``.
-        small: What is added, by experiment or else by verb.
-    """
-    for command in re.split(r"&&|\n", commands.strip()):
-        words = shlex.split(command)
-        words = words[2:] if words[:2] == ["python", "-m"] else words
-        assert words[0] == "metarl"
-        size = next(small[word] for word in (*words[2:3], words[1]) if word in small)
-        metarl(*words[1:], *shlex.split(size))
 
 
 def checkpoints(folder: Path) -> dict[str, bytes]:

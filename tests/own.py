@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
-from commands import block
 from gymnasium import spaces
+from pages import block
 
 
 PAGE = "docs/own-environment.md"

@@ -82,3 +82,14 @@ def random_task(ways: int, seed: int, *, steps: int, pad: int = 0) -> Task:
     query = random_batch([*range(ways)] * 2, ways, seed + 1, pad=pad)
     whole = tree.map_leaves(lambda x: x[None], (support, query))
     return Task(support_batches(whole[0], parts=2, steps=steps), whole[1])
+
+
+def save_documented(root: Path) -> None:
+    """Write what the commands of the pages read: tasks in the folder data, and an encoder."""
+    (root / "data").mkdir()
+    colors = {"coats": COLORS[:2], "walls": COLORS[2:5]}  # the others are not trained on
+    colors |= {"airline": COLORS[3:], "restaurant": COLORS[1:3], "conll": COLORS[:3]}
+    for name, labels in colors.items():
+        write_lines(root / "data" / f"{name}.jsonl", colored_rows(labels, 80))
+        write_lines(root / "data" / f"{name}.eval.jsonl", colored_rows(labels, 4, seed=1))
+    save_encoder(root / "encoder")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from imagedata import mini_imagenet, paint
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -42,11 +43,6 @@ def numbers(classes: Classes) -> list[int]:
 
 def same(a: Classes, b: Classes) -> bool:
     return torch.equal(a.images, b.images) and a[1:] == b[1:]
-
-
-def paint(path: Path, color: Any, *, mode: str = "RGB", size: tuple[int, int] = (9, 5)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, color).save(path)
 
 
 def class_folders(root: Path, names: list[str], *, num_images: int = 2) -> Path:
@@ -346,28 +342,6 @@ def test_own_splits_that_cannot_serve_are_one_line(tmp_path: Path) -> None:
 
 
 # miniImageNet.
-
-
-TABLES = {"train": ["n03", "n01"], "val": ["n02"], "test": ["n04"]}
-
-
-def mini_imagenet(root: Path, *, zipped: bool = False) -> Path:
-    """Lay out four classes of three images as the real ones are, one of them in gray."""
-    folder = root / "miniimagenet"
-    for part, labels in TABLES.items():
-        rows = [f"{label}{index:08d}.jpg,{label}" for index in range(3) for label in labels]
-        text = "\n".join(["filename,label", *rows]) + "\n"
-        for row in rows:
-            name, label = row.split(",")
-            gray = label == "n04"
-            color = 40 if gray else (50 * int(label[1:]), 0, 200)
-            size = (30 + len(rows), 20)
-            paint(folder / "images" / name, color, mode="L" if gray else "RGB", size=size)
-        if zipped:
-            (folder / f"{part}.csv.gz").write_bytes(gzip.compress(text.encode()))
-        else:
-            (folder / f"{part}.csv").write_text(text)
-    return folder
 
 
 @pytest.mark.parametrize("zipped", [False, True], ids=["csv", "csv.gz"])

@@ -3,13 +3,13 @@
 import hashlib
 import io
 import json
-import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from imagedata import OMNIGLOT, needs_omniglot
 from PIL import Image
 
 from metarl.supervised import omniglot
@@ -29,11 +29,6 @@ NAMES = {
     ]
     for name, shape in SHAPE.items()
 }
-KNOWN = Path(__file__).parents[2] / "shared/data"  # where the developers keep it
-REAL = Path(os.environ.get("METARL_DATA", KNOWN)) / "omniglot"
-needs_real = pytest.mark.skipif(
-    not REAL.is_dir(), reason="needs Omniglot: METARL_DATA=FOLDER with omniglot/ in it"
-)
 
 
 def drawing(number: int) -> bytes:
@@ -252,11 +247,11 @@ def real_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def real(real_cache: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.undo()
     monkeypatch.setenv("METARL_CACHE", str(real_cache))
-    return REAL
+    return OMNIGLOT
 
 
 @pytest.mark.slow
-@needs_real
+@needs_omniglot
 @pytest.mark.parametrize(
     ("split", "sizes"),
     [("random", [1100, 100, 423]), ("vinyals", [1028, 172, 423]), ("background", [868, 96, 659])],
@@ -271,7 +266,7 @@ def test_the_real_omniglot_has_its_sizes(split: str, sizes: list[int], real: Pat
 
 
 @pytest.mark.slow
-@needs_real
+@needs_omniglot
 def test_the_vinyals_split_is_the_published_one(real: Path) -> None:
     published = json.loads((real / "vinyals_split.json").read_text())
     splits = load_images("omniglot", root=real, split="vinyals")

@@ -7,14 +7,16 @@ from typing import Any
 import gymnasium
 import pytest
 import torch
-from commands import block, history, metarl, refusal, run_in_small
+from commands import history, metarl, refusal
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers import ClipAction, FlattenObservation
 from helpers import random_meta_batch, relative_error, seeded
 from own import PAGE, playground, register
+from pages import block, run_in_small, runs
 
 from metarl.core import InnerLoop, Params, functional, sgd, tree
+from metarl.envs.base import BatchedTaskEnv
 from metarl.experiments.maml_trpo import MAMLTRPO, build
 from metarl.rl.episodes import Rollout
 from metarl.rl.losses import reinforce
@@ -50,25 +52,31 @@ def roll(sampler: Sampler, tasks: list[dict[str, Any]]) -> Rollout:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*Box observation space m.* is -?infinity:UserWarning")
-def test_the_page_runs_from_top_to_bottom(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Word for word but for the sizes; its batched face runs in test_vector_envs.py."""
-    monkeypatch.chdir(folder)
+@runs(PAGE, "playground.py", "train", "commands", "adapt", "async", "batched")
+def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Word for word but for the sizes; test_vector_envs.py looks closer at the batched face."""
+    monkeypatch.chdir(tmp_path)
+    with playground(tmp_path):
+        the_page_runs()
+
+
+def the_page_runs() -> None:
     check_env(gymnasium.make(ENV).unwrapped, skip_render_check=True)
     train = block(PAGE, "train")
     assert "ITERATIONS = 30\n" in train
     scope: dict[str, Any] = {}
     exec(train.replace("ITERATIONS = 30\n", "ITERATIONS = 2\n"), scope)
     assert scope["metrics"]["return/step_1"].isfinite()
-    small = {
-        "train": "--iterations 1 --num-tasks 2 --episodes-per-task 2",
-        "evaluate": "--num-tasks 2 --episodes-per-task 2",
-    }
-    run_in_small(block(PAGE, "commands"), small)
+    run_in_small(block(PAGE, "commands"))
     exec(block(PAGE, "adapt"), scope)
     assert len(scope["returns"]) == 3
     assert tree.norm(tree.add(scope["adapted"], scope["run"].params.model, scale=-1.0)) > 0
     assert scope["action"].shape == (1,)
     exec(block(PAGE, "async"), scope)
+    exec(block(PAGE, "batched"), {})
+    fast = make_sampler("playground/FastPendulum-v0", num_tasks=1, episodes_per_task=2)
+    assert isinstance(fast.env, BatchedTaskEnv)
+    assert roll(fast, [{"angle": 0.8, "length": 1.2}]).rewards.isfinite().all()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -1,10 +1,12 @@
 """The README's commands and code are what they claim to be."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
-from commands import ROOT, block, run_in_small
+from commands import ROOT
+from pages import block, run_in_small, runs
 
 from metarl import cli
 
@@ -12,6 +14,7 @@ from metarl import cli
 README = (ROOT / "README.md").read_text()
 
 
+@runs("README.md", "example")
 def test_the_example_runs() -> None:
     scope: dict[str, object] = {}
     exec(block("README.md", "example"), scope)
@@ -21,22 +24,30 @@ def test_the_example_runs() -> None:
 
 
 @pytest.mark.slow
+@runs("README.md", "quick")
 def test_the_quick_command_runs_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Word for word but for the size, which flags appended to the preset make small."""
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
     monkeypatch.chdir(tmp_path)
-    install, *commands = (part.strip() for part in block("README.md", "quick").split("&&"))
-    assert install == 'pip install torch==2.13.0 -e ".[all]"'
-    small = {
-        "train": "--iterations 1 --num-tasks 2 --episodes-per-task 2",
-        "evaluate": "--num-tasks 2 --episodes-per-task 2",
-        "render": "--episodes-per-task 3",
-    }
-    run_in_small(" && ".join(commands), small)
+    command = block("README.md", "quick")
+    assert command.startswith('pip install torch==2.13.0 -e ".[all]" && ')
+    run_in_small(command)
     assert (tmp_path / "runs/quick/media/paths.png").exists()
 
 
+@runs("README.md", "tests")
+def test_the_checks_run_the_test_command_word_for_word() -> None:
+    checks = (ROOT / ".ci/run").read_text()
+    (function,) = re.findall(r"^block\(\) .*$", checks, re.MULTILINE)
+    assert 'command="$(block tests)"' in checks
+    bash = ["bash", "-c", f"{function}\nblock tests"]
+    taken = subprocess.run(bash, check=True, cwd=ROOT, capture_output=True, text=True).stdout
+    assert taken == block("README.md", "tests")
+    assert taken.endswith(" && pytest -n auto\n")
+
+
 @pytest.mark.slow
+@runs("README.md", "few-shot")
 def test_the_few_shot_commands_run_in_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -46,7 +57,6 @@ def test_the_few_shot_commands_run_in_small(
         "regression": "--iterations 100",
         "fewshot": "--iterations 10 --num-tasks 2 --filters 8 --checkpoint-every 10",
         "evaluate": "--num-tasks 10",
-        "plot": "",
     }
     run_in_small(block("README.md", "few-shot"), small)
     assert (tmp_path / "runs/sine/media/fits.png").exists()

@@ -12,9 +12,10 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, block, history, metarl, refusal, run_in_small
+from commands import history, metarl, refusal
 from gymnasium import spaces
 from helpers import seeded
+from pages import block, commands_of, run_in_small, runs
 
 from metarl import cli, sb3_checkpoint
 from metarl.core import InnerLoop, Params, functional, sgd, tree, world
@@ -468,18 +469,19 @@ def test_package_that_is_missing_is_named_with_the_command(
 
 
 @pytest.mark.slow
+@runs(PAGE, "train", "headstart", "adapt", "wrap", "fine-tune")
 def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Word for word but for the sizes."""
+    """Word for word but for the sizes, with the runs that the text between the blocks names."""
+    pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
     monkeypatch.chdir(tmp_path)
-    small = {
-        "train": "--total-steps 200 --eval-every 200 --num-envs 2 --episodes 2",
-        "evaluate": "--num-tasks 2 --episodes-per-task 2",
-    }
-    run_in_small(block(PAGE, "train"), small)
-    quick = "metarl train maml-trpo --preset navigation-quick --out runs/quick"
-    assert quick in (ROOT / PAGE).read_text()
-    tiny = ["--iterations", "1", "--num-tasks", "2", "--episodes-per-task", "2"]
-    metarl("train", "maml-trpo", "--preset", "navigation-quick", *tiny, "--out", "runs/quick")
+    train = block(PAGE, "train")
+    run_in_small(train)
+    backwards = train.splitlines()[0]
+    run_in_small(backwards.replace("-1", "1").replace("runs/backwards", "runs/forwards"))
+    maml, quick = (line for line in commands_of(PAGE) if line.startswith("metarl train maml-trpo"))
+    run_in_small(f"{maml} && {quick}")
+    run_in_small(block(PAGE, "headstart"))
+    assert Path("headstart.png").exists()
     scope: dict[str, Any] = {}
     for name in ("adapt", "wrap", "fine-tune"):
         exec(block(PAGE, name).replace("STEPS = 40_000", "STEPS = 1_000"), scope)

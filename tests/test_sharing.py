@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import block, metarl, refusal, run_in_small
+from commands import metarl, refusal
 from hub import Hub, serving
+from pages import block, run_in_small, runs
 
 from metarl import checkpoint, cli
 from metarl.card import card
@@ -255,6 +256,7 @@ def test_a_missing_client_is_named(
     assert "metarl-torch[hub]" in refusal(capsys, "push", run, f"hub:{REPOSITORY}")
 
 
+@runs("docs/sharing.md", "push", "pull", "policy")
 def test_the_page_runs(
     run: Path, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -262,10 +264,8 @@ def test_the_page_runs(
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(run, "runs/quick")
-    small = {"push": "", "pull": "", "evaluate": "--num-tasks 2 --episodes-per-task 2",
-             "render": "--episodes-per-task 3 --inner-steps 1"}  # fmt: skip
     for name in ("push", "pull"):
-        run_in_small(block("docs/sharing.md", name), small)
+        run_in_small(block("docs/sharing.md", name))
     assert Path("runs/pulled/media/paths.png").exists()
     assert Path("shared/quick/README.md").exists()
     capsys.readouterr()

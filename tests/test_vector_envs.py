@@ -7,10 +7,10 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from commands import block
 from gymnasium.vector import SyncVectorEnv
 from helpers import seeded
 from own import PAGE, playground
+from pages import block
 from torch.testing import assert_close
 
 from metarl.core import Params, tree
