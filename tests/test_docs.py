@@ -26,11 +26,13 @@ FILES = [path for name in FOLDERS for path in (DOCS / name).glob("*.md")]
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in FILES)]
 # Every marked block, and by its page the test that runs it.
 MARKED = {
-    "README.md": {"quick", "tests", "few-shot", "example"},  # test_readme.py, and .ci/run
+    "README.md": {  # test_readme.py, and .ci/run
+        "quick", "tests", "pendulum.py", "own", "few-shot", "example",
+    },
     "docs/stable-baselines3.md": {"train", "adapt", "wrap", "fine-tune"},  # test_sb3.py
     "docs/sharing.md": {"push", "pull", "policy"},  # test_sharing.py
     "docs/own-environment.md": {  # test_own_environment.py, test_vector_envs.py
-        "playground.py", "train", "commands", "adapt", "async", "batched",
+        "playground.py", "train", "commands", "adapt", "async", "batched", "film",
     },
     "docs/guide.md": {"train", "evaluate", "film", "cheetah", "compare", "resume", "long"},
     "docs/own-data.md": {

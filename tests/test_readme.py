@@ -3,8 +3,11 @@
 import re
 from pathlib import Path
 
+import gymnasium
 import pytest
 from commands import ROOT, block, run_in_small
+from gymnasium.utils.env_checker import check_env
+from own import saved
 
 from metarl import cli
 
@@ -50,6 +53,26 @@ def test_the_few_shot_commands_run_in_small(
     }
     run_in_small(block("README.md", "few-shot"), small)
     assert (tmp_path / "runs/sine/media/fits.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*Box observation space m.* is -?infinity:UserWarning")
+def test_the_environment_of_the_readme_is_trained_on_and_filmed_in_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("imageio_ffmpeg", reason="pip install 'metarl-torch[video]'")
+    monkeypatch.chdir(tmp_path)
+    small = {
+        "train": "--iterations 2 --num-tasks 2 --episodes-per-task 2",
+        "evaluate": "--num-tasks 2 --episodes-per-task 2",
+        "render": "--episodes-per-task 2",
+    }
+    with saved("README.md", "pendulum", tmp_path, namespace="mine"):
+        check_env(gymnasium.make("pendulum:mine/Pendulum-v0").unwrapped)
+        run_in_small(block("README.md", "own"), small)
+    film = Path("runs/pendulum/media/pendulum.gif")
+    assert film.read_bytes().startswith(b"GIF")
+    assert film.stat().st_size > 10_000
 
 
 def test_every_command_and_picture_of_the_readme_exists() -> None:
