@@ -1,5 +1,6 @@
 """The README's commands and code are what they claim to be."""
 
+import json
 import re
 from pathlib import Path
 
@@ -73,6 +74,20 @@ def test_the_environment_of_the_readme_is_trained_on_and_filmed_in_small(
     film = Path("runs/pendulum/media/pendulum.gif")
     assert film.read_bytes().startswith(b"GIF")
     assert film.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("preset", "hours"), [("cheetah-dir-v0", 1.0), ("cheetah-vel-v0", 1.0), ("cheetah-dir-v1", 0.5)]
+)
+def test_half_cheetahs_take_as_long_as_it_says(preset: str, hours: float) -> None:
+    said = " ".join(README.split())
+    assert "a run of -v0 takes somewhat more than an hour, one of -v1, whose" in said
+    assert "episodes are half as long, half an hour" in said
+    rows = json.loads((ROOT / f"docs/results/{preset}.json").read_text())["rows"]
+    (row,) = (row for row in rows if row["method"] == "MAML")
+    an_iteration = sum(row["seconds"]) / len(row["seconds"]) / row["iterations"]
+    iterations = cli.parse_train(f"maml-trpo --preset {preset} --out DIR".split())[1].iterations
+    assert hours <= iterations * an_iteration / 3600 <= 1.2 * hours
 
 
 def test_every_command_and_picture_of_the_readme_exists() -> None:
