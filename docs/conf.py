@@ -1,6 +1,5 @@
 """The documentation site: ``sphinx-build -W -q -b html docs docs/_build/html``."""
 
-import importlib
 import inspect
 import re
 from typing import Any
@@ -45,8 +44,7 @@ class Environments(SphinxDirective):
         """Return a section for each environment."""
         found: list[nodes.Node] = []
         for row in ENVIRONMENTS:
-            scalar = getattr(importlib.import_module(f"metarl.envs.{row.module}"), row.name)
-            text = re.sub(r"(?m)^#+ (.+)$", r"**\1**", inspect.getdoc(scalar) or "")
+            text = re.sub(r"(?m)^#+ (.+)$", r"**\1**", inspect.getdoc(row.scalar()) or "")
             text = re.sub(r":\w+:`", "`", text)
             title = nodes.title(text=row.id)
             section = nodes.section("", title, ids=[nodes.make_id(row.id)], names=[row.id.lower()])

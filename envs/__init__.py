@@ -4,8 +4,9 @@ Importing this package registers every environment of :data:`ENVIRONMENTS` with 
 scalar and a batched face: ``gymnasium.make(id)`` and ``gymnasium.make_vec(id, num_envs=...)``.
 """
 
+import importlib
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 
@@ -30,6 +31,10 @@ class Row(NamedTuple):
     module: str
     name: str
     horizon: int
+
+    def scalar(self) -> Any:
+        """Import and return the scalar class."""
+        return getattr(importlib.import_module(f"metarl.envs.{self.module}"), self.name)
 
 
 ENVIRONMENTS = (

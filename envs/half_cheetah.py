@@ -185,8 +185,8 @@ class HalfCheetahVelV1(Velocity, _GymHalfCheetah):
     −|Δx / 0.05 s − v*| − 0.05 ‖action‖², where Δx is how far the root moved along x.
 
     ## Tasks
-    `{"velocity": v*}` with v* ~ U(0, 3) m/s, as in ProMP, PEARL and VariBAD; -v0 and Finn et al.
-    2017 have U(0, 2).
+    `{"velocity": v*}` with v* ~ U(0, 3) m/s. ProMP, PEARL and VariBAD have the same; -v0 and Finn
+    et al. 2017 have U(0, 2).
 
     ## Starting state
     Positions + U(−0.1, 0.1), velocities + N(0, 0.1²).

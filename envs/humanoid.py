@@ -51,8 +51,8 @@ class HumanoidDir(Direction, LocomotionEnv, HumanoidEnv):
     | 28-44 | velocities of the joints |
 
     ## Rewards
-    1.25 · direction · Δx / 0.015 s + 5 − 0.1 ‖control‖², where Δx is how far the center of mass of
-    the whole body moved along x, and a control is 0.4 times an action.
+    1.25 · direction · Δx / 0.015 s + 5 − 0.1 ‖0.4 action‖², where Δx is how far the center of mass
+    of the whole body moved along x.
 
     ## Tasks
     `{"direction": 1}` or `{"direction": -1}`, with equal odds.

@@ -110,9 +110,10 @@ class HopperRandParams(RandParams, Legged, HopperEnv):
     Δx / 0.008 s + 1 − 0.001 ‖action‖², where Δx is how far the root moved along x.
 
     ## Tasks
-    `{"scales": {"body_mass": [5], "body_inertia": [5][3], "geom_friction": [5][3], "dof_damping":
-    [6]}}`: one factor for every element of these fields of the model (the world and the floor
-    included): 1.5ᵘ, for damping 1.3ᵘ, with u ~ U(−3, 3) of its own.
+    `{"scales": {...}}`, factors of masses, inertias, friction and damping. There is one for every
+    element of these fields of the model (the world and the floor included), `{"body_mass": [5],
+    "body_inertia": [5][3], "geom_friction": [5][3], "dof_damping": [6]}`: 1.5ᵘ, for damping 1.3ᵘ,
+    with u ~ U(−3, 3) of its own.
 
     ## Starting state
     Positions and velocities + U(−0.005, 0.005).
@@ -156,8 +157,9 @@ class Walker2dRandParams(RandParams, Walker2dRobot):
     Δx / 0.008 s + 1 − 0.001 ‖action‖², where Δx is how far the root moved along x.
 
     ## Tasks
-    `{"scales": {"body_mass": [8], "body_inertia": [8][3], "geom_friction": [8][3], "dof_damping":
-    [9]}}`, drawn as in :class:`HopperRandParams`.
+    `{"scales": {...}}`, factors of masses, inertias, friction and damping. They are drawn as in
+    :class:`HopperRandParams`, for `{"body_mass": [8], "body_inertia": [8][3], "geom_friction":
+    [8][3], "dof_damping": [9]}`.
 
     ## Starting state
     Positions and velocities + U(−0.005, 0.005).

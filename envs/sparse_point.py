@@ -68,11 +68,12 @@ class SparsePoint(SparsePointRules, PointEnv):
     | 2, 3 | goal (x, y), with `observe_task=True` only | -2 | 2 |
 
     ## Rewards
-    With p the position after the step: 0 while ‖p‖₁ < 0.5; then ‖p_before − goal‖₂ − ‖p − goal‖₂ if
-    no other corner is nearer to p than the goal, else 0. Walking straight to the goal earns about
-    2.6. It is not the most that one can earn, here as in ProMP's code: steps out of the goal's
-    quadrant cost nothing, so going back and forth across its border is paid at every return, up
-    to 0.2 for two steps.
+    0 near the start, then the progress towards the nearest corner if it is the goal. With p the
+    position after the step: 0 while ‖p‖₁ < 0.5; then ‖p_before − goal‖₂ − ‖p − goal‖₂ if no other
+    corner is nearer to p than the goal, else 0. Walking straight to the goal earns about 2.6. It is
+    not the most that one can earn, here as in ProMP's code: steps out of the goal's quadrant cost
+    nothing, so going back and forth across its border is paid at every return, up to 0.2 for two
+    steps.
 
     ## Tasks
     `{"goal": [x, y]}`: one of (±2, ±2), with equal odds.

@@ -105,8 +105,8 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
     N(mean of state and action, 1).
 
     ## Tasks
-    `{"transitions": [10][5][10], "rewards": [10][5]}`: for every state and action, probabilities
-    of the next state, drawn from Dirichlet(1), and a mean reward, drawn from N(1, 1).
+    `{"transitions": [10][5][10], "rewards": [10][5]}`, drawn from Dirichlet(1) and N(1, 1). They
+    are, for every state and action, the probabilities of the next state and a mean reward.
     :func:`optimal_return` and :func:`uniform_return` tell what the best policy and chance earn.
 
     ## Episode end

@@ -1,6 +1,5 @@
 """List the environments that this package registers: ``metarl envs``."""
 
-import importlib
 from dataclasses import dataclass
 
 from metarl import cli
@@ -16,10 +15,10 @@ class Envs:
 def main(args: Envs) -> None:
     """Print one line for each environment, from the first of its docstring."""
     del args
-    rows = []
-    for row in ENVIRONMENTS:
-        scalar = getattr(importlib.import_module(f"metarl.envs.{row.module}"), row.name)
-        rows.append([row.id, (scalar.__doc__ or "").partition("\n")[0], row.horizon])
+    rows = [
+        [row.id, (row.scalar().__doc__ or "").partition("\n")[0], row.horizon]
+        for row in ENVIRONMENTS
+    ]
     print_table("environments of metarl", ["id", "task", "horizon"], rows, left=2)
 
 

@@ -18,6 +18,7 @@ from metarl.loading import read_config
 from metarl.sharing import copy, made
 from metarl.supervised.methods import METHODS
 from metarl.tracking import Run
+from metarl.video import require_video
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Push:
     private: bool = False
     """A repository that is made is seen by you alone."""
     picture: bool = True
-    """Draw a picture where the run has no picture or video."""
+    """Film the policy where the run has no picture or video, or draw what cannot be filmed."""
     message: str | None = None
     """Message of the commit."""
 
@@ -106,16 +107,37 @@ def subject_of(experiment: str, config: Any) -> Subject:
 
 
 def draw(run: Run, subject: Subject) -> None:
-    """Draw a picture of the shared checkpoint; without one, the run is shared all the same."""
-    out = run.folder / "media" / "adaptation.png"
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # where it was drawn is nobody's business
-            cli.run([subject.shows, str(run.folder), "--out", str(out)])
-    except (ImportError, RuntimeError, ValueError, OSError) as error:
+    """Film the shared checkpoint, or else draw a picture; without one, it is shared all the same.
+
+    A film is a .gif, which every page of Markdown shows. Without the packages for it, and for what
+    is plotted, there is a picture only.
+    """
+    kinds = ("gif", "png") if subject.shows == "render" and _films() else ("png",)
+    reasons: dict[str, str] = {}
+    for kind in kinds:
+        out = run.folder / "media" / f"adaptation.{kind}"
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # where is nobody's business
+                cli.run([subject.shows, str(run.folder), "--out", str(out)])
+            break
+        except Exception as error:  # whatever an environment's own drawing may raise
+            out.unlink(missing_ok=True)
+            reasons[kind] = str(error)
+    if "png" in reasons:
         warn(
-            f"no picture ({error}); make one with `metarl {subject.shows} RUN --out "
+            f"no picture ({reasons['png']}); make one with `metarl {subject.shows} RUN --out "
             "RUN/media/picture.png` and push again"
         )
+    elif reasons:
+        warn(f"a picture and no film ({reasons['gif']})")
+
+
+def _films() -> bool:
+    try:
+        require_video()
+    except ImportError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class _Wandb:
             name=run.folder.resolve().name,
             id=remembered.read_text().strip(),
             resume="allow",
-            dir=folder,
+            dir=str(folder),  # wandb 0.19 takes no path
             config=run.read_config()["config"],
         )
 

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,17 +16,22 @@ from pages import block
 PAGE = "docs/own-environment.md"
 
 
-@contextmanager
-def playground(folder: Path) -> Iterator[Path]:
+def playground(folder: Path) -> AbstractContextManager[Path]:
     """Save the page's environment in `folder` and make that importable; forget it afterwards."""
-    (folder / "playground.py").write_text(block(PAGE, "playground.py"))
+    return saved(PAGE, "playground", folder, namespace="playground")
+
+
+@contextmanager
+def saved(page: str, module: str, folder: Path, *, namespace: str) -> Iterator[Path]:
+    """Save a module of a page, which registers ids of one namespace; forget it afterwards."""
+    (folder / f"{module}.py").write_text(block(page, f"{module}.py"))
     sys.path.insert(0, str(folder))
     try:
         yield folder
     finally:
         sys.path.remove(str(folder))
-        sys.modules.pop("playground", None)
-        forget("playground")
+        sys.modules.pop(module, None)
+        forget(f"{namespace}/")
 
 
 def register(name: str, *, horizon: int | None = 5, **kwargs: Any) -> str:

@@ -2,8 +2,10 @@
 
 import copy
 import importlib
+import inspect
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,7 @@ from metarl.envs.planar import PlanarMass
 from metarl.envs.tasks import Velocity
 
 
-def cls_of(row: Row) -> Any:
-    return getattr(importlib.import_module(f"metarl.envs.{row.module}"), row.name)
-
-
-ROBOTS = [row for row in ENVIRONMENTS if issubclass(cls_of(row), LocomotionEnv)]
+ROBOTS = [row for row in ENVIRONMENTS if issubclass(row.scalar(), LocomotionEnv)]
 IDS = [row.id for row in ROBOTS]
 RAND_PARAMS = ["metarl/HopperRandParams-v1", "metarl/Walker2dRandParams-v1"]
 ANT, HOPPER, HUMANOID = "metarl/AntDir-v1", "metarl/HopperRandParams-v1", "metarl/HumanoidDir-v1"
@@ -585,7 +583,7 @@ def test_draws_a_picture(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("row", ROBOTS, ids=IDS)
 def test_docstring_says_what_the_environment_is(row: Row) -> None:
-    text, env = cls_of(row).__doc__ or "", make(row.id)
+    text, env = row.scalar().__doc__ or "", make(row.id)
     titles = ["Description", "Action space", "Observation space", "Rewards", "Tasks"]
     titles += ["Starting state", "Episode end", "Version history"]
     assert [line.strip()[3:] for line in text.splitlines() if "## " in line] == titles
@@ -594,8 +592,8 @@ def test_docstring_says_what_the_environment_is(row: Row) -> None:
     assert f"`Box(-inf, inf, {env.observation_space.shape})`" in words
     assert f"truncated after {row.horizon} steps" in words
     assert f"{row.id[-2:]}: " in words
-    if issubclass(cls_of(row), Velocity):
-        low, high = cls_of(row).velocity_range
+    if issubclass(row.scalar(), Velocity):
+        low, high = row.scalar().velocity_range
         assert f"v* ~ U({low:g}, {high:g}) m/s" in words
 
 
@@ -609,6 +607,38 @@ def test_table_of_the_documentation_is_that_of_the_registry() -> None:
         step = f"{env.unwrapped.dt:g} s" if row in ROBOTS else "-"
         sizes = [size_of(env.observation_space), size_of(env.action_space)]
         assert table[row.id] == [str(row.horizon), step, *sizes]
+
+
+@pytest.fixture
+def writer(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "docs")
+    return importlib.import_module("environment_table")
+
+
+def test_table_of_the_documentation_is_what_the_docstrings_say(
+    writer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer.main(["check"])
+    other = tmp_path / "environments.md"
+    other.write_text(writer.PAGE.read_text().replace("0.5 ‖action‖²", "0.6 ‖action‖²"))
+    monkeypatch.setattr(writer, "PAGE", other)
+    with pytest.raises(SystemExit, match=r"python docs/environment_table\.py write"):
+        writer.main(["check"])
+    writer.main(["write"])
+    writer.main(["check"])
+    with pytest.raises(ValueError, match="has no section 'Rewards'"):
+        writer.opening("A robot.\n\n## Tasks\nNone.", "Rewards")
+
+
+@pytest.mark.parametrize("row", ROBOTS, ids=IDS)
+def test_reward_of_the_documentation_has_the_numbers_of_the_class(row: Row, writer: Any) -> None:
+    reward = writer.opening(inspect.getdoc(row.scalar()), "Rewards")
+    cost, alive = row.scalar().control_cost_weight, row.scalar().alive_bonus
+    shown = "0.0001" if cost == 1e-4 else f"{cost:g}"
+    numbers = re.findall(r"([−+]) ([\d.]+) ?(‖(?:0.4 )?action‖²)?", reward)
+    assert numbers == [*([("+", f"{alive:g}", "")] if alive else []), ("−", shown, numbers[-1][2])]
+    if "Δx / " in reward:
+        assert f"Δx / {make(row.id).unwrapped.dt:g} s" in reward
 
 
 def size_of(space: gymnasium.Space[Any]) -> str:

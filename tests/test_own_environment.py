@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 from commands import history, metarl, refusal
@@ -26,6 +27,7 @@ from metarl.rl.sampler import Sampler, make_sampler
 
 
 ENV = "playground:playground/Pendulum-v0"
+BLUE, YELLOW = (40, 80, 160), (240, 200, 150)
 ROBOT = "metarl/HalfCheetahDir-v1"
 TRAIN = ["train", "maml-trpo", "--num-tasks", "1", "--episodes-per-task", "2", "--hidden", "4"]
 SPAWN: dict[str, Any] = {"vectorization_mode": "async", "vector_kwargs": {"context": "spawn"}}
@@ -52,16 +54,18 @@ def roll(sampler: Sampler, tasks: list[dict[str, Any]]) -> Rollout:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*Box observation space m.* is -?infinity:UserWarning")
-@runs(PAGE, "playground.py", "train", "commands", "adapt", "async", "batched")
+@runs(PAGE, "playground.py", "train", "commands", "adapt", "async", "batched", "film")
 def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Word for word but for the sizes; test_vector_envs.py looks closer at the batched face."""
+    pytest.importorskip("imageio_ffmpeg", reason="pip install 'metarl-torch[video]'")
     monkeypatch.chdir(tmp_path)
     with playground(tmp_path):
         the_page_runs()
+    assert Path("runs/pendulum/media/pendulum.gif").stat().st_size > 10_000
 
 
 def the_page_runs() -> None:
-    check_env(gymnasium.make(ENV).unwrapped, skip_render_check=True)
+    check_env(gymnasium.make(ENV).unwrapped)
     train = block(PAGE, "train")
     assert "ITERATIONS = 30\n" in train
     scope: dict[str, Any] = {}
@@ -77,6 +81,23 @@ def the_page_runs() -> None:
     fast = make_sampler("playground/FastPendulum-v0", num_tasks=1, episodes_per_task=2)
     assert isinstance(fast.env, BatchedTaskEnv)
     assert roll(fast, [{"angle": 0.8, "length": 1.2}]).rewards.isfinite().all()
+    run_in_small(block(PAGE, "film"), {"render": "--episodes-per-task 2"})
+
+
+def test_the_pendulum_is_drawn_where_it_hangs_and_the_angle_asked_for_beside_it(
+    folder: Path,
+) -> None:
+    env: Any = gymnasium.make(ENV, render_mode="rgb_array").unwrapped
+    env.task = {"angle": np.pi / 2, "length": 1.5}
+    env.reset(seed=0)
+    env.angle = 0.0
+    image = env.render()
+    rod, asked = (np.argwhere((image == color).all(-1)) for color in (BLUE, YELLOW))
+    middle = (image.shape[0] - 1) / 2
+    per_meter = middle / 1.7
+    assert np.ptp(rod, axis=0) == pytest.approx((1.5 * per_meter, 0.12 * per_meter), abs=2)
+    assert rod.mean(axis=0) == pytest.approx((middle + 0.75 * per_meter, middle), abs=1)
+    assert asked.mean(axis=0) == pytest.approx((middle, middle + 0.75 * per_meter), abs=2.5)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

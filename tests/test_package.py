@@ -1,6 +1,7 @@
 """What is shipped, who may import whom, and that importing costs nothing."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -87,6 +88,17 @@ def test_every_package_folder_is_shipped() -> None:
     }
     assert set(settings["tool"]["setuptools"]["packages"]) == found
     assert settings["project"]["version"] == metarl.__version__
+
+
+def test_every_extra_of_users_is_tested_at_its_oldest() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = set(settings["project"]["optional-dependencies"]) - {"all", "docs", "dev"}
+    (listed,) = re.findall(r"^extras=\((.*)\)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    assert set(listed.split()) == extras
+    words = [sys.executable, str(ROOT / ".ci/oldest.py"), *extras]
+    printed = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert {"huggingface-hub==1.3", "transformers==5", "wandb==0.19"} <= set(printed.split())
+    assert not any(line.startswith("torch==") for line in printed.split())
 
 
 def test_importing_metarl_loads_neither_torch_nor_mujoco() -> None:

@@ -1,11 +1,15 @@
 """The README's commands and code are what they claim to be."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
 
+import gymnasium
 import pytest
 from commands import ROOT
+from gymnasium.utils.env_checker import check_env
+from own import saved
 from pages import block, run_in_small, runs
 
 from metarl import cli
@@ -60,6 +64,41 @@ def test_the_few_shot_commands_run_in_small(
     }
     run_in_small(block("README.md", "few-shot"), small)
     assert (tmp_path / "runs/sine/media/fits.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*Box observation space m.* is -?infinity:UserWarning")
+@runs("README.md", "pendulum.py", "own")
+def test_the_environment_of_the_readme_is_trained_on_and_filmed_in_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("imageio_ffmpeg", reason="pip install 'metarl-torch[video]'")
+    monkeypatch.chdir(tmp_path)
+    small = {
+        "train": "--iterations 2 --num-tasks 2 --episodes-per-task 2",
+        "evaluate": "--num-tasks 2 --episodes-per-task 2",
+        "render": "--episodes-per-task 2",
+    }
+    with saved("README.md", "pendulum", tmp_path, namespace="mine"):
+        check_env(gymnasium.make("pendulum:mine/Pendulum-v0").unwrapped)
+        run_in_small(block("README.md", "own"), small)
+    film = Path("runs/pendulum/media/pendulum.gif")
+    assert film.read_bytes().startswith(b"GIF")
+    assert film.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("preset", "hours"), [("cheetah-dir-v0", 1.0), ("cheetah-vel-v0", 1.0), ("cheetah-dir-v1", 0.5)]
+)
+def test_half_cheetahs_take_as_long_as_it_says(preset: str, hours: float) -> None:
+    said = " ".join(README.split())
+    assert "a run of -v0 takes somewhat more than an hour, one of -v1, whose" in said
+    assert "episodes are half as long, half an hour" in said
+    rows = json.loads((ROOT / f"docs/results/{preset}.json").read_text())["rows"]
+    (row,) = (row for row in rows if row["method"] == "MAML")
+    an_iteration = sum(row["seconds"]) / len(row["seconds"]) / row["iterations"]
+    iterations = cli.parse_train(f"maml-trpo --preset {preset} --out DIR".split())[1].iterations
+    assert hours <= iterations * an_iteration / 3600 <= 1.2 * hours
 
 
 def test_every_command_and_picture_of_the_readme_exists() -> None:

@@ -3,13 +3,14 @@
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from commands import metarl, refusal
+from commands import TRAIN, metarl, refusal
 from hub import Hub, serving
 from pages import block, run_in_small, runs
 
@@ -123,20 +124,68 @@ def test_every_experiment_has_a_card(experiment: str, tmp_path: Path) -> None:
         assert command in cli.VERBS
 
 
-def test_a_run_without_evaluation_and_picture_is_shared_with_a_picture_drawn(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def bare(whole: Path, tmp_path: Path) -> Path:
+    """A run without evaluation and picture."""
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
-    bare = tmp_path / "bare"
-    shutil.copytree(whole, bare, ignore=shutil.ignore_patterns("evaluations", "media"))
+    ignored = shutil.ignore_patterns("evaluations", "media")
+    return Path(shutil.copytree(whole, tmp_path / "bare", ignore=ignored))
+
+
+@pytest.mark.slow
+def test_a_run_without_evaluation_and_picture_is_shared_with_a_film(
+    bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("imageio_ffmpeg", reason="pip install 'metarl-torch[video]'")
     metarl("push", bare, tmp_path / "shared")
-    said = capsys.readouterr()
-    assert f"metarl evaluate {bare} --checkpoint 6" in said.err
-    assert (tmp_path / "shared/media/adaptation.png").stat().st_size > 1000
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert f"metarl evaluate {bare} --checkpoint 6" in said
+    (film,) = (tmp_path / "shared/media").iterdir()
+    with pytest.importorskip("PIL.Image").open(film) as image:
+        assert image.format == "GIF"
+        assert image.n_frames > 50
     assert not (bare / "media").exists()
     text = (tmp_path / "shared/README.md").read_text()
+    assert "![adaptation](media/adaptation.gif)" in text
     assert "was not evaluated" in text
     assert "license" not in text
+
+
+def test_without_the_packages_for_films_a_picture_is_drawn(
+    bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    metarl("push", bare, tmp_path / "shared")
+    assert files(tmp_path / "shared/media") == {"adaptation.png"}
+    assert (tmp_path / "shared/media/adaptation.png").stat().st_size > 1000
+    assert "![adaptation](media/adaptation.png)" in (tmp_path / "shared/README.md").read_text()
+    assert "film" not in capsys.readouterr().err
+
+
+def test_a_film_that_fails_stops_no_push(
+    bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    pytest.importorskip("imageio_ffmpeg", reason="pip install 'metarl-torch[video]'")
+
+    def broken(panels: Any, out: Path) -> None:
+        out.write_bytes(b"GIF")
+        raise AssertionError("no ink")
+
+    monkeypatch.setattr("metarl.experiments.render.paths_video", broken)
+    metarl("push", bare, tmp_path / "shared")
+    assert "a picture and no film (no ink)" in capsys.readouterr().err
+    assert files(tmp_path / "shared/media") == {"adaptation.png"}
+
+
+def test_what_draws_no_frames_is_shared_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metarl(*TRAIN, "--env", "metarl/Bandit-v0", "--iterations", 1, "--out", tmp_path / "arms")
+    metarl("push", tmp_path / "arms", tmp_path / "shared")
+    assert capsys.readouterr().err.count("draws no frames") == 1
+    assert files(tmp_path / "shared/media") == set()
 
 
 def test_through_a_hub_and_back(

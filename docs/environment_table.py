@@ -1,0 +1,76 @@
+"""Write the table of docs/environments.md from the registered environments.
+
+::
+
+    python docs/environment_table.py write
+    python docs/environment_table.py check
+
+What stands between ``<!-- environments -->`` and ``<!-- /environments -->`` is never written by
+hand: horizons are those of the registry, steps and sizes those of the environments; tasks and
+rewards are the first sentences of these sections of their docstrings. ``check`` fails if the table
+is not what it should be.
+"""
+
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+from gymnasium import spaces
+
+from metarl.envs import ENVIRONMENTS, Row
+
+
+PAGE = Path(__file__).with_name("environments.md")
+TABLE = re.compile(r"(<!-- environments -->\n).*?(<!-- /environments -->)", re.DOTALL)
+HEAD = (
+    "| id | horizon | step | observations | actions | tasks | reward |\n"
+    "|---|---:|---:|---:|---:|---|---|\n"
+)
+
+
+def opening(docstring: str, title: str) -> str:
+    """Return the first sentence of a section of a docstring, without what follows "where"."""
+    found = re.search(rf"^## {title}\n(.+?)(?:\n\n|\Z)", docstring, re.DOTALL | re.MULTILINE)
+    if not found:
+        raise ValueError(f"a docstring has no section {title!r}: {docstring[:60]!r}")
+    sentence = re.split(r"\.(?:\s|$)|, where\s", found[1], maxsplit=1)[0]
+    return " ".join(sentence.split())
+
+
+def line(row: Row) -> str:
+    """Return the line of one environment."""
+    env: Any = gymnasium.make(row.id)
+    step = f"{env.unwrapped.dt:g} s" if hasattr(env.unwrapped, "dt") else "-"
+    text = inspect.getdoc(row.scalar()) or ""
+    cells = [f"`{row.id}`", str(row.horizon), step]
+    cells += [size(env.observation_space), size(env.action_space)]
+    cells += [opening(text, title).replace("|", r"\|") for title in ("Tasks", "Rewards")]
+    env.close()
+    return f"| {' | '.join(cells)} |\n"
+
+
+def size(space: gymnasium.Space[Any]) -> str:
+    """Say how many numbers a flat space has, or one of how many."""
+    return f"1 of {space.n}" if isinstance(space, spaces.Discrete) else str((space.shape or ())[0])
+
+
+def text_of_page() -> str:
+    """Return the text that the page should have."""
+    table = HEAD + "".join(map(line, ENVIRONMENTS))
+    return TABLE.sub(lambda found: found[1] + table + found[2], PAGE.read_text())
+
+
+def main(argv: list[str]) -> None:
+    """Write the table, or check it."""
+    text = text_of_page()
+    if argv == ["check"] and text != PAGE.read_text():
+        sys.exit("docs/environments.md is out of date: python docs/environment_table.py write")
+    if argv == ["write"]:
+        PAGE.write_text(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
