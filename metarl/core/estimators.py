@@ -176,7 +176,9 @@ def share_of_mean(task_gradient: TaskGradient, count: int, mode: Mode = "eager")
     """
 
     def share(meta: MetaParams, tasks: Task, *settings: Tensor) -> tuple[MetaParams, Metrics]:
-        results = chunks.over_tasks(lambda task: task_gradient(meta, task, *settings), tasks)
+        results: tuple[MetaParams, Metrics] = chunks.over_tasks(
+            lambda task: task_gradient(meta, task, *settings), tasks
+        )
         return tree.map_leaves(lambda x: x.sum(0) / count, results)
 
     return program(share, mode)

@@ -184,11 +184,11 @@ def chain(*optimizers: InnerOptimizer) -> InnerOptimizer:
         return tuple(optimizer.state(params) for optimizer in optimizers)
 
     def update(constants: Params, grads: Params, state: Any, step: int) -> tuple[Params, Any]:
-        states = []
+        states, updates = [], grads
         for place, (optimizer, before) in enumerate(zip(optimizers, state, strict=True)):
-            grads = grads if place == 0 else {name: -u for name, u in updates.items()}
+            given = updates if place == 0 else {name: -u for name, u in updates.items()}
             own = _without_prefix(constants, f"{place}.")
-            updates, after = optimizer.update(own, grads, before, step)
+            updates, after = optimizer.update(own, given, before, step)
             states.append(after)
         return updates, tuple(states)
 

@@ -8,7 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -234,8 +234,9 @@ def _rows(path: Path, rows: Any) -> tuple[Row, ...]:
 
 
 def _row(path: Path, number: int, row: Any) -> Row:
-    found = row if isinstance(row, dict) else {}
-    one, two, label = (found.get(name) for name in ("sentence1", "sentence2", "label"))
+    found: dict[str, Any] = row if isinstance(row, dict) else {}
+    names = ("sentence1", "sentence2", "label")
+    one, two, label = cast(tuple[Any, Any, Any], tuple(map(found.get, names)))
     named = isinstance(label, str | int) and not isinstance(label, bool)
     texts = isinstance(one, str) and isinstance(two, str | None)
     if not (named and texts and _encodable(one, two, label)):
