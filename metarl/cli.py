@@ -124,11 +124,7 @@ def run(argv: list[str]) -> None:
         train(argv[1:])
     elif argv[0] in VERBS:
         module, options = _load(_verb(argv))
-        try:
-            parsed = _parse(options, argv[1:], f"metarl {argv[0]}")
-        except UsageError:
-            _require_run(argv)
-            raise
+        parsed = _parse(options, argv[1:], f"metarl {argv[0]}")
         with _world() if argv[0] == "resume" else contextlib.nullcontext():
             module.main(parsed)
     else:
@@ -232,15 +228,9 @@ def _verb(argv: list[str]) -> Command:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             if own := OWN_VERBS.get(parse_json(config.read_bytes())["experiment"]):
                 return own.get(argv[0], VERBS[argv[0]])
-    return VERBS[argv[0]]
-
-
-def _require_run(argv: list[str]) -> None:
-    """Say that there is no run, before flags are called unknown that it might have known."""
-    from metarl.tracking import Run
-
     if argv[0] == "evaluate" and len(argv) > 1 and not argv[1].startswith("-"):
-        Run.open(Path(argv[1]))
+        importlib.import_module("metarl.tracking").Run.open(Path(argv[1]))  # is there any?
+    return VERBS[argv[0]]
 
 
 def _load(command: Command) -> tuple[Any, Any]:
