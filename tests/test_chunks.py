@@ -67,14 +67,15 @@ def test_parallel_map_keeps_order_grad_mode_and_the_number_of_threads(num_thread
 def test_parallel_map_begins_with_what_is_large_and_returns_what_it_was_given_in_order() -> None:
     items = [torch.zeros(n) for n in (2, 5, 1, 5, 3)]
     begun: list[int] = []
+
+    def work(x: torch.Tensor) -> int:
+        begun.append(len(x))
+        return len(x)
+
     allowed = torch.get_num_threads()
     torch.set_num_threads(1)  # one at a time
     try:
-        seen = chunks.parallel_map(
-            lambda x: begun.append(len(x)) or len(x),  # type: ignore[func-returns-value]
-            items,
-            device=torch.device("cpu"),
-        )
+        seen = chunks.parallel_map(work, items, device=torch.device("cpu"))
     finally:
         torch.set_num_threads(allowed)
     assert seen == [2, 5, 1, 5, 3]

@@ -152,7 +152,7 @@ def test_a_meta_batch_is_the_mean_of_its_tasks_whatever_their_classes(bert: Any)
     tasks = [random_task(ways, seed=ways, steps=STEPS) for ways in (2, 3, 5)]
     longer = [random_task(ways, seed=ways, steps=STEPS, pad=5) for ways in (2, 3, 5)]
     together = learns.gradient(*tasks)
-    alone = tree.scale(tree.total([learns.gradient(task) for task in tasks]), 1 / 3)
+    alone = tree.scale(tree.widened_total([learns.gradient(task) for task in tasks]), 1 / 3)
     for other in (alone, learns.gradient(*tasks[::-1]), learns.gradient(*longer)):
         assert relative_error(other, together) < 1e-10
 

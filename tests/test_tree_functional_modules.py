@@ -34,7 +34,7 @@ def test_tree_arithmetic_is_that_of_the_flat_vectors() -> None:
     a, b = ({"x": randn(2, 3, seed=s), "y": randn(4, seed=s + 1)} for s in (0, 5))
     (flat_a, unravel), (flat_b, _) = tree.ravel(a), tree.ravel(b)
     assert_close(tree.add(a, b, scale=-2.0), unravel(flat_a - 2 * flat_b))
-    assert_close(tree.total([a, b, a]), unravel(flat_a + flat_b + flat_a))
+    assert_close(tree.widened_total([a, b, a]), unravel(flat_a + flat_b + flat_a))
     assert_close(tree.scale(a, 3.0), unravel(3 * flat_a))
     assert_close(tree.dot(a, b), flat_a @ flat_b)
     assert_close(tree.norm(a), flat_a.norm())

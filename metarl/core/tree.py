@@ -1,8 +1,6 @@
 """Arithmetic on trees of tensors (parameters, meta-parameters, batches)."""
 
-import operator
 from collections.abc import Callable
-from functools import reduce
 from typing import Any, TypeVar
 
 import torch
@@ -40,11 +38,6 @@ def add(a: Tree, b: Tree, *, scale: float | Tensor = 1.0) -> Tree:
 def scale(tree: Tree, factor: float | Tensor) -> Tree:
     """Return ``factor * tree``."""
     return map_leaves(lambda x: x * factor, tree)
-
-
-def total(trees: list[Tree]) -> Tree:
-    """Sum a list of trees from left to right: a fixed order, so the same bits every time."""
-    return reduce(lambda a, b: map_leaves(operator.add, a, b), trees)
 
 
 def widened_total(trees: list[Tree]) -> Tree:
