@@ -82,7 +82,10 @@ def blame_rows(env: Any, name: str, method: str, *clear: type[Exception]) -> Ite
 
 def _deaths(processes: list[Any]) -> str:
     """Say which processes have died, and how."""
-    wait([process.sentinel for process in processes], timeout=PATIENCE)
+    ended = wait([process.sentinel for process in processes], timeout=PATIENCE)
+    for process in processes:
+        if process.sentinel in ended:  # files are closed a moment before there is an exit code
+            process.join(PATIENCE)
     codes = {index: process.exitcode for index, process in enumerate(processes)}
     died = {index: code for index, code in codes.items() if code is not None}
     if not died:
