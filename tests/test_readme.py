@@ -58,9 +58,9 @@ def test_the_few_shot_commands_run_in_small(
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[vision]'")
     monkeypatch.chdir(tmp_path)
     small = {
-        "regression": "--iterations 100",
-        "fewshot": "--iterations 10 --num-tasks 2 --filters 8 --checkpoint-every 10",
-        "evaluate": "--num-tasks 10",
+        "regression": "--iterations 20",
+        "fewshot": "--iterations 4 --num-tasks 2 --filters 4 --checkpoint-every 4",
+        "evaluate": "--num-tasks 4",
     }
     run_in_small(block("README.md", "few-shot"), small)
     assert (tmp_path / "runs/sine/media/fits.png").exists()

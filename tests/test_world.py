@@ -77,15 +77,19 @@ def largest_gap(mine: list[dict[str, float]], theirs: list[dict[str, float]]) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["maml-trpo", "promp", "e-maml", "cavia", "reptile", "sinusoid", "maml++"]
+    ("name", "iterations"),
+    [
+        *(("maml-trpo", 20), ("promp", 20), ("sinusoid", 20), ("maml++", 20)),
+        *(("e-maml", 5), ("cavia", 5), ("reptile", 5)),
+    ],
 )
-def test_any_number_of_processes_trains_alike(name: str, tmp_path: Path) -> None:
-    words = [*COMMANDS[name], "--iterations", 20]
+def test_any_number_of_processes_trains_alike(name: str, iterations: int, tmp_path: Path) -> None:
+    words = [*COMMANDS[name], "--iterations", iterations]
     for size in (1, 2, 3):
         started = ranks.start(size, tmp_path, ranks.metarl, [*words, "--out", tmp_path / str(size)])
         assert started.join() == [0] * size, started.told()
     alone = ranks.metrics(tmp_path / "1")
-    assert len(alone) == 20
+    assert len(alone) == iterations
     for size in (2, 3):
         assert largest_gap(ranks.metrics(tmp_path / str(size)), alone) < 1e-5
 
