@@ -95,6 +95,7 @@ def main(args: EvaluateText) -> None:
     def tokenized(task: TextTask, rows: Any) -> Sentences:
         return tokenize(tokenizer, rows, task, max_length=config.max_length, device=parts.device)
 
+    cells = len(tasks) * len(shots)
     for task in tasks:
         rows = chosen_rows(len(task.evaluation), args.queries, args.seed).tolist()
         judged = tokenized(task, [task.evaluation[row] for row in rows])
@@ -102,9 +103,12 @@ def main(args: EvaluateText) -> None:
         results[task.name] = {}
         for number in shots:
             samples = [tokenized(task, task.sample(number, i)) for i in range(args.samples)]
-            results[task.name][number] = accuracies(
+            results[task.name][number] = found = accuracies(
                 parts.model, parts.test_loop, loaded.params, samples, evaluation, prepare
             )
+            done = sum(map(len, results.values()))
+            # Many steps take minutes a line.
+            print(f"{done}/{cells}  {task.name}, {number} shots: {_cell(found)} %", flush=True)
     show(f"{args.run}, iteration {loaded.iteration} ({config.method})", args, results)
     seconds = time.perf_counter() - began
     values = report(args, config, loaded.iteration, results, seconds)
@@ -151,11 +155,7 @@ def chosen_tasks(config: Text, args: EvaluateText) -> list[TextTask]:
 def show(title: str, args: EvaluateText, results: dict[str, dict[int, torch.Tensor]]) -> None:
     """Print one row for each task."""
     columns = ["task", *(f"{number}-shot" for number in next(iter(results.values())))]
-    rows = [
-        [task, *(f"{100 * ends[:, -1].mean():.2f} ± {100 * _spread(ends[:, -1]):.2f}"
-                 for ends in found.values())]
-        for task, found in results.items()
-    ]  # fmt: skip
+    rows = [[task, *(_cell(ends) for ends in found.values())] for task, found in results.items()]
     title += f": accuracy in %, mean ± standard deviation over {args.samples} support samples"
     print_table(title, columns, rows)
 
@@ -211,8 +211,9 @@ def file_name(args: EvaluateText, values: dict[str, Any]) -> str:
     return "_".join(words)
 
 
-def _spread(values: torch.Tensor) -> float:
-    return float(values.std()) if len(values) > 1 else 0.0
+def _cell(ends: torch.Tensor) -> str:
+    last = 100 * ends[:, -1]
+    return f"{last.mean():.2f} ± {last.std() if len(last) > 1 else 0.0:.2f}"
 
 
 if __name__ == "__main__":
