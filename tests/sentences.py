@@ -81,7 +81,7 @@ def random_task(ways: int, seed: int, *, steps: int, pad: int = 0) -> Task:
     support = random_batch(labels, ways, seed, pad=pad)
     query = random_batch([*range(ways)] * 2, ways, seed + 1, pad=pad)
     whole = tree.map_leaves(lambda x: x[None], (support, query))
-    return Task(support_batches(whole[0], parts=2, steps=steps), whole[1])
+    return Task(support_batches(whole[0], shots=2, steps=steps), whole[1])
 
 
 def save_documented(root: Path) -> None:

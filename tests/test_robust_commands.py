@@ -42,7 +42,7 @@ SIZED = {
     "num_queries", "test_queries", "train_shots", "image_size", "filters", "validation_tasks",
     "num_ways", "max_support", "inner_batch", "cg_steps", "epochs", "context_size", "num_envs",
     "episodes", "eval_every", "total_steps", "samples", "queries", "ensemble", "jobs", "seeds",
-    "repeats", "max_ways", "support_batches", "max_length", "top_layers", "backtracks",
+    "repeats", "max_ways", "part_shots", "max_length", "top_layers", "backtracks",
     "processes", "chunk_size", "num_shots",
 }  # fmt: skip
 TRACED = {"maml-trpo", "e-maml", "cavia"}  # for half a second

@@ -89,6 +89,24 @@ def test_a_step_takes_the_rate_of_its_own_learner() -> None:
     assert_close(state.params.model["w"], 0.45 * START)
 
 
+def test_parameters_may_have_step_sizes_of_their_own() -> None:
+    def apart(params: Params, center: torch.Tensor) -> torch.Tensor:
+        return sum((((p - center) ** 2).sum() / 2 for p in params.values()), center.sum() * 0)
+
+    loop = InnerLoop(apart, sgd(0.1), num_steps=0)
+    share = {"still": 0.0, "slow": 0.1, "plain": 1.0, "also slow": 0.1}
+    estimator, names = backprop(loop, query_loss(apart)), [*share]
+    one, two = (
+        gradient_learner(loop, estimator, torch.optim.SGD, lr=rate, factor=share.__getitem__)
+        for rate in (0.5, 0.2)
+    )
+    state = one.init({name: (index + 1) * START for index, name in enumerate(names)})
+    state, _ = two.step(one.step(state, ORIGIN)[0], ORIGIN)
+    for index, name in enumerate(names):
+        left = (1 - 0.5 * share[name]) * (1 - 0.2 * share[name])
+        assert_close(state.params.model[name], left * (index + 1) * START)
+
+
 def test_moments_pass_from_learner_to_learner() -> None:
     rates = (0.1, 0.05, 0.01)
     state = descent(optimizer=torch.optim.Adam, lr=rates[0]).init({"w": START})

@@ -129,10 +129,28 @@ def test_resume_continues_bit_for_bit(leopard: Path, tmp_path: Path) -> None:
     assert len(history(run)) == 4
 
 
-def test_accuracies_are_those_by_hand(words: list[Any], tmp_path: Path) -> None:
-    """On raw tokens through the whole encoder: every other sentence of a class generates."""
+@pytest.mark.parametrize(("given", "kept"), [(None, 1e-5), (0.0, 0.0), (2e-4, 2e-4)])
+def test_an_encoder_has_an_outer_step_size_of_its_own(
+    given: float | None, kept: float, words: list[Any], tmp_path: Path
+) -> None:
+    flags = () if given is None else ("--encoder-lr", given)
     run = tmp_path / "run"
-    rates = ("--inner-lr", 0.3, "--inner-clip", 5.0, "--outer-lr", 1e-3)
+    metarl(*words, *flags, "--iterations", 1, "--checkpoint-every", 1, "--out", run)
+    before, after = (checkpoint.load(path).params for path in sorted(run.glob("checkpoints/*")))
+    moved = {name: (after.model[name] - x).abs().max().item() for name, x in before.model.items()}
+    for part, expected in {
+        "body.encoder.": kept,
+        "body.features.": 1e-4,
+        "generator.": 1e-4,
+    }.items():
+        found = max(size for name, size in moved.items() if name.startswith(part))
+        assert found == pytest.approx(expected, rel=0.05), part  # Adam's first step
+
+
+def test_accuracies_are_those_by_hand(words: list[Any], tmp_path: Path) -> None:
+    """On raw tokens through the whole encoder: the first sentence of each class generates."""
+    run = tmp_path / "run"
+    rates = ("--inner-lr", 0.3, "--inner-clip", 5.0, "--outer-lr", 1e-3, "--part-shots", 1)
     metarl(*words, *rates, "--iterations", 10, "--checkpoint-every", 10, "--out", run)
     metarl("evaluate", run, "--tasks", "eyes", "--shots", "2,4", "--samples", 3)
     (entry,) = Run.open(run).evaluations()
@@ -148,8 +166,8 @@ def test_accuracies_are_those_by_hand(words: list[Any], tmp_path: Path) -> None:
             return dict(inputs), torch.eye(len(task.labels))[labels]
 
         rows = [[x for x in task.sample(shots, index) if x.label == y] for y in task.labels]
-        one, two = (batch([x for some in rows for x in some[first::2]]) for first in (0, 1))
-        path = plain.path(meta, (one, two, one))
+        parts = [batch([x for some in rows for x in some[n::shots]]) for n in range(shots)]
+        path = plain.path(meta, (parts[0], *(parts[(1 + step) % shots] for step in range(3))))
         return [plain.accuracy(params, batch(task.evaluation)) for params in (path[0], path[-1])]
 
     (eyes,) = read_tasks(Path(config["data_root"]), ["eyes"])

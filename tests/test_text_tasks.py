@@ -145,9 +145,11 @@ def numbered(counts: list[int]) -> Batch:
     return {"input_ids": ids}, torch.eye(len(counts))[labels][None]
 
 
-@pytest.mark.parametrize("counts", [[6, 6], [3, 4, 8], [3] * 5])
-def test_a_support_set_is_dealt_out(counts: list[int]) -> None:
-    batches = support_batches(numbered(counts), parts=3, steps=7)
+@pytest.mark.parametrize(
+    ("counts", "shots"), [([6, 6], 2), ([5, 5, 5], 2), ([3, 4, 8], 1), ([3] * 5, 1)]
+)
+def test_a_support_set_is_dealt_out(counts: list[int], shots: int) -> None:
+    batches = support_batches(numbered(counts), shots=shots, steps=7)
     ids = [set(inputs["input_ids"].flatten().tolist()) for inputs, _ in batches]
     assert all(targets[0].sum(0).gt(0).all() for _, targets in batches)
     assert sum(map(len, ids[:3])) == len(set().union(*ids)) == sum(counts)
@@ -157,11 +159,11 @@ def test_a_support_set_is_dealt_out(counts: list[int]) -> None:
         assert torch.equal(whole[inputs["input_ids"].flatten()], targets[0])
 
 
-def test_fewer_shots_than_parts_are_as_many_parts() -> None:
-    assert len(support_batches(numbered([2, 5]), parts=4, steps=0)) == 1
-    generates, *steps = support_batches(numbered([2, 5]), parts=4, steps=3)
+def test_the_smallest_class_says_how_many_parts_there_are() -> None:
+    assert len(support_batches(numbered([2, 5]), shots=1, steps=0)) == 1
+    generates, *steps = support_batches(numbered([2, 5]), shots=1, steps=3)
     assert len(steps) == 2  # the third is the first again
     assert len({*texts(generates)} & {*texts(steps[0])}) == 0
-    alone = support_batches(numbered([1, 1]), parts=4, steps=2)
+    alone = support_batches(numbered([1, 1]), shots=2, steps=2)
     assert all(torch.equal(batch[1], alone[0][1]) for batch in alone)
     assert alone[0][1].shape == (1, 2, 2)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from metarl.core import tree
@@ -27,6 +28,8 @@ def gradient_learner(
     task_gradient: TaskGradient,
     optimizer: Callable[..., torch.optim.Optimizer],
     *,
+    lr: float,
+    factor: Callable[[str], float] = lambda name: 1.0,
     chunk_size: int | None = None,
     mode: Mode = "eager",
     clip: float | None = None,
@@ -39,12 +42,15 @@ def gradient_learner(
         loop: The inner loop, for `init` and `adapt`.
         task_gradient: The estimator, such as ``backprop(loop, outer)``.
         optimizer: A class of ``torch.optim``.
+        lr: The outer step size.
+        factor: Of a parameter of the model, by name: what its step size is multiplied by.
         chunk_size: See :func:`~metarl.core.estimators.meta_gradient`.
         mode: See :func:`~metarl.core.estimators.meta_gradient`.
         clip: Cut every number of the mean gradient to [−clip, clip], as MAML does on miniImageNet.
         settings: What the estimator takes beside, such as the weights of a multi-step loss.
-        options: Arguments of the optimizer, such as ``lr=1e-3``. They hold for every step made with
-            this learner, also from a state of another: a schedule is a new learner per iteration.
+        options: Other arguments of the optimizer. Like the step size they hold for every step made
+            with this learner, also from a state of another: a schedule is a new learner per
+            iteration.
 
     Raises:
         FloatingPointError: From `step`, before anything is changed, if the gradient is not finite.
@@ -54,7 +60,7 @@ def gradient_learner(
         params: Any, generator: torch.Generator | None = None, *, device: Any = "cpu"
     ) -> MetaState:
         meta = initial_params(loop, params, generator, device)
-        return MetaState(meta, optimizer(tree.leaves(meta), **options))
+        return MetaState(meta, optimizer(_groups(meta, factor), lr=lr, **options))
 
     def step(state: MetaState, tasks: Task | Sequence[Task]) -> tuple[MetaState, Metrics]:
         like = tree.leaves(state.params)[0]
@@ -71,8 +77,17 @@ def gradient_learner(
         for parameter, slope in zip(tree.leaves(state.params), slopes, strict=True):
             parameter.grad = slope if clip is None else slope.clamp(-clip, clip)
         for group in state.optimizer.param_groups:
-            group.update(options)
+            group.update(options, lr=lr * group["factor"])
         state.optimizer.step()
         return state, metrics
 
     return MetaLearner(init, step, loop.adapt)
+
+
+def _groups(meta: MetaParams, factor: Callable[[str], float]) -> list[dict[str, Any]]:
+    """Sort meta-parameters by what their step size is multiplied by."""
+    factors = [*map(factor, meta.model), *(1.0 for _ in meta.inner)]
+    groups: dict[float, list[Tensor]] = {}
+    for number, leaf in zip(factors, tree.leaves(meta), strict=True):
+        groups.setdefault(number, []).append(leaf)
+    return [{"params": found, "factor": number} for number, found in groups.items()]

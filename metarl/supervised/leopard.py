@@ -21,6 +21,7 @@ from metarl.supervised.heads import HEAD, Start, is_head, prototypes
 
 
 FEATURES = 256  # of a sentence, in the paper
+GAIN = 0.1  # of what is generated at first: a large random head is in the way of the inner steps
 
 
 class TextBody(nn.Module):
@@ -75,7 +76,7 @@ def text_classifier(
         return TextClassifier(body, linear(size, ways, generator=generator), None)
     sizes = (size, size // 2)
     features = mlp((*sizes, FEATURES), activation="tanh", generator=generator)
-    makes = mlp((*sizes, FEATURES + 1), activation="tanh", generator=generator)
+    makes = mlp((*sizes, FEATURES + 1), activation="tanh", output_gain=GAIN, generator=generator)
     head = linear(FEATURES, ways, generator=generator)
     return TextClassifier(TextBody(encoder, features), head, makes)
 

@@ -114,7 +114,11 @@ def make_model(config: SupervisedConfig, module: nn.Module, criterion: Criterion
 
 
 def make_learner(
-    config: SupervisedConfig, model: Model, *, chunk_size: int | None = None
+    config: SupervisedConfig,
+    model: Model,
+    *,
+    chunk_size: int | None = None,
+    factor: Callable[[str], float] = lambda name: 1.0,
 ) -> Callable[[int], MetaLearner]:
     """Return the meta-learner of every iteration, from 1 to ``config.iterations``.
 
@@ -145,6 +149,7 @@ def make_learner(
             mode=config.mode or "traced",
             clip=config.clip,
             settings=() if weights is None else (weights,),
+            factor=factor,
             lr=rate(config.outer_lr or 0.0, config.outer_lr_end, progress),
         )
 

@@ -158,7 +158,7 @@ class AllLabels:
         return tasks
 
 
-def support_batches(batch: Batch, *, parts: int, steps: int) -> tuple[Batch, ...]:
+def support_batches(batch: Batch, *, shots: int, steps: int) -> tuple[Batch, ...]:
     """Cut a support set into a first batch, which generates a head, and those of the inner steps.
 
     Every class is dealt out to all parts, so that each holds all classes. The steps take the others
@@ -167,11 +167,11 @@ def support_batches(batch: Batch, *, parts: int, steps: int) -> tuple[Batch, ...
 
     Args:
         batch: The support set of one task, with a leading task axis of 1.
-        parts: Number of parts; at most the examples of the smallest class are made.
+        shots: Most examples of the smallest class in a part, which is how many parts there are.
         steps: Inner steps.
     """
     members = (batch[1][0] > 0).long()
     place = (members.cumsum(0) * members).sum(-1) - 1  # of an example within its class
-    parts = max(1, min(parts, int(members.sum(0).min())))
+    parts = -(-int(members.sum(0).min()) // shots)
     cut = [tree.map_leaves(lambda x, p=p: x[:, place % parts == p], batch) for p in range(parts)]
     return (cut[0], *(cut[(1 + step) % parts] for step in range(min(steps, parts))))
