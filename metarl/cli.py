@@ -69,6 +69,7 @@ OF_SB3 = {
 OF_TEXT = {
     "evaluate": Command("evaluate_text", "EvaluateText", "accuracy on few-shot tasks of text"),
 }
+LONGEST = 1500  # characters of an error: an environment of somebody else may say anything
 OWN_VERBS = {**dict.fromkeys(SUPERVISED, OF_SUPERVISED), "text": OF_TEXT, "sb3": OF_SB3}
 
 
@@ -288,7 +289,8 @@ def _fail(message: str, code: int, *, once: bool = False) -> NoReturn:
     if once and int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0":
         time.sleep(1)  # when one has failed, torchrun ends the others: the first tells it before
     else:
-        print(f"metarl: error: {message}", file=sys.stderr)
+        cut = f"{message[:LONGEST]}... (--debug shows all)" if len(message) > LONGEST else message
+        print(f"metarl: error: {cut}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -143,6 +143,18 @@ def test_what_is_nobodys_mistake_but_ours_is_not_made_one_line(
         cli.main(["train"])
 
 
+def test_an_error_of_any_length_is_a_line_that_can_be_read(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(argv: list[str]) -> None:
+        raise ValueError("x" * 10_000)
+
+    monkeypatch.setattr(cli, "run", failing)
+    error = refusal(capsys, "envs")
+    assert len(error) < 2000
+    assert error.endswith("x... (--debug shows all)")
+
+
 def test_debug_shows_where_an_error_comes_from() -> None:
     with pytest.raises(FileNotFoundError, match="holds no run"):
         cli.main(["evaluate", "nowhere", "--debug"])

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def _read_table(table: Path) -> dict[str, list[str]]:
     try:
         with open_text(table, "rt", encoding="utf-8-sig", newline="") as file:
             header, *rows = list(csv.reader(file)) or [[]]
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError, csv.Error) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{table} cannot be read as a table ({error}); get it again") from None
     if header != HEADER or not rows:
         raise ValueError(
