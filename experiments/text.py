@@ -97,6 +97,11 @@ class Text(SupervisedConfig):
         require(self, at_least(1), "num_shots", "num_queries", "part_shots", "max_length")
         require(self, at_least(0), "top_layers", "encoder_lr")
         require(self, at_least(2), "max_ways")
+        if self.encoder_lr and self.outer_lr == 0:
+            raise ValueError(
+                f"--encoder-lr {self.encoder_lr:g} is a part of --outer-lr, which is 0: give that "
+                "a value, or use --encoder-lr 0 as well"
+            )
         if self.start == "learned" and self.method != "pretrained":
             raise ValueError(
                 "tasks of text have no fixed number of classes; use --start generated, zero or "
