@@ -59,7 +59,7 @@ def test_the_few_shot_commands_run_in_small(
     monkeypatch.chdir(tmp_path)
     small = {
         "regression": "--iterations 20",
-        "fewshot": "--iterations 4 --num-tasks 2 --filters 4 --checkpoint-every 4",
+        "fewshot": "--iterations 10 --num-tasks 2 --filters 4 --checkpoint-every 10",
         "evaluate": "--num-tasks 4",
     }
     run_in_small(block("README.md", "few-shot"), small)
