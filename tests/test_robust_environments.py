@@ -177,6 +177,7 @@ def trains(env_id: str, out: Path, *more: Any) -> Outcome:
 @example(script={"when": 1, "terminated": True})
 @example(script={"when": 1, "raises": "empty", "place": "sample_tasks"})
 @example(script={"when": 1, "raises": "KeyError", "place": "task"})
+@example(script={"when": 1, "raises": "long", "place": "__init__", "space": True})
 def test_in_this_process(script: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     trains(register(script), tmp_path_factory.mktemp("sync") / "run")
 

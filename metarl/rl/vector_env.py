@@ -24,7 +24,7 @@ def make_vector_env(env_id: str, num_envs: int, **kwargs: Any) -> Any:
     """
     if kwargs.get("vectorization_mode") == "async":
         kwargs["wrappers"] = [*kwargs.get("wrappers", ()), Checked]
-    with blame(env_id, "__init__", gymnasium.error.Error, ImportError, TypeError, ValueError):
+    with blame(env_id, "__init__", gymnasium.error.Error, ImportError, TypeError):
         env: Any = gymnasium.make_vec(env_id, num_envs=num_envs, **kwargs)
     if isinstance(env, SyncVectorEnv):
         env.envs = [Checked(one) for one in env.envs]
