@@ -33,7 +33,8 @@ def blame(name: str, method: str, *clear: type[Exception]) -> Iterator[None]:
     Args:
         name: Id of the environment.
         method: What was called.
-        clear: Errors that are passed on, since their messages say it all.
+        clear: Errors that are passed on, since their messages say it all; so is a ValueError that
+            begins with the name.
 
     Raises:
         EnvironmentFailed: If it did.
@@ -44,6 +45,8 @@ def blame(name: str, method: str, *clear: type[Exception]) -> Iterator[None]:
     except passed:
         raise
     except (Exception, SystemExit) as error:
+        if isinstance(error, ValueError) and str(error).startswith(f"{name} "):
+            raise  # it says which environment itself
         kind = "" if isinstance(error, _Broken) else f"{type(error).__name__}: "
         said = f"{kind}{error}".strip(": ")
         # To contextlib a RuntimeError with this cause is the StopIteration itself (PEP 479).
