@@ -69,8 +69,8 @@ OF_SB3 = {
 OF_TEXT = {
     "evaluate": Command("evaluate_text", "EvaluateText", "accuracy on few-shot tasks of text"),
 }
-LONGEST = 1500  # characters of an error: an environment of somebody else may say anything
 OWN_VERBS = {**dict.fromkeys(SUPERVISED, OF_SUPERVISED), "text": OF_TEXT, "sb3": OF_SB3}
+LONGEST = 1500  # characters of an error: an environment of somebody else may say anything
 
 
 class UsageError(Exception):
