@@ -25,9 +25,9 @@ sys.path.insert(0, str(DOCS))
 
 import results  # noqa: E402
 
-from metarl import cli  # noqa: E402
-from metarl.config import flag  # noqa: E402
-from metarl.experiments.methods import POLICIES  # noqa: E402
+from metarl.commands import cli  # noqa: E402
+from metarl.commands.methods import POLICIES  # noqa: E402
+from metarl.runs.config import flag  # noqa: E402
 from metarl.supervised.methods import METHODS  # noqa: E402
 
 

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from metarl.records import protocol
-from metarl.statistics import interval95
-from metarl.tracking import Run
+from metarl.runs.folder import Run
+from metarl.runs.records import protocol
+from metarl.util.statistics import interval95
 
 
 DOCS = Path(__file__).parent

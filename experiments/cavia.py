@@ -6,16 +6,15 @@
 import sys
 from dataclasses import dataclass
 
-from metarl import cli
-from metarl.config import at_least, require
 from metarl.core.adapt import InnerLoop
 from metarl.core.types import MetaLearner
 from metarl.experiments.launch import launch
 from metarl.experiments.maml_trpo import MAMLTRPO, trust_region
+from metarl.experiments.meta_rl import Parts, make_parts
 from metarl.experiments.policies import train as train
 from metarl.rl.maml_trpo import maml_trpo
 from metarl.rl.policies import Policy
-from metarl.rl.setup import Parts, make_parts
+from metarl.runs.config import at_least, require
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,3 @@ def build(config: CAVIA, *, num_tasks: int | None = None, episodes: int | None =
 def main(config: CAVIA) -> None:
     """Start a run."""
     launch("cavia", config, build(config), sys.modules[__name__])
-
-
-if __name__ == "__main__":
-    cli.script("train", "cavia")

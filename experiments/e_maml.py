@@ -6,15 +6,14 @@
 import sys
 from dataclasses import dataclass
 
-from metarl import cli
 from metarl.core.adapt import InnerLoop
 from metarl.core.types import MetaLearner
 from metarl.experiments.launch import launch
 from metarl.experiments.maml_trpo import MAMLTRPO, trust_region
+from metarl.experiments.meta_rl import Parts, make_parts
 from metarl.experiments.policies import train as train
 from metarl.rl.e_maml import e_maml
 from metarl.rl.policies import Policy
-from metarl.rl.setup import Parts, make_parts
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,3 @@ def build(config: EMAML, *, num_tasks: int | None = None, episodes: int | None =
 def main(config: EMAML) -> None:
     """Start a run."""
     launch("e-maml", config, build(config), sys.modules[__name__])
-
-
-if __name__ == "__main__":
-    cli.script("train", "e-maml")

@@ -12,16 +12,17 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from metarl import cli
-from metarl.config import at_least, flag, require
-from metarl.core.convolution import Classifier, ConvBody
-from metarl.core.modules import linear
 from metarl.core.seeding import torch_generator
 from metarl.core.types import Task
-from metarl.device import resolve_device
+from metarl.data.families import load_images
+from metarl.data.images import Classes, Splits
 from metarl.experiments.launch import launch
 from metarl.experiments.supervised import train as train
-from metarl.supervised.data import load_images
+from metarl.experiments.supervised_settings import SupervisedConfig, resolve
+from metarl.experiments.supervised_setup import Parts, make_learner, make_model, make_test_loop
+from metarl.nn.convolution import Classifier, ConvBody
+from metarl.nn.mlp import linear
+from metarl.runs.config import at_least, flag, require
 from metarl.supervised.few_shot import (
     AllClasses,
     FewShot,
@@ -29,11 +30,10 @@ from metarl.supervised.few_shot import (
     minibatches,
     with_reference,
 )
-from metarl.supervised.images import Classes, Splits
 from metarl.supervised.losses import cross_entropy
+from metarl.supervised.model import Draw, Tasks
 from metarl.supervised.networks import NETWORKS
-from metarl.supervised.settings import SupervisedConfig, resolve
-from metarl.supervised.setup import Draw, Parts, Tasks, make_learner, make_model, make_test_loop
+from metarl.util.device import resolve_device
 
 
 # Rates are those of a mean cross-entropy: 0.4 in Finn et al.'s code, which sums over 5 classes,
@@ -287,7 +287,3 @@ def _prepared(config: FewShotImages, draw: Draw, steps: int) -> Draw:
         return [prepare(task, generator) for task in tasks]
 
     return prepared
-
-
-if __name__ == "__main__":
-    cli.script("train", "fewshot")

@@ -7,12 +7,12 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 
-from metarl import checkpoint
-from metarl.cli import EXPERIMENTS, SUPERVISED
-from metarl.config import RunConfig, to_json
 from metarl.core.types import MetaParams, MetaState
-from metarl.trackers import require_tracker
-from metarl.tracking import Run
+from metarl.experiment import EXPERIMENTS, SUPERVISED
+from metarl.runs import checkpoint
+from metarl.runs.config import RunConfig, to_json
+from metarl.runs.folder import Run
+from metarl.runs.trackers import require_tracker
 
 
 @runtime_checkable
@@ -69,8 +69,14 @@ def experiment_of(run: Run) -> tuple[Experiment, type[RunConfig]]:
             f"{', '.join(EXPERIMENTS)}"
         )
     command = EXPERIMENTS[name]
-    module: Any = importlib.import_module(f"metarl.experiments.{command.module}")
+    module: Any = importlib.import_module(f"metarl.{command.module}")
     return module, getattr(module, command.options)
+
+
+def copying(experiment: Experiment) -> dict[str, Any]:
+    """Return how the checkpoints of an experiment are copied, where it has a format of its own."""
+    own = getattr(experiment, "copy_checkpoint", None)
+    return {} if own is None else {"copy_checkpoint": own}
 
 
 def require_fitting(parts: Startable, params: MetaParams) -> None:

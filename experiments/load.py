@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from metarl import hub
 from metarl.core import tree
 from metarl.core.seeding import numpy_generator, torch_generator
 from metarl.core.types import MetaParams, Params
 from metarl.experiments.launch import experiment_of, require_policy
-from metarl.loading import Loaded, load, read_config
+from metarl.experiments.meta_rl import Parts, RLConfig, paper_loop
 from metarl.rl.episodes import mean_return
 from metarl.rl.evaluate import paper_episodes
 from metarl.rl.sampler import TaskDescription
-from metarl.rl.sb3 import sb3_policy
-from metarl.rl.setup import Parts, RLConfig, paper_loop
-from metarl.sharing import require_known_module
-from metarl.tracking import Run
+from metarl.runs import hub
+from metarl.runs.folder import Run
+from metarl.runs.loading import Loaded, load, read_config
+from metarl.runs.sharing import require_known_module
+from metarl.sb3.policies import sb3_policy
 
 
 if TYPE_CHECKING:  # at run time it is imported where it is needed

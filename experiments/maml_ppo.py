@@ -6,16 +6,15 @@
 import sys
 from dataclasses import dataclass
 
-from metarl import cli
-from metarl.config import greater_than, require
 from metarl.core.adapt import InnerLoop
 from metarl.core.types import MetaLearner
 from metarl.experiments.launch import launch
+from metarl.experiments.meta_rl import Loss, Parts, make_parts
 from metarl.experiments.policies import train as train
 from metarl.experiments.vpg_maml import VPGMAML, descent
 from metarl.rl.policies import Policy
 from metarl.rl.policy_gradient import policy_gradient, surrogate_loss
-from metarl.rl.setup import Loss, Parts, make_parts
+from metarl.runs.config import greater_than, require
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,3 @@ def build(config: MAMLPPO, *, num_tasks: int | None = None, episodes: int | None
 def main(config: MAMLPPO) -> None:
     """Start a run."""
     launch("maml-ppo", config, build(config), sys.modules[__name__])
-
-
-if __name__ == "__main__":
-    cli.script("train", "maml-ppo")

@@ -7,15 +7,14 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from metarl import cli
-from metarl.config import at_least, between, greater_than, inside, require
 from metarl.core.adapt import InnerLoop
 from metarl.core.types import MetaLearner
 from metarl.experiments.launch import launch
+from metarl.experiments.meta_rl import Parts, RLConfig, make_parts
 from metarl.experiments.policies import train as train
 from metarl.rl.maml_trpo import maml_trpo
 from metarl.rl.policies import Policy
-from metarl.rl.setup import Parts, RLConfig, make_parts
+from metarl.runs.config import at_least, between, greater_than, inside, require
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,3 @@ def trust_region(config: MAMLTRPO) -> dict[str, Any]:
 def main(config: MAMLTRPO) -> None:
     """Start a run."""
     launch("maml-trpo", config, build(config), sys.modules[__name__])
-
-
-if __name__ == "__main__":
-    cli.script("train", "maml-trpo")

@@ -2,10 +2,10 @@
 
 from metarl.core.seeding import numpy_generator, torch_generator
 from metarl.core.types import MetaState
-from metarl.journal import Journal
+from metarl.experiments.meta_rl import Parts, RLConfig
 from metarl.rl.metrics import rollout_metrics
-from metarl.rl.setup import Parts, RLConfig
-from metarl.tracking import Run
+from metarl.runs.folder import Run
+from metarl.runs.journal import Journal
 
 
 def train(config: RLConfig, parts: Parts, run: Run, state: MetaState, *, start: int) -> None:

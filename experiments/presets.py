@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from metarl.cli import SUPERVISED
+from metarl.experiment import SUPERVISED
 
 
 # Finn et al. 2017 trained half-cheetahs on 40 tasks × 20 episodes with a step of 0.1, λ 1 and KL

@@ -6,17 +6,16 @@
 import sys
 from dataclasses import dataclass
 
-from metarl import cli
-from metarl.config import at_least, greater_than, require
 from metarl.core.adapt import InnerLoop
 from metarl.core.types import MetaLearner
 from metarl.experiments.launch import launch
 from metarl.experiments.maml_ppo import MAMLPPO
+from metarl.experiments.meta_rl import Loss, Parts, make_parts
 from metarl.experiments.policies import train as train
 from metarl.experiments.vpg_maml import descent
 from metarl.rl.policies import Policy
 from metarl.rl.promp import promp
-from metarl.rl.setup import Loss, Parts, make_parts
+from metarl.runs.config import at_least, greater_than, require
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,3 @@ def build(config: ProMP, *, num_tasks: int | None = None, episodes: int | None =
 def main(config: ProMP) -> None:
     """Start a run."""
     launch("promp", config, build(config), sys.modules[__name__])
-
-
-if __name__ == "__main__":
-    cli.script("train", "promp")

@@ -11,22 +11,21 @@ from typing import Annotated, Any, Literal
 import tyro
 from torch import nn
 
-from metarl import cli
-from metarl.config import at_least, require
 from metarl.core import tree
-from metarl.core.convolution import Classifier
-from metarl.core.modules import ACTIVATIONS, linear, mlp
 from metarl.core.seeding import torch_generator
-from metarl.device import resolve_device
+from metarl.data.images import Splits
+from metarl.drawing.curves import Fit
 from metarl.experiments.launch import launch, require_fitting
 from metarl.experiments.supervised import train as train
-from metarl.loading import load
-from metarl.plot import Fit
-from metarl.supervised.images import Splits
+from metarl.experiments.supervised_settings import SupervisedConfig, resolve
+from metarl.experiments.supervised_setup import Parts, make_learner, make_model, make_test_loop
+from metarl.nn.convolution import Classifier
+from metarl.nn.mlp import ACTIVATIONS, linear, mlp
+from metarl.runs.config import at_least, require
+from metarl.runs.loading import load
 from metarl.supervised.losses import squared_error
-from metarl.supervised.settings import SupervisedConfig, resolve
-from metarl.supervised.setup import Parts, make_learner, make_model, make_test_loop
 from metarl.supervised.sinusoid import Sinusoids
+from metarl.util.device import resolve_device
 
 
 # Rates are those of a mean squared error. One step in training, ten in the test, as in the paper.
@@ -137,7 +136,3 @@ def fits(folder: Path, *, tasks: int = 2, seed: int = 1) -> list[Fit]:
         support = (inputs[:, 0].numpy(), targets[:, 0].numpy())
         found.append(Fit(f"test sinusoid {index + 1}", x, y, support, curves))
     return found
-
-
-if __name__ == "__main__":
-    cli.script("train", "regression")

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 
 import torch
 
-from metarl import cli
 from metarl.core.adapt import InnerLoop
 from metarl.core.estimators import reptile
 from metarl.core.types import MetaLearner
 from metarl.experiments.launch import launch
+from metarl.experiments.meta_rl import Parts, make_parts
 from metarl.experiments.policies import train as train
 from metarl.experiments.vpg_maml import VPGMAML, descent
 from metarl.rl.policies import Policy
 from metarl.rl.policy_gradient import policy_gradient, surrogate_loss
-from metarl.rl.setup import Parts, make_parts
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,3 @@ def build(config: Reptile, *, num_tasks: int | None = None, episodes: int | None
 def main(config: Reptile) -> None:
     """Start a run."""
     launch("reptile", config, build(config), sys.modules[__name__])
-
-
-if __name__ == "__main__":
-    cli.script("train", "reptile")

@@ -10,22 +10,24 @@ from typing import Any, Literal, NamedTuple, cast
 
 import tyro
 
-from metarl import cli, optional, sb3_checkpoint
-from metarl.config import RunConfig, at_least, between, greater_than, require, to_json
-from metarl.console import Progress
-from metarl.core import tree, world
+from metarl.core import tree
 from metarl.core.seeding import numpy_generator, seed_sequence, torch_generator
-from metarl.device import resolve_device
-from metarl.media import Media
+from metarl.core.speed import processes
 from metarl.rl.episodes import Rollout, mean_return
 from metarl.rl.sampler import Sampler, TaskDescription, make_sampler
-from metarl.rl.sb3 import NO_PARAMS, policy_of
-from metarl.rl.sb3_envs import sb3_env
-from metarl.rl.sb3_models import advance, make_model
 from metarl.rl.tasks import read_task
-from metarl.stopping import Stopped, StopSignal
-from metarl.trackers import require_tracker, tracker
-from metarl.tracking import Run
+from metarl.runs.config import RunConfig, at_least, between, greater_than, require, to_json
+from metarl.runs.folder import Run
+from metarl.runs.media import Media
+from metarl.runs.stopping import Stopped, StopSignal
+from metarl.runs.trackers import require_tracker, tracker
+from metarl.sb3 import checkpoint as sb3_checkpoint
+from metarl.sb3.environments import sb3_env
+from metarl.sb3.models import advance, make_model
+from metarl.sb3.policies import NO_PARAMS, policy_of
+from metarl.util import optional
+from metarl.util.console import Progress
+from metarl.util.device import resolve_device
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def main(config: SB3) -> None:
 
 def require_alone() -> None:
     """Refuse to share a run with other processes."""
-    world.require_alone("runs of Stable-Baselines3")
+    processes.require_alone("runs of Stable-Baselines3")
 
 
 def begin(run: Run, parts: Parts, untrained: dict[str, float]) -> None:
@@ -179,6 +181,12 @@ def train(config: SB3, parts: Parts, run: Run, *, start: int) -> None:
             media.update(iteration)
 
 
+def copy_checkpoint(run: Run, config: SB3, new: Run, new_config: SB3, iteration: int) -> None:
+    """Copy the tensors of a checkpoint into another run, without pickles."""
+    del config, new_config
+    sb3_checkpoint.copy(run, new, iteration)
+
+
 def evaluate(config: SB3, parts: Parts) -> dict[str, float]:
     """Return the mean return; the tasks and the starts are the same in every evaluation."""
     began = time.perf_counter()
@@ -187,7 +195,3 @@ def evaluate(config: SB3, parts: Parts) -> dict[str, float]:
     earned = mean_return(parts.play(tasks, seed=config.seed)).mean().item()
     # Called as the return of a meta-learned policy that has taken no step: nothing adapts here.
     return {"return/step_0": earned, "time/evaluation": time.perf_counter() - began}
-
-
-if __name__ == "__main__":
-    cli.script("train", "sb3")

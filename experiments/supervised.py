@@ -2,14 +2,16 @@
 
 import torch
 
-from metarl.core import tree, world
+from metarl.core import tree
 from metarl.core.seeding import torch_generator
+from metarl.core.speed import processes
 from metarl.core.types import MetaParams, MetaState, Metrics, Task
-from metarl.journal import Journal
+from metarl.experiments.supervised_settings import SupervisedConfig
+from metarl.experiments.supervised_setup import Parts
+from metarl.runs.folder import Run
+from metarl.runs.journal import Journal
 from metarl.supervised.evaluate import adaptation_curves
-from metarl.supervised.settings import SupervisedConfig
-from metarl.supervised.setup import Parts, Tasks
-from metarl.tracking import Run
+from metarl.supervised.model import Tasks
 
 
 def train(
@@ -30,8 +32,8 @@ def train(
 def share_of(tasks: Tasks) -> Tasks:
     """Return the tasks of this process; every one draws them all, so that they are the same."""
     if isinstance(tasks, Task):
-        return world.share(len(tree.leaves(tasks)[0])).of_batch(tasks)
-    return world.share(len(tasks)).of_list(tasks)
+        return processes.share(len(tree.leaves(tasks)[0])).of_batch(tasks)
+    return processes.share(len(tasks)).of_list(tasks)
 
 
 def validate(config: SupervisedConfig, parts: Parts, params: MetaParams) -> Metrics:

@@ -13,22 +13,22 @@ from typing import Annotated, Any, Literal, cast
 import torch
 import tyro
 
-from metarl import cli
-from metarl.config import at_least, require
-from metarl.console import warn
 from metarl.core.seeding import torch_generator
 from metarl.core.types import Batch, Task
-from metarl.device import resolve_device
 from metarl.experiments.launch import launch
 from metarl.experiments.supervised import train as train
-from metarl.supervised.encoders import Encoder, load_pretrained
+from metarl.experiments.supervised_settings import SupervisedConfig, resolve
+from metarl.experiments.supervised_setup import Parts, make_learner, make_model, make_test_loop
+from metarl.runs.config import at_least, require
 from metarl.supervised.few_shot import minibatches
-from metarl.supervised.leopard import text_classifier
 from metarl.supervised.losses import present_cross_entropy
-from metarl.supervised.settings import SupervisedConfig, resolve
-from metarl.supervised.setup import Draw, Parts, make_learner, make_model, make_test_loop
-from metarl.supervised.text_data import PART, TextTask, find_tasks, read_tasks
-from metarl.supervised.text_tasks import AllLabels, Sentences, TextTasks, support_batches, tokenize
+from metarl.supervised.model import Draw
+from metarl.text.encoders import Encoder, load_pretrained
+from metarl.text.files import PART, TextTask, find_tasks, read_tasks
+from metarl.text.leopard import text_classifier
+from metarl.text.tasks import AllLabels, Sentences, TextTasks, support_batches, tokenize
+from metarl.util.console import warn
+from metarl.util.device import resolve_device
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -259,7 +259,3 @@ def support_of(
     if config.inner_batch and steps:
         return minibatches(support, config.inner_batch, steps=steps, generator=generator)
     return (support,)
-
-
-if __name__ == "__main__":
-    cli.script("train", "text")

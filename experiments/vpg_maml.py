@@ -7,15 +7,14 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from metarl import cli
-from metarl.config import at_least, require
 from metarl.core.adapt import InnerLoop
 from metarl.core.types import MetaLearner
 from metarl.experiments.launch import launch
+from metarl.experiments.meta_rl import Parts, RLConfig, make_parts
 from metarl.experiments.policies import train as train
 from metarl.rl.policies import Policy
 from metarl.rl.policy_gradient import policy_gradient, surrogate_loss
-from metarl.rl.setup import Parts, RLConfig, make_parts
+from metarl.runs.config import at_least, require
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,3 @@ def descent(config: VPGMAML) -> dict[str, Any]:
 def main(config: VPGMAML) -> None:
     """Start a run."""
     launch("vpg-maml", config, build(config), sys.modules[__name__])
-
-
-if __name__ == "__main__":
-    cli.script("train", "vpg-maml")

@@ -1,6 +1,6 @@
 """``python -m metarl`` is ``metarl``."""
 
-from metarl.cli import main
+from metarl.commands.cli import main
 
 
 main()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from metarl import cli
+from metarl.commands import cli
 
 
 ROOT = Path(__file__).parents[1]

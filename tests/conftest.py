@@ -9,7 +9,7 @@ import torch
 from commands import TRAIN, metarl
 from hypothesis import settings
 
-from metarl import opengl
+from metarl.drawing import opengl
 
 
 # Of a property; those of test_robust_*.py take shares of it. A machine that is busy is no failure.

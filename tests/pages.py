@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from commands import ROOT, metarl
 
-from metarl import cli
+from metarl.commands import cli
 
 
 TINY = "--num-tasks 2 --episodes-per-task 2"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from metarl import cli
+from metarl.commands import cli
 
 
 PRELOADED = [

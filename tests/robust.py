@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from hypothesis import HealthCheck, currently_in_test_context, event, settings
 from hypothesis import strategies as st
 
-from metarl import cli
+from metarl.commands import cli
 
 
 SECONDS = 300  # that a case may take: a hang takes longer, on however busy a machine

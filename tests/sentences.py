@@ -10,7 +10,7 @@ import torch
 from helpers import FLOAT64, seeded
 
 from metarl.core import Batch, Task, tree
-from metarl.supervised.text_tasks import support_batches
+from metarl.text.tasks import support_batches
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported: an unknown name fails fast

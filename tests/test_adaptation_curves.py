@@ -11,13 +11,14 @@ from supervised_reference import LR, NETS, RULES, plain_features, plain_path
 from torch import Tensor
 
 from metarl.core import MetaParams, Task, tree
-from metarl.core.convolution import Classifier, ConvBody, ConvNet
-from metarl.core.modules import linear
+from metarl.experiments.supervised_settings import SupervisedConfig, resolve
+from metarl.experiments.supervised_setup import make_model, make_test_loop
+from metarl.nn.convolution import Classifier, ConvBody, ConvNet
+from metarl.nn.mlp import linear
 from metarl.supervised.evaluate import BLOCK, Curves, adaptation_curves, neighbor_curves
 from metarl.supervised.few_shot import with_reference
 from metarl.supervised.losses import cross_entropy
-from metarl.supervised.settings import SupervisedConfig, resolve
-from metarl.supervised.setup import Model, make_model, make_test_loop
+from metarl.supervised.model import Model
 
 
 WAYS = 3

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import ranks
 
-from metarl.core import world
-from metarl.experiments import benchmark_scaling
-from metarl.experiments.benchmark import Benchmark, main
-from metarl.rl.measure import raw_physics
+from metarl.commands.benchmark import Benchmark, main
+from metarl.commands.measures import scaling
+from metarl.commands.measures.meta_step import MODES, PLAIN
+from metarl.commands.measures.rl import raw_physics
+from metarl.core.speed import processes
 from metarl.rl.sampler import make_sampler
-from metarl.supervised.measure import MODES, PLAIN
 
 
 ENV = "metarl/HalfCheetahDir-v1"
@@ -64,10 +64,10 @@ def test_raw_physics_takes_every_substep_of_the_same_actions(
 def share_a_small_benchmark(out: Path) -> None:
     """Measure as one of several processes."""
     small = {"num_tasks": 2, "episodes_per_task": 2, "hidden": (4,)}
-    benchmark_scaling.CHEETAH.update(small)
-    with world.joined():
-        figures = benchmark_scaling._measure(1)
-        if world.writes():
+    scaling.CHEETAH.update(small)
+    with processes.joined():
+        figures = scaling._measure(1)
+        if processes.writes():
             out.write_text(json.dumps(figures))
 
 
@@ -84,8 +84,8 @@ def test_processes_that_share_an_iteration_are_measured(tmp_path: Path) -> None:
 def test_scaling_compares_with_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     times = {1: {"sampling": 2.0, "update": 6.0, "bytes": 0.0}}
     times[2] = {"sampling": 1.0, "update": 3.0, "bytes": 5000.0}
-    monkeypatch.setattr(benchmark_scaling, "_start", lambda number, repeats: times[number])
-    title, figures = benchmark_scaling.measure_scaling(1, processes=2)
+    monkeypatch.setattr(scaling, "_start", lambda number, repeats: times[number])
+    title, figures = scaling.measure_scaling(1, processes=2)
     assert title.startswith("metarl/HalfCheetahDir-v1: 40 tasks x 20 episodes")
     assert figures["iteration, 1 process (s)"] == 8
     assert figures["part of the time of one, 2 processes ()"] == 0.5
@@ -95,7 +95,7 @@ def test_scaling_compares_with_one_process(monkeypatch: pytest.MonkeyPatch) -> N
 def test_processes_of_a_benchmark_that_fail_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(RuntimeError, match="3 processes failed"):
-        benchmark_scaling._start(3, repeats=1)
+        scaling._start(3, repeats=1)
 
 
 def test_no_repeats_are_refused() -> None:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from metarl.core import chunks, tree
+from metarl.core import tree
+from metarl.core.speed import chunks
 
 
 class Pair(NamedTuple):

@@ -9,7 +9,8 @@ import gymnasium
 import pytest
 from commands import TRAIN, checkpoints, history, metarl, refusal
 
-from metarl import __version__, cli
+from metarl import __version__
+from metarl.commands import cli
 from metarl.envs import ENVIRONMENTS
 from metarl.envs.navigation import Navigation2D
 

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from commands import checkpoints, history, metarl, refusal
 
-from metarl.experiments import compare, presets, side_by_side
-from metarl.experiments.compare import Compare, read_entry
-from metarl.experiments.side_by_side import AllStopped, SideBySide, divided
-from metarl.plot import figure
-from metarl.tracking import Run
+from metarl.commands import compare, side_by_side
+from metarl.commands.compare import Compare, read_entry
+from metarl.commands.side_by_side import AllStopped, SideBySide, divided
+from metarl.drawing.curves import figure
+from metarl.experiments import presets
+from metarl.runs.folder import Run
 
 
 METHODS = ("maml-trpo", "vpg-maml --outer-lr 0.01")

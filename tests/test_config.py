@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import pytest
 
-from metarl.config import RunConfig, at_least, between, from_json, inside, require, to_json
 from metarl.experiments.maml_trpo import MAMLTRPO
+from metarl.runs.config import RunConfig, at_least, between, from_json, inside, require, to_json
 
 
 OUT = Path("runs/a")

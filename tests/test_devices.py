@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metarl.core import backprop, meta_gradient, query_loss, tree
 from metarl.core.linalg import conjugate_gradient
-from metarl.core.modules import LayerNorm
+from metarl.nn.norms import LayerNorm
 from metarl.rl.advantages import advantages
 from metarl.rl.episodes import Rollout, mean_return
 from metarl.rl.losses import ESTIMATORS, mean_kl, surrogate

@@ -15,10 +15,9 @@ import test_docs_methods
 from commands import ROOT
 from pages import Fence, commands_of, fences, is_code, spans
 
-from metarl import cli
-from metarl.config import flag
-from metarl.experiments import compare
-from metarl.supervised.settings import require_compatible
+from metarl.commands import cli, compare
+from metarl.experiments.supervised_settings import require_compatible
+from metarl.runs.config import flag
 
 
 DOCS = ROOT / "docs"

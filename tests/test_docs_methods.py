@@ -11,7 +11,7 @@ from commands import ROOT
 from imagedata import NO_OMNIGLOT, OMNIGLOT, mini_imagenet
 from pages import META, commands_of, fences, is_code, run_in_small
 
-from metarl import cli
+from metarl.commands import cli
 from metarl.supervised.methods import METHODS
 
 

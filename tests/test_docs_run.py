@@ -11,7 +11,7 @@ from commands import ROOT, metarl
 from pages import SMALL, TINY, block, run_in_small, runs
 
 from metarl.core import InnerLoop, Params, tree
-from metarl.tracking import Run
+from metarl.runs.folder import Run
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from metarl.core import tree
-from metarl.supervised.encoders import Encoder, load_pretrained, packaged
+from metarl.text.encoders import Encoder, load_pretrained, packaged
 
 
 TIGHT: dict[str, float] = {"rtol": 1e-10, "atol": 1e-10}

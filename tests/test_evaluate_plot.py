@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from commands import TRAIN, metarl, refusal
 
-from metarl.experiments import evaluate
-from metarl.output import require_writable
-from metarl.plot import furthest_evaluations
+from metarl.commands import evaluate
+from metarl.drawing.curves import furthest_evaluations
 from metarl.rl.evaluate import AdaptationCurve, adaptation_curve
-from metarl.tracking import Run
+from metarl.runs.folder import Run
+from metarl.util.output import require_writable
 
 
 def test_evaluate_render_and_plot(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,14 +8,15 @@ import torch
 from commands import history, metarl
 from helpers import seeded
 
-from metarl.cli import SUPERVISED, parse_train
+from metarl.commands.cli import parse_train
 from metarl.core import Task, tree
+from metarl.data.images import Classes, Splits
+from metarl.experiment import SUPERVISED
 from metarl.experiments.fewshot import QUERIES, FewShotImages, build, complete
 from metarl.experiments.presets import presets_of
 from metarl.experiments.regression import Regression
 from metarl.experiments.regression import build as build_regression
-from metarl.supervised.images import Classes, Splits
-from metarl.supervised.setup import Parts
+from metarl.experiments.supervised_setup import Parts
 
 
 IMAGES = 20  # of each class

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarl.supervised import glyphs
-from metarl.supervised.data import load_images
-from metarl.supervised.glyphs import FONTS, IMAGES_PER_CLASS, MIN_FONTS, draw, usable
-from metarl.supervised.images import Classes
+from metarl.data import glyphs
+from metarl.data.families import load_images
+from metarl.data.glyphs import FONTS, IMAGES_PER_CLASS, MIN_FONTS, draw, usable
+from metarl.data.images import Classes
 
 
 SOME = "AaДфΣღՖ5<♀"
@@ -103,9 +103,9 @@ def test_glyphs_have_any_size(some: dict[str, list[str]]) -> None:
 
 def test_every_process_draws_the_same(some: dict[str, list[str]]) -> None:
     code = f"""
-import hashlib, sys, metarl.supervised.data
+import hashlib, sys, metarl.data.families
 print([module for module in ("PIL", "matplotlib", "torchvision") if module in sys.modules])
-from metarl.supervised.glyphs import draw, usable
+from metarl.data.glyphs import draw, usable
 images = draw(usable({SOME!r}), image_size=28).images
 print(hashlib.sha256(images.numpy().tobytes()).hexdigest())
 """

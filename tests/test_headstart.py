@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from commands import history, metarl, refusal
 
-from metarl.experiments.headstart import Learning
+from metarl.commands.headstart import Learning
 
 
 pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")

@@ -22,13 +22,13 @@ from hub import serving
 from safetensors.numpy import save_file
 from safetensors.torch import save
 
-from metarl import checkpoint
-from metarl.checkpoint import FORMAT, Checkpoint
-from metarl.config import to_json
 from metarl.core.types import MetaParams
 from metarl.experiments.fewshot import FewShotImages
 from metarl.experiments.load import load_policy
-from metarl.tracking import Run
+from metarl.runs import checkpoint
+from metarl.runs.checkpoint import FORMAT, Checkpoint
+from metarl.runs.config import to_json
+from metarl.runs.folder import Run
 
 
 LAST = "checkpoints/00000006.safetensors"

@@ -15,9 +15,9 @@ from imagedata import mini_imagenet, paint
 from PIL import Image
 from safetensors.torch import save_file
 
-from metarl.supervised import cache, images
-from metarl.supervised.data import FAMILIES, load_images
-from metarl.supervised.images import Classes, Splits
+from metarl.data import cache, images
+from metarl.data.families import FAMILIES, load_images
+from metarl.data.images import Classes, Splits
 
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)

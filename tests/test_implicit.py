@@ -29,7 +29,7 @@ from metarl.core import (
     sgd,
     tree,
 )
-from metarl.core.modules import mlp
+from metarl.nn.mlp import mlp
 
 
 SIZE = 4

@@ -17,12 +17,13 @@ from torch.testing import assert_close
 from metarl.core import MetaParams, Task, backprop, query_loss, tree
 from metarl.core.estimators import meta_gradient
 from metarl.core.inner import clip_norm
+from metarl.experiments.supervised_settings import resolve
+from metarl.experiments.supervised_setup import make_learner, make_model
 from metarl.experiments.text import SETTINGS, Text
-from metarl.supervised.encoders import Encoder, load_pretrained
-from metarl.supervised.leopard import text_classifier
 from metarl.supervised.losses import judge, present_cross_entropy
-from metarl.supervised.settings import resolve
-from metarl.supervised.setup import Model, make_learner, make_model
+from metarl.supervised.model import Model
+from metarl.text.encoders import Encoder, load_pretrained
+from metarl.text.leopard import text_classifier
 
 
 STEPS = 3

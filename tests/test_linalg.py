@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from metarl.core import tree
 from metarl.core.linalg import conjugate_gradient, linearize
-from metarl.core.staging import stage
+from metarl.core.speed.staging import stage
 
 
 def positive_definite(size: int, seed: int) -> Tensor:

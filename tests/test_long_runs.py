@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from commands import checkpoints, history, metarl, refusal
 
-from metarl import checkpoint, cli, stopping, trackers
-from metarl.tracking import Run
+from metarl.commands import cli
+from metarl.runs import checkpoint, stopping, trackers
+from metarl.runs.folder import Run
 
 
 # A method with an outer optimizer, whose moments are part of a checkpoint, and a quick start.

@@ -25,7 +25,8 @@ from metarl.core import (
     sgd,
     tree,
 )
-from metarl.core.modules import LayerNorm, mlp
+from metarl.nn.mlp import mlp
+from metarl.nn.norms import LayerNorm
 
 
 def network(*layers: nn.Module) -> tuple[LossFn, Params]:

@@ -9,11 +9,12 @@ import pytest
 import torch
 from commands import TRAIN, history, metarl
 
-from metarl import checkpoint, cli, media
-from metarl.config import RunConfig
-from metarl.experiments import media as drawing
-from metarl.trackers import CarefulTracker
-from metarl.tracking import Run
+from metarl.commands import cli
+from metarl.commands import media as drawing
+from metarl.runs import checkpoint, media
+from metarl.runs.config import RunConfig
+from metarl.runs.folder import Run
+from metarl.runs.trackers import CarefulTracker
 
 
 class Heard:
@@ -86,7 +87,7 @@ def test_what_cannot_be_drawn_is_one_warning_and_the_rest_is_shown(
     heard = Heard()
     monkeypatch.setattr(subprocess, "run", draw)
     monkeypatch.setattr(
-        "metarl.journal.tracker", lambda *_, **__: CarefulTracker("heard", lambda: heard)
+        "metarl.runs.journal.tracker", lambda *_, **__: CarefulTracker("heard", lambda: heard)
     )
     metarl(*TRAIN, "--iterations", 4, "--media-every", 2, "--out", tmp_path / "run")
     assert heard.shown == [(2, "media/curves", "a curve"), (4, "media/curves", "a curve")]

@@ -12,15 +12,16 @@ from helpers import randn, random_like, relative_error, seeded, task_of
 from supervised_reference import CG_STEPS, LR, STEPS, plain_features, plain_meta_gradient
 from torch import Tensor, nn
 
-from metarl import checkpoint
 from metarl.core import MetaLearner, MetaParams, MetaState, Metrics, Task, tree
-from metarl.core.convolution import Classifier, ConvBody, ConvNet
-from metarl.core.modules import linear, mlp
+from metarl.experiments.supervised_settings import SupervisedConfig, resolve
+from metarl.experiments.supervised_setup import make_learner, make_model
+from metarl.nn.convolution import Classifier, ConvBody, ConvNet
+from metarl.nn.mlp import linear, mlp
+from metarl.runs import checkpoint
 from metarl.supervised.few_shot import with_reference
 from metarl.supervised.losses import cross_entropy, squared_error
 from metarl.supervised.methods import METHODS
-from metarl.supervised.settings import SupervisedConfig, resolve
-from metarl.supervised.setup import Model, make_learner, make_model
+from metarl.supervised.model import Model
 
 
 NUM_TASKS = 3

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from metarl.core import InnerLoop, MetaParams, functional, sgd, tree
-from metarl.core.modules import LayerNorm
+from metarl.nn.norms import LayerNorm
 from metarl.rl.distributions import Categorical, Gaussian
 from metarl.rl.losses import reinforce
 from metarl.rl.objective import AdaptedPolicy
@@ -97,7 +97,7 @@ def assert_fisher_is_exact(module: nn.Module) -> None:
 
 
 def test_fused_layer_norm_is_refused_by_name() -> None:
-    wanted = r"layers\.0 \(LayerNorm\).*metarl\.core\.modules\.LayerNorm"
+    wanted = r"layers\.0 \(LayerNorm\).*metarl\.nn\.norms\.LayerNorm"
     with pytest.raises(ValueError, match=wanted):
         objective_of(TinyPolicy(nn.LayerNorm(3), nn.Linear(3, 2)))
 

@@ -12,10 +12,10 @@ import torch
 from imagedata import OMNIGLOT, needs_omniglot
 from PIL import Image
 
-from metarl.supervised import omniglot
-from metarl.supervised.data import load_images
-from metarl.supervised.images import Splits
-from metarl.supervised.omniglot import Archive
+from metarl.data import omniglot
+from metarl.data.families import load_images
+from metarl.data.images import Splits
+from metarl.data.omniglot import Archive
 
 
 SHAPE = {  # archive: alphabet: number of characters

@@ -33,36 +33,78 @@ def third_party(names: set[str]) -> set[str]:
     return {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - {"metarl"}
 
 
-def within(names: set[str], package: str) -> bool:
-    return any(name == package or name.startswith(package + ".") for name in names)
+CORE = {"core", "util"}
+LEARNING = CORE | {"nn"}
+LAWS: dict[str, set[str]] = {
+    "util": set(),
+    "core": {"util"},
+    "nn": {"core"},
+    "rl": LEARNING | {"envs"},
+    "supervised": LEARNING,
+    "data": LEARNING | {"supervised"},
+    "text": LEARNING | {"supervised"},
+    "runs": CORE,
+    "sb3": CORE | {"rl", "runs", "envs"},
+    "drawing": CORE | {"runs", "rl", "supervised"},
+    "envs": set(),
+    "experiment": CORE | {"runs"},
+}
+"""What the modules of each package may import of metarl, beside their own package."""
+LAWS["experiments"] = {*LAWS, "experiments"}
+LAWS["commands"] = {*LAWS, "commands"}
+ALLOWED_IN = {"util": {"numpy", "rich", "torch"}, "envs": {"numpy", "gymnasium", "mujoco"}}
+ALLOWED_IN["core"] = {"torch", "numpy", "jaxtyping"}
+"""Third-party packages, where a package may not import whatever it likes."""
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "metarl/core").glob("*.py")), ids=lambda p: p.name)
-def test_core_imports_torch_numpy_and_jaxtyping_only(path: Path) -> None:
-    names = imports(path)
-    assert third_party(names) <= {"torch", "numpy", "jaxtyping"}
-    assert not any(within(names, f"metarl.{part}") for part in ("rl", "envs", "experiments"))
+def module_of(path: Path) -> str:
+    """Return the dotted name that a file is imported by."""
+    for name, folder in FOLDERS.items():
+        if path.is_relative_to(folder):
+            first = ["metarl"] if name == "metarl" else ["metarl", name]
+            parts = [*first, *path.relative_to(folder).with_suffix("").parts]
+            return ".".join(parts).removesuffix(".__init__")
+    raise AssertionError(path)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "envs").glob("*.py")), ids=lambda p: p.name)
-def test_environments_import_neither_torch_nor_the_rest_of_metarl(path: Path) -> None:
-    names = imports(path)
-    assert third_party(names) <= {"numpy", "gymnasium", "mujoco"}
-    assert all(name.startswith("metarl.envs") for name in names if name.startswith("metarl"))
+MODULES = {module_of(path): path for path in SOURCES}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "metarl").rglob("*.py")), ids=lambda p: p.name)
-def test_only_the_command_line_imports_experiments(path: Path) -> None:
-    if path.name != "cli.py":
-        assert not within(imports(path), "metarl.experiments")
+def package_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "metarl/rl").glob("*.py")), ids=lambda p: p.name)
-def test_algorithms_import_no_input_or_output(path: Path) -> None:
-    files = ("checkpoint", "tracking", "trackers", "journal", "loading", "output", "media")
-    drawing = ("plot", "render", "film", "panels", "scene", "opengl", "video")
-    parts = (*files, *drawing, "optional", "console", "cli", "supervised")
-    assert not any(within(imports(path), f"metarl.{part}") for part in parts)
+def own_imports(path: Path) -> set[str]:
+    """Return the modules of metarl that a file imports, wherever in it."""
+    found = imports(path)
+    return {name for name in found if name in MODULES and name != "metarl"}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if package_of(m) in LAWS])
+def test_a_module_imports_only_the_packages_below_its_own(module: str) -> None:
+    package = package_of(module)
+    allowed = LAWS[package] | {package}
+    assert {m for m in own_imports(MODULES[module]) if package_of(m) not in allowed} == set()
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if package_of(m) in ALLOWED_IN])
+def test_a_package_imports_only_its_third_party_packages(module: str) -> None:
+    assert third_party(imports(MODULES[module])) <= ALLOWED_IN[package_of(module)]
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    left = {m: own_imports(path) - {m} for m, path in MODULES.items() if path.name != "__init__.py"}
+    while free := {m for m, needed in left.items() if not needed & set(left)}:
+        left = {m: needed for m, needed in left.items() if m not in free}
+    assert left == {}
+
+
+def test_the_root_has_few_modules_and_no_package_has_many() -> None:
+    counts: dict[Path, int] = {}
+    for path in SOURCES:
+        counts[path.parent] = counts.get(path.parent, 0) + 1
+    assert counts[FOLDERS["metarl"]] <= 4
+    assert {str(folder): n for folder, n in counts.items() if n > 21} == {}  # 20, and __init__
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.name)

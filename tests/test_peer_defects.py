@@ -66,12 +66,12 @@ from helpers import fill_padding, problem, random_like, relative_error, seeded, 
 from reference import plain_gradient
 from torch.testing import assert_close
 
+from metarl.commands.evaluate import Evaluate, steps_to_take
 from metarl.core import InnerLoop, Params, Task, sgd, tree
 from metarl.core.seeding import torch_generator
-from metarl.device import resolve_device
 from metarl.envs import ENVIRONMENTS
-from metarl.experiments.evaluate import Evaluate, steps_to_take
 from metarl.experiments.maml_trpo import MAMLTRPO, build
+from metarl.experiments.meta_rl import paper_loop
 from metarl.rl.advantages import advantages
 from metarl.rl.episodes import Episodes, Rollout
 from metarl.rl.evaluate import adaptation_curve
@@ -79,8 +79,8 @@ from metarl.rl.losses import reinforce
 from metarl.rl.objective import AdaptedPolicy
 from metarl.rl.policies import MIN_LOG_STD, GaussianMLP, Policy, mlp_policy
 from metarl.rl.sampler import Sampler, make_sampler
-from metarl.rl.setup import paper_loop
 from metarl.rl.trpo import trust_region_step
+from metarl.util.device import resolve_device
 
 
 PLANE, CHEETAH = "metarl/Navigation2D-v0", "metarl/HalfCheetahDir-v1"

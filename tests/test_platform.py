@@ -11,7 +11,7 @@ import pytest
 from commands import ROOT, TRAIN, history, metarl
 from own import playground
 
-from metarl import cli
+from metarl.commands import cli
 
 
 OWN = ["--env", "playground:playground/Pendulum-v0"]
@@ -95,7 +95,7 @@ import pathlib, metarl, metarl.envs, metarl.experiments
 assert pathlib.Path(metarl.__file__).parts[-3] == "site", metarl.__file__
 assert pathlib.Path(metarl.envs.__file__).parts[-4] == "site", metarl.envs.__file__
 assert pathlib.Path(metarl.experiments.__file__).parts[-4] == "site"
-from metarl import cli
+from metarl.commands import cli
 cli.run({[*robot, str(out / "run")]})
 cli.run({["evaluate", str(out / "run"), *ONE]})
 cli.run({["plot", str(out / "run"), "--out", str(out / "curves.png")]})

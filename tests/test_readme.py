@@ -12,7 +12,7 @@ from gymnasium.utils.env_checker import check_env
 from own import saved
 from pages import block, run_in_small, runs
 
-from metarl import cli
+from metarl.commands import cli
 
 
 README = (ROOT / "README.md").read_text()

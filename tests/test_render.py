@@ -14,13 +14,22 @@ import numpy as np
 import pytest
 import torch
 
-from metarl import cli, opengl
+from metarl.commands import cli
 from metarl.core import tree
 from metarl.core.seeding import torch_generator
+from metarl.drawing import opengl
+from metarl.drawing.film import Film, Pace, adapted_path, choose_pace, film, make_recorder
+from metarl.drawing.panels import (
+    MARGIN,
+    Shot,
+    headline,
+    label,
+    panel_frames,
+    state_text,
+    strip_moments,
+)
+from metarl.drawing.scene import Scene
 from metarl.experiments.maml_trpo import MAMLTRPO, build
-from metarl.film import Film, Pace, adapted_path, choose_pace, film, make_recorder
-from metarl.panels import MARGIN, Shot, headline, label, panel_frames, state_text, strip_moments
-from metarl.scene import Scene
 
 
 CHEETAH = "metarl/HalfCheetahDir-v0"
@@ -299,7 +308,7 @@ def test_a_machine_without_opengl_gets_one_line_before_any_work(
 
 @pytest.mark.skipif(find_library("OSMesa") is not None, reason="this machine has OSMesa")
 def test_mujoco_that_cannot_be_imported_is_explained_too(tmp_path: Path) -> None:
-    code = "from metarl.opengl import headless\nwith headless():\n    import mujoco"
+    code = "from metarl.drawing.opengl import headless\nwith headless():\n    import mujoco"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "osmesa"},
@@ -346,7 +355,7 @@ def test_render_draws_a_robot_without_a_screen(
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.delenv("MUJOCO_GL")
-    monkeypatch.setattr("metarl.film.MOMENTS", 4)
+    monkeypatch.setattr("metarl.drawing.film.MOMENTS", 4)
     capfd.readouterr()
     few = ["--task", '{"direction": -1}', "--episodes-per-task", 2]
     metarl("render", cheetah, *few, "--out", "a.png")

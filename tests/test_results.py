@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from metarl.tracking import Run
+from metarl.runs.folder import Run
 
 
 PATH = Path(__file__).parents[1] / "docs/results.py"

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.autograd.functional import hessian, jacobian
 from torch.testing import assert_close
 
-from metarl import checkpoint
 from metarl.core import MetaState, Params, functional, tree
 from metarl.rl.distributions import Categorical
 from metarl.rl.episodes import Episodes
 from metarl.rl.losses import ESTIMATORS, Estimator, dice, ratio, reinforce
 from metarl.rl.promp import COEFFICIENT, adapted, promp
+from metarl.runs import checkpoint
 
 
 HORIZON = 3

@@ -14,11 +14,11 @@ from commands import TINY, checkpoints, history, metarl, refusal
 from helpers import FLOAT64, relative_error, seeded
 from torch.testing import assert_close
 
-from metarl import checkpoint
-from metarl.cli import EXPERIMENTS
 from metarl.core import MetaState, Metrics, Task, tree
 from metarl.core.seeding import numpy_generator
-from metarl.rl.setup import Parts
+from metarl.experiment import EXPERIMENTS
+from metarl.experiments.meta_rl import Parts
+from metarl.runs import checkpoint
 
 
 class Row(NamedTuple):
@@ -64,7 +64,7 @@ def values(flags: tuple[Any, ...]) -> dict[str, Any]:
 def parts_of(name: str, **given: Any) -> Parts:
     row = ROWS[name]
     command = EXPERIMENTS[row.experiment]
-    module: Any = importlib.import_module(f"metarl.experiments.{command.module}")
+    module: Any = importlib.import_module(f"metarl.{command.module}")
     config = getattr(module, command.options)(
         Path("unused"), num_tasks=3, episodes_per_task=3, hidden=(4,), activation="tanh"
     )

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from metarl import checkpoint
+from metarl.runs import checkpoint
 
 
 COMMANDS: dict[str, list[Any]] = {

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from robust import cases, contents, end_of, json_values
 
-from metarl import cli
-from metarl.config import flag
+from metarl.commands import cli
 from metarl.envs import ENVIRONMENTS
+from metarl.experiment import Entry
+from metarl.runs.config import flag
 from metarl.supervised.methods import METHODS
 from metarl.supervised.networks import NETWORKS
 
@@ -120,7 +121,7 @@ def flags_of(options: Any) -> st.SearchStrategy[list[str]]:
     return chosen.map(lambda flags: [word for words in flags for word in words])
 
 
-def options_of(command: cli.Command) -> Any:
+def options_of(command: Entry) -> Any:
     return cli._load(command)[1]
 
 

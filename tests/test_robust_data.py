@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from robust import cases, clear, damaged_bytes, end_of, in_time, json_values
 
-from metarl.supervised import omniglot
-from metarl.supervised.data import load_images
-from metarl.supervised.text_data import find_tasks, read_tasks
+from metarl.data import omniglot
+from metarl.data.families import load_images
+from metarl.text.files import find_tasks, read_tasks
 
 
 PIL = pytest.importorskip("PIL.Image", reason="pip install 'metarl-torch[vision]'")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from robust import cases, contents, damaged_bytes, end_of, json_values
 from torch.testing import assert_close
 
-from metarl import checkpoint
+from metarl.runs import checkpoint
 
 
 TINY = ["--num-tasks", 2, "--hidden", 3, "--validation-tasks", 2, "--log-every", 1]

@@ -11,7 +11,7 @@ import pytest
 from commands import TRAIN, checkpoints, metarl, refusal
 from safetensors.numpy import save_file
 
-from metarl.tracking import Run
+from metarl.runs.folder import Run
 
 
 def test_a_run_folder_holds_what_it_should(whole: Path) -> None:

@@ -17,18 +17,20 @@ from gymnasium import spaces
 from helpers import seeded
 from pages import block, commands_of, run_in_small, runs
 
-from metarl import cli, sb3_checkpoint
-from metarl.core import InnerLoop, Params, functional, sgd, tree, world
+from metarl.commands import cli
+from metarl.core import InnerLoop, Params, functional, sgd, tree
+from metarl.core.speed import processes
 from metarl.rl.advantages import advantages
 from metarl.rl.episodes import mean_return
 from metarl.rl.evaluate import paper_tasks
 from metarl.rl.losses import reinforce
 from metarl.rl.policies import MIN_LOG_STD, Policy, mlp_policy
 from metarl.rl.sampler import make_sampler
-from metarl.rl.sb3 import NO_PARAMS, policy_of, ppo_from, sb3_policy
-from metarl.rl.sb3_envs import sb3_env
-from metarl.rl.sb3_models import make_model, require_spaces
-from metarl.tracking import Run
+from metarl.runs.folder import Run
+from metarl.sb3 import checkpoint as sb3_checkpoint
+from metarl.sb3.environments import sb3_env
+from metarl.sb3.models import make_model, require_spaces
+from metarl.sb3.policies import NO_PARAMS, policy_of, ppo_from, sb3_policy
 
 
 pytest.importorskip("stable_baselines3")
@@ -365,7 +367,7 @@ def test_another_process_leaves_replay_buffers_alone(
     old.parent.mkdir()
     old.write_bytes(b"")
     model = types.SimpleNamespace(save=lambda data: data.write(b"zip"))
-    monkeypatch.setattr(world, "rank", lambda: 1)
+    monkeypatch.setattr(processes, "rank", lambda: 1)
     sb3_checkpoint.save(run, model, 2)
     assert list(old.parent.iterdir()) == [old]
 

@@ -20,11 +20,11 @@ from metarl.core import (
     sgd,
     tree,
 )
-from metarl.core.modules import mlp
+from metarl.experiments.supervised_settings import SupervisedConfig, resolve
+from metarl.experiments.supervised_setup import make_learner, make_model
+from metarl.nn.mlp import mlp
 from metarl.supervised.losses import squared_error
 from metarl.supervised.schedules import SCHEDULES, cosine, linear, multi_step_weights
-from metarl.supervised.settings import SupervisedConfig, resolve
-from metarl.supervised.setup import make_learner, make_model
 
 
 @pytest.mark.parametrize("steps", [2, 5])

@@ -14,12 +14,13 @@ from commands import TRAIN, metarl, refusal
 from hub import Hub, serving
 from pages import block, run_in_small, runs
 
-from metarl import checkpoint, cli
-from metarl.card import card
-from metarl.config import to_json
+from metarl.commands import cli
+from metarl.commands.push import subject_of
 from metarl.experiments.load import load_policy
-from metarl.experiments.push import subject_of
-from metarl.tracking import Run
+from metarl.runs import checkpoint
+from metarl.runs.card import card
+from metarl.runs.config import to_json
+from metarl.runs.folder import Run
 
 
 SMALL = ["--num-tasks", 2, "--episodes-per-task", 2]
@@ -173,7 +174,7 @@ def test_a_film_that_fails_stops_no_push(
         out.write_bytes(b"GIF")
         raise AssertionError("no ink")
 
-    monkeypatch.setattr("metarl.experiments.render.paths_video", broken)
+    monkeypatch.setattr("metarl.commands.render.paths_video", broken)
     metarl("push", bare, tmp_path / "shared")
     assert "a picture and no film (no ink)" in capsys.readouterr().err
     assert files(tmp_path / "shared/media") == {"adaptation.png"}

@@ -11,13 +11,13 @@ import torch
 from commands import checkpoints, history, metarl, refusal
 from PIL import Image
 
-from metarl import checkpoint
 from metarl.core import Task
+from metarl.data.images import Classes, Splits
 from metarl.experiments.fewshot import QUERIES, FewShotImages, build
-from metarl.records import protocol
-from metarl.supervised.images import Classes, Splits
+from metarl.runs import checkpoint
+from metarl.runs.folder import Run
+from metarl.runs.records import protocol
 from metarl.supervised.methods import METHODS
-from metarl.tracking import Run
 
 
 SINE = ["train", "regression", "--hidden", "8", "--num-tasks", "4", "--log-every", "2"]

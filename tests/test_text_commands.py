@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 from sentences import LAYERS, LENGTH, SIZE, colored_rows, save_encoder, write_lines
 from text_reference import Plain
 
-from metarl import checkpoint
+from metarl.commands.evaluate_text import EvaluateText, file_name
 from metarl.core import Batch
 from metarl.experiments import text
-from metarl.experiments.evaluate_text import EvaluateText, file_name
-from metarl.records import protocol
-from metarl.supervised.encoders import load_pretrained
-from metarl.supervised.text_data import Row, TextTask, read_tasks
-from metarl.tracking import Run
+from metarl.runs import checkpoint
+from metarl.runs.folder import Run
+from metarl.runs.records import protocol
+from metarl.text.encoders import load_pretrained
+from metarl.text.files import Row, TextTask, read_tasks
 
 
 METHODS: dict[str, tuple[Any, ...]] = {

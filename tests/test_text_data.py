@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sentences import colored_rows, write_lines
 
-from metarl.supervised.text_data import Row, find_tasks, read_tasks
+from metarl.text.files import Row, find_tasks, read_tasks
 
 
 ARCHIVE = gzip.compress(b"[]" * 99, mtime=0)  # the same in every process

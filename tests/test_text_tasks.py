@@ -11,9 +11,9 @@ from sentences import CLS, VOCABULARY, colored_rows, save_encoder
 from torch import Tensor
 
 from metarl.core import Batch, Task, tree
-from metarl.supervised.encoders import load_pretrained
-from metarl.supervised.text_data import Row, TextTask
-from metarl.supervised.text_tasks import (
+from metarl.text.encoders import load_pretrained
+from metarl.text.files import Row, TextTask
+from metarl.text.tasks import (
     AllLabels,
     Sentences,
     TextTasks,

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from commands import TRAIN, history, refusal
 
-from metarl.trackers import CarefulTracker, tracker
-from metarl.tracking import Run
+from metarl.runs.folder import Run
+from metarl.runs.trackers import CarefulTracker, tracker
 
 
 def test_a_resumed_run_keeps_its_wandb_id_and_no_other_run_has_it(
@@ -71,7 +71,7 @@ def test_wandb_works_offline_asks_no_server_and_goes_on_under_one_id(
     pytest.importorskip("wandb", reason="pip install 'metarl-torch[wandb]'")
     words = [*TRAIN, "--iterations", "2", "--track", "wandb", "--out", "run"]
     code = f"""
-from metarl import cli
+from metarl.commands import cli
 cli.run({words})
 cli.run(["resume", "run", "--iterations", "4"])
 """

@@ -12,7 +12,7 @@ import pytest
 from commands import TRAIN, checkpoints, history, metarl, refusal
 from safetensors.numpy import load_file
 
-from metarl import cli
+from metarl.commands import cli
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(whole: Path, tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(whole: Path, tmp_
 @pytest.mark.slow
 def test_the_number_of_threads_changes_nothing(whole: Path, tmp_path: Path) -> None:
     for threads in ("1", "2", "3"):
-        command = [sys.executable, "-m", "metarl.cli", *TRAIN, "--iterations", "3"]
+        command = [sys.executable, "-m", "metarl", *TRAIN, "--iterations", "3"]
         environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         out = tmp_path / threads
         subprocess.run([*command, "--out", str(out)], check=True, env=environment)
@@ -62,7 +62,16 @@ def test_resume_of_a_run_that_died_at_birth(whole: Path, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_a_killed_process_is_resumed_bit_for_bit(whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "metarl.cli", *TRAIN, "--iterations", "6", "--out", str(run)]
+    command = [
+        sys.executable,
+        "-m",
+        "metarl",
+        *TRAIN,
+        "--iterations",
+        "6",
+        "--out",
+        str(run),
+    ]
     process = subprocess.Popen(command)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:

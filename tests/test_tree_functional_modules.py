@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from metarl.core import MetaParams, functional, tree
-from metarl.core.compiling import program
 from metarl.core.functional import draw, fused_norm, merge, rows, split
-from metarl.core.modules import LayerNorm, mlp
+from metarl.core.speed.compiling import program
+from metarl.nn.mlp import mlp
+from metarl.nn.norms import LayerNorm
 
 
 shapes = st.lists(st.lists(st.integers(0, 3), max_size=3).map(tuple), min_size=1, max_size=4)

@@ -14,8 +14,9 @@ import pytest
 import ranks
 import torch
 
-from metarl.core import MetaState, tree, world
+from metarl.core import MetaState, tree
 from metarl.core.seeding import numpy_generator, torch_generator
+from metarl.core.speed import processes
 
 
 RL = ["--num-tasks", 5, "--episodes-per-task", 4, "--hidden", 8, "--checkpoint-every", 5]
@@ -55,11 +56,11 @@ def test_shares_are_all_tasks_in_order(
     total: int, multiple: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for size in range(1, total + 1):
-        monkeypatch.setattr(world, "size", lambda size=size: size)
+        monkeypatch.setattr(processes, "size", lambda size=size: size)
         taken: list[int] = []
         for rank in range(size):
-            monkeypatch.setattr(world, "rank", lambda rank=rank: rank)
-            share = world.share(total, multiple=multiple)
+            monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+            share = processes.share(total, multiple=multiple)
             assert share.number > 0
             assert share.total == total
             whole_chunks = -(-total // multiple) >= size
@@ -130,9 +131,9 @@ def in_float64(out: Path, name: str) -> None:
         "sinusoid": lambda: supervised(regression, regression.Regression(out, num_tasks=7)),
         "maml++": lambda: supervised(fewshot, images),
     }
-    with world.joined():
+    with processes.joined():
         lines = [{key: float(value) for key, value in line.items()} for line in runs[name]()]
-        if world.writes():
+        if processes.writes():
             out.write_text(json.dumps(lines))
 
 
@@ -253,7 +254,7 @@ def test_what_is_not_finite_is_told_once(tmp_path: Path) -> None:
 
 def test_a_process_alone_adds_up_what_it_has() -> None:
     parts = [{"a": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)}] * 2
-    found = world.total(parts)
+    found = processes.total(parts)
     assert found["a"].tolist() == [2.0, 4.0]
     assert found["a"].dtype == torch.float32
     assert found["n"] == 6
@@ -266,8 +267,8 @@ def test_sums_do_not_depend_on_the_order(dtype: torch.dtype) -> None:
     numbers = torch.randn(40, 1000, generator=generator, dtype=dtype)
     numbers *= 10 ** (4 * torch.rand(numbers.shape, generator=generator, dtype=dtype))
     numbers[:, 0] = 0
-    forwards = world.total(list(numbers))
-    assert torch.equal(world.total(list(numbers.flip(0))), forwards)
+    forwards = processes.total(list(numbers))
+    assert torch.equal(processes.total(list(numbers.flip(0))), forwards)
     assert not torch.equal(sum(numbers.flip(0)), sum(numbers))  # added up from left to right
     exact = [float(sum(map(Fraction, column))) for column in numbers.T.tolist()]
     assert torch.equal(forwards, torch.tensor(exact, dtype=torch.float64).to(dtype))
@@ -275,4 +276,4 @@ def test_sums_do_not_depend_on_the_order(dtype: torch.dtype) -> None:
 
 def test_what_is_not_finite_stays_so() -> None:
     values = torch.tensor([1.0, torch.inf, torch.nan], dtype=torch.float64)
-    assert str(world.total([values, values]).tolist()) == "[2.0, inf, nan]"
+    assert str(processes.total([values, values]).tolist()) == "[2.0, inf, nan]"

@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad_and_value
 
-from metarl.core import chunks, tree, world
+from metarl.core import tree
 from metarl.core.adapt import InnerLoop
-from metarl.core.compiling import Mode, program
 from metarl.core.functional import rows
+from metarl.core.speed import chunks, processes
+from metarl.core.speed.compiling import Mode, program
 from metarl.core.types import Batch, MetaParams, Metrics, Params, Task
 
 
@@ -147,16 +148,16 @@ def meta_gradient(
         of all processes, where several share a meta-batch.
     """
     parts = _parts(tasks, chunk_size)
-    count = world.count(sum(len(tree.leaves(part)[0]) for part in parts))
+    count = processes.count(sum(len(tree.leaves(part)[0]) for part in parts))
     share = share_of_mean(task_gradient, count, mode)
     if len(parts) == 1 and chunk_size is None:
-        return world.total([share(meta, parts[0], *settings)])
+        return processes.total([share(meta, parts[0], *settings)])
     device = tree.leaves(meta)[0].device
 
     def of_part(part: Task) -> tuple[MetaParams, Metrics]:
         return share(meta, part, *settings)
 
-    return world.total(chunks.parallel_map(of_part, parts, device=device))
+    return processes.total(chunks.parallel_map(of_part, parts, device=device))
 
 
 def _parts(tasks: Task | Sequence[Task], chunk_size: int | None) -> list[Task]:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metarl.core.world import Share
+from metarl.core.speed.processes import TaskSlice
 
 
 @runtime_checkable
@@ -32,7 +32,7 @@ class Distribution(Protocol):
         """Most likely action."""
 
     def sample(
-        self, generator: torch.Generator | None = None, share: Share | None = None
+        self, generator: torch.Generator | None = None, share: TaskSlice | None = None
     ) -> Tensor:
         """Draw one action for each row, from `generator` alone; without gradient.
 
@@ -69,7 +69,7 @@ class Gaussian(NamedTuple):
         return self.mean
 
     def sample(
-        self, generator: torch.Generator | None = None, share: Share | None = None
+        self, generator: torch.Generator | None = None, share: TaskSlice | None = None
     ) -> Float[Tensor, "*batch actions"]:
         """Return mean + std · ε with ε from `generator`."""
         with torch.no_grad():
@@ -107,7 +107,7 @@ class Categorical(NamedTuple):
         return self.logits.argmax(-1)
 
     def sample(
-        self, generator: torch.Generator | None = None, share: Share | None = None
+        self, generator: torch.Generator | None = None, share: TaskSlice | None = None
     ) -> Int[Tensor, "*batch"]:
         """Draw indices by the Gumbel-max rule with noise from `generator`."""
         with torch.no_grad():
@@ -122,7 +122,7 @@ class Categorical(NamedTuple):
         return Categorical(weighted - p * weighted.sum(-1, keepdim=True))
 
 
-def _drawn(like: Tensor, share: Share | None, draw: Callable[[Tensor], Tensor]) -> Tensor:
+def _drawn(like: Tensor, share: TaskSlice | None, draw: Callable[[Tensor], Tensor]) -> Tensor:
     """Draw numbers in the form of `like`; of a share of the tasks, those that belong to it."""
     if share is None or share.number == share.total:
         return draw(like.new_empty(like.shape))

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metarl.core import chunks, world
 from metarl.core.adapt import InnerLoop
+from metarl.core.speed import chunks, processes
 from metarl.core.types import LossFn, MetaLearner, MetaState, Metrics, Params, Task
 from metarl.rl.episodes import masked, masked_mean
 from metarl.rl.maml_trpo import maml_trpo
@@ -63,5 +63,5 @@ def standardize_rewards(tasks: Task) -> Task:
 
 
 def _total(values: Float[Tensor, "task time episode"]) -> Float[Tensor, ""]:
-    total: Tensor = world.total([{"sum": own.sum()} for own in values.unbind()])["sum"]
+    total: Tensor = processes.total([{"sum": own.sum()} for own in values.unbind()])["sum"]
     return total

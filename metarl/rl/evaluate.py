@@ -14,7 +14,7 @@ from metarl.rl.advantages import Process
 from metarl.rl.episodes import mean_return
 from metarl.rl.policies import Policy
 from metarl.rl.sampler import Sampler, TaskDescription
-from metarl.statistics import interval95
+from metarl.util.statistics import interval95
 
 
 class AdaptationCurve(NamedTuple):

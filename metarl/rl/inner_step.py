@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.core import chunks, tree, world
+from metarl.core import tree
 from metarl.core.adapt import InnerLoop
+from metarl.core.speed import chunks, processes
 from metarl.core.types import MetaParams, Params
 from metarl.rl.episodes import Episodes
 
@@ -35,7 +36,7 @@ def inner_step(
         about = {"inner": tree.norm(grads)} | agreement(loop, params, batch)
         return *loop.update(meta, params, grads, state, index), about
 
-    device, num_tasks = batch.mask.device, world.count(len(batch.mask))
+    device, num_tasks = batch.mask.device, processes.count(len(batch.mask))
     size = chunks.cache_sized(batch.mask[0].numel(), num_tasks, device)
     parts = chunks.split((params, state, batch), size)
     with torch.no_grad():

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from metarl.core import chunks, world
+from metarl.core.speed import chunks, processes
 from metarl.core.types import Metrics, Task
 from metarl.rl.distributions import Gaussian
 from metarl.rl.episodes import Episodes, masked
@@ -27,7 +27,7 @@ def rollout_metrics(task: Task) -> Metrics:
         else:
             pairs[f"policy/entropy_{name}"] = _pair(behavior.entropy(), batch.mask)
     steps = torch.stack([batch.mask.sum() for batch in batches]).sum().double()
-    steps, pairs = world.total([(steps, pairs)])
+    steps, pairs = processes.total([(steps, pairs)])
     return {"env/steps": steps, **{name: value / count for name, (value, count) in pairs.items()}}
 
 

@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metarl.core import chunks, tree
+from metarl.core import tree
 from metarl.core.adapt import InnerLoop
 from metarl.core.functional import fused_norm
 from metarl.core.linalg import linearize
-from metarl.core.staging import Staged, Tensors, stage
+from metarl.core.speed import chunks
+from metarl.core.speed.staging import Staged, Tensors, stage
 from metarl.core.types import LossFn, MetaParams, Task
 from metarl.rl.losses import mean_kl, surrogate
 from metarl.rl.policies import Policy
@@ -59,7 +60,7 @@ class AdaptedPolicy:
         if layer := fused_norm(self.policy):
             raise ValueError(
                 f"the policy's layer {layer} has no exact second derivative here; "
-                "use metarl.core.modules.LayerNorm"
+                "use metarl.nn.norms.LayerNorm"
             )
 
     def __call__(self, meta: MetaParams, task: Task) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from metarl.core.functional import Apply, functional
-from metarl.core.modules import mlp
 from metarl.core.types import Params
+from metarl.nn.mlp import mlp
 from metarl.rl.distributions import Categorical, Distribution, Gaussian
 
 
@@ -102,7 +102,7 @@ def _bound_linear(weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
 class GaussianMLP(_MLPPolicy):
     """Gaussian with a learned, state-independent log-std, which adapts like any parameter.
 
-    Args of the constructor: see :func:`metarl.core.modules.mlp`; `sizes` run from the observation
+    Args of the constructor: see :func:`metarl.nn.mlp.mlp`; `sizes` run from the observation
     to the action. `scale` is the unit of the network's outputs and of the learned σ: actions are
     drawn from N(scale · output, (scale · exp(log_std))²), and the standard deviation starts at
     `init_std`. Peers that let a policy act in [−10, 10] and divide by ten have a scale of 0.1.

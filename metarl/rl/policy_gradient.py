@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from metarl.core import chunks, world
 from metarl.core.adapt import InnerLoop
 from metarl.core.estimators import Outer, TaskGradient, backprop
 from metarl.core.outer import gradient_learner
+from metarl.core.speed import chunks, processes
 from metarl.core.types import MetaLearner, MetaParams, MetaState, Metrics, Params, Task
 from metarl.rl.episodes import zero_task_padding
 from metarl.rl.losses import mean_kl, surrogate
@@ -103,11 +103,11 @@ def judge(
 
     with torch.no_grad():
         found = chunks.parallel_map(metrics, parts, device=tasks.query.mask.device)
-    count = world.count(tasks.query.mask.shape[0])
-    return {name: value / count for name, value in world.total(found).items()}
+    count = processes.count(tasks.query.mask.shape[0])
+    return {name: value / count for name, value in processes.total(found).items()}
 
 
 def chunk_of(tasks: Task) -> int:
     """Return how many tasks of a meta-batch of episodes make a chunk that stays in the cache."""
     mask = tasks.query.mask
-    return chunks.cache_sized(mask[0].numel(), world.count(len(mask)), mask.device) or len(mask)
+    return chunks.cache_sized(mask[0].numel(), processes.count(len(mask)), mask.device) or len(mask)

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.core import chunks, tree, world
+from metarl.core import tree
 from metarl.core.adapt import InnerLoop
+from metarl.core.speed import chunks, processes
 from metarl.core.types import MetaParams, Metrics, Params, Task
 from metarl.rl.advantages import Process
 from metarl.rl.blame import blame_rows
@@ -55,7 +56,7 @@ class Sampler:
         *,
         episodes_per_task: int,
         device: Any = "cpu",
-        share: world.Share | None = None,
+        share: processes.TaskSlice | None = None,
     ) -> None:
         """Take over `env`, whose rows are grouped by task.
 
@@ -85,7 +86,7 @@ class Sampler:
         self.horizon = horizon
         self.episodes_per_task = episodes_per_task
         self.num_tasks = env.num_envs // episodes_per_task
-        self.share = share or world.Share(0, self.num_tasks, self.num_tasks)
+        self.share = share or processes.TaskSlice(0, self.num_tasks, self.num_tasks)
         self.device = torch.device(device)
 
     def sample_tasks(self, rng: np.random.Generator) -> list[TaskDescription]:
@@ -177,7 +178,9 @@ class Sampler:
             batches.append(episodes)
             diverged = diverged + rollout.diverged.sum()
             each |= {f"return/step_{index}": mean_return(episodes), **fit}
-        metrics = world.mean_over_tasks(each) | world.total([{"episodes/diverged": diverged}])
+        metrics = processes.mean_over_tasks(each) | processes.total(
+            [{"episodes/diverged": diverged}]
+        )
         return Task(tuple(batches[:-1]), batches[-1]), metrics
 
     def _reset(self, tasks: list[TaskDescription], generator: torch.Generator) -> Tensor:
@@ -232,7 +235,7 @@ def make_sampler(
     num_tasks: int,
     episodes_per_task: int,
     device: Any = "cpu",
-    share: world.Share | None = None,
+    share: processes.TaskSlice | None = None,
     **kwargs: Any,
 ) -> Sampler:
     """Build a registered environment with a row for each episode, and a sampler on it.

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 
-from metarl.parsing import parse_json
 from metarl.rl.blame import brief
 from metarl.rl.sampler import Sampler, TaskDescription
+from metarl.util.parsing import parse_json
 
 
 def read_task(text: str, sampler: Sampler) -> TaskDescription:

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.core import chunks, tree, world
+from metarl.core import tree
 from metarl.core.linalg import conjugate_gradient
+from metarl.core.speed import chunks, processes
 from metarl.core.types import MetaParams, Metrics, Task
 from metarl.rl.episodes import zero_task_padding
 from metarl.rl.objective import AdaptedPolicy, Linearization
@@ -59,7 +60,7 @@ def trust_region_step(
     if not 0 < fisher_fraction <= 1:
         raise ValueError(f"fisher_fraction must be in (0, 1], got {fisher_fraction}")
     tasks = zero_task_padding(tasks)
-    num_tasks, device = world.count(tasks.query.mask.shape[0]), tasks.query.mask.device
+    num_tasks, device = processes.count(tasks.query.mask.shape[0]), tasks.query.mask.device
 
     def chunked(tasks: Task) -> list[Task]:
         examples = tasks.query.mask[0].numel()
@@ -67,7 +68,7 @@ def trust_region_step(
 
     def mean(function: Any, items: list[Any]) -> Any:
         results = chunks.parallel_map(function, items, device=device)
-        return tree.scale(world.total(results), 1 / num_tasks)
+        return tree.scale(processes.total(results), 1 / num_tasks)
 
     def linearize(parts: list[Task]) -> list[Linearization]:
         return chunks.parallel_map(lambda p: objective.linearize(meta, p), parts, device=device)

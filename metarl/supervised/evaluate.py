@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.core import chunks, world
 from metarl.core.adapt import InnerLoop
+from metarl.core.speed import chunks, processes
 from metarl.core.types import MetaParams, Task
-from metarl.statistics import interval95
 from metarl.supervised.heads import body_of, nearest_neighbor
-from metarl.supervised.setup import Draw, Model
+from metarl.supervised.model import Draw, Model
+from metarl.util.statistics import interval95
 
 
 BLOCK = 20  # tasks drawn at a time: bounds memory, and no result depends on it but the draw
@@ -77,11 +77,11 @@ def _over_draws(
         for first in range(0, num_tasks, BLOCK):
             tasks = draw(min(BLOCK, num_tasks - first), generator)
             parts = chunks.split(tasks, chunk_size) if isinstance(tasks, Task) else tasks
-            own = parts[world.rank() :: world.size()]
+            own = parts[processes.rank() :: processes.size()]
             done = chunks.parallel_map(
                 lambda part: chunks.over_tasks(curves, part), own, device=generator.device
             )
-            found += world.interleaved(done, len(parts))
+            found += processes.interleaved(done, len(parts))
     joined = chunks.join(found)
     return Curves({name: x.double().cpu().numpy() for name, x in joined.items()})
 

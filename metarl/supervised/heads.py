@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metarl.core.convolution import Classifier
 from metarl.core.functional import Apply, functional
 from metarl.core.types import Batch, Params
+from metarl.nn.convolution import Classifier
 
 
 Start: TypeAlias = Callable[[Params, tuple[Batch, ...]], tuple[Params, tuple[Batch, ...]]]
@@ -19,7 +19,7 @@ BODY = "body."
 
 
 def is_head(name: str) -> bool:
-    """Say whether a parameter belongs to the head of a :class:`~metarl.core.Classifier`."""
+    """Say whether a parameter belongs to the head of a ``Classifier``."""
     return name.startswith(HEAD)
 
 
@@ -41,8 +41,8 @@ def body_of(module: nn.Module) -> Callable[..., Float[Tensor, "n features"]]:
     """
     if not isinstance(module, Classifier):
         raise ValueError(
-            f"this method tells a body and a head apart; build metarl.core.Classifier(body, head) "
-            f"from the {type(module).__name__}"
+            "this method tells a body and a head apart; build "
+            f"metarl.nn.convolution.Classifier(body, head) from the {type(module).__name__}"
         )
     apply: Apply = functional(module.body)[0]
 

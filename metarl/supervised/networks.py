@@ -1,6 +1,6 @@
 """The convolutional networks of the papers, by name (parameters for 5 ways, scale γ included)."""
 
-from metarl.core.convolution import ConvNet
+from metarl.nn.convolution import ConvNet
 
 
 NETWORKS: dict[str, ConvNet] = {

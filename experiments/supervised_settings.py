@@ -1,0 +1,169 @@
+"""The settings of every supervised experiment: flags, what a method fills in, what is refused."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar, cast
+
+import tyro
+
+from metarl.core.optimizers import LEARNED_RATES, Inner
+from metarl.core.speed.compiling import Mode
+from metarl.runs.config import RunConfig, at_least, between, greater_than, require
+from metarl.supervised.methods import MAML, METHODS, Adapts, Estimator, Start
+
+
+@dataclass(frozen=True)
+class SupervisedConfig(RunConfig):
+    """A family of tasks, a network, and how it adapts.
+
+    --method NAME names a row of `metarl methods`; a flag that is left at None takes that method's
+    value, and what the run took is in its config.json.
+    """
+
+    method: str = "maml"
+    """A row of `metarl methods`."""
+    num_tasks: int | None = None
+    """Tasks of a meta-batch."""
+    inner_steps: int | None = None
+    """Inner steps in training; 0 is joint training."""
+    test_steps: int | None = None
+    """Inner steps in validation and test."""
+    inner_lr: float | None = None
+    """Step size of the inner steps, or where learned rates start; the inner loss is a mean."""
+    inner: Inner | None = None
+    """Inner optimizer."""
+    inner_clip: float | None = None
+    """Cut the inner gradient to this global norm."""
+    inner_batch: int | None = None
+    """Support examples of one inner step, drawn anew for each; None takes all in every step."""
+    adapts: Adapts | None = None
+    """Parameters that the inner steps change; the others are meta-learned alone."""
+    start: Start | None = None
+    """Head to start from: learned, the prototypes of the support set, zero, or of text generated
+    from the first support batch."""
+    estimator: Estimator | None = None
+    """Gradient of the initialization: through the inner steps, Reptile's, or implicit."""
+    first_order: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Treat inner gradients as constants (FOMAML)."""
+    first_order_until: float | None = None
+    """Part of training with first-order gradients (MAML++: derivative-order annealing)."""
+    multi_step_until: float | None = None
+    """Part of training with query losses after every inner step (MAML++: multi-step loss)."""
+    per_step_norm: tyro.conf.FlagCreatePairsOff[bool] = False
+    """A scale and shift of each norm layer for every inner step (MAML++)."""
+    proximal: float | None = None
+    """Weight λ of the proximal term, which holds the adapted parameters to the initialization."""
+    cg_steps: int = 5
+    """Conjugate-gradient steps of the implicit gradient."""
+    cg_damping: float = 0.0
+    """Damping of the implicit gradient's linear system."""
+    outer: Literal["adam", "sgd"] | None = None
+    """Outer optimizer."""
+    outer_lr: float | None = None
+    """Outer step size."""
+    outer_schedule: Literal["constant", "cosine", "linear"] | None = None
+    """How the outer step size falls, to --outer-lr-end."""
+    outer_lr_end: float = 0.0
+    """Outer step size at the end of a schedule."""
+    clip: float | None = None
+    """Cut every number of the meta-gradient to [-clip, clip]."""
+    validation_tasks: int | None = None
+    """Tasks of the validation at every checkpoint; by default 100, and of text 50, or 5 where each
+    is fine-tuned (--method pretrained)."""
+    mode: Mode | None = None
+    """How the meta-gradient runs: eager, traced to operators once (no compiler needed), or compiled
+    with torch.compile, which takes a C++ compiler and a minute or two: for long runs."""
+    chunk_size: int | None = None
+    """Tasks worked on at a time; by default what suits the cache."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings, naming the flag."""
+        super().__post_init__()
+        if self.method not in METHODS:
+            raise ValueError(
+                f"there is no --method {self.method}; choose one of {', '.join(METHODS)} "
+                "(`metarl methods` explains them)"
+            )
+        require(self, at_least(1), "num_tasks", "inner_batch", "cg_steps", "validation_tasks")
+        require(self, at_least(1), "chunk_size")
+        require(self, at_least(0), "inner_steps", "test_steps", "inner_lr", "proximal")
+        require(self, at_least(0), "cg_damping", "outer_lr", "outer_lr_end")
+        require(self, greater_than(0), "clip", "inner_clip")
+        require(self, between(0, 1), "first_order_until", "multi_step_until")
+
+
+Config = TypeVar("Config", bound=SupervisedConfig)
+
+
+def resolve(config: Config, settings: dict[str, dict[str, Any]]) -> Config:
+    """Fill in what was left open: by the method, then by the experiment's settings for it.
+
+    Learned rates are tested with the steps that they learned for, and other methods with as many at
+    least.
+
+    Args:
+        config: The settings that a user gave.
+        settings: Defaults of the experiment, by method; ``""`` holds those of all methods.
+    """
+    chosen = MAML | settings[""] | METHODS[config.method].values | settings.get(config.method, {})
+    for flag in ("first_order", "per_step_norm"):
+        chosen[flag] = chosen[flag] or getattr(config, flag)
+    left_open = {n: v for n, v in chosen.items() if getattr(config, n) is None}
+    flags = {n: chosen[n] for n in ("first_order", "per_step_norm")}
+    resolved = replace(config, **cast(Any, left_open | flags))
+    if config.test_steps is not None:
+        return resolved
+    steps = resolved.inner_steps or 0
+    more = 0 if resolved.inner in LEARNED_RATES else resolved.test_steps or 0
+    return replace(resolved, test_steps=max(steps, more))
+
+
+def require_compatible(config: SupervisedConfig) -> None:
+    """Refuse what would fail in the first step, or train less than it says.
+
+    Args:
+        config: Resolved settings.
+
+    Raises:
+        ValueError: If they do not go together; the message says why.
+    """
+    whole = config.start in ("prototypes", "generated")
+    if config.inner_batch and (whole or config.estimator == "implicit"):
+        what = f"--start {config.start}" if whole else "--estimator implicit"
+        raise ValueError(f"{what} takes the whole support set; leave out --inner-batch")
+    if config.start in ("prototypes", "generated") and config.per_step_norm:
+        raise ValueError(f"--start {config.start} has no step whose --per-step-norm it could read")
+    if config.start != "learned" and config.inner in LEARNED_RATES - {"lslr"}:
+        raise ValueError(
+            f"--inner {config.inner} learns rates for every number of the head, and --start "
+            f"{config.start} makes a new one for each task; use --inner sgd, adam or lslr"
+        )
+    joint = config.method == "pretrained"  # fine-tuned from zero, where it was not trained from
+    if config.start == "zero" and not joint and (not config.inner_steps or config.adapts == "body"):
+        raise ValueError(
+            "--start zero is learned from by inner steps that change the head; use --inner-steps "
+            "of at least 1, and no --adapts body"
+        )
+    if config.outer_lr_end and config.outer_schedule in (None, "constant"):
+        raise ValueError("--outer-lr-end is where a schedule ends; add --outer-schedule cosine")
+    # Reptile and the implicit gradient see no path.
+    if config.estimator not in ("reptile", "implicit"):
+        return
+    asked = f"--estimator {config.estimator}"
+    if config.inner in LEARNED_RATES:
+        raise ValueError(
+            f"{asked} has no gradient for what --inner {config.inner} learns; use sgd or adam"
+        )
+    if config.estimator == "reptile" and (config.adapts != "all" or config.per_step_norm):
+        raise ValueError(
+            f"{asked} learns nothing but what adapts; use --adapts all, and no --per-step-norm"
+        )
+    if config.estimator == "implicit" and config.start != "learned":
+        raise ValueError(f"{asked} needs --start learned, got {config.start}")
+    if config.first_order or config.first_order_until:
+        raise ValueError(f"{asked} takes no second derivatives; leave out --first-order")
+    if config.multi_step_until:
+        raise ValueError(f"{asked} has no multi-step loss; leave out --multi-step-until")
+    if not config.inner_steps:
+        raise ValueError(f"{asked} needs --inner-steps of at least 1, got {config.inner_steps}")
+    if config.estimator == "implicit" and not config.proximal:
+        raise ValueError(f"{asked} needs --proximal greater than 0, got {config.proximal}")

@@ -1,0 +1,189 @@
+"""The parts of every supervised experiment: the learner and the inner loops its settings mean."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import nn
+
+from metarl.core.adapt import InnerLoop, unchanged
+from metarl.core.estimators import TaskGradient, backprop, query_loss, reptile
+from metarl.core.functional import functional
+from metarl.core.implicit import implicit
+from metarl.core.optimizers import inner_optimizer
+from metarl.core.outer import gradient_learner
+from metarl.core.types import MetaLearner, MetaState
+from metarl.experiments.supervised_settings import SupervisedConfig, require_compatible
+from metarl.supervised.heads import (
+    Start,
+    body_of,
+    is_head,
+    norms_of,
+    prototype_start,
+    zero_start,
+)
+from metarl.supervised.losses import Criterion, judge, loss_of
+from metarl.supervised.model import Draw, Model
+from metarl.supervised.schedules import SCHEDULES, multi_step_weights
+from metarl.text.leopard import TextClassifier, generated_start, layer_of, with_lower_layers
+
+
+OUTER: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": partial(torch.optim.Adam, fused=True),  # one kernel: a third of the time on small nets
+    "sgd": torch.optim.SGD,
+}
+
+
+class Parts(NamedTuple):
+    """Everything that a configuration means.
+
+    Attributes:
+        model: The network and its inner loop.
+        learner: The meta-learner of an iteration, from 1: schedules make it change.
+        test_loop: How it adapts in validation and test.
+        draw: Draws what it is trained on.
+        evaluated: Draws tasks to be judged by, from what ``train``, ``validation`` and ``test``
+            have.
+        device: Where the parameters live.
+        chunk_size: Tasks worked on at a time; ``None`` is all of them.
+    """
+
+    model: Model
+    learner: Callable[[int], MetaLearner]
+    test_loop: InnerLoop
+    draw: Draw
+    evaluated: Mapping[str, Draw]
+    device: torch.device
+    chunk_size: int | None = None
+
+    def init(self) -> MetaState:
+        """Return the state before the first iteration."""
+        return self.learner(1).init(self.model.params, device=self.device)
+
+
+def make_model(config: SupervisedConfig, module: nn.Module, criterion: Criterion) -> Model:
+    """Build the inner loop of a resolved configuration.
+
+    Raises:
+        ValueError: If the module cannot be used with the method; the message says why.
+    """
+    apply, params = functional(module)
+    fast = _fast(config, module)
+    start = _start(config.start, module, detach=config.first_order)
+    per_step = norms_of(module) if config.per_step_norm else frozenset()
+    steps = config.inner_steps or 0
+    params = {n: p.expand(max(1, steps), *p.shape).clone() if n in per_step else p
+              for n, p in params.items()}  # fmt: skip
+    loop = InnerLoop(
+        loss_of(judge(apply, criterion)),
+        inner_optimizer(
+            config.inner or "sgd",
+            config.inner_lr or 0.0,
+            steps,
+            clip=config.inner_clip,
+            **({"group": layer_of} if isinstance(module, TextClassifier) else {}),
+        ),
+        fast=fast,
+        per_step=per_step,
+        first_order=config.first_order,
+        num_steps=steps,
+        proximal=config.proximal or 0.0,
+        start=start,
+        supplied=frozenset(filter(is_head, params)) if config.start != "learned" else frozenset(),
+    )
+    return Model(apply, params, loop, criterion)
+
+
+def make_learner(
+    config: SupervisedConfig,
+    model: Model,
+    *,
+    chunk_size: int | None = None,
+    factor: Callable[[str], float] = lambda name: 1.0,
+) -> Callable[[int], MetaLearner]:
+    """Return the meta-learner of every iteration, from 1 to ``config.iterations``.
+
+    Raises:
+        ValueError: If the estimator has no gradient for these settings; the message says why.
+    """
+    require_compatible(config)
+
+    @cache  # one program for each
+    def task_gradient(first_order: bool) -> TaskGradient:
+        loop = replace(model.loop, first_order=first_order)
+        outer = query_loss(judge(model.apply, model.criterion), has_aux=True, before=False)
+        if config.estimator == "implicit":
+            return implicit(loop, outer, cg_steps=config.cg_steps, damping=config.cg_damping)
+        return (reptile if config.estimator == "reptile" else backprop)(loop, outer)
+
+    def learner(iteration: int) -> MetaLearner:
+        progress = (iteration - 1) / config.iterations
+        first_order = config.first_order or progress < (config.first_order_until or 0.0)
+        rate = SCHEDULES[config.outer_schedule or "constant"]
+        until = config.multi_step_until or 0.0
+        weights = multi_step_weights(config.inner_steps or 0, progress / until if until else 1.0)
+        return gradient_learner(
+            model.loop,
+            task_gradient(first_order),
+            OUTER[config.outer or "adam"],
+            chunk_size=config.chunk_size or chunk_size,
+            mode=config.mode or "traced",
+            clip=config.clip,
+            settings=() if weights is None else (weights,),
+            factor=factor,
+            lr=rate(config.outer_lr or 0.0, config.outer_lr_end, progress),
+        )
+
+    return learner
+
+
+def make_test_loop(
+    config: SupervisedConfig, model: Model, *, start: str | None = None
+) -> InnerLoop:
+    """Return the inner loop of validation and test.
+
+    Args:
+        config: The settings.
+        model: The network.
+        start: Head to start from where the training's cannot serve and no other was asked for.
+    """
+    loop = replace(model.loop, num_steps=config.test_steps)
+    if start is None or config.start != "learned":
+        return loop
+    return started(loop, start, model)
+
+
+def started(loop: InnerLoop, start: str, model: Model) -> InnerLoop:
+    """Return the loop with another start: ``prototypes`` or ``zero``."""
+    return replace(loop, start=_start(start, model.apply.module, detach=loop.first_order))
+
+
+def _fast(config: SupervisedConfig, module: nn.Module) -> Callable[[str], bool]:
+    if config.adapts in ("head", "body"):
+        body_of(module)  # refuses a module that has none
+    norms = norms_of(module)
+    choices: dict[str | None, Callable[[str], bool]] = {
+        "head": is_head,
+        "body": lambda name: not is_head(name),
+        "all-but-norm": lambda name: name not in norms,
+    }
+    chosen: Callable[[str], bool] = choices.get(config.adapts, lambda name: True)
+    never: frozenset[str] = getattr(module, "meta_only", frozenset())
+    return lambda name: name not in never and chosen(name)
+
+
+def _start(name: str | None, module: nn.Module, *, detach: bool) -> Start:
+    if name != "learned":
+        body_of(module)  # refuses a module that has none
+    text = isinstance(module, TextClassifier)
+    if name == "generated" and not text:
+        raise ValueError("--start generated (--method leopard) is of `metarl train text`")
+    makes: dict[str | None, Callable[[], Start]] = {
+        "prototypes": lambda: prototype_start(body_of(module)),
+        "zero": lambda: zero_start(cast(Any, module).head.in_features),
+        "generated": lambda: generated_start(cast(Any, module)),
+    }
+    start = makes.get(name, lambda: unchanged)()
+    return with_lower_layers(start, cast(Any, module), detach=detach) if text else start

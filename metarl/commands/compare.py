@@ -1,0 +1,249 @@
+"""Compare methods over seeds: ``metarl compare maml-trpo promp --preset navigation-quick --out D``.
+
+Every argument before the flags is a method as ``metarl train`` knows it, with flags of its own in
+the same quotes: ``metarl compare maml-trpo "maml-trpo --first-order" "promp --epochs 3" ...``.
+"""
+
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeAlias
+
+import numpy as np
+import tyro
+
+from metarl.commands import cli
+from metarl.commands.side_by_side import SideBySide
+from metarl.core.speed import processes
+from metarl.drawing.curves import figure
+from metarl.runs.config import NEUTRAL, at_least, flag, require, to_json
+from metarl.runs.folder import Run
+from metarl.util.console import print_table
+from metarl.util.output import require_writable
+from metarl.util.statistics import interval95
+
+
+Execute: TypeAlias = Callable[[Path, list[str]], None]
+"""``(run folder, words of a command) -> None``."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Train methods over seeds, evaluate each run, and show them in one table and one figure.
+
+    Put flags of one method in quotes with it: "maml-trpo --first-order". The same command again
+    goes on where it stopped; with more seeds or methods it adds them. What it makes are plain run
+    folders, OUT/METHOD-SEED.
+    """
+
+    methods: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Methods, such as maml-trpo promp "maml-trpo --first-order"."""
+    out: Path
+    """Folder of the runs, table.md and curves.png."""
+    preset: str | None = None
+    """Settings that all methods start from; `metarl train` lists them."""
+    env: str | None = None
+    """Environment of all methods; of supervised ones leave it out."""
+    iterations: int | None = None
+    """Meta-updates of all methods."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run of each method for each of these."""
+    evaluate: str = ""
+    """Flags for `metarl evaluate`, after an equals sign: --evaluate="--num-tasks 100"."""
+    jobs: int = 1
+    """Runs at a time, each in a process with its part of the cores, or a GPU of its own in turn;
+    what they print goes into OUT/METHOD-SEED.log."""
+
+    def __post_init__(self) -> None:
+        """Refuse a comparison of nothing."""
+        if not self.methods:
+            raise ValueError('compare needs methods: metarl compare maml-trpo "promp --epochs 3"')
+        if not self.seeds:
+            raise ValueError("--seeds needs at least one")
+        if len({*self.seeds}) < len(self.seeds):
+            raise ValueError(f"--seeds are one run each, got {self.seeds}; name each once")
+        require(self, at_least(0), "seeds")
+        require(self, at_least(1), "iterations", "jobs")
+
+
+class Entry(NamedTuple):
+    """One method with its flags."""
+
+    name: str
+    experiment: str
+    flags: list[str]
+
+
+class Planned(NamedTuple):
+    """One run: its folder, the words of ``metarl train``, and how far it goes."""
+
+    folder: Path
+    words: list[str]
+    iterations: int
+
+
+def main(args: Compare) -> None:
+    """Train what is missing, evaluate what is new, and draw."""
+    processes.require_alone("comparisons")
+    entries = read_entries(args.methods)
+    planned = [  # a mistake in the last method costs no time
+        plan(folder_of(args, entry, seed), words_of(args, entry, seed))
+        for seed in args.seeds  # all methods of one seed before the next: a first look comes early
+        for entry in entries
+    ]
+    flags = shlex.split(args.evaluate)
+    args.out.mkdir(parents=True, exist_ok=True)
+    require_writable(args.out / "curves.png")
+    if args.jobs == 1:
+        for run in planned:
+            make(run, flags, typed)
+    else:
+        beside = SideBySide(args.jobs)
+        beside.map(lambda run: make(run, flags, beside.execute), planned)
+    groups = {e.name: [Run.open(folder_of(args, e, s)) for s in args.seeds] for e in entries}
+    show(groups, flags, args.out)
+
+
+def make(planned: Planned, flags: list[str], execute: Execute) -> None:
+    """Train a run to its end, and evaluate it."""
+    finish(planned, execute)
+    evaluate(planned.folder, flags, execute)
+
+
+def read_entries(texts: Sequence[str]) -> list[Entry]:
+    """Read all methods.
+
+    Raises:
+        ValueError: If one does not exist, or two have the same name and so the same folders.
+    """
+    entries: dict[str, Entry] = {}
+    for text in texts:
+        entry = read_entry(text)
+        if entry.name in entries:
+            raise ValueError(f"{text!r} would share its folders, {entry.name}-SEED, with another "
+                             "method; name each method once")  # fmt: skip
+        entries[entry.name] = entry
+    return list(entries.values())
+
+
+def read_entry(text: str) -> Entry:
+    """Read ``METHOD --FLAG VALUE ...``; its name in tables and folders is made of all words.
+
+    Raises:
+        ValueError: If there is no such experiment.
+    """
+    experiment, *flags = shlex.split(text) or [""]
+    if experiment not in cli.EXPERIMENTS:
+        raise ValueError(
+            f"there is no method {experiment!r}; choose of {', '.join(cli.EXPERIMENTS)}, with its "
+            'flags in the same quotes: "maml-trpo --first-order"'
+        )
+    signed = [re.sub(r"(?<!\w)-(?=\.?\d)", "minus", word) for word in flags]
+    named = [re.sub(r"[^\w.+]+", "-", word).strip("-") for word in signed]
+    return Entry("-".join([experiment, *named]), experiment, flags)
+
+
+def folder_of(args: Compare, entry: Entry, seed: int) -> Path:
+    """Return the run folder of one method and seed."""
+    return args.out / f"{entry.name}-{seed}"
+
+
+def words_of(args: Compare, entry: Entry, seed: int) -> list[str]:
+    """Return the words of ``metarl train`` for one method and seed."""
+    shared = {"--preset": args.preset, "--env": args.env, "--iterations": args.iterations}
+    given = [w for flag, value in shared.items() if value is not None for w in (flag, str(value))]
+    own = ["--seed", str(seed), "--out", str(folder_of(args, entry, seed))]
+    return [entry.experiment, *given, *entry.flags, *own]
+
+
+def plan(folder: Path, words: list[str]) -> Planned:
+    """Read the settings of a run; refuse impossible ones, and others than it was started with.
+
+    Raises:
+        ValueError: If they are.
+    """
+    module, given = cli.parse_train(words)
+    asked = to_json(module.complete(given) if hasattr(module, "complete") else given)
+    planned = Planned(folder, words, given.iterations)
+    if not (folder / "config.json").exists():
+        return planned
+    kept = Run.open(folder).read_config()["config"]
+    # None takes what the method chose when the run was started.
+    wanted = {n: v for n, v in asked.items() if v is not None} | {"iterations": kept["iterations"]}
+    different = {n for n, v in wanted.items() if kept.get(n) != v} - NEUTRAL
+    if different:
+        raise ValueError(
+            f"{folder} was started with another {', '.join(map(flag, sorted(different)))}; repeat "
+            "the command it was started with, or choose another --out"
+        )
+    return planned
+
+
+def finish(planned: Planned, execute: Execute) -> None:
+    """Train a run, or resume it; a complete one is left alone."""
+    folder, words, iterations = planned
+    if not (folder / "config.json").exists():
+        print(f"\n{folder}")
+        execute(folder, ["train", *words])
+    elif Run.open(folder).checkpoints()[-1:] < [iterations]:
+        execute(folder, ["resume", str(folder), "--iterations", str(iterations)])
+
+
+def evaluate(folder: Path, flags: list[str], execute: Execute) -> None:
+    """Evaluate a run, unless its last checkpoint has such an evaluation."""
+    run = Run.open(folder)
+    if [e["iteration"] for e in evaluations(run, flags)[:1]] != run.checkpoints()[-1:]:
+        execute(folder, evaluate_words(folder, flags))
+
+
+def evaluate_words(folder: Path, flags: list[str]) -> list[str]:
+    """Return the words of ``metarl evaluate`` for one run."""
+    return ["evaluate", str(folder), *flags]
+
+
+def evaluations(run: Run, flags: list[str]) -> list[dict[str, Any]]:
+    """Return what a comparison found, and nothing typed by hand; that of the last checkpoint first.
+
+    With ``--checkpoint`` among the flags there is none of the last: then the newest is first.
+    """
+    command = shlex.join(["metarl", *evaluate_words(run.folder, flags)])
+    found = [entry for entry in run.evaluations() if entry["command"] == command]
+    return sorted(found, key=lambda entry: entry["iteration"] != run.checkpoints()[-1])
+
+
+def typed(folder: Path, words: list[str]) -> None:
+    """Run a command as if it had been typed: runs and evaluations write down what made them."""
+    del folder
+    before, sys.argv = sys.argv, ["metarl", *words]
+    try:
+        cli.run(words)
+    finally:
+        sys.argv = before
+
+
+def show(groups: dict[str, list[Run]], flags: list[str], out: Path) -> None:
+    """Print the table, and write it and the figure, of the comparison's own evaluations."""
+
+    def chosen(members: Sequence[Run]) -> list[dict[str, Any]]:
+        return [evaluations(run, flags)[0] for run in members]
+
+    rows, steps = [], 0
+    for name, members in groups.items():
+        entries = chosen(members)
+        means = np.array([entry["mean"] for entry in entries])
+        halves = interval95(means)
+        spent = [sum(e.get("env/steps", 0) for e in run.metrics()) for run in members]
+        cells = [f"{m:.3g} ± {h:.2g}" for m, h in zip(means.mean(0), halves, strict=True)]
+        rows.append([name, str(len(entries)), f"{np.mean(spent):.3g}", *cells])
+        steps = max(steps, len(cells))
+    rows = [row + [""] * (3 + steps - len(row)) for row in rows]
+    heads = ["method", "seeds", "env steps", *(f"after {k}" for k in range(steps))]
+    print_table("test tasks, by adaptation steps; ± 95 % over seeds", heads, rows)
+    lines = [heads, ["---"] * len(heads), *rows]
+    (out / "table.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in lines))
+    runs = [run for members in groups.values() for run in members]
+    figure(runs, out / "curves.png", choose=chosen)
+    print(f"written to {out / 'table.md'} and {out / 'curves.png'}")

@@ -1,0 +1,191 @@
+"""How many environment steps from scratch an adapted policy saves on a new task.
+
+``metarl headstart runs/maml --scratch runs/ppo-forwards runs/ppo-backwards --out headstart.png``
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+from metarl.core.seeding import torch_generator
+from metarl.experiments.launch import experiment_of, require_fitting, require_policy
+from metarl.experiments.meta_rl import paper_loop
+from metarl.rl.evaluate import AdaptationCurve, adaptation_curve
+from metarl.rl.sampler import TaskDescription
+from metarl.runs.config import at_least, require
+from metarl.runs.folder import Run, command, versions
+from metarl.runs.loading import Loaded, load
+from metarl.util import optional
+from metarl.util.console import print_table
+from metarl.util.output import require_writable
+
+
+@dataclass(frozen=True)
+class Headstart:
+    """Set a policy that adapts with a few episodes against training from scratch.
+
+    The runs to compare with are of `metarl train sb3 --task ...`; those of one task are seeds.
+    Their returns are without exploration noise, those of the adapted policy with it.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder of a meta-learned policy."""
+    scratch: tuple[Path, ...]
+    """Run folders of `metarl train sb3`, on one task each."""
+    out: Path
+    """Picture to write: .png, .pdf or .svg; the table is printed and written beside it, .json."""
+    episodes: int = 20
+    """Episodes of each adaptation step."""
+    inner_steps: int = 3
+    """Adaptation steps."""
+    repeats: int = 20
+    """How often to adapt to each task, every time with episodes of its own."""
+    seed: int = 1
+    """Seed of the episodes."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings, naming the flag."""
+        require(self, at_least(1), "episodes", "inner_steps", "repeats")
+        if not self.scratch:
+            raise ValueError("--scratch needs runs of `metarl train sb3 --task ...`")
+        if self.out.suffix not in (".png", ".pdf", ".svg"):
+            raise ValueError(f"--out must end in .png, .pdf or .svg, got {self.out}")
+
+
+class Learning(NamedTuple):
+    """Returns of one run from scratch, by the environment steps that it had taken."""
+
+    steps: NDArray[np.float64]
+    returns: NDArray[np.float64]
+
+    def reaches(self, level: float) -> float:
+        """Return the steps after which the return is at least `level`; infinity if it never is."""
+        there = self.steps[self.returns >= level]
+        return float(there[0]) if len(there) else np.inf
+
+
+def main(args: Headstart) -> None:
+    """Adapt, compare, draw the figure and print the table."""
+    began = time.perf_counter()
+    require_policy(args.run)
+    if Run.open(args.run).read_config()["experiment"] == "sb3":
+        raise ValueError(
+            f"{args.run} was trained from scratch and does not adapt; name the meta-learned run "
+            f"first, and this one with --scratch"
+        )
+    require_writable(args.out)
+    require_writable(args.out.with_suffix(".json"))
+    module, kind = experiment_of(Run.open(args.run))
+    loaded: Loaded[Any] = load(kind, args.run, device="cpu")
+    learned = by_task(args, loaded.config.env)
+    parts: Any = module.build(loaded.config, num_tasks=args.repeats, episodes=args.episodes)
+    require_fitting(parts, loaded.params)
+    loop = paper_loop(
+        loaded.config, parts.loop, num_steps=args.inner_steps, rate=loaded.config.inner_lr
+    )
+    curves: dict[str, AdaptationCurve] = {}
+    for text in learned:
+        tasks: list[TaskDescription] = [json.loads(text)] * args.repeats
+        generator = torch_generator(args.seed, 0, "headstart", device=parts.sampler.device)
+        curves[text] = adaptation_curve(
+            parts.sampler, parts.policy, loop, loaded.params, tasks, generator,
+            process=parts.process,
+        )  # fmt: skip
+    each = args.episodes * parts.sampler.horizon
+    rows = [row_of(text, curves[text], learned[text], each) for text in learned]
+    draw(args, each, curves, learned)
+    show(args, each, rows)
+    about = {"command": command(), "iteration": loaded.iteration, "rows": rows,
+             "versions": versions(), "seconds": round(time.perf_counter() - began, 1)}  # fmt: skip
+    args.out.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
+    print(f"written to {args.out} and {args.out.with_suffix('.json')}")
+
+
+def by_task(args: Headstart, env: str) -> dict[str, list[Learning]]:
+    """Read the runs from scratch; those of one task together.
+
+    Raises:
+        ValueError: If one is of another environment, of no single task, or has not been trained.
+    """
+    found: dict[str, list[Learning]] = {}
+    for folder in args.scratch:
+        run = Run.open(folder)
+        about = run.read_config()
+        config = about["config"]
+        if about["experiment"] != "sb3" or config.get("task") is None or config["env"] != env:
+            raise ValueError(
+                f"{folder} is no run on one task of {env}; make it with `metarl train sb3 --env "
+                f"{env} --task JSON --out {folder}`"
+            )
+        history = run.metrics()
+        if not history:
+            raise ValueError(f"{folder} has no metrics yet: metarl resume {folder}")
+        steps = np.cumsum([entry["env/steps"] for entry in history])
+        returns = np.array([entry["return/step_0"] for entry in history])
+        key = json.dumps(json.loads(config["task"]), sort_keys=True)
+        found.setdefault(key, []).append(Learning(steps, returns))
+    return found
+
+
+def row_of(task: str, curve: AdaptationCurve, runs: list[Learning], steps: int) -> dict[str, Any]:
+    """Say what it took to learn what the first adaptation step gives on one task."""
+    level = float(curve.mean[1])
+    taken = sorted(run.reaches(level) for run in runs)
+    return {
+        "task": task,
+        "adaptation_steps": steps,
+        "returns": curve.mean.tolist(),
+        "interval95": curve.interval.tolist(),
+        "scratch_steps": [None if np.isinf(number) else number for number in taken],
+        "scratch_best": [float(run.returns.max()) for run in runs],
+        "scratch_trained": [float(run.steps[-1]) for run in runs],
+    }
+
+
+def show(args: Headstart, steps: int, rows: list[dict[str, Any]]) -> None:
+    """Print one row for each task."""
+    columns = ["task", f"return after {args.episodes} episodes", "steps from scratch", "ratio"]
+    lines = []
+    for row in rows:
+        reached = [number for number in row["scratch_steps"] if number is not None]
+        missing = len(row["scratch_steps"]) - len(reached)
+        ends = sorted({*reached[:1], *reached[-1:]})  # they are in order
+        told = " to ".join(f"{end:,.0f}" for end in ends) or "never reached"
+        told += f" ({missing} of {len(row['scratch_steps'])} never)" if missing and reached else ""
+        ratio = f"{np.median(reached) / steps:.0f}" if reached and not missing else ""
+        half = row["interval95"][1]
+        lines.append([row["task"], f"{row['returns'][1]:.1f} ± {half:.1f}", told, ratio])
+    print_table(f"{args.run}: {steps:,} environment steps of adaptation", columns, lines)
+
+
+def draw(
+    args: Headstart, steps: int, curves: dict[str, AdaptationCurve],
+    learned: dict[str, list[Learning]],
+) -> None:  # fmt: skip
+    """Draw returns over environment steps on each task."""
+    plt = optional.pyplot()
+    figure, panels = plt.subplots(1, len(curves), figsize=(5.5 * len(curves), 4.2), squeeze=False)
+    for axes, (task, curve) in zip(panels[0], curves.items(), strict=True):
+        for index, run in enumerate(learned[task]):
+            label = "from scratch, one line a seed" if index == 0 else None
+            begun = run.steps > 0  # 0 has no place on a logarithmic axis
+            axes.plot(run.steps[begun], run.returns[begun], color="C1", alpha=0.7, label=label)
+        taken = np.maximum(
+            steps * np.arange(len(curve.mean)), steps / 10
+        )  # 0 has no place in a log
+        axes.errorbar(taken, curve.mean, curve.interval, color="C0", marker="o", capsize=3,
+                      label="adapted")  # fmt: skip
+        axes.axhline(curve.mean[1], color="C0", ls=":", lw=1)
+        axes.set(xscale="log", xlabel="environment steps on this task", ylabel="mean return",
+                 title=task)  # fmt: skip
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(args.out, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,1 @@
+"""What ``metarl benchmark`` measures."""

@@ -1,0 +1,47 @@
+"""Plot learning and adaptation curves: ``metarl plot runs/a runs/b --out curves.png``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from metarl.drawing.curves import Fit, figure
+from metarl.runs.folder import Run
+from metarl.util.output import require_writable
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Plot learning curves and adaptation curves of runs; seeds of one setting are averaged.
+
+    A single regression run also shows what it fits: one test sinusoid before and after adaptation.
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders."""
+    out: Path
+    """Picture to write: .png, .pdf or .svg."""
+
+    def __post_init__(self) -> None:
+        """Refuse a call without runs."""
+        if not self.runs:
+            raise ValueError("plot needs a run folder: metarl plot RUN... --out FILE.png")
+        if self.out.suffix not in (".png", ".pdf", ".svg"):
+            raise ValueError(f"--out must end in .png, .pdf or .svg, got {self.out}")
+
+
+def main(args: Plot) -> None:
+    """Draw the figure."""
+    require_writable(args.out)
+    runs = [Run.open(folder) for folder in args.runs]
+    alone = len(runs) == 1 and runs[0].read_config()["experiment"] == "regression"
+    figure(runs, args.out, fits=fitted(runs[0]) if alone else ())
+    print(f"written to {args.out}")
+
+
+def fitted(run: Run) -> list[Fit]:
+    """Adapt a regression run to test sinusoids."""
+    from metarl.experiments.regression import fits
+
+    return fits(run.folder)

@@ -1,0 +1,141 @@
+"""Share a run, in a folder or on the Hugging Face hub: ``metarl push runs/quick hub:USER/NAME``."""
+
+import contextlib
+import io
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from metarl.commands import cli
+from metarl.commands.methods import POLICIES
+from metarl.drawing.video import require_video
+from metarl.experiments.launch import copying, experiment_of
+from metarl.runs import hub
+from metarl.runs.card import Subject, card, newest_evaluation
+from metarl.runs.folder import Run
+from metarl.runs.loading import read_config
+from metarl.runs.sharing import copy, made
+from metarl.supervised.methods import METHODS
+from metarl.util.console import warn
+
+
+@dataclass(frozen=True)
+class Push:
+    """Share a run: one checkpoint, evaluations, metrics, pictures, and a model card as README.md.
+
+    What is written is a run folder again, without what belongs to this machine. Optimizer moments
+    go with it, so that others can train on; of Stable-Baselines3 the tensors alone, without the
+    pickles that would run code.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    to: Annotated[str, tyro.conf.Positional]
+    """Where: hub:USER/NAME (or hub:USER/NAME@BRANCH) is a repository of the hub, all else a new
+    folder."""
+    checkpoint: int | None = None
+    """Iteration of the checkpoint, by default the last."""
+    license: str | None = None
+    """Licence of the model, such as mit or apache-2.0; by default none is given."""
+    private: bool = False
+    """A repository that is made is seen by you alone."""
+    picture: bool = True
+    """Film the policy where the run has no picture or video, or draw what cannot be filmed."""
+    message: str | None = None
+    """Message of the commit."""
+
+
+def main(args: Push) -> None:
+    """Write the folder, and upload it if that was asked for."""
+    to = hub.place(args.to)
+    if isinstance(to, Path):
+        with made(to) as folder:
+            write(args, folder, to.name)
+        print(
+            f"written to the folder {to}; to the hub instead: metarl push {args.run} hub:USER/NAME"
+        )
+        return
+    hub.require_token()  # before the work
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work) / args.run.resolve().name
+        title = write(args, folder, str(to))
+        page = hub.upload(folder, to, message=args.message or title, private=args.private)
+    print(f"pushed to {page}; others take it with: metarl pull {to} --out RUN")
+
+
+def write(args: Push, folder: Path, place: str) -> str:
+    """Write the folder that is shared; return what it holds, in a line.
+
+    Args:
+        args: The settings.
+        folder: Where; it does not exist.
+        place: What others will call it.
+    """
+    run = Run.open(args.run)
+    experiment, kind = experiment_of(run)
+    config = read_config(kind, run)
+    iteration = run.choose_checkpoint(args.checkpoint)
+    copy(run, config, iteration, folder, **copying(experiment))
+    new, subject = Run(folder), subject_of(run.read_config()["experiment"], config)
+    if newest_evaluation(new, iteration) is None:
+        warn(
+            f"the model card has no results of iteration {iteration}; `metarl evaluate {args.run} "
+            f"--checkpoint {iteration}` makes some for the next push"
+        )
+    if args.picture and not any((folder / "media").iterdir()):
+        draw(new, subject)
+    text = card(new, iteration, subject, place=place, license=args.license)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    return f"{subject.method} on {subject.what}, iteration {iteration}"
+
+
+def subject_of(experiment: str, config: Any) -> Subject:
+    """Say what a run is about."""
+    if experiment == "sb3":
+        return Subject(config.algo, "by Stable-Baselines3, without meta-learning",
+                       config.env, "reinforcement-learning", False, "render")  # fmt: skip
+    if experiment in cli.SUPERVISED:
+        what = {"regression": "sinusoids", "text": "sentences"}.get(experiment) or config.data
+        family = "few-shot-regression" if experiment == "regression" else "few-shot-classification"
+        return Subject(config.method, METHODS[config.method].paper, what, family, False, "plot")
+    paper = next(paper for name, paper, _ in POLICIES if name == experiment)
+    baseline = "oracle" if config.observe_task else "pretraining"
+    method = experiment if config.inner_steps else f"{experiment} ({baseline})"
+    return Subject(method, paper, config.env, "reinforcement-learning", True, "render")
+
+
+def draw(run: Run, subject: Subject) -> None:
+    """Film the shared checkpoint, or else draw a picture; without one, it is shared all the same.
+
+    A film is a .gif, which every page of Markdown shows. Without the packages for it, and for what
+    is plotted, there is a picture only.
+    """
+    kinds = ("gif", "png") if subject.shows == "render" and _films() else ("png",)
+    reasons: dict[str, str] = {}
+    for kind in kinds:
+        out = run.folder / "media" / f"adaptation.{kind}"
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # where is nobody's business
+                cli.run([subject.shows, str(run.folder), "--out", str(out)])
+            break
+        except Exception as error:  # whatever an environment's own drawing may raise
+            out.unlink(missing_ok=True)
+            reasons[kind] = str(error)
+    if "png" in reasons:
+        warn(
+            f"no picture ({reasons['png']}); make one with `metarl {subject.shows} RUN --out "
+            "RUN/media/picture.png` and push again"
+        )
+    elif reasons:
+        warn(f"a picture and no film ({reasons['gif']})")
+
+
+def _films() -> bool:
+    try:
+        require_video()
+    except ImportError:
+        return False
+    return True

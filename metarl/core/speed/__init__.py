@@ -1,0 +1,1 @@
+"""How the same sums are made fast: chunks, staging, compiling, processes."""

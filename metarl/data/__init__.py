@@ -1,0 +1,1 @@
+"""Image data: arrays, folders, Omniglot, miniImageNet, glyphs, cache."""

@@ -1,0 +1,119 @@
+"""Decoded images as one file each in a cache folder, which may be deleted at any time."""
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from metarl.data.images import Classes
+
+
+FORMAT = "metarl-images-1"
+
+
+def cache_folder() -> Path:
+    """Return ``METARL_CACHE``, else ``XDG_CACHE_HOME/metarl``, else ``~/.cache/metarl``."""
+    if own := os.environ.get("METARL_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metarl"
+
+
+def fingerprint(path: Path, *, walk: bool = True) -> dict[str, Any]:
+    """Return what tells whether a file was changed, or any file of a folder.
+
+    Args:
+        path: The file or folder.
+        walk: Look at each file of a folder. Otherwise only a file that came, went or was renamed
+            is seen, and only right in the folder; but at once, however many there are.
+    """
+    path = path.resolve()
+    place = {"path": str(path)}
+    if path.is_file() or not walk:
+        about = path.stat()
+        return place | {"size": about.st_size, "mtime": about.st_mtime_ns}
+    return place | {"files": hashlib.sha256(repr(sorted(_stats(path))).encode()).hexdigest()}
+
+
+def cached(kind: str, source: dict[str, Any], make: Callable[[], Classes]) -> Classes:
+    """Return what `make` returned when it was last called for the same source.
+
+    The tensor of a cached result lies in the file and is read as it is used. A file that is
+    damaged is made anew; a folder that cannot be written to costs the time, not the run.
+
+    Args:
+        kind: The first word of the file's name.
+        source: Everything that the result depends on, as JSON values.
+        make: Decodes the images.
+    """
+    key = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:20]
+    path = cache_folder() / f"{kind}-{key}.safetensors"
+    found = _read(path)
+    if found is None:
+        found = make()
+        with contextlib.suppress(OSError, SafetensorError):
+            _write(path, found)
+    return found
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary file that becomes `path` if the block ends well.
+
+    Its name is its own, because runs that are started together make the same files.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(path: Path, classes: Classes) -> None:
+    about = json.dumps({"counts": classes.counts, "names": classes.names})
+    with replacing(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        save_file({"images": classes.images.contiguous()}, temporary, {FORMAT: about})
+        temporary.chmod(mode)  # safetensors makes it private, and the folder may be shared
+
+
+def _read(path: Path) -> Classes | None:
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()[FORMAT])
+            images = file.get_tensor("images")
+        classes = Classes(images, tuple(about["counts"]), tuple(about["names"]))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+    whole = images.dtype == torch.uint8 and images.ndim == 4
+    whole &= sum(classes.counts) == len(images) and len(classes.counts) == len(classes.names)
+    return classes if whole else None
+
+
+def _stats(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[tuple[str, int, int]]:
+    """List the files under a folder; a link that leads nowhere, or back up, is passed over."""
+    here = os.path.realpath(folder)
+    if here in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = Path(entry.path)
+            if path.is_dir():  # unlike that of an entry, it survives a link to itself
+                yield from _stats(path, above | {here})
+            elif path.is_file():
+                about = path.stat()
+                yield entry.path, about.st_size, about.st_mtime_ns

@@ -1,0 +1,252 @@
+"""Learning curves and adaptation curves of runs, with 95 % intervals."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from itertools import cycle, takewhile
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarl.runs.config import NEUTRAL
+from metarl.runs.folder import Run
+from metarl.runs.records import protocol
+from metarl.util import optional
+from metarl.util.console import warn
+from metarl.util.statistics import interval95
+
+
+class Measure(NamedTuple):
+    """What a family of runs is judged by: metrics after and before adaptation, and the x axis."""
+
+    text: str
+    key: str
+    before: str | None
+    x: str
+    log: bool
+    adapting: str = "adaptation steps"
+
+
+class Fit(NamedTuple):
+    """A function of one variable that a run fitted, for a panel of its own."""
+
+    title: str
+    x: NDArray[np.float64]
+    truth: NDArray[np.float64]
+    support: tuple[NDArray[np.float64], NDArray[np.float64]]
+    curves: dict[int, NDArray[np.float64]]
+
+
+Choose: TypeAlias = Callable[[Sequence[Run]], list[dict[str, Any]]]
+"""``runs -> the evaluation of each to draw``."""
+VARIES = NEUTRAL | {"seed"}  # not what is compared
+FEW = 5  # groups whose names find room inside a panel
+BEFORE = ", before adaptation"
+
+
+def group_by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Group runs that differ in nothing but their seed."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        about = run.read_config()
+        config = {k: v for k, v in about["config"].items() if k not in VARIES}
+        key = json.dumps([about["experiment"], config], sort_keys=True)
+        groups.setdefault(key, []).append(run)
+    return {_name(members): members for members in groups.values()}
+
+
+def _name(members: list[Run]) -> str:
+    """Name a group of runs by what its folders' names begin with."""
+    names = [run.folder.name for run in members]
+    if len(names) == 1:
+        return names[0]
+    same = takewhile(lambda letters: len({*letters}) == 1, zip(*names, strict=False))
+    shared = "".join(letters[0] for letters in same).rstrip("-_. ")
+    return f"{shared or names[0]} ({len(names)} seeds)"
+
+
+def figure(
+    runs: Sequence[Run], out: Path, *, fits: Sequence[Fit] = (), choose: Choose | None = None
+) -> None:
+    """Draw learning curves and, by the number of inner steps, evaluations.
+
+    Bands are 95 % intervals: over seeds where a setting has several runs, and for a single run
+    over the tasks of its evaluation, or of sentences over its support samples.
+
+    Args:
+        runs: Runs of one family: returns, accuracies or losses.
+        out: The picture to write.
+        fits: Also draw these functions before and after adaptation, one panel each.
+        choose: Which evaluations to draw; by default :func:`furthest_evaluations`.
+
+    Raises:
+        ValueError: If a run has no metrics yet, or the runs measure different things.
+        ImportError: If matplotlib is missing; the message has the command.
+    """
+    plt = optional.pyplot()
+    measure = _shared_measure(runs)
+    width = 2 + len(fits)
+    drawn, (learning, adapting, *panels) = plt.subplots(1, width, figsize=(5.5 * width, 4.2))
+    groups = group_by_setting(runs)
+    colors = [f"C{i}" for i in range(10)] if len(groups) <= 10 else plt.get_cmap("tab20").colors
+    for (folder, members), color in zip(groups.items(), cycle(colors), strict=False):
+        name = optional.plain_text(folder)
+        _draw_learning(learning, name, members, color)
+        _draw_adaptation(adapting, name, members, (choose or furthest_evaluations)(members), color)
+    learning.set(xlabel=measure.x, ylabel=measure.text, title="meta-training")
+    adapting.set(xlabel=measure.adapting, ylabel=measure.text, title="test tasks")
+    if measure.log:
+        learning.set_yscale("log")
+        adapting.set_yscale("log")
+    adapting.xaxis.get_major_locator().set_params(integer=True)
+    for panel, fit in zip(panels, fits, strict=True):
+        _draw_fit(panel, fit)
+    for axes in (learning, adapting, *panels):
+        axes.grid(alpha=0.25)
+    _name_lines(drawn, [learning, adapting, *panels], many=len(groups) > FEW)
+    if not adapting.lines:
+        adapting.text(
+            0.5,
+            0.5,
+            "run `metarl evaluate` first",
+            ha="center",
+            color="gray",
+            transform=adapting.transAxes,
+        )
+    drawn.tight_layout()
+    drawn.savefig(out, dpi=150, bbox_inches="tight")
+    plt.close(drawn)
+
+
+def _name_lines(drawn: Any, panels: list[Any], *, many: bool) -> None:
+    """Put a legend into every panel, or one for all beside them."""
+    if not many:
+        for axes in panels:
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(fontsize=8)
+        return
+    handles, labels = panels[0].get_legend_handles_labels()
+    named = {text: line for line, text in zip(handles, labels, strict=True)}
+    dotted = [text for text in named if text.endswith(BEFORE)]
+    shown = {text: line for text, line in named.items() if text not in dotted}
+    if dotted:
+        panels[0].set_title("meta-training (dotted: before adaptation)")
+    drawn.legend(shown.values(), shown, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+
+
+def _shared_measure(runs: Sequence[Run]) -> Measure:
+    found = {(measure := _measure(run)).text: (measure, run.folder) for run in runs}
+    if len(found) > 1:
+        each = " and ".join(f"{text} ({folder})" for text, (_, folder) in found.items())
+        raise ValueError(f"one figure shows one measure, got {each}; plot them apart")
+    return next(iter(found.values()))[0]
+
+
+def _measure(run: Run) -> Measure:
+    """Find out what a run measures, from the last line of its metrics."""
+    history = run.metrics()
+    if not history:
+        raise ValueError(
+            f"{run.folder.name} has no metrics yet; train it first: metarl resume {run.folder}"
+        )
+    entry = history[-1]
+    taken = [int(k.rpartition("_")[2]) for k in entry if re.fullmatch(r"return/step_\d+", k)]
+    if taken:
+        last = f"return/step_{max(taken)}"
+        before = "return/step_0" if max(taken) else None
+        return Measure("mean return", last, before, "environment steps", log=False)
+    if run.read_config()["experiment"] == "text":
+        shots = "support sentences of each class"
+        return Measure("accuracy on sentences", "query/accuracy", None, "iterations", False, shots)
+    if "query/accuracy" in entry:
+        return Measure("accuracy", "query/accuracy", None, "iterations", log=False)
+    return Measure("loss", "query/loss", None, "iterations", log=True)
+
+
+def _draw_learning(axes: Any, name: str, members: list[Run], color: Any) -> None:
+    measure = _measure(members[0])
+    histories = [run.metrics() for run in members]
+    length = min(len(history) for history in histories)
+    histories = [history[:length] for history in histories]
+    x = _column(members[0], histories[0], "iteration")
+    if "env/steps" in histories[0][0]:
+        x = np.cumsum(_column(members[0], histories[0], "env/steps"))
+    for key in filter(None, (measure.before, measure.key)):
+        values = np.array([_column(*one, key) for one in zip(members, histories, strict=True)])
+        label, style = (name, "-") if key == measure.key else (f"{name}{BEFORE}", ":")
+        _band(axes, x, values.mean(0), interval95(values), label, color, style)
+
+
+def _column(run: Run, history: list[dict[str, Any]], key: str) -> NDArray[np.float64]:
+    """Return one measure of every line of a run's metrics."""
+    if lacking := [entry["iteration"] for entry in history if key not in entry]:
+        where = f"{run.folder / 'metrics.jsonl'} has no {key} in iteration {lacking[0]}"
+        raise ValueError(f"{where}; restore it from a copy")
+    return np.array([entry[key] for entry in history], dtype=np.float64)
+
+
+def _draw_fit(axes: Any, fit: Fit) -> None:
+    axes.plot(fit.x, fit.truth, color="gray", lw=3, alpha=0.4, label="task")
+    steps = sorted(fit.curves)
+    for step in steps:
+        label = "before adaptation" if step == 0 else f"after {step} step{'s' * (step > 1)}"
+        shade = 0.35 + 0.65 * steps.index(step) / max(1, len(steps) - 1)
+        axes.plot(fit.x, fit.curves[step], color="C0" if step else "C1", alpha=shade, label=label)
+    axes.plot(*fit.support, "k^", ms=6, label="support")
+    axes.set(xlabel="x", ylabel="y", title=fit.title)
+
+
+def _draw_adaptation(
+    axes: Any, name: str, members: list[Run], newest: list[dict[str, Any]], color: Any
+) -> None:
+    if not newest:
+        return
+    if len(newest) < len(members):
+        warn(f"{name}: {len(members) - len(newest)} runs have no evaluation like the others'")
+    if "accuracies" in newest[0]:
+        _draw_shots(axes, name, newest, color)
+        return
+    values = np.array([entry["mean"] for entry in newest])
+    half = interval95(values) if len(newest) > 1 else np.array(newest[0]["interval95"])
+    steps = np.arange(values.shape[1])
+    if len(steps) == 1:  # an oracle does not adapt: a level, not a point
+        axes.axhline(values.mean(), color=color, ls="--", label=name)
+        return
+    axes.errorbar(steps, values.mean(0), half, color=color, marker="o", capsize=3, label=name)
+
+
+def _draw_shots(axes: Any, name: str, entries: list[dict[str, Any]], color: Any) -> None:
+    """Draw accuracies before and after adaptation by the number of shots, means over the tasks."""
+    tables = [list(entry["accuracies"].values()) for entry in entries]  # by task
+    shots = list(tables[0][0])
+    # (run, shots, support sample, end)
+    values = np.array([[np.mean([of[n] for of in table], 0) for n in shots] for table in tables])
+    values = values.mean(2) if len(entries) > 1 else values[0].swapaxes(0, 1)
+    styles = {1: ("o-", name), 0: ("o:", f"{name}{BEFORE}")}
+    for end in (1, 0) if entries[0]["test_steps"] else (1,):
+        mean, half = values[..., end].mean(0), interval95(values[..., end])
+        style, label = styles[end]
+        axes.errorbar(
+            [*map(int, shots)], mean, half, fmt=style, color=color, capsize=3, label=label
+        )
+
+
+def furthest_evaluations(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return the last evaluation of each run at its furthest checkpoint, all of one protocol.
+
+    The protocol is that of the first run that was evaluated; a run without such an evaluation is
+    left out.
+    """
+    chosen: list[dict[str, Any]] = []
+    for run in runs:
+        found = [e for e in run.evaluations() if not chosen or protocol(e) == protocol(chosen[0])]
+        if found:
+            chosen.append(max(found, key=lambda entry: int(entry["iteration"])))
+    return chosen
+
+
+def _band(axes: Any, x: Any, mean: Any, half: Any, label: str, color: Any, style: str) -> None:
+    axes.plot(x, mean, style, color=color, label=label, lw=1.5)
+    axes.fill_between(x, mean - half, mean + half, color=color, alpha=0.2, lw=0)

@@ -1,0 +1,1 @@
+"""Networks whose derivatives of every order are exact under ``vmap``."""

@@ -1,0 +1,282 @@
+"""The run folder: everything that a run leaves on disk, and the only code that writes it.
+
+::
+
+    config.json      experiment, configuration, command, versions
+    metrics.jsonl    one line per iteration
+    checkpoints/     00000000.safetensors (the initialization), 00000010.safetensors, ...; those of
+                     Stable-Baselines3 are its own, 00000010.zip
+    evaluations/     one JSON file per evaluation
+    media/           pictures and videos; those of --media-every begin with the iteration
+    tracking/        TensorBoard or wandb files, if asked for, and the id of the run at wandb
+    lock             held by the process that trains
+"""
+
+import json
+import os
+import platform
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from metarl.runs.checkpoint import write_atomically
+from metarl.core.speed import processes
+from metarl.runs.lock import holding, is_held, require_held
+from metarl.util.parsing import parse_json
+from metarl.runs.records import read_evaluation, read_line
+from metarl.runs.stopping import Stopped
+
+
+CHECKPOINTS = (".safetensors", ".zip")
+"""Suffixes of checkpoints."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that exists."""
+
+    folder: Path
+
+    @classmethod
+    @contextmanager
+    def create(cls, folder: Path, experiment: str, config: dict[str, Any]) -> Iterator["Run"]:
+        """Make a new run folder and hold it for writing.
+
+        A run that fails before it has trained anything leaves nothing behind: what is wrong with it
+        can be mended, and the same command typed again.
+
+        Raises:
+            FileExistsError: If `folder` holds a run, or anything else.
+            RuntimeError: If another process is making a run of it.
+        """
+        run = cls(folder)
+        if not processes.writes():
+            yield run
+            return
+        _refuse_taken(folder)
+        new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        with run.lock():
+            _refuse_taken(folder)  # by a process that came and went since the first look
+            run.write_config(experiment, config)
+            try:
+                yield run
+            except Exception as error:
+                if not isinstance(error, OSError | Stopped):  # those can be gone on from
+                    run.forget_untrained(new=new)
+                raise
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """Open an existing run folder.
+
+        Raises:
+            FileNotFoundError: If there is no run in `folder`.
+        """
+        if not (folder / "config.json").is_file():
+            start = (
+                f"start one with `metarl train maml-trpo --preset navigation-quick --out {folder}`"
+            )
+            if str(folder).startswith("hub:"):
+                start = f"take it from the hub first: `metarl pull {folder} --out RUN`"
+            raise FileNotFoundError(f"{folder} holds no run (no config.json); {start}")
+        return cls(folder)
+
+    def forget_untrained(self, *, new: bool) -> None:
+        """Remove what a run has written that got nowhere, and the folder if it is `new`.
+
+        Another run that has taken its place keeps what it has.
+        """
+        if not is_held(self.folder) or any(entry["iteration"] for entry in self.metrics()):
+            return
+        for name in ("checkpoints", "tracking"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for name in ("metrics.jsonl", "config.json", "lock"):
+            (self.folder / name).unlink(missing_ok=True)
+        if new:
+            with suppress(OSError):
+                self.folder.rmdir()
+
+    def write_config(self, experiment: str, config: dict[str, Any]) -> None:
+        """Write config.json, with the command and the versions that the run was started with."""
+        about = {
+            "experiment": experiment,
+            "config": config,
+            "command": command(),
+            "versions": versions(),
+        }
+        write_atomically(self.folder / "config.json", _json(about))
+
+    def change_config(self, config: dict[str, Any]) -> None:
+        """Write a changed configuration, and add the command that changed it."""
+        about = self.read_config() | {"config": config}
+        changes = [*about.get("changed_by", []), command()]
+        write_atomically(self.folder / "config.json", _json(about | {"changed_by": changes}))
+
+    def read_config(self) -> dict[str, Any]:
+        """Return config.json.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        path = self.folder / "config.json"
+        try:
+            about: dict[str, Any] = parse_json(path.read_bytes())
+            if not isinstance(about["experiment"], str) or not isinstance(about["config"], dict):
+                raise TypeError("no experiment or no config")
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not a configuration that metarl wrote ({error})") from None
+        return about
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the run for writing: see :func:`~metarl.runs.lock.holding`."""
+        return holding(self.folder)
+
+    def checkpoint_path(self, iteration: int, suffix: str = ".safetensors") -> Path:
+        """Return where the checkpoint after `iteration` meta-updates belongs."""
+        return self.folder / "checkpoints" / f"{iteration:08d}{suffix}"
+
+    def checkpoints(self) -> list[int]:
+        """List the iterations that have a checkpoint, in order."""
+        found = (self.folder / "checkpoints").glob("[0-9]*")
+        ours = (path for path in found if path.suffix in CHECKPOINTS)
+        return sorted(int(path.stem) for path in ours if path.stem.isdigit())
+
+    def forget_checkpoints(self, keep: int | None) -> None:
+        """Remove all but the newest `keep` checkpoints and the initialization; None keeps all."""
+        found = [iteration for iteration in self.checkpoints() if iteration and processes.writes()]
+        for iteration in found[:-keep] if keep else ():
+            for suffix in CHECKPOINTS:
+                self.checkpoint_path(iteration, suffix).unlink(missing_ok=True)
+
+    def choose_checkpoint(self, iteration: int | None) -> int:
+        """Return the iteration of a checkpoint, by default of the last.
+
+        Raises:
+            ValueError: If there is no such checkpoint.
+        """
+        found = self.checkpoints()
+        if not found or (iteration is not None and iteration not in found):
+            wanted = "" if iteration is None else f" of iteration {iteration}"
+            raise ValueError(f"{self.folder} has no checkpoint{wanted}; it has {found or 'none'}")
+        return found[-1] if iteration is None else iteration
+
+    def log(self, iteration: int, metrics: dict[str, float]) -> None:
+        """Append one line to metrics.jsonl.
+
+        Raises:
+            OSError: If it cannot be written.
+            RuntimeError: If another run has taken the folder's place.
+        """
+        if not processes.writes():
+            return
+        require_held(self.folder)
+        path = self.folder / "metrics.jsonl"
+        try:
+            with path.open("a") as file:
+                file.write(json.dumps({"iteration": iteration, **metrics}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OSError(
+                f"{path} cannot be written ({error.strerror}); `metarl resume {self.folder}` goes "
+                "on from the last checkpoint"
+            ) from None
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Read metrics.jsonl; a last line that a dying process left unfinished is ignored."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        entries = []
+        for number, line in enumerate(lines, 1):
+            if (entry := read_line(line)) is not None:
+                entries.append(entry)
+            elif number < len(lines):
+                raise ValueError(
+                    f"{path}, line {number} is no line of metrics: {line[:60]!r}; restore it "
+                    "from a copy"
+                )
+        return entries
+
+    def cut_metrics(self, iteration: int, *, every: int = 1) -> None:
+        """Drop the lines after `iteration`, which a resumed run will write again.
+
+        Args:
+            iteration: The last to keep.
+            every: Iterations from line to line.
+        """
+        kept = [entry for entry in self.metrics() if entry.get("iteration", 0) <= iteration]
+        found = [int(entry.get("iteration", 0)) for entry in kept]
+        needed = {*range(every, iteration + 1, every), *([iteration] if iteration else [])}
+        if not needed <= set(found) or found != sorted(set(found)):
+            raise ValueError(
+                f"{self.folder / 'metrics.jsonl'} lacks iterations up to {iteration}; restore it "
+                "from a copy; nothing was changed"
+            )
+        text = "".join(json.dumps(entry) + "\n" for entry in kept)
+        write_atomically(self.folder / "metrics.jsonl", text.encode())
+
+    def evaluation_path(self, name: str) -> Path:
+        """Return where the evaluation called `name` belongs."""
+        return self.folder / "evaluations" / f"{name}.json"
+
+    def write_evaluation(self, name: str, values: dict[str, Any]) -> Path:
+        """Write evaluations/NAME.json, with the time, by which evaluations are ordered."""
+        path = self.evaluation_path(name)
+        path.parent.mkdir(exist_ok=True)
+        written = datetime.now(UTC).isoformat(timespec="microseconds")
+        write_atomically(path, _json({"written": written, **values}))
+        return path
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Read every evaluation, the newest first; those of older versions know no time.
+
+        Raises:
+            ValueError: If a file is damaged; the message names it.
+        """
+        paths = sorted((self.folder / "evaluations").glob("[!.]*.json"))
+        entries = [read_evaluation(path) for path in paths]
+        return sorted(entries, key=lambda entry: str(entry.get("written", "")), reverse=True)
+
+
+def command() -> str:
+    """Return the command line of this process, as it can be typed again."""
+    return shlex.join(["metarl", *sys.argv[1:]])
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a result."""
+    found = {"python": platform.python_version()}
+    packages = ("metarl-torch", "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3")
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _refuse_taken(folder: Path) -> None:
+    if (folder / "config.json").exists():
+        raise FileExistsError(
+            f"{folder} already holds a run; continue it with `metarl resume {folder}`, "
+            "or choose another --out"
+        )
+    if folder.exists() and (not folder.is_dir() or not _is_empty(folder)):
+        raise FileExistsError(f"{folder} exists and is not empty; choose another --out")
+
+
+def _is_empty(folder: Path) -> bool:
+    """Ignore what a process may leave that died before it wrote config.json."""
+    return all(path.name == "lock" or path.name.startswith(".") for path in folder.iterdir())
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2) + "\n").encode()

@@ -1,0 +1,1 @@
+"""Stable-Baselines3: policies, environments, models, checkpoints."""

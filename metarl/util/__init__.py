@@ -1,0 +1,1 @@
+"""Helpers without a word of meta-learning: parsing, console, device, statistics, measuring."""
