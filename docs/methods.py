@@ -26,7 +26,8 @@ sys.path.insert(0, str(DOCS))
 import results  # noqa: E402
 
 from metarl.commands import cli  # noqa: E402
-from metarl.commands.methods import POLICIES  # noqa: E402
+from metarl.commands.methods import policies  # noqa: E402
+from metarl.experiments import experiments  # noqa: E402
 from metarl.runs.config import flag  # noqa: E402
 from metarl.supervised.methods import METHODS  # noqa: E402
 
@@ -38,7 +39,7 @@ MEASURES = {"return": "return", "loss": "mean squared error", "accuracy": "accur
 VARIANTS = {
     "maml-trpo --first-order": "fomaml",
     **{f"maml-trpo --inner {name}": name for name in ("meta-sgd", "lslr", "meta-curvature")},
-    "maml-trpo --estimator dice": "maml-trpo",
+    "maml-trpo --inner-loss dice": "maml-trpo",
     "maml-trpo --inner-steps 0": "pretrained",
 }
 IN_RESULTS = "nothing in [results.md](../results.md) is of this method."
@@ -46,7 +47,7 @@ IN_RESULTS = "nothing in [results.md](../results.md) is of this method."
 
 def page_names() -> list[str]:
     """Return the pages: one for every method, and every experiment on policies of this package."""
-    ours = [name for name in cli.EXPERIMENTS if name not in (*cli.SUPERVISED, "sb3")]
+    ours = [name for name in experiments() if name not in (*cli.SUPERVISED, "sb3")]
     return list(dict.fromkeys([*METHODS, *ours]))
 
 
@@ -128,7 +129,7 @@ def tables() -> str:
         code = f"`{flags}`" if flags else "MAML's"
         lines.append(f"| [{name}]({name}.md) | {method.paper} | {method.summary} | {code} |")
     lines += ["", "| `metarl train` | paper | what is different |", "|---|---|---|"]
-    for name, paper, summary in POLICIES:
+    for name, paper, summary in policies():
         lines.append(f"| [{name}]({VARIANTS.get(name, name)}.md) | {paper} | {summary} |")
     return "\n".join(lines) + "\n"
 

@@ -22,7 +22,7 @@ from metarl.experiments.supervised_settings import SupervisedConfig, resolve
 from metarl.experiments.supervised_setup import Parts, make_learner, make_model, make_test_loop
 from metarl.nn.convolution import Classifier, ConvBody
 from metarl.nn.mlp import linear
-from metarl.runs.config import at_least, flag, require
+from metarl.runs.config import flag, require
 from metarl.supervised.few_shot import (
     AllClasses,
     FewShot,
@@ -34,6 +34,7 @@ from metarl.supervised.losses import cross_entropy
 from metarl.supervised.model import Draw, Tasks
 from metarl.supervised.networks import NETWORKS
 from metarl.util.device import resolve_device
+from metarl.util.ranges import at_least
 
 
 # Rates are those of a mean cross-entropy: 0.4 in Finn et al.'s code, which sums over 5 classes,

@@ -1,6 +1,5 @@
 """Starting a run, whatever it trains, and finding the experiment of a run folder."""
 
-import importlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -8,7 +7,8 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 
 from metarl.core.types import MetaParams, MetaState
-from metarl.experiment import EXPERIMENTS, SUPERVISED
+from metarl.experiment import SUPERVISED
+from metarl.experiments import experiments
 from metarl.runs import checkpoint
 from metarl.runs.config import RunConfig, to_json
 from metarl.runs.folder import Run
@@ -63,14 +63,14 @@ def experiment_of(run: Run) -> tuple[Experiment, type[RunConfig]]:
         ValueError: If this version has no such experiment.
     """
     name = run.read_config()["experiment"]
-    if name not in EXPERIMENTS:
+    known = experiments()
+    if name not in known:
         raise ValueError(
             f"{run.folder} is of an experiment {name!r} that this version does not have; it has "
-            f"{', '.join(EXPERIMENTS)}"
+            f"{', '.join(known)}"
         )
-    command = EXPERIMENTS[name]
-    module: Any = importlib.import_module(f"metarl.{command.module}")
-    return module, getattr(module, command.options)
+    found: tuple[Experiment, type[RunConfig]] = known[name].load()
+    return found
 
 
 def copying(experiment: Experiment) -> dict[str, Any]:

@@ -1,31 +1,45 @@
-"""What every meta-RL experiment starts from: its settings, and the parts that they mean."""
+"""Meta-train a policy with any method of the table: its settings, and the parts they build.
+
+``metarl train maml-trpo --preset navigation-quick --out runs/quick``
+"""
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, TypeAlias
+import sys
+from dataclasses import dataclass, field, make_dataclass, replace
+from functools import cache
+from typing import Annotated, ClassVar, Literal, NamedTuple, TypeAlias, get_type_hints
 
 import gymnasium
 import torch
+import tyro
 from gymnasium.error import UnregisteredEnv
 
 from metarl.core.adapt import InnerLoop
 from metarl.core.inner import adam, sgd
 from metarl.core.optimizers import LEARNED_RATES, Inner, inner_optimizer
-from metarl.core.seeding import torch_generator
+from metarl.core.seeding import numpy_generator, torch_generator
 from metarl.core.speed import chunks, processes
 from metarl.core.types import MetaLearner, MetaState, Params
 from metarl.envs import ENVIRONMENTS
+from metarl.experiments.launch import launch
 from metarl.rl.advantages import Process, advantages
 from metarl.rl.cavia import context_loop
 from metarl.rl.evaluate import paper_rates
-from metarl.rl.losses import ESTIMATORS
+from metarl.rl.losses import INNER_LOSSES
+from metarl.rl.methods import METHODS
+from metarl.rl.metrics import rollout_metrics
 from metarl.rl.policies import Policy, mlp_policy
 from metarl.rl.sampler import Sampler, make_sampler
-from metarl.runs.config import RunConfig, at_least, between, greater_than, require
+from metarl.runs.config import RunConfig, require
+from metarl.runs.folder import Run
+from metarl.runs.journal import Journal
 from metarl.util.device import resolve_device
+from metarl.util.ranges import at_least, between, greater_than
 
 
+DESCRIPTION = """--inner-steps 0 trains one policy on all tasks (the pretrained baseline); with
+--observe-task it is the oracle. --preset NAME starts from named settings; `metarl train` lists
+them."""
 Loss: TypeAlias = Literal["reinforce", "ratio", "dice", "clipped"]
 
 
@@ -51,7 +65,7 @@ class RLConfig(RunConfig):
     """Step size of the inner steps."""
     inner: Inner = "sgd"
     """Inner optimizer; the rates of all but sgd and adam are learned, starting at --inner-lr."""
-    estimator: Loss = "reinforce"
+    inner_loss: Loss = "reinforce"
     """Inner loss: log-probability (Finn et al. 2017), likelihood ratio (ProMP; its second
     derivative keeps the score term), dice (derivatives of every order, high variance; unbiased
     with --discount 1 --gae-lambda 1) or clipped (PPO's)."""
@@ -78,16 +92,48 @@ class RLConfig(RunConfig):
     inner_gae_lambda: float | None = None
     """Another lambda for the episodes that the inner steps learn from: a lower one makes the few
     episodes of a task agree on a direction, and the meta-update makes it a useful one."""
+    context_size: int = 0
+    """Context parameters: if there are any, they alone adapt, from zero (CAVIA)."""
     chunk_size: int | None = None
     """Tasks worked on at a time; by default as many as fit the processor's cache."""
+
+    method: ClassVar[str]
+    """Name of the method, a row of :data:`metarl.rl.methods.METHODS`."""
 
     def __post_init__(self) -> None:
         """Refuse impossible settings, naming the flag."""
         super().__post_init__()
         require(self, at_least(1), "num_tasks", "episodes_per_task", "hidden", "chunk_size")
-        require(self, at_least(0), "inner_steps", "inner_lr")
+        require(self, at_least(0), "inner_steps", "inner_lr", "context_size")
         require(self, greater_than(0), "output_gain", "init_std", "action_scale", "inner_clip")
         require(self, between(0, 1), "discount", "gae_lambda", "inner_gae_lambda")
+        for name, option in METHODS[self.method].options().items():
+            if option.range is not None:
+                require(self, option.range, name)
+
+
+@cache
+def config_class(method: str) -> type[RLConfig]:
+    """Return the configuration of a method: the shared settings and the method's own.
+
+    Args:
+        method: A name of :data:`metarl.rl.methods.METHODS`.
+    """
+    row = METHODS[method]
+    hints = get_type_hints(RLConfig, include_extras=True)
+    changed = [(name, hints[name], value) for name, value in row.values.items()]
+    own = [
+        (name, Annotated[option.kind, tyro.conf.arg(help=option.help)], option.default)
+        for name, option in row.options().items()
+        if name not in hints
+    ]
+    text = f"{row.summary[0].upper()}{row.summary[1:]} ({row.paper}).\n\n{DESCRIPTION}"
+    space = {"method": method, "__doc__": text, "__module__": __name__}
+    return make_dataclass(
+        method.title().replace("-", ""),
+        [(name, kind, field(default=value)) for name, kind, value in changed + own],
+        bases=(RLConfig,), frozen=True, namespace=space,
+    )  # fmt: skip
 
 
 class Parts(NamedTuple):
@@ -110,22 +156,13 @@ class Parts(NamedTuple):
         return self.learner.init(self.params, device=self.device)
 
 
-def make_parts(
-    config: RLConfig,
-    learner: Callable[[Policy, InnerLoop], MetaLearner],
-    *,
-    num_tasks: int | None = None,
-    episodes: int | None = None,
-    context: int = 0,
-) -> Parts:
+def build(config: RLConfig, *, num_tasks: int | None = None, episodes: int | None = None) -> Parts:
     """Build the parts of a run.
 
     Args:
         config: Its settings.
-        learner: Makes the method's meta-learner.
         num_tasks: Instead of the run's, for an evaluation.
         episodes: Episodes per task instead of the run's, for an evaluation.
-        context: Number of context parameters; if there are any, they alone adapt, from zero.
 
     Raises:
         ValueError: If there is no such environment, or it has no tasks.
@@ -144,24 +181,54 @@ def make_parts(
         output_gain=config.output_gain,
         init_std=config.init_std,
         scale=config.action_scale,
-        context=context,
+        context=config.context_size,
         generator=torch_generator(config.seed, 0, "parameters"),
     )
-    options = {"clip": config.inner_clip} if config.estimator == "clipped" else {}
+    loop = _inner_loop(config, policy)
+    method = METHODS[config.method]
+    settings = {name: getattr(config, name) for name in method.options()}
+    learner = method.function()(policy, loop, **settings)
+    return Parts(policy, params, loop, learner, _processing(config), sampler)
+
+
+def _inner_loop(config: RLConfig, policy: Policy) -> InnerLoop:
+    options = {"clip": config.inner_clip} if config.inner_loss == "clipped" else {}
     loop = InnerLoop(
-        ESTIMATORS[config.estimator](policy, **options),
+        INNER_LOSSES[config.inner_loss](policy, **options),
         inner_optimizer(config.inner, config.inner_lr, config.inner_steps),
         first_order=config.first_order,
         num_steps=config.inner_steps,
     )
-    if context:
-        loop = context_loop(loop, context)
+    return context_loop(loop, config.context_size) if config.context_size else loop
+
+
+def _processing(config: RLConfig) -> tuple[Process, Process]:
+    """Return what computes advantages: of the support episodes, and of the query."""
     inner = config.gae_lambda if config.inner_gae_lambda is None else config.inner_gae_lambda
-    process = (
+    return (
         advantages(discount=config.discount, gae_lambda=inner),
         advantages(discount=config.discount, gae_lambda=config.gae_lambda),
     )
-    return Parts(policy, params, loop, learner(policy, loop), process, sampler)
+
+
+def train(config: RLConfig, parts: Parts, run: Run, state: MetaState, *, start: int) -> None:
+    """Train from iteration `start` + 1 on; all randomness comes from (seed, iteration)."""
+    sampler = parts.sampler
+    with Journal(run, config, start=start) as journal:
+        for iteration in journal.iterations():
+            tasks = sampler.sample_tasks(numpy_generator(config.seed, iteration, "tasks"))
+            generator = torch_generator(config.seed, iteration, "rollouts", device=sampler.device)
+            batch, collected = sampler.collect(
+                parts.policy, parts.loop, state.params, tasks, generator, parts.process
+            )
+            journal.collected()
+            state, updated = parts.learner.step(state, batch)
+            journal.write(iteration, state, collected | updated | rollout_metrics(batch))
+
+
+def main(config: RLConfig) -> None:
+    """Start a run."""
+    launch(config.method, config, build(config), sys.modules[__name__])
 
 
 def paper_loop(config: RLConfig, loop: InnerLoop, *, num_steps: int, rate: float) -> InnerLoop:

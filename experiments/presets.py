@@ -3,6 +3,7 @@
 from typing import Any
 
 from metarl.experiment import SUPERVISED
+from metarl.rl.methods import METHODS
 
 
 # Finn et al. 2017 trained half-cheetahs on 40 tasks × 20 episodes with a step of 0.1, λ 1 and KL
@@ -76,7 +77,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     # bandit the curvature of log π · A makes the first policy deterministic (docs/results.md).
     "bandit": {
         **TABULAR, "env": "metarl/Bandit-v0", "iterations": 60, "discount": 0.5,
-        "estimator": "ratio",
+        "inner_loss": "ratio",
     },
     "tabular-mdp": {
         **TABULAR, "env": "metarl/TabularMDP-v0", "iterations": 100, "gae_lambda": 0.9,
@@ -151,21 +152,11 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 """Presets by the experiments that take them: those on policies share theirs."""
 
-# What a method needs beside what a preset says: Adam's own 0.001 is for thousands of meta-updates,
-# one inner step makes Reptile joint training, and CAVIA's step is on its context alone.
-ADAPTED: dict[str, dict[str, Any]] = {
-    "vpg-maml": {"outer_lr": 1e-2},
-    "maml-ppo": {"outer_lr": 3e-3, "estimator": "clipped"},
-    "promp": {"outer_lr": 3e-3},
-    "reptile": {"inner_steps": 3},
-    "cavia": {"inner_lr": 1.0},
-}
-
 
 def presets_of(experiment: str) -> dict[str, dict[str, Any]]:
     """Return the presets that an experiment takes."""
     family = experiment if experiment in PRESETS else "policies"
-    own = ADAPTED.get(experiment, {})
+    own = METHODS[experiment].with_preset if experiment in METHODS else {}
     return {name: values | own for name, values in PRESETS[family].items()}
 
 

@@ -21,11 +21,12 @@ from metarl.experiments.supervised_settings import SupervisedConfig, resolve
 from metarl.experiments.supervised_setup import Parts, make_learner, make_model, make_test_loop
 from metarl.nn.convolution import Classifier
 from metarl.nn.mlp import ACTIVATIONS, linear, mlp
-from metarl.runs.config import at_least, require
+from metarl.runs.config import require
 from metarl.runs.loading import load
 from metarl.supervised.losses import squared_error
 from metarl.supervised.sinusoid import Sinusoids
 from metarl.util.device import resolve_device
+from metarl.util.ranges import at_least
 
 
 # Rates are those of a mean squared error. One step in training, ten in the test, as in the paper.

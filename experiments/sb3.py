@@ -16,7 +16,7 @@ from metarl.core.speed import processes
 from metarl.rl.episodes import Rollout, mean_return
 from metarl.rl.sampler import Sampler, TaskDescription, make_sampler
 from metarl.rl.tasks import read_task
-from metarl.runs.config import RunConfig, at_least, between, greater_than, require, to_json
+from metarl.runs.config import RunConfig, require, to_json
 from metarl.runs.folder import Run
 from metarl.runs.media import Media
 from metarl.runs.stopping import Stopped, StopSignal
@@ -28,6 +28,7 @@ from metarl.sb3.policies import NO_PARAMS, policy_of
 from metarl.util import optional
 from metarl.util.console import Progress
 from metarl.util.device import resolve_device
+from metarl.util.ranges import at_least, between, greater_than
 
 
 @dataclass(frozen=True)

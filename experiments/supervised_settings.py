@@ -7,8 +7,9 @@ import tyro
 
 from metarl.core.optimizers import LEARNED_RATES, Inner
 from metarl.core.speed.compiling import Mode
-from metarl.runs.config import RunConfig, at_least, between, greater_than, require
+from metarl.runs.config import RunConfig, require
 from metarl.supervised.methods import MAML, METHODS, Adapts, Estimator, Start
+from metarl.util.ranges import at_least, between, greater_than
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from metarl.experiments.launch import launch
 from metarl.experiments.supervised import train as train
 from metarl.experiments.supervised_settings import SupervisedConfig, resolve
 from metarl.experiments.supervised_setup import Parts, make_learner, make_model, make_test_loop
-from metarl.runs.config import at_least, require
+from metarl.runs.config import require
 from metarl.supervised.few_shot import minibatches
 from metarl.supervised.losses import present_cross_entropy
 from metarl.supervised.model import Draw
@@ -29,6 +29,7 @@ from metarl.text.leopard import text_classifier
 from metarl.text.tasks import AllLabels, Sentences, TextTasks, support_batches, tokenize
 from metarl.util.console import warn
 from metarl.util.device import resolve_device
+from metarl.util.ranges import at_least
 
 
 SETTINGS: dict[str, dict[str, Any]] = {

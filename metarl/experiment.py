@@ -1,6 +1,7 @@
 """The registry of experiments: names that ``metarl train`` takes, and where each is defined."""
 
-from typing import NamedTuple
+import importlib
+from typing import Any, NamedTuple
 
 
 class Entry(NamedTuple):
@@ -8,7 +9,8 @@ class Entry(NamedTuple):
 
     Attributes:
         module: The module of metarl that defines it; imported only when it is used.
-        options: Name of its configuration dataclass in that module.
+        options: Its configuration dataclass in that module, or ``function:argument`` that returns
+            one.
         summary: One line of help.
     """
 
@@ -16,29 +18,18 @@ class Entry(NamedTuple):
     options: str
     summary: str
 
+    def load(self) -> tuple[Any, Any]:
+        """Import and return the module and the configuration dataclass."""
+        module = importlib.import_module(f"metarl.{self.module}")
+        name, _, argument = self.options.partition(":")
+        found = getattr(module, name)
+        return module, found(argument) if argument else found
 
-EXPERIMENTS = {
-    "maml-trpo": Entry(
-        "experiments.maml_trpo",
-        "MAMLTRPO",
-        "MAML with TRPO; without inner steps: pretraining, or the oracle",
-    ),
-    "vpg-maml": Entry("experiments.vpg_maml", "VPGMAML", "MAML with Adam on the policy gradient"),
-    "maml-ppo": Entry("experiments.maml_ppo", "MAMLPPO", "MAML with PPO's clipped loss"),
-    "promp": Entry("experiments.promp", "ProMP", "proximal meta-policy search"),
-    "e-maml": Entry(
-        "experiments.e_maml", "EMAML", "MAML-TRPO that credits exploration before adapting"
-    ),
-    "cavia": Entry(
-        "experiments.cavia", "CAVIA", "MAML-TRPO that adapts a few context parameters alone"
-    ),
-    "reptile": Entry("experiments.reptile", "Reptile", "towards the adapted policies, first order"),
-    "sb3": Entry(
-        "experiments.sb3", "SB3", "Stable-Baselines3 on one task, or with the task observed"
-    ),
+
+OTHERS = {
+    "sb3": Entry("experiments.sb3", "SB3", "Stable-Baselines3 on one task, or with task observed"),
     "regression": Entry("experiments.regression", "Regression", "few-shot regression of sinusoids"),
     "fewshot": Entry("experiments.fewshot", "FewShotImages", "few-shot classification of images"),
     "text": Entry("experiments.text", "Text", "few-shot classification of sentences"),
 }
-
 SUPERVISED = ("regression", "fewshot", "text")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from metarl.core import InnerLoop, MetaParams, Params, Task, functional, meta_sgd, sgd, tree
 from metarl.rl.episodes import Episodes
 from metarl.rl.losses import reinforce
-from metarl.rl.objective import AdaptedPolicy
+from metarl.rl.objective import PostAdaptationObjective
 from metarl.rl.policies import CategoricalMLP, GaussianMLP, Policy
 
 
@@ -127,7 +127,7 @@ def problem(
     *,
     first_order: bool = False,
     num_tasks: int = 3,
-) -> tuple[AdaptedPolicy, MetaParams, Task]:
+) -> tuple[PostAdaptationObjective, MetaParams, Task]:
     """Draw a policy, an inner loop with unequal rates around `LR`, and a meta-batch of theirs."""
     return _problem(kind, optimizer, steps, first_order, num_tasks)
 
@@ -135,11 +135,11 @@ def problem(
 @cache  # and with it the programs that the objective traces
 def _problem(
     kind: str, optimizer: str, steps: int, first_order: bool, num_tasks: int
-) -> tuple[AdaptedPolicy, MetaParams, Task]:
+) -> tuple[PostAdaptationObjective, MetaParams, Task]:
     policy, params = tiny_policy(kind)
     inner = OPTIMIZERS[optimizer](LR)
     loop = InnerLoop(reinforce(policy), inner, num_steps=steps, first_order=first_order)
     meta = loop.init(params)
     meta = meta._replace(inner=tree.add(meta.inner, random_like(meta.inner), scale=0.05))
     tasks = random_meta_batch(policy, loop, meta, num_tasks=num_tasks)
-    return AdaptedPolicy(policy, loop), meta, tasks
+    return PostAdaptationObjective(policy, loop), meta, tasks

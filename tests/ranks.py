@@ -15,7 +15,7 @@ from metarl.commands import cli
 
 PRELOADED = [
     *(f"metarl.experiments.{name}"
-      for name in ("maml_trpo", "vpg_maml", "promp", "regression", "fewshot")),
+      for name in ("meta_rl", "regression", "fewshot")),
     "metarl.envs.navigation", "tyro", "torch._dynamo",
 ]  # fmt: skip
 

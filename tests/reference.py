@@ -11,7 +11,7 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 from metarl.core import LossFn, MetaParams, Params, Task, tree
 from metarl.rl import distributions
 from metarl.rl.episodes import Episodes
-from metarl.rl.objective import AdaptedPolicy
+from metarl.rl.objective import PostAdaptationObjective
 from metarl.rl.policies import Policy
 
 
@@ -67,7 +67,7 @@ def plain_kl(policy: Policy, params: Params, episodes: Episodes) -> Tensor:
 
 
 def plain_sum(
-    objective: AdaptedPolicy, meta: MetaParams, tasks: Task, value: Callable[..., Tensor]
+    objective: PostAdaptationObjective, meta: MetaParams, tasks: Task, value: Callable[..., Tensor]
 ) -> Tensor:
     """Sum a value of the adapted policy over tasks, one task at a time."""
     loop, policy = objective.loop, objective.policy
@@ -84,7 +84,7 @@ def attached(meta: MetaParams) -> MetaParams:
     return tree.map_leaves(lambda p: p.detach().requires_grad_(), meta)
 
 
-def plain_gradient(objective: AdaptedPolicy, meta: MetaParams, tasks: Task) -> MetaParams:
+def plain_gradient(objective: PostAdaptationObjective, meta: MetaParams, tasks: Task) -> MetaParams:
     meta = attached(meta)
     loss = plain_sum(objective, meta, tasks, plain_surrogate)
     grads = torch.autograd.grad(loss, tree.leaves(meta), materialize_grads=True, allow_unused=True)
@@ -92,7 +92,7 @@ def plain_gradient(objective: AdaptedPolicy, meta: MetaParams, tasks: Task) -> M
 
 
 def double_backward(
-    objective: AdaptedPolicy, meta: MetaParams, tasks: Task, vector: MetaParams
+    objective: PostAdaptationObjective, meta: MetaParams, tasks: Task, vector: MetaParams
 ) -> MetaParams:
     meta, options = attached(meta), {"materialize_grads": True, "allow_unused": True}
     kl = plain_sum(objective, meta, tasks, plain_kl)
@@ -102,7 +102,7 @@ def double_backward(
 
 
 def dense_product(
-    objective: AdaptedPolicy, meta: MetaParams, tasks: Task, vector: MetaParams
+    objective: PostAdaptationObjective, meta: MetaParams, tasks: Task, vector: MetaParams
 ) -> MetaParams:
     flat, unravel = tree.ravel(meta)
     hessian = torch.autograd.functional.hessian(

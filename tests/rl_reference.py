@@ -25,7 +25,7 @@ from metarl.core.optimizers import inner_optimizer
 from metarl.rl import distributions
 from metarl.rl.cavia import context_loop
 from metarl.rl.episodes import Episodes
-from metarl.rl.losses import ESTIMATORS
+from metarl.rl.losses import INNER_LOSSES
 from metarl.rl.policies import Policy
 
 
@@ -220,7 +220,7 @@ def build(case: Case) -> tuple[Policy, InnerLoop, MetaParams]:
     module = POLICIES[case.kind]((FEATURES, 3, 2), activation="tanh", context=case.context)
     policy, params = functional(module.double())
     loop = InnerLoop(
-        ESTIMATORS[case.estimator](policy),
+        INNER_LOSSES[case.estimator](policy),
         inner_optimizer(case.inner, LR, case.steps),
         first_order=case.first_order,
         num_steps=case.steps,

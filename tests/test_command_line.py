@@ -169,17 +169,6 @@ def test_python_m_metarl_is_metarl() -> None:
     assert python("-m", "metarl", "--version").stdout == f"metarl {__version__}\n"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["evaluate", "plot", "resume", "maml_trpo"])
-def test_an_experiment_run_as_a_file_is_its_command(name: str, tmp_path: Path) -> None:
-    file = str(Path(cli.__file__).parents[1] / "experiments" / f"{name}.py")
-    flags = {"plot": ["nowhere", "--out", "a.png"], "maml_trpo": ["--seed=-1", "--out", "a"]}
-    done = python(file, *flags.get(name, ["nowhere"]))
-    (line,) = done.stderr.strip().splitlines()
-    assert line.startswith("metarl: error: ")
-    assert done.returncode in (1, 2)
-
-
 def test_version_0_of_an_environment_is_not_called_out_of_date(tmp_path: Path) -> None:
     code = "import gymnasium, metarl; gymnasium.make_vec('metarl/HalfCheetahDir-v0', num_envs=1)"
     done = subprocess.run(

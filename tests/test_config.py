@@ -7,8 +7,12 @@ from typing import Any, Literal
 
 import pytest
 
-from metarl.experiments.maml_trpo import MAMLTRPO
-from metarl.runs.config import RunConfig, at_least, between, from_json, inside, require, to_json
+from metarl.experiments.meta_rl import config_class
+from metarl.runs.config import RunConfig, from_json, require, to_json
+from metarl.util.ranges import at_least, between, inside
+
+
+MAMLTRPO = config_class("maml-trpo")
 
 
 OUT = Path("runs/a")

@@ -12,8 +12,8 @@ from metarl.core.linalg import conjugate_gradient
 from metarl.nn.norms import LayerNorm
 from metarl.rl.advantages import advantages
 from metarl.rl.episodes import Rollout, mean_return
-from metarl.rl.losses import ESTIMATORS, mean_kl, surrogate
-from metarl.rl.objective import AdaptedPolicy
+from metarl.rl.losses import INNER_LOSSES, mean_kl, surrogate
+from metarl.rl.objective import PostAdaptationObjective
 
 
 def move(values: Any, device: str) -> Any:
@@ -54,7 +54,7 @@ def test_losses_and_distributions_follow_their_inputs(kind: str) -> None:
     distribution = objective.policy(meta.model, query.observations)
     assert_on_meta([surrogate(distribution, query), mean_kl(distribution, query)])
     assert_on_meta(
-        [estimator(objective.policy)(meta.model, query) for estimator in ESTIMATORS.values()]
+        [estimator(objective.policy)(meta.model, query) for estimator in INNER_LOSSES.values()]
     )
     assert_on_meta([distribution.entropy(), distribution.mode(), distribution.fisher(distribution)])
     assert_on_meta(
@@ -90,7 +90,7 @@ def test_gradients_on_cuda_are_those_on_the_cpu(kind: str) -> None:
     single = lambda x: x.float() if x.is_floating_point() else x  # noqa: E731
     meta, tasks = tree.map_leaves(single, (meta, tasks))
     vector, estimator = random_like(meta), backprop(objective.loop, query_loss(objective.loop.loss))
-    fresh = AdaptedPolicy(objective.policy, objective.loop)
+    fresh = PostAdaptationObjective(objective.policy, objective.loop)
 
     def results(device: str) -> tuple[Any, Tensor, Any, Any]:
         at, batch, v = (move(x, device) for x in (meta, tasks, vector))

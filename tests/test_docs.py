@@ -16,6 +16,7 @@ from commands import ROOT
 from pages import Fence, commands_of, fences, is_code, spans
 
 from metarl.commands import cli, compare
+from metarl.experiments import experiments
 from metarl.experiments.supervised_settings import require_compatible
 from metarl.runs.config import flag
 
@@ -80,7 +81,7 @@ def parse(command: str) -> Any:
     verb, *rest = [*filled(words[words.index("metarl") :])][1:]
     assert verb in ("train", "--help", "--version", *cli.VERBS), verb
     if rest[-1:] == ["--help"]:
-        assert rest[:-1] == [] or (verb == "train" and rest[:-1][0] in cli.EXPERIMENTS), rest
+        assert rest[:-1] == [] or (verb == "train" and rest[:-1][0] in experiments()), rest
         return None
     if not rest:  # the verb is spoken of
         return None
@@ -90,7 +91,7 @@ def parse(command: str) -> Any:
     errors = []
     for option in options:
         try:
-            parsed = cli._parse(cli._load(option)[1], rest, f"metarl {verb}")
+            parsed = cli._parse(option.load()[1], rest, f"metarl {verb}")
             return parsed if verb != "compare" else compared(parsed)
         except (cli.UsageError, ValueError) as error:
             errors.append(str(error))
@@ -122,7 +123,7 @@ def compared(args: compare.Compare) -> compare.Compare:
         completed(compare.words_of(args, entry, args.seeds[0]))
         own = cli.OWN_VERBS.get(entry.experiment, {})
         words = ["RUN", *shlex.split(args.evaluate)]
-        cli._parse(cli._load(own.get("evaluate", cli.VERBS["evaluate"]))[1], words, "evaluate")
+        cli._parse(own.get("evaluate", cli.VERBS["evaluate"]).load()[1], words, "evaluate")
     return args
 
 
@@ -173,11 +174,11 @@ def test_the_test_above_refuses_what_no_launcher_knows() -> None:
 @cache
 def flags() -> frozenset[str]:
     """Return every flag of every command."""
-    everything = [*cli.VERBS.values(), *cli.EXPERIMENTS.values()]
+    everything = [*cli.VERBS.values(), *experiments().values()]
     everything += [command for own in cli.OWN_VERBS.values() for command in own.values()]
     known = {"--help", "--version", "--debug", "--preset", *OTHERS}
     for command in everything:
-        options = cli._load(command)[1]
+        options = command.load()[1]
         hints = get_type_hints(options, include_extras=True)
         for field in fields(options):
             known |= {flag(field.name), flag(f"no_{field.name}")}

@@ -55,7 +55,7 @@ def test_render_films_a_given_task(whole: Path) -> None:
         ["--inner-steps", "0", "--observe-task"],
         ["--inner-steps", "3"],
         ["--first-order"],
-        ["--inner", "meta-sgd", "--estimator", "ratio"],
+        ["--inner", "meta-sgd", "--inner-loss", "ratio"],
     ],
     ids=" ".join,
 )

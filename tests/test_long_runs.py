@@ -32,7 +32,7 @@ def command(argv: list[str]) -> None:
 def processes() -> Any:
     """Processes that start in no time: forked from one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
-    modules = ["metarl.experiments.vpg_maml", "metarl.envs.navigation", "tyro", "torch._dynamo"]
+    modules = ["metarl.experiments.meta_rl", "metarl.envs.navigation", "tyro", "torch._dynamo"]
     context.set_forkserver_preload(modules)
     return context
 

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from metarl.core import LossFn, Params, tree
 from metarl.rl.distributions import Categorical
 from metarl.rl.episodes import Episodes
-from metarl.rl.losses import ESTIMATORS, mean_kl, ratio, reinforce, surrogate
+from metarl.rl.losses import INNER_LOSSES, mean_kl, ratio, reinforce, surrogate
 from metarl.rl.policies import Policy
 
 
@@ -44,7 +44,7 @@ def scores(policy: Policy, params: Params, episodes: Episodes) -> Tensor:
 def test_ratio_and_reinforce_have_one_gradient_at_the_behavior_policy(kind: str) -> None:
     policy, params, episodes = at_behavior(kind)
     expected = grad(plain_reinforce(policy))(params, episodes)
-    for estimator in ESTIMATORS.values():
+    for estimator in INNER_LOSSES.values():
         assert relative_error(grad(estimator(policy))(params, episodes), expected) < 1e-12
 
 

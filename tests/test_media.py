@@ -11,6 +11,7 @@ from commands import TRAIN, history, metarl
 
 from metarl.commands import cli
 from metarl.commands import media as drawing
+from metarl.experiments import experiments
 from metarl.runs import checkpoint, media
 from metarl.runs.config import RunConfig
 from metarl.runs.folder import Run
@@ -115,14 +116,14 @@ def test_a_run_that_cannot_be_drawn_goes_on_and_is_not_tried_again(
     assert [entry["iteration"] for entry in history(tmp_path / "run")] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("experiment", cli.EXPERIMENTS)
+@pytest.mark.parametrize("experiment", experiments())
 def test_what_draws_a_run_understands_its_commands(experiment: str, tmp_path: Path) -> None:
     with Run.create(tmp_path / "run", experiment, {"device": "cpu"}) as run:
         written = drawing.commands(run, 30, "gif")
     verbs = [words[0] for words in written]
     assert verbs == ["evaluate", "plot", *(["render"] if experiment not in cli.SUPERVISED else [])]
     for words in written:
-        parsed = cli._parse(cli._load(cli._verb(words))[1], words[1:], f"metarl {words[0]}")
+        parsed = cli._parse(cli._verb(words).load()[1], words[1:], f"metarl {words[0]}")
         assert getattr(parsed, "out", tmp_path / "run/media/00000030").name.startswith("00000030")
 
 

@@ -358,7 +358,9 @@ def test_traced_to_its_operators_a_method_computes_the_same() -> None:
 
 @pytest.mark.parametrize("method", ["anil", "boil", "protomaml", "protonet", "zero-head"])
 def test_methods_that_need_a_head_refuse_a_network_without_one(method: str) -> None:
-    with pytest.raises(ValueError, match=r"metarl\.core\.Classifier\(body, head\) .*Sequential"):
+    with pytest.raises(
+        ValueError, match=r"metarl\.nn\.convolution\.Classifier\(body, head\) .*Sequential"
+    ):
         problem("mlp", method)
 
 

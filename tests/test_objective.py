@@ -11,7 +11,7 @@ from metarl.core import InnerLoop, MetaParams, functional, sgd, tree
 from metarl.nn.norms import LayerNorm
 from metarl.rl.distributions import Categorical, Gaussian
 from metarl.rl.losses import reinforce
-from metarl.rl.objective import AdaptedPolicy
+from metarl.rl.objective import PostAdaptationObjective
 
 
 @pytest.mark.parametrize("first_order", [False, True])
@@ -82,10 +82,10 @@ class TinyPolicy(nn.Module):
         )
 
 
-def objective_of(module: nn.Module) -> tuple[AdaptedPolicy, MetaParams]:
+def objective_of(module: nn.Module) -> tuple[PostAdaptationObjective, MetaParams]:
     policy, params = functional(module.double())
     loop = InnerLoop(reinforce(policy), sgd(LR), num_steps=1)
-    return AdaptedPolicy(policy, loop), loop.init(random_like(params))
+    return PostAdaptationObjective(policy, loop), loop.init(random_like(params))
 
 
 def assert_fisher_is_exact(module: nn.Module) -> None:

@@ -18,12 +18,15 @@ from pages import block, run_in_small, runs
 
 from metarl.core import InnerLoop, Params, functional, sgd, tree
 from metarl.envs.base import BatchedTaskEnv
-from metarl.experiments.maml_trpo import MAMLTRPO, build
+from metarl.experiments.meta_rl import build, config_class
 from metarl.rl.episodes import Rollout
 from metarl.rl.losses import reinforce
-from metarl.rl.objective import AdaptedPolicy
+from metarl.rl.objective import PostAdaptationObjective
 from metarl.rl.policies import GaussianMLP, Policy, mlp_policy
 from metarl.rl.sampler import Sampler, make_sampler
+
+
+MAMLTRPO = config_class("maml-trpo")
 
 
 ENV = "playground:playground/Pendulum-v0"
@@ -200,7 +203,7 @@ def test_description_that_is_no_task_of_the_environment_is_told_by_it() -> None:
 def test_policy_with_one_action_can_be_updated_with_several_tasks_in_a_chunk() -> None:
     """Strides that one action leaves open once met a view that fits one layout only."""
     policy, params = functional(GaussianMLP((3, 8, 1), activation="relu").double())
-    objective = AdaptedPolicy(policy, InnerLoop(reinforce(policy), sgd(0.1), num_steps=1))
+    objective = PostAdaptationObjective(policy, InnerLoop(reinforce(policy), sgd(0.1), num_steps=1))
     meta = objective.loop.init(params)
     tasks = random_meta_batch(policy, objective.loop, meta, num_tasks=2)
     expected = objective.products(meta, tasks, meta)

@@ -70,17 +70,19 @@ from metarl.commands.evaluate import Evaluate, steps_to_take
 from metarl.core import InnerLoop, Params, Task, sgd, tree
 from metarl.core.seeding import torch_generator
 from metarl.envs import ENVIRONMENTS
-from metarl.experiments.maml_trpo import MAMLTRPO, build
-from metarl.experiments.meta_rl import paper_loop
+from metarl.experiments.meta_rl import build, config_class, paper_loop
 from metarl.rl.advantages import advantages
 from metarl.rl.episodes import Episodes, Rollout
 from metarl.rl.evaluate import adaptation_curve
 from metarl.rl.losses import reinforce
-from metarl.rl.objective import AdaptedPolicy
+from metarl.rl.objective import PostAdaptationObjective
 from metarl.rl.policies import MIN_LOG_STD, GaussianMLP, Policy, mlp_policy
 from metarl.rl.sampler import Sampler, make_sampler
 from metarl.rl.trpo import trust_region_step
 from metarl.util.device import resolve_device
+
+
+MAMLTRPO = config_class("maml-trpo")
 
 
 PLANE, CHEETAH = "metarl/Navigation2D-v0", "metarl/HalfCheetahDir-v1"
@@ -114,7 +116,7 @@ def test_every_test_named_above_exists() -> None:
 def test_programs_do_not_grow_with_the_iterations() -> None:
     """maml_rl compiled new operators every iteration, and slowed down."""
     sampler, policy, params = plane(num_tasks=2)
-    objective = AdaptedPolicy(policy, InnerLoop(reinforce(policy), sgd(0.1), num_steps=1))
+    objective = PostAdaptationObjective(policy, InnerLoop(reinforce(policy), sgd(0.1), num_steps=1))
     meta, sizes = objective.loop.init(params), []
     for iteration in range(3):
         tasks, _ = sampler.collect(
@@ -135,7 +137,7 @@ def test_a_product_does_not_adapt_again() -> None:
         calls.append(1)
         return objective.loop.loss(params, batch)
 
-    counting = AdaptedPolicy(objective.policy, replace(objective.loop, loss=counted))
+    counting = PostAdaptationObjective(objective.policy, replace(objective.loop, loss=counted))
     counts = []
     for cg_steps in (5, 1, 10):  # the first also traces
         calls.clear()

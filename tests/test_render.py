@@ -29,7 +29,10 @@ from metarl.drawing.panels import (
     strip_moments,
 )
 from metarl.drawing.scene import Scene
-from metarl.experiments.maml_trpo import MAMLTRPO, build
+from metarl.experiments.meta_rl import build, config_class
+
+
+MAMLTRPO = config_class("maml-trpo")
 
 
 CHEETAH = "metarl/HalfCheetahDir-v0"

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from metarl.core import MetaState, Params, functional, tree
 from metarl.rl.distributions import Categorical
 from metarl.rl.episodes import Episodes
-from metarl.rl.losses import ESTIMATORS, Estimator, dice, ratio, reinforce
+from metarl.rl.losses import INNER_LOSSES, InnerLoss, dice, ratio, reinforce
 from metarl.rl.promp import COEFFICIENT, adapted, promp
 from metarl.runs import checkpoint
 
@@ -105,7 +105,7 @@ def exact_batch(baseline: Callable[[int, int], float] = lambda state, time: 0.0)
     return Episodes(seen, actions, rewards, mask, behavior, advantages)
 
 
-def estimated(estimator: Estimator, batch: Episodes) -> tuple[Tensor, Tensor]:
+def estimated(estimator: InnerLoss, batch: Episodes) -> tuple[Tensor, Tensor]:
     """The gradient and Hessian of the expected return that an inner loss stands for.
 
     A loss is a mean over transitions and minus what is wanted; a return is a sum over those of an
@@ -166,7 +166,7 @@ def test_other_estimators_have_the_gradient_and_lack_what_dice_knows() -> None:
         estimated(reinforce, batch),
         estimated(ratio, batch),
     )
-    for estimator in ESTIMATORS.values():
+    for estimator in INNER_LOSSES.values():
         assert_close(estimated(estimator, batch)[0], slope, rtol=1e-11, atol=1e-13)
 
     # ∇² π/π = ∇² log π + ∇ log π ∇ log πᵀ, summed over all actions up to the reward.
@@ -239,7 +239,7 @@ def stretched(kl_target: float | None = 0.01) -> tuple[MetaState, MetaState, lis
     far = tasks.support[1]
     elsewhere = far.behavior._replace(mean=far.behavior.mean + 1.0)
     tasks = tasks._replace(support=(tasks.support[0], far._replace(behavior=elsewhere)))
-    learner = promp(policy, loop, kl_coefficient=0.3, kl_target=kl_target, epochs=2, lr=1e-4)
+    learner = promp(policy, loop, kl_coefficient=0.3, kl_target=kl_target, epochs=2, outer_lr=1e-4)
     before = learner.init(meta.model)
     after, metrics = learner.step(before, tasks)
     assert [metrics[f"outer/kl_coefficient_{k}"].item() for k in (0, 1)] == [0.3, 0.3]
@@ -275,7 +275,7 @@ def test_coefficients_are_saved_and_restored_bit_for_bit(tmp_path: Path) -> None
     checkpoint.save(tmp_path / "one", state, iteration=3, config={})
     case = Case(estimator="ratio", steps=2)
     policy, loop, meta = build(case)
-    learner = promp(policy, loop, lr=1e-4)
+    learner = promp(policy, loop, outer_lr=1e-4, epochs=1)
     fresh = learner.init(meta.model)
     assert fresh.own[COEFFICIENT].tolist() == [5e-4, 5e-4]
     again = checkpoint.restore(fresh, checkpoint.load(tmp_path / "one"))
@@ -292,7 +292,7 @@ def test_coefficients_are_saved_and_restored_bit_for_bit(tmp_path: Path) -> None
 def test_a_coefficient_goes_no_further_than_it_finds_back() -> None:
     case = Case(estimator="ratio", steps=1)
     policy, loop, meta = build(case)
-    learner = promp(policy, loop, kl_coefficient=0.3, lr=1e-4)
+    learner = promp(policy, loop, kl_coefficient=0.3, outer_lr=1e-4, epochs=1)
     lowest = torch.tensor([0.3 / 1024], dtype=FLOAT64)
     state = learner.init(meta.model)._replace(own={COEFFICIENT: lowest})
     state, metrics = learner.step(state, draw_tasks(case, meta))

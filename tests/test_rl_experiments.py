@@ -1,6 +1,5 @@
 """The table of meta-RL experiments: what every row must satisfy, and that each of them learns."""
 
-import importlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +15,7 @@ from torch.testing import assert_close
 
 from metarl.core import MetaState, Metrics, Task, tree
 from metarl.core.seeding import numpy_generator
-from metarl.experiment import EXPERIMENTS
+from metarl.experiments import experiments
 from metarl.experiments.meta_rl import Parts
 from metarl.runs import checkpoint
 
@@ -34,7 +33,7 @@ ROWS = {
     "fomaml-trpo": Row("maml-trpo", ("--first-order",), ("--iterations", 10)),
     "meta-sgd": Row("maml-trpo", ("--inner", "meta-sgd")),
     "meta-curvature": Row("maml-trpo", ("--inner", "meta-curvature+lslr")),
-    "dice": Row("maml-trpo", ("--estimator", "dice"), ("--iterations", 10)),
+    "dice": Row("maml-trpo", ("--inner-loss", "dice"), ("--iterations", 10)),
     "vpg-maml": Row("vpg-maml", (), ("--iterations", 15, "--outer-lr", 0.01)),
     "maml-ppo": Row("maml-ppo", (), ("--iterations", 10, "--outer-lr", 0.005)),
     "promp": Row("promp", (), ("--iterations", 10, "--outer-lr", 0.005)),
@@ -63,9 +62,9 @@ def values(flags: tuple[Any, ...]) -> dict[str, Any]:
 
 def parts_of(name: str, **given: Any) -> Parts:
     row = ROWS[name]
-    command = EXPERIMENTS[row.experiment]
-    module: Any = importlib.import_module(f"metarl.{command.module}")
-    config = getattr(module, command.options)(
+    command = experiments()[row.experiment]
+    module, configuration = command.load()
+    config = configuration(
         Path("unused"), num_tasks=3, episodes_per_task=3, hidden=(4,), activation="tanh"
     )
     if hasattr(config, "cg_steps"):
@@ -185,9 +184,9 @@ def test_without_inner_steps_a_method_trains_one_policy_for_all_tasks(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--inner-steps", 0), "Reptile needs --inner-steps of at least 1, got 0"),
+        (("--inner-steps", 0), "reptile needs --inner-steps of at least 1, got 0"),
         (("--first-order",), "no second derivatives to drop; leave out --first-order"),
-        (("--inner", "meta-sgd"), "use --inner sgd or adam, not meta-sgd"),
+        (("--inner", "meta-sgd"), "reptile learns no rates; use sgd or adam"),
     ],
 )
 def test_reptile_refuses_what_it_cannot_learn_from(

@@ -52,7 +52,8 @@ def maml_ppo(policy: Policy, loop: InnerLoop, **options: Any) -> MetaLearner:
 
 
 def with_penalty(policy: Policy, loop: InnerLoop, **options: Any) -> MetaLearner:
-    return promp(policy, loop, clip=CLIP, kl_coefficient=ETA, **options)
+    options["outer_lr"] = options.pop("lr")
+    return promp(policy, loop, clip=CLIP, kl_coefficient=ETA, **{"epochs": 1} | options)
 
 
 # Of each method: its learner, its inner loss, and its outer loss for the reference.
@@ -241,7 +242,7 @@ def test_the_coefficients_of_the_state_weigh_the_penalty_of_promp(kind: str) -> 
     case = Case(kind, "ratio", steps=2)
     policy, loop, meta = build(case)
     tasks, at, coefficients = draw_tasks(case, meta), moved(meta), (0.2, 1.5)
-    learner = promp(policy, loop, clip=CLIP, optimizer=torch.optim.SGD, lr=1.0)
+    learner = promp(policy, loop, clip=CLIP, optimizer=torch.optim.SGD, outer_lr=1.0, epochs=1)
     own = {COEFFICIENT: torch.tensor(coefficients, dtype=torch.float64)}
     state, _ = learner.step(state_at(learner, at)._replace(own=own), tasks)
     gradient = tree.add(at, state.params, scale=-1.0)

@@ -27,7 +27,7 @@ from torch.testing import assert_close
 from metarl.core import MetaParams, MetaState, Task, tree
 from metarl.rl.e_maml import e_maml, exploration, standardize_rewards
 from metarl.rl.maml_trpo import maml_trpo
-from metarl.rl.objective import AdaptedPolicy
+from metarl.rl.objective import PostAdaptationObjective
 
 
 kinds = pytest.mark.parametrize("kind", ["gaussian", "categorical"])
@@ -42,7 +42,7 @@ def test_e_maml_credits_the_first_episodes(first_order: bool, steps: int, kind: 
     policy, loop, meta = build(case)
     tasks = draw_tasks(case, meta)
     standardized = standardize_rewards(tasks)
-    objective = AdaptedPolicy(policy, loop, exploration(policy))
+    objective = PostAdaptationObjective(policy, loop, exploration(policy))
     expected = plain_gradient(case, meta, tasks, explore=True)
     loss, gradient, _ = objective.products(meta, standardized, random_like(meta))
     assert relative_error(mean(gradient), expected) < 1e-10
@@ -108,7 +108,7 @@ def checked_products(case: Case) -> tuple[MetaParams, MetaParams]:
     policy, loop, meta = build(case)
     tasks = draw_tasks(case, meta)
     vector = random_like(meta, seed=4)
-    _, gradient, image = AdaptedPolicy(policy, loop).products(meta, tasks, vector)
+    _, gradient, image = PostAdaptationObjective(policy, loop).products(meta, tasks, vector)
     assert relative_error(mean(image), plain_kl_product(case, meta, tasks, vector)) < 1e-10
     assert relative_error(mean(gradient), plain_gradient(case, meta, tasks)) < 1e-10
     return gradient, image
@@ -139,7 +139,7 @@ def test_staged_products_of_every_method_are_the_eager_ones(case: Case) -> None:
     policy, loop, meta = build(case)
     tasks = standardize_rewards(draw_tasks(case, meta))
     vector = random_like(meta, seed=4)
-    objective = AdaptedPolicy(policy, loop, exploration(policy))
+    objective = PostAdaptationObjective(policy, loop, exploration(policy))
     loss, gradient, image = objective.products(meta, tasks, vector)
     staged = objective.linearize(meta, tasks)
     assert_close(staged.surrogate, loss, **EXACT)
@@ -158,7 +158,7 @@ def test_gradient_and_fisher_product_of_cavia_are_those_of_plain_autograd(
     assert bool(meta.inner) == (inner != "sgd")
     tasks = draw_tasks(case, meta)
     vector = random_like(meta, seed=4)
-    _, gradient, image = AdaptedPolicy(policy, loop).products(meta, tasks, vector)
+    _, gradient, image = PostAdaptationObjective(policy, loop).products(meta, tasks, vector)
     assert relative_error(mean(gradient), plain_gradient(case, meta, tasks)) < 1e-10
     assert relative_error(mean(image), plain_kl_product(case, meta, tasks, vector)) < 1e-10
     assert all(g.ne(0).all() for g in tree.leaves((gradient, image)))

@@ -15,6 +15,7 @@ from robust import cases, contents, end_of, json_values
 from metarl.commands import cli
 from metarl.envs import ENVIRONMENTS
 from metarl.experiment import Entry
+from metarl.experiments import experiments
 from metarl.runs.config import flag
 from metarl.supervised.methods import METHODS
 from metarl.supervised.networks import NETWORKS
@@ -47,7 +48,7 @@ SIZED = {
     "processes", "chunk_size", "num_shots",
 }  # fmt: skip
 TRACED = {"maml-trpo", "e-maml", "cavia"}  # for half a second
-QUICK = sorted({*cli.EXPERIMENTS} - TRACED)
+QUICK = sorted({*experiments()} - TRACED)
 NAMES = ("promp", "regression", "sb3")  # of the runs that verbs are tried on
 LEFT_OUT = {"out", "track", "device", "encoder", "run", "runs", "vectorization", "split"}
 CHOICES = {
@@ -122,14 +123,14 @@ def flags_of(options: Any) -> st.SearchStrategy[list[str]]:
 
 
 def options_of(command: Entry) -> Any:
-    return cli._load(command)[1]
+    return command.load()[1]
 
 
 @cases(0.35)
 @given(data=st.data())
 def test_training(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
-    name = data.draw(st.sampled_from([*sorted(cli.EXPERIMENTS), *QUICK * 4]))
-    flags = data.draw(flags_of(options_of(cli.EXPERIMENTS[name])))
+    name = data.draw(st.sampled_from([*sorted(experiments()), *QUICK * 4]))
+    flags = data.draw(flags_of(options_of(experiments()[name])))
     out = tmp_path_factory.mktemp("trained") / "run"
     done = end_of("train", *small(name), *flags, "--out", out)
     if done.code == 0 and "--help" not in flags:

@@ -16,6 +16,7 @@ from pages import block, run_in_small, runs
 
 from metarl.commands import cli
 from metarl.commands.push import subject_of
+from metarl.experiments import experiments
 from metarl.experiments.load import load_policy
 from metarl.runs import checkpoint
 from metarl.runs.card import card
@@ -105,9 +106,9 @@ def test_the_card_says_what_it_is_how_good_and_how_to_use_it(run: Path, tmp_path
     compile(code, "README.md", "exec")
 
 
-@pytest.mark.parametrize("experiment", cli.EXPERIMENTS)
+@pytest.mark.parametrize("experiment", experiments())
 def test_every_experiment_has_a_card(experiment: str, tmp_path: Path) -> None:
-    _, options = cli._load(cli.EXPERIMENTS[experiment])
+    _, options = experiments()[experiment].load()
     config = options(out=tmp_path / "run")
     with Run.create(config.out, experiment, to_json(config)) as run:
         (run.folder / "media").mkdir()

@@ -15,7 +15,7 @@ from metarl.rl.distributions import Gaussian
 from metarl.rl.episodes import Episodes
 from metarl.rl.losses import reinforce
 from metarl.rl.metrics import rollout_metrics
-from metarl.rl.objective import AdaptedPolicy
+from metarl.rl.objective import PostAdaptationObjective
 from metarl.rl.policies import mlp_policy
 from metarl.rl.sampler import make_sampler
 from metarl.rl.trpo import trust_region_step
@@ -45,7 +45,7 @@ def test_collecting_and_stepping_are_bit_identical_for_one_and_two_threads() -> 
     ]
     policy, _ = policies[0]
     loop = InnerLoop(reinforce(policy), sgd(0.1), num_steps=1)
-    objective = AdaptedPolicy(policy, loop)
+    objective = PostAdaptationObjective(policy, loop)
     goals = sampler.sample_tasks(np.random.default_rng(0))
 
     def run(num_threads: int, params: Any) -> Any:

@@ -97,7 +97,7 @@ def test_any_number_of_processes_trains_alike(name: str, iterations: int, tmp_pa
 
 def in_float64(out: Path, name: str) -> None:
     """Train 20 iterations in float64, and write the metrics down in the first process."""
-    from metarl.experiments import fewshot, maml_trpo, promp, regression
+    from metarl.experiments import fewshot, meta_rl, regression
     from metarl.experiments.supervised import share_of
 
     def wide(values: Any) -> Any:
@@ -126,8 +126,8 @@ def in_float64(out: Path, name: str) -> None:
     small: dict[str, Any] = {"filters": 4, "num_ways": 3, "inner_steps": 2, "mode": "eager"}
     images = fewshot.FewShotImages(out, method="maml++", num_tasks=5, **small)
     runs: dict[str, Callable[[], Iterator[dict[str, torch.Tensor]]]] = {
-        "maml-trpo": lambda: of_policies(maml_trpo, maml_trpo.MAMLTRPO),
-        "promp": lambda: of_policies(promp, promp.ProMP),
+        "maml-trpo": lambda: of_policies(meta_rl, meta_rl.config_class("maml-trpo")),
+        "promp": lambda: of_policies(meta_rl, meta_rl.config_class("promp")),
         "sinusoid": lambda: supervised(regression, regression.Regression(out, num_tasks=7)),
         "maml++": lambda: supervised(fewshot, images),
     }

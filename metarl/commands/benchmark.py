@@ -12,8 +12,7 @@ from metarl.commands.measures.rl import collect, sampling, update_seconds
 from metarl.commands.measures.scaling import measure_scaling
 from metarl.commands.measures.supervised import SUPERVISED
 from metarl.commands.measures.text import measure_text
-from metarl.experiments.maml_trpo import MAMLTRPO, build
-from metarl.experiments.meta_rl import Parts
+from metarl.experiments.meta_rl import Parts, RLConfig, build, config_class
 from metarl.runs.folder import versions
 from metarl.util.console import print_table
 from metarl.util.device import resolve_device
@@ -109,7 +108,7 @@ def main(args: Benchmark) -> None:
         args.out.write_text(json.dumps({"figures": report, "versions": versions()}, indent=2))
 
 
-def _updates(args: Benchmark, config: MAMLTRPO, parts: Parts) -> Figures:
+def _updates(args: Benchmark, config: RLConfig, parts: Parts) -> Figures:
     figures = {COLLECTING: median(lambda: collect(parts), args.repeats)}
     for fraction in args.fisher_fraction:
         again = build(replace(config, fisher_fraction=fraction))
@@ -121,10 +120,10 @@ def _updates(args: Benchmark, config: MAMLTRPO, parts: Parts) -> Figures:
     return figures
 
 
-def _config(args: Benchmark, env: str) -> MAMLTRPO:
+def _config(args: Benchmark, env: str) -> RLConfig:
     given = {"num_tasks": args.num_tasks, "hidden": args.hidden}
     chosen = CASES.get(env, CHEETAH) | {name: value for name, value in given.items() if value}
-    return MAMLTRPO(
+    return config_class("maml-trpo")(
         out=Path(),
         env=env,
         episodes_per_task=args.episodes_per_task,
@@ -134,7 +133,7 @@ def _config(args: Benchmark, env: str) -> MAMLTRPO:
     )
 
 
-def _title(config: MAMLTRPO, parts: Parts) -> str:
+def _title(config: RLConfig, parts: Parts) -> str:
     shape = f"{config.num_tasks} tasks x {config.episodes_per_task} episodes"
     network = f"{'x'.join(map(str, config.hidden))} {config.activation}"
     return f"{config.env}: {shape} x {parts.sampler.horizon} steps, {network}"

@@ -8,14 +8,16 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 import metarl
 from metarl.drawing.opengl import explained
-from metarl.experiment import EXPERIMENTS, SUPERVISED, Entry
+from metarl.experiment import SUPERVISED, Entry
+from metarl.experiments import experiments
+from metarl.runs.config import flag
 from metarl.runs.stopping import Stopped
 from metarl.util.parsing import parse_json
 
@@ -107,7 +109,7 @@ def run(argv: list[str]) -> None:
     elif argv[0] == "train":
         train(argv[1:])
     elif argv[0] in VERBS:
-        module, options = _load(_verb(argv))
+        module, options = _verb(argv).load()
         parsed = _parse(options, argv[1:], f"metarl {argv[0]}")
         with _world() if argv[0] == "resume" else contextlib.nullcontext():
             module.main(parsed)
@@ -129,18 +131,30 @@ def train(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(train_overview())
         return
-    if argv[0] not in EXPERIMENTS:
-        raise UsageError(_unknown("experiment", argv[0], list(EXPERIMENTS)))
+    if argv[0] not in experiments():
+        raise UsageError(_unknown("experiment", argv[0], list(experiments())))
     module, config = parse_train(argv)
-    with _world():
+    with _world(), _flags_named(type(config)):
         module.main(config)
+
+
+@contextlib.contextmanager
+def _flags_named(options: Any) -> Iterator[None]:
+    """Name the flags of arguments in an error: the library knows them as ``inner_steps`` only."""
+    try:
+        yield
+    except ValueError as error:
+        names = "|".join(field.name for field in fields(options) if "_" in field.name)
+        text = re.sub(rf"(?<![\w.-])({names})(?![\w.=-])", lambda m: flag(m[1]), str(error))
+        error.args = (text, *error.args[1:])
+        raise
 
 
 def parse_train(argv: list[str]) -> tuple[Any, Any]:
     """Return the module of an experiment and its settings: flags override the preset."""
     from metarl.experiments.presets import preset
 
-    module, options = _load(EXPERIMENTS[argv[0]])
+    module, options = experiments()[argv[0]].load()
     name, rest = _take_option(argv[1:], "--preset")
     known = {field.name for field in fields(options)}
     chosen = {n: v for n, v in (preset(name, argv[0]) if name else {}).items() if n in known}
@@ -184,7 +198,7 @@ def train_overview() -> str:
             "usage: metarl train EXPERIMENT [--preset NAME] [--FLAG VALUE ...] --out DIR",
             "",
             "experiments (metarl train EXPERIMENT --help lists the flags):",
-            *(f"  {name:<11} {summary}" for name, summary in _rows(EXPERIMENTS)),
+            *(f"  {name:<11} {summary}" for name, summary in _rows(experiments())),
             "",
             "presets (flags override them; those of policies are for every meta-RL method):",
             *(
@@ -215,11 +229,6 @@ def _verb(argv: list[str]) -> Entry:
     if argv[0] == "evaluate" and len(argv) > 1 and not argv[1].startswith("-"):
         importlib.import_module("metarl.runs.folder").Run.open(Path(argv[1]))  # is there any?
     return VERBS[argv[0]]
-
-
-def _load(command: Entry) -> tuple[Any, Any]:
-    module = importlib.import_module(f"metarl.{command.module}")
-    return module, getattr(module, command.options)
 
 
 def _parse(options: Any, argv: list[str], prog: str, **kwargs: Any) -> Any:

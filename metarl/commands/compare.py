@@ -19,10 +19,12 @@ from metarl.commands import cli
 from metarl.commands.side_by_side import SideBySide
 from metarl.core.speed import processes
 from metarl.drawing.curves import figure
-from metarl.runs.config import NEUTRAL, at_least, flag, require, to_json
+from metarl.experiments import experiments
+from metarl.runs.config import NEUTRAL, flag, require, to_json
 from metarl.runs.folder import Run
 from metarl.util.console import print_table
 from metarl.util.output import require_writable
+from metarl.util.ranges import at_least
 from metarl.util.statistics import interval95
 
 
@@ -136,9 +138,9 @@ def read_entry(text: str) -> Entry:
         ValueError: If there is no such experiment.
     """
     experiment, *flags = shlex.split(text) or [""]
-    if experiment not in cli.EXPERIMENTS:
+    if experiment not in experiments():
         raise ValueError(
-            f"there is no method {experiment!r}; choose of {', '.join(cli.EXPERIMENTS)}, with its "
+            f"there is no method {experiment!r}; choose of {', '.join(experiments())}, with its "
             'flags in the same quotes: "maml-trpo --first-order"'
         )
     signed = [re.sub(r"(?<!\w)-(?=\.?\d)", "minus", word) for word in flags]

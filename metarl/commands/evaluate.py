@@ -17,11 +17,12 @@ from metarl.experiments.launch import experiment_of, require_fitting
 from metarl.experiments.meta_rl import RLConfig, paper_loop
 from metarl.rl.evaluate import AdaptationCurve, adaptation_curve, paper_episodes, paper_tasks
 from metarl.rl.sampler import TaskDescription
-from metarl.runs.config import at_least, require
+from metarl.runs.config import require
 from metarl.runs.folder import Run, command, versions
 from metarl.runs.loading import Loaded, load
 from metarl.util.console import print_table
 from metarl.util.output import require_writable
+from metarl.util.ranges import at_least
 
 
 TUNING_RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)

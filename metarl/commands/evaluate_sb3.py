@@ -15,12 +15,13 @@ from jaxtyping import Float
 from metarl.experiments.sb3 import SB3, build
 from metarl.rl.episodes import masked
 from metarl.rl.evaluate import paper_episodes, paper_tasks
-from metarl.runs.config import at_least, require
+from metarl.runs.config import require
 from metarl.runs.folder import Run, command, versions
 from metarl.runs.loading import read_config
 from metarl.sb3 import checkpoint as sb3_checkpoint
 from metarl.util.console import print_table
 from metarl.util.output import require_writable
+from metarl.util.ranges import at_least
 from metarl.util.statistics import interval95
 
 

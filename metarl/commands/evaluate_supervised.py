@@ -19,13 +19,14 @@ from metarl.core.types import MetaParams, Task
 from metarl.experiments.launch import experiment_of, require_fitting
 from metarl.experiments.supervised_settings import SupervisedConfig
 from metarl.experiments.supervised_setup import Parts, started
-from metarl.runs.config import at_least, flag, require
+from metarl.runs.config import flag, require
 from metarl.runs.folder import Run, command, versions
 from metarl.runs.loading import Loaded, load
 from metarl.supervised.evaluate import Curves, adaptation_curves, neighbor_curves
 from metarl.supervised.methods import Start
 from metarl.util.console import print_table
 from metarl.util.output import require_writable
+from metarl.util.ranges import at_least
 
 
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)

@@ -17,7 +17,7 @@ from metarl.core.seeding import torch_generator
 from metarl.core.types import Params
 from metarl.experiments.launch import experiment_of, require_fitting
 from metarl.experiments.text import Text, names, support_of
-from metarl.runs.config import at_least, require
+from metarl.runs.config import require
 from metarl.runs.folder import Run, command, versions
 from metarl.runs.loading import Loaded, load
 from metarl.text.encoders import load_pretrained
@@ -26,6 +26,7 @@ from metarl.text.files import NUM_SAMPLES, TextTask, find_tasks, read_tasks
 from metarl.text.tasks import Sentences, tokenize
 from metarl.util.console import print_table, warn
 from metarl.util.output import require_writable
+from metarl.util.ranges import at_least
 from metarl.util.statistics import interval95
 
 

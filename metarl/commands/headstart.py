@@ -18,12 +18,13 @@ from metarl.experiments.launch import experiment_of, require_fitting, require_po
 from metarl.experiments.meta_rl import paper_loop
 from metarl.rl.evaluate import AdaptationCurve, adaptation_curve
 from metarl.rl.sampler import TaskDescription
-from metarl.runs.config import at_least, require
+from metarl.runs.config import require
 from metarl.runs.folder import Run, command, versions
 from metarl.runs.loading import Loaded, load
 from metarl.util import optional
 from metarl.util.console import print_table
 from metarl.util.output import require_writable
+from metarl.util.ranges import at_least
 
 
 @dataclass(frozen=True)

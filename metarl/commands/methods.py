@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from metarl.rl.methods import METHODS as POLICY_METHODS
 from metarl.supervised.methods import METHODS
 from metarl.util.console import print_table
 
@@ -15,22 +16,25 @@ class Methods:
     """
 
 
-# Name, paper, and what is different about it; any of them takes --inner and --estimator.
-POLICIES = (
-    ("maml-trpo", "Finn et al. 2017", "trust region around the adapted policies"),
+# What flags make of a method: its command, its paper, and what is different about it.
+VARIANTS = (
     ("maml-trpo --first-order", "Finn et al. 2017", "inner gradients are constants"),
     ("maml-trpo --inner meta-sgd", "Li et al. 2017", "learned rates, inside the trust region"),
     ("maml-trpo --inner lslr", "Antoniou et al. 2019", "a learned rate per tensor and step"),
     ("maml-trpo --inner meta-curvature", "Park & Oliva 2019", "a learned Kronecker curvature"),
-    ("maml-trpo --estimator dice", "Foerster et al. 2018", "derivatives of every order; noisy"),
-    ("vpg-maml", "Finn et al. 2017", "Adam on the policy gradient"),
-    ("maml-ppo", "Schulman et al. 2017", "clipped ratios in the inner and the outer loss"),
-    ("promp", "Rothfuss et al. 2019", "clipped; KL penalty on the policy before adaptation"),
-    ("e-maml", "Stadie et al. 2018", "credits exploration before adaptation"),
-    ("cavia", "Zintgraf et al. 2019", "a few context parameters adapt, from zero"),
-    ("reptile", "Nichol et al. 2018", "moves toward the adapted policies; first order"),
+    ("maml-trpo --inner-loss dice", "Foerster et al. 2018", "derivatives of every order; noisy"),
     ("maml-trpo --inner-steps 0", "baseline", "TRPO on all tasks; --observe-task: the oracle"),
 )
+
+
+def policies() -> list[tuple[str, str, str]]:
+    """Return the meta-RL methods and their variants: command, paper, what is different."""
+    rows = [(name, row.paper, row.summary) for name, row in POLICY_METHODS.items()]
+    return sorted([*rows, *VARIANTS], key=lambda row: _order(row[0]))
+
+
+def _order(command: str) -> int:
+    return list(POLICY_METHODS).index(command.partition(" ")[0])
 
 
 def main(args: Methods) -> None:
@@ -42,7 +46,7 @@ def main(args: Methods) -> None:
         rows.append([name, method.paper, method.summary, flags or "(MAML's)"])
     print_table("--method NAME", ["method", "paper", "what it does", "flags"], rows, left=4)
     heads = ["metarl train", "paper", "what it does"]
-    print_table("policies", heads, [[*row] for row in POLICIES], left=3)
+    print_table("policies", heads, [[*row] for row in policies()], left=3)
 
 
 def _flag(name: str, value: object) -> str:

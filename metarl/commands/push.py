@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import tyro
 
 from metarl.commands import cli
-from metarl.commands.methods import POLICIES
 from metarl.drawing.video import require_video
 from metarl.experiments.launch import copying, experiment_of
+from metarl.rl.methods import METHODS as POLICY_METHODS
 from metarl.runs import hub
 from metarl.runs.card import Subject, card, newest_evaluation
 from metarl.runs.folder import Run
@@ -101,7 +101,7 @@ def subject_of(experiment: str, config: Any) -> Subject:
         what = {"regression": "sinusoids", "text": "sentences"}.get(experiment) or config.data
         family = "few-shot-regression" if experiment == "regression" else "few-shot-classification"
         return Subject(config.method, METHODS[config.method].paper, what, family, False, "plot")
-    paper = next(paper for name, paper, _ in POLICIES if name == experiment)
+    paper = POLICY_METHODS[experiment].paper
     baseline = "oracle" if config.observe_task else "pretraining"
     method = experiment if config.inner_steps else f"{experiment} ({baseline})"
     return Subject(method, paper, config.env, "reinforcement-learning", True, "render")

@@ -23,12 +23,13 @@ from metarl.rl.evaluate import paper_tasks
 from metarl.rl.policies import Policy
 from metarl.rl.sampler import TaskDescription
 from metarl.rl.tasks import read_task
-from metarl.runs.config import at_least, require
+from metarl.runs.config import require
 from metarl.runs.folder import Run
 from metarl.runs.loading import Loaded, load
 from metarl.util.device import resolve_device
 from metarl.util.optional import pyplot
 from metarl.util.output import require_writable
+from metarl.util.ranges import at_least
 
 
 PLANE = "metarl/Navigation2D-v0"

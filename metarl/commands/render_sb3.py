@@ -14,13 +14,14 @@ from metarl.drawing.panels import Shot, draw_films, headline
 from metarl.drawing.video import SUFFIXES, require_video
 from metarl.experiments.sb3 import SB3, build
 from metarl.rl.evaluate import paper_tasks
-from metarl.runs.config import at_least, require
+from metarl.runs.config import require
 from metarl.runs.folder import Run
 from metarl.runs.loading import read_config
 from metarl.sb3 import checkpoint as sb3_checkpoint
 from metarl.sb3.policies import NO_PARAMS, policy_of
 from metarl.util.optional import pyplot
 from metarl.util.output import require_writable
+from metarl.util.ranges import at_least
 
 
 PICTURES = (".png", ".pdf", ".svg")

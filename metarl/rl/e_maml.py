@@ -11,9 +11,12 @@ from metarl.core.speed import chunks, processes
 from metarl.core.types import LossFn, MetaLearner, MetaState, Metrics, Params, Task
 from metarl.rl.episodes import masked, masked_mean
 from metarl.rl.maml_trpo import maml_trpo
+from metarl.rl.methods import takes_options_of
 from metarl.rl.policies import Policy
+from metarl.rl.trpo import trust_region_step
 
 
+@takes_options_of(trust_region_step)
 def e_maml(policy: Policy, loop: InnerLoop, **options: Any) -> MetaLearner:
     """Build MAML-TRPO with the exploration term.
 

@@ -13,7 +13,7 @@ from metarl.rl.episodes import Episodes, masked, masked_mean
 from metarl.rl.policies import Policy
 
 
-Estimator: TypeAlias = Callable[..., LossFn]
+InnerLoss: TypeAlias = Callable[..., LossFn]
 
 LARGEST = 20.0  # log ratio: beyond, exp overflows and a clipped gain's derivative is 0 · ∞
 
@@ -106,7 +106,7 @@ def mean_kl(distribution: Distribution, episodes: Episodes) -> Float[Tensor, ""]
     return masked_mean(episodes.behavior.kl(distribution), episodes.mask)
 
 
-ESTIMATORS: dict[str, Estimator] = {
+INNER_LOSSES: dict[str, InnerLoss] = {
     "reinforce": reinforce,
     "ratio": ratio,
     "dice": dice,

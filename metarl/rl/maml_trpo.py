@@ -7,11 +7,13 @@ import torch
 from metarl.core.adapt import InnerLoop
 from metarl.core.outer import initial_params
 from metarl.core.types import LossFn, MetaLearner, MetaState, Metrics, Task
-from metarl.rl.objective import AdaptedPolicy
+from metarl.rl.methods import takes_options_of
+from metarl.rl.objective import PostAdaptationObjective
 from metarl.rl.policies import Policy
 from metarl.rl.trpo import trust_region_step
 
 
+@takes_options_of(trust_region_step)
 def maml_trpo(
     policy: Policy, loop: InnerLoop, *, term: LossFn | None = None, **options: Any
 ) -> MetaLearner:
@@ -23,10 +25,10 @@ def maml_trpo(
     Args:
         policy: The policy.
         loop: The inner loop; its loss is a policy-gradient loss of the same policy.
-        term: See :class:`~metarl.rl.objective.AdaptedPolicy`.
+        term: See :class:`~metarl.rl.objective.PostAdaptationObjective`.
         options: Of :func:`~metarl.rl.trpo.trust_region_step`, such as ``max_kl=0.01``.
     """
-    objective = AdaptedPolicy(policy, loop, term)
+    objective = PostAdaptationObjective(policy, loop, term)
 
     def init(
         params: Any, generator: torch.Generator | None = None, *, device: Any = "cpu"

@@ -38,7 +38,7 @@ class Linearization(NamedTuple):
 
 
 @dataclass(frozen=True)
-class AdaptedPolicy:
+class PostAdaptationObjective:
     """The post-adaptation objective of one task (Finn et al. 2017, eq. 4 and section 4.2).
 
     Attributes:

@@ -1,20 +1,22 @@
 """Meta-updates by gradient descent: VPG-MAML, MAML-PPO, and what ProMP and Reptile build on."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
 from metarl.core.adapt import InnerLoop
-from metarl.core.estimators import Outer, TaskGradient, backprop
+from metarl.core.estimators import Outer, TaskGradient, backprop, reptile
+from metarl.core.inner import no_constants
 from metarl.core.outer import gradient_learner
 from metarl.core.speed import chunks, processes
 from metarl.core.types import MetaLearner, MetaParams, MetaState, Metrics, Params, Task
 from metarl.rl.episodes import zero_task_padding
 from metarl.rl.losses import mean_kl, surrogate
 from metarl.rl.policies import Policy
+from metarl.util.ranges import at_least, greater_than
 
 
 def surrogate_loss(
@@ -89,6 +91,85 @@ def policy_gradient(
         return state, kept | after | {"outer/improvement": gained}
 
     return gradient_learner(loop, task_gradient, optimizer, **options)._replace(step=step)
+
+
+def vpg_maml(
+    policy: Policy,
+    loop: InnerLoop,
+    *,
+    outer_lr: Annotated[float, at_least(0)] = 1e-3,
+    epochs: Annotated[int, at_least(1)] = 1,
+    chunk_size: int | None = None,
+) -> MetaLearner:
+    """Build MAML with Adam on the policy gradient (Finn et al. 2017, alg. 3 without TRPO).
+
+    Args:
+        policy: The policy.
+        loop: The inner loop.
+        outer_lr: Step size of the meta-update.
+        epochs: Gradient steps on every meta-batch of episodes.
+        chunk_size: See :func:`policy_gradient`.
+    """
+    outer = surrogate_loss(policy)
+    return policy_gradient(loop, outer, lr=outer_lr, epochs=epochs, chunk_size=chunk_size)
+
+
+def maml_ppo(
+    policy: Policy,
+    loop: InnerLoop,
+    *,
+    clip: Annotated[float, greater_than(0)] = 0.5,
+    outer_lr: Annotated[float, at_least(0)] = 1e-3,
+    epochs: Annotated[int, at_least(1)] = 5,
+    chunk_size: int | None = None,
+) -> MetaLearner:
+    """Build MAML whose outer loss is PPO's (Schulman et al. 2017, eq. 7).
+
+    Args:
+        policy: The policy.
+        loop: The inner loop.
+        clip: How far from 1 a probability ratio of the outer loss may move.
+        outer_lr: Step size of the meta-update.
+        epochs: Gradient steps on every meta-batch of episodes.
+        chunk_size: See :func:`policy_gradient`.
+    """
+    outer = surrogate_loss(policy, clip=clip)
+    return policy_gradient(loop, outer, lr=outer_lr, epochs=epochs, chunk_size=chunk_size)
+
+
+def reptile_rl(
+    policy: Policy,
+    loop: InnerLoop,
+    *,
+    outer_lr: Annotated[float, at_least(0)] = 0.5,
+    epochs: Annotated[int, at_least(1)] = 1,
+    chunk_size: int | None = None,
+) -> MetaLearner:
+    """Build Reptile on policies (Nichol et al. 2018): no second derivatives, no trust region.
+
+    It learns what several inner steps have in common on all tasks; with one inner step it is joint
+    training. The episodes after the last step are for the metrics only.
+
+    Args:
+        policy: The policy.
+        loop: The inner loop.
+        outer_lr: Fraction of the way to the mean of the adapted policies that a meta-update goes.
+        epochs: Gradient steps on every meta-batch of episodes.
+        chunk_size: See :func:`policy_gradient`.
+
+    Raises:
+        ValueError: If the loop takes no steps, is first order, or learns rates.
+    """
+    if not loop.num_steps:
+        raise ValueError(f"reptile needs inner_steps of at least 1, got {loop.num_steps}")
+    if loop.first_order:
+        raise ValueError("reptile has no second derivatives to drop; leave out first_order")
+    if loop.optimizer.constants is not no_constants:
+        raise ValueError("reptile learns no rates; use sgd or adam as the inner optimizer")
+    return policy_gradient(
+        loop, surrogate_loss(policy), estimator=reptile, optimizer=torch.optim.SGD,
+        lr=outer_lr, epochs=epochs, chunk_size=chunk_size,
+    )  # fmt: skip
 
 
 def judge(

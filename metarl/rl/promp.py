@@ -1,7 +1,7 @@
 """ProMP: proximal meta-policy search (Rothfuss et al. 2019, section 6)."""
 
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from metarl.core.adapt import InnerLoop
 from metarl.core.types import MetaLearner, MetaState, Metrics, Task
 from metarl.rl.policies import Policy
 from metarl.rl.policy_gradient import policy_gradient, surrogate_loss
+from metarl.util.ranges import at_least, greater_than
 
 
 COEFFICIENT = "kl_coefficient"
@@ -21,9 +22,12 @@ def promp(
     policy: Policy,
     loop: InnerLoop,
     *,
-    clip: float = 0.3,
-    kl_coefficient: float = 5e-4,
-    kl_target: float | None = 0.01,
+    clip: Annotated[float, greater_than(0)] = 0.3,
+    kl_coefficient: Annotated[float, at_least(0)] = 5e-4,
+    kl_target: Annotated[float | None, greater_than(0)] = 0.01,
+    outer_lr: Annotated[float, at_least(0)] = 1e-3,
+    epochs: Annotated[int, at_least(1)] = 5,
+    chunk_size: int | None = None,
     **options: Any,
 ) -> MetaLearner:
     """Build the meta-learner: clipped outer loss and a KL penalty on the pre-update policies.
@@ -31,16 +35,21 @@ def promp(
     Args:
         policy: The policy.
         loop: The inner loop; the paper's loss is the likelihood ratio.
-        clip: ε of the clipped surrogate.
-        kl_coefficient: η of every inner step to begin with.
-        kl_target: KL that :func:`adapted` holds the pre-update policies to; ``None`` leaves η.
-        options: Of :func:`~metarl.rl.policy_gradient.policy_gradient`: ``epochs``, ``lr``, ...
+        clip: How far from 1 a probability ratio of the outer loss may move.
+        kl_coefficient: Weight of the KL penalty of every inner step to begin with.
+        kl_target: KL that halving and doubling the weight aims at; None leaves the weight as it is.
+        outer_lr: Step size of the meta-update.
+        epochs: Gradient steps on every meta-batch of episodes.
+        chunk_size: See :func:`~metarl.rl.policy_gradient.policy_gradient`.
+        options: Of :func:`~metarl.rl.policy_gradient.policy_gradient`: ``optimizer``, ...
     """
 
     @lru_cache(maxsize=1)  # η changes now and then, and most often not
     def learner_of(*coefficients: float) -> MetaLearner:
         outer = surrogate_loss(policy, clip=clip, kl_coefficients=coefficients)
-        return policy_gradient(loop, outer, **options)
+        return policy_gradient(
+            loop, outer, lr=outer_lr, epochs=epochs, chunk_size=chunk_size, **options
+        )
 
     def init(*args: Any, **kwargs: Any) -> MetaState:
         state: MetaState = learner_of().init(*args, **kwargs)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -12,21 +12,22 @@ from metarl.core.linalg import conjugate_gradient
 from metarl.core.speed import chunks, processes
 from metarl.core.types import MetaParams, Metrics, Task
 from metarl.rl.episodes import zero_task_padding
-from metarl.rl.objective import AdaptedPolicy, Linearization
+from metarl.rl.objective import Linearization, PostAdaptationObjective
+from metarl.util.ranges import above, at_least, greater_than, inside
 
 
 @chunks.one_thread_per_operator()
 def trust_region_step(
-    objective: AdaptedPolicy,
+    objective: PostAdaptationObjective,
     meta: MetaParams,
     tasks: Task,
     *,
-    max_kl: float = 0.01,
-    cg_steps: int = 10,
-    cg_damping: float = 1e-5,
-    backtracks: int = 15,
-    backtrack_ratio: float = 0.8,
-    fisher_fraction: float = 1.0,
+    max_kl: Annotated[float, greater_than(0)] = 0.01,
+    cg_steps: Annotated[int, at_least(1)] = 10,
+    cg_damping: Annotated[float, at_least(0)] = 1e-5,
+    backtracks: Annotated[int, at_least(1)] = 15,
+    backtrack_ratio: Annotated[float, inside(0, 1)] = 0.8,
+    fisher_fraction: Annotated[float, above(0, 1)] = 1.0,
     chunk_size: int | None = None,
 ) -> tuple[MetaParams, Metrics]:
     """Minimize the surrogate within mean KL(old ‖ new) ≤ `max_kl` on post-adaptation states.

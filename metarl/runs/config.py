@@ -1,11 +1,11 @@
 """Configurations: frozen dataclasses whose fields are flags, checked when made and when read."""
 
-import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from metarl.util.ranges import Range, at_least
 
 
 @dataclass(frozen=True)
@@ -59,33 +59,6 @@ NEUTRAL = frozenset({
 """Settings that do not change what is learned."""
 
 
-class Range(NamedTuple):
-    """Which numbers a flag accepts."""
-
-    text: str
-    holds: Callable[[int | float], bool]
-
-
-def at_least(low: int) -> Range:
-    """Accept `low` and more."""
-    return Range(f"at least {low}", lambda value: value >= low)
-
-
-def greater_than(low: int) -> Range:
-    """Accept more than `low`."""
-    return Range(f"greater than {low}", lambda value: value > low)
-
-
-def between(low: int, high: int) -> Range:
-    """Accept `low`, `high` and what lies between them."""
-    return Range(f"between {low} and {high}", lambda value: low <= value <= high)
-
-
-def inside(low: int, high: int) -> Range:
-    """Accept what lies between `low` and `high`, but neither of them."""
-    return Range(f"between {low} and {high}, without them", lambda value: low < value < high)
-
-
 def require(config: object, accepted: Range, *names: str) -> None:
     """Make sure that fields hold finite numbers in a range; None passes, and () too.
 
@@ -93,12 +66,7 @@ def require(config: object, accepted: Range, *names: str) -> None:
         ValueError: If one does not; the message names its flag.
     """
     for name in names:
-        value = getattr(config, name)
-        for number in value if isinstance(value, tuple) else () if value is None else (value,):
-            if isinstance(number, float) and not math.isfinite(number):
-                raise ValueError(f"{flag(name)} must be finite, got {value}")
-            if not accepted.holds(number):
-                raise ValueError(f"{flag(name)} must be {accepted.text}, got {value}")
+        accepted.check(flag(name), getattr(config, name))
 
 
 def flag(name: str) -> str:

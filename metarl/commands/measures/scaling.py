@@ -16,8 +16,7 @@ import torch.distributed as dist
 
 from metarl.commands.measures.rl import collect, update_seconds
 from metarl.core.speed import processes
-from metarl.experiments.maml_trpo import MAMLTRPO, build
-from metarl.experiments.meta_rl import Parts
+from metarl.experiments.meta_rl import Parts, build, config_class
 from metarl.util.measuring import Figures, median
 
 
@@ -66,7 +65,7 @@ def _start(processes: int, repeats: int) -> dict[str, float]:
 
 def _measure(repeats: int) -> dict[str, float]:
     """Measure in one of the processes."""
-    parts = build(MAMLTRPO(out=Path(), **CHEETAH))
+    parts = build(config_class("maml-trpo")(out=Path(), **CHEETAH))
     sampling = median(lambda: collect(parts), repeats)
     update, _ = update_seconds(parts, repeats)
     return {"sampling": sampling, "update": update, "bytes": _bytes_of_an_iteration(parts)}

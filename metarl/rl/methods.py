@@ -1,0 +1,164 @@
+"""The table of meta-RL methods: each is an outer update and what it changes in the settings.
+
+A row names a function ``(policy, loop, *, ...) -> MetaLearner``. Its keyword-only arguments are the
+method's own settings: their defaults, ranges and descriptions are read from its signature and its
+docstring, so that a method is declared in one place.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple, TypeAlias, get_args, get_origin
+
+from metarl.util.ranges import Range
+
+
+Make: TypeAlias = Callable[..., Any]
+"""``(policy, loop, *, settings) -> MetaLearner``."""
+
+
+class Option(NamedTuple):
+    """A setting of a method.
+
+    Attributes:
+        kind: Its type.
+        default: Its default.
+        help: Its description.
+        range: The numbers it accepts; None accepts all.
+    """
+
+    kind: Any
+    default: Any
+    help: str
+    range: Range | None
+
+
+class Method(NamedTuple):
+    """A meta-RL method.
+
+    Attributes:
+        paper: The paper it is from.
+        summary: What is different about it, in a few words.
+        make: The function that builds its meta-learner, or ``"module:function"``.
+        values: Settings of the experiment whose default differs, such as ``{"inner_steps": 3}``.
+        with_preset: Settings that replace those of every preset.
+    """
+
+    paper: str
+    summary: str
+    make: str | Make
+    values: dict[str, Any] = {}  # noqa: RUF012 (never written to)
+    with_preset: dict[str, Any] = {}  # noqa: RUF012
+
+    def function(self) -> Make:
+        """Return the function that builds the meta-learner, importing it if it is named."""
+        if callable(self.make):
+            return self.make
+        module, _, name = self.make.partition(":")
+        found: Make = getattr(importlib.import_module(module), name)
+        return found
+
+    def options(self) -> dict[str, Option]:
+        """Return the settings of the method, by name."""
+        function = self.function()
+        described: dict[str, Option] = {}
+        for source in getattr(function, "options_of", (function,)):
+            described |= _options(source)
+        return described
+
+
+METHODS: dict[str, Method] = {
+    "maml-trpo": Method(
+        "Finn et al. 2017",
+        "trust region around the adapted policies",
+        "metarl.rl.maml_trpo:maml_trpo",
+    ),
+    "vpg-maml": Method(
+        "Finn et al. 2017",
+        "Adam on the policy gradient",
+        "metarl.rl.policy_gradient:vpg_maml",
+        with_preset={"outer_lr": 1e-2},
+    ),
+    "maml-ppo": Method(
+        "Schulman et al. 2017",
+        "clipped ratios in the inner and the outer loss",
+        "metarl.rl.policy_gradient:maml_ppo",
+        values={"inner_loss": "clipped"},
+        with_preset={"inner_loss": "clipped", "outer_lr": 3e-3},
+    ),
+    "promp": Method(
+        "Rothfuss et al. 2019",
+        "clipped; KL penalty on the policy before adaptation",
+        "metarl.rl.promp:promp",
+        values={"inner_loss": "ratio"},
+        with_preset={"outer_lr": 3e-3},
+    ),
+    "e-maml": Method(
+        "Stadie et al. 2018",
+        "credits exploration before adaptation",
+        "metarl.rl.e_maml:e_maml",
+    ),
+    "cavia": Method(
+        "Zintgraf et al. 2019",
+        "a few context parameters adapt, from zero",
+        "metarl.rl.maml_trpo:maml_trpo",
+        values={"inner_lr": 1.0, "context_size": 5},
+        with_preset={"inner_lr": 1.0},
+    ),
+    "reptile": Method(
+        "Nichol et al. 2018",
+        "moves toward the adapted policies; first order",
+        "metarl.rl.policy_gradient:reptile_rl",
+        values={"inner_steps": 3},
+        with_preset={"inner_steps": 3},
+    ),
+}
+
+
+def register_method(name: str, method: Method) -> None:
+    """Add a method: ``metarl train NAME`` and every other command know it from here on.
+
+    Args:
+        name: The name on the command line, such as ``"my-method"``.
+        method: The method.
+
+    Raises:
+        ValueError: If the name is taken.
+
+    Example::
+
+        register_method("awr", Method("Peng et al. 2019", "advantage-weighted regression", awr))
+    """
+    if name in METHODS:
+        raise ValueError(f"there is already a method {name!r}: choose another name")
+    METHODS[name] = method
+
+
+def takes_options_of(*sources: Make) -> Callable[[Make], Make]:
+    """Declare that the ``**options`` of a function are the keyword-only arguments of others."""
+
+    def declare(function: Make) -> Make:
+        function.options_of = sources  # type: ignore[attr-defined]
+        return function
+
+    return declare
+
+
+def _options(function: Make) -> dict[str, Option]:
+    import docstring_parser
+
+    parsed = docstring_parser.parse(inspect.getdoc(function) or "")
+    texts = {p.arg_name: " ".join((p.description or "").split()) for p in parsed.params}
+    return {
+        name: _option(parameter, texts.get(name, ""))
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def _option(parameter: inspect.Parameter, text: str) -> Option:
+    kind, accepted = parameter.annotation, None
+    if get_origin(kind) is Annotated:
+        kind, *notes = get_args(kind)
+        accepted = next((note for note in notes if isinstance(note, Range)), None)
+    return Option(kind, parameter.default, text, accepted)

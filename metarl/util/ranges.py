@@ -1,0 +1,54 @@
+"""Ranges of numbers that settings accept."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Range(NamedTuple):
+    """A set of accepted numbers, and how an error describes it."""
+
+    text: str
+    holds: Callable[[int | float], bool]
+
+    def check(self, name: str, value: Any) -> None:
+        """Make sure that a number, or each number of a tuple, is finite and accepted; None passes.
+
+        Args:
+            name: What the error calls the setting.
+            value: A number, a tuple of numbers or None.
+
+        Raises:
+            ValueError: If a number is not finite or not in the range.
+        """
+        for number in value if isinstance(value, tuple) else () if value is None else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{name} must be finite, got {value}")
+            if not self.holds(number):
+                raise ValueError(f"{name} must be {self.text}, got {value}")
+
+
+def at_least(low: int) -> Range:
+    """Accept `low` and more."""
+    return Range(f"at least {low}", lambda value: value >= low)
+
+
+def greater_than(low: int) -> Range:
+    """Accept more than `low`."""
+    return Range(f"greater than {low}", lambda value: value > low)
+
+
+def between(low: int, high: int) -> Range:
+    """Accept `low`, `high` and what lies between them."""
+    return Range(f"between {low} and {high}", lambda value: low <= value <= high)
+
+
+def inside(low: int, high: int) -> Range:
+    """Accept what lies between `low` and `high`, but neither of them."""
+    return Range(f"between {low} and {high}, without them", lambda value: low < value < high)
+
+
+def above(low: int, high: int) -> Range:
+    """Accept more than `low` and at most `high`."""
+    text = f"greater than {low} and at most {high}"
+    return Range(text, lambda value: low < value <= high)
