@@ -1,6 +1,6 @@
 """Meta-train a policy with ProMP (Rothfuss et al. 2019).
 
-``metarl train promp --preset cheetah-dir-v1 --out runs/promp``
+``metarl train promp --preset cheetah-dir --out runs/promp``
 """
 
 import sys
