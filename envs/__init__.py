@@ -5,16 +5,9 @@ scalar and a batched face: ``gymnasium.make(id)`` and ``gymnasium.make_vec(id, n
 """
 
 import importlib
-import warnings
 from typing import Any, NamedTuple
 
 import gymnasium
-
-
-# A -v0 of ours is the paper's physics, another environment than its -v1 and not an older release.
-warnings.filterwarnings(
-    "ignore", r".*The environment metarl/\w+-v0 is out of date", DeprecationWarning
-)
 
 
 class Row(NamedTuple):
@@ -42,10 +35,10 @@ ENVIRONMENTS = (
     Row("metarl/SparsePoint-v0", "sparse_point", "SparsePoint", 100),
     Row("metarl/Bandit-v0", "bandit", "Bandit", 10),
     Row("metarl/TabularMDP-v0", "tabular_mdp", "TabularMDP", 10),
-    Row("metarl/HalfCheetahDir-v0", "half_cheetah", "HalfCheetahDirV0", 200),
-    Row("metarl/HalfCheetahVel-v0", "half_cheetah", "HalfCheetahVelV0", 200),
-    Row("metarl/HalfCheetahDir-v1", "half_cheetah", "HalfCheetahDirV1", 100),
-    Row("metarl/HalfCheetahVel-v1", "half_cheetah", "HalfCheetahVelV1", 100),
+    Row("metarl/RllabHalfCheetahDir-v0", "half_cheetah", "RllabHalfCheetahDir", 200),
+    Row("metarl/RllabHalfCheetahVel-v0", "half_cheetah", "RllabHalfCheetahVel", 200),
+    Row("metarl/HalfCheetahDir-v1", "half_cheetah", "HalfCheetahDir", 100),
+    Row("metarl/HalfCheetahVel-v1", "half_cheetah", "HalfCheetahVel", 100),
     Row("metarl/AntDir-v1", "ant", "AntDir", 100),
     Row("metarl/AntVel-v1", "ant", "AntVel", 100),
     Row("metarl/AntGoal-v1", "ant", "AntGoal", 200),

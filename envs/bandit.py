@@ -2,19 +2,11 @@
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from metarl.envs.base import Array, BatchedTaskEnv, Choice, TaskDescription, brief, task_array
-
-
-HORIZON = 10
-
-
-def pay(means: Any, uniforms: Any) -> Array:
-    """Pay 1 where a draw from U(0, 1) is below the mean of the arm, else 0; any shape."""
-    return np.asarray(uniforms < means, dtype=np.float64)
+from metarl.envs.base import Array, TaskDescription, brief, task_array
+from metarl.envs.tabular_mdp import HORIZON, BatchedTabularMDP, Tables, TabularMDP
 
 
 def optimal_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
@@ -27,7 +19,7 @@ def uniform_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
     return horizon * float(np.mean(task["means"]))
 
 
-class Bandit(gymnasium.Env[Array, Choice]):
+class Bandit(TabularMDP):
     """Each arm pays 1 or nothing, and only pulling it tells how often.
 
     ## Description
@@ -71,20 +63,18 @@ class Bandit(gymnasium.Env[Array, Choice]):
         if num_arms < 1:
             raise ValueError(f"a bandit has at least one arm, got num_arms={num_arms}")
         self.num_arms = num_arms
-        self.observe_task = observe_task
-        size = 1 + num_arms * observe_task
-        self.observation_space: spaces.Box = spaces.Box(0.0, 1.0, (size,), np.float32)
-        self.action_space = spaces.Discrete(num_arms)
-        self.task = self.sample_tasks(1, np.random.default_rng(0))[0]
-        self._means = self.task_values(self.task)
+        super().__init__(num_states=1, num_actions=num_arms, observe_task=observe_task)
 
-    def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
+    def space(self) -> spaces.Box:
+        """Return the space of observations."""
+        return spaces.Box(0.0, 1.0, (1 + self.num_arms * self.observe_task,), np.float32)
+
+    def draw_task(self, rng: np.random.Generator) -> TaskDescription:
         """Draw means from U(0, 1)."""
-        means = rng.uniform(size=(num_tasks, self.num_arms))
-        return [{"means": row} for row in means.tolist()]
+        return {"means": rng.uniform(size=self.num_arms).tolist()}
 
-    def task_values(self, task: TaskDescription) -> Array:
-        """Return the means (arm,).
+    def tables(self, task: TaskDescription) -> Tables:
+        """Read a task; its one state follows itself.
 
         Raises:
             ValueError: If there is not one mean between 0 and 1 for every arm.
@@ -92,56 +82,18 @@ class Bandit(gymnasium.Env[Array, Choice]):
         means = task_array(task, "means", (self.num_arms,))
         if means.min() < 0 or means.max() > 1:
             raise ValueError(f"the means of a task are between 0 and 1, got {brief(task)}")
-        return means
+        return Tables(np.ones((1, self.num_arms, 1)), means[None], means)
 
-    def observe(self, means: Array) -> Array:
-        """Return the observation of tasks with these means (..., arm)."""
-        shown = means if self.observe_task else means[..., :0]
-        constant = np.ones((*means.shape[:-1], 1))
-        return np.concatenate([constant, shown], axis=-1).astype(np.float32)
+    def draw_noise(self, rng: np.random.Generator, steps: int) -> Array:
+        """Draw from U(0, 1) (step, 1)."""
+        return rng.random((steps, 1))
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Array, dict[str, Any]]:
-        """Start an episode; the current `task` takes effect."""
-        super().reset(seed=seed, options=options)
-        self._means = self.task_values(self.task)
-        return self.observe(self._means), {}
-
-    def step(self, action: Choice) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        """Pull an arm."""
-        reward = pay(self._means[action], self.np_random.random())
-        return self.observe(self._means), float(reward), False, False, {}
+    def earn(self, means: Any, noise: Array) -> Any:
+        """Pay 1 where the draw is below the mean of the arm, else 0."""
+        return np.asarray(noise[0] < means, dtype=np.float64)
 
 
-class BatchedBandit(BatchedTaskEnv):
+class BatchedBandit(BatchedTabularMDP):
     """:class:`Bandit` for many episodes at once, in numpy arrays; the same draws."""
 
-    def __init__(
-        self, num_envs: int = 1, *, max_episode_steps: int = HORIZON, **kwargs: Any
-    ) -> None:
-        """Make `num_envs` rows; `kwargs` are those of :class:`Bandit`."""
-        self.single = Bandit(**kwargs)  # never stepped: it lends its spaces and its formulas
-        observations, actions = self.single.observation_space, self.single.action_space
-        super().__init__(num_envs, observations, actions, max_episode_steps=max_episode_steps)
-        self._rows = np.arange(num_envs)
-
-    def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Draw means from U(0, 1)."""
-        return self.single.sample_tasks(num_tasks, rng)
-
-    def _check_tasks(self, tasks: list[TaskDescription]) -> None:
-        for task in {id(task): task for task in tasks}.values():
-            self.single.task_values(task)
-
-    def _reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
-        self._means = np.array([task["means"] for task in tasks], dtype=np.float64)
-        # A whole episode at once: the same numbers as a scalar face draws one by one.
-        draws = [np.random.default_rng(seed).random(self.max_episode_steps) for seed in seeds]
-        self._uniforms = np.array(draws).T
-        return self.single.observe(self._means)
-
-    def _step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Any]]:
-        time = min(self._elapsed, self.max_episode_steps - 1)  # later, every row has ended
-        rewards = pay(self._means[self._rows, actions], self._uniforms[time])
-        return self.single.observe(self._means), rewards, np.zeros(self.num_envs, dtype=bool), {}
+    scalar = Bandit

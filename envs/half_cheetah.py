@@ -13,7 +13,7 @@ from metarl.envs.tasks import Direction, Velocity
 
 
 class _HalfCheetah(LocomotionEnv, HalfCheetahEnv):
-    control_cost_weight = 0.05  # of every version; Gymnasium's own is 0.1
+    control_cost_weight = 0.05  # of all four; Gymnasium's own is 0.1
 
 
 class _FinnHalfCheetah(_HalfCheetah):
@@ -50,7 +50,7 @@ class _GymHalfCheetah(_HalfCheetah):
         return moved, scale * rng.standard_normal(self.model.nv)
 
 
-class HalfCheetahDirV0(Direction, _FinnHalfCheetah):
+class RllabHalfCheetahDir(Direction, _FinnHalfCheetah):
     """A half-cheetah runs forwards or backwards, in the physics of Finn et al. 2017.
 
     ## Description
@@ -75,7 +75,7 @@ class HalfCheetahDirV0(Direction, _FinnHalfCheetah):
     | 8-16 | velocities: root x and z, pitch, joints |
     | 17, 18, 19 | center of mass of the whole body (x, y, z); y is 0 |
 
-    The absolute x among them is the paper's; -v1 has none.
+    The absolute x among them is the paper's; `HalfCheetahDir-v1` has none.
 
     ## Rewards
     direction · v − 0.05 ‖action‖², where v is the velocity of the center of mass along x right
@@ -91,22 +91,22 @@ class HalfCheetahDirV0(Direction, _FinnHalfCheetah):
     Terminates only if the simulation diverges; truncated after 200 steps.
 
     ## Version history
-    v0: of Finn et al. 2017 (arXiv:1703.03400) and its code. v1: Gymnasium's physics, as in the work
-    that followed. Returns of the two cannot be compared.
+    v0: of Finn et al. 2017 (arXiv:1703.03400) and its code, which is on rllab. Returns cannot be
+    compared with those of `HalfCheetahDir-v1`, whose physics is Gymnasium's.
     """
 
 
-class HalfCheetahVelV0(Velocity, _FinnHalfCheetah):
+class RllabHalfCheetahVel(Velocity, _FinnHalfCheetah):
     """A half-cheetah runs at a velocity, in the physics of Finn et al. 2017.
 
     ## Description
     The velocity is not observed: it shows in the rewards alone. One step is 0.01 s.
 
     ## Action space
-    `Box(-1, 1, (6,))`: torques, as in :class:`HalfCheetahDirV0`.
+    `Box(-1, 1, (6,))`: torques, as in :class:`RllabHalfCheetahDir`.
 
     ## Observation space
-    `Box(-inf, inf, (20,))`, as in :class:`HalfCheetahDirV0`.
+    `Box(-inf, inf, (20,))`, as in :class:`RllabHalfCheetahDir`.
 
     ## Rewards
     −|v − v*| − 0.05 ‖action‖², where v is the velocity of the center of mass along x right after
@@ -122,13 +122,14 @@ class HalfCheetahVelV0(Velocity, _FinnHalfCheetah):
     Terminates only if the simulation diverges; truncated after 200 steps.
 
     ## Version history
-    v0: of Finn et al. 2017 (arXiv:1703.03400) and its code. v1: Gymnasium's physics and U(0, 3).
+    v0: of Finn et al. 2017 (arXiv:1703.03400) and its code, which is on rllab. Returns cannot be
+    compared with those of `HalfCheetahVel-v1`, of Gymnasium's physics and U(0, 3).
     """
 
     velocity_range = (0.0, 2.0)
 
 
-class HalfCheetahDirV1(Direction, _GymHalfCheetah):
+class HalfCheetahDir(Direction, _GymHalfCheetah):
     """A half-cheetah runs forwards or backwards, in Gymnasium's physics.
 
     ## Description
@@ -164,29 +165,30 @@ class HalfCheetahDirV1(Direction, _GymHalfCheetah):
     Terminates only if the simulation diverges; truncated after 100 steps.
 
     ## Version history
-    v0: the physics of Finn et al. 2017. v1: of ProMP (Rothfuss et al. 2018, arXiv:1810.06784) and
-    later work, whose codes mostly let the policy act in [−10, 10] instead.
+    v1: of ProMP (Rothfuss et al. 2018, arXiv:1810.06784) and later work, whose codes mostly let the
+    policy act in [−10, 10] instead. The environment of Finn et al. 2017 is
+    `RllabHalfCheetahDir-v0`.
     """
 
 
-class HalfCheetahVelV1(Velocity, _GymHalfCheetah):
+class HalfCheetahVel(Velocity, _GymHalfCheetah):
     """A half-cheetah runs at a velocity, in Gymnasium's physics.
 
     ## Description
     The velocity is not observed. One step is five substeps of 0.01 s; an episode is 5 s.
 
     ## Action space
-    `Box(-1, 1, (6,))`: torques, as in :class:`HalfCheetahDirV1`.
+    `Box(-1, 1, (6,))`: torques, as in :class:`HalfCheetahDir`.
 
     ## Observation space
-    `Box(-inf, inf, (17,))`, as in :class:`HalfCheetahDirV1`.
+    `Box(-inf, inf, (17,))`, as in :class:`HalfCheetahDir`.
 
     ## Rewards
     −|Δx / 0.05 s − v*| − 0.05 ‖action‖², where Δx is how far the root moved along x.
 
     ## Tasks
-    `{"velocity": v*}` with v* ~ U(0, 3) m/s. ProMP, PEARL and VariBAD have the same; -v0 and Finn
-    et al. 2017 have U(0, 2).
+    `{"velocity": v*}` with v* ~ U(0, 3) m/s. ProMP, PEARL and VariBAD have the same; Finn et
+    al. 2017 have U(0, 2).
 
     ## Starting state
     Positions + U(−0.1, 0.1), velocities + N(0, 0.1²).
@@ -195,14 +197,14 @@ class HalfCheetahVelV1(Velocity, _GymHalfCheetah):
     Terminates only if the simulation diverges; truncated after 100 steps.
 
     ## Version history
-    v0: the physics and the velocities of Finn et al. 2017. v1: of ProMP (Rothfuss et al. 2018,
-    arXiv:1810.06784) and later work.
+    v1: of ProMP (Rothfuss et al. 2018, arXiv:1810.06784) and later work. The environment of Finn et
+    al. 2017 is `RllabHalfCheetahVel-v0`.
     """
 
     velocity_range = (0.0, 3.0)
 
 
-BatchedHalfCheetahDirV0 = partial(BatchedLocomotion, HalfCheetahDirV0)
-BatchedHalfCheetahVelV0 = partial(BatchedLocomotion, HalfCheetahVelV0)
-BatchedHalfCheetahDirV1 = partial(BatchedLocomotion, HalfCheetahDirV1)
-BatchedHalfCheetahVelV1 = partial(BatchedLocomotion, HalfCheetahVelV1)
+BatchedRllabHalfCheetahDir = partial(BatchedLocomotion, RllabHalfCheetahDir)
+BatchedRllabHalfCheetahVel = partial(BatchedLocomotion, RllabHalfCheetahVel)
+BatchedHalfCheetahDir = partial(BatchedLocomotion, HalfCheetahDir)
+BatchedHalfCheetahVel = partial(BatchedLocomotion, HalfCheetahVel)

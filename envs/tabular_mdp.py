@@ -1,7 +1,12 @@
-"""Random Markov decision processes of a few states, whose optimum can be computed."""
+"""Random Markov decision processes of a few states, whose optimum can be computed.
+
+The scalar class holds the rules and applies them to one state; the batched one applies them to the
+states of all rows, so that both agree to the last bit. Bandits (:mod:`metarl.envs.bandit`) are MDPs
+of one state with other tasks and rewards.
+"""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -13,30 +18,6 @@ from metarl.envs.base import Array, BatchedTaskEnv, Choice, TaskDescription, tas
 HORIZON = 10
 BLOCK = 10  # steps whose noise is drawn together
 TOLERANCE = 1e-6  # of sums of probabilities
-
-
-def draw_noise(rng: np.random.Generator) -> Array:
-    """Draw what `BLOCK` steps need (step, 2): U(0, 1) for the next state, N(0, 1) for the reward.
-
-    Drawn step by step, it would cost a row of a batch as many calls as it has numbers.
-    """
-    return np.stack([rng.random(BLOCK), rng.standard_normal(BLOCK)], axis=1)
-
-
-def advance(cumulative: Array, means: Any, uniforms: Any, normals: Any) -> tuple[Any, Any]:
-    """Advance by one time step: the dynamics of both faces.
-
-    Args:
-        cumulative: Cumulative probabilities of the next states (..., state).
-        means: Mean rewards (...).
-        uniforms: First column of :func:`draw_noise` (...).
-        normals: Second one (...).
-
-    Returns:
-        Next states and rewards (...).
-    """
-    states = (np.asarray(uniforms)[..., None] >= cumulative).sum(axis=-1)
-    return states, means + normals
 
 
 def optimal_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
@@ -65,24 +46,14 @@ class Tables(NamedTuple):
     """A task as arrays.
 
     Attributes:
-        cumulative: Cumulative probabilities (state, action, next state).
+        cumulative: Cumulative probabilities of the next states (state, action, next state).
         means: Mean rewards (state, action).
-        shown: What the observation shows of it, a vector; empty unless asked for.
+        shown: What the observation shows of it if asked for, a vector.
     """
 
     cumulative: Array
     means: Array
     shown: Array
-
-
-def _observation_space(num_states: int, num_actions: int, observe_task: bool) -> spaces.Box:
-    low, high = np.zeros(num_states, np.float32), np.ones(num_states, np.float32)
-    if observe_task:
-        pairs = num_states * num_actions
-        infinite = np.full(pairs, np.inf, np.float32)
-        low = np.concatenate([low, -infinite, np.tile(low, pairs)])
-        high = np.concatenate([high, infinite, np.tile(high, pairs)])
-    return spaces.Box(low, high, dtype=np.float32)
 
 
 class TabularMDP(gymnasium.Env[Array, Choice]):
@@ -125,36 +96,32 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
     ) -> None:
         """Start with some task of the distribution; set `task` to choose another."""
         if num_states < 1 or num_actions < 1:
-            raise ValueError(
-                "an MDP has at least one state and one action, got "
-                f"num_states={num_states}, num_actions={num_actions}"
-            )
-        self._shapes = {
-            "transitions": (num_states, num_actions, num_states),
-            "rewards": (num_states, num_actions),
-        }
+            got = f"num_states={num_states}, num_actions={num_actions}"
+            raise ValueError(f"an MDP has at least one state and one action, got {got}")
+        self.size = num_states, num_actions
         self.observe_task = observe_task
-        self.observation_space: spaces.Box = _observation_space(
-            num_states, num_actions, observe_task
-        )
+        self.observation_space: spaces.Box = self.space()
         self.action_space = spaces.Discrete(num_actions)
         self._one_hot = np.eye(num_states)
         self.task = self.sample_tasks(1, np.random.default_rng(0))[0]
-        self._tables = self.tables(self.task)
-        self._state: Any = 0
-        self._time = 0
+        self._tables, self._state = self.tables(self.task), 0
+        self._noise: list[Array] = []
+
+    def space(self) -> spaces.Box:
+        """Return the space of observations: the state, and the tables of the task."""
+        num_states, pairs = self.size[0], self.size[0] * self.size[1]
+        counts = [num_states, pairs * self.observe_task, pairs * num_states * self.observe_task]
+        low, high = np.repeat([[0, -np.inf, 0], [1, np.inf, 1]], counts, axis=1).astype(np.float32)
+        return spaces.Box(low, high, dtype=np.float32)
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Draw transitions from Dirichlet(1) and mean rewards from N(1, 1)."""
-        return [self._draw_task(rng) for _ in range(num_tasks)]
+        """Draw tasks from the distribution."""
+        return [self.draw_task(rng) for _ in range(num_tasks)]
 
-    def _draw_task(self, rng: np.random.Generator) -> TaskDescription:
-        *pairs, num_states = self._shapes["transitions"]
-        transitions = rng.dirichlet(np.ones(num_states), pairs)
-        return {
-            "transitions": transitions.tolist(),
-            "rewards": rng.normal(1.0, 1.0, pairs).tolist(),
-        }
+    def draw_task(self, rng: np.random.Generator) -> TaskDescription:
+        """Draw transitions from Dirichlet(1) and mean rewards from N(1, 1)."""
+        transitions = rng.dirichlet(np.ones(self.size[0]), self.size).tolist()
+        return {"transitions": transitions, "rewards": rng.normal(1.0, 1.0, self.size).tolist()}
 
     def tables(self, task: TaskDescription) -> Tables:
         """Read a task.
@@ -162,7 +129,8 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
         Raises:
             ValueError: If it has another size, or its transitions are no probabilities.
         """
-        transitions, rewards = task_arrays(task, self._shapes)
+        shapes = {"transitions": (*self.size, self.size[0]), "rewards": self.size}
+        transitions, rewards = task_arrays(task, shapes)
         totals = transitions.sum(axis=-1)
         wrong = (transitions < 0).any(axis=-1) | (np.abs(totals - 1) > TOLERANCE)
         if wrong.any():
@@ -174,70 +142,97 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
         # Divided by their last, which makes it 1: a draw below 1 always finds a state.
         cumulative = transitions.cumsum(axis=-1)
         cumulative /= cumulative[..., -1:]
-        shown = np.concatenate([rewards.ravel(), transitions.ravel()])
-        return Tables(cumulative, rewards, shown if self.observe_task else shown[:0])
+        return Tables(cumulative, rewards, np.concatenate([rewards.ravel(), transitions.ravel()]))
+
+    def draw_noise(self, rng: np.random.Generator, steps: int) -> Array:
+        """Draw what `steps` steps need, or somewhat more (step, 2): U(0, 1) and N(0, 1).
+
+        Drawn step by step, it would cost a row of a batch as many calls as it has numbers.
+        """
+        blocks = range(0, steps, BLOCK)
+        pairs = [(rng.random(BLOCK), rng.standard_normal(BLOCK)) for _ in blocks]
+        return np.concatenate(pairs, axis=1).T
+
+    def earn(self, means: Any, noise: Array) -> Any:
+        """Return rewards (...) of mean rewards (...), with the noise (number, ...) of a step."""
+        return means + noise[1]
+
+    def advance(self, tables: Tables, at: tuple[Any, ...], noise: Array) -> tuple[Any, Any]:
+        """Advance by one time step.
+
+        Args:
+            tables: Of one task, or those of several stacked.
+            at: Where in them: the task if they are stacked, the state and the action, each (...).
+            noise: Of one step (number, ...); the first number decides the next state.
+
+        Returns:
+            Next states and rewards (...).
+        """
+        states = (noise[0][..., None] >= tables.cumulative[at]).sum(axis=-1)
+        return states, self.earn(tables.means[at], noise)
 
     def observe(self, states: Any, shown: Array) -> Array:
         """Return the observation of states (...), and of what is shown of their tasks."""
-        return np.concatenate([self._one_hot[states], shown], axis=-1).astype(np.float32)
+        seen = [self._one_hot[states], shown] if self.observe_task else [self._one_hot[states]]
+        return np.concatenate(seen, axis=-1).astype(np.float32)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
         """Go to state 0; the current `task` takes effect."""
         super().reset(seed=seed, options=options)
-        self._tables, self._state, self._time = self.tables(self.task), 0, 0
+        self._tables, self._state, self._noise = self.tables(self.task), 0, []
         return self.observe(self._state, self._tables.shown), {}
 
     def step(self, action: Choice) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Take an action."""
-        if self._time % BLOCK == 0:
-            self._noise = draw_noise(self.np_random)
-        at, noise = (self._state, action), self._noise[self._time % BLOCK]
-        cumulative, means = self._tables.cumulative[at], self._tables.means[at]
-        self._state, reward = advance(cumulative, means, *noise)
-        self._time += 1
+        if not self._noise:
+            self._noise = list(self.draw_noise(self.np_random, 1))
+        at, noise = (self._state, action), self._noise.pop(0)
+        self._state, reward = self.advance(self._tables, at, noise)
         return self.observe(self._state, self._tables.shown), float(reward), False, False, {}
 
 
 class BatchedTabularMDP(BatchedTaskEnv):
-    """:class:`TabularMDP` for many episodes at once, in numpy arrays; the same dynamics."""
+    """:class:`TabularMDP` for many episodes at once, in numpy arrays; the same dynamics.
+
+    Attributes:
+        scalar: The environment.
+    """
+
+    scalar: ClassVar[type[TabularMDP]] = TabularMDP
 
     def __init__(
         self, num_envs: int = 1, *, max_episode_steps: int = HORIZON, **kwargs: Any
     ) -> None:
-        """Make `num_envs` rows; `kwargs` are those of :class:`TabularMDP`."""
-        self.single = TabularMDP(**kwargs)  # never stepped: it lends its spaces and its formulas
-        observations, actions = self.single.observation_space, self.single.action_space
+        """Make `num_envs` rows; `kwargs` are those of the scalar class."""
+        self.rules = self.scalar(**kwargs)  # never stepped: it lends its spaces and its formulas
+        observations, actions = self.rules.observation_space, self.rules.action_space
         super().__init__(num_envs, observations, actions, max_episode_steps=max_episode_steps)
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Draw transitions from Dirichlet(1) and mean rewards from N(1, 1)."""
-        return self.single.sample_tasks(num_tasks, rng)
+        """Draw tasks from the distribution."""
+        return self.rules.sample_tasks(num_tasks, rng)
 
     def _check_tasks(self, tasks: list[TaskDescription]) -> None:
         for task in {id(task): task for task in tasks}.values():
-            self.single.tables(task)
+            self.rules.tables(task)
 
     def _reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
-        distinct = {id(task): task for task in tasks}  # rows often share one
-        places = {key: place for place, key in enumerate(distinct)}
-        self._group = np.array([places[id(task)] for task in tasks])
-        read = [self.single.tables(task) for task in distinct.values()]
+        keys = [id(task) for task in tasks]  # rows often share one
+        _, first, self._group = np.unique(keys, return_index=True, return_inverse=True)
+        read = [self.rules.tables(tasks[row]) for row in first]
         self._tables = Tables(*(np.stack(tables) for tables in zip(*read, strict=True)))
-        # A whole episode at once: the same blocks as the scalar face draws on its way.
-        blocks, rngs = range(-(-self.max_episode_steps // BLOCK)), map(np.random.default_rng, seeds)
-        noise = [np.concatenate([draw_noise(rng) for _ in blocks]) for rng in rngs]
-        self._noise = np.stack(noise, axis=-1)  # (step, 2, row)
+        # A whole episode at once: the same numbers as the scalar face draws on its way.
+        rngs, steps = map(np.random.default_rng, seeds), self.max_episode_steps
+        noise = [self.rules.draw_noise(rng, steps) for rng in rngs]
+        self._noise = np.stack(noise, axis=-1)  # (step, number, row)
         self._states = np.zeros(self.num_envs, dtype=np.intp)
-        return self._observe()
+        return self.rules.observe(self._states, self._tables.shown[self._group])
 
     def _step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Any]]:
         time = min(self._elapsed, self.max_episode_steps - 1)  # later, every row has ended
         at = self._group, self._states, actions
-        cumulative, means = self._tables.cumulative[at], self._tables.means[at]
-        self._states, rewards = advance(cumulative, means, *self._noise[time])
-        return self._observe(), rewards, np.zeros(self.num_envs, dtype=bool), {}
-
-    def _observe(self) -> Array:
-        return self.single.observe(self._states, self._tables.shown[self._group])
+        self._states, rewards = self.rules.advance(self._tables, at, self._noise[time])
+        seen = self.rules.observe(self._states, self._tables.shown[self._group])
+        return seen, rewards, np.zeros(self.num_envs, dtype=bool), {}

@@ -68,11 +68,11 @@ POLICIES: dict[str, dict[str, Any]] = {
         "backtrack_ratio": 0.8,
     },
     # The paper's physics: 0.01 s a step, 200 steps.
-    "cheetah-dir-v0": {**CHEETAH, "env": "metarl/HalfCheetahDir-v0"},
-    "cheetah-vel-v0": {**CHEETAH, "env": "metarl/HalfCheetahVel-v0"},
+    "rllab-cheetah-dir": {**CHEETAH, "env": "metarl/RllabHalfCheetahDir-v0"},
+    "rllab-cheetah-vel": {**CHEETAH, "env": "metarl/RllabHalfCheetahVel-v0"},
     # Gymnasium's physics as of ProMP and later: 0.05 s a step, 100 steps.
-    "cheetah-dir-v1": {**CHEETAH, "env": "metarl/HalfCheetahDir-v1", "iterations": 160},
-    "cheetah-vel-v1": {**CHEETAH, "env": "metarl/HalfCheetahVel-v1", "iterations": 160},
+    "cheetah-dir": {**CHEETAH, "env": "metarl/HalfCheetahDir-v1", "iterations": 160},
+    "cheetah-vel": {**CHEETAH, "env": "metarl/HalfCheetahVel-v1", "iterations": 160},
     # Duan et al. 2016, with 200 pulls, or 20 episodes of ten steps, before an inner step. On the
     # bandit the curvature of log π · A makes the first policy deterministic (docs/results.md).
     "bandit": {

@@ -89,7 +89,7 @@ def test_the_wheel_built_from_the_source_archive_works_where_nothing_can_be_writ
     for path in (here, site, *site.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = everything_in(site, here)
-    robot = [*TRAIN, *ONE, "--env", "metarl/HalfCheetahDir-v0", "--iterations", "1", "--out"]
+    robot = [*TRAIN, *ONE, "--env", "metarl/RllabHalfCheetahDir-v0", "--iterations", "1", "--out"]
     code = f"""
 import pathlib, metarl, metarl.envs, metarl.experiments
 assert pathlib.Path(metarl.__file__).parts[-3] == "site", metarl.__file__

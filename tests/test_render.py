@@ -35,7 +35,7 @@ from metarl.experiments.meta_rl import build, config_class
 MAMLTRPO = config_class("maml-trpo")
 
 
-CHEETAH = "metarl/HalfCheetahDir-v0"
+CHEETAH = "metarl/RllabHalfCheetahDir-v0"
 HORIZON = 12
 # imageio-ffmpeg leaves the pipes of its process to the garbage collector.
 PIPES = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -207,8 +207,8 @@ def test_captions_name_the_state_the_steps_and_the_task() -> None:
     assert state_text(shown, 2) == ("step 2", "return −2.5")
     assert state_text(shown, 9) == ("ended at step 2", "return −2.5")
     assert [label(n) for n in range(3)] == ["before adaptation", "after 1 step", "after 2 steps"]
-    assert headline("metarl/HalfCheetahDir-v0", {"direction": -1}) == (
-        "HalfCheetahDir-v0, direction −1"
+    assert headline("metarl/RllabHalfCheetahDir-v0", {"direction": -1}) == (
+        "RllabHalfCheetahDir-v0, direction −1"
     )
     assert headline("Nav-v0", {"goal": [0.30001, -0.4]}) == "Nav-v0, goal (0.3, −0.4)"
     assert headline("Long-v0", {"x": list(range(9))}) == "Long-v0, x (0, 1, 2, 3, ...)"

@@ -365,9 +365,8 @@ def test_next_state_has_a_probability_above_zero() -> None:
     never = [1 / 3, 0.0, 1 / 3, 1 / 3 - 5e-7, 0.0]  # sums to a little less than 1
     task = {"transitions": [[never]] * 5, "rewards": [[0.0]] * 5}
     env = make(MDP, num_states=5, num_actions=1).unwrapped
-    cumulative = env.tables(task).cumulative[0, 0]
     for chance, state in ((0.0, 0), (0.34, 2), (1 - 2**-53, 3)):
-        assert tabular_mdp.advance(cumulative, np.zeros(()), chance, 0.0)[0] == state
+        assert env.advance(env.tables(task), (0, 0), np.array([chance, 0.0]))[0] == state
 
 
 def test_tasks_of_the_mdp_have_the_distribution_of_the_literature() -> None:

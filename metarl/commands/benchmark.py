@@ -26,7 +26,7 @@ COLLECTING = "collecting a meta-batch (s)"
 CHEETAH: dict[str, Any] = {"num_tasks": 40, "hidden": (100, 100), "inner_lr": 0.1}
 CASES: dict[str, dict[str, Any]] = {
     "metarl/Navigation2D-v0": {"num_tasks": 20, "hidden": (64, 64), "activation": "tanh"},
-    "metarl/HalfCheetahDir-v0": CHEETAH,
+    "metarl/RllabHalfCheetahDir-v0": CHEETAH,
     "metarl/HalfCheetahDir-v1": CHEETAH,
 }
 

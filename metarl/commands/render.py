@@ -3,7 +3,6 @@
 ``metarl render runs/quick --out paths.png``
 """
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -87,17 +86,15 @@ class Adapted(NamedTuple):
 
 def main(args: Render) -> None:
     """Adapt, play and draw."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*is out of date")  # -v0 is the paper's, on purpose
-        for folder in args.runs:
-            require_policy(folder)
-        runs = [_load(folder, args.device) for folder in args.runs]
-        envs = sorted({run.config.env for run in runs})
-        if len(envs) > 1:
-            raise ValueError(f"render shows one environment at a time, not {' and '.join(envs)}")
-        require_writable(args.out)
-        (require_video if args.out.suffix in SUFFIXES else pyplot)()
-        (draw_paths if envs == [PLANE] else draw_episodes)(args, runs)
+    for folder in args.runs:
+        require_policy(folder)
+    runs = [_load(folder, args.device) for folder in args.runs]
+    envs = sorted({run.config.env for run in runs})
+    if len(envs) > 1:
+        raise ValueError(f"render shows one environment at a time, not {' and '.join(envs)}")
+    require_writable(args.out)
+    (require_video if args.out.suffix in SUFFIXES else pyplot)()
+    (draw_paths if envs == [PLANE] else draw_episodes)(args, runs)
     print(f"written to {args.out}")
 
 
