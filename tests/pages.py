@@ -115,7 +115,9 @@ def in_small(words: list[str], small: dict[str, str]) -> list[str]:
     verb, *rest = words
     if verb not in ("train", *cli.VERBS):  # --help
         return words
-    keys = (rest[0], verb) if verb == "train" else (cli._verb(words).module, verb)
+    keys = (
+        (rest[0], verb) if verb == "train" else (cli._verb(words).module.rpartition(".")[2], verb)
+    )
     sizes = (size[key] for size in (small, SMALL) for key in keys if key in size)
     return [*words, *shlex.split(next(sizes, ""))]
 

@@ -40,7 +40,7 @@ def test_commands_in_a_notebook_show_one_bar_and_tables(
     train = [*TRAIN, "--iterations", "40", "--out", "run"]
     small = ["--num-tasks", "2", "--episodes-per-task", "2"]
     cells = [
-        f"from metarl import cli\ncli.run({train})",
+        f"from metarl.commands import cli\ncli.run({train})",
         f'cli.run(["evaluate", "run", *{small}])',
         'cli.run(["plot", "run", "--nothing"])',
     ]

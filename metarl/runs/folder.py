@@ -26,12 +26,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from metarl.runs.checkpoint import write_atomically
 from metarl.core.speed import processes
+from metarl.runs.checkpoint import write_atomically
 from metarl.runs.lock import holding, is_held, require_held
-from metarl.util.parsing import parse_json
 from metarl.runs.records import read_evaluation, read_line
 from metarl.runs.stopping import Stopped
+from metarl.util.parsing import parse_json
 
 
 CHECKPOINTS = (".safetensors", ".zip")

@@ -10,15 +10,15 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from metarl.runs import checkpoint
-from metarl.runs.config import RunConfig, to_json
-from metarl.util.console import Progress
 from metarl.core.speed import processes
 from metarl.core.types import MetaState, Metrics
+from metarl.runs import checkpoint
+from metarl.runs.config import RunConfig, to_json
+from metarl.runs.folder import Run
 from metarl.runs.media import Media
 from metarl.runs.stopping import Stopped, StopSignal
 from metarl.runs.trackers import tracker
-from metarl.runs.folder import Run
+from metarl.util.console import Progress
 
 
 class Journal:

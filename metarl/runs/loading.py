@@ -6,11 +6,11 @@ from typing import Any, Generic, cast
 
 import torch
 
+from metarl.core.types import MetaParams
 from metarl.runs import checkpoint
 from metarl.runs.config import NEUTRAL, Kind, from_json, to_json
-from metarl.core.types import MetaParams
-from metarl.util.device import resolve_device
 from metarl.runs.folder import Run
+from metarl.util.device import resolve_device
 
 
 @dataclass(frozen=True)

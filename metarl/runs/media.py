@@ -9,11 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from metarl.runs.config import RunConfig
-from metarl.util.console import warn
 from metarl.core.speed import processes
-from metarl.runs.trackers import CarefulTracker
+from metarl.runs.config import RunConfig
 from metarl.runs.folder import Run
+from metarl.runs.trackers import CarefulTracker
+from metarl.util.console import warn
 
 
 DRAWING = "metarl.commands.media"  # a program, and nothing to import here

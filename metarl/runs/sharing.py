@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 from metarl.runs import checkpoint
 from metarl.runs.checkpoint import write_atomically
 from metarl.runs.config import RunConfig, to_json
-from metarl.runs.loading import load_checkpoint
 from metarl.runs.folder import Run
+from metarl.runs.loading import load_checkpoint
 
 
 MEDIA = (".png", ".gif", ".mp4")

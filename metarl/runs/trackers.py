@@ -6,11 +6,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
-from metarl.util import optional
-from metarl.runs.checkpoint import write_atomically
-from metarl.util.console import warn
 from metarl.core.speed import processes
+from metarl.runs.checkpoint import write_atomically
 from metarl.runs.folder import Run
+from metarl.util import optional
+from metarl.util.console import warn
 
 
 @runtime_checkable
