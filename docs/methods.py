@@ -27,7 +27,7 @@ import results  # noqa: E402
 
 from metarl.commands import cli  # noqa: E402
 from metarl.commands.methods import policies  # noqa: E402
-from metarl.experiments import experiments  # noqa: E402
+from metarl.experiments import OTHERS, experiments  # noqa: E402
 from metarl.runs.config import flag  # noqa: E402
 from metarl.supervised.methods import METHODS  # noqa: E402
 
@@ -47,7 +47,7 @@ IN_RESULTS = "nothing in [results.md](../results.md) is of this method."
 
 def page_names() -> list[str]:
     """Return the pages: one for every method, and every experiment on policies of this package."""
-    ours = [name for name in experiments() if name not in (*cli.SUPERVISED, "sb3")]
+    ours = [name for name in experiments() if name not in OTHERS]
     return list(dict.fromkeys([*METHODS, *ours]))
 
 
@@ -56,8 +56,8 @@ def page_of(command: str) -> str | None:
     _, _, *words = shlex.split(command)
     if words[0] == "sb3":
         return None
-    config: Any = cli.parse_train(words)[1]
-    if words[0] in cli.SUPERVISED:
+    config: Any = cli.parse_train(words).config
+    if words[0] in OTHERS:
         return str(config.method)
     if config.inner_steps == 0:
         return "oracle" if config.observe_task else "pretrained"

@@ -1,270 +1,196 @@
-"""Meta-train a policy with any method of the table: its settings, and the parts they build.
+"""Meta-train a policy with any method of the table.
 
 ``metarl train maml-trpo --preset navigation-quick --out runs/quick``
 """
 
-import difflib
-import sys
-from dataclasses import dataclass, field, make_dataclass, replace
-from functools import cache
-from typing import Annotated, ClassVar, Literal, NamedTuple, TypeAlias, get_type_hints
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
-import gymnasium
-import torch
-import tyro
-from gymnasium.error import UnregisteredEnv
+import numpy as np
 
-from metarl.core.adapt import InnerLoop
-from metarl.core.inner import adam, sgd
-from metarl.core.optimizers import LEARNED_RATES, Inner, inner_optimizer
+from metarl.core.optimizers import LEARNED_RATES
 from metarl.core.seeding import numpy_generator, torch_generator
-from metarl.core.speed import chunks, processes
-from metarl.core.types import MetaLearner, MetaState, Params
-from metarl.envs import ENVIRONMENTS
-from metarl.experiments.launch import launch
-from metarl.rl.advantages import Process, advantages
-from metarl.rl.cavia import context_loop
-from metarl.rl.evaluate import paper_rates
-from metarl.rl.losses import INNER_LOSSES
+from metarl.core.types import MetaLearner, MetaParams, MetaState, Metrics, Task
+from metarl.experiment import Evaluation, Experiment, Report, Table
+from metarl.experiments.policies import MetaPolicy
+from metarl.experiments.rl_rendering import RLRendering, draw_episodes, draw_paths
+from metarl.experiments.rl_settings import RLConfig as RLConfig
+from metarl.experiments.rl_settings import config_class as config_class
+from metarl.experiments.rl_setup import Parts as Parts
+from metarl.experiments.rl_setup import build as build
+from metarl.experiments.rl_setup import usual_episodes
+from metarl.rl.evaluate import AdaptationCurve, paper_tasks
 from metarl.rl.methods import METHODS
 from metarl.rl.metrics import rollout_metrics
-from metarl.rl.policies import Policy, mlp_policy
-from metarl.rl.sampler import Sampler, make_sampler
-from metarl.runs.config import RunConfig, require
-from metarl.runs.folder import Run
-from metarl.runs.journal import Journal
-from metarl.util.device import resolve_device
-from metarl.util.ranges import at_least, between, greater_than
+from metarl.rl.sampler import TaskDescription
+from metarl.runs.card import Subject
+from metarl.runs.config import require
+from metarl.util.ranges import at_least
 
 
-DESCRIPTION = """--inner-steps 0 trains one policy on all tasks (the pretrained baseline); with
---observe-task it is the oracle. --preset NAME starts from named settings; `metarl train` lists
-them."""
-Loss: TypeAlias = Literal["reinforce", "ratio", "dice", "clipped"]
+PLANE = "metarl/Navigation2D-v0"
+TUNING_RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True)
-class RLConfig(RunConfig):
-    """A distribution of tasks, a policy, and how it adapts; a method adds its meta-update."""
+class RLEvaluation(Evaluation):
+    """Adapt the policy of a run to test tasks, and report every return.
 
-    env: str = "metarl/Navigation2D-v0"
-    """Gymnasium id of an environment with tasks."""
-    observe_task: bool = False
-    """Append the task to the observation."""
-    vectorization: Literal["auto", "sync", "async"] = "auto"
-    """How episodes run side by side: auto takes the environment's own batched face, and without one
-    sync, in this process; async takes one process per episode, for slow simulators. The episodes
-    are the same."""
-    num_tasks: int = 20
-    """Tasks of a meta-batch."""
-    episodes_per_task: int = 20
-    """Episodes of each task before and after each inner step."""
-    inner_steps: int = 1
-    """Inner policy-gradient steps, each on fresh episodes."""
-    inner_lr: float = 0.5
-    """Step size of the inner steps."""
-    inner: Inner = "sgd"
-    """Inner optimizer; the rates of all but sgd and adam are learned, starting at --inner-lr."""
-    inner_loss: Loss = "reinforce"
-    """Inner loss: log-probability (Finn et al. 2017), likelihood ratio (ProMP; its second
-    derivative keeps the score term), dice (derivatives of every order, high variance; unbiased
-    with --discount 1 --gae-lambda 1) or clipped (PPO's)."""
-    inner_clip: float = 0.5
-    """How far from 1 a probability ratio of the clipped inner loss may move."""
-    first_order: bool = False
-    """Treat inner gradients as constants (FOMAML)."""
-    hidden: tuple[int, ...] = (100, 100)
-    """Widths of the policy's hidden layers."""
-    activation: Literal["relu", "tanh"] = "relu"
-    """Nonlinearity of the policy."""
-    output_gain: float = 0.1
-    """Factor of the last layer's initial weights: a policy that starts out much the same everywhere
-    does not run away from the origin before the first updates reach it."""
-    init_std: float = 1.0
-    """Initial standard deviation of the actions, where [-1, 1] is the full range."""
-    action_scale: float = 1.0
-    """Unit of the policy's outputs and of its learned standard deviation. 0.1 is what peers mean by
-    a policy that acts in [-10, 10]: the same inner step moves it less."""
-    discount: float = 0.99
-    """Discount factor of rewards."""
-    gae_lambda: float = 1.0
-    """Lambda of generalized advantage estimation."""
-    inner_gae_lambda: float | None = None
-    """Another lambda for the episodes that the inner steps learn from: a lower one makes the few
-    episodes of a task agree on a direction, and the meta-update makes it a useful one."""
-    context_size: int = 0
-    """Context parameters: if there are any, they alone adapt, from zero (CAVIA)."""
-    chunk_size: int | None = None
-    """Tasks worked on at a time; by default as many as fit the processor's cache."""
+    The tasks are drawn from the same distribution by another stream than training's: velocities and
+    goals it has never met, but there are only two directions. Every step is taken on fresh
+    episodes: the first with the training step size, later ones with half of it (Finn et al. 2017);
+    rates that were learned stay what they are. 40 tasks with seed 1 are the paper's own.
+    """
 
-    method: ClassVar[str]
-    """Name of the method, a row of :data:`metarl.rl.methods.METHODS`."""
+    inner_steps: int | None = None
+    """Adaptation steps; by default 3, and 0 for an oracle."""
+    num_tasks: int = 40
+    """Test tasks."""
+    episodes_per_task: int | None = None
+    """Episodes of each task before and after each step; by default as many as have 4,000 steps
+    (Finn et al. 2017): 40 of 100 steps, 20 of 200."""
+    inner_lr: float | None = None
+    """Step size of the first step, instead of the run's."""
+    tune_inner_lr: bool = False
+    """Choose the step size first, for what a pretrained policy is fine-tuned with: the best of
+    eight, evaluated in the same way on as many tasks of its own."""
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings, naming the flag."""
-        super().__post_init__()
-        require(self, at_least(1), "num_tasks", "episodes_per_task", "hidden", "chunk_size")
-        require(self, at_least(0), "inner_steps", "inner_lr", "context_size")
-        require(self, greater_than(0), "output_gain", "init_std", "action_scale", "inner_clip")
-        require(self, between(0, 1), "discount", "gae_lambda", "inner_gae_lambda")
-        for name, option in METHODS[self.method].options().items():
-            if option.range is not None:
-                require(self, option.range, name)
+        """Raise a ValueError for impossible settings."""
+        require(self, at_least(1), "num_tasks", "episodes_per_task")
+        require(self, at_least(0), "inner_steps", "inner_lr")
+        if self.tune_inner_lr and self.inner_lr is not None:
+            raise ValueError("tune_inner_lr chooses the step size; leave out inner_lr")
 
 
-@cache
-def config_class(method: str) -> type[RLConfig]:
-    """Return the configuration of a method: the shared settings and the method's own.
+class MetaRL(Experiment[RLConfig]):
+    """Meta-reinforcement learning with any method of :data:`metarl.rl.methods.METHODS`."""
 
-    Args:
-        method: A name of :data:`metarl.rl.methods.METHODS`.
-    """
-    row = METHODS[method]
-    hints = get_type_hints(RLConfig, include_extras=True)
-    changed = [(name, hints[name], value) for name, value in row.values.items()]
-    own = [
-        (name, Annotated[option.kind, tyro.conf.arg(help=option.help)], option.default)
-        for name, option in row.options().items()
-        if name not in hints
-    ]
-    text = f"{row.summary[0].upper()}{row.summary[1:]} ({row.paper}).\n\n{DESCRIPTION}"
-    space = {"method": method, "__doc__": text, "__module__": __name__}
-    return make_dataclass(
-        method.title().replace("-", ""),
-        [(name, kind, field(default=value)) for name, kind, value in changed + own],
-        bases=(RLConfig,), frozen=True, namespace=space,
-    )  # fmt: skip
-
-
-class Parts(NamedTuple):
-    """Everything that a configuration means."""
-
-    policy: Policy
-    params: Params
-    loop: InnerLoop
-    learner: MetaLearner
-    process: tuple[Process, Process]
-    sampler: Sampler
+    evaluation = RLEvaluation
+    rendering = RLRendering
 
     @property
-    def device(self) -> torch.device:
-        """Where the parameters live."""
-        return self.sampler.device
+    def name(self) -> str:
+        """The method."""
+        return self.config.method
+
+    @cached_property
+    def parts(self) -> Parts:
+        """What training needs."""
+        return build(self.config)
 
     def init(self) -> MetaState:
-        """Return the state before the first iteration."""
-        return self.learner.init(self.params, device=self.device)
+        """Return the initial policy and what the method carries."""
+        return self.parts.init()
 
-
-def build(config: RLConfig, *, num_tasks: int | None = None, episodes: int | None = None) -> Parts:
-    """Build the parts of a run.
-
-    Args:
-        config: Its settings.
-        num_tasks: Instead of the run's, for an evaluation.
-        episodes: Episodes per task instead of the run's, for an evaluation.
-
-    Raises:
-        ValueError: If there is no such environment, or it has no tasks.
-    """
-    sampler = _sampler(
-        config,
-        num_tasks=config.num_tasks if num_tasks is None else num_tasks,
-        episodes=config.episodes_per_task if episodes is None else episodes,
-        share=_share(config) if num_tasks is None else None,
-    )
-    policy, params = mlp_policy(
-        sampler.env.single_observation_space,
-        sampler.env.single_action_space,
-        hidden=config.hidden,
-        activation=config.activation,
-        output_gain=config.output_gain,
-        init_std=config.init_std,
-        scale=config.action_scale,
-        context=config.context_size,
-        generator=torch_generator(config.seed, 0, "parameters"),
-    )
-    loop = _inner_loop(config, policy)
-    method = METHODS[config.method]
-    settings = {name: getattr(config, name) for name in method.options()}
-    learner = method.function()(policy, loop, **settings)
-    return Parts(policy, params, loop, learner, _processing(config), sampler)
-
-
-def _inner_loop(config: RLConfig, policy: Policy) -> InnerLoop:
-    options = {"clip": config.inner_clip} if config.inner_loss == "clipped" else {}
-    loop = InnerLoop(
-        INNER_LOSSES[config.inner_loss](policy, **options),
-        inner_optimizer(config.inner, config.inner_lr, config.inner_steps),
-        first_order=config.first_order,
-        num_steps=config.inner_steps,
-    )
-    return context_loop(loop, config.context_size) if config.context_size else loop
-
-
-def _processing(config: RLConfig) -> tuple[Process, Process]:
-    """Return what computes advantages: of the support episodes, and of the query."""
-    inner = config.gae_lambda if config.inner_gae_lambda is None else config.inner_gae_lambda
-    return (
-        advantages(discount=config.discount, gae_lambda=inner),
-        advantages(discount=config.discount, gae_lambda=config.gae_lambda),
-    )
-
-
-def train(config: RLConfig, parts: Parts, run: Run, state: MetaState, *, start: int) -> None:
-    """Train from iteration `start` + 1 on; all randomness comes from (seed, iteration)."""
-    sampler = parts.sampler
-    with Journal(run, config, start=start) as journal:
-        for iteration in journal.iterations():
-            tasks = sampler.sample_tasks(numpy_generator(config.seed, iteration, "tasks"))
-            generator = torch_generator(config.seed, iteration, "rollouts", device=sampler.device)
-            batch, collected = sampler.collect(
-                parts.policy, parts.loop, state.params, tasks, generator, parts.process
-            )
-            journal.collected()
-            state, updated = parts.learner.step(state, batch)
-            journal.write(iteration, state, collected | updated | rollout_metrics(batch))
-
-
-def main(config: RLConfig) -> None:
-    """Start a run."""
-    launch(config.method, config, build(config), sys.modules[__name__])
-
-
-def paper_loop(config: RLConfig, loop: InnerLoop, *, num_steps: int, rate: float) -> InnerLoop:
-    """Return the loop of the paper's test: step size `rate`, then half of it; learned ones stay."""
-    optimizer = loop.optimizer
-    if config.inner not in LEARNED_RATES:
-        optimizer = sgd(paper_rates(rate)) if config.inner == "sgd" else adam(rate)
-    return replace(loop, num_steps=num_steps, optimizer=optimizer)
-
-
-def _share(config: RLConfig) -> processes.TaskSlice:
-    """Return the tasks of this process, whole chunks if they can be told before there are any."""
-    spec = gymnasium.registry.get(config.env.rpartition(":")[2])
-    steps = config.episodes_per_task * ((spec and spec.max_episode_steps) or 1)
-    fitting = chunks.cache_sized(steps, config.num_tasks, torch.device("cpu")) or 1
-    return processes.share(config.num_tasks, multiple=config.chunk_size or fitting)
-
-
-def _sampler(
-    config: RLConfig, *, num_tasks: int, episodes: int, share: processes.TaskSlice | None
-) -> Sampler:
-    try:
-        return make_sampler(
-            config.env,
-            num_tasks=num_tasks,
-            episodes_per_task=episodes,
-            device=resolve_device(config.device),
-            share=share,
-            vectorization_mode=None if config.vectorization == "auto" else config.vectorization,
-            **({"observe_task": True} if config.observe_task else {}),
+    def draw(self, state: MetaState, iteration: int) -> tuple[Task, Metrics]:
+        """Collect episodes of new tasks, before and after each inner step."""
+        parts, seed = self.parts, self.config.seed
+        tasks = parts.sampler.sample_tasks(numpy_generator(seed, iteration, "tasks"))
+        generator = torch_generator(seed, iteration, "rollouts", device=parts.device)
+        batch, collected = parts.sampler.collect(
+            parts.policy, parts.loop, state.params, tasks, generator, parts.process
         )
-    except UnregisteredEnv as error:
-        ours = [row.id for row in ENVIRONMENTS]
-        name = config.env if "/" in config.env else f"metarl/{config.env}"
-        close = difflib.get_close_matches(name, ours, 1, cutoff=0.8)
-        hint = f"did you mean {close[0]}?" if close else str(error)
-        raise ValueError(
-            f"there is no --env {config.env}: {hint} (`metarl envs` lists ours)"
-        ) from None
+        return batch, collected | rollout_metrics(batch)
+
+    def learner(self, iteration: int) -> MetaLearner:
+        """Return the method's meta-update."""
+        del iteration
+        return self.parts.learner
+
+    def model(self, params: MetaParams, **options: Any) -> MetaPolicy:
+        """Return the policy, ready to adapt; `options` are those of :meth:`policy`."""
+        return self.policy(params, **options)
+
+    def policy(
+        self, params: MetaParams, *, num_tasks: int = 1, episodes: int | None = None
+    ) -> MetaPolicy:
+        """Return the policy for a number of tasks and episodes.
+
+        Args:
+            params: The meta-parameters.
+            num_tasks: Tasks that it adapts to at a time.
+            episodes: Episodes of each inner step; by default as many as have 4,000 time steps.
+        """
+        episodes = episodes or usual_episodes(self.config)
+        self.parts = build(self.config, num_tasks=num_tasks, episodes=episodes)
+        self.require_fitting(params)
+        return MetaPolicy(self.config, self.parts, params)
+
+    def describe(self) -> Subject:
+        """Return the method, its paper and the environment."""
+        baseline = "oracle" if self.config.observe_task else "pretraining"
+        method = self.name if self.config.inner_steps else f"{self.name} ({baseline})"
+        paper, env = METHODS[self.name].paper, self.config.env
+        return Subject(method, paper, env, "reinforcement-learning", True, "render")
+
+    def evaluate(self, metas: Sequence[MetaParams], options: RLEvaluation) -> Report:
+        """Return the return after 0, 1, ..., K steps on test tasks (Finn et al. 2017)."""
+        num_steps = self._steps_to_take(options)
+        episodes = options.episodes_per_task
+        policy = self.policy(metas[0], num_tasks=options.num_tasks, episodes=episodes)
+        sampler = policy.parts.sampler
+
+        def curve(tasks: list[TaskDescription], rate: float, role: str) -> AdaptationCurve:
+            generator = torch_generator(options.seed, 0, role, device=sampler.device)
+            return policy.curve(policy.loop(num_steps, rate), tasks, generator)
+
+        rate, tables = self.config.inner_lr if options.inner_lr is None else options.inner_lr, []
+        if options.tune_inner_lr:
+            # A different stream than the test tasks and their episodes.
+            others = sampler.sample_tasks(numpy_generator(options.seed, 0, "tuning"))
+            scores = [curve(others, each, "tuning").mean[1:].mean() for each in TUNING_RATES]
+            rows = [[f"{r:g}", f"{s:.2f}"] for r, s in zip(TUNING_RATES, scores, strict=True)]
+            heads = ["inner lr", "mean return"]
+            tables = [Table("step size, on tasks of its own", heads, rows)]
+            rate = TUNING_RATES[int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))]
+        found = curve(paper_tasks(sampler, options.seed), rate, "evaluation")
+        tables.append(_table(found))
+        values = {
+            "env": self.config.env,
+            "num_tasks": options.num_tasks,
+            "episodes_per_task": sampler.episodes_per_task,
+            "seed": options.seed,
+            "inner_lr": rate,
+            "tuned": options.tune_inner_lr,
+            "mean": found.mean.tolist(),
+            "interval95": found.interval.tolist(),
+            "tasks": found.tasks,
+            "returns": found.returns.tolist(),
+        }
+        name = f"steps-{num_steps}_tasks-{options.num_tasks}"
+        name += f"_episodes-{sampler.episodes_per_task}_seed-{options.seed}"
+        name += f"_lr-{rate:g}" if rate != self.config.inner_lr else ""
+        name += "_tuned" if options.tune_inner_lr else ""  # also where it is the run's own
+        return Report(name, values, tables)
+
+    def _steps_to_take(self, options: RLEvaluation) -> int:
+        """Return the number of adaptation steps; refuse step sizes that nothing would use."""
+        config = self.config
+        oracle = config.observe_task and config.inner_steps == 0
+        num_steps = options.inner_steps if options.inner_steps is not None else 0 if oracle else 3
+        chosen = options.inner_lr is not None or options.tune_inner_lr
+        if config.inner in LEARNED_RATES and chosen:
+            raise ValueError(
+                f"{options.run} learned its rates (inner={config.inner}); leave out inner_lr and "
+                "tune_inner_lr"
+            )
+        if options.tune_inner_lr and num_steps == 0:
+            raise ValueError("tune_inner_lr needs inner_steps of at least 1")
+        return num_steps
+
+    def draw_adaptation(
+        self, shown: Sequence[Experiment[Any]], metas: Sequence[MetaParams], options: RLRendering
+    ) -> None:
+        """Draw paths on the plane, or one episode before and after adaptation."""
+        draw_rows = draw_paths if self.config.env == PLANE else draw_episodes
+        draw_rows(list(zip(shown, metas, strict=True)), options)
+
+
+def _table(curve: AdaptationCurve) -> Table:
+    steps = enumerate(zip(curve.mean, curve.interval, strict=True))
+    rows = [[step, f"{mean:.2f}", f"± {half:.2f}"] for step, (mean, half) in steps]
+    heads = ["adaptation steps", "mean return", "95 % interval"]
+    return Table(f"return on {curve.described}", heads, rows)

@@ -3,9 +3,8 @@
 ``metarl train regression --method maml --out runs/sine``
 """
 
-import sys
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -15,14 +14,14 @@ from metarl.core import tree
 from metarl.core.seeding import torch_generator
 from metarl.data.images import Splits
 from metarl.drawing.curves import Fit
-from metarl.experiments.launch import launch, require_fitting
-from metarl.experiments.supervised import train as train
+from metarl.experiments.supervised_evaluation import Supervised
 from metarl.experiments.supervised_settings import SupervisedConfig, resolve
 from metarl.experiments.supervised_setup import Parts, make_learner, make_model, make_test_loop
 from metarl.nn.convolution import Classifier
 from metarl.nn.mlp import ACTIVATIONS, linear, mlp
+from metarl.runs.card import Subject
 from metarl.runs.config import require
-from metarl.runs.loading import load
+from metarl.runs.folder import Run
 from metarl.supervised.losses import squared_error
 from metarl.supervised.sinusoid import Sinusoids
 from metarl.util.device import resolve_device
@@ -47,7 +46,7 @@ QUERIES = 100  # points of validation and test
 
 
 @dataclass(frozen=True)
-class Regression(SupervisedConfig):
+class RegressionConfig(SupervisedConfig):
     """Learn to fit a sinusoid from a few points.
 
     --method pretrained trains jointly on all sinusoids, and --method oracle sees amplitude and
@@ -70,24 +69,24 @@ class Regression(SupervisedConfig):
     """Nonlinearity."""
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings, naming the flag."""
+        """Raise a ValueError for impossible settings."""
         super().__post_init__()
         require(self, at_least(1), "num_shots", "num_queries", "hidden")
         if not self.hidden:
-            raise ValueError("--hidden needs at least one width")
+            raise ValueError("`hidden` needs at least one width")
         for name, value in (("start", "learned"), ("inner_batch", None), ("per_step_norm", False)):
             if getattr(self, name) not in (None, value):
-                raise ValueError(f"--{name.replace('_', '-')} is of `train fewshot`; leave it out")
+                raise ValueError(f"`{name}` is only supported by `train fewshot`; leave it out")
         if self.method in ("protomaml", "protonet", "zero-head"):
-            raise ValueError(f"--method {self.method} needs classes; it is of `train fewshot`")
+            raise ValueError(f"method={self.method} needs classes: use `train fewshot`")
 
 
-def complete(config: Regression) -> Regression:
+def complete(config: RegressionConfig) -> RegressionConfig:
     """Fill in what was left open."""
     return resolve(config, SETTINGS)
 
 
-def build(config: Regression) -> Parts:
+def build(config: RegressionConfig) -> Parts:
     """Build the parts of a run."""
     config = complete(config)
     observed = config.method == "oracle"
@@ -103,37 +102,45 @@ def build(config: Regression) -> Parts:
     )
 
 
-def _network(config: Regression, inputs: int) -> Classifier:
+def _network(config: RegressionConfig, inputs: int) -> Classifier:
     generator = torch_generator(config.seed, 0, "parameters")
     layers = mlp((inputs, *config.hidden), activation=config.activation, generator=generator)
     body = nn.Sequential(*layers, ACTIVATIONS[config.activation]())
     return Classifier(body, linear(config.hidden[-1], 1, generator=generator))
 
 
-def main(config: Regression) -> None:
-    """Start a run."""
-    config = complete(config)
-    launch("regression", config, build(config), sys.modules[__name__])
+class SinusoidRegression(Supervised[RegressionConfig]):
+    """Few-shot regression of sinusoids."""
 
+    name = "regression"
+    complete = staticmethod(complete)
 
-def fits(folder: Path, *, tasks: int = 2, seed: int = 1) -> list[Fit]:
-    """Adapt the last checkpoint of a run to test sinusoids, for a picture."""
-    loaded = load(Regression, folder, device="cpu")
-    parts = build(loaded.config)
-    require_fitting(parts, loaded.params)
-    sinusoids = Sinusoids(loaded.config.num_shots, QUERIES, loaded.config.method == "oracle")
-    drawn = sinusoids.sample(tasks, torch_generator(seed, 0, "picture"))
-    found = []
-    for index in range(tasks):
-        (inputs, targets), *_ = one = tree.map_leaves(lambda x, i=index: x[i], drawn.support)
-        points, truth = tree.map_leaves(lambda x, i=index: x[i], drawn.query)
-        order = points[:, 0].argsort()
-        path = parts.test_loop.path(loaded.params, tuple(one))
-        curves = {
-            step: parts.model.apply(path[step], points[order])[:, 0].numpy()
-            for step in sorted({0, 1, len(path) - 1} & set(range(len(path))))
-        }
-        x, y = points[order, 0].numpy(), truth[order, 0].numpy()
-        support = (inputs[:, 0].numpy(), targets[:, 0].numpy())
-        found.append(Fit(f"test sinusoid {index + 1}", x, y, support, curves))
-    return found
+    @cached_property
+    def parts(self) -> Parts:
+        """The model, its learner, and what draws its tasks."""
+        return build(self.config)
+
+    def describe(self) -> Subject:
+        """Return the method and its paper."""
+        return self.subject("sinusoids", "few-shot-regression")
+
+    def examples(self, run: Run, *, tasks: int = 2, seed: int = 1) -> list[Fit]:
+        """Adapt the last checkpoint of a run to test sinusoids, for a picture."""
+        params = self.read(run, run.choose_checkpoint(None))
+        self.require_fitting(params)
+        sinusoids = Sinusoids(self.config.num_shots, QUERIES, self.config.method == "oracle")
+        drawn = sinusoids.sample(tasks, torch_generator(seed, 0, "picture"))
+        found = []
+        for index in range(tasks):
+            (inputs, targets), *_ = one = tree.map_leaves(lambda x, i=index: x[i], drawn.support)
+            points, truth = tree.map_leaves(lambda x, i=index: x[i], drawn.query)
+            order = points[:, 0].argsort()
+            path = self.parts.test_loop.path(params, tuple(one))
+            curves = {
+                step: self.parts.model.apply(path[step], points[order])[:, 0].numpy()
+                for step in sorted({0, 1, len(path) - 1} & set(range(len(path))))
+            }
+            x, y = points[order, 0].numpy(), truth[order, 0].numpy()
+            support = (inputs[:, 0].numpy(), targets[:, 0].numpy())
+            found.append(Fit(f"test sinusoid {index + 1}", x, y, support, curves))
+        return found

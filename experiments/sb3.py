@@ -4,35 +4,39 @@
 """
 
 import math
-import time
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, cast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
 
+import torch
 import tyro
 
 from metarl.core import tree
 from metarl.core.seeding import numpy_generator, seed_sequence, torch_generator
 from metarl.core.speed import processes
-from metarl.rl.episodes import Rollout, mean_return
+from metarl.core.types import MetaLearner, Metrics
+from metarl.drawing.film import choose_pace, film, make_recorder
+from metarl.drawing.panels import Shot, draw_films, headline
+from metarl.experiment import Device, Evaluation, Experiment, Report, Table
+from metarl.rl.episodes import Rollout, masked, mean_return
+from metarl.rl.evaluate import paper_episodes, paper_tasks
 from metarl.rl.sampler import Sampler, TaskDescription, make_sampler
 from metarl.rl.tasks import read_task
-from metarl.runs.config import RunConfig, require, to_json
+from metarl.runs.card import Subject
+from metarl.runs.config import RunConfig, require
 from metarl.runs.folder import Run
-from metarl.runs.media import Media
-from metarl.runs.stopping import Stopped, StopSignal
-from metarl.runs.trackers import require_tracker, tracker
 from metarl.sb3 import checkpoint as sb3_checkpoint
 from metarl.sb3.environments import sb3_env
 from metarl.sb3.models import advance, make_model
 from metarl.sb3.policies import NO_PARAMS, policy_of
-from metarl.util import optional
-from metarl.util.console import Progress
 from metarl.util.device import resolve_device
 from metarl.util.ranges import at_least, between, greater_than
+from metarl.util.statistics import interval95
 
 
 @dataclass(frozen=True)
-class SB3(RunConfig):
+class SB3Config(RunConfig):
     """Train a policy with Stable-Baselines3: on the task given, or on all tasks.
 
     With --observe-task and no --task it is the oracle: each episode draws a task, and the policy
@@ -75,7 +79,7 @@ class SB3(RunConfig):
     log_every: tyro.conf.Suppress[int] = 1
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings, naming the flag."""
+        """Raise a ValueError for impossible settings."""
         require(self, at_least(1), "eval_every", "total_steps", "num_envs", "episodes", "hidden")
         require(self, greater_than(0), "learning_rate")
         require(self, between(0, 1), "discount")
@@ -85,12 +89,35 @@ class SB3(RunConfig):
         super().__post_init__()
 
 
-class Parts(NamedTuple):
-    """What a configuration means: a model, what evaluates it, and the task if there is but one."""
+@dataclass(frozen=True)
+class SB3Evaluation(Evaluation):
+    """Measure the return of a policy that Stable-Baselines3 trained.
+
+    On the run's --task if it has one, else on test tasks, those that meta-learned policies are
+    evaluated on. Actions are the most likely ones, as SB3 evaluates. 40 tasks with seed 1 are those
+    of Finn et al. 2017.
+    """
+
+    num_tasks: int = 40
+    """Test tasks, of a run without --task."""
+    episodes_per_task: int | None = None
+    """Episodes of each task; by default as many as have 4,000 steps."""
+    explore: bool = False
+    """Draw the actions, as in training, and as meta-learned policies are evaluated."""
+    device: Device = "cpu"
+    """Where the policy lives."""
+
+    def __post_init__(self) -> None:
+        """Raise a ValueError for impossible settings."""
+        require(self, at_least(1), "num_tasks", "episodes_per_task")
+        require(self, at_least(0), "seed")
+
+
+class Player(NamedTuple):
+    """A model and the environment that it is evaluated in."""
 
     model: Any
     sampler: Sampler
-    task: TaskDescription | None
 
     def play(self, tasks: list[TaskDescription], *, seed: int, explore: bool = False) -> Rollout:
         """Play the episodes of an evaluation."""
@@ -101,98 +128,172 @@ class Parts(NamedTuple):
         return self.sampler.rollout(policy, tree.expand(NO_PARAMS, len(tasks)), tasks, generator)
 
 
-def build(config: SB3, *, num_tasks: int | None = None, episodes: int = 1) -> Parts:
-    """Build an untrained model, and what evaluates it.
+class StableBaselines(Experiment[SB3Config]):
+    """Stable-Baselines3, which has its own models and checkpoints: a state is a model."""
 
-    Args:
-        config: The settings.
-        num_tasks: Tasks of an evaluation, instead of one for each of the run's episodes.
-        episodes: Episodes of each.
-    """
-    optional.require("stable_baselines3", extra="sb3", purpose="runs of `metarl train sb3`")
-    options: dict[str, Any] = {"observe_task": True} if config.observe_task else {}
-    rows = config.episodes if num_tasks is None else num_tasks
-    sampler = make_sampler(config.env, num_tasks=rows, episodes_per_task=episodes, **options)
-    task = None if config.task is None else read_task(config.task, sampler)
-    model = make_model(
-        config.algo,
-        sb3_env(config.env, num_envs=config.num_envs, task=task, **options),
-        horizon=sampler.horizon,
-        seed=seed_of(config, 0),
-        discount=config.discount,
-        hidden=config.hidden,
-        learning_rate=config.learning_rate,
-        device=resolve_device(config.device),
-    )
-    return Parts(model, sampler, task)
+    name = "sb3"
+    evaluation = SB3Evaluation
 
+    @property
+    def env_options(self) -> dict[str, Any]:
+        """Arguments of the environment."""
+        return {"observe_task": True} if self.config.observe_task else {}
 
-def seed_of(config: SB3, iteration: int) -> int:
-    """Return the seed of SB3's generators in one iteration."""
-    return int(seed_sequence(config.seed, iteration, "sb3").generate_state(1)[0] >> 1)
+    def sampler(self, num_tasks: int, episodes: int) -> Sampler:
+        """Return an environment for evaluations."""
+        return make_sampler(
+            self.config.env, num_tasks=num_tasks, episodes_per_task=episodes, **self.env_options
+        )
 
+    @cached_property
+    def single(self) -> Sampler:
+        """The environment of one episode, which knows the horizon and the tasks."""
+        return self.sampler(1, 1)
 
-def main(config: SB3) -> None:
-    """Start a run."""
-    require_tracker(config.track)
-    require_alone()
-    config = replace(config, device=cast(Any, resolve_device(config.device).type))
-    parts = build(config)
-    untrained = evaluate(config, parts)  # before there is a folder: it finds what is wrong
-    with Run.create(config.out, "sb3", to_json(config)) as run:
-        begin(run, parts, untrained)
-        train(config, parts, run, start=0)
+    @cached_property
+    def task(self) -> TaskDescription | None:
+        """The task of the run; None if each episode draws one."""
+        return None if self.config.task is None else read_task(self.config.task, self.single)
 
+    @cached_property
+    def judge(self) -> Sampler:
+        """The environment of the evaluations in training."""
+        return self.sampler(self.config.episodes, 1)
 
-def require_alone() -> None:
-    """Refuse to share a run with other processes."""
-    processes.require_alone("runs of Stable-Baselines3")
+    @cached_property
+    def untrained(self) -> Any:
+        """A model that :meth:`init` returns and checkpoints are read into."""
+        processes.require_alone("runs of Stable-Baselines3")
+        config = self.config
+        return make_model(
+            config.algo,
+            sb3_env(config.env, num_envs=config.num_envs, task=self.task, **self.env_options),
+            horizon=self.single.horizon,
+            seed=self.seed_of(0),
+            discount=config.discount,
+            hidden=config.hidden,
+            learning_rate=config.learning_rate,
+            device=resolve_device(config.device),
+        )
 
+    def init(self) -> Any:
+        """Return the untrained model."""
+        return self.untrained
 
-def begin(run: Run, parts: Parts, untrained: dict[str, float]) -> None:
-    """Write down the untrained model and what it earns."""
-    if not run.metrics():  # a process may have died after this line
-        run.log(0, {"env/steps": 0.0, **untrained})
-    sb3_checkpoint.save(run, parts.model, 0)
+    def seed_of(self, iteration: int) -> int:
+        """Return the seed of SB3's generators in one iteration."""
+        drawn = seed_sequence(self.config.seed, iteration, "sb3").generate_state(1)[0]
+        return int(drawn >> 1)
 
+    def prepare(self) -> dict[str, float]:
+        """Return what the untrained model earns."""
+        super().prepare()
+        return {"env/steps": 0.0, "return/step_0": self.earned(self.init()).item()}
 
-def train(config: SB3, parts: Parts, run: Run, *, start: int) -> None:
-    """Train from iteration `start` + 1 on; all randomness comes from (seed, iteration)."""
-    model, log = parts.model, tracker(config.track, run, start=start)
-    media = Media(run, config, log)
-    with log, Progress(config.iterations, start=start) as progress, StopSignal() as stop:
-        for iteration in range(start + 1, config.iterations + 1):
-            began, before = time.perf_counter(), model.num_timesteps
-            advance(model, iteration * config.eval_every, seed=seed_of(config, iteration))
-            trained = {
-                "env/steps": float(model.num_timesteps - before),
-                "time/training": time.perf_counter() - began,
-            }
-            values = trained | evaluate(config, parts)
-            run.log(iteration, values)
-            stops = stop.asked if iteration < config.iterations else None
-            due = iteration % config.checkpoint_every == 0 or iteration == config.iterations
-            if due or stops:
-                sb3_checkpoint.save(run, model, iteration)
-                run.forget_checkpoints(config.keep_checkpoints)
-            log.log(iteration, values)
-            progress.update(iteration, values)
-            if stops:
-                raise Stopped(stops, iteration, run.folder)
-            media.update(iteration)
+    def draw(self, state: Any, iteration: int) -> tuple[Any, Metrics]:
+        """Return nothing: SB3 collects its own experience."""
+        return (), {}
 
+    def learner(self, iteration: int) -> MetaLearner:
+        """Return what trains a model until the next evaluation, and evaluates it."""
 
-def copy_checkpoint(run: Run, config: SB3, new: Run, new_config: SB3, iteration: int) -> None:
-    """Copy the tensors of a checkpoint into another run, without pickles."""
-    del config, new_config
-    sb3_checkpoint.copy(run, new, iteration)
+        def step(model: Any, tasks: Any) -> tuple[Any, Metrics]:
+            before = model.num_timesteps
+            advance(model, iteration * self.config.eval_every, seed=self.seed_of(iteration))
+            taken = torch.tensor(float(model.num_timesteps - before))
+            return model, {"env/steps": taken, "return/step_0": self.earned(model)}
 
+        return MetaLearner(self.init, step, adapt=self.model)  # type: ignore[arg-type]
 
-def evaluate(config: SB3, parts: Parts) -> dict[str, float]:
-    """Return the mean return; the tasks and the starts are the same in every evaluation."""
-    began = time.perf_counter()
-    drawn = parts.sampler.sample_tasks(numpy_generator(config.seed, 0, "evaluation"))
-    tasks = drawn if parts.task is None else [parts.task] * len(drawn)
-    earned = mean_return(parts.play(tasks, seed=config.seed)).mean().item()
-    # Called as the return of a meta-learned policy that has taken no step: nothing adapts here.
-    return {"return/step_0": earned, "time/evaluation": time.perf_counter() - began}
+    def earned(self, model: Any) -> torch.Tensor:
+        """Return the mean return; the tasks and the starts are the same in every evaluation.
+
+        It is logged as the return of a meta-learned policy without inner steps.
+        """
+        drawn = self.judge.sample_tasks(numpy_generator(self.config.seed, 0, "evaluation"))
+        tasks = drawn if self.task is None else [self.task] * len(drawn)
+        return mean_return(Player(model, self.judge).play(tasks, seed=self.config.seed)).mean()
+
+    def save(self, run: Run, iteration: int, state: Any) -> None:
+        """Write SB3's own checkpoint."""
+        sb3_checkpoint.save(run, state, iteration)
+
+    def restore(self, run: Run, iteration: int, *, replay: bool = True) -> Any:
+        """Return the model of a checkpoint; without `replay`, not the replay buffer."""
+        model = self.init()
+        sb3_checkpoint.restore(run, model, iteration, replay=replay)
+        return model
+
+    def read(self, run: Run, iteration: int) -> Any:
+        """Return the model of a checkpoint, for an evaluation."""
+        return self.restore(run, iteration, replay=False)
+
+    def copy(self, run: Run, iteration: int, new: Run, config: RunConfig) -> None:
+        """Copy the tensors of a checkpoint, without pickles."""
+        del config
+        sb3_checkpoint.copy(run, new, iteration)
+
+    def describe(self) -> Subject:
+        """Return the algorithm and the environment."""
+        source = "by Stable-Baselines3, without meta-learning"
+        return Subject(
+            self.config.algo, source, self.config.env, "reinforcement-learning", False, "render"
+        )
+
+    def model(self, params: Any, **options: Any) -> Any:
+        """Raise a ValueError: nothing adapts."""
+        raise ValueError(
+            "it was trained by Stable-Baselines3 and does not adapt; `metarl pull` and `metarl "
+            "evaluate` show its return"
+        )
+
+    def evaluate(self, metas: Sequence[Any], options: SB3Evaluation) -> Report:
+        """Return the return on the run's task, or on test tasks."""
+        num_tasks = options.num_tasks if self.task is None else 1
+        episodes = options.episodes_per_task or paper_episodes(self.single.horizon)
+        player = Player(metas[0], self.sampler(num_tasks, episodes))
+        tasks = paper_tasks(player.sampler, options.seed) if self.task is None else [self.task]
+        rollout = player.play(tasks, seed=options.seed, explore=options.explore)
+        returns = masked(rollout.rewards, rollout.mask).sum(1).double().cpu().numpy()
+        mean = float(returns.mean())
+        # Tasks differ more than their episodes do; of one task there are only its episodes.
+        half = float(interval95(returns.mean(1) if len(returns) > 1 else returns[0]))
+        values = {
+            "env": self.config.env,
+            "num_tasks": num_tasks,
+            "episodes_per_task": episodes,
+            "tasks": tasks,
+            "seed": options.seed,
+            "explore": options.explore,
+            "mean": [mean],
+            "interval95": [half],
+            "returns": returns.mean(1, keepdims=True).tolist(),
+        }
+        title = f"return on {f'{num_tasks} test tasks' if self.task is None else self.config.task}"
+        rows = [[f"{mean:.2f}", f"± {half:.2f}"]]
+        name = f"tasks-{num_tasks}_episodes-{episodes}_seed-{options.seed}"
+        name += "_explore" if options.explore else ""
+        return Report(name, values, [Table(title, ["mean return", "95 % interval"], rows)])
+
+    def draw_adaptation(
+        self, shown: Sequence[Experiment[Any]], metas: Sequence[Any], options: Any
+    ) -> None:
+        """Play one episode of each run."""
+        rows = []
+        for one, model in zip(shown, metas, strict=True):
+            config, known = one.config, getattr(one, "env_options", {})
+            given = options.task or config.task
+            task = (
+                read_task(given, self.single)
+                if given
+                else paper_tasks(self.single, options.seed)[0]
+            )
+            recorder = make_recorder(config.env, **known)
+            pace = choose_pace(recorder, options.out.suffix)
+            policy = policy_of(model)
+            (played,) = film(
+                recorder, policy, [NO_PARAMS], task, seed=options.seed, every=pace.every
+            )
+            recorder.env.call("close")
+            rows.append([Shot(config.algo, float(played.returns[-1]), played)])
+        draw_films(rows, options.out, title=headline(self.config.env, task), pace=pace)

@@ -1,32 +1,74 @@
-"""The training loop of every supervised experiment."""
+"""What every supervised experiment has in common: training and validation."""
+
+from abc import abstractmethod
+from functools import cached_property
+from typing import TypeVar
 
 import torch
 
 from metarl.core import tree
 from metarl.core.seeding import torch_generator
 from metarl.core.speed import processes
-from metarl.core.types import MetaParams, MetaState, Metrics, Task
+from metarl.core.types import MetaLearner, MetaState, Metrics, Task
+from metarl.experiment import Experiment
 from metarl.experiments.supervised_settings import SupervisedConfig
 from metarl.experiments.supervised_setup import Parts
-from metarl.runs.folder import Run
-from metarl.runs.journal import Journal
+from metarl.runs.card import Subject
 from metarl.supervised.evaluate import adaptation_curves
+from metarl.supervised.methods import METHODS
 from metarl.supervised.model import Tasks
 
 
-def train(
-    config: SupervisedConfig, parts: Parts, run: Run, state: MetaState, *, start: int
-) -> None:
-    """Train from iteration `start` + 1 on; all randomness comes from (seed, iteration)."""
-    with Journal(run, config, start=start) as journal:
-        for iteration in journal.iterations():
-            generator = torch_generator(config.seed, iteration, "tasks", device=parts.device)
-            tasks = share_of(parts.draw(config.num_tasks or 1, generator))
-            journal.collected()
-            state, metrics = parts.learner(iteration).step(state, tasks)
-            if journal.checkpoint_is_due(iteration):
-                metrics |= validate(config, parts, state.params)
-            journal.write(iteration, state, metrics)
+Config = TypeVar("Config", bound=SupervisedConfig)
+
+
+class SupervisedTraining(Experiment[Config]):
+    """Few-shot learning from data: a family of tasks, a network, and how it adapts."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(self.complete(config))
+
+    @staticmethod
+    @abstractmethod
+    def complete(config: Config) -> Config:
+        """Fill in the settings that are None."""
+
+    @cached_property
+    @abstractmethod
+    def parts(self) -> Parts:
+        """The model, its learner, and what draws its tasks."""
+
+    def init(self) -> MetaState:
+        """Return the initial network and the outer optimizer's state."""
+        return self.parts.init()
+
+    def draw(self, state: MetaState, iteration: int) -> tuple[Tasks, Metrics]:
+        """Draw this process's tasks of a meta-batch; every process draws them all."""
+        del state
+        generator = torch_generator(self.config.seed, iteration, "tasks", device=self.device)
+        return share_of(self.parts.draw(self.config.num_tasks or 1, generator)), {}
+
+    def learner(self, iteration: int) -> MetaLearner:
+        """Return the meta-update of an iteration."""
+        return self.parts.learner(iteration)
+
+    def validate(self, state: MetaState) -> Metrics:
+        """Measure on validation tasks, the same at every checkpoint, after the last inner step."""
+        curves = adaptation_curves(
+            self.parts.model,
+            self.parts.test_loop,
+            [state.params],
+            self.parts.evaluated["validation"],
+            num_tasks=self.config.validation_tasks or 1,
+            generator=torch_generator(self.config.seed, 0, "validation", device=self.device),
+            chunk_size=self.parts.chunk_size,
+        )
+        return {f"validation/{n}": torch.tensor(curves.mean(n)[-1]) for n in curves.values}
+
+    def subject(self, data: str, family: str) -> Subject:
+        """Return the method and its paper, for :meth:`describe`."""
+        method = self.config.method
+        return Subject(method, METHODS[method].paper, data, family, False, "plot")
 
 
 def share_of(tasks: Tasks) -> Tasks:
@@ -34,17 +76,3 @@ def share_of(tasks: Tasks) -> Tasks:
     if isinstance(tasks, Task):
         return processes.share(len(tree.leaves(tasks)[0])).of_batch(tasks)
     return processes.share(len(tasks)).of_list(tasks)
-
-
-def validate(config: SupervisedConfig, parts: Parts, params: MetaParams) -> Metrics:
-    """Measure on validation tasks, the same at every checkpoint, after the last inner step."""
-    curves = adaptation_curves(
-        parts.model,
-        parts.test_loop,
-        [params],
-        parts.evaluated["validation"],
-        num_tasks=config.validation_tasks or 1,
-        generator=torch_generator(config.seed, 0, "validation", device=parts.device),
-        chunk_size=parts.chunk_size,
-    )
-    return {f"validation/{n}": torch.tensor(curves.mean(n)[-1]) for n in curves.values}

@@ -76,12 +76,16 @@ class SupervisedConfig(RunConfig):
     chunk_size: int | None = None
     """Tasks worked on at a time; by default what suits the cache."""
 
+    scheduled = {  # noqa: RUF012
+        "outer_schedule": "constant", "first_order_until": 0, "multi_step_until": 0,
+    }  # fmt: skip
+
     def __post_init__(self) -> None:
-        """Refuse impossible settings, naming the flag."""
+        """Raise a ValueError for impossible settings."""
         super().__post_init__()
         if self.method not in METHODS:
             raise ValueError(
-                f"there is no --method {self.method}; choose one of {', '.join(METHODS)} "
+                f"there is no method={self.method}; choose one of {', '.join(METHODS)} "
                 "(`metarl methods` explains them)"
             )
         require(self, at_least(1), "num_tasks", "inner_batch", "cg_steps", "validation_tasks")
@@ -129,42 +133,42 @@ def require_compatible(config: SupervisedConfig) -> None:
     """
     whole = config.start in ("prototypes", "generated")
     if config.inner_batch and (whole or config.estimator == "implicit"):
-        what = f"--start {config.start}" if whole else "--estimator implicit"
-        raise ValueError(f"{what} takes the whole support set; leave out --inner-batch")
+        what = f"start={config.start}" if whole else "estimator=implicit"
+        raise ValueError(f"{what} takes the whole support set; leave out inner_batch")
     if config.start in ("prototypes", "generated") and config.per_step_norm:
-        raise ValueError(f"--start {config.start} has no step whose --per-step-norm it could read")
+        raise ValueError(f"start={config.start} has no step whose per_step_norm it could read")
     if config.start != "learned" and config.inner in LEARNED_RATES - {"lslr"}:
         raise ValueError(
-            f"--inner {config.inner} learns rates for every number of the head, and --start "
-            f"{config.start} makes a new one for each task; use --inner sgd, adam or lslr"
+            f"inner={config.inner} learns rates for every number of the head, and "
+            f"start={config.start} makes a new one for each task; use inner=sgd, adam or lslr"
         )
     joint = config.method == "pretrained"  # fine-tuned from zero, where it was not trained from
     if config.start == "zero" and not joint and (not config.inner_steps or config.adapts == "body"):
         raise ValueError(
-            "--start zero is learned from by inner steps that change the head; use --inner-steps "
-            "of at least 1, and no --adapts body"
+            "start=zero is learned from by inner steps that change the head; use inner_steps "
+            "of at least 1, and no adapts=body"
         )
     if config.outer_lr_end and config.outer_schedule in (None, "constant"):
-        raise ValueError("--outer-lr-end is where a schedule ends; add --outer-schedule cosine")
+        raise ValueError("outer_lr_end is where a schedule ends; add outer_schedule=cosine")
     # Reptile and the implicit gradient see no path.
     if config.estimator not in ("reptile", "implicit"):
         return
-    asked = f"--estimator {config.estimator}"
+    asked = f"estimator={config.estimator}"
     if config.inner in LEARNED_RATES:
         raise ValueError(
-            f"{asked} has no gradient for what --inner {config.inner} learns; use sgd or adam"
+            f"{asked} has no gradient for what inner={config.inner} learns; use sgd or adam"
         )
     if config.estimator == "reptile" and (config.adapts != "all" or config.per_step_norm):
         raise ValueError(
-            f"{asked} learns nothing but what adapts; use --adapts all, and no --per-step-norm"
+            f"{asked} learns nothing but what adapts; use adapts=all, and no per_step_norm"
         )
     if config.estimator == "implicit" and config.start != "learned":
-        raise ValueError(f"{asked} needs --start learned, got {config.start}")
+        raise ValueError(f"{asked} needs start=learned, got {config.start}")
     if config.first_order or config.first_order_until:
-        raise ValueError(f"{asked} takes no second derivatives; leave out --first-order")
+        raise ValueError(f"{asked} takes no second derivatives; leave out first_order")
     if config.multi_step_until:
-        raise ValueError(f"{asked} has no multi-step loss; leave out --multi-step-until")
+        raise ValueError(f"{asked} has no multi-step loss; leave out multi_step_until")
     if not config.inner_steps:
-        raise ValueError(f"{asked} needs --inner-steps of at least 1, got {config.inner_steps}")
+        raise ValueError(f"{asked} needs inner_steps of at least 1, got {config.inner_steps}")
     if config.estimator == "implicit" and not config.proximal:
-        raise ValueError(f"{asked} needs --proximal greater than 0, got {config.proximal}")
+        raise ValueError(f"{asked} needs `proximal` greater than 0, got {config.proximal}")

@@ -179,7 +179,7 @@ def _start(name: str | None, module: nn.Module, *, detach: bool) -> Start:
         body_of(module)  # refuses a module that has none
     text = isinstance(module, TextClassifier)
     if name == "generated" and not text:
-        raise ValueError("--start generated (--method leopard) is of `metarl train text`")
+        raise ValueError("start=generated (method=leopard) is only for `metarl train text`")
     makes: dict[str | None, Callable[[], Start]] = {
         "prototypes": lambda: prototype_start(body_of(module)),
         "zero": lambda: zero_start(cast(Any, module).head.in_features),

@@ -3,23 +3,22 @@
 ``metarl train text --method leopard --data-root data --out runs/leopard``
 """
 
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, partial
-from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from functools import cache, cached_property, partial
+from typing import Any, cast
 
 import torch
-import tyro
 
 from metarl.core.seeding import torch_generator
-from metarl.core.types import Batch, Task
-from metarl.experiments.launch import launch
-from metarl.experiments.supervised import train as train
-from metarl.experiments.supervised_settings import SupervisedConfig, resolve
+from metarl.core.types import Batch, MetaParams, Params, Task
+from metarl.experiment import Experiment, Report
+from metarl.experiments.supervised import SupervisedTraining
 from metarl.experiments.supervised_setup import Parts, make_learner, make_model, make_test_loop
-from metarl.runs.config import require
+from metarl.experiments.text_evaluation import TextEvaluation, measure, names, report
+from metarl.experiments.text_settings import JOINT_BATCH
+from metarl.experiments.text_settings import TextConfig as TextConfig
+from metarl.experiments.text_settings import complete as complete
+from metarl.runs.card import Subject
 from metarl.supervised.few_shot import minibatches
 from metarl.supervised.losses import present_cross_entropy
 from metarl.supervised.model import Draw
@@ -29,108 +28,9 @@ from metarl.text.leopard import text_classifier
 from metarl.text.tasks import AllLabels, Sentences, TextTasks, support_batches, tokenize
 from metarl.util.console import warn
 from metarl.util.device import resolve_device
-from metarl.util.ranges import at_least
 
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "": {
-        "num_tasks": 4, "inner_steps": 3, "test_steps": 3, "inner_lr": 0.1, "outer_lr": 1e-4,
-        "validation_tasks": 50,
-    },
-    # Faster, an encoder forgets what tasks unlike those of the meta-training need.
-    "leopard": {"encoder_lr": 1e-5},
-    # Fine-tuned with Adam, as encoders are.
-    "pretrained": {
-        "inner": "adam", "inner_lr": 1e-3, "inner_batch": 16, "test_steps": 100,
-        "validation_tasks": 5,
-    },
-}  # fmt: skip
-HELD_OUT = "airline,restaurant,conll,political_audience,political_bias,political_message"
-JOINT_BATCH = 16  # sentences of a data set in a batch of joint training
-
-
-@dataclass(frozen=True)
-class Text(SupervisedConfig):
-    """Learn to tell any number of classes of sentences apart from K examples of each.
-
-    --method pretrained trains one classifier of all tasks; at its checkpoint 0 it is the encoder
-    as it came, for the baseline of plain fine-tuning.
-    """
-
-    method: str = "leopard"
-    """A row of `metarl methods`: leopard, protonet, protomaml, zero-head or pretrained."""
-    iterations: int = 1000
-    """Meta-updates."""
-    checkpoint_every: int = 250
-    """Iterations between checkpoints; with an encoder of 23 million parameters one takes 270 MB."""
-    log_every: int = 10
-    """Iterations that one line of metrics.jsonl averages."""
-    data_root: Path | None = None
-    """Folder of the tasks; by default METARL_DATA."""
-    tasks: str = ""
-    """Tasks to train on, separated by commas; by default all that are not held out."""
-    held_out: str = HELD_OUT
-    """Tasks to keep for the test, which --tasks left out does not train on."""
-    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
-    """Hugging Face encoder: a folder or a name."""
-    encoder_lr: float | None = None
-    """Outer step size of the encoder, where it is not that of what is new: with leopard 1e-5, as in
-    the paper's code. It falls with --outer-schedule as --outer-lr does."""
-    top_layers: int = 2
-    """Layers of the encoder that adapt; those below are meta-learned alone (the paper's ν)."""
-    pooling: Literal["mean", "cls"] = "mean"
-    """Feature of a sentence: the mean over its tokens, or the first token."""
-    max_length: int = 64
-    """Tokens after which a sentence is cut."""
-    num_shots: Annotated[int, tyro.conf.arg(aliases=["--shots"])] = 4
-    """Support sentences of each class."""
-    num_queries: Annotated[int, tyro.conf.arg(aliases=["--queries"])] = 4
-    """Query sentences of each class."""
-    max_ways: int = 6
-    """The most classes of a task in training; of one that has more, some are drawn."""
-    part_shots: int = 2
-    """Support sentences of each class in a part of the support set, at most, where a head is
-    generated: from the first part; the steps take the others, and then all in turn."""
-
-    def __post_init__(self) -> None:
-        """Refuse impossible settings, naming the flag."""
-        super().__post_init__()
-        require(self, at_least(1), "num_shots", "num_queries", "part_shots", "max_length")
-        require(self, at_least(0), "top_layers", "encoder_lr")
-        require(self, at_least(2), "max_ways")
-        if self.encoder_lr and self.outer_lr == 0:
-            raise ValueError(
-                f"--encoder-lr {self.encoder_lr:g} is a part of --outer-lr, which is 0: give that "
-                "a value, or use --encoder-lr 0 as well"
-            )
-        if self.start == "learned" and self.method != "pretrained":
-            raise ValueError(
-                "tasks of text have no fixed number of classes; use --start generated, zero or "
-                "prototypes (--method leopard, zero-head, protomaml or protonet)"
-            )
-        fixed = (None, 0), (None, "learned"), (None, "sgd", "adam")
-        asked = self.inner_steps, self.start, self.inner
-        if self.method == "pretrained" and not all(
-            x in y for x, y in zip(asked, fixed, strict=True)
-        ):
-            raise ValueError(
-                "--method pretrained adapts in the test alone; leave out --inner-steps and "
-                "--start, and use --inner sgd or adam"
-            )
-        if self.per_step_norm:
-            raise ValueError(
-                "--per-step-norm is for image networks, not for encoders; leave it out"
-            )
-        if self.estimator == "reptile":
-            raise ValueError(
-                "Reptile learns what adapts, and the lower layers of an encoder never do; use "
-                "--estimator backprop"
-            )
-        if self.mode not in (None, "eager"):
-            raise ValueError("tasks of text have a new shape each; use --mode eager")
-
-
-def build(config: Text, *, sources: Sequence[TextTask] = (), ways: int = 0) -> Parts:
+def build(config: TextConfig, *, sources: Sequence[TextTask] = (), ways: int = 0) -> Parts:
     """Build the parts of a run; sentences are tokenized when they are first needed.
 
     Args:
@@ -185,50 +85,99 @@ def build(config: Text, *, sources: Sequence[TextTask] = (), ways: int = 0) -> P
     )
 
 
-def complete(config: Text) -> Text:
-    """Fill in what was left open."""
-    config = resolve(config, SETTINGS | {"": SETTINGS[""] | {"mode": "eager"}})
-    if names(config.tasks):
-        return config
+class TextClassification(SupervisedTraining[TextConfig]):
+    """Few-shot classification of sentences."""
+
+    name = "text"
+    evaluation = TextEvaluation
+    quick = ("--samples", "1", "--shots", "4", "--queries", "100")
+    complete = staticmethod(complete)
+
+    @cached_property
+    def parts(self) -> Parts:
+        """The model, its learner, and what draws its tasks."""
+        return build(self.config)
+
+    def prepare(self) -> dict[str, float]:
+        """Draw a task to train on and one to validate with."""
+        if both := sorted({*names(self.config.tasks)} & {*names(self.config.held_out)}):
+            warn(f"trained on held-out task {both[0]}: no test of this run should be on it")
+        for draw in (self.parts.draw, self.parts.evaluated["validation"]):
+            draw(1, torch_generator(self.config.seed, 0, "trial", device=self.device))
+        return super().prepare()
+
+    def describe(self) -> Subject:
+        """Return the method and its paper."""
+        return self.subject("sentences", "few-shot-classification")
+
+    def asked(self, options: TextEvaluation) -> Experiment[TextConfig]:
+        """Put what was asked for in place of the run's settings."""
+        if options.inner_lr is not None and self.config.inner == "lslr":
+            raise ValueError(f"{options.run} learned its rates (inner=lslr); leave out inner_lr")
+        asked = ("data_root", "encoder", "test_steps", "inner_lr")
+        return self.changed(**{n: v for n in asked if (v := getattr(options, n)) is not None})
+
+    def evaluate(self, metas: Sequence[MetaParams], options: TextEvaluation) -> Report:
+        """Return the accuracy before and after adaptation to each fixed support sample."""
+        (params,), config = metas, self.config
+        tasks = chosen_tasks(config, options)
+        self.parts = build(config, sources=tasks, ways=ways_of(params.model))
+        self.require_fitting(params)
+
+        def prepare(support: Batch, index: int) -> tuple[Batch, ...]:
+            generator = torch_generator(options.seed, index, "minibatches", device=self.device)
+            return support_of(config, support, config.test_steps or 0, generator)
+
+        tokenizer = partial(
+            tokenize,
+            load_pretrained(config.encoder).tokenizer,
+            max_length=config.max_length,
+            device=self.device,
+        )
+        model, loop = self.parts.model, self.parts.test_loop
+        found = measure(model, loop, params, tasks, options, tokenizer, prepare)
+        about = {"method": config.method, "test_steps": config.test_steps,
+                 "inner_lr": config.inner_lr}  # fmt: skip
+        return report(found, options, about)
+
+
+def ways_of(params: Params) -> int:
+    """Return the classes of the head that was trained; 0 if each task has one of its own."""
+    return len(params["head.bias"]) if "head.bias" in params else 0
+
+
+def chosen_tasks(config: TextConfig, options: TextEvaluation) -> list[TextTask]:
+    """Read the test tasks, and make sure that they have what the evaluation needs."""
+    asked = names(options.tasks)
     known = find_tasks(config.data_root)
-    unknown = [name for name in names(config.held_out) if name not in known]
-    if unknown and config.held_out != HELD_OUT:
-        raise ValueError(f"--held-out {unknown[0]} is no task; there are {', '.join(known)}")
-    found = [name for name in known if name not in names(config.held_out)]
-    if not found:
-        raise ValueError(f"every task is held out; --held-out is {config.held_out}")
-    return replace(config, tasks=",".join(found))
+    kept = [name for name in names(config.held_out) if name in known]
+    tasks = read_tasks(config.data_root, asked or kept)
+    if not asked:
+        tasks = [task for task in tasks if task.evaluation]
+    if not tasks:
+        raise ValueError(
+            f"no task that was held out has evaluation rows; choose `tasks` of {', '.join(known)}"
+        )
+    for task in tasks:
+        task.require_evaluation()
+        if task.name in names(config.tasks):
+            warn(f"{options.run} was trained on {task.name}: this is no test of new tasks")
+    return tasks
 
 
-def main(config: Text) -> None:
-    """Start a run."""
-    config = complete(config)
-    if both := sorted({*names(config.tasks)} & {*names(config.held_out)}):
-        warn(f"trained on held-out task {both[0]}: no test of this run should be on it")
-    parts = build(config)
-    for draw in (parts.draw, parts.evaluated["validation"]):  # what they lack shows now
-        draw(1, torch_generator(config.seed, 0, "trial", device=parts.device))
-    launch("text", config, parts, sys.modules[__name__])
-
-
-def names(listed: str) -> list[str]:
-    """Return the names in a list separated by commas, each once."""
-    return list(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
-
-
-def _validated(config: Text, pools: tuple[Sentences, ...]) -> tuple[Sentences, ...]:
+def _validated(config: TextConfig, pools: tuple[Sentences, ...]) -> tuple[Sentences, ...]:
     """Return the tasks to validate with: a tenth of a small one is not always enough."""
     needed = config.num_shots + config.num_queries
     if not (enough := tuple(pool for pool in pools if pool.fewest() >= needed)):
         raise ValueError(
             f"validation takes a tenth of the rows, and no task has {PART * needed} of each class: "
             f"{config.num_shots} shots and {config.num_queries} queries of that tenth; lower "
-            "--shots or --queries, or add a larger task"
+            "num_shots or num_queries, or add a larger task"
         )
     return enough
 
 
-def _outer_factor(config: Text, name: str) -> float:
+def _outer_factor(config: TextConfig, name: str) -> float:
     """Return what the outer step size of a parameter is multiplied by."""
     own = config.encoder_lr if name.startswith("body.encoder.") else None
     return own / config.outer_lr if own is not None and config.outer_lr else 1.0
@@ -239,7 +188,7 @@ def _lazily(make: Callable[[], Any]) -> Draw:
     return lambda num_tasks, generator: made().sample(num_tasks, generator)
 
 
-def _prepared(config: Text, draw: Draw, steps: int) -> Draw:
+def _prepared(config: TextConfig, draw: Draw, steps: int) -> Draw:
     """Cut the support sets of tasks into what the inner steps take."""
 
     def prepared(num_tasks: int, generator: torch.Generator) -> list[Task]:
@@ -252,7 +201,7 @@ def _prepared(config: Text, draw: Draw, steps: int) -> Draw:
 
 
 def support_of(
-    config: Text, support: Batch, steps: int, generator: torch.Generator
+    config: TextConfig, support: Batch, steps: int, generator: torch.Generator
 ) -> tuple[Batch, ...]:
     """Return what `steps` inner steps take of one task's support set, with a task axis of 1."""
     if config.start == "generated":

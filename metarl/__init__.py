@@ -1,7 +1,7 @@
 """Gradient-based meta-learning on PyTorch, Gymnasium and MuJoCo.
 
-Importing the package registers its environments; it imports neither torch nor mujoco. ``load`` and
-``register_method`` are imported when they are first used.
+Importing the package registers its environments; it imports neither torch nor mujoco. ``load``,
+``train`` and ``register_method`` are imported when they are first used.
 """
 
 import importlib
@@ -12,11 +12,12 @@ import metarl.envs as envs  # registers the environments
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "envs", "load", "register_method"]
+__all__ = ["__version__", "envs", "load", "register_method", "train"]
 
 _LAZY = {
-    "load": ("metarl.experiments.load", "load_policy"),
+    "load": ("metarl.experiments.load", "load"),
     "register_method": ("metarl.rl.methods", "register_method"),
+    "train": ("metarl.experiments", "train"),
 }
 
 

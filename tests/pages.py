@@ -26,8 +26,8 @@ SMALL = {
     "fewshot": f"{META} --filters 4",
     "text": f"{META} --encoder encoder --top-layers 1 --max-length 12",
     "evaluate": TINY,
-    "evaluate_supervised": "--num-tasks 2",
-    "evaluate_text": "--samples 1",
+    "SupervisedEvaluation": "--num-tasks 2",
+    "TextEvaluation": "--samples 1",
     "render": "--episodes-per-task 3 --inner-steps 1",
     "compare": f"--seeds 0 --iterations 1 --evaluate='{TINY} --inner-steps 1'",
     "headstart": "--episodes 2 --inner-steps 2 --repeats 3",
@@ -115,9 +115,8 @@ def in_small(words: list[str], small: dict[str, str]) -> list[str]:
     verb, *rest = words
     if verb not in ("train", *cli.VERBS):  # --help
         return words
-    keys = (
-        (rest[0], verb) if verb == "train" else (cli._verb(words).module.rpartition(".")[2], verb)
-    )
+    kind = rest[0] if verb == "train" else cli.VERBS[verb].load(rest)[0].__name__
+    keys = (kind, verb)
     sizes = (size[key] for size in (small, SMALL) for key in keys if key in size)
     return [*words, *shlex.split(next(sizes, ""))]
 

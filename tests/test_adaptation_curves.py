@@ -1,7 +1,5 @@
 """Measuring adaptation: curves against plain loops, ensembles, and neighbors in feature space."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -60,7 +58,7 @@ def model() -> Model:
 
 def config() -> SupervisedConfig:
     settings = {"inner_steps": 1, "test_steps": TEST_STEPS, "inner_lr": LR}
-    return resolve(SupervisedConfig(Path("unused")), {"": settings})
+    return resolve(SupervisedConfig(), {"": settings})
 
 
 def metas(model: Model, count: int) -> list[MetaParams]:

@@ -57,7 +57,7 @@ def test_impossible_settings_are_one_line_and_leave_no_folder(
         (["train", "maml-tpro"], "did you mean 'maml-trpo'"),
         (["evaluate", "nowhere"], "holds no run"),
         (["resume", "nowhere"], "holds no run"),
-        (["render", "nowhere", "--out", "a.txt"], "must end in"),
+        (["render", "nowhere", "--out", "a.txt"], "holds no run"),
         (["plot", "nowhere", "--out", "a.png"], "holds no run"),
         (["plot", "--out", "a.png"], "plot needs a run folder"),
         (["plot", "nowhere", "--out", "a.txt"], "must end in .png, .pdf or .svg"),

@@ -203,7 +203,7 @@ def test_methods_of_one_name_are_refused(
 def test_a_comparison_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="compare needs methods"):
         Compare(methods=(), out=Path("x"))
-    with pytest.raises(ValueError, match="--seeds needs at least one"):
+    with pytest.raises(ValueError, match="`seeds` needs at least one"):
         Compare(methods=("promp",), out=Path("x"), seeds=())
     with pytest.raises(ValueError, match="name each once"):
         Compare(methods=("promp",), out=Path("x"), seeds=(0, 0))

@@ -15,7 +15,7 @@ from metarl.util.ranges import at_least, between, inside
 MAMLTRPO = config_class("maml-trpo")
 
 
-OUT = Path("runs/a")
+SOURCE = Path("runs/a/config.json")
 
 
 @dataclass(frozen=True)
@@ -35,39 +35,38 @@ class Example(RunConfig):
 @pytest.mark.parametrize(
     "config",
     [
-        Example(OUT),
-        Example(OUT, rate=1.0, widths=(), limit=3, rule="fancy", loud=True, seed=7),
-        MAMLTRPO(OUT, hidden=(3,), chunk_size=2),
+        Example(),
+        Example(rate=1.0, widths=(), limit=3, rule="fancy", loud=True, seed=7),
+        MAMLTRPO(hidden=(3,), chunk_size=2),
     ],
     ids=["defaults", "all", "maml-trpo"],
 )
 def test_a_configuration_survives_its_file(config: RunConfig) -> None:
     written = json.loads(json.dumps(to_json(config)))
     assert "out" not in written
-    assert from_json(type(config), written, OUT) == config
+    assert from_json(type(config), written, SOURCE) == config
 
 
 def test_what_an_older_configuration_lacks_takes_its_default() -> None:
-    written = to_json(Example(OUT, seed=3))
+    written = to_json(Example(seed=3))
     del written["loud"]
-    assert from_json(Example, written, OUT) == Example(OUT, seed=3)
+    assert from_json(Example, written, SOURCE) == Example(seed=3)
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         ({"turns": 3}, "['turns']"),
-        ({"out": "elsewhere"}, "['out']"),
-        ({"rate": "0.5"}, "--rate must be float, got '0.5'"),
-        ({"rate": 2}, "--rate must be between 0 and 1, got 2.0"),
-        ({"rate": float("nan")}, "--rate must be finite"),
-        ({"widths": 8}, "--widths must be tuple[int, ...], got 8"),
-        ({"widths": [8, "8"]}, "--widths must be int, got '8'"),
-        ({"widths": [8, 0]}, "--widths must be at least 1"),
-        ({"limit": True}, "--limit must be int or NoneType, got True"),
-        ({"rule": "plane"}, "--rule must be Literal['plain', 'fancy'], got 'plane'"),
-        ({"loud": 1}, "--loud must be bool, got 1"),
-        ({"checkpoint_every": None}, "--checkpoint-every must be int, got None"),
+        ({"rate": "0.5"}, "`rate` must be float, got '0.5'"),
+        ({"rate": 2}, "`rate` must be between 0 and 1, got 2.0"),
+        ({"rate": float("nan")}, "`rate` must be finite"),
+        ({"widths": 8}, "`widths` must be tuple[int, ...], got 8"),
+        ({"widths": [8, "8"]}, "`widths` must be int, got '8'"),
+        ({"widths": [8, 0]}, "`widths` must be at least 1"),
+        ({"limit": True}, "`limit` must be int or NoneType, got True"),
+        ({"rule": "plane"}, "`rule` must be Literal['plain', 'fancy'], got 'plane'"),
+        ({"loud": 1}, "`loud` must be bool, got 1"),
+        ({"checkpoint_every": None}, "`checkpoint_every` must be int, got None"),
     ],
     ids=str,
 )
@@ -75,12 +74,12 @@ def test_a_damaged_configuration_names_its_file_and_field(
     change: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(ValueError, match=r"runs/a/config\.json") as error:
-        from_json(Example, to_json(Example(OUT)) | change, OUT)
+        from_json(Example, to_json(Example()) | change, SOURCE)
     assert expected in str(error.value)
 
 
 def test_a_range_without_its_ends_refuses_them() -> None:
     for ratio in (0.0, 1.0):
-        with pytest.raises(ValueError, match="--backtrack-ratio must be between 0 and 1, without"):
-            MAMLTRPO(OUT, backtrack_ratio=ratio)
+        with pytest.raises(ValueError, match="`backtrack_ratio` must be between 0 and 1, without"):
+            MAMLTRPO(backtrack_ratio=ratio)
     assert inside(0, 1).holds(0.5)

@@ -91,7 +91,7 @@ def parse(command: str) -> Any:
     errors = []
     for option in options:
         try:
-            parsed = cli._parse(option.load()[1], rest, f"metarl {verb}")
+            parsed = cli.parse(option.load()[1], rest, f"metarl {verb}")
             return parsed if verb != "compare" else compared(parsed)
         except (cli.UsageError, ValueError) as error:
             errors.append(str(error))
@@ -123,7 +123,7 @@ def compared(args: compare.Compare) -> compare.Compare:
         completed(compare.words_of(args, entry, args.seeds[0]))
         own = cli.OWN_VERBS.get(entry.experiment, {})
         words = ["RUN", *shlex.split(args.evaluate)]
-        cli._parse(own.get("evaluate", cli.VERBS["evaluate"]).load()[1], words, "evaluate")
+        cli.parse(own.get("evaluate", cli.VERBS["evaluate"]).load()[1], words, "evaluate")
     return args
 
 

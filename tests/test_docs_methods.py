@@ -11,8 +11,7 @@ from commands import ROOT
 from imagedata import NO_OMNIGLOT, OMNIGLOT, mini_imagenet
 from pages import META, commands_of, fences, is_code, run_in_small
 
-from metarl.commands import cli
-from metarl.experiments import experiments
+from metarl.experiments import OTHERS, experiments
 from metarl.supervised.methods import METHODS
 
 
@@ -38,7 +37,7 @@ def test_pages_of_methods_are_what_the_package_and_the_results_say(writer: Modul
 def test_every_method_has_a_page_with_all_there_is_to_say(writer: ModuleType) -> None:
     pages = {path.stem for path in (DOCS / "methods").glob("*.md")} - {"index"}
     assert pages == set(writer.page_names())
-    ours = {name for name in experiments() if name not in (*cli.SUPERVISED, "sb3")}
+    ours = {name for name in experiments() if name not in OTHERS}
     assert ours <= {name.partition(" ")[0] for name, *_ in writer.policies()}
     for name in pages:
         text = (DOCS / f"methods/{name}.md").read_text()

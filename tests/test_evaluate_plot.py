@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from commands import TRAIN, metarl, refusal
 
-from metarl.commands import evaluate
 from metarl.drawing.curves import furthest_evaluations
+from metarl.experiments import meta_rl, policies
 from metarl.rl.evaluate import AdaptationCurve, adaptation_curve
 from metarl.runs.folder import Run
 from metarl.util.output import require_writable
@@ -110,8 +110,8 @@ def test_the_step_size_is_tuned_as_it_is_evaluated_but_on_other_tasks(
         calls.append(args)
         return adaptation_curve(*args, **kwargs)
 
-    monkeypatch.setattr(evaluate, "adaptation_curve", spy)
-    monkeypatch.setattr(evaluate, "TUNING_RATES", (0.1, 0.2))
+    monkeypatch.setattr(policies, "adaptation_curve", spy)
+    monkeypatch.setattr(meta_rl, "TUNING_RATES", (0.1, 0.2))
     sizes = ["--num-tasks", 3, "--episodes-per-task", 4, "--inner-steps", 2]
     metarl("evaluate", tmp_path / "run", *sizes, "--tune-inner-lr")
     tasks = [call[4] for call in calls]
@@ -130,7 +130,7 @@ def test_a_tuned_evaluation_replaces_no_untuned_one(
 ) -> None:
     run = Run.open(Path(shutil.copytree(whole, tmp_path / "run")))
     rate = run.read_config()["config"]["inner_lr"]
-    monkeypatch.setattr(evaluate, "TUNING_RATES", (rate,))
+    monkeypatch.setattr(meta_rl, "TUNING_RATES", (rate,))
     shutil.rmtree(run.folder / "evaluations", ignore_errors=True)
     sizes = ["--num-tasks", 2, "--episodes-per-task", 2, "--inner-steps", 1]
     metarl("evaluate", run.folder, *sizes)

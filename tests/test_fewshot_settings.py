@@ -11,10 +11,9 @@ from helpers import seeded
 from metarl.commands.cli import parse_train
 from metarl.core import Task, tree
 from metarl.data.images import Classes, Splits
-from metarl.experiment import SUPERVISED
-from metarl.experiments.fewshot import QUERIES, FewShotImages, build, complete
+from metarl.experiments.fewshot import QUERIES, FewShotConfig, build, complete
 from metarl.experiments.presets import presets_of
-from metarl.experiments.regression import Regression
+from metarl.experiments.regression import RegressionConfig
 from metarl.experiments.regression import build as build_regression
 from metarl.experiments.supervised_setup import Parts
 
@@ -37,7 +36,7 @@ def splits() -> Splits:
 
 def parts_of(**settings: Any) -> Parts:
     defaults: dict[str, Any] = {"num_ways": 2, "filters": 3, "mode": "eager", "num_tasks": 2}
-    return build(FewShotImages(Path("unused"), **defaults | settings), splits=splits())
+    return build(FewShotConfig(**defaults | settings), splits=splits())
 
 
 def drawn(parts: Parts, kind: str | None = None) -> Task:
@@ -135,7 +134,7 @@ def test_networks_have_the_shapes_that_were_asked_for(
 @pytest.mark.parametrize("size", [2, 8])
 def test_a_network_with_nothing_left_of_the_images_is_refused(size: int) -> None:
     images = Splits(*(c._replace(images=c.images[..., :size, :size]) for c in splits()))
-    config = FewShotImages(Path("unused"), num_ways=2, network="conv4-pool")
+    config = FewShotConfig(num_ways=2, network="conv4-pool")
     with pytest.raises(ValueError, match=f"conv4-pool shrinks images of {size}x{size} pixels"):
         build(config, splits=images)
 
@@ -145,12 +144,10 @@ def test_training_asks_nothing_of_tasks_that_it_never_draws() -> None:
     few = splits().train
     chosen = [IMAGES * index + image for index in range(COUNTS["train"]) for image in range(8)]
     few = few._replace(images=few.images[chosen], counts=(8,) * COUNTS["train"])
-    config = FewShotImages(
-        Path("unused"), num_ways=2, num_shots=5, train_shots=2, num_queries=2, test_queries=5
-    )
+    config = FewShotConfig(num_ways=2, num_shots=5, train_shots=2, num_queries=2, test_queries=5)
     parts = build(config, splits=splits()._replace(train=few))
     assert sizes(drawn(parts, "test")) == ([10], 10)
-    with pytest.raises(ValueError, match="train classes of --data glyphs: 5 shots and 5 queries"):
+    with pytest.raises(ValueError, match="train classes of data=glyphs: 5 shots and 5 queries"):
         drawn(parts, "train")
 
 
@@ -197,20 +194,21 @@ def test_a_setting_changes_the_update(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("flag", ["first_order", "per_step_norm"])
 def test_a_method_that_is_so_needs_no_flag(flag: str) -> None:
     method = {"first_order": "fomaml", "per_step_norm": "maml++"}[flag]
-    assert getattr(complete(FewShotImages(Path("unused"), method=method)), flag)
+    assert getattr(complete(FewShotConfig(method=method)), flag)
 
 
 @pytest.mark.parametrize(
-    ("experiment", "name"), [(e, name) for e in SUPERVISED for name in presets_of(e)]
+    ("experiment", "name"),
+    [(e, n) for e in ("regression", "fewshot", "text") for n in presets_of(e)],
 )
 def test_a_preset_is_what_the_run_is_started_with(experiment: str, name: str) -> None:
-    module, config = parse_train([experiment, "--preset", name, "--out", "unused"])
+    kind, config, _ = parse_train([experiment, "--preset", name, "--out", "unused"])
     for setting, value in presets_of(experiment)[name].items():
-        assert getattr(module.complete(config), setting) == value
+        assert getattr(kind(config).config, setting) == value
 
 
 def test_regression_is_judged_on_a_hundred_points() -> None:
-    parts = build_regression(Regression(Path("unused"), num_shots=5, num_queries=7))
+    parts = build_regression(RegressionConfig(num_shots=5, num_queries=7))
     assert sizes(drawn(parts)) == ([5], 7)
     for kind in COUNTS:
         assert sizes(drawn(parts, kind)) == ([5], 100)
@@ -232,4 +230,4 @@ def test_regression_is_judged_on_a_hundred_points() -> None:
 def test_learned_rates_are_tested_with_the_steps_that_they_learned_for(
     settings: dict[str, Any], steps: int
 ) -> None:
-    assert complete(FewShotImages(Path("unused"), **settings)).test_steps == steps
+    assert complete(FewShotConfig(**settings)).test_steps == steps

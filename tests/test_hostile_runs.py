@@ -23,8 +23,8 @@ from safetensors.numpy import save_file
 from safetensors.torch import save
 
 from metarl.core.types import MetaParams
-from metarl.experiments.fewshot import FewShotImages
-from metarl.experiments.load import load_policy
+from metarl.experiments.fewshot import FewShotConfig
+from metarl.experiments.load import load
 from metarl.runs import checkpoint
 from metarl.runs.checkpoint import FORMAT, Checkpoint
 from metarl.runs.config import to_json
@@ -83,7 +83,7 @@ def every_way_in(capsys: pytest.CaptureFixture[str], run: Path) -> list[str]:
         refusal(capsys, "push", run, out),
     ]
     with pytest.raises(ValueError, match=str(run)) as caught:
-        load_policy(run)
+        load(run)
     assert not out.exists()
     return [*told, str(caught.value)]
 
@@ -195,7 +195,7 @@ def test_an_environment_that_would_be_imported_is_refused(
         assert "--trust-env" in refusal(capsys, "pull", "hub:eve/run", "--out", out)
         for source in (importing, "hub:eve/run"):
             with pytest.raises(ValueError, match="would import the module 'harmful'"):
-                load_policy(source)
+                load(source)
     assert not marker.exists()
     assert not out.exists()
 
@@ -208,7 +208,7 @@ def test_an_environment_is_imported_by_those_who_ask_for_it(
     try:
         metarl("evaluate", tmp_path / "pulled", *SMALL)
         assert marker.exists()
-        load_policy(importing, episodes=1)  # imported by now
+        load(importing, episodes=1)  # imported by now
     finally:
         sys.modules.pop("harmful", None)
 
@@ -288,12 +288,12 @@ def test_damaged_evaluations_and_metrics_are_one_line(
 
 
 def test_trackers_and_folders_of_another_machine_are_forgotten(tmp_path: Path) -> None:
-    config = FewShotImages(tmp_path / "run", data_root=Path("/home/eve"), track="wandb")
+    config = FewShotConfig(data_root=Path("/home/eve"), track="wandb")
     params = MetaParams({"weight": torch.ones(2)}, {})
-    with Run.create(config.out, "fewshot", to_json(config)) as run:
+    with Run.create(tmp_path / "run", "fewshot", to_json(config)) as run:
         saved = Checkpoint(params, {}, {}, 0, to_json(config))
         checkpoint.write(run.checkpoint_path(0), saved)
-    metarl("pull", config.out, "--out", tmp_path / "pulled")
+    metarl("pull", tmp_path / "run", "--out", tmp_path / "pulled")
     about = json.loads((tmp_path / "pulled/config.json").read_text())["config"]
     assert (about["track"], about["data_root"]) == ("none", None)
     assert checkpoint.load(tmp_path / "pulled/checkpoints/00000000.safetensors").config == about

@@ -1,7 +1,6 @@
 """LEOPARD against plain autograd: generated head, inner steps and meta-gradient."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,7 +18,7 @@ from metarl.core.estimators import meta_gradient
 from metarl.core.inner import clip_norm
 from metarl.experiments.supervised_settings import resolve
 from metarl.experiments.supervised_setup import make_learner, make_model
-from metarl.experiments.text import SETTINGS, Text
+from metarl.experiments.text_settings import SETTINGS, TextConfig
 from metarl.supervised.losses import judge, present_cross_entropy
 from metarl.supervised.model import Model
 from metarl.text.encoders import Encoder, load_pretrained
@@ -53,7 +52,7 @@ class Problem(NamedTuple):
 
 
 def problem(bert: Any, *, top: int = 1, first_order: bool = True, clip: float = 1.0) -> Problem:
-    config = Text(out=Path("unused"), inner_steps=STEPS, inner_clip=clip)
+    config = TextConfig(inner_steps=STEPS, inner_clip=clip)
     config = replace(resolve(config, SETTINGS), first_order=first_order)
     encoder = Encoder(bert, top=top, pooling="mean")
     module = text_classifier(encoder, SIZE, ways=2, generated=True, generator=seeded(0))
@@ -200,7 +199,7 @@ def test_rates_by_layer_serve_any_start_and_those_by_number_none(bert: Any, star
     generated = start == "generated"
     encoder = Encoder(bert, top=1, pooling="mean")
     module = text_classifier(encoder, SIZE, ways=2, generated=generated, generator=seeded(0))
-    config = Text(out=Path("unused"), method="lslr", start=start)
+    config = TextConfig(method="lslr", start=start)
     config = resolve(config, SETTINGS)
     model = make_model(config, module.double(), present_cross_entropy)
     make_learner(config, model)

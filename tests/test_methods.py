@@ -65,9 +65,7 @@ def problem(
 ) -> Problem:
     """Build a method on a tiny network, by default in general position: no two rates are equal."""
     settings = {"inner_steps": STEPS, "inner_lr": LR, "num_tasks": NUM_TASKS, "outer_lr": 0.01}
-    config = SupervisedConfig(
-        Path("unused"), method=method, **{"mode": "eager", "cg_steps": CG_STEPS, **given}
-    )
+    config = SupervisedConfig(method=method, **{"mode": "eager", "cg_steps": CG_STEPS, **given})
     config = resolve(config, {"": settings})
     build, criterion = BUILD[network]
     model = make_model(config, build().to(dtype), criterion)
@@ -388,16 +386,16 @@ def test_implicit_gradient_needs_a_proximal_term() -> None:
 
 def test_unknown_method_is_refused() -> None:
     with pytest.raises(ValueError, match="there is no --method maxml; choose one of maml, fomaml"):
-        SupervisedConfig(Path("unused"), method="maxml")
+        SupervisedConfig(method="maxml")
 
 
 @pytest.mark.parametrize("method", list(METHODS))
 def test_flags_win_over_the_method_and_the_method_over_the_experiment(method: str) -> None:
     settings = {"": {"inner_steps": 3, "inner_lr": 0.5, "num_tasks": 2, "outer_lr": 0.1}}
-    config = resolve(SupervisedConfig(Path("unused"), method=method), settings)
+    config = resolve(SupervisedConfig(method=method), settings)
     for name, value in METHODS[method].values.items():
         assert getattr(config, name) == value
-    asked = resolve(SupervisedConfig(Path("unused"), method=method, inner_steps=7), settings)
+    asked = resolve(SupervisedConfig(method=method, inner_steps=7), settings)
     assert asked.inner_steps == 7
     unset = {n for n, value in vars(config).items() if value is None}
     assert unset <= {

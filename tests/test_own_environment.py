@@ -76,8 +76,9 @@ def the_page_runs() -> None:
     assert scope["metrics"]["return/step_1"].isfinite()
     run_in_small(block(PAGE, "commands"))
     exec(block(PAGE, "adapt"), scope)
-    assert len(scope["returns"]) == 3
-    assert tree.norm(tree.add(scope["adapted"], scope["run"].params.model, scale=-1.0)) > 0
+    assert len(scope["adapted"].returns) == 3
+    start = scope["policy"].params.model
+    assert tree.norm(tree.add(scope["adapted"].params, start, scale=-1.0)) > 0
     assert scope["action"].shape == (1,)
     exec(block(PAGE, "async"), scope)
     exec(block(PAGE, "batched"), {})
@@ -111,7 +112,7 @@ def test_the_pendulum_is_drawn_where_it_hangs_and_the_angle_asked_for_beside_it(
 def test_flag_of_the_command_line_chooses_the_vector_environment(
     env_id: str, vectorization: Any, kind: type, folder: Path
 ) -> None:
-    config = MAMLTRPO(folder, env=env_id, vectorization=vectorization, hidden=(4,))
+    config = MAMLTRPO(env=env_id, vectorization=vectorization, hidden=(4,))
     env: Any = build(config, num_tasks=1, episodes=2).sampler.env
     assert type(env) is kind
     env.close()

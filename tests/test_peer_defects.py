@@ -66,11 +66,11 @@ from helpers import fill_padding, problem, random_like, relative_error, seeded, 
 from reference import plain_gradient
 from torch.testing import assert_close
 
-from metarl.commands.evaluate import Evaluate, steps_to_take
 from metarl.core import InnerLoop, Params, Task, sgd, tree
 from metarl.core.seeding import torch_generator
 from metarl.envs import ENVIRONMENTS
-from metarl.experiments.meta_rl import build, config_class, paper_loop
+from metarl.experiments.meta_rl import MetaRL, RLEvaluation, build, config_class
+from metarl.experiments.rl_setup import paper_loop
 from metarl.rl.advantages import advantages
 from metarl.rl.episodes import Episodes, Rollout
 from metarl.rl.evaluate import adaptation_curve
@@ -226,8 +226,8 @@ def test_evaluation_takes_steps_of_its_own_and_halves_all_but_the_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """pytorch-maml-rl and garage took those of the training; CAVIA halved the first alone."""
-    config = MAMLTRPO(Path("run"), inner_steps=1, inner_lr=0.4, hidden=(4,))
-    steps = steps_to_take(Evaluate(Path("run")), config)
+    config = MAMLTRPO(inner_steps=1, inner_lr=0.4, hidden=(4,))
+    steps = MetaRL(config)._steps_to_take(RLEvaluation(Path("run")))
     assert steps == 3
     parts, seen = build(config, num_tasks=2, episodes=2), []
     loop = paper_loop(config, parts.loop, num_steps=steps, rate=0.4)

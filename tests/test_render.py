@@ -119,7 +119,7 @@ def cheetah(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def films_of(lengths: list[int], *, every: int) -> list[Film]:
-    config = MAMLTRPO(out=Path("nowhere"), env="tests/Marcher-v0", hidden=(4,))
+    config = MAMLTRPO(env="tests/Marcher-v0", hidden=(4,))
     parts = build(config, num_tasks=1, episodes=1)
     recorder = make_recorder(config.env)
     return [
@@ -138,7 +138,7 @@ def test_a_film_has_the_frames_of_regular_times_and_of_the_end() -> None:
 
 
 def test_films_of_one_seed_start_alike_and_meet_the_same_noise() -> None:
-    config = MAMLTRPO(out=Path("nowhere"), env="tests/Marcher-v0", hidden=(4,))
+    config = MAMLTRPO(env="tests/Marcher-v0", hidden=(4,))
     parts = build(config, num_tasks=1, episodes=1)
     recorder = make_recorder(config.env)
     path, task = [parts.params, parts.params], {"length": 6}
@@ -150,9 +150,7 @@ def test_films_of_one_seed_start_alike_and_meet_the_same_noise() -> None:
 
 @pytest.mark.parametrize("inner", ["sgd", "meta-sgd"])
 def test_the_filmed_policies_are_those_that_were_rolled_out(inner: Any) -> None:
-    config = MAMLTRPO(
-        out=Path("nowhere"), env="tests/Marcher-v0", hidden=(4,), inner_steps=2, inner=inner
-    )
+    config = MAMLTRPO(env="tests/Marcher-v0", hidden=(4,), inner_steps=2, inner=inner)
     parts = build(config, num_tasks=1, episodes=5)
     meta = parts.loop.init(parts.params)
     done, _ = parts.sampler.collect(

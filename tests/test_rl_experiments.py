@@ -64,9 +64,7 @@ def parts_of(name: str, **given: Any) -> Parts:
     row = ROWS[name]
     command = experiments()[row.experiment]
     module, configuration = command.load()
-    config = configuration(
-        Path("unused"), num_tasks=3, episodes_per_task=3, hidden=(4,), activation="tanh"
-    )
+    config = configuration(num_tasks=3, episodes_per_task=3, hidden=(4,), activation="tanh")
     if hasattr(config, "cg_steps"):
         given["cg_steps"] = 5  # more amplify the rounding
     parts: Parts = module.build(replace(config, **values(row.flags), **given))

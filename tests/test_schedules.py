@@ -1,7 +1,6 @@
 """What changes in the course of training, and that a step takes what is right for its iteration."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,7 +129,7 @@ def test_clipping_cuts_every_number_of_the_mean_gradient() -> None:
 
 def trained_rate(iteration: int, **given: Any) -> float:
     """The outer rate of an iteration: the share of its gradient by which parameters move."""
-    config = SupervisedConfig(Path("unused"), iterations=4, outer="sgd", mode="eager", **given)
+    config = SupervisedConfig(iterations=4, outer="sgd", mode="eager", **given)
     settings = {"inner_steps": 0, "inner_lr": 0.1, "outer_lr": 0.8, "num_tasks": 2}
     config = resolve(config, {"": settings})
     module = mlp((2, 1), generator=seeded(0)).double()

@@ -15,9 +15,8 @@ from hub import Hub, serving
 from pages import block, run_in_small, runs
 
 from metarl.commands import cli
-from metarl.commands.push import subject_of
-from metarl.experiments import experiments
-from metarl.experiments.load import load_policy
+from metarl.experiments import OTHERS, experiments
+from metarl.experiments.load import load
 from metarl.runs import checkpoint
 from metarl.runs.card import card
 from metarl.runs.config import to_json
@@ -108,20 +107,20 @@ def test_the_card_says_what_it_is_how_good_and_how_to_use_it(run: Path, tmp_path
 
 @pytest.mark.parametrize("experiment", experiments())
 def test_every_experiment_has_a_card(experiment: str, tmp_path: Path) -> None:
-    _, options = experiments()[experiment].load()
-    config = options(out=tmp_path / "run")
-    with Run.create(config.out, experiment, to_json(config)) as run:
+    kind, options = experiments()[experiment].load()
+    config = options()
+    with Run.create(tmp_path / "run", experiment, to_json(config)) as run:
         (run.folder / "media").mkdir()
         (run.folder / "media/film.mp4").touch()
         values = {"iteration": 3, "num_tasks": 5, "seed": 1, "mean": [0.25, 0.5]}
         values |= {"interval95": [0.0, 0.125], "measure": "accuracy"}
         run.write_evaluation("one", values)
-    subject = subject_of(experiment, config)
+    subject = kind(config).describe()
     text = card(run, 3, subject, place="hub:ada/x", license=None)
     assert f"# {subject.method} on {subject.what}\n" in text
     assert "| 1 | 50.00 | ± 12.50 |" in text
     assert '<video src="media/film.mp4" controls></video>' in text
-    assert ("load_policy" in text) == (experiment not in ("sb3", *cli.SUPERVISED))
+    assert ("metarl.load" in text) == (experiment not in OTHERS)
     for command in re.findall(r"^metarl (pull|evaluate|render|plot) ", text, re.MULTILINE):
         assert command in cli.VERBS
 
@@ -175,7 +174,7 @@ def test_a_film_that_fails_stops_no_push(
         out.write_bytes(b"GIF")
         raise AssertionError("no ink")
 
-    monkeypatch.setattr("metarl.commands.render.paths_video", broken)
+    monkeypatch.setattr("metarl.experiments.rl_rendering.paths_video", broken)
     metarl("push", bare, tmp_path / "shared")
     assert "a picture and no film (no ink)" in capsys.readouterr().err
     assert files(tmp_path / "shared/media") == {"adaptation.png"}
@@ -227,7 +226,7 @@ def test_a_policy_from_the_hub_adapts_and_acts_as_one_from_the_folder(
     run: Path, tmp_path: Path, hub: Hub
 ) -> None:
     metarl("push", run, f"hub:{REPOSITORY}")
-    mine, theirs = (load_policy(p, episodes=3) for p in (run, f"hub:{REPOSITORY}"))
+    mine, theirs = (load(p, episodes=3) for p in (run, f"hub:{REPOSITORY}"))
     task = mine.sample_task(seed=3)
     ours, others = mine.adapt(task, steps=2), theirs.adapt(task, steps=2)
     assert ours.returns == others.returns
@@ -240,7 +239,7 @@ def test_a_policy_from_the_hub_adapts_and_acts_as_one_from_the_folder(
     np.testing.assert_allclose(action, np.clip(others.act(seen), -1, 1), rtol=1e-5, atol=1e-6)
     asked = len(hub.asked)
     hub.fails = 503  # what is in the cache serves
-    assert load_policy(f"hub:{REPOSITORY}", episodes=3).adapt(task, steps=2).returns == ours.returns
+    assert load(f"hub:{REPOSITORY}", episodes=3).adapt(task, steps=2).returns == ours.returns
     assert len(hub.asked) > asked
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from metarl.core import Task
 from metarl.data.images import Classes, Splits
-from metarl.experiments.fewshot import QUERIES, FewShotImages, build
+from metarl.experiments.fewshot import QUERIES, FewShotConfig, build
 from metarl.runs import checkpoint
 from metarl.runs.folder import Run
 from metarl.runs.records import protocol
@@ -312,7 +312,7 @@ def test_each_kind_of_task_comes_from_its_own_classes() -> None:
         Classes(torch.full((20, 1, 12, 12), shade, dtype=torch.uint8), (5,) * 4, tuple("abcd"))
         for shade in shades.values()
     ))  # fmt: skip
-    config = FewShotImages(out=Path("unused"), num_ways=2, filters=4, image_size=12)
+    config = FewShotConfig(num_ways=2, filters=4, image_size=12)
     parts = build(config, splits=splits)
     draws = [(parts.draw, shades["train"])]
     draws += [(parts.evaluated[name], shade) for name, shade in shades.items()]

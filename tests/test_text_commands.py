@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from sentences import LAYERS, LENGTH, SIZE, colored_rows, save_encoder, write_lines
 from text_reference import Plain
 
-from metarl.commands.evaluate_text import EvaluateText, file_name
 from metarl.core import Batch
 from metarl.experiments import text
+from metarl.experiments.text_evaluation import TextEvaluation, file_name
 from metarl.runs import checkpoint
 from metarl.runs.folder import Run
 from metarl.runs.records import protocol
@@ -224,7 +224,7 @@ def test_an_evaluation_can_be_repeated_and_is_written_down(evaluated: Path) -> N
 def test_the_name_of_an_evaluation_of_many_tasks_is_not_too_long() -> None:
     found = [
         file_name(
-            EvaluateText(Path("run"), shots="4", inner_lr=lr),
+            TextEvaluation(Path("run"), shots="4", inner_lr=lr),
             {"tasks": ", ".join(tasks), "num_tasks": 40, "iteration": 2, "test_steps": 3},
         )
         for tasks in ([f"task{i}" for i in range(40)], [f"task{i}" for i in range(1, 41)])

@@ -104,7 +104,7 @@ def in_float64(out: Path, name: str) -> None:
         return tree.map_leaves(lambda x: x.double() if x.is_floating_point() else x, values)
 
     def of_policies(module: Any, kind: Any) -> Iterator[dict[str, torch.Tensor]]:
-        parts = module.build(kind(out, num_tasks=5, episodes_per_task=4, hidden=(8,)))
+        parts = module.build(kind(num_tasks=5, episodes_per_task=4, hidden=(8,)))
         state: MetaState = parts.learner.init(wide(parts.params))
         for iteration in range(20):
             tasks = parts.sampler.sample_tasks(numpy_generator(0, iteration, "tasks"))
@@ -124,11 +124,11 @@ def in_float64(out: Path, name: str) -> None:
             yield metrics
 
     small: dict[str, Any] = {"filters": 4, "num_ways": 3, "inner_steps": 2, "mode": "eager"}
-    images = fewshot.FewShotImages(out, method="maml++", num_tasks=5, **small)
+    images = fewshot.FewShotConfig(method="maml++", num_tasks=5, **small)
     runs: dict[str, Callable[[], Iterator[dict[str, torch.Tensor]]]] = {
         "maml-trpo": lambda: of_policies(meta_rl, meta_rl.config_class("maml-trpo")),
         "promp": lambda: of_policies(meta_rl, meta_rl.config_class("promp")),
-        "sinusoid": lambda: supervised(regression, regression.Regression(out, num_tasks=7)),
+        "sinusoid": lambda: supervised(regression, regression.RegressionConfig(num_tasks=7)),
         "maml++": lambda: supervised(fewshot, images),
     }
     with processes.joined():

@@ -124,7 +124,6 @@ def _config(args: Benchmark, env: str) -> RLConfig:
     given = {"num_tasks": args.num_tasks, "hidden": args.hidden}
     chosen = CASES.get(env, CHEETAH) | {name: value for name, value in given.items() if value}
     return config_class("maml-trpo")(
-        out=Path(),
         env=env,
         episodes_per_task=args.episodes_per_task,
         device=args.device,

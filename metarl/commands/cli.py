@@ -5,67 +5,57 @@ import difflib
 import importlib
 import io
 import os
-import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import metarl
+from metarl.commands.parsing import UsageError, flags_named, parse, take_option
 from metarl.drawing.opengl import explained
-from metarl.experiment import SUPERVISED, Entry
 from metarl.experiments import experiments
-from metarl.runs.config import flag
 from metarl.runs.stopping import Stopped
-from metarl.util.parsing import parse_json
+
+
+class Verb(NamedTuple):
+    """A command.
+
+    Attributes:
+        module: Module of :mod:`metarl.commands`, imported when it is used.
+        options: Name of its options, a dataclass that its ``main`` takes, or of a function
+            ``words -> (dataclass, main)`` where the options depend on the run.
+        summary: One line of help.
+    """
+
+    module: str
+    options: str
+    summary: str
+
+    def load(self, words: Sequence[str]) -> tuple[type[Any], Callable[[Any], None]]:
+        """Return the options of a command line, and the function that takes them."""
+        module = importlib.import_module(f"metarl.commands.{self.module}")
+        found = getattr(module, self.options)
+        return (found, module.main) if isinstance(found, type) else found(words)
 
 
 VERBS = {
-    "evaluate": Entry(
-        "commands.evaluate", "Evaluate", "result after 0, 1, ... steps on test tasks"
-    ),
-    "render": Entry("commands.render", "Render", "picture or video of the policy adapting"),
-    "plot": Entry("commands.plot", "Plot", "learning and adaptation curves of runs"),
-    "resume": Entry("commands.resume", "Resume", "continue a run where it stopped"),
-    "compare": Entry(
-        "commands.compare", "Compare", "methods over seeds, in one table and one figure"
-    ),
-    "headstart": Entry(
-        "commands.headstart", "Headstart", "adaptation against training from scratch"
-    ),
-    "push": Entry("commands.push", "Push", "share a run, in a folder or on the Hugging Face hub"),
-    "pull": Entry("commands.pull", "Pull", "make a run folder of what somebody shared"),
-    "methods": Entry(
-        "commands.methods", "Methods", "methods, their papers and the flags they stand for"
-    ),
-    "envs": Entry("commands.envs", "Envs", "environments with tasks, and what varies in them"),
-    "benchmark": Entry(
-        "commands.benchmark", "Benchmark", "speed of sampling and of the meta-update"
-    ),
+    "evaluate": Verb("evaluate", "command", "result after 0, 1, ... steps on test tasks"),
+    "render": Verb("render", "command", "picture or video of the policy adapting"),
+    "plot": Verb("plot", "Plot", "learning and adaptation curves of runs"),
+    "resume": Verb("resume", "Resume", "continue a run where it stopped"),
+    "compare": Verb("compare", "Compare", "methods over seeds, in one table and one figure"),
+    "headstart": Verb("headstart", "Headstart", "adaptation against training from scratch"),
+    "push": Verb("push", "Push", "share a run, in a folder or on the Hugging Face hub"),
+    "pull": Verb("pull", "Pull", "make a run folder of what somebody shared"),
+    "methods": Verb("methods", "Methods", "methods, their papers and the flags they stand for"),
+    "envs": Verb("envs", "Envs", "environments with tasks, and what varies in them"),
+    "benchmark": Verb("benchmark", "Benchmark", "speed of sampling and of the meta-update"),
 }
-OF_SUPERVISED = {
-    "evaluate": Entry(
-        "commands.evaluate_supervised", "EvaluateSupervised", VERBS["evaluate"].summary
-    ),
-}
-OF_SB3 = {
-    "evaluate": Entry("commands.evaluate_sb3", "EvaluateSB3", VERBS["evaluate"].summary),
-    "resume": Entry("commands.resume_sb3", "ResumeSB3", VERBS["resume"].summary),
-    "render": Entry("commands.render_sb3", "RenderSB3", VERBS["render"].summary),
-}
-OF_TEXT = {
-    "evaluate": Entry(
-        "commands.evaluate_text", "EvaluateText", "accuracy on few-shot tasks of text"
-    ),
-}
-OWN_VERBS = {**dict.fromkeys(SUPERVISED, OF_SUPERVISED), "text": OF_TEXT, "sb3": OF_SB3}
+IMPORTS = "METARL_IMPORT"
+"""Environment variable: modules that ``--import`` named, for the processes of this one."""
 LONGEST = 1500  # characters of an error: an environment of somebody else may say anything
-
-
-class UsageError(Exception):
-    """A command line that cannot be understood."""
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -102,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def run(argv: list[str]) -> None:
     """Run one command line; raise what goes wrong."""
+    argv = import_modules(argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(overview())
     elif argv[0] == "--version":
@@ -109,16 +100,36 @@ def run(argv: list[str]) -> None:
     elif argv[0] == "train":
         train(argv[1:])
     elif argv[0] in VERBS:
-        module, options = _verb(argv).load()
-        parsed = _parse(options, argv[1:], f"metarl {argv[0]}")
-        with _world() if argv[0] == "resume" else contextlib.nullcontext():
-            module.main(parsed)
+        options, main = VERBS[argv[0]].load(argv[1:])
+        with flags_named(options):
+            parsed = parse(options, argv[1:], f"metarl {argv[0]}")
+            with _world() if argv[0] == "resume" else contextlib.nullcontext():
+                main(parsed)
     else:
         raise UsageError(_unknown("command", argv[0], ["train", *VERBS]))
 
 
+def import_modules(argv: list[str]) -> list[str]:
+    """Import what ``--import MODULE`` names, also for child processes; return the other words.
+
+    The modules may register methods, inner optimizers and environments.
+    """
+    named = [name for name in os.environ.get(IMPORTS, "").split(",") if name]
+    name, rest = take_option(argv, "--import")
+    while name is not None:
+        named.append(name)
+        name, rest = take_option(rest, "--import")
+    if named and "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    for module in named:
+        importlib.import_module(module)
+    if named:
+        os.environ[IMPORTS] = ",".join(dict.fromkeys(named))
+    return rest
+
+
 def _world() -> contextlib.AbstractContextManager[None]:
-    """Meet the other processes of ``torchrun``, if that is what started this one."""
+    """Join the other processes of ``torchrun``, if it started this one."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return contextlib.nullcontext()
     from metarl.core.speed import processes
@@ -133,42 +144,40 @@ def train(argv: list[str]) -> None:
         return
     if argv[0] not in experiments():
         raise UsageError(_unknown("experiment", argv[0], list(experiments())))
-    module, config = parse_train(argv)
-    with _world(), _flags_named(type(config)):
-        module.main(config)
+    _, options = experiments()[argv[0]].load()
+    with _world(), flags_named(options):
+        kind, config, out = parse_train(argv)
+        importlib.import_module("metarl.experiment").start(kind(config), out)
 
 
-@contextlib.contextmanager
-def _flags_named(options: Any) -> Iterator[None]:
-    """Name the flags of arguments in an error: the library knows them as ``inner_steps`` only."""
-    try:
-        yield
-    except ValueError as error:
-        names = "|".join(field.name for field in fields(options) if "_" in field.name)
-        text = re.sub(rf"(?<![\w.-])({names})(?![\w.=-])", lambda m: flag(m[1]), str(error))
-        error.args = (text, *error.args[1:])
-        raise
+class Parsed(NamedTuple):
+    """A training command: its experiment's class, configuration and run folder."""
+
+    kind: Any
+    config: Any
+    out: Path
 
 
-def parse_train(argv: list[str]) -> tuple[Any, Any]:
-    """Return the module of an experiment and its settings: flags override the preset."""
+def parse_train(argv: list[str]) -> Parsed:
+    """Read the words after ``metarl train``: flags override the preset."""
     from metarl.experiments.presets import preset
 
-    module, options = experiments()[argv[0]].load()
-    name, rest = _take_option(argv[1:], "--preset")
+    kind, options = experiments()[argv[0]].load()
+    name, rest = take_option(argv[1:], "--preset")
     known = {field.name for field in fields(options)}
     chosen = {n: v for n, v in (preset(name, argv[0]) if name else {}).items() if n in known}
-    method, _ = _take_option(rest, "--method")
+    method, _ = take_option(rest, "--method")
     if method not in (None, chosen.get("method", method)):
         raise UsageError(
-            f"--preset {name} is of --method {chosen['method']}, got --method {method}; leave out "
+            f"--preset {name} sets --method {chosen['method']}, got --method {method}; leave out "
             "one of the two"
         )
-    defaults = options(out=Path("DIR"), **chosen)
-    out, _ = _take_option(rest, "--out")
+    out, rest = take_option(rest, "--out")
     if out is None and not {"-h", "--help"} & set(rest):
         raise UsageError("train needs --out DIR, the run folder to make")
-    return module, _parse(options, rest, f"metarl train {argv[0]}", default=defaults)
+    prog = f"metarl train {argv[0]} --out DIR"
+    config = parse(options, rest, prog, default=options(**chosen))
+    return Parsed(kind, config, Path(out or ""))
 
 
 def overview() -> str:
@@ -183,7 +192,7 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "add --debug to see where an error comes from",
+            "--import MODULE adds your own methods; --debug shows where an error comes from",
             "start with: metarl train maml-trpo --preset navigation-quick --out runs/quick",
         ]
     )
@@ -210,61 +219,13 @@ def train_overview() -> str:
     )
 
 
-def _rows(commands: dict[str, Entry]) -> list[tuple[str, str]]:
+def _rows(commands: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, command.summary) for name, command in commands.items()]
 
 
 def _settings(values: dict[str, Any]) -> str:
     shown = ("env", "data", "method", "iterations", "num_ways", "num_shots", "inner_lr")
     return ", ".join(f"{key.replace('_', '-')} {values[key]}" for key in shown if key in values)
-
-
-def _verb(argv: list[str]) -> Entry:
-    """Return the command of a verb: runs of some experiments have their own flags for it."""
-    for word in argv[1:]:
-        config = Path(word) / "config.json"
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            if own := OWN_VERBS.get(parse_json(config.read_bytes())["experiment"]):
-                return own.get(argv[0], VERBS[argv[0]])
-    if argv[0] == "evaluate" and len(argv) > 1 and not argv[1].startswith("-"):
-        importlib.import_module("metarl.runs.folder").Run.open(Path(argv[1]))  # is there any?
-    return VERBS[argv[0]]
-
-
-def _parse(options: Any, argv: list[str], prog: str, **kwargs: Any) -> Any:
-    import tyro
-
-    known = [argument for argument in argv if argument != "--debug"]
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            return tyro.cli(options, args=known, prog=prog, **kwargs)
-    except SystemExit as stopped:
-        if stopped.code in (0, None):  # --help
-            raise
-        raise UsageError(_one_line(errors.getvalue())) from None
-
-
-def _one_line(box: str) -> str:
-    """Turn tyro's boxed message into one line."""
-    # Its frame is drawn with | and - where the output is not UTF-8.
-    lines = [re.sub(r"[^\x20-\x7e]+", "", line).strip(" |") for line in box.splitlines()[1:]]
-    text = " ".join(line for line in lines if re.search(r"\w", line))
-    text = re.sub(r"^Error parsing \w+: ", "", text)
-    return re.sub(r" For full helptext, (see|run:?) (metarl [^`]*)$", r"; see `\2`", text)
-
-
-def _take_option(argv: list[str], name: str) -> tuple[str | None, list[str]]:
-    """Take ``--name VALUE`` or ``--name=VALUE`` out of a command line."""
-    for index, argument in enumerate(argv):
-        if argument.startswith(name + "="):
-            return argument.partition("=")[2], argv[:index] + argv[index + 1 :]
-        if argument == name:
-            if index + 1 == len(argv):
-                where = "metarl methods" if name == "--method" else "metarl train --help"
-                raise UsageError(f"{name} needs a value; `{where}` lists them")
-            return argv[index + 1], argv[:index] + argv[index + 2 :]
-    return None, argv
 
 
 def _unknown(kind: str, name: str, known: list[str]) -> str:

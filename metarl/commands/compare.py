@@ -20,7 +20,7 @@ from metarl.commands.side_by_side import SideBySide
 from metarl.core.speed import processes
 from metarl.drawing.curves import figure
 from metarl.experiments import experiments
-from metarl.runs.config import NEUTRAL, flag, require, to_json
+from metarl.runs.config import NEUTRAL, require, to_json
 from metarl.runs.folder import Run
 from metarl.util.console import print_table
 from metarl.util.output import require_writable
@@ -64,9 +64,9 @@ class Compare:
         if not self.methods:
             raise ValueError('compare needs methods: metarl compare maml-trpo "promp --epochs 3"')
         if not self.seeds:
-            raise ValueError("--seeds needs at least one")
+            raise ValueError("`seeds` needs at least one")
         if len({*self.seeds}) < len(self.seeds):
-            raise ValueError(f"--seeds are one run each, got {self.seeds}; name each once")
+            raise ValueError(f"`seeds` are one run each, got {self.seeds}; name each once")
         require(self, at_least(0), "seeds")
         require(self, at_least(1), "iterations", "jobs")
 
@@ -167,9 +167,10 @@ def plan(folder: Path, words: list[str]) -> Planned:
     Raises:
         ValueError: If they are.
     """
-    module, given = cli.parse_train(words)
-    asked = to_json(module.complete(given) if hasattr(module, "complete") else given)
-    planned = Planned(folder, words, given.iterations)
+    kind, config, _ = cli.parse_train(words)
+    experiment = kind(config)
+    asked = to_json(experiment.config)
+    planned = Planned(folder, words, experiment.config.iterations)
     if not (folder / "config.json").exists():
         return planned
     kept = Run.open(folder).read_config()["config"]
@@ -177,9 +178,10 @@ def plan(folder: Path, words: list[str]) -> Planned:
     wanted = {n: v for n, v in asked.items() if v is not None} | {"iterations": kept["iterations"]}
     different = {n for n, v in wanted.items() if kept.get(n) != v} - NEUTRAL
     if different:
+        names = ", ".join(f"`{name}`" for name in sorted(different))
         raise ValueError(
-            f"{folder} was started with another {', '.join(map(flag, sorted(different)))}; repeat "
-            "the command it was started with, or choose another --out"
+            f"{folder} was started with another {names}; repeat "
+            "the command it was started with, or choose another folder"
         )
     return planned
 

@@ -13,14 +13,12 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from metarl.commands.opened import opened
 from metarl.core.seeding import torch_generator
-from metarl.experiments.launch import experiment_of, require_fitting, require_policy
-from metarl.experiments.meta_rl import paper_loop
-from metarl.rl.evaluate import AdaptationCurve, adaptation_curve
+from metarl.rl.evaluate import AdaptationCurve
 from metarl.rl.sampler import TaskDescription
 from metarl.runs.config import require
 from metarl.runs.folder import Run, command, versions
-from metarl.runs.loading import Loaded, load
 from metarl.util import optional
 from metarl.util.console import print_table
 from metarl.util.output import require_writable
@@ -74,35 +72,23 @@ class Learning(NamedTuple):
 def main(args: Headstart) -> None:
     """Adapt, compare, draw the figure and print the table."""
     began = time.perf_counter()
-    require_policy(args.run)
-    if Run.open(args.run).read_config()["experiment"] == "sb3":
-        raise ValueError(
-            f"{args.run} was trained from scratch and does not adapt; name the meta-learned run "
-            f"first, and this one with --scratch"
-        )
     require_writable(args.out)
     require_writable(args.out.with_suffix(".json"))
-    module, kind = experiment_of(Run.open(args.run))
-    loaded: Loaded[Any] = load(kind, args.run, device="cpu")
-    learned = by_task(args, loaded.config.env)
-    parts: Any = module.build(loaded.config, num_tasks=args.repeats, episodes=args.episodes)
-    require_fitting(parts, loaded.params)
-    loop = paper_loop(
-        loaded.config, parts.loop, num_steps=args.inner_steps, rate=loaded.config.inner_lr
-    )
+    run, trained = opened(args.run)
+    experiment, iteration = trained.changed(device="cpu"), run.choose_checkpoint(None)
+    params = experiment.read(run, iteration)
+    policy = experiment.model(params, num_tasks=args.repeats, episodes=args.episodes)
+    learned = by_task(args, policy.config.env)
     curves: dict[str, AdaptationCurve] = {}
     for text in learned:
         tasks: list[TaskDescription] = [json.loads(text)] * args.repeats
-        generator = torch_generator(args.seed, 0, "headstart", device=parts.sampler.device)
-        curves[text] = adaptation_curve(
-            parts.sampler, parts.policy, loop, loaded.params, tasks, generator,
-            process=parts.process,
-        )  # fmt: skip
-    each = args.episodes * parts.sampler.horizon
+        generator = torch_generator(args.seed, 0, "headstart")
+        curves[text] = policy.curve(policy.loop(args.inner_steps), tasks, generator)
+    each = args.episodes * policy.parts.sampler.horizon
     rows = [row_of(text, curves[text], learned[text], each) for text in learned]
     draw(args, each, curves, learned)
     show(args, each, rows)
-    about = {"command": command(), "iteration": loaded.iteration, "rows": rows,
+    about = {"command": command(), "iteration": iteration, "rows": rows,
              "versions": versions(), "seconds": round(time.perf_counter() - began, 1)}  # fmt: skip
     args.out.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
     print(f"written to {args.out} and {args.out.with_suffix('.json')}")

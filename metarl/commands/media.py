@@ -1,4 +1,4 @@
-"""Draw the last checkpoint of a run into its folder: what ``--media-every`` asks for.
+"""Draw the last checkpoint of a run into its folder: what ``--media-every`` runs.
 
 ``python -m metarl.commands.media runs/quick 30 png``
 """
@@ -8,41 +8,32 @@ from pathlib import Path
 from typing import Any
 
 from metarl.commands import cli
-from metarl.runs.folder import Run
+from metarl.commands.opened import Opened, opened
 
 
-# Few enough not to hold up the training, and the same ones every time.
-POLICIES = ("--num-tasks", "20")
-SUPERVISED = {
-    "regression": ("--num-tasks", "100"),
-    "fewshot": ("--num-tasks", "100"),
-    "text": ("--samples", "1", "--shots", "4", "--queries", "100"),
-}
-
-
-def commands(run: Run, iteration: int, kind: str) -> list[list[str]]:
+def commands(found: Opened, iteration: int, kind: str) -> list[list[str]]:
     """Return the command lines that draw a run: what ``evaluate``, ``plot`` and ``render`` do."""
-    about, folder = run.read_config(), str(run.folder)
-    name, device = about["experiment"], ("--device", about["config"]["device"])
-    media = run.folder / "media"
+    run, experiment = found
+    folder, media = str(run.folder), run.folder / "media"
+    device = ("--device", experiment.config.device)
     wanted = [
-        ["evaluate", folder, *SUPERVISED.get(name, POLICIES), *device],
+        ["evaluate", folder, *experiment.quick, *device],
         ["plot", folder, "--out", str(media / f"{iteration:08d}-curves.png")],
     ]
-    if name not in SUPERVISED:
+    if (shows := experiment.describe().shows) != "plot":
         out = media / f"{iteration:08d}-adaptation.{kind}"
-        wanted.append(["render", folder, "--out", str(out), *device])
+        wanted.append([shows, folder, "--out", str(out), *device])
     return wanted
 
 
 def main(argv: list[Any]) -> int:
-    """Do each of the commands, whatever becomes of the others; return how many failed."""
+    """Run each of the commands, even if others fail; return how many failed."""
     folder, iteration, kind = argv
     failed = 0
-    for words in commands(Run.open(Path(folder)), int(iteration), kind):
+    for words in commands(opened(Path(folder)), int(iteration), kind):
         try:
             cli.main(words)
-        except SystemExit as stopped:  # it has said why
+        except SystemExit as stopped:  # it has reported why
             failed += bool(stopped.code)
     return failed
 

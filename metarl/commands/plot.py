@@ -6,7 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from metarl.drawing.curves import Fit, figure
+from metarl.commands.opened import opened
+from metarl.drawing.curves import figure
 from metarl.runs.folder import Run
 from metarl.util.output import require_writable
 
@@ -24,24 +25,19 @@ class Plot:
     """Picture to write: .png, .pdf or .svg."""
 
     def __post_init__(self) -> None:
-        """Refuse a call without runs."""
+        """Raise a ValueError for a call without runs."""
         if not self.runs:
             raise ValueError("plot needs a run folder: metarl plot RUN... --out FILE.png")
         if self.out.suffix not in (".png", ".pdf", ".svg"):
-            raise ValueError(f"--out must end in .png, .pdf or .svg, got {self.out}")
+            raise ValueError(f"`out` must end in .png, .pdf or .svg, got {self.out}")
 
 
 def main(args: Plot) -> None:
     """Draw the figure."""
     require_writable(args.out)
-    runs = [Run.open(folder) for folder in args.runs]
-    alone = len(runs) == 1 and runs[0].read_config()["experiment"] == "regression"
-    figure(runs, args.out, fits=fitted(runs[0]) if alone else ())
+    if len(args.runs) == 1:
+        run, experiment = opened(args.runs[0])
+        figure([run], args.out, fits=experiment.examples(run))
+    else:
+        figure([Run.open(folder) for folder in args.runs], args.out)
     print(f"written to {args.out}")
-
-
-def fitted(run: Run) -> list[Fit]:
-    """Adapt a regression run to test sinusoids."""
-    from metarl.experiments.regression import fits
-
-    return fits(run.folder)

@@ -6,10 +6,9 @@ from typing import Annotated
 
 import tyro
 
-from metarl.experiments.launch import copying, experiment_of
+from metarl.experiments import experiment_of
 from metarl.runs import hub
 from metarl.runs.folder import Run
-from metarl.runs.loading import read_config
 from metarl.runs.sharing import copy, made, require_inside, require_known_module
 
 
@@ -40,15 +39,8 @@ def main(args: Pull) -> None:
             snapshot = hub.download(place)
             run, origin = Run.open(snapshot), str(place._replace(revision=snapshot.name))
             require_inside(run, snapshot.parents[1])  # links to the blobs of the same repository
-        experiment, kind = experiment_of(run)
-        config = read_config(kind, run)
-        require_known_module(run, config, trusted=args.trust_env)
-        copy(
-            run,
-            config,
-            run.choose_checkpoint(None),
-            folder,
-            pulled_from=origin,
-            **copying(experiment),
-        )
+        experiment = experiment_of(run)
+        require_known_module(run, experiment.config, trusted=args.trust_env)
+        last = run.choose_checkpoint(None)
+        copy(run, experiment.config, last, folder, experiment.copy, pulled_from=origin)
     print(f"written to {args.out}; see it with: metarl evaluate {args.out}")

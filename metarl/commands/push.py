@@ -5,20 +5,17 @@ import io
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from metarl.commands import cli
+from metarl.commands.opened import opened
 from metarl.drawing.video import require_video
-from metarl.experiments.launch import copying, experiment_of
-from metarl.rl.methods import METHODS as POLICY_METHODS
 from metarl.runs import hub
 from metarl.runs.card import Subject, card, newest_evaluation
 from metarl.runs.folder import Run
-from metarl.runs.loading import read_config
 from metarl.runs.sharing import copy, made
-from metarl.supervised.methods import METHODS
 from metarl.util.console import warn
 
 
@@ -74,12 +71,10 @@ def write(args: Push, folder: Path, place: str) -> str:
         folder: Where; it does not exist.
         place: What others will call it.
     """
-    run = Run.open(args.run)
-    experiment, kind = experiment_of(run)
-    config = read_config(kind, run)
+    run, experiment = opened(args.run)
     iteration = run.choose_checkpoint(args.checkpoint)
-    copy(run, config, iteration, folder, **copying(experiment))
-    new, subject = Run(folder), subject_of(run.read_config()["experiment"], config)
+    copy(run, experiment.config, iteration, folder, experiment.copy)
+    new, subject = Run(folder), experiment.describe()
     if newest_evaluation(new, iteration) is None:
         warn(
             f"the model card has no results of iteration {iteration}; `metarl evaluate {args.run} "
@@ -90,21 +85,6 @@ def write(args: Push, folder: Path, place: str) -> str:
     text = card(new, iteration, subject, place=place, license=args.license)
     (folder / "README.md").write_text(text, encoding="utf-8")
     return f"{subject.method} on {subject.what}, iteration {iteration}"
-
-
-def subject_of(experiment: str, config: Any) -> Subject:
-    """Say what a run is about."""
-    if experiment == "sb3":
-        return Subject(config.algo, "by Stable-Baselines3, without meta-learning",
-                       config.env, "reinforcement-learning", False, "render")  # fmt: skip
-    if experiment in cli.SUPERVISED:
-        what = {"regression": "sinusoids", "text": "sentences"}.get(experiment) or config.data
-        family = "few-shot-regression" if experiment == "regression" else "few-shot-classification"
-        return Subject(config.method, METHODS[config.method].paper, what, family, False, "plot")
-    paper = POLICY_METHODS[experiment].paper
-    baseline = "oracle" if config.observe_task else "pretraining"
-    method = experiment if config.inner_steps else f"{experiment} ({baseline})"
-    return Subject(method, paper, config.env, "reinforcement-learning", True, "render")
 
 
 def draw(run: Run, subject: Subject) -> None:

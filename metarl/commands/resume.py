@@ -1,88 +1,90 @@
 """Continue a run from its last checkpoint: ``metarl resume runs/quick``."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import tyro
 
-from metarl.experiments.launch import experiment_of
-from metarl.runs import checkpoint
-from metarl.runs.config import RunConfig, flag, to_json
+from metarl.commands.opened import opened
+from metarl.experiment import Device, Experiment, State, begin, train
+from metarl.runs.config import RunConfig, to_json
 from metarl.runs.folder import Run
-from metarl.runs.loading import load_checkpoint, read_config
 from metarl.util.console import warn
-from metarl.util.device import resolve_device
 
 
 @dataclass(frozen=True)
 class Resume:
     """Continue a run exactly where its last checkpoint left it.
 
-    From there on every metric but time/* is what an undisturbed run would have written.
+    From there on every metric but time/* is what an undisturbed run would have written (with
+    Stable-Baselines3, on a CPU).
     """
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder."""
     iterations: int | None = None
     """Train until this iteration instead of the one the run was started with."""
-    device: Literal["auto", "cpu", "cuda"] | None = None
-    """Go on with another device."""
+    total_steps: int | None = None
+    """The same in environment steps, for runs of `metarl train sb3`."""
+    device: Device | None = None
+    """Continue on a different device."""
 
 
 def main(args: Resume) -> None:
     """Load the last checkpoint, cut the metrics back to it and train on."""
-    run = Run.open(args.run)
+    run, trained = opened(args.run)
     with run.lock():
-        experiment, kind = experiment_of(run)
-        before = read_config(kind, run)
-        config = replace(
-            before,
-            iterations=before.iterations if args.iterations is None else args.iterations,
-            device=args.device or before.device,
-        )
-        start, saved = last_whole_checkpoint(run, config)
+        experiment = trained.changed(**_changes(args, trained.config))
+        initial = experiment.init()
+        start, state = newest_state(experiment, run)
+        config = experiment.config
         if start >= config.iterations:
             print(
                 f"{args.run} is complete: {start} iterations. Train on with --iterations, or see "
                 f"it with: metarl evaluate {args.run}"
             )
             return
-        warn_of_schedules(before, config)
-        parts = experiment.build(config)
-        state = parts.init()
-        if saved is None:  # it died before its first checkpoint
-            checkpoint.save(run.checkpoint_path(0), state, iteration=0, config=to_json(config))
-        else:
-            state = checkpoint.restore(state, saved)
-        if config != before:
+        warn_of_schedules(trained.config, config)
+        if state is None:  # it died before its first checkpoint
+            state = initial
+            begin(experiment, run, state, experiment.prepare())
+        if config != trained.config:
             run.change_config(to_json(config))
         run.cut_metrics(start, every=config.log_every)
         print(f"resuming {args.run} after iteration {start}")
-        experiment.train(config, parts, run, state, start=start)
+        train(experiment, run, state, start=start)
 
 
-def warn_of_schedules(before: RunConfig, after: RunConfig) -> None:
-    """Say so where more iterations change what the next ones do."""
-    if before.iterations == after.iterations:
-        return
-    constant = {"outer_schedule": "constant", "first_order_until": 0, "multi_step_until": 0}
-    moved = [n for n, v in constant.items() if getattr(before, n, None) not in (None, v)]
-    if moved:
-        warn(
-            f"{', '.join(map(flag, moved))} go by the number of iterations: with "
-            f"{after.iterations} instead of {before.iterations} they go on at another part"
-        )
+def _changes(args: Resume, config: RunConfig) -> dict[str, Any]:
+    """Return the settings that the command line changes."""
+    given = {name: getattr(args, name) for name in ("iterations", "total_steps", "device")}
+    changes = {name: value for name, value in given.items() if value is not None}
+    if unknown := set(changes) - {field.name for field in fields(config)}:
+        raise ValueError(f"{args.run} has no setting {', '.join(unknown)}; use `iterations`")
+    return changes
 
 
-def last_whole_checkpoint(run: Run, config: RunConfig) -> tuple[int, checkpoint.Checkpoint | None]:
+def newest_state(experiment: Experiment[Any], run: Run) -> tuple[int, State | None]:
     """Return the newest checkpoint that can be read, and its iteration; warn of damaged ones."""
-    device = resolve_device(config.device)
     for iteration in reversed(run.checkpoints()):
         try:
-            return iteration, load_checkpoint(run, config, iteration, device=device)
+            return iteration, experiment.restore(run, iteration)
         except ValueError as error:
             warn(f"{error}; trying an earlier one")
     if run.checkpoints():
         raise ValueError(f"no checkpoint of {run.folder} can be read; nothing was changed")
     return 0, None
+
+
+def warn_of_schedules(before: RunConfig, after: RunConfig) -> None:
+    """Warn if more iterations change what the next ones do."""
+    if before.iterations == after.iterations:
+        return
+    usual = before.scheduled
+    moved = [n for n in usual if getattr(before, n) not in (None, usual[n])]
+    if moved:
+        warn(
+            f"{', '.join(moved)} depend on the number of iterations: with {after.iterations} "
+            f"instead of {before.iterations} they continue at a different point"
+        )

@@ -19,7 +19,7 @@ class Subject(NamedTuple):
         paper: Where the method comes from.
         what: The environment or the data that it was trained on.
         family: ``reinforcement-learning``, or ``few-shot-learning`` and the like: a tag.
-        adapts: Whether it is a policy that ``load_policy`` gives.
+        adapts: Whether it is a policy that ``metarl.load`` returns.
         shows: The verb that draws it, ``render`` or ``plot``.
     """
 
@@ -130,8 +130,8 @@ def _use(subject: Subject, place: str) -> str:
     if not subject.adapts:
         return text
     code = (
-        "from metarl.experiments.load import load_policy\n\n"
-        f"policy = load_policy({json.dumps(place)})\n"
+        "import metarl\n\n"
+        f"policy = metarl.load({json.dumps(place)})\n"
         "task = policy.sample_task(seed=0)\n"
         "adapted = policy.adapt(task, steps=1)\n"
         'print("return before and after:", adapted.returns)\n'

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from metarl.util.ranges import Range, at_least
 
@@ -16,8 +16,6 @@ class RunConfig:
     written without it are read with the default.
     """
 
-    out: Path
-    """Run folder to make."""
     iterations: int = 100
     """Meta-updates."""
     seed: int = 0
@@ -39,14 +37,17 @@ class RunConfig:
     media_format: Literal["png", "gif"] = "png"
     """What shows a policy: a picture, or a video."""
 
+    scheduled: ClassVar[dict[str, Any]] = {}
+    """Settings that depend on the number of iterations, and the values with which they do not."""
+
     def __post_init__(self) -> None:
-        """Refuse impossible settings, naming the flag."""
+        """Raise a ValueError for impossible settings."""
         require(self, at_least(1), "iterations", "checkpoint_every", "log_every")
         require(self, at_least(1), "keep_checkpoints", "media_every")
         require(self, at_least(0), "seed")
         if self.checkpoint_every % self.log_every:
             raise ValueError(
-                f"--checkpoint-every must be a multiple of --log-every {self.log_every}, got "
+                f"checkpoint_every must be a multiple of log_every={self.log_every}, got "
                 f"{self.checkpoint_every}"
             )
 
@@ -63,47 +64,39 @@ def require(config: object, accepted: Range, *names: str) -> None:
     """Make sure that fields hold finite numbers in a range; None passes, and () too.
 
     Raises:
-        ValueError: If one does not; the message names its flag.
+        ValueError: If one does not; the message names the field.
     """
     for name in names:
-        accepted.check(flag(name), getattr(config, name))
-
-
-def flag(name: str) -> str:
-    """Return the flag of a field."""
-    return "--" + name.replace("_", "-")
+        accepted.check(f"`{name}`", getattr(config, name))
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:
-    """Return the fields that make the run what it is: all but the folder."""
-    named = {name: value for name, value in asdict(config).items() if name != "out"}
-    return {name: _plain(value) for name, value in named.items()}
+    """Return the fields of a configuration as JSON values."""
+    return {name: _plain(value) for name, value in asdict(config).items()}
 
 
-def from_json(kind: type[Kind], values: Any, out: Path, *, source: Path | None = None) -> Kind:
-    """Rebuild the configuration of the run in `out`; what it lacks takes its default.
+def from_json(kind: type[Kind], values: Any, source: Path) -> Kind:
+    """Rebuild a configuration; fields that are missing take their defaults.
 
     Args:
         kind: The configuration dataclass of the experiment.
         values: Its fields as JSON values.
-        out: The run folder.
-        source: The file that they were read from, by default its config.json.
+        source: The file that they were read from.
 
     Raises:
-        ValueError: If there are fields that this version does not know, or impossible values.
+        ValueError: If there are unknown fields or impossible values.
     """
-    source = source or out / "config.json"
     if not isinstance(values, dict):
         raise ValueError(f"{source} is damaged: its configuration is {str(values)[:60]!r}")
     hints = get_type_hints(kind)
-    types = {field.name: hints[field.name] for field in fields(kind) if field.name != "out"}
+    types = {field.name: hints[field.name] for field in fields(kind)}
     if unknown := sorted(set(values) - set(types)):
-        raise ValueError(f"{source} is of another version, or damaged: it has {unknown}")
+        raise ValueError(
+            f"{source} has unknown fields {unknown}; it may have been written by another version"
+        )
     try:
-        read = {name: _read(name, types[name], value) for name, value in values.items()}
-        return kind(**{**read, "out": out})
-    # TypeError: a field without a default is missing. OverflowError: an integer for a float.
-    except (ValueError, TypeError, OverflowError) as error:
+        return kind(**{name: _read(name, types[name], value) for name, value in values.items()})
+    except (ValueError, OverflowError) as error:  # OverflowError: an integer for a float
         raise ValueError(f"{source} is damaged: {error}") from None
 
 
@@ -129,4 +122,4 @@ def _read(name: str, kind: Any, value: Any) -> Any:
         if type(value) is option:
             return value
     text = " or ".join(str(getattr(o, "__name__", o) if not get_args(o) else o) for o in options)
-    raise ValueError(f"{flag(name)} must be {text.replace('typing.', '')}, got {value!r}")
+    raise ValueError(f"`{name}` must be {text.replace('typing.', '')}, got {value!r}")

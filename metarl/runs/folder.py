@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -119,13 +120,18 @@ class Run:
         about = self.read_config() | {"config": config}
         changes = [*about.get("changed_by", []), command()]
         write_atomically(self.folder / "config.json", _json(about | {"changed_by": changes}))
+        self.__dict__.pop("_about", None)
 
     def read_config(self) -> dict[str, Any]:
-        """Return config.json.
+        """Return config.json, which is read once.
 
         Raises:
             ValueError: If the file is damaged.
         """
+        return self._about
+
+    @cached_property
+    def _about(self) -> dict[str, Any]:
         path = self.folder / "config.json"
         try:
             about: dict[str, Any] = parse_json(path.read_bytes())
@@ -267,10 +273,10 @@ def _refuse_taken(folder: Path) -> None:
     if (folder / "config.json").exists():
         raise FileExistsError(
             f"{folder} already holds a run; continue it with `metarl resume {folder}`, "
-            "or choose another --out"
+            "or choose another folder"
         )
     if folder.exists() and (not folder.is_dir() or not _is_empty(folder)):
-        raise FileExistsError(f"{folder} exists and is not empty; choose another --out")
+        raise FileExistsError(f"{folder} exists and is not empty; choose another folder")
 
 
 def _is_empty(folder: Path) -> bool:

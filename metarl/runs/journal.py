@@ -2,18 +2,18 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from statistics import fmean
 from types import TracebackType
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from metarl.core.speed import processes
-from metarl.core.types import MetaState, Metrics
-from metarl.runs import checkpoint
-from metarl.runs.config import RunConfig, to_json
+from metarl.core.types import Metrics
+from metarl.runs.config import RunConfig
 from metarl.runs.folder import Run
 from metarl.runs.media import Media
 from metarl.runs.stopping import Stopped, StopSignal
@@ -21,12 +21,16 @@ from metarl.runs.trackers import tracker
 from metarl.util.console import Progress
 
 
+Save: TypeAlias = Callable[[Run, int, Any], None]
+"""``(run, iteration, state) -> None``."""
+
+
 class Journal:
     """Writes a run down while it trains.
 
     ::
 
-    with Journal(run, config, start=start) as journal:
+    with Journal(run, config, start=start, save=save) as journal:
         for iteration in journal.iterations():
             ...  # collect the tasks
             journal.collected()
@@ -34,9 +38,9 @@ class Journal:
             journal.write(iteration, state, metrics)
     """
 
-    def __init__(self, run: Run, config: RunConfig, *, start: int) -> None:
-        """Begin after iteration `start`."""
-        self._run, self._config, self._start = run, config, start
+    def __init__(self, run: Run, config: RunConfig, *, start: int, save: Save) -> None:
+        """Begin after iteration `start`; `save` writes checkpoints."""
+        self._run, self._config, self._start, self._save = run, config, start, save
         self._tracker = tracker(config.track, run, start=start)
         self._progress = Progress(config.iterations, start=start, shown=processes.writes())
         self._iteration = start
@@ -81,7 +85,7 @@ class Journal:
             iteration % self._config.checkpoint_every == 0 or iteration == self._config.iterations
         )
 
-    def write(self, iteration: int, state: MetaState, metrics: Metrics) -> None:
+    def write(self, iteration: int, state: Any, metrics: Metrics) -> None:
         """Write one iteration down, and a checkpoint where one is due.
 
         A line of metrics holds the means since the last line.
@@ -103,8 +107,7 @@ class Journal:
         # All processes stop at the same one, also if a signal has not reached each yet.
         stops = processes.most(self._stop.asked or 0) if line_is_due and not last else 0
         if self.checkpoint_is_due(iteration) or stops:
-            path = self._run.checkpoint_path(iteration)
-            checkpoint.save(path, state, iteration=iteration, config=to_json(self._config))
+            self._save(self._run, iteration, state)
             self._run.forget_checkpoints(self._config.keep_checkpoints)
         if line_is_due:
             self._tracker.log(iteration, values)

@@ -1,62 +1,19 @@
-"""Loading a run: its configuration, and its parameters at one checkpoint."""
-
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Generic, cast
+"""Reading a run: its configuration, and a checkpoint that belongs to it."""
 
 import torch
 
-from metarl.core.types import MetaParams
 from metarl.runs import checkpoint
 from metarl.runs.config import NEUTRAL, Kind, from_json, to_json
 from metarl.runs.folder import Run
-from metarl.util.device import resolve_device
-
-
-@dataclass(frozen=True)
-class Loaded(Generic[Kind]):
-    """A run as it was at one checkpoint, its parameters on the device of `config`."""
-
-    run: Run
-    config: Kind
-    iteration: int
-    params: MetaParams
-
-
-def load(
-    kind: type[Kind], folder: Path, *, iteration: int | None = None, device: str = "auto"
-) -> Loaded[Kind]:
-    """Open a run at a checkpoint, by default the last.
-
-    Args:
-        kind: The configuration dataclass of the experiment.
-        folder: The run folder.
-        iteration: Which checkpoint; 0 is the initialization.
-        device: Where to put the parameters: ``auto``, ``cpu`` or ``cuda``.
-
-    Raises:
-        FileNotFoundError: If there is no run.
-        ValueError: If there is no such checkpoint, or it is damaged.
-    """
-    run = Run.open(folder)
-    config = replace(read_config(kind, run), device=cast(Any, device))
-    chosen = run.choose_checkpoint(iteration)
-    place = resolve_device(device)
-    try:
-        saved = load_checkpoint(run, config, chosen, device=place)
-    except ValueError as error:
-        found = run.checkpoints()
-        raise ValueError(f"{error}; choose another with --checkpoint: {found}") from None
-    return Loaded(run, config, chosen, saved.params)
 
 
 def read_config(kind: type[Kind], run: Run) -> Kind:
     """Read the configuration of a run.
 
     Raises:
-        ValueError: If config.json is damaged, or of another version or experiment.
+        ValueError: If config.json is damaged, or written by a different version.
     """
-    return from_json(kind, run.read_config()["config"], run.folder)
+    return from_json(kind, run.read_config()["config"], run.folder / "config.json")
 
 
 def load_checkpoint(
@@ -72,12 +29,11 @@ def load_checkpoint(
     """
     path = run.checkpoint_path(iteration)
     saved = checkpoint.load(path, device=device)
-    mine = to_json(config)
-    theirs = to_json(from_json(type(config), saved.config, run.folder, source=path))
+    mine, theirs = to_json(config), to_json(from_json(type(config), saved.config, path))
     different = {name for name in mine if mine[name] != theirs[name]} - NEUTRAL - {"iterations"}
     if saved.iteration != iteration or different:
         raise ValueError(
-            f"{path} belongs to another run or iteration: it is of iteration {saved.iteration}"
+            f"{path} does not match this run: it was written at iteration {saved.iteration}"
             + (f" and differs from config.json in {sorted(different)}" if different else "")
         )
     return saved

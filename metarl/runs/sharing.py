@@ -10,11 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from metarl.runs import checkpoint
 from metarl.runs.checkpoint import write_atomically
 from metarl.runs.config import RunConfig, to_json
 from metarl.runs.folder import Run
-from metarl.runs.loading import load_checkpoint
 
 
 MEDIA = (".png", ".gif", ".mp4")
@@ -39,21 +37,12 @@ def require_known_module(run: Run, config: RunConfig, *, trusted: bool) -> None:
     if colon and module not in (*OURS, *sys.modules) and not trusted:
         raise ValueError(
             f"the environment of {run.folder} would import the module {module!r}, which runs its "
-            f"code; if you know it, add --trust-env, or in Python import it before"
+            "code; if you trust it, use trust_env, or import the module first"
         )
 
 
-Copy: TypeAlias = Callable[[Run, RunConfig, Run, RunConfig, int], None]
-"""``(run, config, new run, its config, iteration)``: writes a checkpoint into another run."""
-
-
-def copy_checkpoint(
-    run: Run, config: RunConfig, new: Run, new_config: RunConfig, iteration: int
-) -> None:
-    """Write the tensors of a checkpoint into another run, once they were read and checked."""
-    saved = load_checkpoint(run, config, iteration)
-    path = new.checkpoint_path(iteration)
-    checkpoint.write(path, saved._replace(config=to_json(new_config)))
+Copy: TypeAlias = Callable[[Run, int, Run, RunConfig], None]
+"""``(run, iteration, new run, its configuration)``: writes a checkpoint into another run."""
 
 
 def copy(
@@ -61,8 +50,7 @@ def copy(
     config: RunConfig,
     iteration: int,
     out: Path,
-    *,
-    copy_checkpoint: Copy = copy_checkpoint,
+    copy_checkpoint: Copy,
     **about: Any,
 ) -> None:
     """Write a run with one checkpoint into a new folder, from what was understood of the old.
@@ -75,7 +63,7 @@ def copy(
         config: Its configuration.
         iteration: The checkpoint to keep.
         out: A folder that does not exist.
-        copy_checkpoint: Copies the checkpoint, where it is no file of this package's format.
+        copy_checkpoint: Copies the checkpoint.
         about: More to say in config.json.
 
     Raises:
@@ -90,7 +78,7 @@ def copy(
     said = run.read_config() | {"config": to_json(changed)}
     said = {name: said[name] for name in SAID if name in said} | about
     write_atomically(out / "config.json", (json.dumps(said, indent=2) + "\n").encode())
-    copy_checkpoint(run, config, new, changed, iteration)
+    copy_checkpoint(run, iteration, new, changed)
     for path in _as_they_are(run.folder):
         shutil.copyfile(path, out / path.relative_to(run.folder))
 

@@ -65,7 +65,7 @@ def _start(processes: int, repeats: int) -> dict[str, float]:
 
 def _measure(repeats: int) -> dict[str, float]:
     """Measure in one of the processes."""
-    parts = build(config_class("maml-trpo")(out=Path(), **CHEETAH))
+    parts = build(config_class("maml-trpo")(**CHEETAH))
     sampling = median(lambda: collect(parts), repeats)
     update, _ = update_seconds(parts, repeats)
     return {"sampling": sampling, "update": update, "bytes": _bytes_of_an_iteration(parts)}

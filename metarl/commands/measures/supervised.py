@@ -1,7 +1,6 @@
 """The supervised half of ``metarl benchmark``."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from metarl.util.measuring import Figures
 
 def measure_regression(repeats: int, *, device: Any, compiled: bool) -> tuple[str, Figures]:
     """Measure MAML on sinusoids at the paper's size."""
-    config = regression.complete(regression.Regression(out=Path(), device=device))
+    config = regression.complete(regression.RegressionConfig(device=device))
     parts = regression.build(config)
     title = f"sinusoids: {config.num_tasks} tasks x 10 shots, 40x40 relu, second order"
     return title, meta_step(config, parts, repeats, compiled=compiled, calls=50)
@@ -22,7 +21,7 @@ def measure_regression(repeats: int, *, device: Any, compiled: bool) -> tuple[st
 
 def measure_fewshot(repeats: int, *, device: Any, compiled: bool) -> tuple[str, Figures]:
     """Measure MAML on 28x28 images, 5-way 1-shot, as on Omniglot; the images are noise."""
-    config = fewshot.complete(fewshot.FewShotImages(out=Path(), device=device))
+    config = fewshot.complete(fewshot.FewShotConfig(device=device))
     noise = torch.randint(0, 256, (400, 1, 28, 28), generator=torch.Generator().manual_seed(0))
     classes = Classes(noise.to(torch.uint8), (20,) * 20, tuple(map(str, range(20))))
     parts = fewshot.build(config, splits=Splits(classes, classes, classes))

@@ -21,7 +21,7 @@ PRODUCTS = "matrix products of a meta-step (GFLOP)"
 
 def measure_text(repeats: int, *, device: Any) -> tuple[str, Figures]:
     """Measure a meta-step of LEOPARD; the sentences are noise as long as --max-length."""
-    config = text.complete(text.Text(out=Path(), device=device, tasks="noise"))
+    config = text.complete(text.TextConfig(device=device, tasks="noise"))
     parts = text.build(config, sources=[_noise()])
     learner, state = parts.learner(1), parts.init()
     generator = torch_generator(0, 0, "benchmark", device=parts.device)

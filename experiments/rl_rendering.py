@@ -1,0 +1,111 @@
+"""Pictures and videos of policies before and after adaptation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from metarl.core.adapt import InnerLoop
+from metarl.core.seeding import torch_generator
+from metarl.core.types import MetaParams
+from metarl.drawing.film import adapted_path, choose_pace, film, make_recorder
+from metarl.drawing.panels import Shot, draw_films, headline, label
+from metarl.drawing.paths import panels, paths_figure, paths_video
+from metarl.drawing.video import SUFFIXES
+from metarl.experiment import Experiment, Rendering
+from metarl.experiments.policies import MetaPolicy
+from metarl.rl.episodes import Episodes, mean_return
+from metarl.rl.evaluate import paper_tasks
+from metarl.rl.sampler import TaskDescription
+from metarl.rl.tasks import read_task
+from metarl.runs.config import require
+from metarl.util.ranges import at_least
+
+
+Rows = Sequence[tuple[Experiment[Any], MetaParams]]
+"""Experiments of the runs to show, and their parameters."""
+
+
+@dataclass(frozen=True)
+class RLRendering(Rendering):
+    """Show the policies of one or more runs before and after adaptation, side by side.
+
+    Runs on the plane are drawn as the paths of several episodes; those of any other environment
+    are played: one episode from the same start, with the same noise, for each number of steps.
+    """
+
+    inner_steps: int | None = None
+    """Adaptation steps shown; by default 3 on the plane, elsewhere as many as in training."""
+    inner_lr: tuple[float, ...] = ()
+    """Step sizes, one per run; by default those of the runs."""
+    num_tasks: int = 3
+    """Test tasks in a picture of paths; everything else shows one."""
+    episodes_per_task: int = 40
+    """Episodes that each adaptation step learns from."""
+
+    def __post_init__(self) -> None:
+        """Raise a ValueError for impossible settings."""
+        if self.inner_lr and len(self.inner_lr) != len(self.runs):
+            wanted, got = len(self.runs), len(self.inner_lr)
+            raise ValueError(f"inner_lr needs one step size per run: {wanted}, got {got}")
+        require(self, at_least(0), "inner_steps", "inner_lr")
+        require(self, at_least(1), "num_tasks", "episodes_per_task")
+
+
+class Adapted(NamedTuple):
+    """A policy that adapted to tasks: episodes after 0, 1, ..., K steps."""
+
+    policy: MetaPolicy
+    loop: InnerLoop
+    tasks: list[TaskDescription]
+    batches: list[Episodes]
+
+
+def draw_paths(rows: Rows, options: RLRendering) -> None:
+    """Draw paths of several episodes: on one task in a video, on several in a picture."""
+    moving, drawn = options.out.suffix in SUFFIXES, []
+    for index in range(len(rows)):
+        done = adapted(rows, options, index, steps=3, num_tasks=1 if moving else options.num_tasks)
+        drawn.append(panels(options.runs[index].name, done.tasks, done.batches))
+    if moving:
+        paths_video([row[0] for row in drawn], options.out)
+    else:
+        paths_figure(drawn, options.out)
+
+
+def draw_episodes(rows: Rows, options: RLRendering) -> None:
+    """Play one episode on one task before and after adaptation."""
+    shots = []
+    for index, (one, params) in enumerate(rows):
+        config = one.config
+        known = {"observe_task": True} if config.observe_task else {}
+        recorder = make_recorder(config.env, device=one.device, **known)
+        pace = choose_pace(recorder, options.out.suffix)
+        steps = max(config.inner_steps, 0 if known else 1)
+        done = adapted(rows, options, index, steps=steps)
+        path = adapted_path(done.loop, params, done.batches)
+        policy = done.policy.parts.policy
+        films = film(recorder, policy, path, done.tasks[0], seed=options.seed, every=pace.every)
+        recorder.env.call("close")  # before the next one opens a window
+        name = f"{options.runs[index].name}, " if len(rows) > 1 else ""
+        shots.append([
+            Shot(name + label(steps), float(mean_return(batch)[0]), shown)
+            for steps, (batch, shown) in enumerate(zip(done.batches, films, strict=True))
+        ])  # fmt: skip
+        title = headline(config.env, done.tasks[0])
+    draw_films(shots, options.out, title=title, pace=pace)
+
+
+def adapted(
+    rows: Rows, options: RLRendering, index: int, *, steps: int, num_tasks: int = 1
+) -> Adapted:
+    """Adapt a run to the task asked for, or to test tasks, as the evaluation does."""
+    one, params = rows[index]
+    num_tasks = 1 if options.task else num_tasks
+    policy = one.model(params, num_tasks=num_tasks, episodes=options.episodes_per_task)
+    sampler = policy.parts.sampler
+    given = [read_task(options.task, sampler)] if options.task else []
+    tasks = given or paper_tasks(sampler, options.seed)
+    rate = options.inner_lr[index] if options.inner_lr else None
+    loop = policy.loop(steps if options.inner_steps is None else options.inner_steps, rate)
+    generator = torch_generator(options.seed, 0, "render", device=sampler.device)
+    return Adapted(policy, loop, tasks, policy.play(loop, tasks, generator))

@@ -1,0 +1,111 @@
+"""The settings of every meta-RL experiment: shared ones, and those that a method adds."""
+
+from dataclasses import dataclass, field, make_dataclass
+from functools import cache
+from typing import Annotated, ClassVar, Literal, TypeAlias, get_type_hints
+
+import tyro
+
+from metarl.core.optimizers import Inner
+from metarl.rl.methods import METHODS
+from metarl.runs.config import RunConfig, require
+from metarl.util.ranges import at_least, between, greater_than
+
+
+DESCRIPTION = """--inner-steps 0 trains one policy on all tasks (the pretrained baseline); with
+--observe-task it is the oracle. --preset NAME starts from named settings; `metarl train` lists
+them."""
+Loss: TypeAlias = Literal["reinforce", "ratio", "dice", "clipped"]
+
+
+@dataclass(frozen=True)
+class RLConfig(RunConfig):
+    """A distribution of tasks, a policy, and how it adapts; a method adds its meta-update."""
+
+    env: str = "metarl/Navigation2D-v0"
+    """Gymnasium id of an environment with tasks."""
+    observe_task: bool = False
+    """Append the task to the observation."""
+    vectorization: Literal["auto", "sync", "async"] = "auto"
+    """How episodes run side by side: auto takes the environment's own batched face, and without one
+    sync, in this process; async takes one process per episode, for slow simulators. The episodes
+    are the same."""
+    num_tasks: int = 20
+    """Tasks of a meta-batch."""
+    episodes_per_task: int = 20
+    """Episodes of each task before and after each inner step."""
+    inner_steps: int = 1
+    """Inner policy-gradient steps, each on fresh episodes."""
+    inner_lr: float = 0.5
+    """Step size of the inner steps."""
+    inner: Inner = "sgd"
+    """Inner optimizer; the rates of all but sgd and adam are learned, starting at --inner-lr."""
+    inner_loss: Loss = "reinforce"
+    """Inner loss: log-probability (Finn et al. 2017), likelihood ratio (ProMP; its second
+    derivative keeps the score term), dice (derivatives of every order, high variance; unbiased
+    with --discount 1 --gae-lambda 1) or clipped (PPO's)."""
+    inner_clip: float = 0.5
+    """How far from 1 a probability ratio of the clipped inner loss may move."""
+    first_order: bool = False
+    """Treat inner gradients as constants (FOMAML)."""
+    hidden: tuple[int, ...] = (100, 100)
+    """Widths of the policy's hidden layers."""
+    activation: Literal["relu", "tanh"] = "relu"
+    """Nonlinearity of the policy."""
+    output_gain: float = 0.1
+    """Factor of the last layer's initial weights: a policy that starts out much the same everywhere
+    does not run away from the origin before the first updates reach it."""
+    init_std: float = 1.0
+    """Initial standard deviation of the actions, where [-1, 1] is the full range."""
+    action_scale: float = 1.0
+    """Unit of the policy's outputs and of its learned standard deviation. 0.1 is what peers mean by
+    a policy that acts in [-10, 10]: the same inner step moves it less."""
+    discount: float = 0.99
+    """Discount factor of rewards."""
+    gae_lambda: float = 1.0
+    """Lambda of generalized advantage estimation."""
+    inner_gae_lambda: float | None = None
+    """Another lambda for the episodes that the inner steps learn from: a lower one makes the few
+    episodes of a task agree on a direction, and the meta-update makes it a useful one."""
+    context_size: int = 0
+    """Context parameters: if there are any, they alone adapt, from zero (CAVIA)."""
+    chunk_size: int | None = None
+    """Tasks worked on at a time; by default as many as fit the processor's cache."""
+
+    method: ClassVar[str]
+    """Name of the method, a row of :data:`metarl.rl.methods.METHODS`."""
+
+    def __post_init__(self) -> None:
+        """Raise a ValueError for impossible settings."""
+        super().__post_init__()
+        require(self, at_least(1), "num_tasks", "episodes_per_task", "hidden", "chunk_size")
+        require(self, at_least(0), "inner_steps", "inner_lr", "context_size")
+        require(self, greater_than(0), "output_gain", "init_std", "action_scale", "inner_clip")
+        require(self, between(0, 1), "discount", "gae_lambda", "inner_gae_lambda")
+        for name, option in METHODS[self.method].options().items():
+            if option.range is not None:
+                require(self, option.range, name)
+
+
+@cache
+def config_class(method: str) -> type[RLConfig]:
+    """Return the configuration of a method: the shared settings and the method's own.
+
+    Args:
+        method: A name of :data:`metarl.rl.methods.METHODS`.
+    """
+    row = METHODS[method]
+    hints = get_type_hints(RLConfig, include_extras=True)
+    changed = [(name, hints[name], value) for name, value in row.values.items()]
+    own = [
+        (name, Annotated[option.kind, tyro.conf.arg(help=option.help)], option.default)
+        for name, option in row.options().items()
+        if name not in hints
+    ]
+    text = f"{row.summary[0].upper()}{row.summary[1:]} ({row.paper}).\n\n{DESCRIPTION}"
+    space = {"method": method, "__doc__": text, "__module__": __name__}
+    return make_dataclass(
+        method.title().replace("-", ""),
+        [(name, kind, field(default=value)) for name, kind, value in changed + own],
+        bases=(RLConfig,), frozen=True, namespace=space,
+    )  # fmt: skip

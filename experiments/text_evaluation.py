@@ -1,0 +1,157 @@
+"""Evaluation on few-shot tasks of text: accuracy over their fixed support samples.
+
+``metarl evaluate runs/leopard --tasks airline,restaurant,conll --shots 4,8,16``
+"""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import numpy as np
+import torch
+import tyro
+
+from metarl.core.adapt import InnerLoop
+from metarl.core.types import MetaParams
+from metarl.experiment import Evaluation, Report, Table
+from metarl.runs.config import require
+from metarl.supervised.model import Model
+from metarl.text.evaluation import Prepare, accuracies, chosen_rows, encoded
+from metarl.text.files import NUM_SAMPLES, TextTask
+from metarl.text.tasks import Sentences
+from metarl.util.ranges import at_least
+from metarl.util.statistics import interval95
+
+
+Results: TypeAlias = dict[str, dict[int, torch.Tensor]]
+"""By task and number of shots: accuracies (sample, before and after the inner steps)."""
+
+
+@dataclass(frozen=True)
+class TextEvaluation(Evaluation):
+    """Adapt to each fixed support sample of test tasks, and report mean ± standard deviation.
+
+    The samples of LEOPARD's tasks are those of its authors; of JSON lines of your own ten are
+    drawn. What is left at None is as in the run.
+    """
+
+    tasks: str = ""
+    """Test tasks, separated by commas; by default those that were held out and can be tested."""
+    shots: str = "4,8,16"
+    """Support sentences of each class, one or more numbers separated by commas."""
+    samples: int = NUM_SAMPLES
+    """Support samples of each task."""
+    queries: int | None = None
+    """Evaluation sentences of each task, drawn; by default all."""
+    test_steps: Annotated[int | None, tyro.conf.arg(aliases=["--inner-steps"])] = None
+    """Inner steps."""
+    inner_lr: float | None = None
+    """Step size of the inner steps, where it is not learned."""
+    data_root: Path | None = None
+    """Folder of the test tasks, where it is not the run's."""
+    encoder: str | None = None
+    """Where the run's encoder is now."""
+
+    def __post_init__(self) -> None:
+        """Raise a ValueError for impossible settings."""
+        require(self, at_least(1), "samples", "queries")
+        require(self, at_least(0), "test_steps", "inner_lr")
+        if not names(self.shots) or not all(n.isdecimal() and int(n) for n in names(self.shots)):
+            raise ValueError(f"`shots` must be numbers such as 4,8,16, got {self.shots!r}")
+
+
+def names(listed: str) -> list[str]:
+    """Return the names in a list separated by commas, each once."""
+    return list(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
+
+
+def measure(
+    model: Model,
+    loop: InnerLoop,
+    params: MetaParams,
+    tasks: list[TextTask],
+    options: TextEvaluation,
+    tokenizer: Callable[..., Sentences],
+    prepare: Prepare,
+) -> Results:
+    """Adapt to every support sample of every task, and print a line for each task and shot.
+
+    Args:
+        model: The classifier.
+        loop: How it adapts.
+        params: Meta-parameters.
+        tasks: Test tasks.
+        options: Shots, samples, queries and seed.
+        tokenizer: ``(rows, task) -> Sentences``.
+        prepare: Makes the inner steps' batches of a support set.
+    """
+    shots = [int(number) for number in names(options.shots)]
+    samples = {  # all before the minutes of the first
+        (task.name, number): [task.sample(number, index) for index in range(options.samples)]
+        for task in tasks
+        for number in shots
+    }
+    results: Results = {}
+    for task in tasks:
+        rows = chosen_rows(len(task.evaluation), options.queries, options.seed).tolist()
+        judged = tokenizer([task.evaluation[row] for row in rows], task)
+        evaluation = encoded(model, params, judged)
+        results[task.name] = {}
+        for number in shots:
+            support = [tokenizer(rows, task) for rows in samples[task.name, number]]
+            found = accuracies(model, loop, params, support, evaluation, prepare)
+            results[task.name][number] = found
+            done = sum(map(len, results.values()))
+            cell = f"{task.name}, {number} shots: {_cell(found)} %"
+            print(f"{done}/{len(samples)}  {cell}", flush=True)  # many steps take minutes a line
+    return results
+
+
+def report(results: Results, options: TextEvaluation, about: dict[str, Any]) -> Report:
+    """Return one row for each task, and the mean over tasks and shots of every sample."""
+    shots = [*next(iter(results.values()))]
+    rows = [[task, *(_cell(ends) for ends in found.values())] for task, found in results.items()]
+    title = f"accuracy of {about['method']} in %, mean ± standard deviation over "
+    title += f"{options.samples} support samples"
+    table = Table(title, ["task", *(f"{number}-shot" for number in shots)], rows)
+    cells = [x.numpy() for found in results.values() for x in found.values()]
+    ends = np.mean(cells, 0)  # of every sample, over tasks and numbers of shots
+    values = about | {
+        "measure": "accuracy",
+        "tasks": ", ".join(results),
+        "num_tasks": len(results),
+        "num_shots": options.shots,
+        "samples": options.samples,
+        "num_queries": options.queries,
+        "seed": options.seed,
+        "accuracies": {  # by task, by shots: of every sample, before and after the inner steps
+            task: {str(number): x.tolist() for number, x in found.items()}
+            for task, found in results.items()
+        },
+        "mean": ends.mean(0).tolist(),
+        "interval95": interval95(ends).tolist(),
+    }
+    return Report(file_name(options, values), values, [table])
+
+
+def file_name(options: TextEvaluation, values: dict[str, Any]) -> str:
+    """Name an evaluation by what distinguishes two of them."""
+    tasks = values["tasks"].replace(", ", "_")
+    if len(tasks) > 80:  # file systems allow a name of 255 letters
+        tasks = f"{values['num_tasks']}-tasks-{zlib.crc32(tasks.encode()):08x}"
+    settings = {
+        "shots": options.shots,
+        "samples": options.samples,
+        "queries": options.queries or "all",
+        "steps": values["test_steps"],
+        "seed": options.seed,
+        **({} if options.inner_lr is None else {"lr": options.inner_lr}),
+    }
+    return "_".join([tasks, *(f"{key}-{value}" for key, value in settings.items())])
+
+
+def _cell(ends: torch.Tensor) -> str:
+    last = 100 * ends[:, -1]
+    return f"{last.mean():.2f} ± {last.std() if len(last) > 1 else 0.0:.2f}"
