@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from metarl.experiments.supervised_settings import SupervisedConfig, resolve
-from metarl.runs.config import require
 from metarl.supervised.networks import NETWORKS
 from metarl.util.ranges import at_least
 
@@ -47,27 +46,27 @@ class FewShotConfig(SupervisedConfig):
     """Where the images are; by default METARL_DATA, and for Omniglot a download."""
     split: str | None = None
     """How classes are split; Omniglot: random, vinyals or background."""
-    image_size: int | None = None
+    image_size: Annotated[int | None, at_least(1)] = None
     """Height and width; by default 28 for characters and 84 for photographs."""
     rotations: Literal["none", "train", "all"] | None = None
     """Quarter turns as classes of their own: Omniglot's usual augmentation."""
-    num_ways: Annotated[int, tyro.conf.arg(aliases=["--ways"])] = 5
+    num_ways: Annotated[int, at_least(2), tyro.conf.arg(aliases=["--ways"])] = 5
     """Classes of a task; with --variable the most, of 5 and more (Meta-Dataset: 50)."""
-    num_shots: Annotated[int, tyro.conf.arg(aliases=["--shots"])] = 1
+    num_shots: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--shots"])] = 1
     """Support images of each class."""
-    num_queries: Annotated[int | None, tyro.conf.arg(aliases=["--queries"])] = None
+    num_queries: Annotated[int | None, at_least(1), tyro.conf.arg(aliases=["--queries"])] = None
     """Query images of each class in training; by default as many as shots."""
-    test_queries: int | None = None
+    test_queries: Annotated[int | None, at_least(1)] = None
     """Query images of each class in validation and test; by default 15, or what images are left."""
-    train_shots: int | None = None
+    train_shots: Annotated[int | None, at_least(1)] = None
     """Support images of each class in training, where they differ from the test's (Reptile)."""
     variable: bool = False
     """Tasks of many sizes and unbalanced classes, as in Meta-Dataset."""
-    max_support: int = 500
+    max_support: Annotated[int, at_least(1)] = 500
     """The most support images of a --variable task."""
     network: str = "conv4-stride"
     """Network: conv4-stride, conv4-flat, conv4-pool, mini-32, mini-48 or mini-same."""
-    filters: int | None = None
+    filters: Annotated[int | None, at_least(1)] = None
     """Channels of every block, instead of the network's own."""
     bn_mode: Literal["query", "support"] = "query"
     """Statistics that normalize the query: its own (transductive) or the support set's."""
@@ -77,9 +76,6 @@ class FewShotConfig(SupervisedConfig):
     def __post_init__(self) -> None:
         """Raise a ValueError for impossible settings."""
         super().__post_init__()
-        require(self, at_least(2), "num_ways")
-        require(self, at_least(1), "num_shots", "num_queries", "test_queries", "train_shots")
-        require(self, at_least(1), "image_size", "filters", "max_support")
         if self.network not in NETWORKS:
             raise ValueError(f"`network` must be one of {', '.join(NETWORKS)}, got {self.network}")
         if self.method == "oracle":

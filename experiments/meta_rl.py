@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -26,7 +26,6 @@ from metarl.rl.methods import METHODS
 from metarl.rl.metrics import rollout_metrics
 from metarl.rl.sampler import TaskDescription
 from metarl.runs.card import Subject
-from metarl.runs.config import require
 from metarl.util.ranges import at_least
 
 
@@ -44,14 +43,14 @@ class RLEvaluation(Evaluation):
     rates that were learned stay what they are. 40 tasks with seed 1 are the paper's own.
     """
 
-    inner_steps: int | None = None
+    inner_steps: Annotated[int | None, at_least(0)] = None
     """Adaptation steps; by default 3, and 0 for an oracle."""
-    num_tasks: int = 40
+    num_tasks: Annotated[int, at_least(1)] = 40
     """Test tasks."""
-    episodes_per_task: int | None = None
+    episodes_per_task: Annotated[int | None, at_least(1)] = None
     """Episodes of each task before and after each step; by default as many as have 4,000 steps
     (Finn et al. 2017): 40 of 100 steps, 20 of 200."""
-    inner_lr: float | None = None
+    inner_lr: Annotated[float | None, at_least(0)] = None
     """Step size of the first step, instead of the run's."""
     tune_inner_lr: bool = False
     """Choose the step size first, for what a pretrained policy is fine-tuned with: the best of
@@ -59,8 +58,7 @@ class RLEvaluation(Evaluation):
 
     def __post_init__(self) -> None:
         """Raise a ValueError for impossible settings."""
-        require(self, at_least(1), "num_tasks", "episodes_per_task")
-        require(self, at_least(0), "inner_steps", "inner_lr")
+        super().__post_init__()
         if self.tune_inner_lr and self.inner_lr is not None:
             raise ValueError("tune_inner_lr chooses the step size; leave out inner_lr")
 

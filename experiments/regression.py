@@ -20,7 +20,6 @@ from metarl.experiments.supervised_setup import Parts, make_learner, make_model,
 from metarl.nn.convolution import Classifier
 from metarl.nn.mlp import ACTIVATIONS, linear, mlp
 from metarl.runs.card import Subject
-from metarl.runs.config import require
 from metarl.runs.folder import Run
 from metarl.supervised.losses import squared_error
 from metarl.supervised.sinusoid import Sinusoids
@@ -59,11 +58,11 @@ class RegressionConfig(SupervisedConfig):
     """Iterations between checkpoints."""
     log_every: int = 100
     """Iterations that one line of metrics.jsonl averages."""
-    num_shots: Annotated[int, tyro.conf.arg(aliases=["--shots"])] = 10
+    num_shots: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--shots"])] = 10
     """Support points of a task."""
-    num_queries: Annotated[int, tyro.conf.arg(aliases=["--queries"])] = 10
+    num_queries: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--queries"])] = 10
     """Query points of a task in training; validation and test take 100."""
-    hidden: tuple[int, ...] = (40, 40)
+    hidden: Annotated[tuple[int, ...], at_least(1)] = (40, 40)
     """Widths of the hidden layers."""
     activation: Literal["relu", "tanh"] = "relu"
     """Nonlinearity."""
@@ -71,7 +70,6 @@ class RegressionConfig(SupervisedConfig):
     def __post_init__(self) -> None:
         """Raise a ValueError for impossible settings."""
         super().__post_init__()
-        require(self, at_least(1), "num_shots", "num_queries", "hidden")
         if not self.hidden:
             raise ValueError("`hidden` needs at least one width")
         for name, value in (("start", "learned"), ("inner_batch", None), ("per_step_norm", False)):

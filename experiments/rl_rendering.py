@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from metarl.core.adapt import InnerLoop
 from metarl.core.seeding import torch_generator
@@ -17,7 +17,6 @@ from metarl.rl.episodes import Episodes, mean_return
 from metarl.rl.evaluate import paper_tasks
 from metarl.rl.sampler import TaskDescription
 from metarl.rl.tasks import read_task
-from metarl.runs.config import require
 from metarl.util.ranges import at_least
 
 
@@ -33,22 +32,21 @@ class RLRendering(Rendering):
     are played: one episode from the same start, with the same noise, for each number of steps.
     """
 
-    inner_steps: int | None = None
+    inner_steps: Annotated[int | None, at_least(0)] = None
     """Adaptation steps shown; by default 3 on the plane, elsewhere as many as in training."""
-    inner_lr: tuple[float, ...] = ()
+    inner_lr: Annotated[tuple[float, ...], at_least(0)] = ()
     """Step sizes, one per run; by default those of the runs."""
-    num_tasks: int = 3
+    num_tasks: Annotated[int, at_least(1)] = 3
     """Test tasks in a picture of paths; everything else shows one."""
-    episodes_per_task: int = 40
+    episodes_per_task: Annotated[int, at_least(1)] = 40
     """Episodes that each adaptation step learns from."""
 
     def __post_init__(self) -> None:
         """Raise a ValueError for impossible settings."""
+        super().__post_init__()
         if self.inner_lr and len(self.inner_lr) != len(self.runs):
             wanted, got = len(self.runs), len(self.inner_lr)
             raise ValueError(f"inner_lr needs one step size per run: {wanted}, got {got}")
-        require(self, at_least(0), "inner_steps", "inner_lr")
-        require(self, at_least(1), "num_tasks", "episodes_per_task")
 
 
 class Adapted(NamedTuple):

@@ -8,7 +8,7 @@ import tyro
 
 from metarl.core.optimizers import Inner
 from metarl.rl.methods import METHODS
-from metarl.runs.config import RunConfig, require
+from metarl.runs.config import RunConfig
 from metarl.util.ranges import at_least, between, greater_than
 
 
@@ -30,13 +30,13 @@ class RLConfig(RunConfig):
     """How episodes run side by side: auto takes the environment's own batched face, and without one
     sync, in this process; async takes one process per episode, for slow simulators. The episodes
     are the same."""
-    num_tasks: int = 20
+    num_tasks: Annotated[int, at_least(1)] = 20
     """Tasks of a meta-batch."""
-    episodes_per_task: int = 20
+    episodes_per_task: Annotated[int, at_least(1)] = 20
     """Episodes of each task before and after each inner step."""
-    inner_steps: int = 1
+    inner_steps: Annotated[int, at_least(0)] = 1
     """Inner policy-gradient steps, each on fresh episodes."""
-    inner_lr: float = 0.5
+    inner_lr: Annotated[float, at_least(0)] = 0.5
     """Step size of the inner steps."""
     inner: Inner = "sgd"
     """Inner optimizer; the rates of all but sgd and adam are learned, starting at --inner-lr."""
@@ -44,47 +44,36 @@ class RLConfig(RunConfig):
     """Inner loss: log-probability (Finn et al. 2017), likelihood ratio (ProMP; its second
     derivative keeps the score term), dice (derivatives of every order, high variance; unbiased
     with --discount 1 --gae-lambda 1) or clipped (PPO's)."""
-    inner_clip: float = 0.5
+    inner_clip: Annotated[float, greater_than(0)] = 0.5
     """How far from 1 a probability ratio of the clipped inner loss may move."""
     first_order: bool = False
     """Treat inner gradients as constants (FOMAML)."""
-    hidden: tuple[int, ...] = (100, 100)
+    hidden: Annotated[tuple[int, ...], at_least(1)] = (100, 100)
     """Widths of the policy's hidden layers."""
     activation: Literal["relu", "tanh"] = "relu"
     """Nonlinearity of the policy."""
-    output_gain: float = 0.1
+    output_gain: Annotated[float, greater_than(0)] = 0.1
     """Factor of the last layer's initial weights: a policy that starts out much the same everywhere
     does not run away from the origin before the first updates reach it."""
-    init_std: float = 1.0
+    init_std: Annotated[float, greater_than(0)] = 1.0
     """Initial standard deviation of the actions, where [-1, 1] is the full range."""
-    action_scale: float = 1.0
+    action_scale: Annotated[float, greater_than(0)] = 1.0
     """Unit of the policy's outputs and of its learned standard deviation. 0.1 is what peers mean by
     a policy that acts in [-10, 10]: the same inner step moves it less."""
-    discount: float = 0.99
+    discount: Annotated[float, between(0, 1)] = 0.99
     """Discount factor of rewards."""
-    gae_lambda: float = 1.0
+    gae_lambda: Annotated[float, between(0, 1)] = 1.0
     """Lambda of generalized advantage estimation."""
-    inner_gae_lambda: float | None = None
+    inner_gae_lambda: Annotated[float | None, between(0, 1)] = None
     """Another lambda for the episodes that the inner steps learn from: a lower one makes the few
     episodes of a task agree on a direction, and the meta-update makes it a useful one."""
-    context_size: int = 0
+    context_size: Annotated[int, at_least(0)] = 0
     """Context parameters: if there are any, they alone adapt, from zero (CAVIA)."""
-    chunk_size: int | None = None
+    chunk_size: Annotated[int | None, at_least(1)] = None
     """Tasks worked on at a time; by default as many as fit the processor's cache."""
 
     method: ClassVar[str]
     """Name of the method, a row of :data:`metarl.rl.methods.METHODS`."""
-
-    def __post_init__(self) -> None:
-        """Raise a ValueError for impossible settings."""
-        super().__post_init__()
-        require(self, at_least(1), "num_tasks", "episodes_per_task", "hidden", "chunk_size")
-        require(self, at_least(0), "inner_steps", "inner_lr", "context_size")
-        require(self, greater_than(0), "output_gain", "init_std", "action_scale", "inner_clip")
-        require(self, between(0, 1), "discount", "gae_lambda", "inner_gae_lambda")
-        for name, option in METHODS[self.method].options().items():
-            if option.range is not None:
-                require(self, option.range, name)
 
 
 @cache
@@ -98,7 +87,11 @@ def config_class(method: str) -> type[RLConfig]:
     hints = get_type_hints(RLConfig, include_extras=True)
     changed = [(name, hints[name], value) for name, value in row.values.items()]
     own = [
-        (name, Annotated[option.kind, tyro.conf.arg(help=option.help)], option.default)
+        (
+            name,
+            Annotated[option.kind, tyro.conf.arg(help=option.help)],
+            option.default,
+        )
         for name, option in row.options().items()
         if name not in hints
     ]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import tyro
@@ -24,7 +24,7 @@ from metarl.rl.evaluate import paper_episodes, paper_tasks
 from metarl.rl.sampler import Sampler, TaskDescription, make_sampler
 from metarl.rl.tasks import read_task
 from metarl.runs.card import Subject
-from metarl.runs.config import RunConfig, require
+from metarl.runs.config import RunConfig
 from metarl.runs.folder import Run
 from metarl.sb3 import checkpoint as sb3_checkpoint
 from metarl.sb3.environments import sb3_env
@@ -50,9 +50,9 @@ class SB3Config(RunConfig):
 
     iterations: int = 20
     """Evaluations, each after --eval-every environment steps."""
-    eval_every: int = 10_000
+    eval_every: Annotated[int, at_least(1)] = 10_000
     """Environment steps between evaluations; PPO finishes its rollout first."""
-    total_steps: int | None = None
+    total_steps: Annotated[int | None, at_least(1)] = None
     """Environment steps of the whole run, instead of --iterations; rounded up to an evaluation."""
     algo: Literal["ppo", "a2c", "sac", "td3"] = "ppo"
     """Algorithm; sac and td3 need continuous actions."""
@@ -62,15 +62,15 @@ class SB3Config(RunConfig):
     """Task as JSON, such as '{"direction": -1}'; by default every episode draws one."""
     observe_task: bool = False
     """Append the task to the observation."""
-    num_envs: int = 16
+    num_envs: Annotated[int, at_least(1)] = 16
     """Environments that step together."""
-    episodes: int = 20
+    episodes: Annotated[int, at_least(1)] = 20
     """Episodes of an evaluation, without exploration; without --task, each of a task of its own."""
-    hidden: tuple[int, ...] | None = None
+    hidden: Annotated[tuple[int, ...] | None, at_least(1)] = None
     """Widths of the hidden layers; by default SB3's: 64 64 for ppo and a2c, larger for others."""
-    learning_rate: float | None = None
+    learning_rate: Annotated[float | None, greater_than(0)] = None
     """Step size; by default SB3's."""
-    discount: float = 0.99
+    discount: Annotated[float, between(0, 1)] = 0.99
     """Discount factor of rewards."""
     device: Literal["auto", "cpu", "cuda"] = "cpu"
     """Where the networks live; small ones are fastest on the CPU."""
@@ -80,13 +80,10 @@ class SB3Config(RunConfig):
 
     def __post_init__(self) -> None:
         """Raise a ValueError for impossible settings."""
-        require(self, at_least(1), "eval_every", "total_steps", "num_envs", "episodes", "hidden")
-        require(self, greater_than(0), "learning_rate")
-        require(self, between(0, 1), "discount")
+        super().__post_init__()
         if self.total_steps is not None:  # from here on --iterations says it
             object.__setattr__(self, "iterations", math.ceil(self.total_steps / self.eval_every))
             object.__setattr__(self, "total_steps", None)
-        super().__post_init__()
 
 
 @dataclass(frozen=True)
@@ -98,19 +95,14 @@ class SB3Evaluation(Evaluation):
     of Finn et al. 2017.
     """
 
-    num_tasks: int = 40
+    num_tasks: Annotated[int, at_least(1)] = 40
     """Test tasks, of a run without --task."""
-    episodes_per_task: int | None = None
+    episodes_per_task: Annotated[int | None, at_least(1)] = None
     """Episodes of each task; by default as many as have 4,000 steps."""
     explore: bool = False
     """Draw the actions, as in training, and as meta-learned policies are evaluated."""
     device: Device = "cpu"
     """Where the policy lives."""
-
-    def __post_init__(self) -> None:
-        """Raise a ValueError for impossible settings."""
-        require(self, at_least(1), "num_tasks", "episodes_per_task")
-        require(self, at_least(0), "seed")
 
 
 class Player(NamedTuple):

@@ -14,7 +14,6 @@ from metarl.core.types import MetaParams, Task
 from metarl.experiment import Evaluation, Experiment, Report, Table
 from metarl.experiments.supervised import Config, SupervisedTraining
 from metarl.experiments.supervised_setup import started
-from metarl.runs.config import require
 from metarl.runs.folder import Run
 from metarl.supervised.evaluate import Curves, adaptation_curves, neighbor_curves
 from metarl.supervised.methods import Start
@@ -34,17 +33,17 @@ class SupervisedEvaluation(Evaluation):
     the run.
     """
 
-    test_steps: Annotated[int | None, tyro.conf.arg(aliases=["--inner-steps"])] = None
+    test_steps: Annotated[int | None, at_least(0), tyro.conf.arg(aliases=["--inner-steps"])] = None
     """Inner steps."""
-    num_tasks: int = 600
+    num_tasks: Annotated[int, at_least(1)] = 600
     """Tasks."""
     tasks: Literal["test", "validation", "train"] = "test"
     """Where the tasks come from."""
     num_ways: Annotated[int | None, tyro.conf.arg(aliases=["--ways"])] = None
     """Classes of a task; a learned head takes only as many as it was trained with."""
-    num_shots: Annotated[int | None, tyro.conf.arg(aliases=["--shots"])] = None
+    num_shots: Annotated[int | None, at_least(1), tyro.conf.arg(aliases=["--shots"])] = None
     """Support examples of each class, or points."""
-    test_queries: Annotated[int | None, tyro.conf.arg(aliases=["--queries"])] = None
+    test_queries: Annotated[int | None, at_least(1), tyro.conf.arg(aliases=["--queries"])] = None
     """Query images of each class; of one image, as in MAML's own evaluation, a transductive
     method learns that classes are equally frequent."""
     bn_mode: Literal["query", "support"] | None = None
@@ -53,20 +52,19 @@ class SupervisedEvaluation(Evaluation):
     """Head to start from: what a pretrained run is fine-tuned with."""
     nearest_neighbor: bool = False
     """Classify by the nearest support image in feature space instead of adapting."""
-    inner_lr: float | None = None
+    inner_lr: Annotated[float | None, at_least(0)] = None
     """Plain gradient descent with this step size instead of the run's inner optimizer."""
     tune_inner_lr: bool = False
     """Choose that step size first, on 100 validation tasks: how a pretrained run or, with
     --checkpoint 0, a random network is fine-tuned."""
-    ensemble: int = 1
+    ensemble: Annotated[int, at_least(1)] = 1
     """Average the logits of so many checkpoints, the best on validation tasks (MAML++: 5)."""
     data_root: Path | None = None
     """Where the images are now."""
 
     def __post_init__(self) -> None:
         """Raise a ValueError for impossible settings."""
-        require(self, at_least(1), "num_tasks", "num_shots", "test_queries", "ensemble")
-        require(self, at_least(0), "test_steps", "inner_lr")
+        super().__post_init__()
         if self.tune_inner_lr and self.inner_lr is not None:
             raise ValueError("tune_inner_lr chooses the step size; leave out inner_lr")
         if self.ensemble > 1 and self.checkpoint is not None:

@@ -1,13 +1,13 @@
 """The settings of every supervised experiment: flags, what a method fills in, what is refused."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import tyro
 
 from metarl.core.optimizers import LEARNED_RATES, Inner
 from metarl.core.speed.compiling import Mode
-from metarl.runs.config import RunConfig, require
+from metarl.runs.config import RunConfig
 from metarl.supervised.methods import MAML, METHODS, Adapts, Estimator, Start
 from metarl.util.ranges import at_least, between, greater_than
 
@@ -22,19 +22,19 @@ class SupervisedConfig(RunConfig):
 
     method: str = "maml"
     """A row of `metarl methods`."""
-    num_tasks: int | None = None
+    num_tasks: Annotated[int | None, at_least(1)] = None
     """Tasks of a meta-batch."""
-    inner_steps: int | None = None
+    inner_steps: Annotated[int | None, at_least(0)] = None
     """Inner steps in training; 0 is joint training."""
-    test_steps: int | None = None
+    test_steps: Annotated[int | None, at_least(0)] = None
     """Inner steps in validation and test."""
-    inner_lr: float | None = None
+    inner_lr: Annotated[float | None, at_least(0)] = None
     """Step size of the inner steps, or where learned rates start; the inner loss is a mean."""
     inner: Inner | None = None
     """Inner optimizer."""
-    inner_clip: float | None = None
+    inner_clip: Annotated[float | None, greater_than(0)] = None
     """Cut the inner gradient to this global norm."""
-    inner_batch: int | None = None
+    inner_batch: Annotated[int | None, at_least(1)] = None
     """Support examples of one inner step, drawn anew for each; None takes all in every step."""
     adapts: Adapts | None = None
     """Parameters that the inner steps change; the others are meta-learned alone."""
@@ -45,35 +45,35 @@ class SupervisedConfig(RunConfig):
     """Gradient of the initialization: through the inner steps, Reptile's, or implicit."""
     first_order: tyro.conf.FlagCreatePairsOff[bool] = False
     """Treat inner gradients as constants (FOMAML)."""
-    first_order_until: float | None = None
+    first_order_until: Annotated[float | None, between(0, 1)] = None
     """Part of training with first-order gradients (MAML++: derivative-order annealing)."""
-    multi_step_until: float | None = None
+    multi_step_until: Annotated[float | None, between(0, 1)] = None
     """Part of training with query losses after every inner step (MAML++: multi-step loss)."""
     per_step_norm: tyro.conf.FlagCreatePairsOff[bool] = False
     """A scale and shift of each norm layer for every inner step (MAML++)."""
-    proximal: float | None = None
+    proximal: Annotated[float | None, at_least(0)] = None
     """Weight λ of the proximal term, which holds the adapted parameters to the initialization."""
-    cg_steps: int = 5
+    cg_steps: Annotated[int, at_least(1)] = 5
     """Conjugate-gradient steps of the implicit gradient."""
-    cg_damping: float = 0.0
+    cg_damping: Annotated[float, at_least(0)] = 0.0
     """Damping of the implicit gradient's linear system."""
     outer: Literal["adam", "sgd"] | None = None
     """Outer optimizer."""
-    outer_lr: float | None = None
+    outer_lr: Annotated[float | None, at_least(0)] = None
     """Outer step size."""
     outer_schedule: Literal["constant", "cosine", "linear"] | None = None
     """How the outer step size falls, to --outer-lr-end."""
-    outer_lr_end: float = 0.0
+    outer_lr_end: Annotated[float, at_least(0)] = 0.0
     """Outer step size at the end of a schedule."""
-    clip: float | None = None
+    clip: Annotated[float | None, greater_than(0)] = None
     """Cut every number of the meta-gradient to [-clip, clip]."""
-    validation_tasks: int | None = None
+    validation_tasks: Annotated[int | None, at_least(1)] = None
     """Tasks of the validation at every checkpoint; by default 100, and of text 50, or 5 where each
     is fine-tuned (--method pretrained)."""
     mode: Mode | None = None
     """How the meta-gradient runs: eager, traced to operators once (no compiler needed), or compiled
     with torch.compile, which takes a C++ compiler and a minute or two: for long runs."""
-    chunk_size: int | None = None
+    chunk_size: Annotated[int | None, at_least(1)] = None
     """Tasks worked on at a time; by default what suits the cache."""
 
     scheduled = {  # noqa: RUF012
@@ -88,12 +88,6 @@ class SupervisedConfig(RunConfig):
                 f"there is no method={self.method}; choose one of {', '.join(METHODS)} "
                 "(`metarl methods` explains them)"
             )
-        require(self, at_least(1), "num_tasks", "inner_batch", "cg_steps", "validation_tasks")
-        require(self, at_least(1), "chunk_size")
-        require(self, at_least(0), "inner_steps", "test_steps", "inner_lr", "proximal")
-        require(self, at_least(0), "cg_damping", "outer_lr", "outer_lr_end")
-        require(self, greater_than(0), "clip", "inner_clip")
-        require(self, between(0, 1), "first_order_until", "multi_step_until")
 
 
 Config = TypeVar("Config", bound=SupervisedConfig)

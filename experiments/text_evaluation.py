@@ -16,7 +16,6 @@ import tyro
 from metarl.core.adapt import InnerLoop
 from metarl.core.types import MetaParams
 from metarl.experiment import Evaluation, Report, Table
-from metarl.runs.config import require
 from metarl.supervised.model import Model
 from metarl.text.evaluation import Prepare, accuracies, chosen_rows, encoded
 from metarl.text.files import NUM_SAMPLES, TextTask
@@ -41,13 +40,13 @@ class TextEvaluation(Evaluation):
     """Test tasks, separated by commas; by default those that were held out and can be tested."""
     shots: str = "4,8,16"
     """Support sentences of each class, one or more numbers separated by commas."""
-    samples: int = NUM_SAMPLES
+    samples: Annotated[int, at_least(1)] = NUM_SAMPLES
     """Support samples of each task."""
-    queries: int | None = None
+    queries: Annotated[int | None, at_least(1)] = None
     """Evaluation sentences of each task, drawn; by default all."""
-    test_steps: Annotated[int | None, tyro.conf.arg(aliases=["--inner-steps"])] = None
+    test_steps: Annotated[int | None, at_least(0), tyro.conf.arg(aliases=["--inner-steps"])] = None
     """Inner steps."""
-    inner_lr: float | None = None
+    inner_lr: Annotated[float | None, at_least(0)] = None
     """Step size of the inner steps, where it is not learned."""
     data_root: Path | None = None
     """Folder of the test tasks, where it is not the run's."""
@@ -56,8 +55,7 @@ class TextEvaluation(Evaluation):
 
     def __post_init__(self) -> None:
         """Raise a ValueError for impossible settings."""
-        require(self, at_least(1), "samples", "queries")
-        require(self, at_least(0), "test_steps", "inner_lr")
+        super().__post_init__()
         if not names(self.shots) or not all(n.isdecimal() and int(n) for n in names(self.shots)):
             raise ValueError(f"`shots` must be numbers such as 4,8,16, got {self.shots!r}")
 

@@ -8,7 +8,6 @@ import tyro
 
 from metarl.experiments.supervised_settings import SupervisedConfig, resolve
 from metarl.experiments.text_evaluation import names
-from metarl.runs.config import require
 from metarl.text.files import find_tasks
 from metarl.util.ranges import at_least
 
@@ -54,31 +53,28 @@ class TextConfig(SupervisedConfig):
     """Tasks to keep for the test, which --tasks left out does not train on."""
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
     """Hugging Face encoder: a folder or a name."""
-    encoder_lr: float | None = None
+    encoder_lr: Annotated[float | None, at_least(0)] = None
     """Outer step size of the encoder, where it is not that of what is new: with leopard 1e-5, as in
     the paper's code. It falls with --outer-schedule as --outer-lr does."""
-    top_layers: int = 2
+    top_layers: Annotated[int, at_least(0)] = 2
     """Layers of the encoder that adapt; those below are meta-learned alone (the paper's ν)."""
     pooling: Literal["mean", "cls"] = "mean"
     """Feature of a sentence: the mean over its tokens, or the first token."""
-    max_length: int = 64
+    max_length: Annotated[int, at_least(1)] = 64
     """Tokens after which a sentence is cut."""
-    num_shots: Annotated[int, tyro.conf.arg(aliases=["--shots"])] = 4
+    num_shots: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--shots"])] = 4
     """Support sentences of each class."""
-    num_queries: Annotated[int, tyro.conf.arg(aliases=["--queries"])] = 4
+    num_queries: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--queries"])] = 4
     """Query sentences of each class."""
-    max_ways: int = 6
+    max_ways: Annotated[int, at_least(2)] = 6
     """The most classes of a task in training; of one that has more, some are drawn."""
-    part_shots: int = 2
+    part_shots: Annotated[int, at_least(1)] = 2
     """Support sentences of each class in a part of the support set, at most, where a head is
     generated: from the first part; the steps take the others, and then all in turn."""
 
     def __post_init__(self) -> None:
         """Raise a ValueError for impossible settings."""
         super().__post_init__()
-        require(self, at_least(1), "num_shots", "num_queries", "part_shots", "max_length")
-        require(self, at_least(0), "top_layers", "encoder_lr")
-        require(self, at_least(2), "max_ways")
         if self.encoder_lr and self.outer_lr == 0:
             raise ValueError(
                 f"encoder_lr={self.encoder_lr:g} is a part of outer_lr, which is 0: give that "

@@ -24,6 +24,7 @@ from metarl.runs.journal import Journal
 from metarl.runs.loading import load_checkpoint
 from metarl.runs.trackers import require_tracker
 from metarl.util.device import resolve_device
+from metarl.util.ranges import Ranged, at_least
 
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -33,7 +34,7 @@ Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Ranged):
     """Evaluate a run on test tasks. The other flags depend on the run: metarl evaluate RUN --help.
 
     An experiment adds its own fields.
@@ -41,7 +42,7 @@ class Evaluation:
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder."""
-    seed: int = 1
+    seed: Annotated[int, at_least(0)] = 1
     """Seed of the tasks and of everything else that is drawn."""
     checkpoint: int | None = None
     """Iteration of the checkpoint, by default the last; 0 is the initialization."""
@@ -50,7 +51,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Rendering:
+class Rendering(Ranged):
     """Show policies of one or more runs, side by side, as a picture or a video."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -59,7 +60,7 @@ class Rendering:
     """File to write: .png, .pdf or .svg is a picture, .mp4 or .gif a video."""
     task: str | None = None
     """Task as JSON, such as '{"direction": -1}'; by default that of the run, or test tasks."""
-    seed: int = 1
+    seed: Annotated[int, at_least(0)] = 1
     """Seed of tasks and episodes."""
     checkpoint: int | None = None
     """Iteration of the checkpoint, by default the last; 0 is the untrained policy."""

@@ -3,12 +3,12 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
 from metarl.experiments.meta_rl import config_class
-from metarl.runs.config import RunConfig, from_json, require, to_json
+from metarl.runs.config import RunConfig, from_json, to_json
 from metarl.util.ranges import at_least, between, inside
 
 
@@ -20,16 +20,11 @@ SOURCE = Path("runs/a/config.json")
 
 @dataclass(frozen=True)
 class Example(RunConfig):
-    rate: float = 0.5
-    widths: tuple[int, ...] = (8, 8)
-    limit: int | None = None
+    rate: Annotated[float, between(0, 1)] = 0.5
+    widths: Annotated[tuple[int, ...], at_least(1)] = (8, 8)
+    limit: Annotated[int | None, at_least(1)] = None
     rule: Literal["plain", "fancy"] = "plain"
     loud: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, between(0, 1), "rate")
-        require(self, at_least(1), "widths", "limit")
 
 
 @pytest.mark.parametrize(

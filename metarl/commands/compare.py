@@ -20,11 +20,11 @@ from metarl.commands.side_by_side import SideBySide
 from metarl.core.speed import processes
 from metarl.drawing.curves import figure
 from metarl.experiments import experiments
-from metarl.runs.config import NEUTRAL, require, to_json
+from metarl.runs.config import NEUTRAL, to_json
 from metarl.runs.folder import Run
 from metarl.util.console import print_table
 from metarl.util.output import require_writable
-from metarl.util.ranges import at_least
+from metarl.util.ranges import Ranged, at_least
 from metarl.util.statistics import interval95
 
 
@@ -33,7 +33,7 @@ Execute: TypeAlias = Callable[[Path, list[str]], None]
 
 
 @dataclass(frozen=True)
-class Compare:
+class Compare(Ranged):
     """Train methods over seeds, evaluate each run, and show them in one table and one figure.
 
     Put flags of one method in quotes with it: "maml-trpo --first-order". The same command again
@@ -49,26 +49,25 @@ class Compare:
     """Settings that all methods start from; `metarl train` lists them."""
     env: str | None = None
     """Environment of all methods; of supervised ones leave it out."""
-    iterations: int | None = None
+    iterations: Annotated[int | None, at_least(1)] = None
     """Meta-updates of all methods."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Annotated[tuple[int, ...], at_least(0)] = (0, 1, 2)
     """One run of each method for each of these."""
     evaluate: str = ""
     """Flags for `metarl evaluate`, after an equals sign: --evaluate="--num-tasks 100"."""
-    jobs: int = 1
+    jobs: Annotated[int, at_least(1)] = 1
     """Runs at a time, each in a process with its part of the cores, or a GPU of its own in turn;
     what they print goes into OUT/METHOD-SEED.log."""
 
     def __post_init__(self) -> None:
         """Refuse a comparison of nothing."""
+        super().__post_init__()
         if not self.methods:
             raise ValueError('compare needs methods: metarl compare maml-trpo "promp --epochs 3"')
         if not self.seeds:
             raise ValueError("`seeds` needs at least one")
         if len({*self.seeds}) < len(self.seeds):
             raise ValueError(f"`seeds` are one run each, got {self.seeds}; name each once")
-        require(self, at_least(0), "seeds")
-        require(self, at_least(1), "iterations", "jobs")
 
 
 class Entry(NamedTuple):

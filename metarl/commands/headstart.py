@@ -17,16 +17,15 @@ from metarl.commands.opened import opened
 from metarl.core.seeding import torch_generator
 from metarl.rl.evaluate import AdaptationCurve
 from metarl.rl.sampler import TaskDescription
-from metarl.runs.config import require
 from metarl.runs.folder import Run, command, versions
 from metarl.util import optional
 from metarl.util.console import print_table
 from metarl.util.output import require_writable
-from metarl.util.ranges import at_least
+from metarl.util.ranges import Ranged, at_least
 
 
 @dataclass(frozen=True)
-class Headstart:
+class Headstart(Ranged):
     """Set a policy that adapts with a few episodes against training from scratch.
 
     The runs to compare with are of `metarl train sb3 --task ...`; those of one task are seeds.
@@ -39,18 +38,18 @@ class Headstart:
     """Run folders of `metarl train sb3`, on one task each."""
     out: Path
     """Picture to write: .png, .pdf or .svg; the table is printed and written beside it, .json."""
-    episodes: int = 20
+    episodes: Annotated[int, at_least(1)] = 20
     """Episodes of each adaptation step."""
-    inner_steps: int = 3
+    inner_steps: Annotated[int, at_least(1)] = 3
     """Adaptation steps."""
-    repeats: int = 20
+    repeats: Annotated[int, at_least(1)] = 20
     """How often to adapt to each task, every time with episodes of its own."""
     seed: int = 1
     """Seed of the episodes."""
 
     def __post_init__(self) -> None:
         """Refuse impossible settings, naming the flag."""
-        require(self, at_least(1), "episodes", "inner_steps", "repeats")
+        super().__post_init__()
         if not self.scratch:
             raise ValueError("--scratch needs runs of `metarl train sb3 --task ...`")
         if self.out.suffix not in (".png", ".pdf", ".svg"):

@@ -8,9 +8,7 @@ docstring, so that a method is declared in one place.
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple, TypeAlias, get_args, get_origin
-
-from metarl.util.ranges import Range
+from typing import Any, NamedTuple, TypeAlias
 
 
 Make: TypeAlias = Callable[..., Any]
@@ -21,16 +19,14 @@ class Option(NamedTuple):
     """A setting of a method.
 
     Attributes:
-        kind: Its type.
+        kind: Its annotation, which may have a :class:`~metarl.util.ranges.Range`.
         default: Its default.
         help: Its description.
-        range: The numbers it accepts; None accepts all.
     """
 
     kind: Any
     default: Any
     help: str
-    range: Range | None
 
 
 class Method(NamedTuple):
@@ -150,15 +146,7 @@ def _options(function: Make) -> dict[str, Option]:
     parsed = docstring_parser.parse(inspect.getdoc(function) or "")
     texts = {p.arg_name: " ".join((p.description or "").split()) for p in parsed.params}
     return {
-        name: _option(parameter, texts.get(name, ""))
+        name: Option(parameter.annotation, parameter.default, texts.get(name, ""))
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
-
-
-def _option(parameter: inspect.Parameter, text: str) -> Option:
-    kind, accepted = parameter.annotation, None
-    if get_origin(kind) is Annotated:
-        kind, *notes = get_args(kind)
-        accepted = next((note for note in notes if isinstance(note, Range)), None)
-    return Option(kind, parameter.default, text, accepted)

@@ -3,34 +3,44 @@
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-from metarl.util.ranges import Range, at_least
+from metarl.util.ranges import Ranged, at_least
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Ranged):
     """What every run is given, whatever it trains; an experiment adds its own fields.
 
     A field that is added later needs a default that does what was done before: configurations
     written without it are read with the default.
     """
 
-    iterations: int = 100
+    iterations: Annotated[int, at_least(1)] = 100
     """Meta-updates."""
-    seed: int = 0
+    seed: Annotated[int, at_least(0)] = 0
     """Seed of everything random."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the parameters live."""
-    checkpoint_every: int = 10
+    checkpoint_every: Annotated[int, at_least(1)] = 10
     """Iterations between checkpoints."""
-    keep_checkpoints: int | None = None
+    keep_checkpoints: Annotated[int | None, at_least(1)] = None
     """Keep so many checkpoints, the newest, and the initialization; by default all."""
-    log_every: int = 1
+    log_every: Annotated[int, at_least(1)] = 1
     """Iterations that one line of metrics.jsonl averages."""
     track: Literal["none", "tensorboard", "wandb"] = "none"
     """Also send metrics to a tracker."""
-    media_every: int | None = None
+    media_every: Annotated[int | None, at_least(1)] = None
     """Every so many iterations, or at the next checkpoint, evaluate on a few test tasks and draw
     media/ITERATION-curves.png and, of a policy before and after adaptation, ITERATION-adaptation;
     a tracker gets them too. By default never."""
@@ -42,9 +52,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Raise a ValueError for impossible settings."""
-        require(self, at_least(1), "iterations", "checkpoint_every", "log_every")
-        require(self, at_least(1), "keep_checkpoints", "media_every")
-        require(self, at_least(0), "seed")
+        super().__post_init__()
         if self.checkpoint_every % self.log_every:
             raise ValueError(
                 f"checkpoint_every must be a multiple of log_every={self.log_every}, got "
@@ -58,16 +66,6 @@ NEUTRAL = frozenset({
     "media_format",
 })  # fmt: skip
 """Settings that do not change what is learned."""
-
-
-def require(config: object, accepted: Range, *names: str) -> None:
-    """Make sure that fields hold finite numbers in a range; None passes, and () too.
-
-    Raises:
-        ValueError: If one does not; the message names the field.
-    """
-    for name in names:
-        accepted.check(f"`{name}`", getattr(config, name))
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:

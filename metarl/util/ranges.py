@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any, NamedTuple, get_type_hints
 
 
 class Range(NamedTuple):
@@ -52,3 +53,27 @@ def above(low: int, high: int) -> Range:
     """Accept more than `low` and at most `high`."""
     text = f"greater than {low} and at most {high}"
     return Range(text, lambda value: low < value <= high)
+
+
+class Ranged:
+    """A dataclass that checks its fields against the ranges of their annotations.
+
+    Example::
+
+        @dataclass(frozen=True)
+        class Settings(Ranged):
+            discount: Annotated[float, between(0, 1)] = 0.99
+    """
+
+    def __post_init__(self) -> None:
+        """Raise a ValueError for a number that is not finite or not in its range."""
+        for name, accepted in ranges_of(type(self)).items():
+            accepted.check(f"`{name}`", getattr(self, name))
+
+
+@cache
+def ranges_of(kind: type) -> dict[str, Range]:
+    """Return the ranges of the annotated fields of a dataclass, by name."""
+    hints = get_type_hints(kind, include_extras=True)
+    notes = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
+    return {n: note for n, found in notes.items() for note in found if isinstance(note, Range)}
