@@ -1,0 +1,41 @@
+"""The first iteration of every kind of run is what the version before the redesign computed.
+
+`.ci/compare_versions.py` has the command lines, and made the numbers with ``--record``.
+"""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import history, metarl
+
+
+HERE = Path(__file__).parent
+EXPECTED: dict[str, dict[str, float]] = json.loads((HERE / "first_iterations.json").read_text())
+
+
+def compare_versions() -> Any:
+    path = HERE.parent / ".ci/compare_versions.py"
+    spec = importlib.util.spec_from_file_location("compare_versions", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+CASES: dict[str, list[str]] = compare_versions().CASES
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_first_iteration_is_unchanged(name: str, tmp_path: Path) -> None:
+    words = list(CASES[name])
+    words[words.index("--iterations") + 1] = "1"
+    few = ["--validation-tasks", 1] if words[1] in ("regression", "fewshot") else []
+    metarl(*words, *few, "--checkpoint-every", 1, "--out", tmp_path / "run")
+    (line,) = [line for line in history(tmp_path / "run") if line["iteration"] == 1]
+    assert {key: line[key] for key in EXPECTED[name]} == pytest.approx(
+        EXPECTED[name], rel=1e-4, abs=1e-5
+    )
