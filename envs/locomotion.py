@@ -44,14 +44,12 @@ class States(NamedTuple):
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep MuJoCo's warnings out of MUJOCO_LOG.TXT, unless a user handles them already."""
-    if mujoco.get_mju_user_warning() is not None:
-        yield
-        return
-    mujoco.set_mju_user_warning(lambda message: None)
+    handler = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(handler or (lambda message: None))
     try:
         yield
     finally:
-        mujoco.set_mju_user_warning(None)
+        mujoco.set_mju_user_warning(handler)
 
 
 class LocomotionEnv(MujocoEnv, EzPickle):
@@ -68,12 +66,15 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         unseen: How many of the leading positions the policy does not see.
         control_cost_weight: What a unit of squared control costs.
         alive_bonus: Reward of every step.
+        normal_start: Draw the first velocities from a normal distribution, not a uniform one.
     """
 
+    vectorized = "metarl.envs.batched_locomotion:BatchedLocomotion"
     constants: ClassVar[dict[str, Any]] = {}
     unseen: ClassVar[int] = 1
     control_cost_weight: ClassVar[float]
     alive_bonus: ClassVar[float] = 0.0
+    normal_start: ClassVar[bool] = False
     observation_space: "spaces.Box[Any]"  # quoted: not every supported Gymnasium has it generic
     _reset_noise_scale: float  # of Gymnasium's class
 
@@ -178,8 +179,11 @@ class LocomotionEnv(MujocoEnv, EzPickle):
 
     def noise(self, rng: np.random.Generator) -> tuple[Array, Array]:
         """Draw the displacement (nq,) and the velocity (nv,) that an episode starts with."""
-        scale = self._reset_noise_scale
-        return rng.uniform(-scale, scale, self.model.nq), rng.uniform(-scale, scale, self.model.nv)
+        scale, (nq, nv) = self._reset_noise_scale, (self.model.nq, self.model.nv)
+        moved = rng.uniform(-scale, scale, nq)
+        if self.normal_start:
+            return moved, scale * rng.standard_normal(nv)
+        return moved, rng.uniform(-scale, scale, nv)
 
     # What follows from them, for both faces.
 
@@ -266,3 +270,20 @@ class LocomotionEnv(MujocoEnv, EzPickle):
             self.render()  # type: ignore[no-untyped-call]
         info = {"diverged": bool(diverged[0])}
         return seen[0], float(rewards[0]), bool(ended[0]), False, info
+
+
+class SpatialRobot(LocomotionEnv):
+    """Base of the robots in three dimensions, which end where their torso is too low or too high.
+
+    Class attributes:
+        heights: Where the torso's height must be, the ends included.
+    """
+
+    constants = {"frame_skip": 5}  # noqa: RUF012
+    unseen = 2
+    heights: ClassVar[tuple[float, float]]
+
+    def healthy(self, states: States) -> Array:
+        """Return whether the torso of each row is neither low nor high (rows,)."""
+        low, high = self.heights
+        return np.asarray((low <= states.qpos[:, 2]) & (states.qpos[:, 2] <= high))
