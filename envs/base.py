@@ -57,8 +57,8 @@ def task_arrays(
     found = inner[under] if isinstance(inner, dict) and set(inner) == {under} else None
     if isinstance(found, dict) and set(found) == set(shapes):
         fields = [_numbers(found[name]) for name in shapes]
-        wanted = zip(fields, shapes.values(), strict=True)
-        if all(values.shape == shape and np.isfinite(values).all() for values, shape in wanted):
+        fits = [values.shape for values in fields] == list(shapes.values())
+        if fits and all(np.isfinite(values).all() for values in fields):
             return fields
     example: Any = {name: np.zeros(shape).tolist() for name, shape in shapes.items()}
     looks = brief({under: example} if under else example)
@@ -193,14 +193,11 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """Return an attribute of every row."""
-        if name == "task":
-            return tuple(self.tasks)
-        return (getattr(self, name),) * self.num_envs
+        return tuple(self.tasks) if name == "task" else (getattr(self, name),) * self.num_envs
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Call a method once and return its result for every row; read an attribute likewise."""
-        member = getattr(self, name) if name != "task" else None
-        if callable(member):
+        if callable(member := self.get_attr(name)[0]):
             return (member(*args, **kwargs),) * self.num_envs
         return self.get_attr(name)
 

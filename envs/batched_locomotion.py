@@ -60,10 +60,9 @@ class BatchedLocomotion(BatchedFormulas):
         moved, velocity = (np.stack(x) for x in zip(*noise, strict=True))
         size = mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
         self._full = np.zeros((self.num_envs, size))
-        nq, nv = self.model.nq, self.model.nv
         self._full[:, 0] = START_TIME
-        self._full[:, 1 : 1 + nq] = self.formulas.init_qpos + moved
-        self._full[:, 1 + nq : 1 + nq + nv] = self.formulas.init_qvel + velocity
+        qpos, qvel = self._split(self._full)
+        qpos[:], qvel[:] = self.formulas.init_qpos + moved, self.formulas.init_qvel + velocity
         everyone, still = np.arange(self.num_envs), np.zeros((self.num_envs, self.model.nu))
         _, readings = self._simulate(everyone, self._full, still, steps=0)
         states = self._sensed(self._full, readings)

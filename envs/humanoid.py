@@ -1,6 +1,7 @@
 """Humanoids that walk forwards or backwards."""
 
 import mujoco
+import numpy as np
 from gymnasium.envs.mujoco.humanoid_v5 import HumanoidEnv
 
 from metarl.envs.base import Array
@@ -83,8 +84,7 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
 
     def velocity(self, before: States, after: States) -> Array:
         """Return the velocity of the center of mass along x (rows,)."""
-        velocity: Array = (after.sensors[:, 0] - before.sensors[:, 0]) / self.dt
-        return velocity
+        return np.asarray((after.sensors[:, 0] - before.sensors[:, 0]) / self.dt)
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
         """Return direction · velocity, weighted (rows,)."""

@@ -86,8 +86,8 @@ class LocomotionEnv(MujocoEnv, EzPickle):
             kwargs: The settings of Gymnasium's class named in `DISPLAY`.
         """
         if unknown := sorted(set(kwargs) - set(DISPLAY)):
-            known, got = ", ".join(("observe_task", *DISPLAY)), ", ".join(unknown)
-            raise TypeError(f"{type(self).__name__} takes {known}; got {got}")
+            known = ", ".join(("observe_task", *DISPLAY))
+            raise TypeError(f"{type(self).__name__} takes {known}; got {', '.join(unknown)}")
         with quiet():
             super().__init__(**{**self.constants, **kwargs})
         EzPickle.__init__(self, observe_task=observe_task, **kwargs)
@@ -149,8 +149,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
 
     def velocity(self, before: States, after: States) -> Array:
         """Return the velocity that is rewarded (rows,); by default the root's, along x."""
-        velocity: Array = (after.qpos[:, 0] - before.qpos[:, 0]) / self.dt
-        return velocity
+        return np.asarray((after.qpos[:, 0] - before.qpos[:, 0]) / self.dt)
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
         """Return what the task thinks of a velocity (rows,)."""
@@ -170,8 +169,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
 
     def effort(self, actions: Array) -> Array:
         """Return the sum of squared controls (rows,)."""
-        effort: Array = np.square(self.controls(actions)).sum(axis=1)
-        return effort
+        return np.asarray(np.square(self.controls(actions)).sum(axis=1))
 
     def healthy(self, states: States) -> Array:
         """Say which rows may go on; by default all."""
@@ -198,8 +196,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
 
     def controls(self, actions: Array) -> Array:
         """Map clipped actions to the actuators' range."""
-        controls: Array = self._center + self._half_range * actions
-        return controls
+        return np.asarray(self._center + self._half_range * actions)
 
     def transition(
         self, before: States, after: States, actions: Array, tasks: Array, late: Array
@@ -248,8 +245,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
                 self.init_qpos + moved, self.init_qvel + velocity
             )
             self.data.time = START_TIME
-            observation: Array = self.observe(self._states(), self._values)[0]
-        return observation
+            return np.asarray(self.observe(self._states(), self._values)[0])
 
     def _get_reset_info(self) -> dict[str, float]:
         return {}

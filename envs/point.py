@@ -65,8 +65,7 @@ class PointEnv(gymnasium.Env[Array, Array]):
     def moved(self, positions: Array, actions: Array) -> Array:
         """Return where actions take points."""
         # minimum/maximum cost a third of np.clip on arrays of this size.
-        found: Array = positions + self.max_step * np.minimum(np.maximum(actions, -1.0), 1.0)
-        return found
+        return np.asarray(positions + self.max_step * np.minimum(np.maximum(actions, -1.0), 1.0))
 
     def start(self, rng: np.random.Generator) -> Array:
         """Draw where an episode begins."""

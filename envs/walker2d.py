@@ -35,8 +35,7 @@ class Legged(LocomotionEnv):
         """Say which rows stand."""
         height, pitch = states.qpos[:, 1], states.qpos[:, 2]
         low, high = self.heights
-        healthy: Array = (low < height) & (height < high) & (np.abs(pitch) < self.max_pitch)
-        return healthy
+        return np.asarray((low < height) & (height < high) & (np.abs(pitch) < self.max_pitch))
 
 
 class Walker2dRobot(Legged, Walker2dEnv):

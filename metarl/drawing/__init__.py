@@ -13,10 +13,7 @@ __getattr__, __dir__, __all__ = attach(
         "montage": ("Shot", "draw_films", "headline", "label", "panel_frames", "strip_figure"),
         "opengl": ("contexts", "explained"),
         "paths": ("Panel", "panels", "paths_figure", "paths_video"),
-        "recording": (
-            *("Film", "Pace", "Recorder"),
-            *("adapted_path", "choose_pace", "film", "make_recorder"),
-        ),
+        "recording": ("Film", "Pace", "adapted_path", "choose_pace", "film", "make_recorder"),
         "scene": ("Scene",),
         "video": ("SUFFIXES", "require_video", "write_video"),
     },
