@@ -1,10 +1,12 @@
 """Task-distribution environments: Gymnasium, numpy and MuJoCo only.
 
 Importing this package registers every environment of :data:`ENVIRONMENTS` with Gymnasium, with a
-scalar and a batched face: ``gymnasium.make(id)`` and ``gymnasium.make_vec(id, num_envs=...)``.
+scalar and a vectorized implementation: ``gymnasium.make(id)`` and
+``gymnasium.make_vec(id, num_envs=...)``.
 """
 
 import importlib
+from functools import partial
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -16,7 +18,7 @@ class Row(NamedTuple):
     Attributes:
         id: Gymnasium id.
         module: Module of ``metarl.envs`` that holds its classes.
-        name: Name of the scalar class; the batched one is called Batched + name.
+        name: Name of the scalar class.
         horizon: Time steps of an episode.
     """
 
@@ -28,6 +30,12 @@ class Row(NamedTuple):
     def scalar(self) -> Any:
         """Import and return the scalar class."""
         return getattr(importlib.import_module(f"metarl.envs.{self.module}"), self.name)
+
+    def batched(self) -> Any:
+        """Import and return the vectorized class, with the scalar class as its first argument."""
+        scalar = self.scalar()
+        module, _, name = scalar.vectorized.partition(":")
+        return partial(getattr(importlib.import_module(module), name), scalar)
 
 
 ENVIRONMENTS = (
@@ -51,6 +59,14 @@ ENVIRONMENTS = (
 )
 
 
+def __getattr__(name: str) -> Any:
+    """Return the vectorized class of an environment: Batched + the name of its scalar class."""
+    for row in ENVIRONMENTS:
+        if name == f"Batched{row.name}":
+            return row.batched()
+    raise AttributeError(f"module 'metarl.envs' has no attribute {name!r}")
+
+
 def register_all() -> None:
     """Register every environment that Gymnasium does not know yet."""
     for row in ENVIRONMENTS:
@@ -58,7 +74,7 @@ def register_all() -> None:
             gymnasium.register(
                 row.id,
                 entry_point=f"metarl.envs.{row.module}:{row.name}",
-                vector_entry_point=f"metarl.envs.{row.module}:Batched{row.name}",
+                vector_entry_point=f"metarl.envs:Batched{row.name}",
                 max_episode_steps=row.horizon,
             )
 

@@ -1,33 +1,17 @@
 """Ants that walk forwards or backwards, at a velocity, or to a place."""
 
-from functools import partial
-from typing import ClassVar
-
 import numpy as np
 from gymnasium.envs.mujoco.ant_v5 import AntEnv
 
 from metarl.envs.base import Array
-from metarl.envs.batched_locomotion import BatchedLocomotion
-from metarl.envs.locomotion import LocomotionEnv, States
+from metarl.envs.locomotion import SpatialRobot, States
 from metarl.envs.tasks import Direction, Goal, Velocity
 
 
-class _Ant(LocomotionEnv, AntEnv):
+class _Ant(SpatialRobot, AntEnv):
     """The peers' "com" of an ant is the origin of its torso's frame: the root's position."""
 
-    constants = {"frame_skip": 5}  # noqa: RUF012
-    unseen = 2
-    healthy_heights: ClassVar[tuple[float, float]]
-
-    def healthy(self, states: States) -> Array:
-        low, high = self.healthy_heights
-        healthy: Array = (low <= states.qpos[:, 2]) & (states.qpos[:, 2] <= high)
-        return healthy
-
-    def noise(self, rng: np.random.Generator) -> tuple[Array, Array]:
-        scale = self._reset_noise_scale
-        moved = rng.uniform(-scale, scale, self.model.nq)
-        return moved, scale * rng.standard_normal(self.model.nv)
+    normal_start = True
 
 
 class AntDir(Direction, _Ant):
@@ -80,7 +64,7 @@ class AntDir(Direction, _Ant):
 
     control_cost_weight = 0.5
     alive_bonus = 1.0
-    healthy_heights = (0.0, 1.0)
+    heights = (0.0, 1.0)
 
 
 class AntVel(Velocity, _Ant):
@@ -115,7 +99,7 @@ class AntVel(Velocity, _Ant):
 
     control_cost_weight = 0.005
     alive_bonus = 1.05  # 1 against walking off, 0.05 for being alive
-    healthy_heights = (0.2, 1.0)
+    heights = (0.2, 1.0)
     velocity_range = (0.0, 3.0)
 
 
@@ -154,15 +138,10 @@ class AntGoal(Goal, _Ant):
 
     unseen = 0
     control_cost_weight = 0.1
-    healthy_heights = (-np.inf, np.inf)
+    heights = (-np.inf, np.inf)
     goal_radius = 3.0
 
     def rewards(self, before: States, after: States, actions: Array, tasks: Array) -> Array:
         """Return nearness − weight · ‖controls‖² (rows,)."""
         nearness: Array = self.nearness(after.qpos[:, :2], tasks)
         return nearness - self.control_cost_weight * self.effort(actions)
-
-
-BatchedAntDir = partial(BatchedLocomotion, AntDir)
-BatchedAntVel = partial(BatchedLocomotion, AntVel)
-BatchedAntGoal = partial(BatchedLocomotion, AntGoal)

@@ -6,7 +6,7 @@ import numpy as np
 from gymnasium import spaces
 
 from metarl.envs.base import Array, TaskDescription, brief, task_array
-from metarl.envs.tabular_mdp import HORIZON, BatchedTabularMDP, Tables, TabularMDP
+from metarl.envs.tabular_mdp import HORIZON, Tables, TabularMDP
 
 
 def optimal_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
@@ -73,7 +73,7 @@ class Bandit(TabularMDP):
         """Draw means from U(0, 1)."""
         return {"means": rng.uniform(size=self.num_arms).tolist()}
 
-    def tables(self, task: TaskDescription) -> Tables:
+    def task_values(self, task: TaskDescription) -> Tables:
         """Read a task; its one state follows itself.
 
         Raises:
@@ -91,9 +91,3 @@ class Bandit(TabularMDP):
     def earn(self, means: Any, noise: Array) -> Any:
         """Pay 1 where the draw is below the mean of the arm, else 0."""
         return np.asarray(noise[0] < means, dtype=np.float64)
-
-
-class BatchedBandit(BatchedTabularMDP):
-    """:class:`Bandit` for many episodes at once, in numpy arrays; the same draws."""
-
-    scalar = Bandit

@@ -40,19 +40,29 @@ def task_array(task: Any, name: str, shape: tuple[int, ...]) -> Array:
     return task_arrays(task, {name: shape})[0]
 
 
-def task_arrays(task: Any, shapes: dict[str, tuple[int, ...]]) -> list[Array]:
+def task_arrays(
+    task: Any, shapes: dict[str, tuple[int, ...]], *, under: str | None = None
+) -> list[Array]:
     """Read the numeric fields of a task description.
+
+    Args:
+        task: The description.
+        shapes: Names and shapes of the fields.
+        under: The only key of the description, if the fields lie under one.
 
     Raises:
         ValueError: If the description does not have exactly these fields, of these shapes, finite.
     """
-    if isinstance(task, dict) and set(task) == set(shapes):
-        fields = [_numbers(task[name]) for name in shapes]
-        wanted = zip(fields, shapes.values(), strict=True)
-        if all(values.shape == shape and np.isfinite(values).all() for values, shape in wanted):
+    inner = {under: task} if under is None else task
+    found = inner[under] if isinstance(inner, dict) and set(inner) == {under} else None
+    if isinstance(found, dict) and set(found) == set(shapes):
+        fields = [_numbers(found[name]) for name in shapes]
+        fits = [values.shape for values in fields] == list(shapes.values())
+        if fits and all(np.isfinite(values).all() for values in fields):
             return fields
-    example = {name: np.zeros(shape).tolist() for name, shape in shapes.items()}
-    raise ValueError(f"a task of this environment looks like {brief(example)}, got {brief(task)}")
+    example: Any = {name: np.zeros(shape).tolist() for name, shape in shapes.items()}
+    looks = brief({under: example} if under else example)
+    raise ValueError(f"a task of this environment looks like {looks}, got {brief(task)}")
 
 
 def _numbers(values: Any) -> Array:
@@ -62,22 +72,26 @@ def _numbers(values: Any) -> Array:
         return np.asarray(np.nan)
 
 
-def brief(task: Any) -> str:
+def brief(value: Any) -> str:
     """Write a task in one line: a field of many numbers as its shape, such as [10][5]."""
-    if not isinstance(task, dict):
-        return _brief_field(task)
-    return f"{{{', '.join(f'{name!r}: {_brief_field(value)}' for name, value in task.items())}}}"
-
-
-def _brief_field(value: Any) -> str:
-    text = " ".join(repr(value).split())  # arrays are written in several lines
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name!r}: {brief(field)}' for name, field in value.items())}}}"
+    text, numbers = " ".join(repr(value).split()), _numbers(value)  # arrays have several lines
     if len(text) <= MAX_FIELD:
         return text
-    numbers = _numbers(value)
-    if numbers.ndim == 0:
-        return f"{text[: MAX_FIELD - 3]}..."
-    shape = "".join(f"[{size}]" for size in numbers.shape)
-    return shape if np.isfinite(numbers).all() else f"{shape} with numbers that are not finite"
+    shape = "".join(f"[{size}]" for size in numbers.shape) or f"{text[: MAX_FIELD - 3]}..."
+    fine = numbers.ndim == 0 or np.isfinite(numbers).all()
+    return shape if fine else f"{shape} with numbers that are not finite"
+
+
+def distinct(tasks: list[TaskDescription]) -> tuple[list[TaskDescription], Array]:
+    """Return the different objects among tasks, and the index of each row's task in them (rows,).
+
+    Rows often share a task; what follows from it is computed once.
+    """
+    keys = [id(task) for task in tasks]
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    return [tasks[row] for row in first], group
 
 
 class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
@@ -179,13 +193,33 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """Return an attribute of every row."""
-        if name == "task":
-            return tuple(self.tasks)
-        return (getattr(self, name),) * self.num_envs
+        return tuple(self.tasks) if name == "task" else (getattr(self, name),) * self.num_envs
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Call a method once and return its result for every row; read an attribute likewise."""
-        member = getattr(self, name) if name != "task" else None
-        if callable(member):
+        if callable(member := self.get_attr(name)[0]):
             return (member(*args, **kwargs),) * self.num_envs
         return self.get_attr(name)
+
+
+class BatchedFormulas(BatchedTaskEnv):
+    """Base of the batched environments whose scalar class has the formulas for both.
+
+    Attributes:
+        formulas: A scalar environment that is never stepped: it has the spaces, ``sample_tasks``,
+            and ``task_values``, which reads a task or raises ValueError.
+    """
+
+    def __init__(self, formulas: Any, num_envs: int, *, max_episode_steps: int) -> None:
+        """Make `num_envs` rows of the spaces of `formulas`."""
+        self.formulas = formulas
+        observations, actions = formulas.observation_space, formulas.action_space
+        super().__init__(num_envs, observations, actions, max_episode_steps=max_episode_steps)
+
+    def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
+        """Draw tasks from the distribution."""
+        return list(self.formulas.sample_tasks(num_tasks, rng))
+
+    def _check_tasks(self, tasks: list[TaskDescription]) -> None:
+        for task in distinct(tasks)[0]:
+            self.formulas.task_values(task)

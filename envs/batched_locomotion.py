@@ -7,7 +7,7 @@ import mujoco
 import numpy as np
 from mujoco import rollout
 
-from metarl.envs.base import Array, BatchedTaskEnv, TaskDescription
+from metarl.envs.base import Array, BatchedFormulas, TaskDescription, distinct
 from metarl.envs.locomotion import START_TIME, LocomotionEnv, States, quiet
 
 
@@ -16,14 +16,12 @@ def available_cores() -> int:
 
     ``torchrun`` says in LOCAL_WORLD_SIZE how many those are.
     """
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    affine = hasattr(os, "sched_getaffinity")  # not on macOS and Windows
+    cores = len(os.sched_getaffinity(0)) if affine else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-class BatchedLocomotion(BatchedTaskEnv):
+class BatchedLocomotion(BatchedFormulas):
     """Many episodes of a :class:`LocomotionEnv` at once, stepped by MuJoCo's own threads.
 
     Ended rows are not simulated. Results do not depend on the number of threads.
@@ -47,60 +45,41 @@ class BatchedLocomotion(BatchedTaskEnv):
             num_threads: Threads of the simulation; by default one for each available core.
             kwargs: Of the scalar environment.
         """
-        self.formulas = scalar(**kwargs)  # never stepped: it lends its model and its formulas
+        super().__init__(scalar(**kwargs), num_envs, max_episode_steps=max_episode_steps)
         self.model = self.formulas.model
         self.num_threads = num_threads or available_cores()
         self._pool: rollout.Rollout | None = None
-        super().__init__(
-            num_envs,
-            self.formulas.observation_space,
-            self.formulas.action_space,
-            max_episode_steps=max_episode_steps,
-        )
-
-    def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Draw tasks from the distribution."""
-        return self.formulas.sample_tasks(num_tasks, rng)
-
-    def _check_tasks(self, tasks: list[TaskDescription]) -> None:
-        for task in {id(task): task for task in tasks}.values():
-            self.formulas.task_values(task)
 
     def _reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
-        distinct = {id(task): task for task in tasks}
-        values = {key: self.formulas.task_values(task) for key, task in distinct.items()}
-        models = {key: self.formulas.task_model(task) for key, task in distinct.items()}
-        self._values = np.stack([values[id(task)] for task in tasks])
-        self._models = [models[id(task)] for task in tasks]
-        self._shared = all(model is self._models[0] for model in self._models)
+        found, group = distinct(tasks)
+        self._values = np.stack([self.formulas.task_values(task) for task in found])[group]
+        models = [self.formulas.task_model(task) for task in found]
+        self._models = [models[index] for index in group]
+        self._shared = len({id(model) for model in models}) == 1
         noise = [self.formulas.noise(np.random.default_rng(seed)) for seed in seeds]
         moved, velocity = (np.stack(x) for x in zip(*noise, strict=True))
         size = mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
         self._full = np.zeros((self.num_envs, size))
-        nq, nv = self.model.nq, self.model.nv
         self._full[:, 0] = START_TIME
-        self._full[:, 1 : 1 + nq] = self.formulas.init_qpos + moved
-        self._full[:, 1 + nq : 1 + nq + nv] = self.formulas.init_qvel + velocity
+        qpos, qvel = self._split(self._full)
+        qpos[:], qvel[:] = self.formulas.init_qpos + moved, self.formulas.init_qvel + velocity
         everyone, still = np.arange(self.num_envs), np.zeros((self.num_envs, self.model.nu))
-        states = self._sensed(self._full, self._simulate(everyone, self._full, still, steps=0)[1])
+        _, readings = self._simulate(everyone, self._full, still, steps=0)
+        states = self._sensed(self._full, readings)
         self._sensors = states.sensors
-        return self.formulas.observe(states, self._values)
+        return np.asarray(self.formulas.observe(states, self._values))
 
     def _step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Array]]:
         rows = np.flatnonzero(~self._ended)
-        full = self._full[rows]
+        full, tasks = self._full[rows], self._values[rows]
         before = States(*self._split(full), self._sensors[rows])
         clipped = self.formulas.clip(np.asarray(actions)[rows])
         moved, readings = self._simulate(rows, full, clipped, steps=self.formulas.frame_skip)
         after = self._sensed(moved, readings)
         self._full[rows], self._sensors[rows] = moved, after.sensors
         late = moved[:, 0] - full[:, 0] - self.formulas.dt
-        seen, rewards, ended, diverged = self.formulas.transition(
-            before, after, clipped, self._values[rows], late
-        )
-        seen, rewards, ended, diverged = (
-            self._spread(rows, x) for x in (seen, rewards, ended, diverged)
-        )
+        results = self.formulas.transition(before, after, clipped, tasks, late)
+        seen, rewards, ended, diverged = (self._spread(rows, x) for x in results)
         return seen, rewards, ended, {"diverged": diverged}
 
     def _split(self, full: Array) -> tuple[Array, Array]:
@@ -113,8 +92,6 @@ class BatchedLocomotion(BatchedTaskEnv):
 
     def _spread(self, rows: Array, values: Array) -> Array:
         """Put the values of running rows into an array of all rows; the others get 0."""
-        if len(rows) == self.num_envs:
-            return values
         spread = np.zeros((self.num_envs, *values.shape[1:]), values.dtype)
         spread[rows] = values
         return spread

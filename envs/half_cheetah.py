@@ -1,12 +1,11 @@
 """Half-cheetahs that run forwards or backwards, or at a velocity; the paper's and Gymnasium's."""
 
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 
 from metarl.envs.base import Array
-from metarl.envs.batched_locomotion import BatchedLocomotion
 from metarl.envs.locomotion import LocomotionEnv, States
 from metarl.envs.planar import PlanarMass
 from metarl.envs.tasks import Direction, Velocity
@@ -43,11 +42,7 @@ class _GymHalfCheetah(_HalfCheetah):
     """The Gymnasium-era one: five substeps of 0.01 s, root velocity, 17 observations."""
 
     constants = {"frame_skip": 5}  # noqa: RUF012
-
-    def noise(self, rng: np.random.Generator) -> tuple[Array, Array]:
-        scale = self._reset_noise_scale
-        moved = rng.uniform(-scale, scale, self.model.nq)
-        return moved, scale * rng.standard_normal(self.model.nv)
+    normal_start = True
 
 
 class RllabHalfCheetahDir(Direction, _FinnHalfCheetah):
@@ -202,9 +197,3 @@ class HalfCheetahVel(Velocity, _GymHalfCheetah):
     """
 
     velocity_range = (0.0, 3.0)
-
-
-BatchedRllabHalfCheetahDir = partial(BatchedLocomotion, RllabHalfCheetahDir)
-BatchedRllabHalfCheetahVel = partial(BatchedLocomotion, RllabHalfCheetahVel)
-BatchedHalfCheetahDir = partial(BatchedLocomotion, HalfCheetahDir)
-BatchedHalfCheetahVel = partial(BatchedLocomotion, HalfCheetahVel)

@@ -1,22 +1,18 @@
 """Humanoids that walk forwards or backwards."""
 
-from functools import partial
-
 import mujoco
 import numpy as np
 from gymnasium.envs.mujoco.humanoid_v5 import HumanoidEnv
 
 from metarl.envs.base import Array
-from metarl.envs.batched_locomotion import BatchedLocomotion
-from metarl.envs.locomotion import LocomotionEnv, States
+from metarl.envs.locomotion import SpatialRobot, States
 from metarl.envs.tasks import Direction
 
 
 FORWARD_WEIGHT = 1.25
-HEIGHTS = (1.0, 2.0)
 
 
-class HumanoidDir(Direction, LocomotionEnv, HumanoidEnv):
+class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     """A humanoid walks forwards or backwards.
 
     ## Description
@@ -68,8 +64,7 @@ class HumanoidDir(Direction, LocomotionEnv, HumanoidEnv):
     which writes the weight as 0.25 and divides by one substep; and where an action of 1 is not 0.4.
     """
 
-    constants = {"frame_skip": 5}  # noqa: RUF012
-    unseen = 2
+    heights = (1.0, 2.0)
     control_cost_weight = 0.1
     alive_bonus = 5.0
 
@@ -89,17 +84,8 @@ class HumanoidDir(Direction, LocomotionEnv, HumanoidEnv):
 
     def velocity(self, before: States, after: States) -> Array:
         """Return the velocity of the center of mass along x (rows,)."""
-        velocity: Array = (after.sensors[:, 0] - before.sensors[:, 0]) / self.dt
-        return velocity
+        return np.asarray((after.sensors[:, 0] - before.sensors[:, 0]) / self.dt)
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
         """Return direction · velocity, weighted (rows,)."""
         return FORWARD_WEIGHT * super().progress(velocity, tasks)
-
-    def healthy(self, states: States) -> Array:
-        """Say whose torso is neither low nor high."""
-        height = states.qpos[:, 2]
-        return np.asarray((HEIGHTS[0] <= height) & (height <= HEIGHTS[1]))
-
-
-BatchedHumanoidDir = partial(BatchedLocomotion, HumanoidDir)

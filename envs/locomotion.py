@@ -44,14 +44,12 @@ class States(NamedTuple):
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep MuJoCo's warnings out of MUJOCO_LOG.TXT, unless a user handles them already."""
-    if mujoco.get_mju_user_warning() is not None:
-        yield
-        return
-    mujoco.set_mju_user_warning(lambda message: None)
+    handler = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(handler or (lambda message: None))
     try:
         yield
     finally:
-        mujoco.set_mju_user_warning(None)
+        mujoco.set_mju_user_warning(handler)
 
 
 class LocomotionEnv(MujocoEnv, EzPickle):
@@ -68,12 +66,15 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         unseen: How many of the leading positions the policy does not see.
         control_cost_weight: What a unit of squared control costs.
         alive_bonus: Reward of every step.
+        normal_start: Draw the first velocities from a normal distribution, not a uniform one.
     """
 
+    vectorized = "metarl.envs.batched_locomotion:BatchedLocomotion"
     constants: ClassVar[dict[str, Any]] = {}
     unseen: ClassVar[int] = 1
     control_cost_weight: ClassVar[float]
     alive_bonus: ClassVar[float] = 0.0
+    normal_start: ClassVar[bool] = False
     observation_space: "spaces.Box[Any]"  # quoted: not every supported Gymnasium has it generic
     _reset_noise_scale: float  # of Gymnasium's class
 
@@ -85,8 +86,8 @@ class LocomotionEnv(MujocoEnv, EzPickle):
             kwargs: The settings of Gymnasium's class named in `DISPLAY`.
         """
         if unknown := sorted(set(kwargs) - set(DISPLAY)):
-            known, got = ", ".join(("observe_task", *DISPLAY)), ", ".join(unknown)
-            raise TypeError(f"{type(self).__name__} takes {known}; got {got}")
+            known = ", ".join(("observe_task", *DISPLAY))
+            raise TypeError(f"{type(self).__name__} takes {known}; got {', '.join(unknown)}")
         with quiet():
             super().__init__(**{**self.constants, **kwargs})
         EzPickle.__init__(self, observe_task=observe_task, **kwargs)
@@ -148,8 +149,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
 
     def velocity(self, before: States, after: States) -> Array:
         """Return the velocity that is rewarded (rows,); by default the root's, along x."""
-        velocity: Array = (after.qpos[:, 0] - before.qpos[:, 0]) / self.dt
-        return velocity
+        return np.asarray((after.qpos[:, 0] - before.qpos[:, 0]) / self.dt)
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
         """Return what the task thinks of a velocity (rows,)."""
@@ -169,8 +169,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
 
     def effort(self, actions: Array) -> Array:
         """Return the sum of squared controls (rows,)."""
-        effort: Array = np.square(self.controls(actions)).sum(axis=1)
-        return effort
+        return np.asarray(np.square(self.controls(actions)).sum(axis=1))
 
     def healthy(self, states: States) -> Array:
         """Say which rows may go on; by default all."""
@@ -178,8 +177,11 @@ class LocomotionEnv(MujocoEnv, EzPickle):
 
     def noise(self, rng: np.random.Generator) -> tuple[Array, Array]:
         """Draw the displacement (nq,) and the velocity (nv,) that an episode starts with."""
-        scale = self._reset_noise_scale
-        return rng.uniform(-scale, scale, self.model.nq), rng.uniform(-scale, scale, self.model.nv)
+        scale, (nq, nv) = self._reset_noise_scale, (self.model.nq, self.model.nv)
+        moved = rng.uniform(-scale, scale, nq)
+        if self.normal_start:
+            return moved, scale * rng.standard_normal(nv)
+        return moved, rng.uniform(-scale, scale, nv)
 
     # What follows from them, for both faces.
 
@@ -194,8 +196,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
 
     def controls(self, actions: Array) -> Array:
         """Map clipped actions to the actuators' range."""
-        controls: Array = self._center + self._half_range * actions
-        return controls
+        return np.asarray(self._center + self._half_range * actions)
 
     def transition(
         self, before: States, after: States, actions: Array, tasks: Array, late: Array
@@ -244,8 +245,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
                 self.init_qpos + moved, self.init_qvel + velocity
             )
             self.data.time = START_TIME
-            observation: Array = self.observe(self._states(), self._values)[0]
-        return observation
+            return np.asarray(self.observe(self._states(), self._values)[0])
 
     def _get_reset_info(self) -> dict[str, float]:
         return {}
@@ -266,3 +266,20 @@ class LocomotionEnv(MujocoEnv, EzPickle):
             self.render()  # type: ignore[no-untyped-call]
         info = {"diverged": bool(diverged[0])}
         return seen[0], float(rewards[0]), bool(ended[0]), False, info
+
+
+class SpatialRobot(LocomotionEnv):
+    """Base of the robots in three dimensions, which end where their torso is too low or too high.
+
+    Class attributes:
+        heights: Where the torso's height must be, the ends included.
+    """
+
+    constants = {"frame_skip": 5}  # noqa: RUF012
+    unseen = 2
+    heights: ClassVar[tuple[float, float]]
+
+    def healthy(self, states: States) -> Array:
+        """Return whether the torso of each row is neither low nor high (rows,)."""
+        low, high = self.heights
+        return np.asarray((low <= states.qpos[:, 2]) & (states.qpos[:, 2] <= high))

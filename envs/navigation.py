@@ -5,35 +5,13 @@ from typing import Any
 import numpy as np
 
 from metarl.envs.base import Array, TaskDescription
-from metarl.envs.point import BatchedPointEnv, PointEnv, PointRules
+from metarl.envs.point import PointEnv
 
 
 DONE_RANGE = 0.01
 
 
-class NavigationRules(PointRules):
-    """Goals in a square, rewards of minus the distance."""
-
-    max_step = 0.1
-    goal_range = 0.5
-    half_width = 0.6
-
-    def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Draw goals from U(−0.5, 0.5)²."""
-        goals = rng.uniform(-self.goal_range, self.goal_range, size=(num_tasks, 2))
-        return [{"goal": goal} for goal in goals.tolist()]
-
-    def move(self, positions: Array, actions: Array, goals: Array) -> tuple[Array, Any, Any]:
-        """Advance points; rewards are −‖position − goal‖, a box of ±0.01 at the goal is the end."""
-        positions = self.moved(positions, actions)
-        gaps = positions - goals
-        squares = gaps * gaps
-        rewards = -np.sqrt(squares[..., 0] + squares[..., 1])
-        inside = np.abs(gaps) < DONE_RANGE
-        return positions, rewards, inside[..., 0] & inside[..., 1]
-
-
-class Navigation2D(NavigationRules, PointEnv):
+class Navigation2D(PointEnv):
     """A point starts at the origin and moves towards a goal that its observation does not show.
 
     ## Description
@@ -67,6 +45,20 @@ class Navigation2D(NavigationRules, PointEnv):
     v0: the environment of Finn et al. 2017.
     """
 
+    max_step = 0.1
+    goal_range = 0.5
+    half_width = 0.6
 
-class BatchedNavigation2D(NavigationRules, BatchedPointEnv):
-    """:class:`Navigation2D` for many episodes at once; the same dynamics."""
+    def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
+        """Draw goals from U(−0.5, 0.5)²."""
+        goals = rng.uniform(-self.goal_range, self.goal_range, size=(num_tasks, 2))
+        return [{"goal": goal} for goal in goals.tolist()]
+
+    def move(self, positions: Array, actions: Array, goals: Array) -> tuple[Array, Any, Any]:
+        """Advance points; rewards are −‖position − goal‖, a box of ±0.01 at the goal is the end."""
+        positions = self.moved(positions, actions)
+        gaps = positions - goals
+        squares = gaps * gaps
+        rewards = -np.sqrt(squares[..., 0] + squares[..., 1])
+        inside = np.abs(gaps) < DONE_RANGE
+        return positions, rewards, inside[..., 0] & inside[..., 1]

@@ -1,4 +1,4 @@
-"""What the environments of a point on a plane have in common: both faces of one set of rules."""
+"""What the environments of a point on a plane have in common, scalar and batched."""
 
 from typing import Any, ClassVar
 
@@ -6,17 +6,17 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from metarl.envs.base import Array, BatchedTaskEnv, TaskDescription, task_array
+from metarl.envs.base import Array, BatchedFormulas, TaskDescription, task_array
 from metarl.envs.plane import BLUE, GRAY, RED, draw_plane
 
 
 HORIZON = 100
 
 
-class PointRules:
-    """The rules of one environment, for its scalar and its batched face alike.
+class PointEnv(gymnasium.Env[Array, Array]):
+    """Base of the scalar environments, whose formulas work on one point and on many alike.
 
-    Attributes:
+    Class attributes:
         max_step: How far an action of 1 moves the point along an axis.
         goal_range: No coordinate of a goal is larger.
         start_range: No coordinate of a start is larger.
@@ -24,18 +24,28 @@ class PointRules:
         half_width: Of the plane in pictures.
     """
 
+    vectorized = "metarl.envs.point:BatchedPointEnv"
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (Gymnasium's name)
     max_step: ClassVar[float]
     goal_range: ClassVar[float]
     start_range: ClassVar[float] = 0.0
     landmarks: ClassVar[Array] = np.zeros((1, 2))
     half_width: ClassVar[float]
-    observe_task: bool
+
+    def __init__(self, *, observe_task: bool = False, render_mode: str | None = None) -> None:
+        """Start with the goal in the upper right; set `task` to choose another."""
+        self.observe_task = observe_task
+        self.render_mode = render_mode
+        self.observation_space = self.space(HORIZON)
+        self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self.task: TaskDescription = {"goal": [self.goal_range, self.goal_range]}
+        self._goal, self._position = np.full(2, self.goal_range), np.zeros(2)
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
         """Draw goals."""
         raise NotImplementedError
 
-    def goal_of(self, task: TaskDescription) -> Array:
+    def task_values(self, task: TaskDescription) -> Array:
         """Return the goal (2,) of a task; refuse what is none."""
         return task_array(task, "goal", (2,))
 
@@ -55,8 +65,7 @@ class PointRules:
     def moved(self, positions: Array, actions: Array) -> Array:
         """Return where actions take points."""
         # minimum/maximum cost a third of np.clip on arrays of this size.
-        found: Array = positions + self.max_step * np.minimum(np.maximum(actions, -1.0), 1.0)
-        return found
+        return np.asarray(positions + self.max_step * np.minimum(np.maximum(actions, -1.0), 1.0))
 
     def start(self, rng: np.random.Generator) -> Array:
         """Draw where an episode begins."""
@@ -73,27 +82,12 @@ class PointRules:
         seen = np.concatenate([positions, goals], axis=-1) if self.observe_task else positions
         return seen.astype(np.float32)
 
-
-class PointEnv(PointRules, gymnasium.Env[Array, Array]):
-    """The scalar face."""
-
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (Gymnasium's name)
-
-    def __init__(self, *, observe_task: bool = False, render_mode: str | None = None) -> None:
-        """Start with the goal in the upper right; set `task` to choose another."""
-        self.observe_task = observe_task
-        self.render_mode = render_mode
-        self.observation_space = self.space(HORIZON)
-        self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
-        self.task: TaskDescription = {"goal": [self.goal_range, self.goal_range]}
-        self._goal, self._position = np.full(2, self.goal_range), np.zeros(2)
-
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
         """Put the point where episodes start; the current `task` takes effect."""
         super().reset(seed=seed, options=options)
-        self._goal, self._position = self.goal_of(self.task), self.start(self.np_random)
+        self._goal, self._position = self.task_values(self.task), self.start(self.np_random)
         return self.observe(self._position, self._goal), {}
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
@@ -108,30 +102,26 @@ class PointEnv(PointRules, gymnasium.Env[Array, Array]):
         return draw_plane(points, half_width=self.half_width)
 
 
-class BatchedPointEnv(PointRules, BatchedTaskEnv):
-    """The batched face: many episodes at once, in numpy arrays."""
+class BatchedPointEnv(BatchedFormulas):
+    """Many episodes of a :class:`PointEnv` at once, in numpy arrays."""
 
     def __init__(
-        self, num_envs: int = 1, *, max_episode_steps: int = HORIZON, observe_task: bool = False
+        self, scalar: type[PointEnv], num_envs: int = 1, *, max_episode_steps: int, **kwargs: Any
     ) -> None:
-        """Make `num_envs` rows; with `observe_task` the goal is appended to observations."""
-        self.observe_task = observe_task
-        action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
-        space = self.space(max_episode_steps)
-        super().__init__(num_envs, space, action_space, max_episode_steps=max_episode_steps)
-        self._goals = self._positions = np.zeros((num_envs, 2))
-
-    def _check_tasks(self, tasks: list[TaskDescription]) -> None:
-        for task in {id(task): task for task in tasks}.values():
-            self.goal_of(task)
+        """Make `num_envs` rows; `kwargs` are those of the scalar class."""
+        formulas = scalar(**kwargs)
+        formulas.observation_space = formulas.space(max_episode_steps)
+        super().__init__(formulas, num_envs, max_episode_steps=max_episode_steps)
 
     def _reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
         self._goals = np.array([task["goal"] for task in tasks], dtype=np.float64)
         self._positions = np.zeros((self.num_envs, 2))
-        if self.start_range:
-            self._positions = np.stack([self.start(np.random.default_rng(s)) for s in seeds])
-        return self.observe(self._positions, self._goals)
+        if self.formulas.start_range:
+            rngs = map(np.random.default_rng, seeds)
+            self._positions = np.stack([self.formulas.start(rng) for rng in rngs])
+        return np.asarray(self.formulas.observe(self._positions, self._goals))
 
     def _step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Any]]:
-        self._positions, rewards, done = self.move(self._positions, actions, self._goals)
-        return self.observe(self._positions, self._goals), rewards, done, {}
+        moved = self.formulas.move(self._positions, actions, self._goals)
+        self._positions, rewards, done = moved
+        return self.formulas.observe(self._positions, self._goals), rewards, done, {}

@@ -1,15 +1,14 @@
 """Robots whose bodies differ from task to task: masses, inertias, damping, friction."""
 
 import copy
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, ClassVar
 
 import mujoco
 import numpy as np
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 
-from metarl.envs.base import Array, TaskDescription
-from metarl.envs.batched_locomotion import BatchedLocomotion
+from metarl.envs.base import Array, TaskDescription, brief, task_arrays
 from metarl.envs.locomotion import LocomotionEnv, States, quiet
 from metarl.envs.walker2d import Legged, Walker2dRobot
 
@@ -30,29 +29,33 @@ class RandParams(LocomotionEnv):
     }
     exponents: ClassVar[tuple[float, float]] = (-3.0, 3.0)
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the fields."""
+        return {name: getattr(self.nominal, name).shape for name in self.bases}
+
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
         """Draw factors."""
         return [{"scales": self._draw(rng)} for _ in range(num_tasks)]
 
     def _draw(self, rng: np.random.Generator) -> dict[str, Any]:
         return {
-            name: (base ** rng.uniform(*self.exponents, shape)).tolist()
-            for (name, base), shape in zip(self.bases.items(), self._shapes(), strict=True)
+            name: (self.bases[name] ** rng.uniform(*self.exponents, shape)).tolist()
+            for name, shape in self.shapes.items()
         }
 
-    def _shapes(self) -> list[tuple[int, ...]]:
-        return [getattr(self.nominal, name).shape for name in self.bases]
-
     def task_values(self, task: TaskDescription) -> Array:
-        """Return all factors (values,), in the order of `bases`."""
-        scales = task.get("scales") if isinstance(task, dict) and len(task) == 1 else None
-        if not isinstance(scales, dict) or set(scales) != set(self.bases):
-            raise ValueError(
-                f"a task of this environment looks like {{'scales': {{...}}}} with the keys "
-                f"{', '.join(self.bases)}, got {task!r}"
-            )
-        named = zip(self.bases, self._shapes(), strict=True)
-        return np.concatenate([_factors(scales[name], name, shape) for name, shape in named])
+        """Return all factors (values,), in the order of `bases`.
+
+        Raises:
+            ValueError: If there is not one positive factor for each element of the fields.
+        """
+        factors = task_arrays(task, self.shapes, under="scales")
+        for (name, shape), values in zip(self.shapes.items(), factors, strict=True):
+            if not (values > 0).all():
+                got = brief(values.tolist())
+                raise ValueError(f"the factors of {name} are positive, of shape {shape}; got {got}")
+        return np.concatenate([values.ravel() for values in factors])
 
     def task_model(self, task: TaskDescription) -> mujoco.MjModel:
         """Return the robot with the factors of a task."""
@@ -73,17 +76,6 @@ class RandParams(LocomotionEnv):
         """Return the velocity: every body should run forwards."""
         del tasks
         return velocity
-
-
-def _factors(values: Any, name: str, shape: tuple[int, ...]) -> Array:
-    """Return the factors of one field as a vector."""
-    try:
-        factors = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        factors = np.asarray(np.nan)
-    if factors.shape != shape or not (np.isfinite(factors) & (factors > 0)).all():
-        raise ValueError(f"the factors of {name} are positive, of shape {shape}; got {values!r}")
-    return factors.ravel()
 
 
 class HopperRandParams(RandParams, Legged, HopperEnv):
@@ -173,7 +165,3 @@ class Walker2dRandParams(RandParams, Walker2dRobot):
     """
 
     constants = {"frame_skip": 4}  # noqa: RUF012
-
-
-BatchedHopperRandParams = partial(BatchedLocomotion, HopperRandParams)
-BatchedWalker2dRandParams = partial(BatchedLocomotion, Walker2dRandParams)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from metarl.envs.base import Array, TaskDescription, brief
-from metarl.envs.point import BatchedPointEnv, PointEnv, PointRules
+from metarl.envs.point import PointEnv
 
 
 CORNER = 2.0
@@ -13,44 +13,7 @@ SILENT_RADIUS = 0.5
 CORNERS = CORNER * np.array([(-1.0, -1.0), (1.0, -1.0), (-1.0, 1.0), (1.0, 1.0)])
 
 
-class SparsePointRules(PointRules):
-    """Goals in the corners, rewards for coming nearer where they can be told apart."""
-
-    max_step = 0.2
-    goal_range = CORNER
-    start_range = 0.2
-    landmarks = CORNERS
-    half_width = 1.2 * CORNER
-
-    def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Draw corners with equal odds."""
-        return [{"goal": CORNERS[index].tolist()} for index in rng.integers(4, size=num_tasks)]
-
-    def goal_of(self, task: TaskDescription) -> Array:
-        """Return the goal (2,).
-
-        Raises:
-            ValueError: If it is none of the four corners.
-        """
-        goal = super().goal_of(task)
-        if not (np.abs(goal) == CORNER).all():
-            raise ValueError(f"the goal of a task is a corner (±2, ±2), got {brief(task)}")
-        return goal
-
-    def move(self, positions: Array, actions: Array, goals: Array) -> tuple[Array, Any, Any]:
-        """Advance points; episodes never end here.
-
-        Rewards are 0 where ‖position‖₁ < 0.5 or another corner is nearer than the goal, else how
-        much nearer the step came to the goal.
-        """
-        moved = self.moved(positions, actions)
-        gained = _distance(positions, goals) - _distance(moved, goals)
-        outside = np.abs(moved).sum(axis=-1) >= SILENT_RADIUS
-        nearest = (moved * goals >= 0).all(axis=-1)  # the goal is the corner of its quadrant
-        return moved, np.where(outside & nearest, gained, 0.0), np.zeros(outside.shape, dtype=bool)
-
-
-class SparsePoint(SparsePointRules, PointEnv):
+class SparsePoint(PointEnv):
     """A point looks for the one of four corners that it is paid to approach.
 
     ## Description
@@ -89,9 +52,38 @@ class SparsePoint(SparsePointRules, PointEnv):
     rewards; the range of actions is [−1, 1].
     """
 
+    max_step = 0.2
+    goal_range = CORNER
+    start_range = 0.2
+    landmarks = CORNERS
+    half_width = 1.2 * CORNER
 
-class BatchedSparsePoint(SparsePointRules, BatchedPointEnv):
-    """:class:`SparsePoint` for many episodes at once; the same dynamics."""
+    def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
+        """Draw corners with equal odds."""
+        return [{"goal": CORNERS[index].tolist()} for index in rng.integers(4, size=num_tasks)]
+
+    def task_values(self, task: TaskDescription) -> Array:
+        """Return the goal (2,).
+
+        Raises:
+            ValueError: If it is none of the four corners.
+        """
+        goal = super().task_values(task)
+        if not (np.abs(goal) == CORNER).all():
+            raise ValueError(f"the goal of a task is a corner (±2, ±2), got {brief(task)}")
+        return goal
+
+    def move(self, positions: Array, actions: Array, goals: Array) -> tuple[Array, Any, Any]:
+        """Advance points; episodes never end here.
+
+        Rewards are 0 where ‖position‖₁ < 0.5 or another corner is nearer than the goal, else how
+        much nearer the step came to the goal.
+        """
+        moved = self.moved(positions, actions)
+        gained = _distance(positions, goals) - _distance(moved, goals)
+        outside = np.abs(moved).sum(axis=-1) >= SILENT_RADIUS
+        nearest = (moved * goals >= 0).all(axis=-1)  # the goal is the corner of its quadrant
+        return moved, np.where(outside & nearest, gained, 0.0), np.zeros(outside.shape, dtype=bool)
 
 
 def _distance(positions: Array, goals: Array) -> Any:

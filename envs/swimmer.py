@@ -1,10 +1,7 @@
 """Swimmers that keep a velocity."""
 
-from functools import partial
-
 from gymnasium.envs.mujoco.swimmer_v5 import SwimmerEnv
 
-from metarl.envs.batched_locomotion import BatchedLocomotion
 from metarl.envs.locomotion import LocomotionEnv
 from metarl.envs.tasks import Velocity
 
@@ -51,6 +48,3 @@ class SwimmerVel(Velocity, LocomotionEnv, SwimmerEnv):
     unseen = 2
     control_cost_weight = 1e-4
     velocity_range = (0.1, 0.2)
-
-
-BatchedSwimmerVel = partial(BatchedLocomotion, SwimmerVel)

@@ -6,13 +6,13 @@ of one state with other tasks and rewards.
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from metarl.envs.base import Array, BatchedTaskEnv, Choice, TaskDescription, task_arrays
+from metarl.envs.base import Array, BatchedFormulas, Choice, TaskDescription, distinct, task_arrays
 
 
 HORIZON = 10
@@ -91,6 +91,8 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
     unit variance of rewards that pytorch-maml-rl has.
     """
 
+    vectorized = "metarl.envs.tabular_mdp:BatchedTabularMDP"
+
     def __init__(
         self, *, num_states: int = 10, num_actions: int = 5, observe_task: bool = False
     ) -> None:
@@ -104,7 +106,7 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
         self.action_space = spaces.Discrete(num_actions)
         self._one_hot = np.eye(num_states)
         self.task = self.sample_tasks(1, np.random.default_rng(0))[0]
-        self._tables, self._state = self.tables(self.task), 0
+        self._tables, self._state = self.task_values(self.task), 0
         self._noise: list[Array] = []
 
     def space(self) -> spaces.Box:
@@ -123,7 +125,7 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
         transitions = rng.dirichlet(np.ones(self.size[0]), self.size).tolist()
         return {"transitions": transitions, "rewards": rng.normal(1.0, 1.0, self.size).tolist()}
 
-    def tables(self, task: TaskDescription) -> Tables:
+    def task_values(self, task: TaskDescription) -> Tables:
         """Read a task.
 
         Raises:
@@ -181,7 +183,7 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
     ) -> tuple[Array, dict[str, Any]]:
         """Go to state 0; the current `task` takes effect."""
         super().reset(seed=seed, options=options)
-        self._tables, self._state, self._noise = self.tables(self.task), 0, []
+        self._tables, self._state, self._noise = self.task_values(self.task), 0, []
         return self.observe(self._state, self._tables.shown), {}
 
     def step(self, action: Choice) -> tuple[Array, float, bool, bool, dict[str, Any]]:
@@ -193,46 +195,29 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
         return self.observe(self._state, self._tables.shown), float(reward), False, False, {}
 
 
-class BatchedTabularMDP(BatchedTaskEnv):
-    """:class:`TabularMDP` for many episodes at once, in numpy arrays; the same dynamics.
-
-    Attributes:
-        scalar: The environment.
-    """
-
-    scalar: ClassVar[type[TabularMDP]] = TabularMDP
+class BatchedTabularMDP(BatchedFormulas):
+    """Many episodes of a :class:`TabularMDP` at once, in numpy arrays; the same dynamics."""
 
     def __init__(
-        self, num_envs: int = 1, *, max_episode_steps: int = HORIZON, **kwargs: Any
+        self, scalar: type[TabularMDP], num_envs: int = 1, *, max_episode_steps: int, **kwargs: Any
     ) -> None:
         """Make `num_envs` rows; `kwargs` are those of the scalar class."""
-        self.rules = self.scalar(**kwargs)  # never stepped: it lends its spaces and its formulas
-        observations, actions = self.rules.observation_space, self.rules.action_space
-        super().__init__(num_envs, observations, actions, max_episode_steps=max_episode_steps)
-
-    def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Draw tasks from the distribution."""
-        return self.rules.sample_tasks(num_tasks, rng)
-
-    def _check_tasks(self, tasks: list[TaskDescription]) -> None:
-        for task in {id(task): task for task in tasks}.values():
-            self.rules.tables(task)
+        super().__init__(scalar(**kwargs), num_envs, max_episode_steps=max_episode_steps)
 
     def _reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
-        keys = [id(task) for task in tasks]  # rows often share one
-        _, first, self._group = np.unique(keys, return_index=True, return_inverse=True)
-        read = [self.rules.tables(tasks[row]) for row in first]
+        found, self._group = distinct(tasks)
+        read = map(self.formulas.task_values, found)
         self._tables = Tables(*(np.stack(tables) for tables in zip(*read, strict=True)))
         # A whole episode at once: the same numbers as the scalar face draws on its way.
         rngs, steps = map(np.random.default_rng, seeds), self.max_episode_steps
-        noise = [self.rules.draw_noise(rng, steps) for rng in rngs]
+        noise = [self.formulas.draw_noise(rng, steps) for rng in rngs]
         self._noise = np.stack(noise, axis=-1)  # (step, number, row)
         self._states = np.zeros(self.num_envs, dtype=np.intp)
-        return self.rules.observe(self._states, self._tables.shown[self._group])
+        return np.asarray(self.formulas.observe(self._states, self._tables.shown[self._group]))
 
     def _step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Any]]:
         time = min(self._elapsed, self.max_episode_steps - 1)  # later, every row has ended
         at = self._group, self._states, actions
-        self._states, rewards = self.rules.advance(self._tables, at, self._noise[time])
-        seen = self.rules.observe(self._states, self._tables.shown[self._group])
+        self._states, rewards = self.formulas.advance(self._tables, at, self._noise[time])
+        seen = self.formulas.observe(self._states, self._tables.shown[self._group])
         return seen, rewards, np.zeros(self.num_envs, dtype=bool), {}

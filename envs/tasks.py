@@ -41,8 +41,7 @@ class Velocity:
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
         """Return what the task thinks of a velocity (rows,)."""
-        progress: Array = -np.abs(velocity - tasks[:, 0])
-        return progress
+        return np.asarray(-np.abs(velocity - tasks[:, 0]))
 
 
 class Goal:
@@ -63,5 +62,4 @@ class Goal:
 
     def nearness(self, positions: Array, tasks: Array) -> Array:
         """Return what the task thinks of positions (rows, 2)."""
-        nearness: Array = -np.abs(positions - tasks).sum(axis=1)
-        return nearness
+        return np.asarray(-np.abs(positions - tasks).sum(axis=1))

@@ -1,13 +1,11 @@
 """Walkers that go forwards or backwards, or at a velocity."""
 
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
 from gymnasium.envs.mujoco.walker2d_v5 import Walker2dEnv
 
 from metarl.envs.base import Array
-from metarl.envs.batched_locomotion import BatchedLocomotion
 from metarl.envs.locomotion import LocomotionEnv, States
 from metarl.envs.tasks import Direction, Velocity
 
@@ -37,8 +35,7 @@ class Legged(LocomotionEnv):
         """Say which rows stand."""
         height, pitch = states.qpos[:, 1], states.qpos[:, 2]
         low, high = self.heights
-        healthy: Array = (low < height) & (height < high) & (np.abs(pitch) < self.max_pitch)
-        return healthy
+        return np.asarray((low < height) & (height < high) & (np.abs(pitch) < self.max_pitch))
 
 
 class Walker2dRobot(Legged, Walker2dEnv):
@@ -124,7 +121,3 @@ class Walker2dVel(Velocity, Walker2dRobot):
     constants = {"frame_skip": 8}  # noqa: RUF012
     alive_bonus = 15.0
     velocity_range = (0.0, 10.0)
-
-
-BatchedWalker2dDir = partial(BatchedLocomotion, Walker2dDir)
-BatchedWalker2dVel = partial(BatchedLocomotion, Walker2dVel)

@@ -7,9 +7,9 @@ from typing import Annotated, Any, NamedTuple
 from metarl.core.adapt import InnerLoop
 from metarl.core.seeding import torch_generator
 from metarl.core.types import MetaParams
-from metarl.drawing.film import adapted_path, choose_pace, film, make_recorder
-from metarl.drawing.panels import Shot, draw_films, headline, label
+from metarl.drawing.montage import Shot, draw_films, headline, label
 from metarl.drawing.paths import panels, paths_figure, paths_video
+from metarl.drawing.recording import adapted_path, choose_pace, film, make_recorder
 from metarl.drawing.video import SUFFIXES
 from metarl.experiment import Experiment, Rendering
 from metarl.experiments.policies import MetaPolicy

@@ -16,8 +16,8 @@ from metarl.core import tree
 from metarl.core.seeding import numpy_generator, seed_sequence, torch_generator
 from metarl.core.speed import processes
 from metarl.core.types import MetaLearner, Metrics
-from metarl.drawing.film import choose_pace, film, make_recorder
-from metarl.drawing.panels import Shot, draw_films, headline
+from metarl.drawing.montage import Shot, draw_films, headline
+from metarl.drawing.recording import choose_pace, film, make_recorder
 from metarl.experiment import Device, Evaluation, Experiment, Report, Table
 from metarl.rl.episodes import Rollout, masked, mean_return
 from metarl.rl.evaluate import paper_episodes, paper_tasks

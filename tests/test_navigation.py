@@ -174,7 +174,7 @@ def test_attributes_of_rows_are_set_read_and_called() -> None:
 def test_make_vec_builds_the_batched_face(observe_task: bool) -> None:
     rows = gymnasium.make_vec(ID, num_envs=4, observe_task=observe_task)
     scalar = make(observe_task=observe_task)
-    assert isinstance(rows.unwrapped, metarl.envs.navigation.BatchedNavigation2D)
+    assert isinstance(rows.unwrapped, metarl.envs.point.BatchedPointEnv)
     assert rows.metadata["autoreset_mode"] == AutoresetMode.DISABLED
     assert rows.spec.max_episode_steps == scalar.spec.max_episode_steps == 100
     assert rows.single_observation_space == scalar.observation_space

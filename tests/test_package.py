@@ -147,3 +147,20 @@ def test_importing_metarl_loads_neither_torch_nor_mujoco() -> None:
     code = "import sys, metarl; print([m for m in ('torch', 'mujoco') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_public_names_of_drawing_are_imported_when_they_are_used() -> None:
+    code = """
+import sys
+import metarl.drawing
+print([m for m in ("torch", "mujoco", "matplotlib") if m in sys.modules])
+found = [getattr(metarl.drawing, name) for name in dir(metarl.drawing)]
+print(any(type(value) is type(sys) for value in found), len(found) > 20)
+try:
+    metarl.drawing.absent
+except AttributeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    printed = ["[]", "False True", "module 'metarl.drawing' has no attribute 'absent'"]
+    assert done.stdout.splitlines() == printed

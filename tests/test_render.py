@@ -18,8 +18,7 @@ from metarl.commands import cli
 from metarl.core import tree
 from metarl.core.seeding import torch_generator
 from metarl.drawing import opengl
-from metarl.drawing.film import Film, Pace, adapted_path, choose_pace, film, make_recorder
-from metarl.drawing.panels import (
+from metarl.drawing.montage import (
     MARGIN,
     Shot,
     headline,
@@ -28,6 +27,7 @@ from metarl.drawing.panels import (
     state_text,
     strip_moments,
 )
+from metarl.drawing.recording import Film, Pace, adapted_path, choose_pace, film, make_recorder
 from metarl.drawing.scene import Scene
 from metarl.experiments.meta_rl import build, config_class
 
@@ -201,18 +201,18 @@ def test_panels_wait_when_their_episode_has_ended() -> None:
 
 def test_captions_name_the_state_the_steps_and_the_task() -> None:
     shown = Film({}, np.array([0.0, -1.25, -2.5]))
-    assert state_text(shown, 1) == ("step 1", "return −1.2")
-    assert state_text(shown, 2) == ("step 2", "return −2.5")
-    assert state_text(shown, 9) == ("ended at step 2", "return −2.5")
+    assert state_text(shown, 1) == ("step 1", "return -1.2")
+    assert state_text(shown, 2) == ("step 2", "return -2.5")
+    assert state_text(shown, 9) == ("ended at step 2", "return -2.5")
     assert [label(n) for n in range(3)] == ["before adaptation", "after 1 step", "after 2 steps"]
     assert headline("metarl/RllabHalfCheetahDir-v0", {"direction": -1}) == (
-        "RllabHalfCheetahDir-v0, direction −1"
+        "RllabHalfCheetahDir-v0, direction -1"
     )
-    assert headline("Nav-v0", {"goal": [0.30001, -0.4]}) == "Nav-v0, goal (0.3, −0.4)"
-    assert headline("Long-v0", {"x": list(range(9))}) == "Long-v0, x (0, 1, 2, 3, ...)"
+    assert headline("Nav-v0", {"goal": [0.30001, -0.4]}) == "Nav-v0, goal [0.3, -0.4]"
+    assert headline("Long-v0", {"x": list(range(9))}) == ("Long-v0, x [0, 1, 2, 3, 4, 5, 6, 7, 8]")
     scales = {"body_mass": [0.8, 1.7], "dof_damping": [1.1]}
     assert headline("Params-v1", {"scales": scales}) == (
-        "Params-v1, scales of body_mass, dof_damping"
+        "Params-v1, scales {body_mass: [0.8, 1.7], dof_damping: [1.1]}"
     )
     assert len(headline("Many-v0", {str(n): n for n in range(99)})) < 80
 
@@ -284,7 +284,13 @@ def test_an_environment_without_frames_is_refused(name: str) -> None:
         make_recorder(f"tests/{name}-v0")
 
 
+@pytest.mark.parametrize(
+    ("system", "cause"),
+    [("linux", "egl: its library is missing"), ("darwin", "glfw: no screen")],
+)
 def test_a_machine_without_opengl_gets_one_line_before_any_work(
+    system: str,
+    cause: str,
     cheetah: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -297,11 +303,10 @@ def test_a_machine_without_opengl_gets_one_line_before_any_work(
 
     monkeypatch.setattr(opengl, "importlib", type("", (), {"import_module": fail}))
     monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setenv("DISPLAY", ":0")
-    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("sys.platform", system)
     monkeypatch.chdir(tmp_path)
     message = refusal(capsys, "render", cheetah, "--out", "a.png")
-    assert "(glfw: no screen; egl: its library is missing)" in message
+    assert f"({cause})" in message
     assert "apt-get install libegl1 libgl1-mesa-dri libgles2" in message
     assert "MUJOCO_GL" not in os.environ
     assert list(tmp_path.iterdir()) == []
@@ -309,7 +314,7 @@ def test_a_machine_without_opengl_gets_one_line_before_any_work(
 
 @pytest.mark.skipif(find_library("OSMesa") is not None, reason="this machine has OSMesa")
 def test_mujoco_that_cannot_be_imported_is_explained_too(tmp_path: Path) -> None:
-    code = "from metarl.drawing.opengl import headless\nwith headless():\n    import mujoco"
+    code = "from metarl.drawing.opengl import explained\nwith explained():\n    import mujoco"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "osmesa"},
@@ -356,7 +361,7 @@ def test_render_draws_a_robot_without_a_screen(
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.delenv("MUJOCO_GL")
-    monkeypatch.setattr("metarl.drawing.film.MOMENTS", 4)
+    monkeypatch.setattr("metarl.drawing.recording.MOMENTS", 4)
     capfd.readouterr()
     few = ["--task", '{"direction": -1}', "--episodes-per-task", 2]
     metarl("render", cheetah, *few, "--out", "a.png")

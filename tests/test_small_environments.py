@@ -15,7 +15,7 @@ from helpers import seeded
 
 from metarl.core import tree
 from metarl.envs import ENVIRONMENTS, bandit, sparse_point, tabular_mdp
-from metarl.envs.base import TaskEnv
+from metarl.envs.base import BatchedFormulas, TaskEnv
 from metarl.rl.policies import mlp_policy
 from metarl.rl.sampler import make_sampler
 
@@ -102,7 +102,8 @@ def test_faces_agree_at_other_sizes(name: str, size: dict[str, int]) -> None:
 def test_make_vec_builds_the_batched_face(name: str, observe_task: bool) -> None:
     rows = gymnasium.make_vec(name, num_envs=3, observe_task=observe_task)
     env = make(name, observe_task=observe_task)
-    assert type(rows.unwrapped).__name__ == f"Batched{type(env.unwrapped).__name__}"
+    assert isinstance(rows.unwrapped, BatchedFormulas)
+    assert type(rows.unwrapped.formulas) is type(env.unwrapped)
     assert rows.metadata["autoreset_mode"] == AutoresetMode.DISABLED
     assert rows.spec.max_episode_steps == env.spec.max_episode_steps == HORIZONS[name]
     assert rows.single_observation_space == env.observation_space
@@ -366,7 +367,7 @@ def test_next_state_has_a_probability_above_zero() -> None:
     task = {"transitions": [[never]] * 5, "rewards": [[0.0]] * 5}
     env = make(MDP, num_states=5, num_actions=1).unwrapped
     for chance, state in ((0.0, 0), (0.34, 2), (1 - 2**-53, 3)):
-        assert env.advance(env.tables(task), (0, 0), np.array([chance, 0.0]))[0] == state
+        assert env.advance(env.task_values(task), (0, 0), np.array([chance, 0.0]))[0] == state
 
 
 def test_tasks_of_the_mdp_have_the_distribution_of_the_literature() -> None:
@@ -417,9 +418,7 @@ def test_reward_is_progress_towards_the_nearest_corner(
     before: Any, action: Any, after: Any, reward: float
 ) -> None:
     for sign in np.array([(1, 1), (1, -1), (-1, 1), (-1, -1)]):
-        moved, earned, _ = sparse_point.SparsePointRules().move(
-            before * sign, action * sign, 2.0 * sign
-        )
+        moved, earned, _ = sparse_point.SparsePoint().move(before * sign, action * sign, 2.0 * sign)
         assert moved == pytest.approx(after * sign)
         assert earned == pytest.approx(reward)
 
@@ -432,7 +431,7 @@ def test_reward_agrees_with_distances_to_all_four_corners() -> None:
         return np.linalg.norm(points[:, None] - sparse_point.CORNERS, axis=2)
 
     for index, goal in enumerate(sparse_point.CORNERS):
-        moved, rewards, _ = sparse_point.SparsePointRules().move(before, actions, goal)
+        moved, rewards, _ = sparse_point.SparsePoint().move(before, actions, goal)
         paid = (distances(moved).argmin(1) == index) & (np.abs(moved).sum(1) >= 0.5)
         progress = distances(before)[:, index] - distances(moved)[:, index]
         assert rewards == pytest.approx(np.where(paid, progress, 0))

@@ -3,13 +3,15 @@
 import json
 import re
 from collections.abc import Callable, Sequence
-from itertools import cycle, takewhile
+from itertools import cycle
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from metarl.drawing.montage import label
 from metarl.runs.config import NEUTRAL
 from metarl.runs.folder import Run
 from metarl.runs.records import protocol
@@ -23,9 +25,9 @@ class Measure(NamedTuple):
 
     text: str
     key: str
-    before: str | None
-    x: str
-    log: bool
+    before: str | None = None
+    x: str = "iterations"
+    log: bool = False
     adapting: str = "adaptation steps"
 
 
@@ -44,6 +46,7 @@ Choose: TypeAlias = Callable[[Sequence[Run]], list[dict[str, Any]]]
 VARIES = NEUTRAL | {"seed"}  # not what is compared
 FEW = 5  # groups whose names find room inside a panel
 BEFORE = ", before adaptation"
+BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "fontsize": 8}
 
 
 def group_by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -62,8 +65,7 @@ def _name(members: list[Run]) -> str:
     names = [run.folder.name for run in members]
     if len(names) == 1:
         return names[0]
-    same = takewhile(lambda letters: len({*letters}) == 1, zip(*names, strict=False))
-    shared = "".join(letters[0] for letters in same).rstrip("-_. ")
+    shared = commonprefix(names).rstrip("-_. ")  # noqa: RUF071 (of letters, not of folders)
     return f"{shared or names[0]} ({len(names)} seeds)"
 
 
@@ -86,62 +88,44 @@ def figure(
         ImportError: If matplotlib is missing; the message has the command.
     """
     plt = optional.pyplot()
-    measure = _shared_measure(runs)
-    width = 2 + len(fits)
-    drawn, (learning, adapting, *panels) = plt.subplots(1, width, figsize=(5.5 * width, 4.2))
-    groups = group_by_setting(runs)
-    colors = [f"C{i}" for i in range(10)] if len(groups) <= 10 else plt.get_cmap("tab20").colors
-    for (folder, members), color in zip(groups.items(), cycle(colors), strict=False):
+    measure, groups = _shared_measure(runs), group_by_setting(runs)
+    few, width = len(groups) <= FEW, 2 + len(fits)
+    drawn, panels = plt.subplots(1, width, figsize=(5.5 * width, 4.2))
+    learning, adapting = panels[:2]
+    palette = plt.get_cmap("tab10" if len(groups) <= 10 else "tab20").colors
+    for (folder, members), color in zip(groups.items(), cycle(palette), strict=False):
         name = optional.plain_text(folder)
-        _draw_learning(learning, name, members, color)
+        _draw_learning(learning, name, members, color, few=few)
         _draw_adaptation(adapting, name, members, (choose or furthest_evaluations)(members), color)
-    learning.set(xlabel=measure.x, ylabel=measure.text, title="meta-training")
-    adapting.set(xlabel=measure.adapting, ylabel=measure.text, title="test tasks")
-    if measure.log:
-        learning.set_yscale("log")
-        adapting.set_yscale("log")
+    dotted = not few and any(line.get_linestyle() == ":" for line in learning.lines)
+    title = f"meta-training{' (dotted: before adaptation)' * dotted}"
+    learning.set(xlabel=measure.x, title=title)
+    adapting.set(xlabel=measure.adapting, title="test tasks")
     adapting.xaxis.get_major_locator().set_params(integer=True)
-    for panel, fit in zip(panels, fits, strict=True):
-        _draw_fit(panel, fit)
-    for axes in (learning, adapting, *panels):
-        axes.grid(alpha=0.25)
-    _name_lines(drawn, [learning, adapting, *panels], many=len(groups) > FEW)
+    for axes in (learning, adapting):
+        axes.set(ylabel=measure.text, yscale="log" if measure.log else "linear")
     if not adapting.lines:
-        adapting.text(
-            0.5,
-            0.5,
-            "run `metarl evaluate` first",
-            ha="center",
-            color="gray",
-            transform=adapting.transAxes,
-        )
+        middle = {"ha": "center", "transform": adapting.transAxes}
+        adapting.text(0.5, 0.5, "run `metarl evaluate` first", color="gray", **middle)
+    for panel, fit in zip(panels[2:], fits, strict=True):
+        _draw_fit(panel, fit)
+    for axes in panels:
+        axes.grid(alpha=0.25)
+        if few and axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8)
+    if not few:
+        drawn.legend(*learning.get_legend_handles_labels(), **BESIDE)
     drawn.tight_layout()
     drawn.savefig(out, dpi=150, bbox_inches="tight")
     plt.close(drawn)
 
 
-def _name_lines(drawn: Any, panels: list[Any], *, many: bool) -> None:
-    """Put a legend into every panel, or one for all beside them."""
-    if not many:
-        for axes in panels:
-            if axes.get_legend_handles_labels()[0]:
-                axes.legend(fontsize=8)
-        return
-    handles, labels = panels[0].get_legend_handles_labels()
-    named = {text: line for line, text in zip(handles, labels, strict=True)}
-    dotted = [text for text in named if text.endswith(BEFORE)]
-    shown = {text: line for text, line in named.items() if text not in dotted}
-    if dotted:
-        panels[0].set_title("meta-training (dotted: before adaptation)")
-    drawn.legend(shown.values(), shown, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
-
-
 def _shared_measure(runs: Sequence[Run]) -> Measure:
-    found = {(measure := _measure(run)).text: (measure, run.folder) for run in runs}
+    found = {_measure(run).text: run.folder for run in runs}
     if len(found) > 1:
-        each = " and ".join(f"{text} ({folder})" for text, (_, folder) in found.items())
+        each = " and ".join(f"{text} ({folder})" for text, folder in found.items())
         raise ValueError(f"one figure shows one measure, got {each}; plot them apart")
-    return next(iter(found.values()))[0]
+    return _measure(runs[0])
 
 
 def _measure(run: Run) -> Measure:
@@ -151,21 +135,19 @@ def _measure(run: Run) -> Measure:
         raise ValueError(
             f"{run.folder.name} has no metrics yet; train it first: metarl resume {run.folder}"
         )
-    entry = history[-1]
-    taken = [int(k.rpartition("_")[2]) for k in entry if re.fullmatch(r"return/step_\d+", k)]
+    taken = [int(k.rpartition("_")[2]) for k in history[-1] if re.fullmatch(r"return/step_\d+", k)]
     if taken:
-        last = f"return/step_{max(taken)}"
-        before = "return/step_0" if max(taken) else None
-        return Measure("mean return", last, before, "environment steps", log=False)
+        last, before = f"return/step_{max(taken)}", "return/step_0" if max(taken) else None
+        return Measure("mean return", last, before, "environment steps")
     if run.read_config()["experiment"] == "text":
         shots = "support sentences of each class"
-        return Measure("accuracy on sentences", "query/accuracy", None, "iterations", False, shots)
-    if "query/accuracy" in entry:
-        return Measure("accuracy", "query/accuracy", None, "iterations", log=False)
-    return Measure("loss", "query/loss", None, "iterations", log=True)
+        return Measure("accuracy on sentences", "query/accuracy", adapting=shots)
+    if "query/accuracy" in history[-1]:
+        return Measure("accuracy", "query/accuracy")
+    return Measure("loss", "query/loss", log=True)
 
 
-def _draw_learning(axes: Any, name: str, members: list[Run], color: Any) -> None:
+def _draw_learning(axes: Any, name: str, members: list[Run], color: Any, *, few: bool) -> None:
     measure = _measure(members[0])
     histories = [run.metrics() for run in members]
     length = min(len(history) for history in histories)
@@ -173,10 +155,14 @@ def _draw_learning(axes: Any, name: str, members: list[Run], color: Any) -> None
     x = _column(members[0], histories[0], "iteration")
     if "env/steps" in histories[0][0]:
         x = np.cumsum(_column(members[0], histories[0], "env/steps"))
-    for key in filter(None, (measure.before, measure.key)):
-        values = np.array([_column(*one, key) for one in zip(members, histories, strict=True)])
-        label, style = (name, "-") if key == measure.key else (f"{name}{BEFORE}", ":")
-        _band(axes, x, values.mean(0), interval95(values), label, color, style)
+    before = f"{name}{BEFORE}" if few else None  # without a line in the legend
+    for key, text, style in ((measure.before, before, ":"), (measure.key, name, "-")):
+        if key is not None:
+            columns = zip(members, histories, strict=True)
+            values = np.array([_column(run, history, key) for run, history in columns])
+            mean, half = values.mean(0), interval95(values)
+            axes.plot(x, mean, style, color=color, label=text, lw=1.5)
+            axes.fill_between(x, mean - half, mean + half, color=color, alpha=0.2, lw=0)
 
 
 def _column(run: Run, history: list[dict[str, Any]], key: str) -> NDArray[np.float64]:
@@ -191,9 +177,9 @@ def _draw_fit(axes: Any, fit: Fit) -> None:
     axes.plot(fit.x, fit.truth, color="gray", lw=3, alpha=0.4, label="task")
     steps = sorted(fit.curves)
     for step in steps:
-        label = "before adaptation" if step == 0 else f"after {step} step{'s' * (step > 1)}"
         shade = 0.35 + 0.65 * steps.index(step) / max(1, len(steps) - 1)
-        axes.plot(fit.x, fit.curves[step], color="C0" if step else "C1", alpha=shade, label=label)
+        color = "C0" if step else "C1"
+        axes.plot(fit.x, fit.curves[step], color=color, alpha=shade, label=label(step))
     axes.plot(*fit.support, "k^", ms=6, label="support")
     axes.set(xlabel="x", ylabel="y", title=fit.title)
 
@@ -224,13 +210,11 @@ def _draw_shots(axes: Any, name: str, entries: list[dict[str, Any]], color: Any)
     # (run, shots, support sample, end)
     values = np.array([[np.mean([of[n] for of in table], 0) for n in shots] for table in tables])
     values = values.mean(2) if len(entries) > 1 else values[0].swapaxes(0, 1)
-    styles = {1: ("o-", name), 0: ("o:", f"{name}{BEFORE}")}
-    for end in (1, 0) if entries[0]["test_steps"] else (1,):
+    ends = [(1, "o-", name), (0, "o:", f"{name}{BEFORE}")]
+    for end, style, text in ends if entries[0]["test_steps"] else ends[:1]:
         mean, half = values[..., end].mean(0), interval95(values[..., end])
-        style, label = styles[end]
-        axes.errorbar(
-            [*map(int, shots)], mean, half, fmt=style, color=color, capsize=3, label=label
-        )
+        options = {"fmt": style, "color": color, "capsize": 3, "label": text}
+        axes.errorbar([*map(int, shots)], mean, half, **options)
 
 
 def furthest_evaluations(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -245,8 +229,3 @@ def furthest_evaluations(runs: Sequence[Run]) -> list[dict[str, Any]]:
         if found:
             chosen.append(max(found, key=lambda entry: int(entry["iteration"])))
     return chosen
-
-
-def _band(axes: Any, x: Any, mean: Any, half: Any, label: str, color: Any, style: str) -> None:
-    axes.plot(x, mean, style, color=color, label=label, lw=1.5)
-    axes.fill_between(x, mean - half, mean + half, color=color, alpha=0.2, lw=0)

@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,9 +11,12 @@ from metarl.drawing import opengl
 
 
 WIDTH, HEIGHT = 480, 360
+VIEW = mujoco.MjrRect(0, 0, WIDTH, HEIGHT)
 TILES = 232, 214  # gray levels of the floor, squares of 1 m
 FLOOR = 400.0  # meters to its edges
 SKY = 226, 236, 245
+GRAY, RED = (0.3, 0.3, 0.3, 1.0), (0.84, 0.16, 0.16, 1.0)
+MARK = np.array([0.012, 0.05, 0.003])  # half the size of a mark of the ruler, in meters
 SHADOW_SIZE = 1024  # a quarter of the default, and several times faster on a processor
 SHADOW_REACH = 6.0  # meters around the light; where it is less, the floor gets specks
 
@@ -30,46 +34,31 @@ class Scene:
         Raises:
             RuntimeError: If this machine cannot draw.
         """
-        import mujoco
-
-        self._track = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+        self._track = model.camera("track").id
         self._body = int(model.cam_bodyid[self._track])
         self._model = _restyled(model)
         self._gl, self._context = opengl.contexts(self._model, width=WIDTH, height=HEIGHT)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene = mujoco.MjvScene(self._model, 1000)
-        self._option = mujoco.MjvOption()
         self._camera: Any = None
-        self._reach = 0.0
 
     def frame(self, data: Any) -> NDArray[np.uint8]:
         """Draw a state, (HEIGHT, WIDTH, 3); the first one drawn decides how far the camera is."""
-        import mujoco
-
-        if self._camera is None:
-            self._camera = self._place_camera(data)
         center = data.subtree_com[self._body]
+        self._camera = self._camera or self._place_camera(data)
         self._camera.lookat[:2] = center[:2]  # but not up and down: that makes one seasick
         self._gl.make_current()
-        mujoco.mjv_updateScene(
-            self._model,
-            data,
-            self._option,
-            None,
-            self._camera,
-            mujoco.mjtCatBit.mjCAT_ALL,
-            self._scene,
-        )
+        option, parts = mujoco.MjvOption(), mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(self._model, data, option, None, self._camera, parts, self._scene)
         for light in self._scene.lights[: self._scene.nlight]:
             if not light.headlight:
                 light.pos[:] = center[0], center[1], 4.0
                 light.dir[:] = 0.25, 0.2, -1.0
         self._add_ruler(center)
         pixels = np.empty((HEIGHT, WIDTH, 3), np.uint8)
-        view = mujoco.MjrRect(0, 0, WIDTH, HEIGHT)
-        mujoco.mjr_render(view, self._scene, self._context)
-        mujoco.mjr_readPixels(pixels, None, view, self._context)
-        return pixels[::-1].copy()
+        mujoco.mjr_render(VIEW, self._scene, self._context)
+        mujoco.mjr_readPixels(pixels, None, VIEW, self._context)
+        return pixels[::-1]
 
     def close(self) -> None:
         """Free the context; with another one current, this would free objects of that one."""
@@ -79,8 +68,6 @@ class Scene:
 
     def _place_camera(self, data: Any) -> Any:
         """Look along +y, a little from above, or as steeply as the model's own camera."""
-        import mujoco
-
         center, floors = data.subtree_com[self._body], _floors(self._model)
         parts = np.delete(data.geom_xpos, floors, axis=0)
         self._reach = max(0.75, float(np.linalg.norm(parts - center, axis=1).max()))
@@ -95,30 +82,22 @@ class Scene:
 
     def _add_ruler(self, center: NDArray[np.float64]) -> None:
         """Mark every meter along x in front of the robot; the start is red."""
-        import mujoco
-
+        box, upright = mujoco.mjtGeom.mjGEOM_BOX, np.eye(3).ravel()
         for meter in range(round(center[0]) - 4, round(center[0]) + 5):
             geom = self._scene.geoms[self._scene.ngeom]
             position = np.array([meter, center[1] - self._reach, self._ground])
-            color = np.array([0.84, 0.16, 0.16, 1] if meter == 0 else [0.3, 0.3, 0.3, 1])
-            kind, size = mujoco.mjtGeom.mjGEOM_BOX, np.array([0.012, 0.05, 0.003])
-            mujoco.mjv_initGeom(
-                geom, kind, size, position, np.eye(3).ravel(), color.astype(np.float32)
-            )
+            color = np.array(GRAY if meter else RED, np.float32)
+            mujoco.mjv_initGeom(geom, box, MARK, position, upright, color)
             geom.label = f"{meter} m"
             self._scene.ngeom += 1
 
 
 def _floors(model: Any) -> NDArray[np.intp]:
-    import mujoco
-
     return np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE)
 
 
 def _restyled(model: Any) -> Any:
     """Return a copy with a white sky, pale tiles of 1 m, soft light and no mirrors."""
-    import mujoco
-
     model = copy.copy(model)
     model.vis.global_.offwidth, model.vis.global_.offheight = WIDTH, HEIGHT
     model.vis.quality.shadowsize = SHADOW_SIZE
@@ -128,21 +107,17 @@ def _restyled(model: Any) -> Any:
     model.light_diffuse[:] = 0.5
     model.mat_reflectance[:] = 0.0
     model.mat_specular[:] = 0.1
-    tiles = set()
-    for floor in _floors(model):
-        material = model.geom_matid[floor]
-        model.geom_rgba[floor] = 1.0
-        model.geom_size[floor, :2] = FLOOR  # "infinite" planes jump with the camera
-        if material >= 0:
-            model.mat_texuniform[material] = True
-            model.mat_texrepeat[material] = 1.0  # tiles of 1 m
-            tiles |= set(model.mat_texid[material].tolist())
-    for texture in range(model.ntex):
-        start = model.tex_adr[texture]
+    floors = _floors(model)
+    model.geom_rgba[floors] = 1.0
+    model.geom_size[floors, :2] = FLOOR  # "infinite" planes jump with the camera
+    materials = [material for material in model.geom_matid[floors] if material >= 0]
+    model.mat_texuniform[materials] = True
+    model.mat_texrepeat[materials] = 1.0  # tiles of 1 m
+    for texture, start in enumerate(model.tex_adr):
         size = model.tex_width[texture] * model.tex_height[texture] * model.tex_nchannel[texture]
         texels = model.tex_data[start : start + size]
         if model.tex_type[texture] == mujoco.mjtTexture.mjTEXTURE_SKYBOX:
             texels.reshape(-1, 3)[:] = SKY
-        elif texture in tiles:
+        elif texture in model.mat_texid[materials]:
             texels[:] = np.where(texels < 64, TILES[1], TILES[0])
     return model

@@ -1,8 +1,8 @@
 """The one place that writes videos."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,13 @@ from metarl.util import optional
 SUFFIXES = (".mp4", ".gif")
 
 
+_require = partial(optional.require, extra="video", purpose="videos")
+
+
 def require_video() -> None:
     """Raise ImportError, with the command to type, if a package that writes videos is missing."""
-    for module in ("imageio_ffmpeg", "PIL"):
-        optional.require(module, extra="video", purpose="videos")
+    for module in ("PIL", "imageio", "imageio_ffmpeg"):
+        _require(module)
 
 
 def write_video(
@@ -25,53 +28,26 @@ def write_video(
     """Write frames of one shape (height, width, 3) as an .mp4 or .gif, one at a time.
 
     Args:
-        frames: The frames; they may be made while they are written.
+        frames: The frames; they may be made while they are written. The codec of .mp4 needs even
+            sides; it scales others.
         out: The file; its suffix chooses the format.
         fps: Frames a second; a .gif rounds to multiples of 10 ms a frame.
         hold: Seconds for which the last frame stays.
 
     Raises:
-        ImportError: If imageio-ffmpeg or Pillow is missing; the message has the command.
+        ImportError: If imageio, imageio-ffmpeg or Pillow is missing; the message has the command.
     """
     require_video()
-    lasting = _held(frames, round(hold * fps))
+    held = round(hold * fps)
     if out.suffix == ".gif":
-        _write_gif(lasting, out, fps)
-    else:
-        _write_mp4(lasting, out, fps)
-
-
-def _held(frames: Iterable[NDArray[np.uint8]], extra: int) -> Iterator[NDArray[np.uint8]]:
-    """Yield frames with even sides, which the codec needs, and the last of them `extra` times."""
-    for frame in frames:
-        height, width = frame.shape[:2]
-        padding = ((0, height % 2), (0, width % 2), (0, 0))
-        last = np.ascontiguousarray(np.pad(frame, padding, mode="edge"))
-        yield last
-    for _ in range(extra):
-        yield last
-
-
-def _write_mp4(frames: Iterator[NDArray[np.uint8]], out: Path, fps: float) -> None:
-    import imageio_ffmpeg
-
-    first = next(frames)
-    size = first.shape[1], first.shape[0]
-    writer: Any = imageio_ffmpeg.write_frames(
-        str(out), size, fps=fps, quality=7, macro_block_size=2
-    )
-    writer.send(None)
-    try:
-        writer.send(first)
+        pillow = _require("PIL.Image")
+        images = [pillow.fromarray(frame).quantize(256) for frame in frames]
+        options = {"duration": max(20, round(100 / fps) * 10), "loop": 0}
+        others = images[1:] + images[-1:] * held
+        images[0].save(out, save_all=True, append_images=others, **options)
+        return
+    with _require("imageio.v2").get_writer(out, fps=fps, quality=7, macro_block_size=2) as writer:
         for frame in frames:
-            writer.send(frame)
-    finally:
-        writer.close()
-
-
-def _write_gif(frames: Iterator[NDArray[np.uint8]], out: Path, fps: float) -> None:
-    from PIL import Image
-
-    first, *others = (Image.fromarray(frame).quantize(256) for frame in frames)
-    duration = max(20, round(100 / fps) * 10)
-    first.save(out, save_all=True, append_images=others, duration=duration, loop=0)
+            writer.append_data(frame)
+        for _ in range(held):
+            writer.append_data(frame)

@@ -1,5 +1,7 @@
 """Films of an episode before and after adaptation, side by side: as a video, or as a strip."""
 
+import json
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.drawing.film import Film, Pace
+from metarl.drawing.recording import Film, Pace
 from metarl.drawing.video import SUFFIXES, write_video
 from metarl.util import optional
 
@@ -16,8 +18,8 @@ WIDTH = 480  # of a panel
 MARGIN = 16
 HOLD = 1.5  # seconds that the end stays
 INK, FAINT = "#202124", "#80868b"
+HEADING, CAPTION = 46, 34  # their heights
 COLUMNS = 5
-MINUS = "\N{MINUS SIGN}"
 
 
 class Shot(NamedTuple):
@@ -35,28 +37,26 @@ class Shot(NamedTuple):
 
 
 def headline(env_id: str, task: dict[str, Any]) -> str:
-    """Name an environment and a task, numbers rounded."""
-    values = ", ".join(f"{name} {_rounded(value)}" for name, value in task.items())
-    text = f"{env_id.rpartition('/')[2]}, {values}"
-    return text if len(text) <= 72 else text[:70] + " ..."
+    """Name an environment and a task in at most 72 characters, numbers rounded to three digits.
 
-
-def _rounded(value: Any) -> str:
-    if isinstance(value, dict):
-        return f"of {', '.join(map(str, value))}"
-    if isinstance(value, list | tuple):
-        shown = [*map(_rounded, value[:4]), *(["..."] if len(value) > 4 else [])]
-        return f"({', '.join(shown)})"
-    text = f"{value:.3g}" if isinstance(value, float) else f"{value}"
-    return text.replace("-", MINUS)
-
-
-def _signed(value: float) -> str:
-    return f"{value:.1f}".replace("-", MINUS)
+    Args:
+        env_id: A Gymnasium id.
+        task: A task description, see :class:`metarl.envs.base.TaskEnv`.
+    """
+    rounded = json.loads(json.dumps(task), parse_float=lambda digits: f"{float(digits):.3g}")
+    values = ", ".join(f"{name} {value}" for name, value in rounded.items()).replace("'", "")
+    return textwrap.shorten(f"{env_id.rpartition('/')[2]}, {values}", 72, placeholder=" ...")
 
 
 def label(steps: int) -> str:
-    """Say how many inner steps a policy has taken."""
+    """Say how many inner steps a policy or a model has taken.
+
+    Args:
+        steps: Their number, from 0.
+
+    Returns:
+        Such as "before adaptation" or "after 2 steps".
+    """
     return f"after {steps} step{'s' if steps > 1 else ''}" if steps else "before adaptation"
 
 
@@ -67,7 +67,7 @@ def draw_films(rows: list[list[Shot]], out: Path, *, title: str, pace: Pace) -> 
         rows: The films, one row per run, recorded at the same pace.
         out: A picture, .mp4 or .gif.
         title: Heading.
-        pace: Of :func:`metarl.drawing.film.choose_pace`.
+        pace: Of :func:`metarl.drawing.recording.choose_pace`.
 
     Raises:
         ImportError: If a package is missing; the message has the command.
@@ -87,51 +87,42 @@ def panel_frames(rows: list[list[Shot]], title: str, *, every: int) -> Iterator[
 
 
 def _compose(rows: list[list[Shot]], title: str, time: int) -> NDArray[np.uint8]:
-    """Draw every panel at one time, each with its caption below, and the heading above."""
+    """Draw every panel at one time, and the heading above."""
     from PIL import Image, ImageDraw, ImageFont
 
-    images = [[_scaled(shot.film.at(time)) for shot in row] for row in rows]
-    height, caption, heading = images[0][0].height, 34, 46
-    size = (
-        MARGIN + (WIDTH + MARGIN) * max(map(len, rows)),
-        heading + (height + caption + MARGIN // 2) * len(rows),
-    )
+    panels = [[_panel(shot, time) for shot in row] for row in rows]
+    width, height = WIDTH + MARGIN, panels[0][0].height + MARGIN // 2
+    size = MARGIN + width * max(map(len, rows)), HEADING + height * len(rows)
     page = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(page)
-    large, small = ImageFont.load_default(22), ImageFont.load_default(18)
-    draw.text((MARGIN, heading // 2), _plain(title), INK, font=large, anchor="lm")
-    for row, shots in enumerate(rows):
-        for column, shot in enumerate(shots):
-            left = MARGIN + column * (WIDTH + MARGIN)
-            top = heading + row * (height + caption + MARGIN // 2)
-            page.paste(images[row][column], (left, top))
-            middle = top + height + caption // 2
-            draw.text((left, middle), shot.label, INK, font=small, anchor="lm")
-            step, total = (_plain(text) for text in state_text(shot.film, time))
-            draw.text((left + WIDTH - 150, middle), step, FAINT, font=small, anchor="rm")
-            draw.text((left + WIDTH, middle), total, INK, font=small, anchor="rm")
+    font = ImageFont.load_default(22)
+    ImageDraw.Draw(page).text((MARGIN, HEADING // 2), title, INK, font=font, anchor="lm")
+    for row, drawn in enumerate(panels):
+        for column, panel in enumerate(drawn):
+            page.paste(panel, (MARGIN + width * column, HEADING + height * row))
     return np.asarray(page)
+
+
+def _panel(shot: Shot, time: int) -> Any:
+    """Draw a frame with its caption below."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.fromarray(shot.film.at(time))
+    height = 2 * round(image.height * WIDTH / image.width / 2)  # even, as videos need
+    panel = Image.new("RGB", (WIDTH, height + CAPTION), "white")
+    panel.paste(image.resize((WIDTH, height), Image.Resampling.LANCZOS))
+    draw, font = ImageDraw.Draw(panel), ImageFont.load_default(18)
+    when, total = state_text(shot.film, time)
+    places = (0, shot.label, INK, "lm"), (WIDTH - 150, when, FAINT, "rm"), (WIDTH, total, INK, "rm")
+    for x, text, color, anchor in places:
+        draw.text((x, height + CAPTION // 2), text, color, font=font, anchor=anchor)
+    return panel
 
 
 def state_text(film: Film, time: int) -> tuple[str, str]:
     """Say when and with which return an episode is at a time, or was when it ended before."""
     shown = min(time, film.length)
     when = f"step {shown}" if time <= film.length else f"ended at step {shown}"
-    return when, f"return {_signed(film.returns[shown])}"
-
-
-def _plain(text: str) -> str:
-    """Write what Pillow's own font has signs for."""
-    return text.replace(MINUS, "-")
-
-
-def _scaled(frame: NDArray[np.uint8]) -> Any:
-    from PIL import Image
-
-    image = Image.fromarray(frame)
-    return image.resize(
-        (WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS
-    )
+    return when, f"return {film.returns[shown]:.1f}"
 
 
 def strip_figure(shots: list[Shot], out: Path, title: str) -> None:
@@ -144,25 +135,20 @@ def strip_figure(shots: list[Shot], out: Path, title: str) -> None:
     """
     plt = optional.pyplot("pictures")
     moments = strip_moments(shots)
-    height, width = next(iter(shots[0].film.frames.values())).shape[:2]
-    cell = 2.1 * height / width + 0.17
+    height, width = shots[0].film.at(0).shape[:2]
+    size = (2.1 * len(moments) + 0.6, (2.1 * height / width + 0.17) * len(shots) + 0.42)
+    bare = {"xticks": [], "yticks": [], "frame_on": False}
     figure, grid = plt.subplots(
-        len(shots),
-        len(moments),
-        figsize=(2.1 * len(moments) + 0.6, cell * len(shots) + 0.42),
-        squeeze=False,
-        layout="constrained",
+        *(len(shots), len(moments)), figsize=size, squeeze=False, subplot_kw=bare
     )
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.02)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.02)
     for row, shot in zip(grid, shots, strict=True):
         for axes, moment in zip(row, moments, strict=True):
             axes.imshow(shot.film.at(moment), interpolation="lanczos")
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
             when, total = state_text(shot.film, moment)
             ended = moment > shot.film.length
             axes.set_xlabel(f"{total} ({when})" if ended else total, fontsize=8, labelpad=2)
-        row[0].set_ylabel(f"{shot.label}\nmean return {_signed(shot.mean_return)}", fontsize=9)
+        row[0].set_ylabel(f"{shot.label}\nmean return {shot.mean_return:.1f}", fontsize=9)
     for axes, moment in zip(grid[0], moments, strict=True):
         axes.set_title(f"step {moment}", fontsize=9)
     figure.suptitle(optional.plain_text(title), x=0.01, ha="left", fontsize=10.5)
@@ -173,7 +159,5 @@ def strip_figure(shots: list[Shot], out: Path, title: str) -> None:
 def strip_moments(shots: list[Shot]) -> list[int]:
     """Return evenly spaced times at which the longest film has a frame, from start to end."""
     longest = max((shot.film for shot in shots), key=lambda film: film.length)
-    taken = np.array(sorted(longest.frames))
     wanted = np.linspace(0, longest.length, COLUMNS)
-    nearest = np.abs(taken[:, None] - wanted).argmin(axis=0)
-    return sorted(set(taken[nearest].tolist()))
+    return sorted({min(longest.frames, key=lambda taken: abs(taken - time)) for time in wanted})

@@ -15,7 +15,6 @@ from metarl.core.seeding import torch_generator
 from metarl.core.speed import chunks
 from metarl.core.types import MetaParams, Params
 from metarl.drawing import opengl
-from metarl.drawing.scene import Scene
 from metarl.drawing.video import SUFFIXES
 from metarl.rl.episodes import Episodes
 from metarl.rl.policies import Policy
@@ -69,14 +68,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         if "rgb_array" not in env.metadata.get("render_modes", ()):
             raise ValueError(f"{env.spec.id if env.spec else env} {NO_FRAMES}")
         self.every = 1
-        self.frames: dict[int, NDArray[np.uint8]] = {}
-        self._time = 0
-        robot: Any = env.unwrapped
-        self._scene = Scene(robot.model) if _is_followed(robot) else None
-        if self._scene is None and hasattr(robot, "mujoco_renderer"):
-            window, context = opengl.contexts(robot.model, width=16, height=16)
-            context.free()
-            window.free()
+        self._scene = _scene_of(env.unwrapped)
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Start anew."""
@@ -94,26 +86,29 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def close(self) -> None:
         """Close the scene too."""
-        if self._scene is not None:
+        if self._scene:
             self._scene.close()
-            self._scene = None
+        self._scene = None
         super().close()
 
     def _draw(self) -> NDArray[np.uint8]:
-        robot: Any = self.env.unwrapped
-        if self._scene is not None:
-            return self._scene.frame(robot.data)
-        return np.array(self.env.render(), np.uint8)  # a copy
+        robot: Any = self.unwrapped
+        drawn = self._scene.frame(robot.data) if self._scene else self.env.render()
+        return np.array(drawn, np.uint8)  # a copy
 
 
-def _is_followed(robot: Any) -> bool:
-    """Whether it is a MuJoCo environment whose model has a camera that follows the robot."""
-    model = getattr(robot, "model", None)
+def _scene_of(robot: Any) -> Any:
+    """Return a scene of a MuJoCo environment whose model has a camera that follows, else None."""
+    model: Any = getattr(robot, "model", None)
     if not hasattr(robot, "data") or not hasattr(model, "cam_bodyid"):
-        return False
-    import mujoco
+        return None
+    from metarl.drawing.scene import Scene
 
-    return bool(mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track") >= 0)
+    if "track" in {model.camera(number).name for number in range(model.ncam)}:
+        return Scene(model)
+    for context in reversed(opengl.contexts(model, width=16, height=16)):  # can it be drawn at all?
+        context.free()
+    return None
 
 
 def make_recorder(env_id: str, *, device: Any = "cpu", **kwargs: Any) -> Sampler:
@@ -128,17 +123,11 @@ def make_recorder(env_id: str, *, device: Any = "cpu", **kwargs: Any) -> Sampler
         ValueError: If the environment draws no ``rgb_array``.
         RuntimeError: If this machine cannot draw it.
     """
-    options: dict[str, Any] = {
-        "vectorization_mode": "sync",
-        "wrappers": [Recorder],
-        "render_mode": "rgb_array",
-    }
+    kwargs |= {"vectorization_mode": "sync", "wrappers": [Recorder], "render_mode": "rgb_array"}
     try:
-        with opengl.headless(), warnings.catch_warnings():
+        with opengl.explained(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*not in the possible render_modes")  # an error here
-            return make_sampler(
-                env_id, num_tasks=1, episodes_per_task=1, device=device, **options, **kwargs
-            )
+            return make_sampler(env_id, num_tasks=1, episodes_per_task=1, device=device, **kwargs)
     except TypeError as error:
         if "render_mode" not in str(error):
             raise
