@@ -3,6 +3,7 @@
 ``metarl train fewshot --method protomaml --data omniglot --ways 5 --shots 1 --out runs/omni``
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, cached_property
 
@@ -16,7 +17,13 @@ from metarl.experiments.fewshot_settings import EXAMPLES_PER_CHUNK, QUERIES
 from metarl.experiments.fewshot_settings import FewShotConfig as FewShotConfig
 from metarl.experiments.fewshot_settings import complete as complete
 from metarl.experiments.supervised_evaluation import Supervised
-from metarl.experiments.supervised_setup import Parts, make_learner, make_model, make_test_loop
+from metarl.experiments.supervised_setup import (
+    Parts,
+    make_learner,
+    make_model,
+    make_test_loop,
+    mapped,
+)
 from metarl.nn.convolution import Classifier, ConvBody
 from metarl.nn.mlp import linear
 from metarl.runs.card import Subject
@@ -28,7 +35,7 @@ from metarl.supervised.few_shot import (
     with_reference,
 )
 from metarl.supervised.losses import cross_entropy
-from metarl.supervised.model import Draw, Tasks
+from metarl.supervised.model import Draw
 from metarl.supervised.networks import NETWORKS
 from metarl.util.device import resolve_device
 
@@ -45,17 +52,23 @@ def build(config: FewShotConfig, *, splits: Splits | None = None) -> Parts:
             "matplotlib's fonts"
         )
     splits = Splits(*(c._replace(images=c.images.to(device)) for c in splits))
-    trained = _training_pool(config, splits.train)
+    trained = _pool(config, splits.train, "train", training=True)
     joint = config.method == "pretrained"
     ways = trained.num_classes if joint else config.num_ways
     model = make_model(config, _network(config, splits.train, ways), cross_entropy)
     batches = AllClasses(trained, config.num_ways * QUERIES).sample
+    tasks = _tasks(config, lambda: trained, config.inner_steps or 0)
+
+    def tested(split: str) -> Draw:
+        pool = cache(lambda: _pool(config, getattr(splits, split), split))
+        return _tasks(config, pool, config.test_steps or 0)
+
     return Parts(
         model,
         make_learner(config, model, chunk_size=chunk_size(config)),
         make_test_loop(config, model, start="zero" if joint else None),
-        _prepared(config, batches if joint else _draw(config, trained), config.inner_steps or 0),
-        {name: _evaluated(config, classes, name) for name, classes in splits._asdict().items()},
+        batches if joint else tasks,
+        {split: tested(split) for split in Splits._fields},
         device,
         chunk_size=_fitting(config, config.num_shots + (config.test_queries or QUERIES)),
     )
@@ -132,76 +145,42 @@ def _network(config: FewShotConfig, classes: Classes, ways: int) -> Classifier:
     return Classifier(body, linear(size, ways, generator=generator))
 
 
-def _training_pool(config: FewShotConfig, classes: Classes) -> FewShot:
-    shots, queries = config.train_shots or config.num_shots, config.num_queries or config.num_shots
-    turned = config.rotations in ("train", "all")
-    return _few_shot(config, classes, "train", shots=shots, queries=queries, rotations=turned)
-
-
-def _pool(config: FewShotConfig, classes: Classes, split: str) -> FewShot:
-    left = max(1, min(classes.counts) - config.num_shots)
-    return _few_shot(
-        config,
-        classes,
-        split,
-        shots=config.num_shots,
-        queries=config.test_queries or min(QUERIES, left),
-        rotations=config.rotations == "all",
-    )
-
-
-def _few_shot(
-    config: FewShotConfig,
-    classes: Classes,
-    split: str,
-    *,
-    shots: int,
-    queries: int,
-    rotations: bool,
+def _pool(
+    config: FewShotConfig, classes: Classes, split: str, *, training: bool = False
 ) -> FewShot:
-    if config.variable:  # tasks then have sizes of their own
+    """Return the classes of a split as few-shot tasks, of training or of tests."""
+    shots = (training and config.train_shots) or config.num_shots
+    left = max(1, min(classes.counts) - config.num_shots)
+    tested = config.test_queries or min(QUERIES, left)
+    queries = config.num_queries or config.num_shots if training else tested
+    if config.variable:  # such tasks have sizes of their own
         shots = queries = 1
+    turned = config.rotations == "all" or (training and config.rotations == "train")
+    images, counts, ways = classes.images, classes.counts, config.num_ways
     try:
-        return FewShot(
-            classes.images, classes.counts, config.num_ways, shots, queries, rotations=rotations
-        )
+        return FewShot(images, counts, ways, shots, queries, rotations=turned)
     except ValueError as error:
         raise ValueError(f"{split} classes of data={config.data}: {error}") from None
 
 
-def _evaluated(config: FewShotConfig, classes: Classes, split: str) -> Draw:
-    """Draw tasks to be judged by; the pool is made when it is first needed, or never."""
-    pool = cache(lambda: _pool(config, classes, split))
+def _tasks(config: FewShotConfig, pool: Callable[[], FewShot], steps: int) -> Draw:
+    """Draw tasks with what the settings add: minibatches of the support set, a norm reference.
 
-    def draw(num_tasks: int, generator: torch.Generator) -> Tasks:
-        return _draw(config, pool())(num_tasks, generator)
+    The pool is built when it is first needed.
+    """
 
-    return _prepared(config, draw, config.test_steps or 0)
-
-
-def _draw(config: FewShotConfig, pool: FewShot) -> Draw:
-    if not config.variable:
-        return pool.sample
-    return VariableFewShot(pool, config.num_ways, config.max_support).sample
-
-
-def _prepared(config: FewShotConfig, draw: Draw, steps: int) -> Draw:
-    """Add what the settings ask for: minibatches of the support set, a reference for the norms."""
+    @cache
+    def source() -> Draw:
+        if not config.variable:
+            return pool().sample
+        return VariableFewShot(pool(), config.num_ways, config.max_support).sample
 
     def prepare(task: Task, generator: torch.Generator) -> Task:
         if config.bn_mode == "support" and task.support:
             task = with_reference(task)
-        if config.inner_batch and steps and task.support:
-            batches = minibatches(
-                task.support[0], config.inner_batch, steps=steps, generator=generator
-            )
-            task = task._replace(support=batches)
-        return task
+        if not (config.inner_batch and steps and task.support):
+            return task
+        size, batch = config.inner_batch, task.support[0]
+        return task._replace(support=minibatches(batch, size, steps=steps, generator=generator))
 
-    def prepared(num_tasks: int, generator: torch.Generator) -> Tasks:
-        tasks = draw(num_tasks, generator)
-        if isinstance(tasks, Task):
-            return prepare(tasks, generator)
-        return [prepare(task, generator) for task in tasks]
-
-    return prepared
+    return mapped(lambda count, generator: source()(count, generator), prepare)

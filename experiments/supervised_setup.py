@@ -14,7 +14,7 @@ from metarl.core.functional import functional
 from metarl.core.implicit import implicit
 from metarl.core.optimizers import inner_optimizer
 from metarl.core.outer import gradient_learner
-from metarl.core.types import MetaLearner, MetaState
+from metarl.core.types import MetaLearner, MetaState, Task
 from metarl.experiments.supervised_settings import SupervisedConfig, require_compatible
 from metarl.supervised.heads import (
     Start,
@@ -25,7 +25,7 @@ from metarl.supervised.heads import (
     zero_start,
 )
 from metarl.supervised.losses import Criterion, judge, loss_of
-from metarl.supervised.model import Draw, Model
+from metarl.supervised.model import Draw, Model, Tasks
 from metarl.supervised.schedules import SCHEDULES, multi_step_weights
 from metarl.text.leopard import TextClassifier, generated_start, layer_of, with_lower_layers
 
@@ -153,6 +153,18 @@ def make_test_loop(
     if start is None or config.start != "learned":
         return loop
     return started(loop, start, model)
+
+
+def mapped(draw: Draw, function: Callable[[Task, torch.Generator], Task]) -> Draw:
+    """Return a draw that applies a function to the tasks of another: to a batch, or to each."""
+
+    def sample(num_tasks: int, generator: torch.Generator) -> Tasks:
+        tasks = draw(num_tasks, generator)
+        if isinstance(tasks, Task):
+            return function(tasks, generator)
+        return [function(task, generator) for task in tasks]
+
+    return sample
 
 
 def started(loop: InnerLoop, start: str, model: Model) -> InnerLoop:

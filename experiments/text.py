@@ -3,9 +3,8 @@
 ``metarl train text --method leopard --data-root data --out runs/leopard``
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, cached_property, partial
-from typing import Any, cast
 
 import torch
 
@@ -13,7 +12,13 @@ from metarl.core.seeding import torch_generator
 from metarl.core.types import Batch, MetaParams, Params, Task
 from metarl.experiment import Experiment, Report
 from metarl.experiments.supervised import SupervisedTraining
-from metarl.experiments.supervised_setup import Parts, make_learner, make_model, make_test_loop
+from metarl.experiments.supervised_setup import (
+    Parts,
+    make_learner,
+    make_model,
+    make_test_loop,
+    mapped,
+)
 from metarl.experiments.text_evaluation import TextEvaluation, measure, names, report
 from metarl.experiments.text_settings import JOINT_BATCH
 from metarl.experiments.text_settings import TextConfig as TextConfig
@@ -67,19 +72,25 @@ def build(config: TextConfig, *, sources: Sequence[TextTask] = (), ways: int = 0
         )
 
     def few_shot(steps: int, *, validation: bool = False) -> Draw:
-        def make() -> TextTasks:
-            few = _validated(config, pools(True)) if validation else pools(False)
-            return TextTasks(few, config.num_shots, config.num_queries, config.max_ways)
+        sizes = config.num_shots, config.num_queries, config.max_ways
+        choose = partial(_validated, config) if validation else tuple
+        source = cache(lambda: TextTasks(choose(pools(validation)), *sizes))
 
-        return _prepared(config, _lazily(make), steps)
+        def prepare(task: Task, generator: torch.Generator) -> Task:
+            support = support_of(config, task.support[0], steps, generator)
+            return task._replace(support=support)
 
-    all_labels = _lazily(lambda: AllLabels(pools(False), JOINT_BATCH))
+        return mapped(lambda count, generator: source().sample(count, generator), prepare)
+
+    joined = cache(lambda: AllLabels(pools(False), JOINT_BATCH))
     test_steps = config.test_steps or 0
     return Parts(
         model,
         make_learner(config, model, factor=partial(_outer_factor, config)),
         make_test_loop(config, model, start="zero" if joint else None),
-        all_labels if joint else few_shot(config.inner_steps or 0),
+        (lambda count, generator: joined().sample(count, generator))
+        if joint
+        else few_shot(config.inner_steps or 0),
         {"train": few_shot(test_steps), "validation": few_shot(test_steps, validation=True)},
         device,
     )
@@ -181,23 +192,6 @@ def _outer_factor(config: TextConfig, name: str) -> float:
     """Return what the outer step size of a parameter is multiplied by."""
     own = config.encoder_lr if name.startswith("body.encoder.") else None
     return own / config.outer_lr if own is not None and config.outer_lr else 1.0
-
-
-def _lazily(make: Callable[[], Any]) -> Draw:
-    made = cache(make)
-    return lambda num_tasks, generator: made().sample(num_tasks, generator)
-
-
-def _prepared(config: TextConfig, draw: Draw, steps: int) -> Draw:
-    """Cut the support sets of tasks into what the inner steps take."""
-
-    def prepared(num_tasks: int, generator: torch.Generator) -> list[Task]:
-        return [
-            task._replace(support=support_of(config, task.support[0], steps, generator))
-            for task in cast(list[Task], draw(num_tasks, generator))
-        ]
-
-    return prepared
 
 
 def support_of(

@@ -55,10 +55,10 @@ def test_impossible_settings_are_one_line_and_leave_no_folder(
     [
         (["rendr"], "did you mean 'render'"),
         (["train", "maml-tpro"], "did you mean 'maml-trpo'"),
-        (["evaluate", "nowhere"], "holds no run"),
-        (["resume", "nowhere"], "holds no run"),
-        (["render", "nowhere", "--out", "a.txt"], "holds no run"),
-        (["plot", "nowhere", "--out", "a.png"], "holds no run"),
+        (["evaluate", "nowhere"], "contains no run"),
+        (["resume", "nowhere"], "contains no run"),
+        (["render", "nowhere", "--out", "a.txt"], "contains no run"),
+        (["plot", "nowhere", "--out", "a.png"], "contains no run"),
         (["plot", "--out", "a.png"], "plot needs a run folder"),
         (["plot", "nowhere", "--out", "a.txt"], "must end in .png, .pdf or .svg"),
         (["render", "--out", "a.png"], "render needs a run folder"),
@@ -157,7 +157,7 @@ def test_an_error_of_any_length_is_a_line_that_can_be_read(
 
 
 def test_debug_shows_where_an_error_comes_from() -> None:
-    with pytest.raises(FileNotFoundError, match="holds no run"):
+    with pytest.raises(FileNotFoundError, match="contains no run"):
         cli.main(["evaluate", "nowhere", "--debug"])
 
 

@@ -94,8 +94,8 @@ def test_what_cannot_be_drawn_is_one_warning_and_the_rest_is_shown(
     metarl(*TRAIN, "--iterations", 4, "--media-every", 2, "--out", tmp_path / "run")
     assert heard.shown == [(2, "media/curves", "a curve"), (4, "media/curves", "a curve")]
     told = capsys.readouterr().err.splitlines()
-    assert [line for line in told if "--media-every" in line] == [
-        "metarl: warning: --media-every made not every picture (no OpenGL); the run goes on"
+    assert [line for line in told if "media_every" in line] == [
+        "metarl: warning: media_every made not every picture (no OpenGL); the run continues"
     ]
 
 
@@ -113,7 +113,7 @@ def test_a_run_that_cannot_be_drawn_goes_on_and_is_not_tried_again(
     (told,) = capsys.readouterr().err.splitlines()
     reason = {"no program": "there_is_none", "no end": "timed out", "no python": "nowhere"}[how]
     assert reason in told
-    assert "no picture, and will not try again" in told
+    assert "no picture, and is disabled" in told
     assert [entry["iteration"] for entry in history(tmp_path / "run")] == [1, 2, 3, 4]
 
 

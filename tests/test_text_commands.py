@@ -201,7 +201,7 @@ def test_a_run_is_tried_on_tasks_and_with_an_encoder_that_are_elsewhere(
     metarl("evaluate", run, *flags, "--data-root", tmp_path / "mine", "--encoder", encoder)
     assert list(Run.open(run).evaluations()[0]["accuracies"]) == ["moods"]
     line = refusal(capsys, "evaluate", tmp_path / "nowhere", *flags)
-    assert "nowhere holds no run" in line
+    assert "nowhere contains no run" in line
 
 
 def test_an_evaluation_can_be_repeated_and_is_written_down(evaluated: Path) -> None:

@@ -19,11 +19,11 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +61,18 @@ class Run:
         if not processes.writes():
             yield run
             return
-        _refuse_taken(folder)
+        _require_empty(folder)
         new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         with run.lock():
-            _refuse_taken(folder)  # by a process that came and went since the first look
-            run.write_config(experiment, config)
+            _require_empty(folder)  # a different process may have come and gone since
+            about = {"experiment": experiment, "config": config}
+            run.write_config(about | {"command": command(), "versions": versions()})
             try:
                 yield run
             except Exception as error:
-                if not isinstance(error, OSError | Stopped):  # those can be gone on from
-                    run.forget_untrained(new=new)
+                if not isinstance(error, OSError | Stopped):  # after those, a run can be resumed
+                    run.discard_untrained(new=new)
                 raise
 
     @classmethod
@@ -82,45 +83,35 @@ class Run:
             FileNotFoundError: If there is no run in `folder`.
         """
         if not (folder / "config.json").is_file():
-            start = (
-                f"start one with `metarl train maml-trpo --preset navigation-quick --out {folder}`"
+            shared = str(folder).startswith("hub:")
+            verb = f"pull {folder} --out RUN" if shared else f"train maml-trpo --out {folder}"
+            raise FileNotFoundError(
+                f"{folder} contains no run (no config.json); make one with `metarl {verb}`"
             )
-            if str(folder).startswith("hub:"):
-                start = f"take it from the hub first: `metarl pull {folder} --out RUN`"
-            raise FileNotFoundError(f"{folder} holds no run (no config.json); {start}")
         return cls(folder)
 
-    def forget_untrained(self, *, new: bool) -> None:
-        """Remove what a run has written that got nowhere, and the folder if it is `new`.
+    def discard_untrained(self, *, new: bool) -> None:
+        """Empty the folder if no iteration was logged, and remove it if it is `new`.
 
-        Another run that has taken its place keeps what it has.
+        A different run that has replaced this one keeps its files.
         """
         if not is_held(self.folder) or any(entry["iteration"] for entry in self.metrics()):
             return
-        for name in ("checkpoints", "tracking"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-        for name in ("metrics.jsonl", "config.json", "lock"):
-            (self.folder / name).unlink(missing_ok=True)
+        for path in self.folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         if new:
-            with suppress(OSError):
-                self.folder.rmdir()
+            self.folder.rmdir()
 
-    def write_config(self, experiment: str, config: dict[str, Any]) -> None:
-        """Write config.json, with the command and the versions that the run was started with."""
-        about = {
-            "experiment": experiment,
-            "config": config,
-            "command": command(),
-            "versions": versions(),
-        }
+    def write_config(self, about: dict[str, Any]) -> None:
+        """Write config.json: experiment, configuration, command and versions."""
         write_atomically(self.folder / "config.json", _json(about))
+        self.__dict__.pop("_about", None)
 
     def change_config(self, config: dict[str, Any]) -> None:
         """Write a changed configuration, and add the command that changed it."""
-        about = self.read_config() | {"config": config}
+        about = self.read_config()
         changes = [*about.get("changed_by", []), command()]
-        write_atomically(self.folder / "config.json", _json(about | {"changed_by": changes}))
-        self.__dict__.pop("_about", None)
+        self.write_config(about | {"config": config, "changed_by": changes})
 
     def read_config(self) -> dict[str, Any]:
         """Return config.json, which is read once.
@@ -259,29 +250,21 @@ def command() -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide a result."""
-    found = {"python": platform.python_version()}
     packages = ("metarl-torch", "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3")
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
-def _refuse_taken(folder: Path) -> None:
+def _require_empty(folder: Path) -> None:
     if (folder / "config.json").exists():
         raise FileExistsError(
-            f"{folder} already holds a run; continue it with `metarl resume {folder}`, "
-            "or choose another folder"
+            f"{folder} already contains a run; continue it with `metarl resume {folder}`, "
+            "or choose a different folder"
         )
-    if folder.exists() and (not folder.is_dir() or not _is_empty(folder)):
-        raise FileExistsError(f"{folder} exists and is not empty; choose another folder")
-
-
-def _is_empty(folder: Path) -> bool:
-    """Ignore what a process may leave that died before it wrote config.json."""
-    return all(path.name == "lock" or path.name.startswith(".") for path in folder.iterdir())
+    # A process that died before it wrote config.json may have left its lock and a hidden file.
+    if folder.exists() and not all(
+        path.name == "lock" or path.name.startswith(".") for path in folder.iterdir()
+    ):
+        raise FileExistsError(f"{folder} exists and is not empty; choose a different folder")
 
 
 def _json(values: dict[str, Any]) -> bytes:

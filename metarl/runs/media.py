@@ -26,50 +26,41 @@ class Media:
     def __init__(self, run: Run, config: RunConfig, tracker: CarefulTracker) -> None:
         """Begin; if ``media_every`` is None, nothing is ever due."""
         self._run, self._config, self._tracker = run, config, tracker
-        self._warned = self._given_up = False
+        self._warned = self._disabled = False
 
     def is_due(self, iteration: int) -> bool:
-        """Say whether a multiple of ``media_every`` lies between the last checkpoint and this."""
-        config = self._config
-        at_checkpoint = iteration % config.checkpoint_every == 0 or iteration == config.iterations
-        if config.media_every is None or not at_checkpoint:
+        """Return whether a multiple of ``media_every`` follows the checkpoint before this one."""
+        every, step = self._config.media_every, self._config.checkpoint_every
+        if every is None or (iteration % step and iteration != self._config.iterations):
             return False
-        before = (iteration - 1) // config.checkpoint_every * config.checkpoint_every
-        return iteration // config.media_every > before // config.media_every
+        return iteration // every > (iteration - 1) // step * step // every
 
     def update(self, iteration: int) -> None:
         """Draw the checkpoint that was written after this iteration, if that is due."""
-        if not self.is_due(iteration) or self._given_up or not processes.writes():
+        if self._disabled or not self.is_due(iteration) or not processes.writes():
             return
-        reason = _draw(self._run.folder, iteration, self._config.media_format)
+        problem = _draw(self._run.folder, iteration, self._config.media_format)
         made = sorted((self._run.folder / "media").glob(f"{iteration:08d}-*"))
         for path in made:
-            name = path.stem.partition("-")[2]
-            self._tracker.show(iteration, f"media/{name}", path)
-        self._given_up = not made
-        if reason and not self._warned:
+            self._tracker.show(iteration, f"media/{path.stem.partition('-')[2]}", path)
+        self._disabled = not made
+        if problem and not self._warned:
             self._warned = True
-            lost = "not every picture" if made else "no picture, and will not try again"
-            warn(f"--media-every made {lost} ({reason}); the run goes on")
+            lost = "not every picture" if made else "no picture, and is disabled"
+            warn(f"media_every made {lost} ({problem}); the run continues")
 
 
 def _draw(folder: Path, iteration: int, kind: str) -> str:
-    """Draw a run in another process; return what went wrong, or nothing."""
+    """Draw a run in another process; return the last line of its error, if it failed."""
     words = [sys.executable, "-P", "-m", DRAWING, str(folder), str(iteration), kind]
-    # It finds every module that is found here, such as that of one's own environment.
+    # It finds every module that this process finds, such as that of a custom environment.
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
-    try:
-        done = subprocess.run(
-            words,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=LIMIT,
-            start_new_session=True,  # Ctrl-C is for the training
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-    return lines[-1].removeprefix("metarl: error: ") if done.returncode else ""
+    try:  # in a session of its own: Ctrl-C is for the training
+        subprocess.run(
+            words, env=env, check=True, capture_output=True, text=True, errors="replace",
+            timeout=LIMIT, start_new_session=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        lines = str(getattr(error, "stderr", None) or error).strip().splitlines()
+        return lines[-1].removeprefix("metarl: error: ")
+    return ""
