@@ -79,12 +79,12 @@ def test_pictures_change_no_number_and_reach_the_tracker(whole: Path, tmp_path: 
 def test_what_cannot_be_drawn_is_one_warning_and_the_rest_is_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def draw(words: list[str], **options: Any) -> Any:
+    def draw(words: list[str], **options: Any) -> None:
         folder, iteration = Path(words[4]), int(words[5])
         assert (folder / f"checkpoints/{iteration:08d}.safetensors").exists()
         (folder / "media").mkdir(exist_ok=True)
         (folder / f"media/{iteration:08d}-curves.png").write_text("a curve")
-        return subprocess.CompletedProcess(words, 1, "", "\nmetarl: error: no OpenGL\n")
+        raise subprocess.CalledProcessError(1, words, "", "\nmetarl: error: no OpenGL\n")
 
     heard = Heard()
     monkeypatch.setattr(subprocess, "run", draw)
