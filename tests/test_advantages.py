@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from metarl.rl import advantages as module
-from metarl.rl.advantages import (
+from metarl.rl.baseline import (
     advantages,
     discounted_sum,
     explained_variance,

@@ -32,8 +32,8 @@ from torch.testing import assert_close
 from metarl.core import InnerLoop, MetaLearner, MetaParams, MetaState, Task, reptile, tree
 from metarl.rl.losses import clipped
 from metarl.rl.policies import Policy
-from metarl.rl.policy_gradient import policy_gradient, surrogate_loss
-from metarl.rl.promp import COEFFICIENT, promp
+from metarl.rl.policy_gradients import policy_gradient, surrogate_loss
+from metarl.rl.proximal import COEFFICIENT, promp
 
 
 ETA = 0.7

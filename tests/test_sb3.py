@@ -20,7 +20,7 @@ from pages import block, commands_of, run_in_small, runs
 from metarl.commands import cli
 from metarl.core import InnerLoop, Params, functional, sgd, tree
 from metarl.core.speed import processes
-from metarl.rl.advantages import advantages
+from metarl.rl.baseline import advantages
 from metarl.rl.episodes import mean_return
 from metarl.rl.evaluate import paper_tasks
 from metarl.rl.losses import reinforce
@@ -445,7 +445,7 @@ def test_discrete_actions_train_and_a_wrong_algorithm_is_one_line(
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--task", "direction"], '--task must be JSON such as \'{"goal": ['),
+        (["--task", "direction"], 'must be JSON such as \'{"goal": ['),
         (["--task", '{"direction": 1}'], "a task of this environment looks like {'goal': [0.0, 0."),
         (["--env", "CartPole-v1"], "has no tasks"),
         (["--eval-every", "0"], "--eval-every must be at least 1, got 0"),

@@ -10,7 +10,7 @@ from torch import Tensor
 from metarl.core.types import LossFn, Params
 from metarl.rl.distributions import Distribution
 from metarl.rl.episodes import Episodes, masked, masked_mean
-from metarl.rl.policies import Policy
+from metarl.rl.policy import Policy
 
 
 InnerLoss: TypeAlias = Callable[..., LossFn]
@@ -25,7 +25,7 @@ def reinforce(policy: Policy) -> LossFn:
     """
 
     def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:
-        log_prob = policy(params, episodes.observations).log_prob(episodes.actions)
+        log_prob = policy.unroll(params, episodes).log_prob(episodes.actions)
         return -masked_mean(log_prob * episodes.advantages, episodes.mask)
 
     return loss
@@ -39,7 +39,7 @@ def ratio(policy: Policy) -> LossFn:
     """
 
     def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:
-        return surrogate(policy(params, episodes.observations), episodes)
+        return surrogate(policy.unroll(params, episodes), episodes)
 
     return loss
 
@@ -48,10 +48,14 @@ def clipped(policy: Policy, *, clip: float = 0.5) -> LossFn:
     """Build PPO's loss, −mean(min(r A, clip(r, 1 ± ε) A)) with r = π / π_old, for the inner steps.
 
     Its derivatives at π_old are those of :func:`ratio`. ε is that of MAML-PPO (garage).
+
+    Args:
+        policy: The policy.
+        clip: ε.
     """
 
     def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:
-        return surrogate(policy(params, episodes.observations), episodes, clip=clip)
+        return surrogate(policy.unroll(params, episodes), episodes, clip=clip)
 
     return loss
 
@@ -68,7 +72,7 @@ def dice(policy: Policy) -> LossFn:
     """
 
     def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:
-        log_prob = policy(params, episodes.observations).log_prob(episodes.actions)
+        log_prob = policy.unroll(params, episodes).log_prob(episodes.actions)
         through = masked(log_prob, episodes.mask).cumsum(0)
         before = torch.cat([torch.zeros_like(through[:1]), through[:-1]])
         return -masked_mean((_box(through) - _box(before)) * episodes.advantages, episodes.mask)
