@@ -16,6 +16,7 @@ from metarl.core.functional import draw, fused_norm, merge, rows, split
 from metarl.core.speed.compiling import program
 from metarl.nn.mlp import mlp
 from metarl.nn.norms import LayerNorm
+from metarl.rl.distributions import Categorical
 from metarl.rl.policy import Policy
 
 
@@ -155,11 +156,16 @@ def test_policies_over_tasks_equal_vmap(kind: str, batch: tuple[int, ...]) -> No
     assert_close(actual, expected, rtol=1e-12, atol=1e-14)
 
 
+class Logits(nn.Linear):
+    def forward(self, inputs: Tensor) -> Categorical:
+        return Categorical(super().forward(inputs))
+
+
 def test_modules_without_a_way_of_their_own_are_vmapped_over_tasks() -> None:
-    policy, params = Policy.of(nn.Linear(2, 1).double())
+    policy, params = Policy.of(Logits(2, 3).double())
     per_task = tree.stack([random_like(params, seed) for seed in range(3)])
     inputs = randn(3, 4, 2)
-    expected = torch.stack(
+    expected = tree.stack(
         [policy({n: p[i] for n, p in per_task.items()}, inputs[i]) for i in range(3)]
     )
     assert_close(at_once(policy, per_task, inputs), expected)

@@ -37,21 +37,17 @@ def ratio(policy: Policy) -> LossFn:
     The value and the first derivative at π_old are those of :func:`reinforce`; the second
     derivative also has the score term (Rothfuss et al. 2019, eq. 8).
     """
-
-    def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:
-        return surrogate(policy.unroll(params, episodes), episodes)
-
-    return loss
+    return clipped(policy, clip=None)
 
 
-def clipped(policy: Policy, *, clip: float = 0.5) -> LossFn:
+def clipped(policy: Policy, *, clip: float | None = 0.5) -> LossFn:
     """Build PPO's loss, −mean(min(r A, clip(r, 1 ± ε) A)) with r = π / π_old, for the inner steps.
 
     Its derivatives at π_old are those of :func:`ratio`. ε is that of MAML-PPO (garage).
 
     Args:
         policy: The policy.
-        clip: ε.
+        clip: ε; ``None`` does not clip.
     """
 
     def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:

@@ -65,9 +65,7 @@ class Method(NamedTuple):
 
 METHODS: dict[str, Method] = {
     "maml-trpo": Method(
-        "Finn et al. 2017",
-        "trust region around the adapted policies",
-        "metarl.rl:maml_trpo",
+        "Finn et al. 2017", "trust region around the adapted policies", "metarl.rl:maml_trpo"
     ),
     "vpg-maml": Method(
         "Finn et al. 2017",
@@ -90,9 +88,7 @@ METHODS: dict[str, Method] = {
         with_preset={"outer_lr": 3e-3},
     ),
     "e-maml": Method(
-        "Stadie et al. 2018",
-        "credits exploration before adaptation",
-        "metarl.rl:e_maml",
+        "Stadie et al. 2018", "credits exploration before adaptation", "metarl.rl:e_maml"
     ),
     "cavia": Method(
         "Zintgraf et al. 2019",

@@ -12,7 +12,7 @@ from metarl.core import tree
 from metarl.core.functional import Apply, functional
 from metarl.core.types import Params
 from metarl.rl.distributions import Distribution
-from metarl.rl.episodes import Episodes
+from metarl.rl.episodes import Episodes, Rollout
 
 
 Carry: TypeAlias = Any
@@ -59,7 +59,7 @@ class Policy(Apply):
         """
         return carry, self(params, observation)
 
-    def unroll(self, params: Params, episodes: Episodes) -> Distribution:
+    def unroll(self, params: Params, episodes: Episodes | Rollout) -> Distribution:
         """Return the action distributions of all time steps of one task's episodes.
 
         Args:

@@ -77,13 +77,12 @@ def policy_gradient(
     """
     task_gradient: TaskGradient = estimator(loop, outer)
 
-    def learner_of(tasks: Task) -> MetaLearner:
-        size = chunk_size or chunk_of(tasks.query)
+    def learner_of(size: int | None) -> MetaLearner:
         return gradient_learner(loop, task_gradient, optimizer, chunk_size=size, **options)
 
     def step(state: MetaState, tasks: Task) -> tuple[MetaState, Metrics]:
         tasks = zero_task_padding(tasks)
-        learner = learner_of(tasks)
+        learner = learner_of(chunk_size or chunk_of(tasks.query))
         state, first = learner.step(state, tasks)
         for _ in range(epochs - 1):
             state, _ = learner.step(state, tasks)
@@ -93,7 +92,7 @@ def policy_gradient(
         kept = {name: first[name] for name in ("gradient/outer", "outer/loss")}
         return state, after | kept | {"outer/improvement": improvement}
 
-    return gradient_learner(loop, task_gradient, optimizer, **options)._replace(step=step)
+    return learner_of(chunk_size)._replace(step=step)
 
 
 def vpg_maml(

@@ -1,8 +1,8 @@
 """The sampler: all tasks × episodes of a meta-batch step together."""
 
 import copy
-from contextlib import AbstractContextManager
-from typing import Any, Protocol, runtime_checkable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,27 +23,6 @@ from metarl.rl.vector_env import horizon_of, make_vector_env, spec_of
 TaskDescription = dict[str, Any]
 
 
-@runtime_checkable
-class TaskVectorEnv(Protocol):
-    """A Gymnasium vector environment with tasks; its own Sync and Async ones are such."""
-
-    num_envs: int
-    single_observation_space: Any
-    single_action_space: Any
-
-    def reset(self, *, seed: list[int]) -> tuple[Any, dict[str, Any]]:
-        """Start one episode in every row."""
-
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Advance every row."""
-
-    def set_attr(self, name: str, values: Any) -> None:
-        """Set an attribute of every row."""
-
-    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Call a method of every row."""
-
-
 class Sampler:
     """Owns a vector environment with one row for each episode of each task.
 
@@ -53,7 +32,7 @@ class Sampler:
 
     def __init__(
         self,
-        env: TaskVectorEnv,
+        env: Any,
         *,
         episodes_per_task: int,
         device: Any = "cpu",
@@ -62,8 +41,9 @@ class Sampler:
         """Take over `env`, whose rows are grouped by task.
 
         Args:
-            env: A vector environment with `task` and `sample_tasks`. Its rows may freeze when
-                they end, or be reset by themselves: what comes after a row's first end is masked.
+            env: A Gymnasium vector environment whose rows have `task` and `sample_tasks`. Like
+                ``SyncVectorEnv`` it has ``reset``, ``step``, ``set_attr`` and ``call``. Rows that
+                ended may freeze or be reset: what comes after a row's first end is masked.
             episodes_per_task: Rows per task.
             device: Where the policy runs and the episodes are kept.
             share: Which tasks of a meta-batch the rows are for, where processes share it; by
@@ -75,9 +55,7 @@ class Sampler:
         """
         horizon = horizon_of(env)
         if horizon is None:
-            raise ValueError(
-                "the environment states no horizon: register it with max_episode_steps"
-            )
+            raise ValueError("the environment has no horizon: register it with max_episode_steps")
         if episodes_per_task < 1 or env.num_envs % episodes_per_task:
             raise ValueError(
                 f"{env.num_envs} rows are not a multiple of episodes_per_task={episodes_per_task}"
@@ -89,6 +67,7 @@ class Sampler:
         self.num_tasks = env.num_envs // episodes_per_task
         self.share = share or processes.TaskSlice(0, self.num_tasks, self.num_tasks)
         self.device = torch.device(device)
+        self._errors_of = partial(error_context, self.name, env=env)
 
     def sample_tasks(self, rng: np.random.Generator) -> list[TaskDescription]:
         """Draw one task for each group of rows.
@@ -183,9 +162,6 @@ class Sampler:
             [{"episodes/diverged": diverged}]
         )
         return Task(tuple(batches[:-1]), batches[-1]), metrics
-
-    def _errors_of(self, method: str, *passed: type[Exception]) -> AbstractContextManager[None]:
-        return error_context(self.name, method, *passed, env=self.env)
 
     def _reset(self, tasks: list[TaskDescription], generator: torch.Generator) -> Any:
         if len(tasks) != self.num_tasks:

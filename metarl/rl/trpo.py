@@ -80,21 +80,19 @@ def trust_region_step(
         del at_old  # its residuals are as large as all the episodes
         at_old = linearize(chunked(_fewer_episodes(tasks, fisher_fraction)))
 
-    def fisher(vector: MetaParams) -> MetaParams:
-        product: MetaParams = mean(lambda c: c.fisher(vector), at_old)
-        return product
-
-    step, residual = _longest_step(fisher, gradient, max_kl, cg_steps, cg_damping)
+    step, residual = _longest_step(
+        lambda vector: mean(lambda c: c.fisher(vector), at_old),
+        gradient, max_kl, cg_steps, cg_damping,
+    )  # fmt: skip
     del at_old  # and with it every residual, before the line search
 
-    def evaluate(candidate: MetaParams) -> tuple[Tensor, Tensor]:
+    def evaluate(candidate: MetaParams) -> Any:
         def chunk_sum(part: Task) -> Any:
             values = chunks.over_tasks(lambda task: objective(candidate, task), part)
             return tree.map_leaves(torch.sum, values)
 
         with torch.no_grad():
-            loss, kl = mean(chunk_sum, parts)
-        return loss, kl
+            return mean(chunk_sum, parts)
 
     accepted: dict[str, Any] = {"improvement": 0.0, "kl": 0.0, "step_fraction": 0.0}
     fraction = 1.0
