@@ -7,7 +7,7 @@ from helpers import randn, random_mask, seeded
 from torch import Tensor
 from torch.testing import assert_close
 
-from metarl.rl import advantages as module
+from metarl.rl import baseline as module
 from metarl.rl.baseline import (
     advantages,
     discounted_sum,
