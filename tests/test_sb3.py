@@ -18,7 +18,7 @@ from helpers import seeded
 from pages import block, commands_of, run_in_small, runs
 
 from metarl.commands import cli
-from metarl.core import InnerLoop, Params, functional, sgd, tree
+from metarl.core import InnerLoop, Params, sgd, tree
 from metarl.core.speed import processes
 from metarl.rl.baseline import advantages
 from metarl.rl.episodes import mean_return
@@ -115,7 +115,7 @@ def test_what_is_no_actor_of_one_task_is_refused() -> None:
     with pytest.raises(ValueError, match=r"reads a Box of \(3,\), the environment shows Box"):
         sb3_policy(policy, params, BOX, BOX)
     with pytest.raises(TypeError, match=r"made by mlp_policy .* got Linear"):
-        sb3_policy(*functional(torch.nn.Linear(3, 2)), SEEN, BOX)
+        sb3_policy(*Policy.of(torch.nn.Linear(3, 2)), SEEN, BOX)
 
 
 def adapted() -> tuple[Policy, Params, Any]:
