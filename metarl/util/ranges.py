@@ -7,11 +7,10 @@ from typing import Any, NamedTuple, get_type_hints
 
 
 class Range(NamedTuple):
-    """A set of accepted values, and how an error describes it: a text, and names if it has any."""
+    """A set of accepted values, and how an error describes it; a function where that may change."""
 
-    text: str
+    text: str | Callable[[], str]
     holds: Callable[[Any], bool]
-    names: Collection[str] = ()
 
     def check(self, name: str, value: Any) -> None:
         """Make sure that a number, or each number of a tuple, is finite and accepted; None passes.
@@ -27,7 +26,7 @@ class Range(NamedTuple):
             if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"{name} must be finite, got {value}")
             if not self.holds(number):
-                text = self.text + ", ".join(self.names)
+                text = self.text() if callable(self.text) else self.text
                 raise ValueError(f"{name} must be {text}, got {value}")
 
 
@@ -59,7 +58,7 @@ def above(low: int, high: int) -> Range:
 
 def among(names: Collection[str]) -> Range:
     """Accept the names of a table, as it is when a name is checked."""
-    return Range("one of ", lambda value: value in names, names)
+    return Range(lambda: f"one of {', '.join(names)}", lambda value: value in names)
 
 
 class Ranged:
