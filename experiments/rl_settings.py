@@ -6,10 +6,11 @@ from typing import Annotated, ClassVar, Literal, TypeAlias, get_type_hints
 
 import tyro
 
-from metarl.core.optimizers import Inner
+from metarl.core.optimizers import INNER_OPTIMIZERS
 from metarl.rl.methods import METHODS
+from metarl.rl.policies import NETWORKS
 from metarl.runs.config import RunConfig
-from metarl.util.ranges import at_least, between, greater_than
+from metarl.util.ranges import among, at_least, between, greater_than
 
 
 DESCRIPTION = """--inner-steps 0 trains one policy on all tasks (the pretrained baseline); with
@@ -27,9 +28,9 @@ class RLConfig(RunConfig):
     observe_task: bool = False
     """Append the task to the observation."""
     vectorization: Literal["auto", "sync", "async"] = "auto"
-    """How episodes run side by side: auto takes the environment's own batched face, and without one
-    sync, in this process; async takes one process per episode, for slow simulators. The episodes
-    are the same."""
+    """How episodes run side by side: auto uses the environment's vectorized implementation, and
+    without one sync, in this process; async uses one process per episode, for slow simulators. The
+    episodes are the same."""
     num_tasks: Annotated[int, at_least(1)] = 20
     """Tasks of a meta-batch."""
     episodes_per_task: Annotated[int, at_least(1)] = 20
@@ -38,8 +39,9 @@ class RLConfig(RunConfig):
     """Inner policy-gradient steps, each on fresh episodes."""
     inner_lr: Annotated[float, at_least(0)] = 0.5
     """Step size of the inner steps."""
-    inner: Inner = "sgd"
-    """Inner optimizer; the rates of all but sgd and adam are learned, starting at --inner-lr."""
+    inner: Annotated[str, among(INNER_OPTIMIZERS)] = "sgd"
+    """Inner optimizer: sgd, adam, or with learned rates, which start at --inner-lr, lslr, meta-sgd,
+    meta-curvature or meta-curvature+lslr."""
     inner_loss: Loss = "reinforce"
     """Inner loss: log-probability (Finn et al. 2017), likelihood ratio (ProMP; its second
     derivative keeps the score term), dice (derivatives of every order, high variance; unbiased
@@ -48,6 +50,8 @@ class RLConfig(RunConfig):
     """How far from 1 a probability ratio of the clipped inner loss may move."""
     first_order: bool = False
     """Treat inner gradients as constants (FOMAML)."""
+    network: Annotated[str, among(NETWORKS)] = "mlp"
+    """Network of the policy."""
     hidden: Annotated[tuple[int, ...], at_least(1)] = (100, 100)
     """Widths of the policy's hidden layers."""
     activation: Literal["relu", "tanh"] = "relu"

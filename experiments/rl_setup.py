@@ -16,12 +16,12 @@ from metarl.core.speed import chunks, processes
 from metarl.core.types import MetaLearner, MetaState, Params
 from metarl.envs import ENVIRONMENTS
 from metarl.experiments.rl_settings import RLConfig
-from metarl.rl.advantages import Process, advantages
-from metarl.rl.cavia import context_loop
+from metarl.rl.baseline import Process, advantages
 from metarl.rl.evaluate import paper_episodes, paper_rates
 from metarl.rl.losses import INNER_LOSSES
+from metarl.rl.meta_trpo import context_loop
 from metarl.rl.methods import METHODS
-from metarl.rl.policies import Policy, mlp_policy
+from metarl.rl.policies import Policy, make_policy
 from metarl.rl.sampler import Sampler, make_sampler
 from metarl.util.device import resolve_device
 
@@ -61,7 +61,8 @@ def build(config: RLConfig, *, num_tasks: int | None = None, episodes: int | Non
     sampler = _sampler(
         config, num_tasks or config.num_tasks, episodes or config.episodes_per_task, share
     )
-    policy, params = mlp_policy(
+    policy, params = make_policy(
+        config.network,
         sampler.env.single_observation_space,
         sampler.env.single_action_space,
         hidden=config.hidden,

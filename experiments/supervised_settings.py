@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 
 import tyro
 
-from metarl.core.optimizers import LEARNED_RATES, Inner
+from metarl.core.optimizers import INNER_OPTIMIZERS, LEARNED_RATES
 from metarl.core.speed.compiling import Mode
 from metarl.runs.config import RunConfig
 from metarl.supervised.methods import MAML, METHODS, Adapts, Estimator, Start
-from metarl.util.ranges import at_least, between, greater_than
+from metarl.util.ranges import among, at_least, between, greater_than
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class SupervisedConfig(RunConfig):
     """Inner steps in validation and test."""
     inner_lr: Annotated[float | None, at_least(0)] = None
     """Step size of the inner steps, or where learned rates start; the inner loss is a mean."""
-    inner: Inner | None = None
-    """Inner optimizer."""
+    inner: Annotated[str | None, among(INNER_OPTIMIZERS)] = None
+    """Inner optimizer: sgd, adam, lslr, meta-sgd, meta-curvature or meta-curvature+lslr."""
     inner_clip: Annotated[float | None, greater_than(0)] = None
     """Cut the inner gradient to this global norm."""
     inner_batch: Annotated[int | None, at_least(1)] = None

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metarl.core import InnerLoop, MetaParams, Params, Task, functional, meta_sgd, sgd, tree
+from metarl.core import InnerLoop, MetaParams, Params, Task, meta_sgd, sgd, tree
 from metarl.rl.episodes import Episodes
 from metarl.rl.losses import reinforce
 from metarl.rl.objective import PostAdaptationObjective
@@ -50,8 +50,15 @@ def relative_error(actual: Any, expected: Any) -> float:
 
 def tiny_policy(kind: str, *, hidden: int = 2) -> tuple[Policy, Params]:
     """Build a policy of about 15 parameters, all of them away from zero."""
-    policy, params = functional(POLICIES[kind]((FEATURES, hidden, 2), activation="tanh").double())
+    policy, params = Policy.of(POLICIES[kind]((FEATURES, hidden, 2), activation="tanh").double())
     return policy, tree.scale(random_like(params, seed=1), 0.5)
+
+
+def at_once(policy: Policy, per_task: Params, observations: Tensor) -> Any:
+    """Step a policy without memory at observations (task, *batch, features)."""
+    carry, step = policy.over_tasks(per_task, observations.shape[1:-1])
+    assert carry == ()
+    return step(carry, observations)[1]
 
 
 def random_mask(time: int, episodes: int, generator: torch.Generator) -> Tensor:

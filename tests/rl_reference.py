@@ -18,14 +18,13 @@ from metarl.core import (
     MetaParams,
     Params,
     Task,
-    functional,
     tree,
 )
 from metarl.core.optimizers import inner_optimizer
 from metarl.rl import distributions
-from metarl.rl.cavia import context_loop
 from metarl.rl.episodes import Episodes
 from metarl.rl.losses import INNER_LOSSES
+from metarl.rl.meta_trpo import context_loop
 from metarl.rl.policies import Policy
 
 
@@ -218,7 +217,7 @@ def plain_kl_product(case: Case, meta: MetaParams, tasks: Task, vector: MetaPara
 def build(case: Case) -> tuple[Policy, InnerLoop, MetaParams]:
     """Build the package's side of a case; no parameter and no learned rate has a special value."""
     module = POLICIES[case.kind]((FEATURES, 3, 2), activation="tanh", context=case.context)
-    policy, params = functional(module.double())
+    policy, params = Policy.of(module.double())
     loop = InnerLoop(
         INNER_LOSSES[case.estimator](policy),
         inner_optimizer(case.inner, LR, case.steps),

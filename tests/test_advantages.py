@@ -7,8 +7,8 @@ from helpers import randn, random_mask, seeded
 from torch import Tensor
 from torch.testing import assert_close
 
-from metarl.rl import advantages as module
-from metarl.rl.advantages import (
+from metarl.rl import baseline as module
+from metarl.rl.baseline import (
     advantages,
     discounted_sum,
     explained_variance,
@@ -175,5 +175,5 @@ def test_masked_mean_weights_every_transition_alike() -> None:
 @pytest.mark.parametrize("options", [{"discount": 1.1}, {"discount": -0.1}, {"gae_lambda": 2.0}])
 def test_impossible_discounts_are_refused(options: dict[str, float]) -> None:
     ((name, value),) = options.items()
-    with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\], got {value}"):
+    with pytest.raises(ValueError, match=rf"{name} must be between 0 and 1, got {value}"):
         advantages(**options)

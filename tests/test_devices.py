@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import problem, random_like, relative_error, task_of
+from helpers import at_once, problem, random_like, relative_error, task_of
 from torch import Tensor
 
 from metarl.core import backprop, meta_gradient, query_loss, tree
 from metarl.core.linalg import conjugate_gradient
 from metarl.nn.norms import LayerNorm
-from metarl.rl.advantages import advantages
+from metarl.rl.baseline import advantages
 from metarl.rl.episodes import Rollout, mean_return
 from metarl.rl.losses import INNER_LOSSES, mean_kl, surrogate
 from metarl.rl.objective import PostAdaptationObjective
@@ -57,9 +57,7 @@ def test_losses_and_distributions_follow_their_inputs(kind: str) -> None:
         [estimator(objective.policy)(meta.model, query) for estimator in INNER_LOSSES.values()]
     )
     assert_on_meta([distribution.entropy(), distribution.mode(), distribution.fisher(distribution)])
-    assert_on_meta(
-        objective.policy.over_tasks(tree.expand(meta.model, 3))(tasks.query.observations)
-    )
+    assert_on_meta(at_once(objective.policy, tree.expand(meta.model, 3), tasks.query.observations))
 
 
 @kinds

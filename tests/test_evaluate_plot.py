@@ -74,7 +74,7 @@ def test_variants_train_and_evaluate(flags: list[str], tmp_path: Path) -> None:
         (["evaluate", "--inner-lr", "1", "--tune-inner-lr"], "leave out --inner-lr"),
         (["evaluate", "--inner-steps", "0", "--tune-inner-lr"], "needs --inner-steps of at least"),
         (["render", "--inner-lr", "1", "2", "--out", "a.png"], "one step size per run: 1, got 2"),
-        (["render", "--task", "{bad", "--out", "a.png"], "--task must be JSON"),
+        (["render", "--task", "{bad", "--out", "a.png"], "must be JSON"),
         (["render", "--inner-steps=-1", "--out", "a.png"], "--inner-steps must be at least 0"),
         (["render", "--num-tasks", "0", "--out", "a.png"], "--num-tasks must be at least 1"),
     ],

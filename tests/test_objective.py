@@ -7,11 +7,12 @@ from reference import dense_product, double_backward, plain_gradient, plain_sum,
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from metarl.core import InnerLoop, MetaParams, functional, sgd, tree
+from metarl.core import InnerLoop, MetaParams, sgd, tree
 from metarl.nn.norms import LayerNorm
 from metarl.rl.distributions import Categorical, Gaussian
 from metarl.rl.losses import reinforce
 from metarl.rl.objective import PostAdaptationObjective
+from metarl.rl.policy import Policy
 
 
 @pytest.mark.parametrize("first_order", [False, True])
@@ -83,7 +84,7 @@ class TinyPolicy(nn.Module):
 
 
 def objective_of(module: nn.Module) -> tuple[PostAdaptationObjective, MetaParams]:
-    policy, params = functional(module.double())
+    policy, params = Policy.of(module.double())
     loop = InnerLoop(reinforce(policy), sgd(LR), num_steps=1)
     return PostAdaptationObjective(policy, loop), loop.init(random_like(params))
 

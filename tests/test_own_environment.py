@@ -16,7 +16,7 @@ from helpers import random_meta_batch, relative_error, seeded
 from own import PAGE, playground, register
 from pages import block, run_in_small, runs
 
-from metarl.core import InnerLoop, Params, functional, sgd, tree
+from metarl.core import InnerLoop, Params, sgd, tree
 from metarl.envs.base import BatchedTaskEnv
 from metarl.experiments.meta_rl import build, config_class
 from metarl.rl.episodes import Rollout
@@ -155,7 +155,7 @@ def test_error_of_an_environment_names_it(options: dict[str, Any]) -> None:
 
 def test_worker_that_dies_is_an_error_and_not_a_hang() -> None:
     sampler = make_sampler(register("Dies"), num_tasks=1, episodes_per_task=2, **SPAWN)
-    with pytest.raises(RuntimeError, match=r"failed in step: process \d of 2 exited with 1; --v"):
+    with pytest.raises(RuntimeError, match=r"failed in step: process \d of 2 exited with 1; vec"):
         roll(sampler, [{"mark": 0.0}])
 
 
@@ -203,7 +203,7 @@ def test_description_that_is_no_task_of_the_environment_is_told_by_it() -> None:
 
 def test_policy_with_one_action_can_be_updated_with_several_tasks_in_a_chunk() -> None:
     """Strides that one action leaves open once met a view that fits one layout only."""
-    policy, params = functional(GaussianMLP((3, 8, 1), activation="relu").double())
+    policy, params = Policy.of(GaussianMLP((3, 8, 1), activation="relu").double())
     objective = PostAdaptationObjective(policy, InnerLoop(reinforce(policy), sgd(0.1), num_steps=1))
     meta = objective.loop.init(params)
     tasks = random_meta_batch(policy, objective.loop, meta, num_tasks=2)

@@ -71,7 +71,7 @@ from metarl.core.seeding import torch_generator
 from metarl.envs import ENVIRONMENTS
 from metarl.experiments.meta_rl import MetaRL, RLEvaluation, build, config_class
 from metarl.experiments.rl_setup import paper_loop
-from metarl.rl.advantages import advantages
+from metarl.rl.baseline import advantages
 from metarl.rl.episodes import Episodes, Rollout
 from metarl.rl.evaluate import adaptation_curve
 from metarl.rl.losses import reinforce

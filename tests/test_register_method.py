@@ -14,7 +14,7 @@ from metarl.core import InnerLoop, MetaLearner
 from metarl.experiments.meta_rl import config_class
 from metarl.rl.methods import METHODS, Method
 from metarl.rl.policies import Policy
-from metarl.rl.policy_gradient import policy_gradient, surrogate_loss
+from metarl.rl.policy_gradients import policy_gradient, surrogate_loss
 from metarl.util.ranges import greater_than
 
 

@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from helpers import at_once
 
 from metarl.commands import cli
 from metarl.core import tree
@@ -159,7 +160,7 @@ def test_the_filmed_policies_are_those_that_were_rolled_out(inner: Any) -> None:
     batches = [*done.support, done.query]
     path = adapted_path(parts.loop, meta, batches)
     for params, batch in zip(path, batches, strict=True):
-        behavior = parts.policy.over_tasks(tree.expand(params, 1))(batch.observations)
+        behavior = at_once(parts.policy, tree.expand(params, 1), batch.observations)
         valid = batch.mask[..., None]
         assert torch.equal(behavior.mean * valid, batch.behavior.mean * valid)
 
@@ -259,8 +260,8 @@ def test_several_runs_are_rows_of_one_environment(
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--task", "{bad"], '--task must be JSON such as \'{"length": '),
-        (["--task", "3"], "not an object"),
+        (["--task", "{bad"], 'must be JSON such as \'{"length": '),
+        (["--task", "3"], "is not a mapping"),
         (["--out", "film.avi"], "--out must end in one of .png, .pdf, .svg, .mp4, .gif"),
         (["--inner-lr", "nan"], "--inner-lr must be finite"),
     ],

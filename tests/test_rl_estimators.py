@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.autograd.functional import hessian, jacobian
 from torch.testing import assert_close
 
-from metarl.core import MetaState, Params, functional, tree
+from metarl.core import MetaState, Params, tree
 from metarl.rl.distributions import Categorical
 from metarl.rl.episodes import Episodes
 from metarl.rl.losses import INNER_LOSSES, InnerLoss, dice, ratio, reinforce
-from metarl.rl.promp import COEFFICIENT, adapted, promp
+from metarl.rl.policy import Policy
+from metarl.rl.proximal import COEFFICIENT, adapted, promp
 from metarl.runs import checkpoint
 
 
@@ -111,7 +112,7 @@ def estimated(estimator: InnerLoss, batch: Episodes) -> tuple[Tensor, Tensor]:
     A loss is a mean over transitions and minus what is wanted; a return is a sum over those of an
     episode.
     """
-    policy, params = functional(Table())
+    policy, params = Policy.of(Table())
     factor = -batch.mask.sum() / batch.mask.shape[1]
 
     def value(flat: Tensor) -> Tensor:
@@ -122,7 +123,7 @@ def estimated(estimator: InnerLoss, batch: Episodes) -> tuple[Tensor, Tensor]:
 
 
 def exact() -> tuple[Tensor, Tensor]:
-    at = functional(Table())[1]["logits"].flatten()
+    at = Policy.of(Table())[1]["logits"].flatten()
     return jacobian(exact_return, at), hessian(exact_return, at)
 
 
@@ -133,7 +134,7 @@ def outer(x: Tensor) -> Tensor:
 def test_the_batch_is_an_exact_expectation() -> None:
     batch = exact_batch()
     assert batch.rewards.sum() / batch.mask.shape[1] == pytest.approx(
-        exact_return(functional(Table())[1]["logits"].flatten()).item(), rel=1e-12
+        exact_return(Policy.of(Table())[1]["logits"].flatten()).item(), rel=1e-12
     )
     assert sorted(set(batch.mask.sum(0).tolist())) == [2, 3]  # some episodes end early
 

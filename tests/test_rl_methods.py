@@ -29,11 +29,21 @@ from rl_reference import (
 from torch import Tensor
 from torch.testing import assert_close
 
-from metarl.core import InnerLoop, MetaLearner, MetaParams, MetaState, Task, reptile, tree
+from metarl.core import (
+    InnerLoop,
+    MetaLearner,
+    MetaParams,
+    MetaState,
+    Metrics,
+    Params,
+    Task,
+    reptile,
+    tree,
+)
 from metarl.rl.losses import clipped
 from metarl.rl.policies import Policy
-from metarl.rl.policy_gradient import policy_gradient, surrogate_loss
-from metarl.rl.promp import COEFFICIENT, promp
+from metarl.rl.policy_gradients import policy_gradient, surrogate_loss
+from metarl.rl.proximal import COEFFICIENT, promp
 
 
 ETA = 0.7
@@ -278,3 +288,25 @@ def test_cavia_descends_the_gradient_of_plain_autograd(first_order: bool, kind: 
     tasks, at = draw_tasks(case, meta), moved(meta)
     gradient = gradient_of(vpg_maml, policy, loop, at, tasks)
     assert relative_error(gradient, plain_gradient(case, at, tasks)) < 1e-10
+
+
+@pytest.mark.parametrize("named", [{}, {"outer/cost": 2.0}])
+def test_an_outer_loss_of_ones_own_is_reported_by_its_value(named: dict[str, float]) -> None:
+    case = Case("gaussian")
+    policy, loop, meta = build(case)
+
+    def outer(path: list[Params], task: Task) -> tuple[Tensor, Metrics]:
+        loss = policy.unroll(path[-1], task.query).entropy().mean()
+        return loss, {name: factor * loss for name, factor in named.items()}
+
+    learner = policy_gradient(loop, outer, optimizer=torch.optim.SGD, lr=0.1, epochs=2)
+    tasks = draw_tasks(case, meta)
+    state, metrics = learner.step(learner.init(meta.model), tasks)
+    assert set(metrics) == {"gradient/outer", "outer/loss", "outer/improvement", *named}
+    before, after = (
+        mean(sum(outer(loop.path(at, task.support), task)[0] for task in each_task(tasks)))
+        for at in (meta, state.params)
+    )
+    assert_close(metrics["outer/loss"], before)
+    assert_close(metrics["outer/improvement"], before - after)
+    assert metrics["outer/improvement"] > 0

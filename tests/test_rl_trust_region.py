@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import random_like, relative_error
+from helpers import at_once, random_like, relative_error
 from reference import attached, happened
 from rl_reference import (
     CONTEXT,
@@ -25,8 +25,7 @@ from torch.func import vmap
 from torch.testing import assert_close
 
 from metarl.core import MetaParams, MetaState, Task, tree
-from metarl.rl.e_maml import e_maml, exploration, standardize_rewards
-from metarl.rl.maml_trpo import maml_trpo
+from metarl.rl.meta_trpo import e_maml, exploration, maml_trpo, standardize_rewards
 from metarl.rl.objective import PostAdaptationObjective
 
 
@@ -185,11 +184,11 @@ def test_policies_of_all_tasks_at_once_read_each_its_own_context(kind: str) -> N
     tasks = draw_tasks(case, meta)
     seen = tasks.query.observations
     adapted = vmap(lambda task: loop.adapt(meta, task.support))(tasks)
-    at_once = policy.over_tasks(adapted)(seen)
-    assert_close(at_once, vmap(policy)(adapted, seen), rtol=1e-12, atol=1e-14)
+    found = at_once(policy, adapted, seen)
+    assert_close(found, vmap(policy)(adapted, seen), rtol=1e-12, atol=1e-14)
     for index, task in enumerate(each_task(tasks)):
         alone = policy(loop.adapt(meta, task.support), task.query.observations)
-        mine = tree.map_leaves(lambda x, i=index: x[i], at_once)
+        mine = tree.map_leaves(lambda x, i=index: x[i], found)
         assert_close(mine, alone, rtol=1e-12, atol=1e-14)
     other = {**adapted, "context": adapted["context"].flip(0)}
-    assert relative_error(policy.over_tasks(other)(seen)[0], at_once[0]) > 1e-3
+    assert relative_error(at_once(policy, other, seen)[0], found[0]) > 1e-3

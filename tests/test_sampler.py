@@ -11,7 +11,7 @@ from reference import happened, plain_path, plain_reinforce
 from torch.testing import assert_close
 
 from metarl.core import InnerLoop, Params, meta_sgd, sgd, tree
-from metarl.rl.advantages import advantages
+from metarl.rl.baseline import advantages
 from metarl.rl.episodes import Episodes, Rollout, mean_return
 from metarl.rl.losses import reinforce
 from metarl.rl.metrics import rollout_metrics

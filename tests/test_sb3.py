@@ -18,9 +18,9 @@ from helpers import seeded
 from pages import block, commands_of, run_in_small, runs
 
 from metarl.commands import cli
-from metarl.core import InnerLoop, Params, functional, sgd, tree
+from metarl.core import InnerLoop, Params, sgd, tree
 from metarl.core.speed import processes
-from metarl.rl.advantages import advantages
+from metarl.rl.baseline import advantages
 from metarl.rl.episodes import mean_return
 from metarl.rl.evaluate import paper_tasks
 from metarl.rl.losses import reinforce
@@ -115,7 +115,7 @@ def test_what_is_no_actor_of_one_task_is_refused() -> None:
     with pytest.raises(ValueError, match=r"reads a Box of \(3,\), the environment shows Box"):
         sb3_policy(policy, params, BOX, BOX)
     with pytest.raises(TypeError, match=r"made by mlp_policy .* got Linear"):
-        sb3_policy(*functional(torch.nn.Linear(3, 2)), SEEN, BOX)
+        sb3_policy(*Policy.of(torch.nn.Linear(3, 2)), SEEN, BOX)
 
 
 def adapted() -> tuple[Policy, Params, Any]:
@@ -445,7 +445,7 @@ def test_discrete_actions_train_and_a_wrong_algorithm_is_one_line(
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--task", "direction"], '--task must be JSON such as \'{"goal": ['),
+        (["--task", "direction"], 'must be JSON such as \'{"goal": ['),
         (["--task", '{"direction": 1}'], "a task of this environment looks like {'goal': [0.0, 0."),
         (["--env", "CartPole-v1"], "has no tasks"),
         (["--eval-every", "0"], "--eval-every must be at least 1, got 0"),

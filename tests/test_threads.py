@@ -10,7 +10,7 @@ from helpers import seeded
 from torch.testing import assert_close
 
 from metarl.core import InnerLoop, Task, sgd
-from metarl.rl.advantages import advantages
+from metarl.rl.baseline import advantages
 from metarl.rl.distributions import Gaussian
 from metarl.rl.episodes import Episodes
 from metarl.rl.losses import reinforce

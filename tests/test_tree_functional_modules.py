@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from helpers import FEATURES, randn, random_like, seeded, tiny_policy
+from helpers import FEATURES, at_once, randn, random_like, seeded, tiny_policy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from metarl.core.functional import draw, fused_norm, merge, rows, split
 from metarl.core.speed.compiling import program
 from metarl.nn.mlp import mlp
 from metarl.nn.norms import LayerNorm
+from metarl.rl.distributions import Categorical
+from metarl.rl.policy import Policy
 
 
 shapes = st.lists(st.lists(st.integers(0, 3), max_size=3).map(tuple), min_size=1, max_size=4)
@@ -149,19 +151,24 @@ def test_policies_over_tasks_equal_vmap(kind: str, batch: tuple[int, ...]) -> No
     per_task = tree.stack([random_like(params, seed) for seed in range(3)])
     observations = randn(3, *batch, FEATURES)
     expected = torch.func.vmap(policy)(per_task, observations)
-    actual = policy.over_tasks(per_task)(observations)
+    actual = at_once(policy, per_task, observations)
     assert type(actual) is type(expected)
     assert_close(actual, expected, rtol=1e-12, atol=1e-14)
 
 
+class Logits(nn.Linear):
+    def forward(self, inputs: Tensor) -> Categorical:
+        return Categorical(super().forward(inputs))
+
+
 def test_modules_without_a_way_of_their_own_are_vmapped_over_tasks() -> None:
-    apply, params = functional(nn.Linear(2, 1).double())
+    policy, params = Policy.of(Logits(2, 3).double())
     per_task = tree.stack([random_like(params, seed) for seed in range(3)])
     inputs = randn(3, 4, 2)
-    expected = torch.stack(
-        [apply({n: p[i] for n, p in per_task.items()}, inputs[i]) for i in range(3)]
+    expected = tree.stack(
+        [policy({n: p[i] for n, p in per_task.items()}, inputs[i]) for i in range(3)]
     )
-    assert_close(apply.over_tasks(per_task)(inputs), expected)
+    assert_close(at_once(policy, per_task, inputs), expected)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from reference import double_backward, plain_gradient, plain_kl, plain_sum, plai
 from torch.testing import assert_close
 
 from metarl.core import Task, tree
-from metarl.rl.advantages import advantages
+from metarl.rl.baseline import advantages
 from metarl.rl.episodes import Episodes, Rollout
-from metarl.rl.maml_trpo import maml_trpo
+from metarl.rl.meta_trpo import maml_trpo
 from metarl.rl.trpo import trust_region_step
 
 

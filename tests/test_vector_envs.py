@@ -22,7 +22,7 @@ from metarl.rl.sampler import Sampler, make_sampler
 ENV = "playground:playground/Pendulum-v0"
 TASKS = [{"angle": 0.5, "length": 0.6}, {"angle": -1.0, "length": 1.4}]
 EPISODES, HORIZON = 2, 50
-FACES: dict[str, dict[str, Any]] = {
+MODES: dict[str, dict[str, Any]] = {
     "sync": {"vectorization_mode": "sync"},
     "sync, one buffer": {"vectorization_mode": "sync", "vector_kwargs": {"copy": False}},
     "sync, reset at once": {"vector_kwargs": {"autoreset_mode": "SameStep"}},
@@ -43,9 +43,9 @@ def _module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def sampler_of(face: str) -> Sampler:
-    env_id = "playground/FastPendulum-v0" if face == "batched" else ENV
-    return make_sampler(env_id, num_tasks=2, episodes_per_task=EPISODES, **FACES[face])
+def sampler_of(mode: str) -> Sampler:
+    env_id = "playground/FastPendulum-v0" if mode == "batched" else ENV
+    return make_sampler(env_id, num_tasks=2, episodes_per_task=EPISODES, **MODES[mode])
 
 
 def pushing(sampler: Sampler) -> tuple[Policy, Params]:
@@ -76,9 +76,9 @@ def slow_loop(rollout: Rollout) -> None:
             ended = terminated or truncated
 
 
-@pytest.mark.parametrize("face", FACES)
-def test_episodes_are_those_of_a_slow_loop_and_end_once(face: str) -> None:
-    sampler = sampler_of(face)
+@pytest.mark.parametrize("mode", MODES)
+def test_episodes_are_those_of_a_slow_loop_and_end_once(mode: str) -> None:
+    sampler = sampler_of(mode)
     rollout = sampler.rollout(*pushing(sampler), TASKS, seeded(0))
     sampler.env.close()  # type: ignore[attr-defined]
     lengths = rollout.mask.sum(1)
@@ -88,18 +88,18 @@ def test_episodes_are_those_of_a_slow_loop_and_end_once(face: str) -> None:
 
 
 def test_second_rollout_starts_afresh() -> None:
-    for face in ("sync", "async, spawned", "batched"):
-        sampler = sampler_of(face)
+    for mode in ("sync", "async, spawned", "batched"):
+        sampler = sampler_of(mode)
         policy, params = pushing(sampler)
         first, again = (sampler.rollout(policy, params, TASKS, seeded(0)) for _ in range(2))
         sampler.env.close()  # type: ignore[attr-defined]
         assert_close(again, first, rtol=0, atol=0)
 
 
-def test_consecutive_draws_of_tasks_differ_and_are_those_of_every_face() -> None:
+def test_consecutive_draws_of_tasks_differ_and_are_those_of_every_mode() -> None:
     drawn = []
-    for face in ("sync", "async, spawned", "batched"):
-        sampler, rng = sampler_of(face), np.random.default_rng(3)
+    for mode in ("sync", "async, spawned", "batched"):
+        sampler, rng = sampler_of(mode), np.random.default_rng(3)
         drawn.append([sampler.sample_tasks(rng) for _ in range(3)])
         sampler.env.close()  # type: ignore[attr-defined]
     assert drawn[0] == drawn[1] == drawn[2]

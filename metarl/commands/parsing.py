@@ -17,7 +17,7 @@ def flags_named(options: Any) -> Iterator[None]:
     """Replace the names of arguments in errors by flags: ``num_tasks``, ```out```, ``task=1``."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         if error.args and isinstance(text := error.args[-1], str):
             error.args = (*error.args[:-1], flags_of(text, [f.name for f in fields(options)]))
         raise

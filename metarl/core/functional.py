@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
 from metarl.core.types import Params
 
@@ -30,24 +30,6 @@ class Apply:
         return functional_call(
             skeleton, (params, dict(skeleton.named_buffers())), inputs, strict=True
         )
-
-    def over_tasks(self, params: Params) -> Callable[..., Any]:
-        """Bind one set of parameters per task and evaluate all tasks at once.
-
-        Args:
-            params: Parameters with a leading task axis.
-
-        Returns:
-            A function of inputs with a leading task axis. It is ``vmap`` of this one, or what the
-            module's own method ``over_tasks(params)`` returns where it has a faster way.
-        """
-        own: Callable[[Params], Callable[..., Any]] | None = getattr(
-            self.module, "over_tasks", None
-        )
-        if own is None:
-            return lambda *inputs: vmap(self)(params, *inputs)
-        bound: Callable[..., Any] = own(params)
-        return bound
 
     def _skeleton(self) -> nn.Module:
         if not hasattr(self._skeletons, "module"):

@@ -3,10 +3,11 @@
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from metarl.core import tree
+from metarl.core.speed import chunks, processes
 from metarl.core.types import Task
 
 
@@ -16,7 +17,8 @@ class Rollout(NamedTuple):
     Time comes before the episode and is padded to the horizon; padding has mask ``False``.
 
     Attributes:
-        observations: What the policy saw.
+        observations: What the policy saw, shape (*task, time, episode, *observation). Floats have
+            the type of the parameters; others, such as the bytes of images, keep their own.
         actions: Its unclipped samples; shape (..., actions) if continuous, (...) if discrete.
         rewards: Reward of each transition.
         mask: Which transitions happened.
@@ -24,7 +26,7 @@ class Rollout(NamedTuple):
         diverged: In which transitions the simulation diverged, and so ended the episode.
     """
 
-    observations: Float[Tensor, "*task time episode features"]
+    observations: Shaped[Tensor, "..."]
     actions: Any
     rewards: Float[Tensor, "*task time episode"]
     mask: Bool[Tensor, "*task time episode"]
@@ -35,7 +37,7 @@ class Rollout(NamedTuple):
 class Episodes(NamedTuple):
     """A rollout and its advantages: everything that losses need."""
 
-    observations: Float[Tensor, "*task time episode features"]
+    observations: Shaped[Tensor, "..."]
     actions: Any
     rewards: Float[Tensor, "*task time episode"]
     mask: Bool[Tensor, "*task time episode"]
@@ -73,3 +75,9 @@ def masked_mean(values: Float[Tensor, "*axes"], mask: Bool[Tensor, "*axes"]) -> 
 def mean_return(rollout: Rollout | Episodes) -> Float[Tensor, "*task"]:
     """Average undiscounted return of the episodes of each task."""
     return masked(rollout.rewards, rollout.mask).sum(-2).mean(-1)
+
+
+def chunk_of(batch: Episodes) -> int:
+    """Return how many tasks of a meta-batch of episodes make a chunk that fits the cache."""
+    mask = batch.mask
+    return chunks.cache_sized(mask[0].numel(), processes.count(len(mask)), mask.device) or len(mask)

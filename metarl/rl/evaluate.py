@@ -10,9 +10,9 @@ from jaxtyping import Float
 
 from metarl.core.adapt import InnerLoop
 from metarl.core.types import MetaParams
-from metarl.rl.advantages import Process
+from metarl.rl.baseline import Process
 from metarl.rl.episodes import mean_return
-from metarl.rl.policies import Policy
+from metarl.rl.policy import Policy
 from metarl.rl.sampler import Sampler, TaskDescription
 from metarl.util.statistics import interval95
 

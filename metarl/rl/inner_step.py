@@ -7,9 +7,9 @@ from torch import Tensor
 
 from metarl.core import tree
 from metarl.core.adapt import InnerLoop
-from metarl.core.speed import chunks, processes
+from metarl.core.speed import chunks
 from metarl.core.types import MetaParams, Params
-from metarl.rl.episodes import Episodes
+from metarl.rl.episodes import Episodes, chunk_of
 
 
 def inner_step(
@@ -36,9 +36,7 @@ def inner_step(
         about = {"inner": tree.norm(grads)} | agreement(loop, params, batch)
         return *loop.update(meta, params, grads, state, index), about
 
-    device, num_tasks = batch.mask.device, processes.count(len(batch.mask))
-    size = chunks.cache_sized(batch.mask[0].numel(), num_tasks, device)
-    parts = chunks.split((params, state, batch), size)
+    parts, device = chunks.split((params, state, batch), chunk_of(batch)), batch.mask.device
     with torch.no_grad():
         done = chunks.parallel_map(lambda p: chunks.over_tasks(step, p), parts, device=device)
     joined: tuple[Params, Any, dict[str, Tensor]] = chunks.join(done)

@@ -10,7 +10,7 @@ from torch import Tensor
 from metarl.core.types import LossFn, Params
 from metarl.rl.distributions import Distribution
 from metarl.rl.episodes import Episodes, masked, masked_mean
-from metarl.rl.policies import Policy
+from metarl.rl.policy import Policy
 
 
 InnerLoss: TypeAlias = Callable[..., LossFn]
@@ -25,7 +25,7 @@ def reinforce(policy: Policy) -> LossFn:
     """
 
     def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:
-        log_prob = policy(params, episodes.observations).log_prob(episodes.actions)
+        log_prob = policy.unroll(params, episodes).log_prob(episodes.actions)
         return -masked_mean(log_prob * episodes.advantages, episodes.mask)
 
     return loss
@@ -37,21 +37,21 @@ def ratio(policy: Policy) -> LossFn:
     The value and the first derivative at π_old are those of :func:`reinforce`; the second
     derivative also has the score term (Rothfuss et al. 2019, eq. 8).
     """
-
-    def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:
-        return surrogate(policy(params, episodes.observations), episodes)
-
-    return loss
+    return clipped(policy, clip=None)
 
 
-def clipped(policy: Policy, *, clip: float = 0.5) -> LossFn:
+def clipped(policy: Policy, *, clip: float | None = 0.5) -> LossFn:
     """Build PPO's loss, −mean(min(r A, clip(r, 1 ± ε) A)) with r = π / π_old, for the inner steps.
 
     Its derivatives at π_old are those of :func:`ratio`. ε is that of MAML-PPO (garage).
+
+    Args:
+        policy: The policy.
+        clip: ε; ``None`` does not clip.
     """
 
     def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:
-        return surrogate(policy(params, episodes.observations), episodes, clip=clip)
+        return surrogate(policy.unroll(params, episodes), episodes, clip=clip)
 
     return loss
 
@@ -68,7 +68,7 @@ def dice(policy: Policy) -> LossFn:
     """
 
     def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:
-        log_prob = policy(params, episodes.observations).log_prob(episodes.actions)
+        log_prob = policy.unroll(params, episodes).log_prob(episodes.actions)
         through = masked(log_prob, episodes.mask).cumsum(0)
         before = torch.cat([torch.zeros_like(through[:1]), through[:-1]])
         return -masked_mean((_box(through) - _box(before)) * episodes.advantages, episodes.mask)

@@ -65,46 +65,42 @@ class Method(NamedTuple):
 
 METHODS: dict[str, Method] = {
     "maml-trpo": Method(
-        "Finn et al. 2017",
-        "trust region around the adapted policies",
-        "metarl.rl.maml_trpo:maml_trpo",
+        "Finn et al. 2017", "trust region around the adapted policies", "metarl.rl:maml_trpo"
     ),
     "vpg-maml": Method(
         "Finn et al. 2017",
         "Adam on the policy gradient",
-        "metarl.rl.policy_gradient:vpg_maml",
+        "metarl.rl:vpg_maml",
         with_preset={"outer_lr": 1e-2},
     ),
     "maml-ppo": Method(
         "Schulman et al. 2017",
         "clipped ratios in the inner and the outer loss",
-        "metarl.rl.policy_gradient:maml_ppo",
+        "metarl.rl:maml_ppo",
         values={"inner_loss": "clipped"},
         with_preset={"inner_loss": "clipped", "outer_lr": 3e-3},
     ),
     "promp": Method(
         "Rothfuss et al. 2019",
         "clipped; KL penalty on the policy before adaptation",
-        "metarl.rl.promp:promp",
+        "metarl.rl:promp",
         values={"inner_loss": "ratio"},
         with_preset={"outer_lr": 3e-3},
     ),
     "e-maml": Method(
-        "Stadie et al. 2018",
-        "credits exploration before adaptation",
-        "metarl.rl.e_maml:e_maml",
+        "Stadie et al. 2018", "credits exploration before adaptation", "metarl.rl:e_maml"
     ),
     "cavia": Method(
         "Zintgraf et al. 2019",
         "a few context parameters adapt, from zero",
-        "metarl.rl.maml_trpo:maml_trpo",
+        "metarl.rl:maml_trpo",
         values={"inner_lr": 1.0, "context_size": 5},
         with_preset={"inner_lr": 1.0},
     ),
     "reptile": Method(
         "Nichol et al. 2018",
         "moves toward the adapted policies; first order",
-        "metarl.rl.policy_gradient:reptile_rl",
+        "metarl.rl:reptile_rl",
         values={"inner_steps": 3},
         with_preset={"inner_steps": 3},
     ),

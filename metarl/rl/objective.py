@@ -17,7 +17,7 @@ from metarl.core.speed import chunks
 from metarl.core.speed.staging import Staged, Tensors, stage
 from metarl.core.types import LossFn, MetaParams, Task
 from metarl.rl.losses import mean_kl, surrogate
-from metarl.rl.policies import Policy
+from metarl.rl.policy import Policy
 
 
 _tracing = threading.Lock()  # torch.fx traces in one thread at a time
@@ -66,7 +66,7 @@ class PostAdaptationObjective:
     def __call__(self, meta: MetaParams, task: Task) -> tuple[Tensor, Tensor]:
         """Return (surrogate loss, mean KL(old ‖ new)) of one task."""
         params = self.loop.adapt(meta, task.support)
-        distribution = self.policy(params, task.query.observations)
+        distribution = self.policy.unroll(params, task.query)
         loss = surrogate(distribution, task.query) + self._own(meta, task)
         return loss, mean_kl(distribution, task.query)
 
@@ -96,7 +96,7 @@ class PostAdaptationObjective:
 
         params = tree.map_leaves(lambda p: p.detach().requires_grad_(), adapted)
         distribution = chunks.over_tasks(
-            lambda pair: self.policy(*pair), (params, tasks.query.observations)
+            lambda pair: self.policy.unroll(*pair), (params, tasks.query)
         )
         network = linearize(tree.leaves(distribution), tree.leaves(params))
 

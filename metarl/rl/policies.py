@@ -2,21 +2,19 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import gymnasium
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from metarl.core.functional import Apply, functional
 from metarl.core.types import Params
 from metarl.nn.mlp import mlp
 from metarl.rl.distributions import Categorical, Distribution, Gaussian
+from metarl.rl.policy import Policy as Policy
+from metarl.util.ranges import among
 
-
-Policy: TypeAlias = Apply
-"""``policy(params, observations) -> Distribution``, made by :func:`metarl.core.functional`."""
 
 CONTEXT = "context"
 MIN_LOG_STD = math.log(1e-6)  # the floor of Finn et al.'s code; below it the gradient is zero
@@ -29,29 +27,16 @@ class _MLPPolicy(nn.Module):
     (CAVIA, Zintgraf et al. 2019).
     """
 
-    def __init__(
-        self,
-        sizes: Sequence[int],
-        *,
-        activation: str = "relu",
-        output_gain: float = 1.0,
-        context: int = 0,
-        generator: torch.Generator | None = None,
-    ) -> None:
+    def __init__(self, sizes: Sequence[int], *, context: int = 0, **options: Any) -> None:
         super().__init__()
-        self.network = mlp(
-            (sizes[0] + context, *sizes[1:]),
-            activation=activation,
-            output_gain=output_gain,
-            generator=generator,
-        )
+        self.network = mlp((sizes[0] + context, *sizes[1:]), **options)
         if context:
             self.context = nn.Parameter(torch.zeros(context))
 
-    def forward(self, observations: Float[Tensor, "*batch features"]) -> Distribution:
+    def forward(self, observations: Shaped[Tensor, "*batch features"]) -> Distribution:
         """Return the action distribution at each observation."""
         params: Params = dict(self.named_parameters())
-        return self.distribution(params, self.network(_beside(observations, params)))
+        return self.distribution(params, self.network(_inputs(observations, params)))
 
     def over_tasks(self, params: Params) -> Callable[[Tensor], Distribution]:
         """Bind one set of parameters per task: same numbers as ``vmap``, a third of its overhead.
@@ -62,18 +47,15 @@ class _MLPPolicy(nn.Module):
         Returns:
             A function of observations (task, *batch, features), one fused product per layer.
         """
-        layers: list[Callable[[Tensor], Tensor]] = []
-        for index, layer in enumerate(self.network):
-            if not isinstance(layer, nn.Linear):
-                layers.append(layer)
-                continue
-            weight, bias = (params[f"network.{index}.{name}"] for name in ("weight", "bias"))
-            layers.append(_bound_linear(weight, bias))
-        slots = {n: p.unsqueeze(1) for n, p in params.items() if not n.startswith("network.")}
+        layers = [
+            _bound_linear(params, f"network.{index}") if isinstance(layer, nn.Linear) else layer
+            for index, layer in enumerate(self.network)
+        ]
+        slots = {name: p.unsqueeze(1) for name, p in params.items()}
 
         def act(observations: Tensor) -> Distribution:
             num_tasks, *batch, features = observations.shape
-            hidden = _beside(observations.reshape(num_tasks, -1, features), slots)
+            hidden = _inputs(observations.reshape(num_tasks, -1, features), slots)
             for layer in layers:
                 hidden = layer(hidden)
             flat = self.distribution(slots, hidden)
@@ -86,17 +68,19 @@ class _MLPPolicy(nn.Module):
         raise NotImplementedError
 
 
-def _beside(observations: Tensor, params: Params) -> Tensor:
-    """Append the context parameters, if there are any, to every observation."""
+def _inputs(observations: Tensor, params: Params) -> Tensor:
+    """Return observations as floating-point numbers, with the context, if any, beside each."""
+    if not observations.is_floating_point():
+        observations = observations.to(next(iter(params.values())).dtype)
     if CONTEXT not in params:
         return observations
     context = params[CONTEXT].expand(*observations.shape[:-1], -1)
     return torch.cat([observations, context], -1)
 
 
-def _bound_linear(weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
-    transposed, row = weight.mT.contiguous(), bias.unsqueeze(1)
-    return lambda inputs: torch.baddbmm(row, inputs, transposed)
+def _bound_linear(params: Params, name: str) -> Callable[[Tensor], Tensor]:
+    weight, row = params[f"{name}.weight"].mT.contiguous(), params[f"{name}.bias"].unsqueeze(1)
+    return lambda inputs: torch.baddbmm(row, inputs, weight)
 
 
 class GaussianMLP(_MLPPolicy):
@@ -109,14 +93,9 @@ class GaussianMLP(_MLPPolicy):
     """
 
     def __init__(
-        self,
-        sizes: Sequence[int],
-        *,
-        init_std: float = 1.0,
-        scale: float = 1.0,
-        **network: Any,
+        self, sizes: Sequence[int], *, init_std: float = 1.0, scale: float = 1.0, **options: Any
     ) -> None:
-        super().__init__(sizes, **network)
+        super().__init__(sizes, **options)
         self.scale = scale
         self.log_std = nn.Parameter(torch.full((sizes[-1],), math.log(init_std / scale)))
 
@@ -141,12 +120,9 @@ def mlp_policy(
     action_space: gymnasium.Space[Any],
     *,
     hidden: Sequence[int] = (100, 100),
-    activation: str = "relu",
-    output_gain: float = 1.0,
     init_std: float = 1.0,
     scale: float = 1.0,
-    context: int = 0,
-    generator: torch.Generator | None = None,
+    **options: Any,
 ) -> tuple[Policy, Params]:
     """Build the policy that fits a pair of spaces, and draw its parameters.
 
@@ -154,13 +130,12 @@ def mlp_policy(
         observation_space: A flat ``Box``.
         action_space: A flat ``Box`` (Gaussian policy) or ``Discrete`` from 0 (categorical policy).
         hidden: Widths of the hidden layers.
-        activation: ``"relu"`` or ``"tanh"``.
-        output_gain: Factor of the last layer's initial weights; below 1, the policy starts out
-            almost the same everywhere.
         init_std: Initial standard deviation of a Gaussian policy, in units of the action space.
         scale: Unit of a Gaussian policy's outputs, see :class:`GaussianMLP`.
-        context: Number of context parameters, which are read like observations.
-        generator: Source of the weights.
+        options: ``context``, the number of context parameters, which are read like observations,
+            and options of :func:`metarl.nn.mlp.mlp`: ``activation``, ``"relu"`` or ``"tanh"``;
+            ``output_gain``, a factor of the last layer's initial weights, below 1 for a policy that
+            starts out almost the same everywhere; ``generator``, the source of the weights.
 
     Raises:
         TypeError: If a space is neither.
@@ -171,15 +146,35 @@ def mlp_policy(
             "in gymnasium.wrappers.FlattenObservation"
         )
     inputs = (observation_space.shape[0], *hidden)
-    network: dict[str, Any] = {
-        "activation": activation,
-        "output_gain": output_gain,
-        "context": context,
-        "generator": generator,
-    }
     if isinstance(action_space, gymnasium.spaces.Discrete) and action_space.start == 0:
-        return functional(CategoricalMLP((*inputs, int(action_space.n)), **network))
+        return Policy.of(CategoricalMLP((*inputs, int(action_space.n)), **options))
     if isinstance(action_space, gymnasium.spaces.Box) and len(action_space.shape) == 1:
         sizes = (*inputs, action_space.shape[0])
-        return functional(GaussianMLP(sizes, init_std=init_std, scale=scale, **network))
+        return Policy.of(GaussianMLP(sizes, init_std=init_std, scale=scale, **options))
     raise TypeError(f"actions must be a flat Box, or Discrete from 0, got {action_space}")
+
+
+NETWORKS: dict[str, Callable[..., tuple[Policy, Params]]] = {"mlp": mlp_policy}
+"""Builders ``(observation_space, action_space, **settings) -> (policy, params)`` by name."""
+
+
+def make_policy(
+    network: str,
+    observation_space: gymnasium.Space[Any],
+    action_space: gymnasium.Space[Any],
+    **settings: Any,
+) -> tuple[Policy, Params]:
+    """Build a policy with one of the networks of :data:`NETWORKS`, and sample its parameters.
+
+    Args:
+        network: Name of the network.
+        observation_space: Space of a single environment's observations.
+        action_space: Space of its actions.
+        settings: Arguments of the network's builder, such as those of :func:`mlp_policy`.
+
+    Raises:
+        ValueError: If there is no such network.
+        TypeError: If the network does not support a space or a setting.
+    """
+    among(NETWORKS).check("network", network)
+    return NETWORKS[network](observation_space, action_space, **settings)

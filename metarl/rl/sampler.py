@@ -1,7 +1,8 @@
 """The sampler: all tasks × episodes of a meta-batch step together."""
 
 import copy
-from typing import Any, Protocol, runtime_checkable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,36 +12,15 @@ from metarl.core import tree
 from metarl.core.adapt import InnerLoop
 from metarl.core.speed import chunks, processes
 from metarl.core.types import MetaParams, Metrics, Params, Task
-from metarl.rl.advantages import Process
-from metarl.rl.blame import blame_rows
+from metarl.rl.baseline import Process
 from metarl.rl.episodes import Episodes, Rollout, mean_return, zero_padding
+from metarl.rl.error_context import error_context
 from metarl.rl.inner_step import inner_step
-from metarl.rl.policies import Policy
+from metarl.rl.policy import Policy
 from metarl.rl.vector_env import horizon_of, make_vector_env, spec_of
 
 
 TaskDescription = dict[str, Any]
-
-
-@runtime_checkable
-class TaskVectorEnv(Protocol):
-    """A Gymnasium vector environment with tasks; its own Sync and Async ones are such."""
-
-    num_envs: int
-    single_observation_space: Any
-    single_action_space: Any
-
-    def reset(self, *, seed: list[int]) -> tuple[Any, dict[str, Any]]:
-        """Start one episode in every row."""
-
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Advance every row."""
-
-    def set_attr(self, name: str, values: Any) -> None:
-        """Set an attribute of every row."""
-
-    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Call a method of every row."""
 
 
 class Sampler:
@@ -52,7 +32,7 @@ class Sampler:
 
     def __init__(
         self,
-        env: TaskVectorEnv,
+        env: Any,
         *,
         episodes_per_task: int,
         device: Any = "cpu",
@@ -61,8 +41,9 @@ class Sampler:
         """Take over `env`, whose rows are grouped by task.
 
         Args:
-            env: A vector environment with `task` and `sample_tasks`. Its rows may freeze when
-                they end, or be reset by themselves: what comes after a row's first end is masked.
+            env: A Gymnasium vector environment whose rows have `task` and `sample_tasks`. Like
+                ``SyncVectorEnv`` it has ``reset``, ``step``, ``set_attr`` and ``call``. Rows that
+                ended may freeze or be reset: what comes after a row's first end is masked.
             episodes_per_task: Rows per task.
             device: Where the policy runs and the episodes are kept.
             share: Which tasks of a meta-batch the rows are for, where processes share it; by
@@ -74,9 +55,7 @@ class Sampler:
         """
         horizon = horizon_of(env)
         if horizon is None:
-            raise ValueError(
-                "the environment states no horizon: register it with max_episode_steps"
-            )
+            raise ValueError("the environment has no horizon: register it with max_episode_steps")
         if episodes_per_task < 1 or env.num_envs % episodes_per_task:
             raise ValueError(
                 f"{env.num_envs} rows are not a multiple of episodes_per_task={episodes_per_task}"
@@ -88,6 +67,7 @@ class Sampler:
         self.num_tasks = env.num_envs // episodes_per_task
         self.share = share or processes.TaskSlice(0, self.num_tasks, self.num_tasks)
         self.device = torch.device(device)
+        self._errors_of = partial(error_context, self.name, env=env)
 
     def sample_tasks(self, rng: np.random.Generator) -> list[TaskDescription]:
         """Draw one task for each group of rows.
@@ -95,7 +75,7 @@ class Sampler:
         The environment draws from a copy of `rng`, which itself jumps far ahead: rows in one
         process would all draw from it, and rows in other processes would leave it where it was.
         """
-        with blame_rows(self.env, self.name, "sample_tasks"):
+        with self._errors_of("sample_tasks"):
             drawn = self.env.call("sample_tasks", self.share.total, copy.deepcopy(rng))
         bits: Any = rng.bit_generator
         bits.state = bits.jumped().state
@@ -112,23 +92,23 @@ class Sampler:
         """Roll out `episodes_per_task` episodes of every task.
 
         Args:
-            policy: The policy.
+            policy: The policy. Its carry is initial at the start of every episode.
             params: Its parameters, with a leading task axis.
             tasks: One description for each task.
             generator: The only source of randomness: of the actions, and of the environments'
                 seeds, which belong to (task, episode) and to no worker or thread.
         """
         with torch.no_grad(), chunks.one_thread_per_operator():
-            act = policy.over_tasks(params)
+            carry, act = policy.over_tasks(params, (self.episodes_per_task,))
             dtype = next(iter(params.values())).dtype
-            seen = self._reset(tasks, generator).to(dtype)
+            seen = self._observed(self._reset(tasks, generator), dtype)
             ended = np.zeros(self.env.num_envs, dtype=bool)
             steps = []
             for _ in range(self.horizon):
-                behavior = act(seen)
+                carry, behavior = act(carry, seen)
                 actions = behavior.sample(generator, self.share)
                 flat = actions.flatten(0, 1).numpy(force=True)
-                with blame_rows(self.env, self.name, "step"):
+                with self._errors_of("step"):
                     following, rewards, terminated, truncated, info = self.env.step(flat)
                 running = ~ended
                 diverged = running & _flags(info.get("diverged", False))
@@ -136,10 +116,10 @@ class Sampler:
                 ended = ended | _flags(terminated) | _flags(truncated)
                 if ended.all():
                     break
-                seen = self._observe(following).to(dtype)
+                seen = self._observed(following, dtype)
             for _ in range(self.horizon - len(steps)):
                 behavior.sample(generator, self.share)  # as much noise whatever has happened
-            return self._assemble(steps)
+            return self._assemble(steps, dtype)
 
     def collect(
         self,
@@ -183,26 +163,30 @@ class Sampler:
         )
         return Task(tuple(batches[:-1]), batches[-1]), metrics
 
-    def _reset(self, tasks: list[TaskDescription], generator: torch.Generator) -> Tensor:
+    def _reset(self, tasks: list[TaskDescription], generator: torch.Generator) -> Any:
         if len(tasks) != self.num_tasks:
             raise ValueError(f"expected {self.num_tasks} tasks, got {len(tasks)}")
         shape, device = (self.share.total, self.episodes_per_task), generator.device
         drawn = torch.randint(2**31, shape, generator=generator, device=device)
         seeds = self.share.of_batch(drawn).flatten().tolist()
         rows = [task for task in tasks for _ in range(self.episodes_per_task)]
-        with blame_rows(self.env, self.name, "set_attr", ValueError):
+        with self._errors_of("set_attr", ValueError):
             self.env.set_attr("task", rows)
-        with blame_rows(self.env, self.name, "reset"):
-            seen, _ = self.env.reset(seed=seeds)
-        return self._observe(seen)
+        with self._errors_of("reset"):
+            return self.env.reset(seed=seeds)[0]
 
-    def _observe(self, observations: Any) -> Tensor:
-        """Put observations on the device, in shape (task, episode, features)."""
-        shape = (self.num_tasks, self.episodes_per_task, -1)
+    def _observed(self, observations: Any, dtype: torch.dtype) -> Tensor:
+        """Put observations on the device, in shape (task, episode, *observation).
+
+        Floating-point numbers are converted to `dtype`; the bytes of images stay bytes.
+        """
+        seen = torch.as_tensor(observations)
+        kind = dtype if seen.is_floating_point() else seen.dtype
+        shape = (self.num_tasks, self.episodes_per_task, *seen.shape[1:])
         # A copy: an environment may write its next observations into the same array.
-        return _tensor(observations).to(self.device, copy=True).reshape(shape)
+        return seen.to(self.device, kind, copy=True).reshape(shape)
 
-    def _assemble(self, steps: list[Any]) -> Rollout:
+    def _assemble(self, steps: list[Any], dtype: torch.dtype) -> Rollout:
         """Stack time steps along the second axis and pad them to the horizon."""
         missing = self.horizon - len(steps)
 
@@ -212,16 +196,15 @@ class Sampler:
             return torch.cat([stacked, padding], 1) if missing else stacked
 
         def rows(values: tuple[Any, ...]) -> Tensor:
-            stacked = torch.stack(values) if torch.is_tensor(values[0]) else np.stack(values)
-            shape = (len(values), self.num_tasks, self.episodes_per_task)
-            grouped = _tensor(stacked).reshape(shape)
+            stacked = torch.stack([torch.as_tensor(value) for value in values])
+            grouped = stacked.reshape(len(values), self.num_tasks, self.episodes_per_task)
             return stack(*grouped.to(self.device).unbind())
 
         seen, actions, rewards, running, behavior, diverged = zip(*steps, strict=True)
         rollout = Rollout(
             observations=stack(*seen),
             actions=stack(*actions),
-            rewards=rows(rewards).to(seen[0].dtype),
+            rewards=rows(rewards).to(dtype),
             mask=rows(running),
             behavior=tree.map_leaves(stack, *behavior),
             diverged=rows(diverged),
@@ -240,8 +223,8 @@ def make_sampler(
 ) -> Sampler:
     """Build a registered environment with a row for each episode, and a sampler on it.
 
-    An environment without a batched face is run as ``SyncVectorEnv``, one row after the other, or
-    with ``vectorization_mode="async"`` in one process per row; both give the same episodes.
+    An environment without a vectorized implementation runs as ``SyncVectorEnv``, one row after the
+    other, or with ``vectorization_mode="async"`` in one process per row; the episodes are the same.
 
     Args:
         env_id: A Gymnasium id; ``module:namespace/Name-v0`` imports the module that registers it.
@@ -267,10 +250,6 @@ def _processed(process: Process, rollout: Rollout) -> tuple[Episodes, dict[str, 
     done = chunks.parallel_map(lambda p: chunks.over_tasks(process, p), parts, device=device)
     found: tuple[Episodes, dict[str, Tensor]] = chunks.join(done)
     return found
-
-
-def _tensor(values: Any) -> Tensor:
-    return values if isinstance(values, Tensor) else torch.from_numpy(values)
 
 
 def _flags(values: Any) -> Any:

@@ -11,7 +11,7 @@ from metarl.core import tree
 from metarl.core.linalg import conjugate_gradient
 from metarl.core.speed import chunks, processes
 from metarl.core.types import MetaParams, Metrics, Task
-from metarl.rl.episodes import zero_task_padding
+from metarl.rl.episodes import chunk_of, zero_task_padding
 from metarl.rl.objective import Linearization, PostAdaptationObjective
 from metarl.util.ranges import above, at_least, greater_than, inside
 
@@ -58,14 +58,12 @@ def trust_region_step(
         FloatingPointError: If the surrogate or its gradient is not finite.
         ValueError: If `fisher_fraction` is outside (0, 1].
     """
-    if not 0 < fisher_fraction <= 1:
-        raise ValueError(f"fisher_fraction must be in (0, 1], got {fisher_fraction}")
+    above(0, 1).check("fisher_fraction", fisher_fraction)
     tasks = zero_task_padding(tasks)
     num_tasks, device = processes.count(tasks.query.mask.shape[0]), tasks.query.mask.device
 
     def chunked(tasks: Task) -> list[Task]:
-        examples = tasks.query.mask[0].numel()
-        return chunks.split(tasks, chunk_size or chunks.cache_sized(examples, num_tasks, device))
+        return chunks.split(tasks, chunk_size or chunk_of(tasks.query))
 
     def mean(function: Any, items: list[Any]) -> Any:
         results = chunks.parallel_map(function, items, device=device)
@@ -82,37 +80,36 @@ def trust_region_step(
         del at_old  # its residuals are as large as all the episodes
         at_old = linearize(chunked(_fewer_episodes(tasks, fisher_fraction)))
 
-    def fisher(vector: MetaParams) -> MetaParams:
-        product: MetaParams = mean(lambda c: c.fisher(vector), at_old)
-        return product
-
-    step, residual = _longest_step(fisher, gradient, max_kl, cg_steps, cg_damping)
+    step, residual = _longest_step(
+        lambda vector: mean(lambda c: c.fisher(vector), at_old),
+        gradient, max_kl, cg_steps, cg_damping,
+    )  # fmt: skip
     del at_old  # and with it every residual, before the line search
 
-    def evaluate(candidate: MetaParams) -> tuple[Tensor, Tensor]:
+    def evaluate(candidate: MetaParams) -> Any:
         def chunk_sum(part: Task) -> Any:
             values = chunks.over_tasks(lambda task: objective(candidate, task), part)
             return tree.map_leaves(torch.sum, values)
 
         with torch.no_grad():
-            loss, kl = mean(chunk_sum, parts)
-        return loss, kl
+            return mean(chunk_sum, parts)
 
-    metrics = {
-        "gradient/outer": tree.norm(gradient),
-        "trpo/surrogate": before,
-        "trpo/cg_residual": tree.norm(residual) / tree.norm(gradient),
-    }
+    accepted: dict[str, Any] = {"improvement": 0.0, "kl": 0.0, "step_fraction": 0.0}
     fraction = 1.0
     for _ in range(backtracks):
         candidate = tree.add(meta, step, scale=fraction)
         after, kl = evaluate(candidate)
         if after < before and kl <= max_kl:
+            meta = candidate
             accepted = {"improvement": before - after, "kl": kl, "step_fraction": fraction}
-            return candidate, metrics | _scalars(accepted, like=before)
+            break
         fraction *= backtrack_ratio
-    refused = {"improvement": 0.0, "kl": 0.0, "step_fraction": 0.0}
-    return meta, metrics | _scalars(refused, like=before)
+    return meta, {
+        "gradient/outer": tree.norm(gradient),
+        "trpo/surrogate": before,
+        "trpo/cg_residual": tree.norm(residual) / tree.norm(gradient),
+        **{f"trpo/{name}": before.new_tensor(float(value)) for name, value in accepted.items()},
+    }
 
 
 def _longest_step(
@@ -143,13 +140,9 @@ def _fewer_episodes(tasks: Task, fraction: float) -> Task:
     return tree.map_leaves(lambda x: x[:, :, :kept].contiguous(), tasks)
 
 
-def _scalars(values: dict[str, Any], *, like: Tensor) -> Metrics:
-    return {f"trpo/{name}": like.new_tensor(float(value)) for name, value in values.items()}
-
-
 def _check_finite(loss: Tensor, gradient: MetaParams) -> None:
     if not (torch.isfinite(loss) and torch.isfinite(tree.norm(gradient))):
         raise FloatingPointError(
             f"the surrogate loss is {loss.item():g} and its gradient has norm "
-            f"{tree.norm(gradient).item():g}: lower --inner-lr or --max-kl"
+            f"{tree.norm(gradient).item():g}: lower inner_lr or max_kl"
         )

@@ -13,7 +13,7 @@ import numpy as np
 
 from metarl.envs.base import TaskDescription
 from metarl.envs.locomotion import LocomotionEnv
-from metarl.rl.blame import Checked
+from metarl.rl.error_context import Checked
 from metarl.rl.vector_env import make_vector_env
 
 

@@ -6,14 +6,12 @@ adapted policy becomes SB3's own ``ActorCriticPolicy``, not a class of ours: eve
 the tools around it do works on it, and the files it saves load where this package is not installed.
 """
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from gymnasium.spaces import Box, Discrete, Space
 from torch import Tensor, nn
 
-from metarl.core.functional import Apply
 from metarl.core.types import Params
 from metarl.rl.distributions import Gaussian
 from metarl.rl.policies import CONTEXT, CategoricalMLP, GaussianMLP, Policy
@@ -167,7 +165,7 @@ class _Chosen(NamedTuple):
         return self.actions
 
 
-class _Acting(Apply):
+class _Acting(Policy):
     """Calls ``model.predict``, whatever the parameters."""
 
     def __init__(self, model: Any, *, deterministic: bool) -> None:
@@ -183,9 +181,9 @@ class _Acting(Apply):
         chosen = torch.as_tensor(actions, device=observations.device)
         return _Chosen(chosen.reshape(*batch, *chosen.shape[1:]))
 
-    def over_tasks(self, params: Params) -> Any:
+    def over_tasks(self, params: Params, batch: Any) -> Any:
         """Act at observations (task, *batch, features)."""
-        return partial(self, params)
+        return (), lambda carry, observations: (carry, self(params, observations))
 
 
 def _layers(policy: Policy) -> list[nn.Module]:

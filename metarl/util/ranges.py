@@ -1,16 +1,16 @@
 """Ranges of numbers that settings accept."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from typing import Any, NamedTuple, get_type_hints
 
 
 class Range(NamedTuple):
-    """A set of accepted numbers, and how an error describes it."""
+    """A set of accepted values, and how an error describes it; a function where that may change."""
 
-    text: str
-    holds: Callable[[int | float], bool]
+    text: str | Callable[[], str]
+    holds: Callable[[Any], bool]
 
     def check(self, name: str, value: Any) -> None:
         """Make sure that a number, or each number of a tuple, is finite and accepted; None passes.
@@ -26,7 +26,8 @@ class Range(NamedTuple):
             if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"{name} must be finite, got {value}")
             if not self.holds(number):
-                raise ValueError(f"{name} must be {self.text}, got {value}")
+                text = self.text() if callable(self.text) else self.text
+                raise ValueError(f"{name} must be {text}, got {value}")
 
 
 def at_least(low: int) -> Range:
@@ -53,6 +54,11 @@ def above(low: int, high: int) -> Range:
     """Accept more than `low` and at most `high`."""
     text = f"greater than {low} and at most {high}"
     return Range(text, lambda value: low < value <= high)
+
+
+def among(names: Collection[str]) -> Range:
+    """Accept the names of a table, as it is when a name is checked."""
+    return Range(lambda: f"one of {', '.join(names)}", lambda value: value in names)
 
 
 class Ranged:

@@ -1,4 +1,4 @@
-"""ProMP: proximal meta-policy search (Rothfuss et al. 2019, section 6)."""
+"""Proximal meta-updates, whose probability ratios are clipped: MAML-PPO and ProMP."""
 
 from functools import lru_cache
 from typing import Annotated, Any
@@ -8,14 +8,37 @@ from torch import Tensor
 
 from metarl.core.adapt import InnerLoop
 from metarl.core.types import MetaLearner, MetaState, Metrics, Task
-from metarl.rl.policies import Policy
-from metarl.rl.policy_gradient import policy_gradient, surrogate_loss
+from metarl.rl.policy import Policy
+from metarl.rl.policy_gradients import policy_gradient, surrogate_loss
 from metarl.util.ranges import at_least, greater_than
 
 
 COEFFICIENT = "kl_coefficient"
 BAND = 1.5  # how far from the target a KL may be, as a factor, before its coefficient changes
 REACH = 2.0**10  # how far a coefficient may go, as a factor: it has to find its way back
+
+
+def maml_ppo(
+    policy: Policy,
+    loop: InnerLoop,
+    *,
+    clip: Annotated[float, greater_than(0)] = 0.5,
+    outer_lr: Annotated[float, at_least(0)] = 1e-3,
+    epochs: Annotated[int, at_least(1)] = 5,
+    chunk_size: int | None = None,
+) -> MetaLearner:
+    """Build MAML whose outer loss is PPO's (Schulman et al. 2017, eq. 7).
+
+    Args:
+        policy: The policy.
+        loop: The inner loop.
+        clip: How far from 1 a probability ratio of the outer loss may move.
+        outer_lr: Step size of the meta-update.
+        epochs: Gradient steps on every meta-batch of episodes.
+        chunk_size: See :func:`~metarl.rl.policy_gradients.policy_gradient`.
+    """
+    outer = surrogate_loss(policy, clip=clip)
+    return policy_gradient(loop, outer, lr=outer_lr, epochs=epochs, chunk_size=chunk_size)
 
 
 def promp(
@@ -30,7 +53,9 @@ def promp(
     chunk_size: int | None = None,
     **options: Any,
 ) -> MetaLearner:
-    """Build the meta-learner: clipped outer loss and a KL penalty on the pre-update policies.
+    """Build ProMP, proximal meta-policy search (Rothfuss et al. 2019, section 6).
+
+    The outer loss is clipped, with a KL penalty on the policies before each inner step.
 
     Args:
         policy: The policy.
@@ -40,8 +65,8 @@ def promp(
         kl_target: KL that halving and doubling the weight aims at; None leaves the weight as it is.
         outer_lr: Step size of the meta-update.
         epochs: Gradient steps on every meta-batch of episodes.
-        chunk_size: See :func:`~metarl.rl.policy_gradient.policy_gradient`.
-        options: Of :func:`~metarl.rl.policy_gradient.policy_gradient`: ``optimizer``, ...
+        chunk_size: See :func:`~metarl.rl.policy_gradients.policy_gradient`.
+        options: Of :func:`~metarl.rl.policy_gradients.policy_gradient`: ``optimizer``, ...
     """
 
     @lru_cache(maxsize=1)  # η changes now and then, and most often not

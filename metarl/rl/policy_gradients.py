@@ -1,4 +1,4 @@
-"""Meta-updates by gradient descent: VPG-MAML, MAML-PPO, and what ProMP and Reptile build on."""
+"""Meta-updates by gradient descent: VPG-MAML, Reptile, and what MAML-PPO and ProMP build on."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -13,10 +13,10 @@ from metarl.core.inner import no_constants
 from metarl.core.outer import gradient_learner
 from metarl.core.speed import chunks, processes
 from metarl.core.types import MetaLearner, MetaParams, MetaState, Metrics, Params, Task
-from metarl.rl.episodes import zero_task_padding
+from metarl.rl.episodes import chunk_of, zero_task_padding
 from metarl.rl.losses import mean_kl, surrogate
-from metarl.rl.policies import Policy
-from metarl.util.ranges import at_least, greater_than
+from metarl.rl.policy import Policy
+from metarl.util.ranges import at_least
 
 
 def surrogate_loss(
@@ -34,12 +34,12 @@ def surrogate_loss(
     """
 
     def outer(path: list[Params], task: Task) -> tuple[Tensor, Metrics]:
-        adapted = policy(path[-1], task.query.observations)
+        adapted = policy.unroll(path[-1], task.query)
         loss = surrogate(adapted, task.query, clip=clip)
         metrics = {"outer/surrogate": loss, "outer/kl": mean_kl(adapted, task.query)}
-        # Reptile's path has its two ends alone.
+        # Reptile's path only has its two ends.
         for index, (params, batch) in enumerate(zip(path[:-1], task.support, strict=False)):
-            kl = mean_kl(policy(params, batch.observations), batch)
+            kl = mean_kl(policy.unroll(params, batch), batch)
             metrics[f"outer/kl_step_{index}"] = kl
             if kl_coefficients:
                 loss = loss + kl_coefficients[index] * kl
@@ -62,7 +62,8 @@ def policy_gradient(
 
     Args:
         loop: The inner loop; its loss is a policy-gradient loss.
-        outer: The outer loss, such as :func:`surrogate_loss`.
+        outer: The outer loss of one task, ``(path, task) -> (loss, metrics)``, such as
+            :func:`surrogate_loss`.
         estimator: ``backprop`` or ``reptile``.
         epochs: Steps on the same episodes; the inner loop is run again for each.
         optimizer: A class of ``torch.optim``.
@@ -70,27 +71,28 @@ def policy_gradient(
         options: Of the optimizer, such as ``lr=1e-3``.
 
     Returns:
-        The learner. Beside those of the first step its metrics have what the outer loss says
-        after the last one, ``outer/kl`` and the like, and how much smaller it became.
+        The learner. Its metrics are the norm of the gradient and the loss of the first step, the
+        metrics of the outer loss after the last step, and ``outer/improvement``: how much smaller
+        the outer loss became; without its penalties if it reports ``outer/surrogate``.
     """
     task_gradient: TaskGradient = estimator(loop, outer)
 
-    def learner_of(tasks: Task) -> MetaLearner:
-        size = chunk_size or chunk_of(tasks)
+    def learner_of(size: int | None) -> MetaLearner:
         return gradient_learner(loop, task_gradient, optimizer, chunk_size=size, **options)
 
     def step(state: MetaState, tasks: Task) -> tuple[MetaState, Metrics]:
         tasks = zero_task_padding(tasks)
-        learner = learner_of(tasks)
+        learner = learner_of(chunk_size or chunk_of(tasks.query))
         state, first = learner.step(state, tasks)
         for _ in range(epochs - 1):
             state, _ = learner.step(state, tasks)
-        after = judge(loop, outer, state.params, tasks, chunk_size)
-        gained = first["outer/surrogate"] - after["outer/surrogate"]
+        after = evaluate_batch(loop, outer, state.params, tasks, chunk_size)
+        measured = "outer/surrogate" if "outer/surrogate" in after else "outer/loss"
+        improvement = first[measured] - after[measured]
         kept = {name: first[name] for name in ("gradient/outer", "outer/loss")}
-        return state, kept | after | {"outer/improvement": gained}
+        return state, after | kept | {"outer/improvement": improvement}
 
-    return gradient_learner(loop, task_gradient, optimizer, **options)._replace(step=step)
+    return learner_of(chunk_size)._replace(step=step)
 
 
 def vpg_maml(
@@ -111,29 +113,6 @@ def vpg_maml(
         chunk_size: See :func:`policy_gradient`.
     """
     outer = surrogate_loss(policy)
-    return policy_gradient(loop, outer, lr=outer_lr, epochs=epochs, chunk_size=chunk_size)
-
-
-def maml_ppo(
-    policy: Policy,
-    loop: InnerLoop,
-    *,
-    clip: Annotated[float, greater_than(0)] = 0.5,
-    outer_lr: Annotated[float, at_least(0)] = 1e-3,
-    epochs: Annotated[int, at_least(1)] = 5,
-    chunk_size: int | None = None,
-) -> MetaLearner:
-    """Build MAML whose outer loss is PPO's (Schulman et al. 2017, eq. 7).
-
-    Args:
-        policy: The policy.
-        loop: The inner loop.
-        clip: How far from 1 a probability ratio of the outer loss may move.
-        outer_lr: Step size of the meta-update.
-        epochs: Gradient steps on every meta-batch of episodes.
-        chunk_size: See :func:`policy_gradient`.
-    """
-    outer = surrogate_loss(policy, clip=clip)
     return policy_gradient(loop, outer, lr=outer_lr, epochs=epochs, chunk_size=chunk_size)
 
 
@@ -172,23 +151,28 @@ def reptile_rl(
     )  # fmt: skip
 
 
-def judge(
+def evaluate_batch(
     loop: InnerLoop, outer: Outer, meta: MetaParams, tasks: Task, chunk_size: int | None
 ) -> Metrics:
-    """Return the mean metrics of the outer loss, without any gradient to the meta-parameters."""
-    parts = chunks.split(tasks, chunk_size or chunk_of(tasks))
+    """Return the mean outer loss and its mean metrics, without any gradient.
 
-    def metrics(part: Task) -> Metrics:
-        each = vmap(lambda task: outer(loop.path(meta, task.support), task)[1])(part)
-        return {name: value.sum() for name, value in each.items()}
+    Args:
+        loop: The inner loop.
+        outer: The outer loss.
+        meta: Meta-parameters.
+        tasks: A meta-batch.
+        chunk_size: See :func:`policy_gradient`.
+    """
+    parts = chunks.split(tasks, chunk_size or chunk_of(tasks.query))
+
+    def of_task(task: Task) -> Metrics:
+        loss, metrics = outer(loop.path(meta, task.support), task)
+        return {"outer/loss": loss, **metrics}
+
+    def of_part(part: Task) -> Metrics:
+        return {name: value.sum() for name, value in vmap(of_task)(part).items()}
 
     with torch.no_grad():
-        found = chunks.parallel_map(metrics, parts, device=tasks.query.mask.device)
+        found = chunks.parallel_map(of_part, parts, device=tasks.query.mask.device)
     count = processes.count(tasks.query.mask.shape[0])
     return {name: value / count for name, value in processes.total(found).items()}
-
-
-def chunk_of(tasks: Task) -> int:
-    """Return how many tasks of a meta-batch of episodes make a chunk that stays in the cache."""
-    mask = tasks.query.mask
-    return chunks.cache_sized(mask[0].numel(), processes.count(len(mask)), mask.device) or len(mask)

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from metarl.core.types import Metrics
 from metarl.rl.episodes import Episodes, Rollout, masked, masked_mean
+from metarl.util.ranges import between
 
 
 Process: TypeAlias = Callable[[Rollout], tuple[Episodes, Metrics]]
@@ -30,11 +31,10 @@ def advantages(*, discount: float = 0.99, gae_lambda: float = 1.0) -> Process:
         gae_lambda: λ; with 1 the advantage is the return-to-go minus the baseline.
 
     Raises:
-        ValueError: If one is outside [0, 1].
+        ValueError: If one is not between 0 and 1.
     """
-    for name, value in (("discount", discount), ("gae_lambda", gae_lambda)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} must be in [0, 1], got {value}")
+    between(0, 1).check("discount", discount)
+    between(0, 1).check("gae_lambda", gae_lambda)
 
     def process(rollout: Rollout) -> tuple[Episodes, Metrics]:
         mask = rollout.mask
@@ -61,17 +61,21 @@ def discounted_sum(
 
 
 def baseline_features(
-    observations: Float[Tensor, "time episode features"],
+    observations: Shaped[Tensor, "time episode ..."],
 ) -> Float[Tensor, "time episode columns"]:
-    """Return observations clipped to ±10, their squares, t/100 to the third power, and 1."""
-    clipped = observations.clamp(-CLIP, CLIP)
+    """Return observations clipped to ±10, their squares, t/100 to the third power, and 1.
+
+    Observations with several axes, such as images, are flattened.
+    """
+    flat = observations.flatten(2)
+    clipped = (flat if flat.is_floating_point() else flat.float()).clamp(-CLIP, CLIP)
     time = torch.arange(len(clipped), dtype=clipped.dtype, device=clipped.device) / 100
     time = time[:, None, None].expand(*clipped.shape[:2], 1)
     return torch.cat([clipped, clipped**2, time, time**2, time**3, torch.ones_like(time)], dim=-1)
 
 
 def fit_baseline(
-    observations: Float[Tensor, "time episode features"],
+    observations: Shaped[Tensor, "time episode ..."],
     returns: Float[Tensor, "time episode"],
     mask: Bool[Tensor, "time episode"],
 ) -> Float[Tensor, "time episode"]:
