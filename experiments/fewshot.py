@@ -63,7 +63,7 @@ def build(config: FewShotConfig, *, splits: Splits | None = None) -> Parts:
 
 def _load(config: FewShotConfig) -> Splits:
     return load_images(
-        config.data, root=config.data_root, split=config.split, image_size=config.image_size
+        config.data, data_root=config.data_root, split=config.split, image_size=config.image_size
     )
 
 

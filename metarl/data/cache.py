@@ -26,20 +26,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metarl"
 
 
-def fingerprint(path: Path, *, walk: bool = True) -> dict[str, Any]:
-    """Return what tells whether a file was changed, or any file of a folder.
-
-    Args:
-        path: The file or folder.
-        walk: Look at each file of a folder. Otherwise only a file that came, went or was renamed
-            is seen, and only right in the folder; but at once, however many there are.
-    """
-    path = path.resolve()
-    place = {"path": str(path)}
-    if path.is_file() or not walk:
-        about = path.stat()
-        return place | {"size": about.st_size, "mtime": about.st_mtime_ns}
-    return place | {"files": hashlib.sha256(repr(sorted(_stats(path))).encode()).hexdigest()}
+def fingerprint(*paths: Path) -> str:
+    """Return a hash of the paths, sizes and modification times of files."""
+    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 
 def cached(kind: str, source: dict[str, Any], make: Callable[[], Classes]) -> Classes:
@@ -100,20 +90,3 @@ def _read(path: Path) -> Classes | None:
     whole = images.dtype == torch.uint8 and images.ndim == 4
     whole &= sum(classes.counts) == len(images) and len(classes.counts) == len(classes.names)
     return classes if whole else None
-
-
-def _stats(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[tuple[str, int, int]]:
-    """List the files under a folder; a link that leads nowhere, or back up, is passed over."""
-    here = os.path.realpath(folder)
-    if here in above:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            path = Path(entry.path)
-            if path.is_dir():  # unlike that of an entry, it survives a link to itself
-                yield from _stats(path, above | {here})
-            elif path.is_file():
-                about = path.stat()
-                yield entry.path, about.st_size, about.st_mtime_ns
