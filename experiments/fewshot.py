@@ -18,7 +18,7 @@ from metarl.experiments.fewshot_settings import complete as complete
 from metarl.experiments.supervised_evaluation import Supervised
 from metarl.experiments.supervised_setup import Parts, make_learner, make_model, make_test_loop
 from metarl.nn.convolution import Classifier, ConvBody
-from metarl.nn.mlp import linear
+from metarl.nn.dense import linear
 from metarl.runs.card import Subject
 from metarl.supervised.few_shot import (
     AllClasses,

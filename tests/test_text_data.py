@@ -89,11 +89,11 @@ def test_rows_to_validate_with_are_a_tenth_of_each_class(tmp_path: Path) -> None
 def test_what_is_wrong_with_a_task_is_one_line(tmp_path: Path) -> None:
     write_task(tmp_path, "colors", ["red", "blue"], 3, evaluation=1)
     (task,) = read_tasks(tmp_path, ["colors"])
-    with pytest.raises(ValueError, match="needs 4 rows of each class, got 3 of 'blue'; lower --sh"):
+    with pytest.raises(ValueError, match="needs 4 rows of each class, got 3 of 'blue'; lower `sh"):
         task.sample(4, 0)
-    with pytest.raises(ValueError, match="no evaluation rows; leave it out of --tasks"):
+    with pytest.raises(ValueError, match="no evaluation rows; leave it out"):
         task._replace(evaluation=()).require_evaluation()
-    with pytest.raises(ValueError, match=r"label 'grey', which none .* they have blue, red"):
+    with pytest.raises(ValueError, match=r"label 'grey'; expected .* blue, red"):
         task._replace(evaluation=(Row("a dog", "", "grey"),)).require_evaluation()
     with pytest.raises(ValueError, match="there is no task 'sounds'; choose of colors"):
         read_tasks(tmp_path, ["sounds"])
@@ -103,7 +103,7 @@ def test_what_is_wrong_with_a_task_is_one_line(tmp_path: Path) -> None:
 def test_a_sample_that_the_authors_did_not_draw(tmp_path: Path) -> None:
     published(tmp_path, "colors")
     (task,) = read_tasks(tmp_path, ["colors"])
-    message = "no support sample {} of {} shots; --shots may be 1 (--samples 1), 2 (--samples 2)"
+    message = "no support sample {} of {} shots; it has 1 of 1 shots, 2 of 2 shots"
     for shots, index in ((8, 0), (2, 5)):
         with pytest.raises(ValueError, match=re.escape(message.format(index, shots))):
             task.sample(shots, index)
@@ -145,9 +145,9 @@ def test_a_folder_without_tasks_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("METARL_DATA", raising=False)
-    with pytest.raises(FileNotFoundError, match="got None; name one with --data-root"):
+    with pytest.raises(FileNotFoundError, match=r"data_root must be .* got None"):
         find_tasks(None)
-    with pytest.raises(FileNotFoundError, match="nowhere; name one with --data-root"):
+    with pytest.raises(FileNotFoundError, match=r"data_root must be .*nowhere; expected one"):
         find_tasks(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"has no text tasks: expected .* TASK.jsonl"):
         find_tasks(tmp_path)

@@ -10,10 +10,10 @@ from metarl.core.estimators import (
     query_loss,
     reptile,
 )
-from metarl.core.functional import Apply, functional
-from metarl.core.implicit import implicit
+from metarl.core.implicit_gradient import implicit
 from metarl.core.inner import InnerOptimizer, adam, chain, clip_norm, lslr, meta_sgd, sgd
 from metarl.core.outer import gradient_learner
+from metarl.core.parameters import Apply, functional
 from metarl.core.types import (
     Batch,
     LossFn,

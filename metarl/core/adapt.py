@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 from torch.func import grad_and_value
 
 from metarl.core import tree
-from metarl.core.functional import merge, rows, split
 from metarl.core.inner import InnerOptimizer
+from metarl.core.parameters import merge, rows, split
 from metarl.core.types import Batch, LossFn, MetaParams, Params
 
 

@@ -14,7 +14,7 @@ from torch.func import grad_and_value
 
 from metarl.core import tree
 from metarl.core.adapt import InnerLoop
-from metarl.core.functional import rows
+from metarl.core.parameters import rows
 from metarl.core.speed import chunks, processes
 from metarl.core.speed.compiling import Mode, program
 from metarl.core.types import Batch, MetaParams, Metrics, Params, Task
@@ -47,7 +47,7 @@ def query_loss(
         before: Also report the loss before adaptation, which costs a pass over the query batch.
     """
 
-    def judge(params: Params, task: Task) -> tuple[Tensor, Metrics]:
+    def evaluate(params: Params, task: Task) -> tuple[Tensor, Metrics]:
         if not has_aux:
             return loss(params, task.query), {}
         value, metrics = loss(params, task.query)
@@ -56,7 +56,7 @@ def query_loss(
     def outer(
         path: list[Params], task: Task, step_weights: Float[Tensor, " steps"] | None = None
     ) -> tuple[Tensor, Metrics]:
-        total, metrics = after, _ = judge(path[-1], task)
+        total, metrics = after, _ = evaluate(path[-1], task)
         if step_weights is not None:
             if len(step_weights) != len(path) - 1:
                 raise ValueError(
@@ -65,9 +65,9 @@ def query_loss(
                 )
             total = step_weights[-1] * after
             for weight, params in zip(step_weights[:-1].unbind(), path[1:-1], strict=True):
-                total = total + weight * judge(params, task)[0]
+                total = total + weight * evaluate(params, task)[0]
         if before:
-            metrics["query/loss_before"] = judge(path[0], task)[0] if len(path) > 1 else after
+            metrics["query/loss_before"] = evaluate(path[0], task)[0] if len(path) > 1 else after
         return total, {**metrics, "query/loss": after}
 
     return outer

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metarl.nn.mlp import ACTIVATIONS, xavier
+from metarl.nn.dense import ACTIVATIONS, xavier
 from metarl.nn.norms import BatchNorm
 from metarl.nn.shifts import SIZE, shifted_copies
 

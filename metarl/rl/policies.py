@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metarl.core.functional import Apply, functional
+from metarl.core.parameters import Apply, functional
 from metarl.core.types import Params
-from metarl.nn.mlp import mlp
+from metarl.nn.dense import mlp
 from metarl.rl.distributions import Categorical, Distribution, Gaussian
 
 
 Policy: TypeAlias = Apply
-"""``policy(params, observations) -> Distribution``, made by :func:`metarl.core.functional`."""
+"""``policy(params, observations) -> Distribution``, made by :func:`metarl.core.parameters`."""
 
 CONTEXT = "context"
 MIN_LOG_STD = math.log(1e-6)  # the floor of Finn et al.'s code; below it the gradient is zero
@@ -102,7 +102,7 @@ def _bound_linear(weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
 class GaussianMLP(_MLPPolicy):
     """Gaussian with a learned, state-independent log-std, which adapts like any parameter.
 
-    Args of the constructor: see :func:`metarl.nn.mlp.mlp`; `sizes` run from the observation
+    Args of the constructor: see :func:`metarl.nn.dense.mlp`; `sizes` run from the observation
     to the action. `scale` is the unit of the network's outputs and of the learned σ: actions are
     drawn from N(scale · output, (scale · exp(log_std))²), and the standard deviation starts at
     `init_std`. Peers that let a policy act in [−10, 10] and divide by ten have a scale of 0.1.

@@ -13,7 +13,7 @@ import torch
 from gymnasium.spaces import Box, Discrete, Space
 from torch import Tensor, nn
 
-from metarl.core.functional import Apply
+from metarl.core.parameters import Apply
 from metarl.core.types import Params
 from metarl.rl.distributions import Gaussian
 from metarl.rl.policies import CONTEXT, CategoricalMLP, GaussianMLP, Policy

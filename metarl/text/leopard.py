@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from metarl.core import tree
-from metarl.core.functional import functional
+from metarl.core.parameters import functional
 from metarl.core.types import Batch, Params
 from metarl.nn.convolution import Classifier
-from metarl.nn.mlp import linear, mlp
-from metarl.supervised.heads import HEAD, Start, is_head, prototypes
+from metarl.nn.dense import linear, mlp
+from metarl.supervised.heads import HEAD, StartFn, is_head, prototypes
 from metarl.text.encoders import Encoder, Inputs
 
 
@@ -81,18 +81,18 @@ def text_classifier(
     return TextClassifier(TextBody(encoder, features), head, makes)
 
 
-def generated_start(module: TextClassifier) -> Start:
+def generated_start(module: TextClassifier) -> StartFn:
     """Generate a head from the first support batch, which is then used up (eq. 2).
 
     Weights and bias of a class are the mean of what the generator makes of its sentences.
     Gradients flow through the head into generator and encoder, also in first order.
     """
-    encode, generate = _part(module.body.encoder), _part(module.generator)  # type: ignore[arg-type]
+    encode = _part(module.body.encoder, "body.encoder.")  # type: ignore[arg-type]
+    generate = _part(module.generator, "generator.")
 
     def start(params: Params, batches: tuple[Batch, ...]) -> tuple[Params, tuple[Batch, ...]]:
         inputs, targets = batches[0][:2]
-        made = generate(params, "generator.", encode(params, "body.encoder.", inputs))
-        head = prototypes(made, targets)
+        head = prototypes(generate(params, encode(params, inputs)), targets)
         own = {"head.weight": head[:, :-1], "head.bias": head[:, -1]}
         return {**params, **own}, batches[1:] or batches
 
@@ -101,16 +101,10 @@ def generated_start(module: TextClassifier) -> Start:
 
 def lower_layers(module: TextClassifier) -> Callable[[Params, Inputs], Inputs]:
     """Return what computes the layers that never adapt, once for all inner steps."""
-    lower = _part(module.body.encoder.lower)  # type: ignore[union-attr, arg-type]
-
-    def encode(params: Params, inputs: Inputs) -> Inputs:
-        encoded: Inputs = lower(params, "body.encoder.lower.", inputs)
-        return encoded
-
-    return encode
+    return _part(module.body.encoder.lower, "body.encoder.lower.")  # type: ignore[union-attr, arg-type]
 
 
-def with_lower_layers(start: Start, module: TextClassifier, *, detach: bool) -> Start:
+def with_lower_layers(start: StartFn, module: TextClassifier, *, detach: bool) -> StartFn:
     """Let the inner steps find what the lower layers make of their batches, as they never adapt.
 
     Args:
@@ -141,11 +135,7 @@ def layer_of(name: str) -> str:
     return numbered[0] if numbered else name.rpartition(".")[0]
 
 
-def _part(module: nn.Module) -> Callable[..., Any]:
-    """Return a part of a module: ``(params of the whole, prefix, *inputs) -> output``."""
+def _part(module: nn.Module, prefix: str) -> Callable[..., Any]:
+    """Return a part of a module as a function: ``(params of the whole, *inputs) -> output``."""
     apply, names = functional(module)
-
-    def part(params: Params, prefix: str, *inputs: Any) -> Any:
-        return apply({name: params[prefix + name] for name in names}, *inputs)
-
-    return part
+    return lambda params, *inputs: apply({name: params[prefix + name] for name in names}, *inputs)

@@ -66,7 +66,7 @@ class Program:
                 raise
             raise RuntimeError(
                 f"torch.compile failed ({str(error).splitlines()[0]}); it needs a C++ compiler, "
-                "such as g++; --mode traced goes on without"
+                "such as g++; mode='traced' does not"
             ) from error
         return program, forms[0]
 

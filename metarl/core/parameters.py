@@ -125,7 +125,7 @@ def fused_norm(apply: Any) -> str | None:
     """Name the first normalization layer whose fused kernel has inexact higher derivatives.
 
     ``grad(vmap(...))`` through ``nn.LayerNorm``, ``nn.GroupNorm`` and ``nn.BatchNorm*`` gives wrong
-    second-order gradients without a word; the layers of :mod:`metarl.nn.mlp` do not.
+    second-order gradients without a word; the layers of :mod:`metarl.nn.dense` do not.
     """
     module = getattr(apply, "module", None)
     if not isinstance(module, nn.Module):

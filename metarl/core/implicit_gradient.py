@@ -8,8 +8,8 @@ from torch.func import grad, grad_and_value, vjp
 from metarl.core import tree
 from metarl.core.adapt import InnerLoop
 from metarl.core.estimators import Outer, TaskGradient, ends
-from metarl.core.functional import merge, rows, split
 from metarl.core.linalg import conjugate_gradient
+from metarl.core.parameters import merge, rows, split
 from metarl.core.types import MetaParams, Metrics, Params, Task
 
 
