@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -63,8 +62,6 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -87,6 +84,4 @@ def _read(path: Path) -> Classes | None:
         classes = Classes(images, tuple(about["counts"]), tuple(about["names"]))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
-    whole = images.dtype == torch.uint8 and images.ndim == 4
-    whole &= sum(classes.counts) == len(images) and len(classes.counts) == len(classes.names)
-    return classes if whole else None
+    return classes if sum(classes.counts) == len(images) else None

@@ -48,8 +48,7 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
     """
     if data_root is None or not data_root.expanduser().is_dir():
         raise FileNotFoundError(
-            "data_root must be a folder with one subfolder of images per class when data='folder', "
-            f"got {data_root}"
+            f"data_root must be a folder with one subfolder of images per class, got {data_root}"
         )
     root = data_root.expanduser().resolve()
     parts = _parts(root)
@@ -76,7 +75,7 @@ def _parts(root: Path) -> dict[str, list[Path]]:
         raise ValueError(f"{root} has both validation and val; keep one of them")
     names = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
     parts = {part: _folders(folders[name]) for name, part in names.items() if name in folders}
-    merge = "few-shot classes belong to one split: merge them and leave the splitting to metarl"
+    merge = "few-shot classes belong to one split: merge them"
     require_disjoint({n: [path.name for path in parts[n]] for n in parts}, hint=merge)
     return parts
 
@@ -97,8 +96,7 @@ def _require_enough(root: Path, parts: dict[str, list[Path]], files: dict[str, l
     if empty := [name for name, group in files.items() if not group]:
         raise ValueError(
             f"{len(empty)} of the {len(files)} class folders of {root} have no images, the first "
-            f"is {empty[0]}; images end in {', '.join(SUFFIXES)} "
-            "(and a split of one's own is two folders, train and test)"
+            f"is {empty[0]}; images end in {', '.join(SUFFIXES)}"
         )
     sizes = {part or "all": len(group) for part, group in parts.items()}
     few = len(files) < MIN_CLASSES or (sizes.get("train") == 1 and len(sizes) == 2)

@@ -36,9 +36,8 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
     tables = find_files(data_root, "miniimagenet", [(f"{p}.csv", f"{p}.csv.gz") for p in PARTS])
     if not tables:
         raise FileNotFoundError(
-            f"mini-imagenet is not in {data_root or os.environ.get('METARL_DATA')}: expected a "
-            "folder that contains miniimagenet/ with train.csv, val.csv, test.csv and images/. Set "
-            "data_root"
+            "data_root must contain miniimagenet/ with train.csv, val.csv, test.csv and images/, "
+            f"got {data_root or os.environ.get('METARL_DATA')}"
         )
     folder = tables[0].parent / "images"
     parts = {table: _read_table(table, folder) for table in tables}
@@ -74,8 +73,8 @@ def _read_table(table: Path, folder: Path) -> dict[str, list[Path]]:
     wrong = [row for row in rows if len(row) != len(HEADER)]
     if wrong or rows[:1] != [HEADER] or len(rows) == 1:
         raise ValueError(
-            f"{table} is no table of images: expected the header filename,label and such a row for "
-            f"each image, got {len(rows)} rows such as {(wrong or rows or [[]])[0]}. Get it again"
+            f"{table} is no table of images: expected the header filename,label and its rows, got "
+            f"{len(rows)} rows such as {(wrong or rows or [[]])[0]}"
         )
     files: dict[str, list[Path]] = {label: [] for label in sorted({label for _, label in rows[1:]})}
     for name, label in rows[1:]:

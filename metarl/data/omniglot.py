@@ -74,8 +74,8 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
     sources = find_files(data_root, "omniglot", [(f"{name}.zip", name) for name in ARCHIVES])
     if not sources and data_root is not None:
         raise FileNotFoundError(
-            f"omniglot is not in {data_root}: expected {' and '.join(ARCHIVES)}, as .zip files or "
-            "folders. Put them there, or leave out data_root to download them"
+            f"data_root must contain {' and '.join(ARCHIVES)}, as .zip files or folders, got "
+            f"{data_root}. Leave it out to download them"
         )
     sources = sources or [download(name, cache_folder() / "omniglot") for name in ARCHIVES]
     return SPLITS[split](*(_read(path, image_size) for path in sources))

@@ -66,8 +66,7 @@ def _place(part: Tensor, axis: int, start: int, length: int) -> Tensor:
 
 
 def _linear_map(x: Tensor, there: Map, back: Map) -> Tensor:
-    result: Tensor = cast(Any, _LinearMap).apply(x, there, back)
-    return result
+    return cast(Tensor, cast(Any, _LinearMap).apply(x, there, back))
 
 
 class _LinearMap(torch.autograd.Function):

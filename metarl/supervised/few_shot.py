@@ -44,16 +44,13 @@ class FewShot:
 
     def __post_init__(self) -> None:
         if self.num_classes < self.num_ways:
-            raise ValueError(
-                f"tasks of {self.num_ways} ways need as many classes, got {self.num_classes}; "
-                "lower num_ways"
-            )
+            most = self.num_classes
+            raise ValueError(f"num_ways must be at most {most}, all classes; got {self.num_ways}")
         needed, fewest = self.num_shots + self.num_queries, min(self.counts)
         if fewest < needed:
             raise ValueError(
-                f"{self.num_shots} shots and {self.num_queries} queries need {needed} images of "
-                f"each class, got {fewest} in class {self.counts.index(fewest)}; lower num_shots "
-                "or num_queries"
+                f"num_shots + num_queries must be at most {fewest}, the images of class "
+                f"{self.counts.index(fewest)}; got {needed}"
             )
 
     @property
@@ -117,15 +114,11 @@ class VariableFewShot:
 
     def __post_init__(self) -> None:
         if self.max_ways < self.MIN_WAYS or self.pool.num_classes < self.max_ways:
-            raise ValueError(
-                f"max_ways must be from {self.MIN_WAYS} to the number of classes, "
-                f"{self.pool.num_classes}; got {self.max_ways}"
-            )
+            limits = f"{self.MIN_WAYS} to {self.pool.num_classes}, all classes"
+            raise ValueError(f"max_ways must be from {limits}; got {self.max_ways}")
         if self.max_support < self.max_ways:
-            raise ValueError(
-                f"max_support must be at least the number of ways, {self.max_ways}; "
-                f"got {self.max_support}"
-            )
+            least = f"max_ways, {self.max_ways}"
+            raise ValueError(f"max_support must be at least {least}; got {self.max_support}")
         if min(self.pool.counts) < 2:
             raise ValueError("variable tasks need 2 images of each class, got 1 in one")
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metarl.core.parameters import functional
+from metarl.core.parameters import part
 from metarl.core.types import Batch, Params
 from metarl.nn.convolution import Classifier
 
@@ -15,7 +15,6 @@ from metarl.nn.convolution import Classifier
 StartFn: TypeAlias = Callable[[Params, tuple[Batch, ...]], tuple[Params, tuple[Batch, ...]]]
 
 HEAD = "head."
-BODY = "body."
 
 
 def is_head(name: str) -> bool:
@@ -40,12 +39,9 @@ def body_of(module: nn.Module) -> Callable[..., Float[Tensor, "n features"]]:
         ValueError: If the module has no `body` and `head` to tell apart.
     """
     if not isinstance(module, Classifier):
-        raise ValueError(
-            "this method tells a body and a head apart; build "
-            f"metarl.nn.convolution.Classifier(body, head) from the {type(module).__name__}"
-        )
-    apply, names = functional(module.body)
-    return lambda params, *inputs: apply({name: params[BODY + name] for name in names}, *inputs)
+        got = type(module).__name__
+        raise ValueError(f"this method needs a metarl.nn.Classifier(body, head), got {got}")
+    return part(module, "body")
 
 
 def prototypes(

@@ -19,7 +19,7 @@ PART = 10  # one row in so many is for validation
 SUFFIXES = (".json.gz", ".json", ".jsonl", ".jsonl.gz")
 PUBLISHED = re.compile(r"(?P<task>.+)_train_(?P<index>\d+)_(?P<shots>\d+)\.json(\.gz)?")
 HALF_A_LETTER = re.compile("[\ud800-\udfff]")  # such as a picture that was cut in two
-LIKE = '{"sentence1": TEXT, "label": NAME}'
+LIKE = '{"sentence1": TEXT, "label": NAME OR WHOLE NUMBER}'
 ALIASES = {"conll_c": "conll"}  # the evaluation rows of conll are in conll_c_eval.json
 
 
@@ -61,18 +61,15 @@ class TextTask(NamedTuple):
             ValueError: If there are fewer rows of a class.
         """
         if self.samples and (shots, index) not in self.samples:
-            counts = Counter(number for number, _ in sorted(self.samples))
-            have = ", ".join(f"{n} of {number} shots" for number, n in counts.items())
-            raise ValueError(
-                f"task {self.name} has no support sample {index} of {shots} shots; it has {have}"
-            )
+            have = f"it has those of (shots, index) {sorted(self.samples)}"
+            raise ValueError(f"task {self.name} has no sample {index} of {shots} shots; {have}")
         rows = self.samples[shots, index] if self.samples else self._draw(shots, index)
         found = Counter(row.label for row in rows)
         fewest = min(self.labels, key=found.__getitem__)
         if found[fewest] < shots:
             raise ValueError(
-                f"support sample {index} of task {self.name} needs {shots} rows of each class, got "
-                f"{found[fewest]} of {fewest!r}; lower `shots`, or leave the task out"
+                f"task {self.name} needs {shots} rows of each class, got {found[fewest]} of "
+                f"{fewest!r}; lower `shots`, or leave the task out"
             )
         return rows
 
@@ -111,10 +108,8 @@ class TextTask(NamedTuple):
         if not self.evaluation:
             raise ValueError(f"task {self.name} has no evaluation rows; leave it out")
         if unknown := sorted({row.label for row in self.evaluation} - set(self.labels)):
-            raise ValueError(
-                f"task {self.name} has evaluation rows of the label {unknown[0]!r}; expected the "
-                f"labels of its support rows: {', '.join(self.labels)}"
-            )
+            expected = f"expected one of its support rows: {', '.join(self.labels)}"
+            raise ValueError(f"task {self.name} is evaluated on label {unknown[0]!r}; {expected}")
 
 
 def find_tasks(data_root: Path | None) -> dict[str, list[Path]]:
@@ -131,8 +126,7 @@ def find_tasks(data_root: Path | None) -> dict[str, list[Path]]:
     given = data_root or os.environ.get("METARL_DATA")
     if not given or not Path(given).expanduser().is_dir():
         raise FileNotFoundError(
-            f"data_root must be a folder of text tasks, got {given}; expected one with a "
-            "TASK.jsonl for each task, or the data/json of LEOPARD"
+            f"data_root must be a folder with a TASK.jsonl for each task, or LEOPARD's; got {given}"
         )
     base = Path(given).expanduser()
     folder = next((p for p in (base / "leopard", base / "data" / "json") if p.is_dir()), base)
@@ -142,15 +136,10 @@ def find_tasks(data_root: Path | None) -> dict[str, list[Path]]:
             tasks.setdefault(_task_of(path), []).append(path)
     for name, paths in tasks.items():
         if len(places := sorted({path.parent for path in paths})) > 1:
-            raise ValueError(
-                f"two folders have files of a task {name!r}: {places[0]} and {places[1]}; rename "
-                "those of one, or set data_root to one folder"
-            )
+            both = f"{places[0]} and {places[1]}"
+            raise ValueError(f"two folders have files of task {name!r}: {both}; rename one of them")
     if not tasks:
-        raise FileNotFoundError(
-            f"{folder} has no text tasks: expected files such as TASK.jsonl, TASK.json.gz or "
-            "TASK_train_0_4.json"
-        )
+        raise FileNotFoundError(f"{folder} has no text tasks: expected files such as TASK.jsonl")
     return tasks
 
 
@@ -197,9 +186,8 @@ def _read(name: str, files: list[Path]) -> TextTask:
     labels = tuple(sorted({row.label for row in rows}))
     if len(labels) < 2:
         raise ValueError(
-            f"task {name} needs rows to learn from of two labels at least, got {len(labels)} in "
-            f"{files[0]}; lines of {LIKE} are in TASK.jsonl, and what is judged on in "
-            "TASK.eval.jsonl"
+            f"task {name} needs rows of two labels at least to learn from, got {len(labels)} in "
+            f"{files[0]}; lines of {LIKE} go into TASK.jsonl, evaluation rows into TASK.eval.jsonl"
         )
     return TextTask(name, labels, samples, rows, tuple(evaluation))
 
@@ -211,9 +199,7 @@ def _content(path: Path) -> Any:
         text = raw.decode("utf-8-sig")  # some editors begin a file with a mark
         return list(_lines(text)) if ".jsonl" in path.name else parse_json(text)
     except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
-        raise ValueError(
-            f"{path} cannot be read as JSON ({error}); mend it, or get it again"
-        ) from None
+        raise ValueError(f"{path} cannot be read as JSON ({error}); fix it") from None
 
 
 def _lines(text: str) -> Iterator[Any]:
@@ -238,6 +224,5 @@ def _row(path: Path, number: int, row: Any) -> Row:
             if whole and not isinstance(label, bool):
                 return Row(one, two or "", str(label))
     raise ValueError(
-        f"{path}: row {number} must be like {LIKE}, where the name may be a whole number, with "
-        f'a "sentence2" in pairs, got {ascii(row)[:60]}'
+        f'{path}: row {number} must be like {LIKE}, "sentence2" in pairs; got {ascii(row)[:60]}'
     )

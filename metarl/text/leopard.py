@@ -6,13 +6,13 @@ classification tasks", sections 3.1 to 3.3.
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from metarl.core import tree
-from metarl.core.parameters import functional
+from metarl.core.parameters import part
 from metarl.core.types import Batch, Params
 from metarl.nn.convolution import Classifier
 from metarl.nn.dense import linear, mlp
@@ -34,8 +34,7 @@ class TextBody(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Return (sentence, feature)."""
-        found: Tensor = self.features(self.encoder(inputs))
-        return found
+        return cast(Tensor, self.features(self.encoder(inputs)))
 
 
 class TextClassifier(Classifier):
@@ -87,8 +86,7 @@ def generated_start(module: TextClassifier) -> StartFn:
     Weights and bias of a class are the mean of what the generator makes of its sentences.
     Gradients flow through the head into generator and encoder, also in first order.
     """
-    encode = _part(module.body.encoder, "body.encoder.")  # type: ignore[arg-type]
-    generate = _part(module.generator, "generator.")
+    encode, generate = part(module, "body.encoder"), part(module, "generator")
 
     def start(params: Params, batches: tuple[Batch, ...]) -> tuple[Params, tuple[Batch, ...]]:
         inputs, targets = batches[0][:2]
@@ -99,9 +97,9 @@ def generated_start(module: TextClassifier) -> StartFn:
     return start
 
 
-def lower_layers(module: TextClassifier) -> Callable[[Params, Inputs], Inputs]:
+def lower_layers(module: nn.Module) -> Callable[[Params, Inputs], Inputs]:
     """Return what computes the layers that never adapt, once for all inner steps."""
-    return _part(module.body.encoder.lower, "body.encoder.lower.")  # type: ignore[union-attr, arg-type]
+    return part(module, "body.encoder.lower")
 
 
 def with_lower_layers(start: StartFn, module: TextClassifier, *, detach: bool) -> StartFn:
@@ -133,9 +131,3 @@ def layer_of(name: str) -> str:
         return HEAD.removesuffix(".")
     numbered = re.match(r".*\.\d+(?=\.)", name)
     return numbered[0] if numbered else name.rpartition(".")[0]
-
-
-def _part(module: nn.Module, prefix: str) -> Callable[..., Any]:
-    """Return a part of a module as a function: ``(params of the whole, *inputs) -> output``."""
-    apply, names = functional(module)
-    return lambda params, *inputs: apply({name: params[prefix + name] for name in names}, *inputs)

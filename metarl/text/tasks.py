@@ -104,9 +104,8 @@ class TextTasks:
         for pool in self.pools:
             if pool.fewest() < needed:
                 raise ValueError(
-                    f"{self.num_shots} shots and {self.num_queries} queries need {needed} rows of "
-                    f"each class, and task {pool.name} has {pool.fewest()} of one to draw from; "
-                    "lower num_shots or num_queries, or leave the task out"
+                    f"num_shots + num_queries must be at most {pool.fewest()}, the rows of the "
+                    f"smallest class of task {pool.name}; got {needed}"
                 )
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> list[Task]:

@@ -87,9 +87,7 @@ def share(total: int, *, multiple: int = 1) -> TaskSlice:
         Refused: If there are fewer tasks than processes.
     """
     if total < size():
-        raise Refused(
-            f"{size()} processes cannot share {total} tasks: start fewer, or raise num_tasks"
-        )
+        raise Refused(f"{size()} processes cannot share {total} tasks; raise num_tasks")
     chunks = -(-total // multiple)
     if chunks < size():
         chunks, multiple = total, 1
@@ -127,15 +125,10 @@ def _rest(x: Tensor, high: Tensor) -> Tensor:
 def _over_processes(values: Tree) -> Tree:
     if size() == 1:
         return values
-    leaves = tree.leaves(values)
-    sums: dict[int, Tensor] = {}
-    for kind in dict.fromkeys(x.dtype for x in leaves):
-        places = [i for i, x in enumerate(leaves) if x.dtype == kind]
-        flat = torch.cat([leaves[i].detach().reshape(-1) for i in places])
-        _all_reduce(flat, dist.ReduceOp.SUM)
-        pieces = torch.split(flat, [leaves[i].numel() for i in places])
-        sums |= {i: piece.view(leaves[i].shape) for i, piece in zip(places, pieces, strict=True)}
-    return tree.replace_leaves(values, [sums[i] for i in range(len(leaves))])
+    flat, unravel = tree.ravel(tree.detach(values))
+    with _peers_may_fail():
+        dist.all_reduce(flat)
+    return unravel(flat)
 
 
 def count(number: int) -> int:
@@ -153,11 +146,7 @@ def mean_over_tasks(values: Tree) -> Tree:
 
 def most(number: int) -> int:
     """Return the largest of the processes' numbers."""
-    if size() == 1:
-        return number
-    value = torch.tensor(number)
-    _all_reduce(value, dist.ReduceOp.MAX)
-    return int(value)
+    return max(interleaved([number], size()))
 
 
 def interleaved(values: list[Item], total: int) -> list[Item]:
@@ -178,11 +167,6 @@ def joined() -> Iterator[None]:
         dist.barrier()  # who has met all hears of it when one fails
     yield  # after an error nobody is waited for
     dist.destroy_process_group()
-
-
-def _all_reduce(values: Tensor, operation: Any) -> None:
-    with _peers_may_fail():
-        dist.all_reduce(values, operation)
 
 
 @contextmanager

@@ -116,10 +116,8 @@ def _refuse_in_place(nodes: list[fx.Node]) -> None:
             node.target = RESHAPES[node.target]  # type: ignore[index]
         schema = getattr(node.target, "_schema", None)
         if schema is not None and schema.is_mutable:
-            raise ValueError(
-                f"the function writes in place ({node.target}); use the out-of-place operator, "
-                "such as ReLU(inplace=False)"
-            )
+            hint = "use out-of-place operators, such as ReLU(inplace=False)"
+            raise ValueError(f"the function writes in place ({node.target}); {hint}")
 
 
 def _program(
