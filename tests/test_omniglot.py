@@ -192,7 +192,7 @@ def test_an_archive_that_is_not_whole_is_one_line(root: Path) -> None:
     refused(r"not complete: it lacks images_background\.zip or images_b", FileNotFoundError)
     (root / "omniglot/images_evaluation.zip").unlink()
     refused(
-        r"omniglot is not in .*data: expected images_b.* and .*down",
+        r"data_root must contain images_b.* and .*data\. Leave it out to down",
         FileNotFoundError,
     )
 
