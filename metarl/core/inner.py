@@ -181,7 +181,8 @@ def chain(*optimizers: InnerOptimizer) -> InnerOptimizer:
         states, updates = [], grads
         for place, (optimizer, before) in enumerate(zip(optimizers, state, strict=True)):
             given = updates if place == 0 else {name: -u for name, u in updates.items()}
-            own = _without_prefix(constants, f"{place}.")
+            prefix = f"{place}."
+            own = {n.removeprefix(prefix): p for n, p in constants.items() if n.startswith(prefix)}
             updates, after = optimizer.update(own, given, before, step)
             states.append(after)
         return updates, tuple(states)
@@ -193,10 +194,6 @@ def _root(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Take the square root, with derivative 0 at 0, where a gradient vanished, and not infinity."""
     positive = x > 0
     return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
-
-
-def _without_prefix(params: Params, prefix: str) -> Params:
-    return {n.removeprefix(prefix): p for n, p in params.items() if n.startswith(prefix)}
 
 
 def require_rate(lr: float) -> None:

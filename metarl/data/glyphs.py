@@ -86,8 +86,7 @@ def usable(candidates: Iterable[str] | None = None) -> dict[str, list[str]]:
         alike |= _alike(names, {name: _ink(name, font) for name in names if font in fonts[name]})
     kept: list[int] = []
     for i in range(len(names)):
-        if not alike[i, [*kept, i]].any():
-            kept.append(i)
+        kept += [] if alike[i, [*kept, i]].any() else [i]
     return {names[i]: fonts[names[i]] for i in kept}
 
 
@@ -157,9 +156,8 @@ def _alike(names: Sequence[str], drawn: Mapping[str, NDArray[np.float64]]) -> ND
 
 
 def _has_a_shape(name: str) -> bool:
-    if ord(name) in PLACED or name in SWAPPED or unicodedata.decomposition(name):
-        return False
-    return unicodedata.category(name) in KINDS
+    unlike = ord(name) in PLACED or name in SWAPPED or unicodedata.decomposition(name)
+    return not unlike and unicodedata.category(name) in KINDS
 
 
 def _characters(font: str) -> set[str]:

@@ -56,7 +56,12 @@ class FewShot:
     @property
     def num_classes(self) -> int:
         """Number of classes to draw from, rotated ones counted."""
-        return len(self.counts) * (ROTATIONS if self.rotations else 1)
+        return len(self.counts) * self.turns
+
+    @property
+    def turns(self) -> int:
+        """Classes that a character makes: one, or one for each quarter turn."""
+        return ROTATIONS if self.rotations else 1
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Task:
         """Draw a meta-batch: images (task, example, channel, height, width), targets."""
@@ -74,9 +79,7 @@ class FewShot:
         """Draw `number` different images of every class."""
         device = self.images.device
         counts = torch.tensor(self.counts, device=device)
-        base, turns = (
-            (classes // ROTATIONS, classes % ROTATIONS) if self.rotations else (classes, None)
-        )
+        base = classes // self.turns
         shape = (*classes.shape, max(self.counts))
         chance = torch.rand(shape, generator=generator, device=generator.device).to(device)
         chance = chance.where(
@@ -84,8 +87,8 @@ class FewShot:
         )
         first = (counts.cumsum(0) - counts)[base][..., None]
         drawn = self.images[first + chance.topk(number, -1).indices].float() / 255
-        for turn in range(1, ROTATIONS) if turns is not None else ():
-            chosen = turns == turn
+        for turn in range(1, self.turns):
+            chosen = classes % ROTATIONS == turn
             drawn[chosen] = drawn[chosen].rot90(turn, (-2, -1))
         return drawn
 
@@ -132,17 +135,16 @@ class VariableFewShot:
 
         ways = self.MIN_WAYS + int(uniform(1).item() * (self.max_ways - self.MIN_WAYS + 1))
         classes = uniform(self.pool.num_classes).topk(ways).indices
-        turns = ROTATIONS if self.pool.rotations else 1
-        sizes = torch.tensor(self.pool.counts)[classes // turns]
+        sizes = torch.tensor(self.pool.counts)[classes // self.pool.turns]
         queries = min(self.MAX_QUERIES, int(sizes.min()) // 2)
         shots = self._shots(sizes - queries, sizes, 1 - uniform(1).item(), uniform(ways))
-        support, query = [], []
-        for way, number in enumerate(shots):
-            one = classes[way].reshape(1, 1).to(self.pool.images.device)
-            drawn = self.pool.draw(one, number + queries, generator)[0, 0]
-            support.append(drawn[:number])
-            query.append(drawn[number:])
-        return tree.map_leaves(lambda x: x[None], Task((_ragged(support),), _ragged(query)))
+        drawn = [
+            self.pool.draw(one.view(1, 1), number + queries, generator)[0, 0]
+            for one, number in zip(classes.to(self.pool.images.device), shots, strict=True)
+        ]
+        support = _ragged([x[:number] for x, number in zip(drawn, shots, strict=True)])
+        query = _ragged([x[number:] for x, number in zip(drawn, shots, strict=True)])
+        return tree.map_leaves(lambda x: x[None], Task((support,), query))
 
     def _shots(self, left: Tensor, sizes: Tensor, part: float, noise: Tensor) -> list[int]:
         """Share the support images out among the classes."""

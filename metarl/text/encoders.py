@@ -171,11 +171,10 @@ def _layers_of(model: Any) -> tuple[str, nn.ModuleList]:
 
 def _halves(model: nn.Module, name: str, layer: int) -> tuple[nn.Module, nn.Module]:
     below, above = copy.deepcopy(model), copy.deepcopy(model)
-    layers = below.get_submodule(name)
-    for index in range(layer, len(layers)):  # type: ignore[arg-type]
-        layers[index] = _Skipped()  # type: ignore[operator]
-    for index in range(layer):
-        above.get_submodule(name)[index] = _Skipped()  # type: ignore[operator]
+    count = len(below.get_submodule(name))  # type: ignore[arg-type]
+    for half, skipped in ((below, range(layer, count)), (above, range(layer))):
+        for index in skipped:
+            half.get_submodule(name)[index] = _Skipped()  # type: ignore[operator]
     if hasattr(above, "embeddings"):
         above.embeddings = _Given()
     return below, above

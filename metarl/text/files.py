@@ -157,10 +157,9 @@ def read_tasks(data_root: Path | None, names: Iterable[str]) -> list[TextTask]:
 
 
 def _task_of(path: Path) -> str:
-    stem = re.sub(r"(\.eval)?\.(json|jsonl)(\.gz)?$", "", path.name)
     if published := PUBLISHED.fullmatch(path.name):
         return published["task"]
-    name = stem.removesuffix("_eval")
+    name = re.sub(r"(_eval)?(\.eval)?\.jsonl?(\.gz)?$", "", path.name)
     return ALIASES.get(name, name)
 
 
