@@ -135,7 +135,7 @@ def fused_norm(apply: Any) -> str | None:
     """Name the first normalization layer whose fused kernel has inexact higher derivatives.
 
     ``grad(vmap(...))`` through ``nn.LayerNorm``, ``nn.GroupNorm`` and ``nn.BatchNorm*`` gives wrong
-    second-order gradients without a word; the layers of :mod:`metarl.nn.dense` do not.
+    second-order gradients without a word; the layers of :mod:`metarl.nn.norms` do not.
     """
     for name, child in getattr(apply, "module", nn.Identity()).named_modules():
         if isinstance(child, FUSED_NORMS):

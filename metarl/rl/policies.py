@@ -16,7 +16,7 @@ from metarl.rl.distributions import Categorical, Distribution, Gaussian
 
 
 Policy: TypeAlias = Apply
-"""``policy(params, observations) -> Distribution``, made by :func:`metarl.core.parameters`."""
+"""``policy(params, observations) -> Distribution``, made by :func:`metarl.core.functional`."""
 
 CONTEXT = "context"
 MIN_LOG_STD = math.log(1e-6)  # the floor of Finn et al.'s code; below it the gradient is zero
