@@ -25,7 +25,7 @@ from metarl.experiments.supervised_setup import (
     mapped,
 )
 from metarl.nn.convolution import Classifier, ConvBody
-from metarl.nn.mlp import linear
+from metarl.nn.dense import linear
 from metarl.runs.card import Subject
 from metarl.supervised.few_shot import (
     AllClasses,
@@ -76,7 +76,7 @@ def build(config: FewShotConfig, *, splits: Splits | None = None) -> Parts:
 
 def _load(config: FewShotConfig) -> Splits:
     return load_images(
-        config.data, root=config.data_root, split=config.split, image_size=config.image_size
+        config.data, data_root=config.data_root, split=config.split, image_size=config.image_size
     )
 
 

@@ -18,7 +18,7 @@ from metarl.experiments.supervised_evaluation import Supervised
 from metarl.experiments.supervised_settings import SupervisedConfig, resolve
 from metarl.experiments.supervised_setup import Parts, make_learner, make_model, make_test_loop
 from metarl.nn.convolution import Classifier
-from metarl.nn.mlp import ACTIVATIONS, linear, mlp
+from metarl.nn.dense import ACTIVATIONS, linear, mlp
 from metarl.runs.card import Subject
 from metarl.runs.folder import Run
 from metarl.supervised.losses import squared_error

@@ -10,21 +10,21 @@ from torch import nn
 
 from metarl.core.adapt import InnerLoop, unchanged
 from metarl.core.estimators import TaskGradient, backprop, query_loss, reptile
-from metarl.core.functional import functional
-from metarl.core.implicit import implicit
+from metarl.core.implicit_gradient import implicit
 from metarl.core.optimizers import inner_optimizer
 from metarl.core.outer import gradient_learner
+from metarl.core.parameters import functional
 from metarl.core.types import MetaLearner, MetaState, Task
 from metarl.experiments.supervised_settings import SupervisedConfig, require_compatible
 from metarl.supervised.heads import (
-    Start,
+    StartFn,
     body_of,
     is_head,
     norms_of,
     prototype_start,
     zero_start,
 )
-from metarl.supervised.losses import Criterion, judge, loss_of
+from metarl.supervised.losses import Criterion, evaluate_batch, loss_of
 from metarl.supervised.model import Draw, Model, Tasks
 from metarl.supervised.schedules import SCHEDULES, multi_step_weights
 from metarl.text.leopard import TextClassifier, generated_start, layer_of, with_lower_layers
@@ -77,7 +77,7 @@ def make_model(config: SupervisedConfig, module: nn.Module, criterion: Criterion
     params = {n: p.expand(max(1, steps), *p.shape).clone() if n in per_step else p
               for n, p in params.items()}  # fmt: skip
     loop = InnerLoop(
-        loss_of(judge(apply, criterion)),
+        loss_of(evaluate_batch(apply, criterion)),
         inner_optimizer(
             config.inner or "sgd",
             config.inner_lr or 0.0,
@@ -113,7 +113,7 @@ def make_learner(
     @cache  # one program for each
     def task_gradient(first_order: bool) -> TaskGradient:
         loop = replace(model.loop, first_order=first_order)
-        outer = query_loss(judge(model.apply, model.criterion), has_aux=True, before=False)
+        outer = query_loss(evaluate_batch(model.apply, model.criterion), has_aux=True, before=False)
         if config.estimator == "implicit":
             return implicit(loop, outer, cg_steps=config.cg_steps, damping=config.cg_damping)
         return (reptile if config.estimator == "reptile" else backprop)(loop, outer)
@@ -186,13 +186,13 @@ def _fast(config: SupervisedConfig, module: nn.Module) -> Callable[[str], bool]:
     return lambda name: name not in never and chosen(name)
 
 
-def _start(name: str | None, module: nn.Module, *, detach: bool) -> Start:
+def _start(name: str | None, module: nn.Module, *, detach: bool) -> StartFn:
     if name != "learned":
         body_of(module)  # refuses a module that has none
     text = isinstance(module, TextClassifier)
     if name == "generated" and not text:
         raise ValueError("start=generated (method=leopard) is only for `metarl train text`")
-    makes: dict[str | None, Callable[[], Start]] = {
+    makes: dict[str | None, Callable[[], StartFn]] = {
         "prototypes": lambda: prototype_start(body_of(module)),
         "zero": lambda: zero_start(cast(Any, module).head.in_features),
         "generated": lambda: generated_start(cast(Any, module)),

@@ -51,9 +51,9 @@ def build(config: TextConfig, *, sources: Sequence[TextTask] = (), ways: int = 0
     module = text_classifier(
         Encoder(
             pretrained.model,
-            top=config.top_layers,
+            top_layers=config.top_layers,
             pooling=config.pooling,
-            length=config.max_length,
+            max_length=config.max_length,
         ),
         pretrained.model.config.hidden_size,
         ways=ways or (sum(len(task.labels) for task in tasks) if joint else 2),

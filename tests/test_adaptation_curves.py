@@ -12,7 +12,7 @@ from metarl.core import MetaParams, Task, tree
 from metarl.experiments.supervised_settings import SupervisedConfig, resolve
 from metarl.experiments.supervised_setup import make_model, make_test_loop
 from metarl.nn.convolution import Classifier, ConvBody, ConvNet
-from metarl.nn.mlp import linear
+from metarl.nn.dense import linear
 from metarl.supervised.evaluate import BLOCK, Curves, adaptation_curves, neighbor_curves
 from metarl.supervised.few_shot import with_reference
 from metarl.supervised.losses import cross_entropy

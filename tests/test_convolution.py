@@ -12,9 +12,9 @@ from torch.func import grad, jvp, vjp, vmap
 from torch.testing import assert_close
 
 from metarl.core import Params, functional, tree
-from metarl.core.functional import fused_norm
+from metarl.core.parameters import fused_norm
 from metarl.nn.convolution import Classifier, Conv3x3, ConvBody, ConvNet, max_pool
-from metarl.nn.mlp import linear
+from metarl.nn.dense import linear
 from metarl.nn.norms import BatchNorm
 from metarl.nn.shifts import shifted_copies
 from metarl.supervised.networks import NETWORKS

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from metarl.core import tree
-from metarl.text.encoders import Encoder, load_pretrained, packaged
+from metarl.text.encoders import Encoder, Lower, load_pretrained, packaged
 
 
 TIGHT: dict[str, float] = {"rtol": 1e-10, "atol": 1e-10}
@@ -44,8 +44,8 @@ def own_features(model: Any, inputs: dict[str, Tensor], pooling: str) -> Tensor:
 @pytest.mark.parametrize("top", range(LAYERS + 1))
 def test_the_two_parts_of_an_encoder_are_the_model(bert: Any, top: int, pooling: str) -> None:
     inputs, _ = random_batch([0] * 6, 1, seed=0, pad=2)
-    encoder = Encoder(bert, top=top, pooling=pooling)
-    assert encoder.upper.cut
+    encoder = Encoder(bert, top_layers=top, pooling=pooling)
+    assert isinstance(encoder.lower, Lower)
     with torch.no_grad():
         assert_close(encoder(inputs), own_features(bert, inputs, pooling), **TIGHT)
     parts = [len({n for n, _ in part.named_parameters() if ".layer." in n})
@@ -54,7 +54,7 @@ def test_the_two_parts_of_an_encoder_are_the_model(bert: Any, top: int, pooling:
 
 
 def test_neither_padding_nor_other_sentences_change_a_feature(bert: Any) -> None:
-    encoder = Encoder(bert, top=1, pooling="mean")
+    encoder = Encoder(bert, top_layers=1, pooling="mean")
     with torch.no_grad():
         short, long = (encoder(random_batch([0] * 4, 1, seed=0, pad=pad)[0]) for pad in (0, 9))
         inputs = random_batch([0] * 4, 1, seed=0)[0]
@@ -78,8 +78,8 @@ def test_what_cannot_be_cut_adapts_as_a_whole(kind: str, options: dict[str, Any]
     model = model.double().eval()
     inputs, _ = random_batch([0] * 4, 1, seed=0)
     del inputs["token_type_ids"]
-    encoder = Encoder(model, top=1, pooling="mean")
-    assert not encoder.upper.cut
+    encoder = Encoder(model, top_layers=1, pooling="mean")
+    assert not isinstance(encoder.lower, Lower)
     assert encoder.top[0].endswith(f".{LAYERS - 1}.")
     with torch.no_grad():
         assert_close(encoder(inputs), own_features(model, inputs, "mean"), **TIGHT)
@@ -98,7 +98,7 @@ def test_halves_that_compute_something_else_are_not_used(
         return output
 
     monkeypatch.setattr(type(bert), "forward", doubled)
-    assert not Encoder(bert, top=1, pooling="mean").upper.cut
+    assert not isinstance(Encoder(bert, top_layers=1, pooling="mean").lower, Lower)
 
 
 def test_an_encoder_that_would_compute_something_else_is_refused(
@@ -117,11 +117,11 @@ def test_an_encoder_that_would_compute_something_else_is_refused(
     with monkeypatch.context() as patch:
         patch.setattr(type(bert), "forward", sees_all)
         with pytest.raises(ValueError, match=r"BertModel cannot be .* 32 tokens; lower"):
-            Encoder(bert, top=1, pooling="mean", length=32)
-    with pytest.raises(ValueError, match=r"BertModel cannot be .* 65 tokens; lower --max-length"):
-        Encoder(bert, top=1, pooling="mean", length=65)
-    with pytest.raises(ValueError, match=r"--top-layers must be at most 3, .* got 4"):
-        Encoder(bert, top=4, pooling="mean")
+            Encoder(bert, top_layers=1, pooling="mean", max_length=32)
+    with pytest.raises(ValueError, match=r"BertModel cannot be .* 65 tokens; lower max_length"):
+        Encoder(bert, top_layers=1, pooling="mean", max_length=65)
+    with pytest.raises(ValueError, match=r"top_layers must be at most 3, got 4"):
+        Encoder(bert, top_layers=4, pooling="mean")
 
 
 def test_a_model_that_looks_at_few_tokens_is_refused_or_computes_what_it_did() -> None:
@@ -131,12 +131,12 @@ def test_a_model_that_looks_at_few_tokens_is_refused_or_computes_what_it_did() -
     inputs, _ = random_batch([0] * 4, 1, seed=0, pad=9)
     del inputs["token_type_ids"]
     if transformers.__version__.startswith("5.0."):
-        encoder = Encoder(model, top=1, pooling="mean", length=32)
+        encoder = Encoder(model, top_layers=1, pooling="mean", max_length=32)
         with torch.no_grad():
             assert_close(encoder(inputs), own_features(model, inputs, "mean"), rtol=1e-5, atol=1e-5)
     else:
         with pytest.raises(ValueError, match=r"ModernBertModel cannot be .* 32 tokens; lower"):
-            Encoder(model, top=1, pooling="mean", length=32)
+            Encoder(model, top_layers=1, pooling="mean", max_length=32)
 
 
 def test_sentences_are_padded_on_the_right_whatever_the_tokenizer_does(tmp_path: Path) -> None:
@@ -150,9 +150,7 @@ def test_sentences_are_padded_on_the_right_whatever_the_tokenizer_does(tmp_path:
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "nobody/no-such-encoder"])
 def test_an_unknown_encoder_is_one_line(name: str) -> None:
-    with pytest.raises(
-        OSError, match=f"no encoder '{name}' .*; --encoder takes a folder"
-    ) as raised:
+    with pytest.raises(OSError, match=f"no encoder '{name}' .*: expected a folder") as raised:
         load_pretrained(name)
     assert "\n" not in str(raised.value)
 
@@ -167,8 +165,8 @@ def test_the_packaged_encoder_is_itself() -> None:
     model, tokenizer = load_pretrained(MINILM)
     inputs = dict(tokenizer(["a dog", "an old cat likes it"], padding=True, return_tensors="pt"))
     inputs["attention_mask"] = inputs["attention_mask"].bool()
-    encoder = Encoder(model.double(), top=2, pooling="mean")
-    assert encoder.upper.cut
+    encoder = Encoder(model.double(), top_layers=2, pooling="mean")
+    assert isinstance(encoder.lower, Lower)
     with torch.no_grad():
         assert_close(encoder(inputs), own_features(model, inputs, "mean"), **TIGHT)
 

@@ -29,7 +29,7 @@ from metarl.core import (
     sgd,
     tree,
 )
-from metarl.nn.mlp import mlp
+from metarl.nn.dense import mlp
 
 
 SIZE = 4

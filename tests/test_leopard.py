@@ -19,7 +19,7 @@ from metarl.core.inner import clip_norm
 from metarl.experiments.supervised_settings import resolve
 from metarl.experiments.supervised_setup import make_learner, make_model
 from metarl.experiments.text_settings import SETTINGS, TextConfig
-from metarl.supervised.losses import judge, present_cross_entropy
+from metarl.supervised.losses import evaluate_batch, present_cross_entropy
 from metarl.supervised.model import Model
 from metarl.text.encoders import Encoder, load_pretrained
 from metarl.text.leopard import text_classifier
@@ -43,7 +43,7 @@ class Problem(NamedTuple):
     plain: Plain
 
     def gradient(self, *tasks: Task) -> MetaParams:
-        outer = query_loss(judge(self.model.apply, self.model.criterion), has_aux=True)
+        outer = query_loss(evaluate_batch(self.model.apply, self.model.criterion), has_aux=True)
         return meta_gradient(backprop(self.model.loop, outer), self.meta, list(tasks))[0]
 
     def path(self, task: Task) -> list[dict[str, Tensor]]:
@@ -54,7 +54,7 @@ class Problem(NamedTuple):
 def problem(bert: Any, *, top: int = 1, first_order: bool = True, clip: float = 1.0) -> Problem:
     config = TextConfig(inner_steps=STEPS, inner_clip=clip)
     config = replace(resolve(config, SETTINGS), first_order=first_order)
-    encoder = Encoder(bert, top=top, pooling="mean")
+    encoder = Encoder(bert, top_layers=top, pooling="mean")
     module = text_classifier(encoder, SIZE, ways=2, generated=True, generator=seeded(0))
     model = make_model(config, module.double(), present_cross_entropy)
     meta = model.loop.init(model.params)
@@ -197,7 +197,7 @@ def test_the_cut_of_a_gradient_that_vanished_has_a_derivative() -> None:
 @pytest.mark.parametrize("start", ["generated", "prototypes", "zero"])
 def test_rates_by_layer_serve_any_start_and_those_by_number_none(bert: Any, start: Any) -> None:
     generated = start == "generated"
-    encoder = Encoder(bert, top=1, pooling="mean")
+    encoder = Encoder(bert, top_layers=1, pooling="mean")
     module = text_classifier(encoder, SIZE, ways=2, generated=generated, generator=seeded(0))
     config = TextConfig(method="lslr", start=start)
     config = resolve(config, SETTINGS)

@@ -25,7 +25,7 @@ from metarl.core import (
     sgd,
     tree,
 )
-from metarl.nn.mlp import mlp
+from metarl.nn.dense import mlp
 from metarl.nn.norms import LayerNorm
 
 

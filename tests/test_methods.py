@@ -16,7 +16,7 @@ from metarl.core import MetaLearner, MetaParams, MetaState, Metrics, Task, tree
 from metarl.experiments.supervised_settings import SupervisedConfig, resolve
 from metarl.experiments.supervised_setup import make_learner, make_model
 from metarl.nn.convolution import Classifier, ConvBody, ConvNet
-from metarl.nn.mlp import linear, mlp
+from metarl.nn.dense import linear, mlp
 from metarl.runs import checkpoint
 from metarl.supervised.few_shot import with_reference
 from metarl.supervised.losses import cross_entropy, squared_error

@@ -1,11 +1,13 @@
 """What is shipped, who may import whom, and that importing costs nothing."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -38,7 +40,7 @@ LEARNING = CORE | {"nn"}
 LAWS: dict[str, set[str]] = {
     "util": set(),
     "core": {"util"},
-    "nn": {"core"},
+    "nn": CORE,
     "rl": LEARNING | {"envs"},
     "supervised": LEARNING,
     "data": LEARNING | {"supervised"},
@@ -149,18 +151,35 @@ def test_importing_metarl_loads_neither_torch_nor_mujoco() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_public_names_of_drawing_are_imported_when_they_are_used() -> None:
-    code = """
-import sys
-import metarl.drawing
-print([m for m in ("torch", "mujoco", "matplotlib") if m in sys.modules])
-found = [getattr(metarl.drawing, name) for name in dir(metarl.drawing)]
-print(any(type(value) is type(sys) for value in found), len(found) > 20)
-try:
-    metarl.drawing.absent
-except AttributeError as error:
-    print(error)
-"""
+PACKAGES = [module_of(path) for path in SOURCES if path.name == "__init__.py"]
+
+
+def test_a_public_name_means_one_thing_in_all_packages() -> None:
+    meanings: dict[str, set[int]] = {}
+    for package in map(importlib.import_module, PACKAGES):
+        for name in getattr(package, "__all__", ()):
+            meanings.setdefault(name, set()).add(id(getattr(package, name)))
+    assert [name for name, objects in meanings.items() if len(objects) > 1] == []
+
+
+LAZY = [name for name in PACKAGES if "attach" in MODULES[name].read_text()]
+
+
+def test_importing_a_package_of_public_names_loads_no_large_library() -> None:
+    large = ("torch", "mujoco", "matplotlib")
+    code = f"import sys, {', '.join(LAZY)}; print([m for m in {large} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    printed = ["[]", "False True", "module 'metarl.drawing' has no attribute 'absent'"]
-    assert done.stdout.splitlines() == printed
+    assert done.stdout.strip() == "[]"
+    assert {"metarl.core", "metarl.drawing", "metarl.supervised", "metarl.util"} <= set(LAZY)
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_lazy_names_are_attributes_and_others_are_errors(package: str) -> None:
+    module = importlib.import_module(package)
+    assert dir(module) == sorted(module.__all__)
+    for name in MODULES:  # a module of the same name would hide the public name
+        if name.startswith(f"{package}."):
+            importlib.import_module(name)
+    assert not any(isinstance(getattr(module, name), ModuleType) for name in module.__all__)
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'absent'"):
+        module.absent  # noqa: B018

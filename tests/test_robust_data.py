@@ -105,7 +105,7 @@ def read(load: Callable[[], Any]) -> Any:
 @given(data=st.data())
 def test_image_folders(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     root = data.draw(trees(emptied(tmp_path_factory, "pictures")))
-    splits = read(lambda: load_images("folder", root=root, image_size=SIZE))
+    splits = read(lambda: load_images("folder", data_root=root, image_size=SIZE))
     if splits is not None:
         assert all(len(classes.names) and min(classes.counts) for classes in splits)
         assert all(classes.images.shape[-2:] == (SIZE, SIZE) for classes in splits)
@@ -161,7 +161,7 @@ def test_tables_of_mini_imagenet(
         file.unlink()
         if change == "folder":
             file.mkdir()
-    read(lambda: load_images("mini-imagenet", root=root, image_size=SIZE))
+    read(lambda: load_images("mini-imagenet", data_root=root, image_size=SIZE))
 
 
 @cases(0.1)
@@ -181,7 +181,7 @@ def test_archives_of_omniglot(
     chosen = root / f"{data.draw(st.sampled_from(sorted(archives)))}.zip"
     chosen.write_bytes(data.draw(damaged_bytes(chosen.read_bytes())))
     split = data.draw(st.sampled_from(["background", "vinyals", "random"]))
-    read(lambda: load_images("omniglot", root=root, split=split, image_size=SIZE))
+    read(lambda: load_images("omniglot", data_root=root, split=split, image_size=SIZE))
 
 
 @st.composite
@@ -231,5 +231,5 @@ def test_links_that_lead_up_or_nowhere_are_passed_over(tmp_path: Path) -> None:
         (tmp_path / name / "nowhere.png").symlink_to("nothing")
         (tmp_path / name / "itself.png").symlink_to("itself.png")
     with in_time(60):
-        splits = load_images("folder", root=tmp_path, image_size=SIZE)
+        splits = load_images("folder", data_root=tmp_path, image_size=SIZE)
     assert sum(len(classes.images) for classes in splits) == 6

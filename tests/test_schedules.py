@@ -21,9 +21,14 @@ from metarl.core import (
 )
 from metarl.experiments.supervised_settings import SupervisedConfig, resolve
 from metarl.experiments.supervised_setup import make_learner, make_model
-from metarl.nn.mlp import mlp
+from metarl.nn.dense import mlp
 from metarl.supervised.losses import squared_error
-from metarl.supervised.schedules import SCHEDULES, cosine, linear, multi_step_weights
+from metarl.supervised.schedules import (
+    SCHEDULES,
+    cosine_schedule,
+    linear_schedule,
+    multi_step_weights,
+)
 
 
 @pytest.mark.parametrize("steps", [2, 5])
@@ -56,13 +61,13 @@ def test_one_step_needs_no_weights(steps: int) -> None:
 
 
 def test_schedules_run_from_their_start_to_their_end() -> None:
-    for schedule in (cosine, linear):
+    for schedule in (cosine_schedule, linear_schedule):
         assert schedule(0.8, 0.2, 0.0) == pytest.approx(0.8)
         assert schedule(0.8, 0.2, 0.5) == pytest.approx(0.5)
         assert schedule(0.8, 0.2, 1.0) == pytest.approx(0.2)
         assert schedule(0.8, 0.2, 2.0) == pytest.approx(0.2)
-    assert cosine(1.0, 0.0, 0.25) == pytest.approx((1 + math.sqrt(0.5)) / 2)
-    assert linear(1.0, 0.0, 0.25) == 0.75
+    assert cosine_schedule(1.0, 0.0, 0.25) == pytest.approx((1 + math.sqrt(0.5)) / 2)
+    assert linear_schedule(1.0, 0.0, 0.25) == 0.75
     assert SCHEDULES["constant"](0.8, 0.2, 0.9) == 0.8
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from metarl.core import MetaParams, functional, tree
-from metarl.core.functional import draw, fused_norm, merge, rows, split
+from metarl.core.parameters import draw, fused_norm, merge, rows, split
 from metarl.core.speed.compiling import program
-from metarl.nn.mlp import mlp
+from metarl.nn.dense import mlp
 from metarl.nn.norms import LayerNorm
 from metarl.rl.distributions import Categorical
 from metarl.rl.policy import Policy

@@ -1,57 +1,41 @@
 """The functional core that every method shares: torch only, pure, and without devices."""
 
-from metarl.core.adapt import InnerLoop
-from metarl.core.curvature import meta_curvature
-from metarl.core.estimators import (
-    Outer,
-    TaskGradient,
-    backprop,
-    meta_gradient,
-    query_loss,
-    reptile,
-)
-from metarl.core.functional import Apply, functional
-from metarl.core.implicit import implicit
-from metarl.core.inner import InnerOptimizer, adam, chain, clip_norm, lslr, meta_sgd, sgd
-from metarl.core.outer import gradient_learner
-from metarl.core.types import (
-    Batch,
-    LossFn,
-    MetaLearner,
-    MetaParams,
-    MetaState,
-    Metrics,
-    Params,
-    Task,
-)
+from typing import TYPE_CHECKING
+
+from metarl.util.lazy import attach
 
 
-__all__ = [
-    "Apply",
-    "Batch",
-    "InnerLoop",
-    "InnerOptimizer",
-    "LossFn",
-    "MetaLearner",
-    "MetaParams",
-    "MetaState",
-    "Metrics",
-    "Outer",
-    "Params",
-    "Task",
-    "TaskGradient",
-    "adam",
-    "backprop",
-    "chain",
-    "clip_norm",
-    "functional",
-    "gradient_learner",
-    "implicit",
-    "lslr",
-    "meta_curvature",
-    "meta_gradient",
-    "meta_sgd",
-    "query_loss",
-    "reptile",
-    "sgd",
-]
+if TYPE_CHECKING:
+    from metarl.core.adapt import *
+    from metarl.core.curvature import *
+    from metarl.core.estimators import *
+    from metarl.core.implicit_gradient import *
+    from metarl.core.inner import *
+    from metarl.core.linalg import *
+    from metarl.core.outer import *
+    from metarl.core.parameters import *
+    from metarl.core.seeding import *
+    from metarl.core.types import *
+
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "adapt": ("InnerLoop",),
+        "curvature": ("meta_curvature",),
+        "estimators": (
+            *("Outer", "TaskGradient", "backprop"),
+            *("meta_gradient", "query_loss", "reptile"),
+        ),
+        "implicit_gradient": ("implicit",),
+        "inner": ("InnerOptimizer", "adam", "chain", "clip_norm", "lslr", "meta_sgd", "sgd"),
+        "linalg": ("conjugate_gradient", "linearize"),
+        "outer": ("gradient_learner",),
+        "parameters": ("Apply", "functional"),
+        "seeding": ("numpy_generator", "torch_generator"),
+        "types": (
+            *("Batch", "LossFn", "MetaLearner", "MetaParams"),
+            *("MetaState", "Metrics", "Params", "Task"),
+        ),
+    },
+)

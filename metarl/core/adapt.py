@@ -9,17 +9,12 @@ from typing import Any, TypeAlias
 from torch.func import grad_and_value
 
 from metarl.core import tree
-from metarl.core.functional import merge, rows, split
 from metarl.core.inner import InnerOptimizer
+from metarl.core.parameters import merge, rows, split
 from metarl.core.types import Batch, LossFn, MetaParams, Params
 
 
 Batches: TypeAlias = tuple[Batch, ...]
-
-
-def _every_name(name: str) -> bool:
-    del name
-    return True
 
 
 def unchanged(params: Params, batches: Batches) -> tuple[Params, Batches]:
@@ -52,7 +47,7 @@ class InnerLoop:
 
     loss: LossFn
     optimizer: InnerOptimizer
-    fast: Callable[[str], bool] = _every_name
+    fast: Callable[[str], bool] = lambda name: True
     per_step: frozenset[str] = frozenset()
     first_order: bool = False
     start: Callable[[Params, Batches], tuple[Params, Batches]] = unchanged
@@ -143,7 +138,5 @@ class InnerLoop:
             return batches
         if len(batches) == 1 or 1 < len(batches) < self.num_steps:
             return tuple(islice(cycle(batches), self.num_steps))
-        raise ValueError(
-            f"num_steps={self.num_steps} needs one to {max(1, self.num_steps)} support batches, "
-            f"got {len(batches)}"
-        )
+        most = max(1, self.num_steps)
+        raise ValueError(f"expected one to {most} support batches (num_steps), got {len(batches)}")

@@ -40,7 +40,6 @@ def meta_curvature(lr: float, *, max_size: int | None = None) -> InnerOptimizer:
         return found
 
     def update(constants: Params, grads: Params, state: Any, step: int) -> tuple[Params, Any]:
-        del step
         return {name: -lr * _precondition(constants, name, g) for name, g in grads.items()}, state
 
     return InnerOptimizer(constants, no_state, update)

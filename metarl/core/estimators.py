@@ -14,7 +14,7 @@ from torch.func import grad_and_value
 
 from metarl.core import tree
 from metarl.core.adapt import InnerLoop
-from metarl.core.functional import rows
+from metarl.core.parameters import rows
 from metarl.core.speed import chunks, processes
 from metarl.core.speed.compiling import Mode, program
 from metarl.core.types import Batch, MetaParams, Metrics, Params, Task
@@ -47,7 +47,7 @@ def query_loss(
         before: Also report the loss before adaptation, which costs a pass over the query batch.
     """
 
-    def judge(params: Params, task: Task) -> tuple[Tensor, Metrics]:
+    def evaluate(params: Params, task: Task) -> tuple[Tensor, Metrics]:
         if not has_aux:
             return loss(params, task.query), {}
         value, metrics = loss(params, task.query)
@@ -56,18 +56,16 @@ def query_loss(
     def outer(
         path: list[Params], task: Task, step_weights: Float[Tensor, " steps"] | None = None
     ) -> tuple[Tensor, Metrics]:
-        total, metrics = after, _ = judge(path[-1], task)
+        total, metrics = after, _ = evaluate(path[-1], task)
         if step_weights is not None:
             if len(step_weights) != len(path) - 1:
-                raise ValueError(
-                    f"step_weights needs one weight per inner step: {len(path) - 1}, "
-                    f"got {len(step_weights)}"
-                )
+                steps, given = len(path) - 1, len(step_weights)
+                raise ValueError(f"step_weights needs one per inner step: {steps}, got {given}")
             total = step_weights[-1] * after
             for weight, params in zip(step_weights[:-1].unbind(), path[1:-1], strict=True):
-                total = total + weight * judge(params, task)[0]
+                total = total + weight * evaluate(params, task)[0]
         if before:
-            metrics["query/loss_before"] = judge(path[0], task)[0] if len(path) > 1 else after
+            metrics["query/loss_before"] = evaluate(path[0], task)[0] if len(path) > 1 else after
         return total, {**metrics, "query/loss": after}
 
     return outer
@@ -109,10 +107,7 @@ def reptile(loop: InnerLoop, outer: Outer) -> TaskGradient:
 
     def task_gradient(meta: MetaParams, task: Task) -> tuple[MetaParams, Metrics]:
         if meta.inner:
-            raise ValueError(
-                "reptile has no gradient for learned inner rates; use sgd or adam as the inner "
-                "optimizer"
-            )
+            raise ValueError("reptile has no gradient for learned inner rates; use sgd or adam")
         path = ends(loop, meta, task)
         loss, metrics = outer(path, task)
         adapts = {n for n in path[-1] if loop.adapts(n)}  # a leaf of one row per step does not
@@ -147,23 +142,15 @@ def meta_gradient(
         The mean gradient, in the form of the meta-parameters, and the mean metrics; over the tasks
         of all processes, where several share a meta-batch.
     """
-    parts = _parts(tasks, chunk_size)
+    parts = chunks.split(tasks, chunk_size) if isinstance(tasks, Task) else list(tasks)
     count = processes.count(sum(len(tree.leaves(part)[0]) for part in parts))
     share = share_of_mean(task_gradient, count, mode)
-    if len(parts) == 1 and chunk_size is None:
+    if len(parts) == 1 and chunk_size is None:  # operators may use all threads
         return processes.total([share(meta, parts[0], *settings)])
-    device = tree.leaves(meta)[0].device
-
-    def of_part(part: Task) -> tuple[MetaParams, Metrics]:
-        return share(meta, part, *settings)
-
-    return processes.total(chunks.parallel_map(of_part, parts, device=device))
-
-
-def _parts(tasks: Task | Sequence[Task], chunk_size: int | None) -> list[Task]:
-    if not isinstance(tasks, Task):
-        return list(tasks)
-    return [tasks] if chunk_size is None else chunks.split(tasks, chunk_size)
+    found = chunks.parallel_map(
+        lambda part: share(meta, part, *settings), parts, device=tree.leaves(meta)[0].device
+    )
+    return processes.total(found)
 
 
 @lru_cache(maxsize=8)  # compiling takes minutes: once for each estimator

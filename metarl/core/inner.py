@@ -28,15 +28,13 @@ class InnerOptimizer(NamedTuple):
     update: Callable[[Params, Params, Any, int], tuple[Params, Any]]
 
 
-def no_constants(params: Params) -> Params:
+def no_constants(_: Params) -> Params:
     """Learn nothing."""
-    del params
     return {}
 
 
-def no_state(params: Params) -> tuple[()]:
+def no_state(_: Params) -> tuple[()]:
     """Remember nothing."""
-    del params
     return ()
 
 
@@ -54,7 +52,6 @@ def sgd(lr: float | Sequence[float]) -> InnerOptimizer:
         raise ValueError(f"lr must be one or more rates of at least 0, got {lr}")
 
     def update(constants: Params, grads: Params, state: Any, step: int) -> tuple[Params, Any]:
-        del constants
         rate = rates[min(step, len(rates) - 1)]
         return {name: -rate * g for name, g in grads.items()}, state
 
@@ -76,7 +73,6 @@ def meta_sgd(lr: float) -> InnerOptimizer:
         return {f"lr.{name}": torch.full_like(p, lr) for name, p in params.items()}
 
     def update(constants: Params, grads: Params, state: Any, step: int) -> tuple[Params, Any]:
-        del step
         return {name: -constants[f"lr.{name}"] * g for name, g in grads.items()}, state
 
     return InnerOptimizer(constants, no_state, update)
@@ -130,7 +126,6 @@ def adam(
         return zeros, zeros
 
     def update(constants: Params, grads: Params, state: Any, step: int) -> tuple[Params, Any]:
-        del constants
         first, second = state
         m = {n: beta1 * first[n] + (1 - beta1) * g for n, g in grads.items()}
         v = {n: beta2 * second[n] + (1 - beta2) * g * g for n, g in grads.items()}
@@ -151,7 +146,6 @@ def clip_norm(limit: float) -> InnerOptimizer:
         raise ValueError(f"limit must be greater than 0, got {limit}")
 
     def update(constants: Params, grads: Params, state: Any, step: int) -> tuple[Params, Any]:
-        del constants, step
         squares = torch.stack([(g * g).sum() for g in grads.values()]).sum()
         # Where it is 0, so is its root's derivative.
         factor = limit / _root(squares).clamp(min=limit)
@@ -187,7 +181,8 @@ def chain(*optimizers: InnerOptimizer) -> InnerOptimizer:
         states, updates = [], grads
         for place, (optimizer, before) in enumerate(zip(optimizers, state, strict=True)):
             given = updates if place == 0 else {name: -u for name, u in updates.items()}
-            own = _without_prefix(constants, f"{place}.")
+            prefix = f"{place}."
+            own = {n.removeprefix(prefix): p for n, p in constants.items() if n.startswith(prefix)}
             updates, after = optimizer.update(own, given, before, step)
             states.append(after)
         return updates, tuple(states)
@@ -199,10 +194,6 @@ def _root(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Take the square root, with derivative 0 at 0, where a gradient vanished, and not infinity."""
     positive = x > 0
     return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
-
-
-def _without_prefix(params: Params, prefix: str) -> Params:
-    return {n.removeprefix(prefix): p for n, p in params.items() if n.startswith(prefix)}
 
 
 def require_rate(lr: float) -> None:

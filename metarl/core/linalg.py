@@ -48,14 +48,14 @@ def conjugate_gradient(
     return x, residual
 
 
-class LinearMap(NamedTuple):
+class Jacobian(NamedTuple):
     """A Jacobian J. `jvp` takes tensors like the inputs, `vjp` tensors like the outputs."""
 
     jvp: Callable[[Tensors], Tensors]
     vjp: Callable[[Tensors], Tensors]
 
 
-def linearize(outputs: Tensors, inputs: Tensors) -> LinearMap:
+def linearize(outputs: Tensors, inputs: Tensors) -> Jacobian:
     """Turn the graph from `inputs` to `outputs` into a linear map that can be applied many times.
 
     ``u ↦ Jᵀu`` is linear in u, so differentiating it with respect to u gives J itself: both
@@ -85,7 +85,7 @@ def linearize(outputs: Tensors, inputs: Tensors) -> LinearMap:
     def vjp(cotangents: Tensors) -> Tensors:
         return _grad(moved, inputs, [cotangents[i] for i in live])
 
-    return LinearMap(jvp, vjp)
+    return Jacobian(jvp, vjp)
 
 
 def _grad(

@@ -10,7 +10,7 @@ from torch.nn.utils import get_total_norm
 from metarl.core import tree
 from metarl.core.adapt import InnerLoop
 from metarl.core.estimators import TaskGradient, meta_gradient
-from metarl.core.functional import draw
+from metarl.core.parameters import draw
 from metarl.core.speed.compiling import Mode
 from metarl.core.types import MetaLearner, MetaParams, MetaState, Metrics, Task
 
@@ -71,9 +71,7 @@ def gradient_learner(
         slopes = tree.leaves(gradient)
         metrics["gradient/outer"] = norm = get_total_norm(slopes)
         if not torch.isfinite(norm):
-            raise FloatingPointError(
-                "the meta-gradient is not finite: lower the inner or the outer learning rate"
-            )
+            raise FloatingPointError("the meta-gradient is not finite; lower inner_lr or outer_lr")
         for parameter, slope in zip(tree.leaves(state.params), slopes, strict=True):
             parameter.grad = slope if clip is None else slope.clamp(-clip, clip)
         for group in state.optimizer.param_groups:

@@ -1,7 +1,7 @@
 """Arithmetic on trees of tensors (parameters, meta-parameters, batches)."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -14,20 +14,17 @@ Tree = TypeVar("Tree")
 
 def leaves(tree: Any) -> list[Tensor]:
     """List the tensors of a tree, in its fixed order."""
-    found: list[Tensor] = pytree.tree_leaves(tree)
-    return found
+    return cast(list[Tensor], pytree.tree_leaves(tree))
 
 
 def map_leaves(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     """Apply `function` to each tensor of `tree` and the tensors in the same place of `others`."""
-    mapped: Tree = pytree.tree_map(function, tree, *others)
-    return mapped
+    return cast(Tree, pytree.tree_map(function, tree, *others))
 
 
 def replace_leaves(tree: Tree, new_leaves: Any) -> Tree:
     """Rebuild `tree` with `new_leaves`, given in the order of :func:`leaves`."""
-    rebuilt: Tree = pytree.tree_unflatten(list(new_leaves), pytree.tree_structure(tree))
-    return rebuilt
+    return cast(Tree, pytree.tree_unflatten(list(new_leaves), pytree.tree_structure(tree)))
 
 
 def add(a: Tree, b: Tree, *, scale: float | Tensor = 1.0) -> Tree:

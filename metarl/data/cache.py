@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -26,20 +25,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metarl"
 
 
-def fingerprint(path: Path, *, walk: bool = True) -> dict[str, Any]:
-    """Return what tells whether a file was changed, or any file of a folder.
-
-    Args:
-        path: The file or folder.
-        walk: Look at each file of a folder. Otherwise only a file that came, went or was renamed
-            is seen, and only right in the folder; but at once, however many there are.
-    """
-    path = path.resolve()
-    place = {"path": str(path)}
-    if path.is_file() or not walk:
-        about = path.stat()
-        return place | {"size": about.st_size, "mtime": about.st_mtime_ns}
-    return place | {"files": hashlib.sha256(repr(sorted(_stats(path))).encode()).hexdigest()}
+def fingerprint(*paths: Path) -> str:
+    """Return a hash of the paths, sizes and modification times of files."""
+    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 
 def cached(kind: str, source: dict[str, Any], make: Callable[[], Classes]) -> Classes:
@@ -73,8 +62,6 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -97,23 +84,4 @@ def _read(path: Path) -> Classes | None:
         classes = Classes(images, tuple(about["counts"]), tuple(about["names"]))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
-    whole = images.dtype == torch.uint8 and images.ndim == 4
-    whole &= sum(classes.counts) == len(images) and len(classes.counts) == len(classes.names)
-    return classes if whole else None
-
-
-def _stats(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[tuple[str, int, int]]:
-    """List the files under a folder; a link that leads nowhere, or back up, is passed over."""
-    here = os.path.realpath(folder)
-    if here in above:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            path = Path(entry.path)
-            if path.is_dir():  # unlike that of an entry, it survives a link to itself
-                yield from _stats(path, above | {here})
-            elif path.is_file():
-                about = path.stat()
-                yield entry.path, about.st_size, about.st_mtime_ns
+    return classes if sum(classes.counts) == len(images) else None

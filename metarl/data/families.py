@@ -1,4 +1,4 @@
-"""The families of images that ``--data`` names."""
+"""Families of images by name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ class Family(NamedTuple):
     """A source of images.
 
     Attributes:
-        load: ``(root, *, split, image_size) -> Splits``.
+        load: ``(data_root, *, split, image_size) -> Splits``.
         splits: The splits that it knows, its usual one first.
         image_size: The usual height and width.
     """
@@ -33,7 +33,7 @@ FAMILIES = {
 def load_images(
     data: str,
     *,
-    root: Path | None = None,
+    data_root: Path | None = None,
     split: str | None = None,
     image_size: int | None = None,
 ) -> Splits:
@@ -41,7 +41,7 @@ def load_images(
 
     Args:
         data: ``glyphs``, ``omniglot``, ``mini-imagenet`` or ``folder``.
-        root: Where the files are; ``None`` means the environment variable ``METARL_DATA``, and
+        data_root: Where the files are; ``None`` means the environment variable ``METARL_DATA``, and
             without it Omniglot is downloaded.
         split: One of the family's; ``None`` means its usual one.
         image_size: Height and width; ``None`` means the usual size.
@@ -59,4 +59,4 @@ def load_images(
         raise ValueError(f"{data} has no split {split!r}; choose one of {', '.join(family.splits)}")
     if image_size is not None and image_size < 1:
         raise ValueError(f"expected an image size of at least 1 pixel, got {image_size}")
-    return family.load(root, split=split, image_size=size)
+    return family.load(data_root, split=split, image_size=size)

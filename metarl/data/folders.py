@@ -1,6 +1,7 @@
 """Own images: a folder for each class."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,17 @@ import numpy as np
 
 from metarl.data.cache import cached, fingerprint
 from metarl.data.images import (
-    UNREADABLE,
     Classes,
     Splits,
+    divide,
+    opened,
     pillow,
     read_images,
     require_disjoint,
-    select,
     shuffled,
     split_classes,
+    squeeze,
+    without_tenth,
 )
 
 
@@ -25,7 +28,7 @@ GRAY = {"1", "L", "LA", "I", "I;16", "I;16B"}
 MIN_CLASSES = 3
 
 
-def load(root: Path | None, *, split: str, image_size: int) -> Splits:
+def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
     """Read ``ROOT/CLASS/*.png``, or ``ROOT/train/CLASS/*.png`` and ``ROOT/test/CLASS/*.png``.
 
     Where there are ``train`` and ``test``, there may be ``validation`` or ``val``; without it a
@@ -35,7 +38,7 @@ def load(root: Path | None, *, split: str, image_size: int) -> Splits:
     passed over, and so is what an image has beside its first frame.
 
     Args:
-        root: The folder.
+        data_root: The folder.
         split: ``own``, the only one.
         image_size: Height and width.
 
@@ -43,17 +46,24 @@ def load(root: Path | None, *, split: str, image_size: int) -> Splits:
         OSError: If there is no folder.
         ValueError: If it has too few classes, a class without images or files that are no images.
     """
-    if root is None or not root.expanduser().is_dir():
+    if data_root is None or not data_root.expanduser().is_dir():
         raise FileNotFoundError(
-            f"images of one's own need a folder, got {root}; name one that has a folder for each "
-            "class with --data-root"
+            f"data_root must be a folder with one subfolder of images per class, got {data_root}"
         )
-    root = root.expanduser()
+    root = data_root.expanduser().resolve()
     parts = _parts(root)
-    files = _files(root, parts)
-    source = fingerprint(root) | {"size": image_size}
-    classes = cached("folder", source, lambda: _decode(root, files, image_size))
-    return _split(classes, parts)
+    files = {folder.name: _images(folder) for group in parts.values() for folder in group}
+    _require_enough(root, parts, files)
+    everything = [file for group in files.values() for file in group]
+    source = {"files": fingerprint(root, *everything), "size": image_size}
+    classes = cached("folder", source, partial(_decode, files, image_size))
+    if "" in parts:
+        return split_classes(classes)
+    names: dict[str, Sequence[str]] = {n: [path.name for path in parts[n]] for n in parts}
+    train, validation = names["train"], names.get("validation", ())
+    if not validation:
+        train, validation = without_tenth(shuffled(train))
+    return divide(classes, train, validation, names["test"])
 
 
 def _parts(root: Path) -> dict[str, list[Path]]:
@@ -61,12 +71,12 @@ def _parts(root: Path) -> dict[str, list[Path]]:
     folders = {path.name: path for path in _folders(root)}
     if not {"train", "test"} <= set(folders):
         return {"": list(folders.values())}
-    names: list[str] = [name for name in ("train", "validation", "val", "test") if name in folders]
-    if len(names) == 4:
+    if {"validation", "val"} <= set(folders):
         raise ValueError(f"{root} has both validation and val; keep one of them")
-    parts = {name: _folders(folders[name]) for name in names}
-    merge = "few-shot classes belong to one split: merge them and leave the splitting to metarl"
-    require_disjoint({n: [path.name for path in parts[n]] for n in names}, hint=merge)
+    names = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+    parts = {part: _folders(folders[name]) for name, part in names.items() if name in folders}
+    merge = "few-shot classes belong to one split: merge them"
+    require_disjoint({n: [path.name for path in parts[n]] for n in parts}, hint=merge)
     return parts
 
 
@@ -74,64 +84,38 @@ def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
-def _files(root: Path, parts: dict[str, list[Path]]) -> dict[str, list[str]]:
-    folders = [path for group in parts.values() for path in group]
-    files = {folder.name: _images(root, folder) for folder in folders}
-    if empty := [folder for folder in folders if not files[folder.name]]:
-        raise ValueError(
-            f"{len(empty)} of the {len(folders)} class folders of {root} have no images, the first "
-            f"is {empty[0].relative_to(root)}; images end in {', '.join(SUFFIXES)} "
-            "(and a split of one's own is two folders, train and test)"
-        )
-    sizes = {part or "all": len(group) for part, group in parts.items()}
-    few = len(folders) < MIN_CLASSES or (sizes.get("train") == 1 and len(sizes) == 2)
-    if few or 0 in sizes.values():
-        raise ValueError(
-            f"{root} has {len(folders)} class folders {sizes}; expected at least {MIN_CLASSES}, "
-            "one each to train, to validate and to test on"
-        )
-    return files
-
-
-def _images(root: Path, folder: Path) -> list[str]:
+def _images(folder: Path) -> list[Path]:
     return sorted(
-        path.relative_to(root).as_posix()
+        path
         for path in folder.iterdir()
         if path.suffix.lower() in SUFFIXES and path.name[0] != "." and path.is_file()
     )
 
 
-def _decode(root: Path, files: dict[str, list[str]], size: int) -> Classes:
-    mode = "L" if _modes(root, files) <= GRAY else "RGB"
-
-    def read(name: str) -> bytes:
-        return (root / name).read_bytes()
-
-    def convert(picture: Any) -> Any:
-        bilinear = pillow("Image").Resampling.BILINEAR
-        return _flat(picture).convert(mode).resize((size, size), bilinear)
-
-    shape = (1 if mode == "L" else 3, size, size)
-    return read_images(files, read, convert=convert, shape=shape)
-
-
-def _modes(root: Path, files: dict[str, list[str]]) -> set[str]:
-    """Read the heads of all files, so that one message speaks of all that are no images."""
-    opened = pillow("Image").open
-    modes, bad = set(), []
-    names = [name for group in files.values() for name in group]
-    for name in names:
-        try:
-            with opened(root / name) as picture:
-                modes.add(picture.mode)
-        except UNREADABLE:
-            bad.append(name)
-    if bad:
+def _require_enough(root: Path, parts: dict[str, list[Path]], files: dict[str, list[Path]]) -> None:
+    if empty := [name for name, group in files.items() if not group]:
         raise ValueError(
-            f"{len(bad)} of the {len(names)} files in {root} are no images, the first is {bad[0]}; "
-            "remove or replace them"
+            f"{len(empty)} of the {len(files)} class folders of {root} have no images, the first "
+            f"is {empty[0]}; images end in {', '.join(SUFFIXES)}"
         )
-    return modes
+    sizes = {part or "all": len(group) for part, group in parts.items()}
+    few = len(files) < MIN_CLASSES or (sizes.get("train") == 1 and len(sizes) == 2)
+    if few or 0 in sizes.values():
+        raise ValueError(
+            f"{root} has {len(files)} class folders {sizes}; expected at least {MIN_CLASSES}, "
+            "one each to train, to validate and to test on"
+        )
+
+
+def _decode(files: dict[str, list[Path]], size: int) -> Classes:
+    modes = set()
+    for file in (file for group in files.values() for file in group):
+        with opened(file) as picture:
+            modes.add(picture.mode)
+    mode, channels = ("L", 1) if modes <= GRAY else ("RGB", 3)
+    return read_images(
+        files, lambda picture: squeeze(_flat(picture), mode, size), channels=channels, size=size
+    )
 
 
 def _flat(picture: Any) -> Any:
@@ -146,16 +130,3 @@ def _flat(picture: Any) -> Any:
     paper = image.new("RGBA", picture.size, "white")
     paper.alpha_composite(picture.convert("RGBA"))
     return paper
-
-
-def _split(classes: Classes, parts: dict[str, list[Path]]) -> Splits:
-    if "" in parts:
-        return split_classes(classes)
-    names: dict[str, Sequence[str]] = {part: [p.name for p in parts[part]] for part in parts}
-    validation = names.get("validation") or names.get("val")
-    train = names["train"]
-    if validation is None:
-        mixed = shuffled(train)
-        last = len(mixed) - max(1, round(0.1 * len(mixed)))
-        train, validation = mixed[:last], mixed[last:]
-    return Splits(*(select(classes, part) for part in (train, validation, names["test"])))

@@ -46,13 +46,13 @@ TURN, SHEAR, SCALE, SHIFT = 0.3, 0.25, 0.15, 3 / 28
 VERSION = 1  # of the drawings: part of the cache's key
 
 
-def load(root: Path | None, *, split: str, image_size: int) -> Splits:
+def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
     """Draw the glyphs, ink 255 on 0, and split the characters 64 : 16 : 20.
 
     Rotated copies make poor extra classes here: n is u and 6 is 9, upside down.
 
     Args:
-        root: ``None``; nothing is read.
+        data_root: ``None``; nothing is read.
         split: ``random``, the only one.
         image_size: Height and width.
 
@@ -60,8 +60,8 @@ def load(root: Path | None, *, split: str, image_size: int) -> Splits:
         ImportError: If matplotlib is missing.
         ValueError: If a root is given.
     """
-    if root is not None:
-        raise ValueError(f"glyphs are drawn, not read; leave --data-root {root} away")
+    if data_root is not None:
+        raise ValueError(f"data_root must be None for glyphs, which are drawn; got {data_root}")
     source = {"version": VERSION, "made_by": _made_by(), "size": image_size}
     return split_classes(cached("glyphs", source, lambda: draw(usable(), image_size=image_size)))
 
@@ -86,8 +86,7 @@ def usable(candidates: Iterable[str] | None = None) -> dict[str, list[str]]:
         alike |= _alike(names, {name: _ink(name, font) for name in names if font in fonts[name]})
     kept: list[int] = []
     for i in range(len(names)):
-        if not alike[i, [*kept, i]].any():
-            kept.append(i)
+        kept += [] if alike[i, [*kept, i]].any() else [i]
     return {names[i]: fonts[names[i]] for i in kept}
 
 
@@ -157,9 +156,8 @@ def _alike(names: Sequence[str], drawn: Mapping[str, NDArray[np.float64]]) -> ND
 
 
 def _has_a_shape(name: str) -> bool:
-    if ord(name) in PLACED or name in SWAPPED or unicodedata.decomposition(name):
-        return False
-    return unicodedata.category(name) in KINDS
+    unlike = ord(name) in PLACED or name in SWAPPED or unicodedata.decomposition(name)
+    return not unlike and unicodedata.category(name) in KINDS
 
 
 def _characters(font: str) -> set[str]:
@@ -188,11 +186,4 @@ def _type(font: str, size: int) -> Any:
 
 
 def _path(font: str) -> Path:
-    matplotlib = _matplotlib()
-    path = Path(matplotlib.get_data_path()) / "fonts/ttf" / f"{font}.ttf"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"matplotlib {matplotlib.__version__} comes without {path}, which glyphs need: "
-            "pip install --force-reinstall matplotlib"
-        )
-    return path
+    return Path(_matplotlib().get_data_path()) / "fonts/ttf" / f"{font}.ttf"

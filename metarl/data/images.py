@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -19,9 +19,12 @@ from torch import Tensor
 from metarl.util import optional
 
 
+ImageFile: TypeAlias = Path | zipfile.Path
+"""A file in a folder or in a zip file."""
+
 SPLIT_SEED = 0
+# What Pillow and zipfile raise at a damaged file: a broken PNG is a SyntaxError.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, zipfile.BadZipFile)
-"""What Pillow and zipfile raise at a damaged file: a broken PNG is a SyntaxError."""
 
 
 class Classes(NamedTuple):
@@ -60,76 +63,83 @@ def pillow(module: str) -> Any:
     return optional.require(f"PIL.{module}", extra="vision", purpose="image files")
 
 
-def find_data(root: Path | None, folder: str, *, holds: Callable[[Path], bool]) -> Path | None:
-    """Return the folder with the data: `folder` under the root, or the root itself.
+def find_files(data_root: Path | None, folder: str, names: Sequence[tuple[str, ...]]) -> list[Path]:
+    """Return the files of a data set, in `folder` under the root or in the root itself.
 
     Args:
-        root: Where to look; ``None`` means the environment variable ``METARL_DATA``.
-        folder: The name that the data usually go by: ``omniglot``.
-        holds: Whether the data are in a folder.
+        data_root: Where to look; ``None`` means the environment variable ``METARL_DATA``.
+        folder: The usual name of the data set's folder: ``omniglot``.
+        names: The names that each file may have, the preferred one first.
+
+    Returns:
+        A path for each element of `names`; no paths if there are none of the files.
 
     Raises:
-        FileNotFoundError: If the root is no folder.
+        FileNotFoundError: If the root is no folder, or only some of the files are there.
     """
-    given = root or os.environ.get("METARL_DATA")
+    given = data_root or os.environ.get("METARL_DATA")
     if not given:
-        return None
-    base = Path(given).expanduser()
+        return []
+    base = Path(given).expanduser().resolve()
     if not base.is_dir():
-        origin = "METARL_DATA" if root is None else "--data-root"
+        origin = "METARL_DATA" if data_root is None else "data_root"
         raise FileNotFoundError(
-            f"{origin} is {base}, which is no folder; name the one that contains {folder}/"
+            f"{origin} is no folder: expected the one that contains {folder}/, got {base}"
         )
-    return next((place for place in (base / folder, base) if holds(place)), None)
+    for place in (base / folder, base):
+        found = [[place / n for n in known if (place / n).exists()] for known in names]
+        if all(found):
+            return [paths[0] for paths in found]
+        if any(found):
+            missing = " or ".join(names[found.index([])])
+            raise FileNotFoundError(f"{place} is not complete: it lacks {missing}")
+    return []
+
+
+@contextlib.contextmanager
+def opened(file: ImageFile) -> Iterator[Any]:
+    """Open an image file as a Pillow image.
+
+    Raises:
+        ValueError: If it is damaged, also where the block finds that out; the message names it.
+    """
+    try:
+        with pillow("Image").open(io.BytesIO(file.read_bytes())) as picture:
+            yield picture
+    except UNREADABLE as error:
+        raise ValueError(f"{file} cannot be read as an image ({error}); replace it") from None
 
 
 def read_images(
-    files: Mapping[str, Sequence[str]],
-    read: Callable[[str], bytes],
-    *,
+    files: Mapping[str, Sequence[ImageFile]],
     convert: Callable[[Any], Any],
-    shape: tuple[int, int, int],
+    *,
+    channels: int,
+    size: int,
 ) -> Classes:
     """Decode image files one by one into one tensor, so that memory holds them once.
 
     Args:
-        files: The names of the files of each class.
-        read: Returns the bytes of a file.
+        files: The files of each class.
         convert: Maps a Pillow image to one of the right mode and size.
-        shape: Channels, height and width after `convert`.
+        channels: Channels after `convert`.
+        size: Height and width after `convert`.
 
     Raises:
         ValueError: If a file is no image; the message names it.
     """
-    opened = pillow("Image").open
-    names = [name for group in files.values() for name in group]
-    images = torch.empty((len(names), *shape), dtype=torch.uint8)
-    for row, name in zip(images.numpy(), names, strict=True):
-        try:
-            pixels = np.asarray(convert(opened(io.BytesIO(read(name)))))
-        except UNREADABLE as error:
-            raise ValueError(f"{name} cannot be read as an image ({error}); replace it") from None
+    everything = [file for group in files.values() for file in group]
+    images = torch.empty((len(everything), channels, size, size), dtype=torch.uint8)
+    for row, file in zip(images.numpy(), everything, strict=True):
+        with opened(file) as picture:
+            pixels = np.asarray(convert(picture))
         row[:] = pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    return Classes(images, tuple(len(group) for group in files.values()), tuple(files))
+    return Classes(images, tuple(map(len, files.values())), tuple(files))
 
 
-@contextlib.contextmanager
-def opened(source: Path) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
-    """Open a zip file or a folder: the names of the files in it, and what reads one of them.
-
-    Raises:
-        ValueError: If a zip file is not whole.
-    """
-    if source.is_dir():
-        files = [path.relative_to(source).as_posix() for path in source.rglob("*")]
-        yield files, lambda name: (source / name).read_bytes()
-        return
-    try:
-        archive = zipfile.ZipFile(source)
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{source} is no whole zip file ({error}); get it again") from None
-    with archive:
-        yield archive.namelist(), archive.read
+def squeeze(picture: Any, mode: str, size: int) -> Any:
+    """Return a picture in another mode and as a square, by bilinear interpolation."""
+    return picture.convert(mode).resize((size, size), pillow("Image").Resampling.BILINEAR)
 
 
 def join(*parts: Classes) -> Classes:
@@ -147,7 +157,7 @@ def select(classes: Classes, names: Iterable[str]) -> Classes:
     return Classes(classes.images[rows], tuple(c for c, _ in kept), tuple(n for _, n in kept))
 
 
-def require_disjoint(parts: Mapping[str, Iterable[str]], *, hint: str) -> None:
+def require_disjoint(parts: Mapping[Any, Iterable[str]], *, hint: str) -> None:
     """Make sure that no class is in two parts.
 
     Raises:
@@ -168,12 +178,20 @@ def shuffled(names: Iterable[str]) -> list[str]:
     return [ordered[i] for i in np.random.RandomState(SPLIT_SEED).permutation(len(ordered))]
 
 
+def divide(classes: Classes, *parts: Iterable[str]) -> Splits:
+    """Return the classes named in each of three parts: training, validation, test."""
+    return Splits(*(select(classes, names) for names in parts))
+
+
+def without_tenth(names: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Divide names in two: the last tenth, at least one, serves for validation."""
+    last = len(names) - max(1, round(0.1 * len(names)))
+    return names[:last], names[last:]
+
+
 def split_classes(classes: Classes) -> Splits:
     """Split 64 : 16 : 20, as miniImageNet is split; at least one class each."""
     names = shuffled(classes.names)
-    test = max(1, round(0.2 * len(names)))
-    rest = len(names) - test
+    rest = len(names) - max(1, round(0.2 * len(names)))
     train = rest - max(1, round(0.16 * len(names)))
-    return Splits(
-        *(select(classes, part) for part in (names[:train], names[train:rest], names[rest:]))
-    )
+    return divide(classes, names[:train], names[train:rest], names[rest:])

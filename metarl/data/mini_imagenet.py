@@ -4,32 +4,26 @@ import csv
 import gzip
 import os
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from metarl.data.cache import cached, fingerprint
-from metarl.data.images import (
-    Classes,
-    Splits,
-    find_data,
-    pillow,
-    read_images,
-    require_disjoint,
-)
+from metarl.data.images import Classes, Splits, find_files, read_images, require_disjoint, squeeze
 
 
 PARTS = ("train", "val", "test")
 HEADER = ["filename", "label"]
 
 
-def load(root: Path | None, *, split: str, image_size: int) -> Splits:
+def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
     """Read miniImageNet: 64 classes to train on, 16 for validation, 20 to test on.
 
     Photographs of any size are squeezed to a square in RGB by bilinear interpolation. The images
     need ImageNet's licence and are not downloaded.
 
     Args:
-        root: The folder that contains ``miniimagenet/``, or that folder; in it ``train.csv``,
+        data_root: The folder that contains ``miniimagenet/``, or that folder; in it ``train.csv``,
             ``val.csv`` and ``test.csv`` (or ``.csv.gz``) with rows ``filename,label``, and the
             folder ``images`` with those files. ``None``: ``METARL_DATA``.
         split: ``ravi``, the only one.
@@ -39,92 +33,59 @@ def load(root: Path | None, *, split: str, image_size: int) -> Splits:
         OSError: If files are missing.
         ValueError: If a table is damaged, or a class is in two of them.
     """
-    folder = _folder(root)
-    tables = [_table(folder, part) for part in PARTS]
-    files = [_read_table(table) for table in tables]
-    parts = {table.name: group for table, group in zip(tables, files, strict=True)}
-    require_disjoint(parts, hint=f"get the tables of {folder} again")
-    images = folder / "images"
-    _require_present(images, files)
-    source = fingerprint(images, walk=False)  # of 60,000 files
+    tables = find_files(data_root, "miniimagenet", [(f"{p}.csv", f"{p}.csv.gz") for p in PARTS])
+    if not tables:
+        raise FileNotFoundError(
+            "data_root must contain miniimagenet/ with train.csv, val.csv, test.csv and images/, "
+            f"got {data_root or os.environ.get('METARL_DATA')}"
+        )
+    folder = tables[0].parent / "images"
+    parts = {table: _read_table(table, folder) for table in tables}
+    require_disjoint(parts, hint=f"get the tables of {folder.parent} again")
+    _require_present(
+        folder, [file for files in parts.values() for g in files.values() for file in g]
+    )
+    source = {"images": fingerprint(folder), "size": image_size}
     return Splits(
         *(
-            _read(images, group, source | {"table": fingerprint(table), "size": image_size})
-            for table, group in zip(tables, files, strict=True)
+            cached(
+                "mini-imagenet",
+                source | {"table": fingerprint(table)},
+                partial(_decode, files, image_size),
+            )
+            for table, files in parts.items()
         )
     )
 
 
-def _read(images: Path, files: dict[str, list[str]], source: dict[str, Any]) -> Classes:
-    size = source["size"]
-
-    def make() -> Classes:
-        image = pillow("Image")
-
-        def squeeze(photograph: Any) -> Any:
-            return photograph.convert("RGB").resize((size, size), image.Resampling.BILINEAR)
-
-        def read(name: str) -> bytes:
-            return (images / name).read_bytes()
-
-        return read_images(files, read, convert=squeeze, shape=(3, size, size))
-
-    return cached("mini-imagenet", source, make)
+def _decode(files: dict[str, list[Path]], size: int) -> Classes:
+    return read_images(files, lambda x: squeeze(x, "RGB", size), channels=3, size=size)
 
 
-def _folder(root: Path | None) -> Path:
-    def holds(folder: Path) -> bool:
-        return any(path.exists() for part in PARTS for path in _places(folder, part))
-
-    if found := find_data(root, "miniimagenet", holds=holds):
-        return found
-    where = root or os.environ.get("METARL_DATA") or "--data-root, which was not given"
-    raise FileNotFoundError(
-        f"mini-imagenet is not in {where}: expected a folder that contains miniimagenet/ with "
-        "train.csv, val.csv, test.csv and images/"
-    )
-
-
-def _places(folder: Path, part: str) -> tuple[Path, Path]:
-    return folder / f"{part}.csv", folder / f"{part}.csv.gz"
-
-
-def _table(folder: Path, part: str) -> Path:
-    for place in _places(folder, part):
-        if place.exists():
-            return place
-    raise FileNotFoundError(f"{folder} lacks {part}.csv; it needs train.csv, val.csv and test.csv")
-
-
-def _read_table(table: Path) -> dict[str, list[str]]:
+def _read_table(table: Path, folder: Path) -> dict[str, list[Path]]:
+    """Return the image files of each class, the classes sorted."""
     open_text: Any = gzip.open if table.suffix == ".gz" else open
     try:
         with open_text(table, "rt", encoding="utf-8-sig", newline="") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
+            rows = list(csv.reader(file))
     except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{table} cannot be read as a table ({error}); get it again") from None
-    if header != HEADER or not rows:
+    wrong = [row for row in rows if len(row) != len(HEADER)]
+    if wrong or rows[:1] != [HEADER] or len(rows) == 1:
         raise ValueError(
-            f"{table} starts with {','.join(header)!r} and has {len(rows)} rows; expected the "
-            "header 'filename,label' and a row for each image"
+            f"{table} is no table of images: expected the header filename,label and its rows, got "
+            f"{len(rows)} rows such as {(wrong or rows or [[]])[0]}"
         )
-    return _by_label(table, rows)
+    files: dict[str, list[Path]] = {label: [] for label in sorted({label for _, label in rows[1:]})}
+    for name, label in rows[1:]:
+        files[label].append(folder / name)
+    return files
 
 
-def _by_label(table: Path, rows: list[list[str]]) -> dict[str, list[str]]:
-    files: dict[str, list[str]] = {}
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(HEADER):
-            raise ValueError(f"{table}, line {number}: expected filename,label, got {row}")
-        files.setdefault(row[1], []).append(row[0])
-    return {label: files[label] for label in sorted(files)}
-
-
-def _require_present(images: Path, files: list[dict[str, list[str]]]) -> None:
-    wanted = [name for group in files for names in group.values() for name in names]
-    present = set(os.listdir(images)) if images.is_dir() else set()
-    if missing := [name for name in wanted if name not in present]:
+def _require_present(folder: Path, files: list[Path]) -> None:
+    present = set(folder.iterdir()) if folder.is_dir() else set()
+    if missing := [file for file in files if file not in present]:
         raise FileNotFoundError(
-            f"{images} lacks {len(missing):,} of the {len(wanted):,} images, the first is "
-            f"{missing[0]}; they need ImageNet's licence, see https://image-net.org"
+            f"{folder} lacks {len(missing):,} of the {len(files):,} images, the first is "
+            f"{missing[0].name}; they need ImageNet's licence, see https://image-net.org"
         )

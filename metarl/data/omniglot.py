@@ -4,21 +4,23 @@ import hashlib
 import http.client
 import re
 import urllib.request
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from metarl.data.cache import cache_folder, cached, fingerprint, replacing
 from metarl.data.images import (
     Classes,
+    ImageFile,
     Splits,
-    find_data,
+    divide,
+    find_files,
     join,
-    opened,
     pillow,
     read_images,
-    select,
     shuffled,
+    without_tenth,
 )
 from metarl.util.console import warn
 
@@ -49,7 +51,7 @@ VINYALS_TEST = {
 }
 
 
-def load(root: Path | None, *, split: str, image_size: int) -> Splits:
+def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
     """Read Omniglot from a folder, or download it.
 
     The drawings are shrunk by nearest neighbour, as the papers do (they ask Pillow for another
@@ -57,8 +59,8 @@ def load(root: Path | None, *, split: str, image_size: int) -> Splits:
     Reptile and MAML++ leave the background white.
 
     Args:
-        root: The folder that contains ``omniglot/``, or that folder; in it the two official zip
-            files or what they unpack to. ``None``: ``METARL_DATA``, else the download.
+        data_root: The folder that contains ``omniglot/``, or that folder; in it the two official
+            zip files or what they unpack to. ``None``: ``METARL_DATA``, else the download.
         split: ``random``: 1200 characters to train on, 423 to test on, as MAML. The last 100 of
             the 1200 are for validation; MAML counts them as training.
             ``vinyals``: 1028, 172 and 423 characters, by alphabet.
@@ -69,18 +71,21 @@ def load(root: Path | None, *, split: str, image_size: int) -> Splits:
         OSError: If there are no data and none can be downloaded.
         ValueError: If the data are not complete.
     """
-    folder = _folder(root)
-    background, evaluation = (_read(_source(folder, name), name, image_size) for name in ARCHIVES)
-    return SPLITS[split](background, evaluation)
+    sources = find_files(data_root, "omniglot", [(f"{name}.zip", name) for name in ARCHIVES])
+    if not sources and data_root is not None:
+        raise FileNotFoundError(
+            f"data_root must contain {' and '.join(ARCHIVES)}, as .zip files or folders, got "
+            f"{data_root}. Leave it out to download them"
+        )
+    sources = sources or [download(name, cache_folder() / "omniglot") for name in ARCHIVES]
+    return SPLITS[split](*(_read(path, image_size) for path in sources))
 
 
 def _random(background: Classes, evaluation: Classes) -> Splits:
     classes = join(background, evaluation)
     names = shuffled(classes.names)
     first, last = NUM_TRAIN - NUM_VALIDATION, NUM_TRAIN
-    return Splits(
-        *(select(classes, part) for part in (names[:first], names[first:last], names[last:]))
-    )
+    return divide(classes, names[:first], names[first:last], names[last:])
 
 
 def _vinyals(background: Classes, evaluation: Classes) -> Splits:
@@ -89,14 +94,12 @@ def _vinyals(background: Classes, evaluation: Classes) -> Splits:
     for name in classes.names:
         keys = {name, name.partition("/")[0]}
         parts[1 if keys & VINYALS_VALIDATION else 2 if keys & VINYALS_TEST else 0].append(name)
-    return Splits(*(select(classes, part) for part in parts))
+    return divide(classes, *parts)
 
 
 def _background(background: Classes, evaluation: Classes) -> Splits:
-    names = shuffled(background.names)
-    last = len(names) - round(0.1 * len(names))
-    train, validation = (select(background, part) for part in (names[:last], names[last:]))
-    return Splits(train, validation, evaluation)
+    train, validation = without_tenth(shuffled(background.names))
+    return divide(join(background, evaluation), train, validation, evaluation.names)
 
 
 SPLITS: dict[str, Callable[[Classes, Classes], Splits]] = {
@@ -106,40 +109,8 @@ SPLITS: dict[str, Callable[[Classes, Classes], Splits]] = {
 }
 
 
-def _folder(root: Path | None) -> Path:
-    def holds(folder: Path) -> bool:
-        return any(path.exists() for name in ARCHIVES for path in _places(folder, name))
-
-    if found := find_data(root, "omniglot", holds=holds):
-        return found
-    if root is not None:
-        wanted = " and ".join(f"{name}.zip" for name in ARCHIVES)
-        raise FileNotFoundError(
-            f"{root} has neither {wanted} nor the folders of these names, and no omniglot/ with "
-            "them; put them there, or leave --data-root away to download them"
-        )
-    folder = cache_folder() / "omniglot"
-    for name in ARCHIVES:
-        download(name, folder)
-    return folder
-
-
-def _places(folder: Path, name: str) -> tuple[Path, Path]:
-    return folder / f"{name}.zip", folder / name
-
-
-def _source(folder: Path, name: str) -> Path:
-    for place in _places(folder, name):
-        if place.exists():
-            return place
-    raise FileNotFoundError(
-        f"{folder} lacks {name}.zip, one of the two parts of Omniglot; get it from "
-        f"{URL.format(name)}"
-    )
-
-
-def download(name: str, folder: Path) -> None:
-    """Download an official archive into a folder, unless it is there.
+def download(name: str, folder: Path) -> Path:
+    """Download an official archive into a folder, unless it is there; return its path.
 
     Raises:
         OSError: If it cannot be downloaded; the message says where to put it by hand.
@@ -147,9 +118,9 @@ def download(name: str, folder: Path) -> None:
     """
     path, url = folder / f"{name}.zip", URL.format(name)
     if path.exists():
-        return
+        return path
     warn(f"downloading {url} to {folder}, since it is neither there nor under METARL_DATA")
-    by_hand = f"get it by hand and put it into {folder}, or into a folder for --data-root"
+    by_hand = f"get it by hand and put it into {folder}, or set data_root to the folder with it"
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:
             data = answer.read()
@@ -160,37 +131,41 @@ def download(name: str, folder: Path) -> None:
         raise ValueError(f"{url} has the MD5 {md5}, not {ARCHIVES[name].md5}; {by_hand}")
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+    return path
 
 
-def _read(source: Path, name: str, size: int) -> Classes:
+def _read(source: Path, size: int) -> Classes:
+    unpacked = sorted(source.rglob("*.png"), key=str)
+    key = {"files": fingerprint(source, *unpacked), "size": size}
+
     def make() -> Classes:
-        image = pillow("Image")
+        files = unpacked if source.is_dir() else _archived(source)
+        return _decode(source, files, size)
 
-        def shrink(drawing: Any) -> Any:
-            return drawing.resize((size, size), image.Resampling.NEAREST).convert("L")
-
-        with opened(source) as (names, read):
-            files = _by_character(names)
-            _require_complete(source, name, files)
-            classes = read_images(files, read, convert=shrink, shape=(1, size, size))
-        return classes._replace(images=255 - classes.images)
-
-    return cached("omniglot", fingerprint(source) | {"size": size}, make)
+    return cached("omniglot", key, make)
 
 
-def _by_character(names: list[str]) -> dict[str, list[str]]:
-    files: dict[str, list[str]] = {}
-    for name in sorted(names):
-        if match := DRAWING.search(name):
-            files.setdefault(match[1], []).append(name)
-    return files
+def _archived(source: Path) -> list[zipfile.Path]:
+    try:
+        archive = zipfile.ZipFile(source)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{source} is no whole zip file ({error}); get it again") from None
+    return [zipfile.Path(archive, name) for name in sorted(archive.namelist())]
 
 
-def _require_complete(source: Path, name: str, files: dict[str, list[str]]) -> None:
-    characters, images, _ = ARCHIVES[name]
-    found = sum(len(group) for group in files.values())
-    if (len(files), found) != (characters, images):
+def _decode(source: Path, files: Sequence[ImageFile], size: int) -> Classes:
+    characters: dict[str, list[ImageFile]] = {}
+    for file in files:
+        if match := DRAWING.search(str(file)):
+            characters.setdefault(match[1], []).append(file)
+    wanted, found = ARCHIVES[source.stem], sum(map(len, characters.values()))
+    if (len(characters), found) != wanted[:2]:
         raise ValueError(
-            f"{source} has {len(files):,} of {characters:,} characters and {found:,} of "
-            f"{images:,} images; get all of {URL.format(name)}"
+            f"{source} has {len(characters):,} of {wanted[0]:,} characters and {found:,} of "
+            f"{wanted[1]:,} images; get all of {URL.format(source.stem)}"
         )
+    nearest = pillow("Image").Resampling.NEAREST
+    classes = read_images(
+        characters, lambda x: x.resize((size, size), nearest).convert("L"), channels=1, size=size
+    )
+    return classes._replace(images=255 - classes.images)

@@ -6,14 +6,14 @@ batched product, and grouped convolutions are slower at every order of derivativ
 """
 
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metarl.nn.mlp import ACTIVATIONS, xavier
+from metarl.nn.dense import ACTIVATIONS, xavier
 from metarl.nn.norms import BatchNorm
 from metarl.nn.shifts import SIZE, shifted_copies
 
@@ -57,8 +57,7 @@ class Classifier(nn.Module):
     def forward(self, inputs: Any, reference: Any = None) -> Float[Tensor, "n ways"]:
         """Return one logit per class; inputs are what the body takes."""
         features = self.body(inputs) if reference is None else self.body(inputs, reference)
-        logits: Tensor = self.head(features)
-        return logits
+        return cast(Tensor, self.head(features))
 
 
 class ConvBody(nn.Module):

@@ -66,11 +66,10 @@ def _place(part: Tensor, axis: int, start: int, length: int) -> Tensor:
 
 
 def _linear_map(x: Tensor, there: Map, back: Map) -> Tensor:
-    result: Tensor = cast(Any, LinearMap).apply(x, there, back)
-    return result
+    return cast(Tensor, cast(Any, _LinearMap).apply(x, there, back))
 
 
-class LinearMap(torch.autograd.Function):
+class _LinearMap(torch.autograd.Function):
     """A linear map of every example: its derivative is the adjoint, and that one's is the map.
 
     Autograd's own derivative of nine slices fills eighteen images with zeros and adds them up,

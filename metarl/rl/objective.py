@@ -11,8 +11,8 @@ from torch import Tensor
 
 from metarl.core import tree
 from metarl.core.adapt import InnerLoop
-from metarl.core.functional import fused_norm
 from metarl.core.linalg import linearize
+from metarl.core.parameters import fused_norm
 from metarl.core.speed import chunks
 from metarl.core.speed.staging import Staged, Tensors, stage
 from metarl.core.types import LossFn, MetaParams, Task

@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from metarl.core.types import Params
-from metarl.nn.mlp import mlp
+from metarl.nn.dense import mlp
 from metarl.rl.distributions import Categorical, Distribution, Gaussian
 from metarl.rl.policy import Policy as Policy
 from metarl.util.ranges import among
@@ -86,7 +86,7 @@ def _bound_linear(params: Params, name: str) -> Callable[[Tensor], Tensor]:
 class GaussianMLP(_MLPPolicy):
     """Gaussian with a learned, state-independent log-std, which adapts like any parameter.
 
-    Args of the constructor: see :func:`metarl.nn.mlp.mlp`; `sizes` run from the observation
+    Args of the constructor: see :func:`metarl.nn.dense.mlp`; `sizes` run from the observation
     to the action. `scale` is the unit of the network's outputs and of the learned σ: actions are
     drawn from N(scale · output, (scale · exp(log_std))²), and the standard deviation starts at
     `init_std`. Peers that let a policy act in [−10, 10] and divide by ten have a scale of 0.1.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from metarl.core import tree
-from metarl.core.functional import Apply, functional
+from metarl.core.parameters import Apply, functional
 from metarl.core.types import Params
 from metarl.rl.distributions import Distribution
 from metarl.rl.episodes import Episodes, Rollout
@@ -32,7 +32,7 @@ class Policy(Apply):
 
     @classmethod
     def of(cls, module: nn.Module) -> tuple["Policy", Params]:
-        """Split a module into a policy and its parameters; see :func:`metarl.core.functional`."""
+        """Split a module into a policy and its parameters; see :func:`metarl.core.parameters`."""
         return cls(module), functional(module)[1]
 
     def initial(self, params: Params, batch: Sequence[int]) -> Carry:

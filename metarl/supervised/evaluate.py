@@ -1,7 +1,7 @@
 """How well parameters adapt: loss and accuracy on the query after 0, 1, ..., K steps."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -57,20 +57,23 @@ def adaptation_curves(
     """
 
     def curves(task: Task) -> dict[str, Tensor]:
-        return _curves(model, loop, metas, task)
+        inputs, targets, *reference = task.query
+        steps = []
+        for at_step in zip(*(loop.steps(meta, task.support) for meta in metas), strict=True):
+            predicted = [model.apply(params, inputs, *reference) for params in at_step]
+            loss, metrics = model.criterion(torch.stack(predicted).mean(0), targets)
+            steps.append({"loss": loss, **metrics})
+        return {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
 
-    return _over_draws(
-        curves, draw, num_tasks=num_tasks, generator=generator, chunk_size=chunk_size
-    )
+    return _over_draws(curves, draw, num_tasks, generator, chunk_size)
 
 
 def _over_draws(
     curves: Callable[[Task], dict[str, Tensor]],
     draw: Draw,
-    *,
     num_tasks: int,
     generator: torch.Generator,
-    chunk_size: int | None,
+    chunk_size: int | None = None,
 ) -> Curves:
     found: list[dict[str, Tensor]] = []
     with torch.no_grad():
@@ -86,27 +89,8 @@ def _over_draws(
     return Curves({name: x.double().cpu().numpy() for name, x in joined.items()})
 
 
-def _curves(
-    model: Model, loop: InnerLoop, metas: Sequence[MetaParams], task: Task
-) -> dict[str, Tensor]:
-    inputs, targets, *reference = task.query
-    steps = []
-    for at_step in zip(*(loop.steps(meta, task.support) for meta in metas), strict=True):
-        predicted = [model.apply(params, inputs, *reference) for params in at_step]
-        loss, metrics = model.criterion(torch.stack(predicted).mean(0), targets)
-        steps.append({"loss": loss, **metrics})
-    return {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
-
-
 def neighbor_curves(
-    model: Model,
-    loop: InnerLoop,
-    metas: Sequence[MetaParams],
-    draw: Draw,
-    *,
-    num_tasks: int,
-    generator: torch.Generator,
-    chunk_size: int | None = None,
+    model: Model, loop: InnerLoop, metas: Sequence[MetaParams], draw: Draw, **options: Any
 ) -> Curves:
     """Classify by the nearest support example in feature space; the curve is one point.
 
@@ -120,6 +104,4 @@ def neighbor_curves(
         loss, metrics = model.criterion(logits, task.query[1])
         return {name: x[None] for name, x in {"loss": loss, **metrics}.items()}
 
-    return _over_draws(
-        curves, draw, num_tasks=num_tasks, generator=generator, chunk_size=chunk_size
-    )
+    return _over_draws(curves, draw, **options)

@@ -44,22 +44,24 @@ class FewShot:
 
     def __post_init__(self) -> None:
         if self.num_classes < self.num_ways:
+            most = self.num_classes
+            raise ValueError(f"num_ways must be at most {most}, all classes; got {self.num_ways}")
+        needed, fewest = self.num_shots + self.num_queries, min(self.counts)
+        if fewest < needed:
             raise ValueError(
-                f"tasks of {self.num_ways} ways need as many classes, got {self.num_classes}; "
-                "lower --ways"
-            )
-        if min(self.counts) < self.num_shots + self.num_queries:
-            raise ValueError(
-                f"{self.num_shots} shots and {self.num_queries} queries need "
-                f"{self.num_shots + self.num_queries} images of each class, got "
-                f"{min(self.counts)} in class {self.counts.index(min(self.counts))}; "
-                "lower --shots, --train-shots, --queries or --test-queries"
+                f"num_shots + num_queries must be at most {fewest}, the images of class "
+                f"{self.counts.index(fewest)}; got {needed}"
             )
 
     @property
     def num_classes(self) -> int:
         """Number of classes to draw from, rotated ones counted."""
-        return len(self.counts) * (ROTATIONS if self.rotations else 1)
+        return len(self.counts) * self.turns
+
+    @property
+    def turns(self) -> int:
+        """Classes that a character makes: one, or one for each quarter turn."""
+        return ROTATIONS if self.rotations else 1
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Task:
         """Draw a meta-batch: images (task, example, channel, height, width), targets."""
@@ -77,9 +79,7 @@ class FewShot:
         """Draw `number` different images of every class."""
         device = self.images.device
         counts = torch.tensor(self.counts, device=device)
-        base, turns = (
-            (classes // ROTATIONS, classes % ROTATIONS) if self.rotations else (classes, None)
-        )
+        base = classes // self.turns
         shape = (*classes.shape, max(self.counts))
         chance = torch.rand(shape, generator=generator, device=generator.device).to(device)
         chance = chance.where(
@@ -87,8 +87,8 @@ class FewShot:
         )
         first = (counts.cumsum(0) - counts)[base][..., None]
         drawn = self.images[first + chance.topk(number, -1).indices].float() / 255
-        for turn in range(1, ROTATIONS) if turns is not None else ():
-            chosen = turns == turn
+        for turn in range(1, self.turns):
+            chosen = classes % ROTATIONS == turn
             drawn[chosen] = drawn[chosen].rot90(turn, (-2, -1))
         return drawn
 
@@ -117,16 +117,11 @@ class VariableFewShot:
 
     def __post_init__(self) -> None:
         if self.max_ways < self.MIN_WAYS or self.pool.num_classes < self.max_ways:
-            raise ValueError(
-                f"variable tasks need {self.MIN_WAYS} ways at least and as many classes as their "
-                f"most ways, got at most {self.max_ways} ways of {self.pool.num_classes} classes; "
-                "set --ways"
-            )
+            limits = f"{self.MIN_WAYS} to {self.pool.num_classes}, all classes"
+            raise ValueError(f"max_ways must be from {limits}; got {self.max_ways}")
         if self.max_support < self.max_ways:
-            raise ValueError(
-                f"variable tasks of up to {self.max_ways} ways need as many support images, got at "
-                f"most {self.max_support}; raise --max-support"
-            )
+            least = f"max_ways, {self.max_ways}"
+            raise ValueError(f"max_support must be at least {least}; got {self.max_support}")
         if min(self.pool.counts) < 2:
             raise ValueError("variable tasks need 2 images of each class, got 1 in one")
 
@@ -140,17 +135,16 @@ class VariableFewShot:
 
         ways = self.MIN_WAYS + int(uniform(1).item() * (self.max_ways - self.MIN_WAYS + 1))
         classes = uniform(self.pool.num_classes).topk(ways).indices
-        turns = ROTATIONS if self.pool.rotations else 1
-        sizes = torch.tensor(self.pool.counts)[classes // turns]
+        sizes = torch.tensor(self.pool.counts)[classes // self.pool.turns]
         queries = min(self.MAX_QUERIES, int(sizes.min()) // 2)
         shots = self._shots(sizes - queries, sizes, 1 - uniform(1).item(), uniform(ways))
-        support, query = [], []
-        for way, number in enumerate(shots):
-            one = classes[way].reshape(1, 1).to(self.pool.images.device)
-            drawn = self.pool.draw(one, number + queries, generator)[0, 0]
-            support.append(drawn[:number])
-            query.append(drawn[number:])
-        return tree.map_leaves(lambda x: x[None], Task((_ragged(support),), _ragged(query)))
+        drawn = [
+            self.pool.draw(one.view(1, 1), number + queries, generator)[0, 0]
+            for one, number in zip(classes.to(self.pool.images.device), shots, strict=True)
+        ]
+        support = _ragged([x[:number] for x, number in zip(drawn, shots, strict=True)])
+        query = _ragged([x[number:] for x, number in zip(drawn, shots, strict=True)])
+        return tree.map_leaves(lambda x: x[None], Task((support,), query))
 
     def _shots(self, left: Tensor, sizes: Tensor, part: float, noise: Tensor) -> list[int]:
         """Share the support images out among the classes."""

@@ -1,21 +1,20 @@
 """Heads that a task's support set computes: the ``start`` of an inner loop."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metarl.core.functional import Apply, functional
+from metarl.core.parameters import part
 from metarl.core.types import Batch, Params
 from metarl.nn.convolution import Classifier
 
 
-Start: TypeAlias = Callable[[Params, tuple[Batch, ...]], tuple[Params, tuple[Batch, ...]]]
+StartFn: TypeAlias = Callable[[Params, tuple[Batch, ...]], tuple[Params, tuple[Batch, ...]]]
 
 HEAD = "head."
-BODY = "body."
 
 
 def is_head(name: str) -> bool:
@@ -40,18 +39,9 @@ def body_of(module: nn.Module) -> Callable[..., Float[Tensor, "n features"]]:
         ValueError: If the module has no `body` and `head` to tell apart.
     """
     if not isinstance(module, Classifier):
-        raise ValueError(
-            "this method tells a body and a head apart; build "
-            f"metarl.nn.convolution.Classifier(body, head) from the {type(module).__name__}"
-        )
-    apply: Apply = functional(module.body)[0]
-
-    def features(params: Params, *inputs: Any) -> Tensor:
-        own = {n.removeprefix(BODY): p for n, p in params.items() if n.startswith(BODY)}
-        found: Tensor = apply(own, *inputs)
-        return found
-
-    return features
+        got = type(module).__name__
+        raise ValueError(f"this method needs a metarl.nn.Classifier(body, head), got {got}")
+    return part(module, "body")
 
 
 def prototypes(
@@ -61,7 +51,7 @@ def prototypes(
     return (targets.T @ features) / targets.sum(0).clamp(min=1)[:, None]
 
 
-def prototype_start(features: Callable[..., Tensor]) -> Start:
+def prototype_start(features: Callable[..., Tensor]) -> StartFn:
     """Start from the head of a prototypical network (ProtoMAML, Triantafillou et al. 2020, §3).
 
     Logits −‖f − c‖² are those of a linear head with weights 2c and bias −‖c‖², but for a term that
@@ -77,7 +67,7 @@ def prototype_start(features: Callable[..., Tensor]) -> Start:
     return start
 
 
-def zero_start(size: int) -> Start:
+def zero_start(size: int) -> StartFn:
     """Start from a head of zeros: first-order MAML for any number of classes (ibid.)."""
 
     def start(params: Params, batches: tuple[Batch, ...]) -> tuple[Params, tuple[Batch, ...]]:

@@ -11,12 +11,12 @@ from typing import TypeAlias
 from jaxtyping import Float
 from torch import Tensor
 
-from metarl.core.functional import Apply
+from metarl.core.parameters import Apply
 from metarl.core.types import Batch, Metrics, Params
 
 
-Judge: TypeAlias = Callable[[Params, Batch], tuple[Float[Tensor, ""], Metrics]]
-"""The loss of one task and what else is worth knowing: ``query_loss(judge, has_aux=True)``."""
+BatchLoss: TypeAlias = Callable[[Params, Batch], tuple[Float[Tensor, ""], Metrics]]
+"""The loss of one task and its metrics: ``query_loss(batch_loss, has_aux=True)``."""
 
 Criterion: TypeAlias = Callable[[Tensor, Tensor], tuple[Float[Tensor, ""], Metrics]]
 """``(predictions, targets) -> (loss, metrics)``."""
@@ -49,16 +49,24 @@ def present_cross_entropy(
     return cross_entropy(logits.masked_fill(absent, -1e9), targets.masked_fill(absent, 0.0))
 
 
-def judge(apply: Apply, criterion: Criterion) -> Judge:
-    """Compare the predictions of a model with the targets of a batch."""
+def evaluate_batch(apply: Apply, criterion: Criterion) -> BatchLoss:
+    """Build the function that compares the predictions of a model with the targets of a batch.
 
-    def judged(params: Params, batch: Batch) -> tuple[Tensor, Metrics]:
+    Args:
+        apply: ``(params, inputs, *reference) -> predictions``.
+        criterion: ``(predictions, targets) -> (loss, metrics)``.
+
+    Returns:
+        ``(params, batch) -> (loss, metrics)``.
+    """
+
+    def evaluate(params: Params, batch: Batch) -> tuple[Tensor, Metrics]:
         inputs, targets, *reference = batch
         return criterion(apply(params, inputs, *reference), targets)
 
-    return judged
+    return evaluate
 
 
-def loss_of(judged: Judge) -> Callable[[Params, Batch], Float[Tensor, ""]]:
-    """Return the loss alone, for the inner steps."""
-    return lambda params, batch: judged(params, batch)[0]
+def loss_of(batch_loss: BatchLoss) -> Callable[[Params, Batch], Float[Tensor, ""]]:
+    """Return the loss without the metrics, for the inner steps."""
+    return lambda params, batch: batch_loss(params, batch)[0]

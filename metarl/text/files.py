@@ -1,14 +1,13 @@
 """Text tasks on disk: the LEOPARD tasks as published or packed, and JSON lines of one's own."""
 
 import gzip
-import json
 import os
 import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +18,8 @@ NUM_SAMPLES = 10  # fixed support samples of every task and number of shots (Ban
 PART = 10  # one row in so many is for validation
 SUFFIXES = (".json.gz", ".json", ".jsonl", ".jsonl.gz")
 PUBLISHED = re.compile(r"(?P<task>.+)_train_(?P<index>\d+)_(?P<shots>\d+)\.json(\.gz)?")
-LIKE = '{"sentence1": TEXT, "label": NAME}'
+HALF_A_LETTER = re.compile("[\ud800-\udfff]")  # such as a picture that was cut in two
+LIKE = '{"sentence1": TEXT, "label": NAME OR WHOLE NUMBER}'
 ALIASES = {"conll_c": "conll"}  # the evaluation rows of conll are in conll_c_eval.json
 
 
@@ -61,19 +61,15 @@ class TextTask(NamedTuple):
             ValueError: If there are fewer rows of a class.
         """
         if self.samples and (shots, index) not in self.samples:
-            counts = Counter(number for number, _ in sorted(self.samples))
-            have = ", ".join(f"{number} (--samples {n})" for number, n in counts.items())
-            raise ValueError(
-                f"task {self.name} has no support sample {index} of {shots} shots; --shots may be "
-                f"{have}"
-            )
+            have = f"it has those of (shots, index) {sorted(self.samples)}"
+            raise ValueError(f"task {self.name} has no sample {index} of {shots} shots; {have}")
         rows = self.samples[shots, index] if self.samples else self._draw(shots, index)
-        found = {label: sum(row.label == label for row in rows) for label in self.labels}
-        label, fewest = min(found.items(), key=lambda pair: pair[1])
-        if fewest < shots:
+        found = Counter(row.label for row in rows)
+        fewest = min(self.labels, key=found.__getitem__)
+        if found[fewest] < shots:
             raise ValueError(
-                f"support sample {index} of task {self.name} needs {shots} rows of each class, got "
-                f"{fewest} of {label!r}; lower --shots, or leave the task out"
+                f"task {self.name} needs {shots} rows of each class, got {found[fewest]} of "
+                f"{fewest!r}; lower `shots`, or leave the task out"
             )
         return rows
 
@@ -110,15 +106,13 @@ class TextTask(NamedTuple):
             ValueError: If there is not, or a row of it has a label of no class.
         """
         if not self.evaluation:
-            raise ValueError(f"task {self.name} has no evaluation rows; leave it out of --tasks")
+            raise ValueError(f"task {self.name} has no evaluation rows; leave it out")
         if unknown := sorted({row.label for row in self.evaluation} - set(self.labels)):
-            raise ValueError(
-                f"task {self.name} has evaluation rows of the label {unknown[0]!r}, which none of "
-                f"its support rows has; they have {', '.join(self.labels)}"
-            )
+            expected = f"expected one of its support rows: {', '.join(self.labels)}"
+            raise ValueError(f"task {self.name} is evaluated on label {unknown[0]!r}; {expected}")
 
 
-def find_tasks(root: Path | None) -> dict[str, list[Path]]:
+def find_tasks(data_root: Path | None) -> dict[str, list[Path]]:
     """Return the files of every task under a folder, by the task's name.
 
     ``TASK.json.gz``, ``TASK.json`` or ``TASK.jsonl`` hold a task each, and evaluation rows of JSON
@@ -129,11 +123,10 @@ def find_tasks(root: Path | None) -> dict[str, list[Path]]:
         OSError: If there is no folder, or no task in it.
         ValueError: If files of two folders have the name of one task.
     """
-    given = root or os.environ.get("METARL_DATA")
+    given = data_root or os.environ.get("METARL_DATA")
     if not given or not Path(given).expanduser().is_dir():
         raise FileNotFoundError(
-            f"text tasks need a folder, got {given}; name one with --data-root, such as the "
-            "data/json of LEOPARD, or one that has a TASK.jsonl for each task"
+            f"data_root must be a folder with a TASK.jsonl for each task, or LEOPARD's; got {given}"
         )
     base = Path(given).expanduser()
     folder = next((p for p in (base / "leopard", base / "data" / "json") if p.is_dir()), base)
@@ -143,36 +136,30 @@ def find_tasks(root: Path | None) -> dict[str, list[Path]]:
             tasks.setdefault(_task_of(path), []).append(path)
     for name, paths in tasks.items():
         if len(places := sorted({path.parent for path in paths})) > 1:
-            raise ValueError(
-                f"two folders have files of a task {name!r}: {places[0]} and {places[1]}; rename "
-                "those of one, or name one folder with --data-root"
-            )
+            both = f"{places[0]} and {places[1]}"
+            raise ValueError(f"two folders have files of task {name!r}: {both}; rename one of them")
     if not tasks:
-        raise FileNotFoundError(
-            f"{folder} has no text tasks: expected files such as TASK.jsonl, TASK.json.gz or "
-            "TASK_train_0_4.json"
-        )
+        raise FileNotFoundError(f"{folder} has no text tasks: expected files such as TASK.jsonl")
     return tasks
 
 
-def read_tasks(root: Path | None, names: Iterable[str]) -> list[TextTask]:
+def read_tasks(data_root: Path | None, names: Iterable[str]) -> list[TextTask]:
     """Read the tasks called `names`.
 
     Raises:
         OSError: If a file cannot be read.
         ValueError: If there is no such task, or a row is not what it should be.
     """
-    found = find_tasks(root)
+    found = find_tasks(data_root)
     if unknown := [name for name in names if name not in found]:
         raise ValueError(f"there is no task {unknown[0]!r}; choose of {', '.join(found)}")
     return [_read(name, found[name]) for name in names]
 
 
 def _task_of(path: Path) -> str:
-    stem = re.sub(r"(\.eval)?\.(json|jsonl)(\.gz)?$", "", path.name)
     if published := PUBLISHED.fullmatch(path.name):
         return published["task"]
-    name = stem.removesuffix("_eval")
+    name = re.sub(r"(_eval)?(\.eval)?\.jsonl?(\.gz)?$", "", path.name)
     return ALIASES.get(name, name)
 
 
@@ -198,9 +185,8 @@ def _read(name: str, files: list[Path]) -> TextTask:
     labels = tuple(sorted({row.label for row in rows}))
     if len(labels) < 2:
         raise ValueError(
-            f"task {name} needs rows to learn from of two labels at least, got {len(labels)} in "
-            f"{files[0]}; lines of {LIKE} are in TASK.jsonl, and what is judged on in "
-            "TASK.eval.jsonl"
+            f"task {name} needs rows of two labels at least to learn from, got {len(labels)} in "
+            f"{files[0]}; lines of {LIKE} go into TASK.jsonl, evaluation rows into TASK.eval.jsonl"
         )
     return TextTask(name, labels, samples, rows, tuple(evaluation))
 
@@ -212,9 +198,7 @@ def _content(path: Path) -> Any:
         text = raw.decode("utf-8-sig")  # some editors begin a file with a mark
         return list(_lines(text)) if ".jsonl" in path.name else parse_json(text)
     except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
-        raise ValueError(
-            f"{path} cannot be read as JSON ({error}); mend it, or get it again"
-        ) from None
+        raise ValueError(f"{path} cannot be read as JSON ({error}); fix it") from None
 
 
 def _lines(text: str) -> Iterator[Any]:
@@ -226,30 +210,18 @@ def _lines(text: str) -> Iterator[Any]:
             raise ValueError(f"line {number}: {error}") from None
 
 
-def _rows(path: Path, rows: Any) -> tuple[Row, ...]:
-    return tuple(
-        _row(path, number, row)
-        for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1)
-    )
+def _rows(path: Path, content: Any) -> tuple[Row, ...]:
+    rows = content if isinstance(content, list) else [content]
+    return tuple(_row(path, number, row) for number, row in enumerate(rows, 1))
 
 
 def _row(path: Path, number: int, row: Any) -> Row:
-    found: dict[str, Any] = row if isinstance(row, dict) else {}
-    names = ("sentence1", "sentence2", "label")
-    one, two, label = cast(tuple[Any, Any, Any], tuple(map(found.get, names)))
-    named = isinstance(label, str | int) and not isinstance(label, bool)
-    texts = isinstance(one, str) and isinstance(two, str | None)
-    if not (named and texts and _encodable(one, two, label)):
-        raise ValueError(
-            f"{path}: row {number} must be like {LIKE}, where the name may be a whole number, with "
-            f'a "sentence2" in pairs, got {ascii(row)[:60]}'
-        )
-    return Row(one, two or "", str(label))
-
-
-def _encodable(*texts: Any) -> bool:
-    """Say whether there is no half of a letter, such as a picture that was cut in two."""
-    try:
-        return bool(json.dumps(texts, ensure_ascii=False).encode())
-    except UnicodeEncodeError:
-        return False
+    match row:
+        case {"sentence1": str(one), "label": str(label) | int(label)}:
+            two = row.get("sentence2")
+            whole = isinstance(two, str | None) and not HALF_A_LETTER.search(f"{one}{two}{label}")
+            if whole and not isinstance(label, bool):
+                return Row(one, two or "", str(label))
+    raise ValueError(
+        f'{path}: row {number} must be like {LIKE}, "sentence2" in pairs; got {ascii(row)[:60]}'
+    )

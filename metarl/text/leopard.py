@@ -6,17 +6,17 @@ classification tasks", sections 3.1 to 3.3.
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from metarl.core import tree
-from metarl.core.functional import functional
+from metarl.core.parameters import part
 from metarl.core.types import Batch, Params
 from metarl.nn.convolution import Classifier
-from metarl.nn.mlp import linear, mlp
-from metarl.supervised.heads import HEAD, Start, is_head, prototypes
+from metarl.nn.dense import linear, mlp
+from metarl.supervised.heads import HEAD, StartFn, is_head, prototypes
 from metarl.text.encoders import Encoder, Inputs
 
 
@@ -34,8 +34,7 @@ class TextBody(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Return (sentence, feature)."""
-        found: Tensor = self.features(self.encoder(inputs))
-        return found
+        return cast(Tensor, self.features(self.encoder(inputs)))
 
 
 class TextClassifier(Classifier):
@@ -81,36 +80,29 @@ def text_classifier(
     return TextClassifier(TextBody(encoder, features), head, makes)
 
 
-def generated_start(module: TextClassifier) -> Start:
+def generated_start(module: TextClassifier) -> StartFn:
     """Generate a head from the first support batch, which is then used up (eq. 2).
 
     Weights and bias of a class are the mean of what the generator makes of its sentences.
     Gradients flow through the head into generator and encoder, also in first order.
     """
-    encode, generate = _part(module.body.encoder), _part(module.generator)  # type: ignore[arg-type]
+    encode, generate = part(module, "body.encoder"), part(module, "generator")
 
     def start(params: Params, batches: tuple[Batch, ...]) -> tuple[Params, tuple[Batch, ...]]:
         inputs, targets = batches[0][:2]
-        made = generate(params, "generator.", encode(params, "body.encoder.", inputs))
-        head = prototypes(made, targets)
+        head = prototypes(generate(params, encode(params, inputs)), targets)
         own = {"head.weight": head[:, :-1], "head.bias": head[:, -1]}
         return {**params, **own}, batches[1:] or batches
 
     return start
 
 
-def lower_layers(module: TextClassifier) -> Callable[[Params, Inputs], Inputs]:
+def lower_layers(module: nn.Module) -> Callable[[Params, Inputs], Inputs]:
     """Return what computes the layers that never adapt, once for all inner steps."""
-    lower = _part(module.body.encoder.lower)  # type: ignore[union-attr, arg-type]
-
-    def encode(params: Params, inputs: Inputs) -> Inputs:
-        encoded: Inputs = lower(params, "body.encoder.lower.", inputs)
-        return encoded
-
-    return encode
+    return part(module, "body.encoder.lower")
 
 
-def with_lower_layers(start: Start, module: TextClassifier, *, detach: bool) -> Start:
+def with_lower_layers(start: StartFn, module: TextClassifier, *, detach: bool) -> StartFn:
     """Let the inner steps find what the lower layers make of their batches, as they never adapt.
 
     Args:
@@ -139,13 +131,3 @@ def layer_of(name: str) -> str:
         return HEAD.removesuffix(".")
     numbered = re.match(r".*\.\d+(?=\.)", name)
     return numbered[0] if numbered else name.rpartition(".")[0]
-
-
-def _part(module: nn.Module) -> Callable[..., Any]:
-    """Return a part of a module: ``(params of the whole, prefix, *inputs) -> output``."""
-    apply, names = functional(module)
-
-    def part(params: Params, prefix: str, *inputs: Any) -> Any:
-        return apply({name: params[prefix + name] for name in names}, *inputs)
-
-    return part

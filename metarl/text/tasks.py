@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -42,7 +43,9 @@ class Sentences(NamedTuple):
         longest = int(chosen["attention_mask"].sum(-1).max())
         length = -(-longest // MULTIPLE) * MULTIPLE
         eye = torch.eye(self.num_labels, device=self.labels.device)
-        return {name: _long(x[:, :length]) for name, x in chosen.items()}, eye[self.labels[rows]]
+        cut = {name: x[:, :length] for name, x in chosen.items()}
+        inputs = {name: x if x.dtype == torch.bool else x.long() for name, x in cut.items()}
+        return inputs, eye[self.labels[rows]]
 
 
 def tokenize(
@@ -73,8 +76,11 @@ def tokenize(
     return Sentences(inputs, numbers, len(task.labels), task.name)
 
 
-def _long(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.bool else x.long()
+def _drawn(pools: tuple[Sentences, ...], num_tasks: int, generator: torch.Generator) -> list[int]:
+    """Draw data sets of n rows with a probability proportional to √n (Bansal et al. 2020)."""
+    sizes = torch.tensor([float(len(pool.labels)) for pool in pools])
+    chances = sizes.sqrt().to(generator.device)
+    return torch.multinomial(chances, num_tasks, replacement=True, generator=generator).tolist()
 
 
 @dataclass(frozen=True)
@@ -98,19 +104,14 @@ class TextTasks:
         for pool in self.pools:
             if pool.fewest() < needed:
                 raise ValueError(
-                    f"{self.num_shots} shots and {self.num_queries} queries need {needed} rows of "
-                    f"each class, and task {pool.name} has {pool.fewest()} of one to draw from; "
-                    "lower --shots or --queries, or leave the task out"
+                    f"num_shots + num_queries must be at most {pool.fewest()}, the rows of the "
+                    f"smallest class of task {pool.name}; got {needed}"
                 )
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> list[Task]:
         """Draw tasks of unequal sizes: a meta-batch of one task each, never padded to another."""
-        sizes = torch.tensor([float(len(pool.labels)) for pool in self.pools])
-        device = generator.device
-        chosen = torch.multinomial(
-            sizes.sqrt().to(device), num_tasks, replacement=True, generator=generator
-        )
-        return [self._one(self.pools[int(index)], generator) for index in chosen]
+        drawn = _drawn(self.pools, num_tasks, generator)
+        return [self._one(self.pools[index], generator) for index in drawn]
 
     def _one(self, pool: Sentences, generator: torch.Generator) -> Task:
         chance = torch.rand(pool.num_labels, generator=generator, device=generator.device)
@@ -137,20 +138,12 @@ class AllLabels:
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> list[Task]:
         """Draw batches, of one data set each, as tasks without a support set."""
-        firsts = [0]
-        for pool in self.pools:
-            firsts.append(firsts[-1] + pool.num_labels)
-        sizes = torch.tensor([float(len(pool.labels)) for pool in self.pools])
-        device = generator.device
-        chosen = torch.multinomial(
-            sizes.sqrt().to(device), num_tasks, replacement=True, generator=generator
-        )
+        firsts = [0, *accumulate(pool.num_labels for pool in self.pools)]
+        shape, device = (self.batch,), generator.device
         tasks = []
-        for index in chosen.tolist():
+        for index in _drawn(self.pools, num_tasks, generator):
             pool = self.pools[index]
-            rows = torch.randint(
-                len(pool.labels), (self.batch,), generator=generator, device=device
-            )
+            rows = torch.randint(len(pool.labels), shape, generator=generator, device=device)
             inputs, targets = pool.batch(rows.to(pool.labels.device))
             wide = targets.new_full((len(targets), firsts[-1]), -1.0)
             wide[:, firsts[index] : firsts[index + 1]] = targets

@@ -64,9 +64,9 @@ class Program:
         except Exception as error:
             if not type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
                 raise
+            reason = str(error).splitlines()[0]
             raise RuntimeError(
-                f"torch.compile failed ({str(error).splitlines()[0]}); it needs a C++ compiler, "
-                "such as g++; --mode traced goes on without"
+                f"torch.compile failed ({reason}); install a C++ compiler, or use mode=traced"
             ) from error
         return program, forms[0]
 

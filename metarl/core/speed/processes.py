@@ -19,8 +19,6 @@ from metarl.core.tree import Tree
 
 
 Item = TypeVar("Item")
-ROOM = 13  # bits for the sum of up to 4,096 numbers, and its sign
-MANTISSA = 52
 
 
 class PeerFailed(RuntimeError):
@@ -89,9 +87,7 @@ def share(total: int, *, multiple: int = 1) -> TaskSlice:
         Refused: If there are fewer tasks than processes.
     """
     if total < size():
-        raise Refused(
-            f"{size()} processes cannot share {total} tasks: start fewer, or raise --num-tasks"
-        )
+        raise Refused(f"{size()} processes cannot share {total} tasks; raise num_tasks")
     chunks = -(-total // multiple)
     if chunks < size():
         chunks, multiple = total, 1
@@ -102,71 +98,37 @@ def share(total: int, *, multiple: int = 1) -> TaskSlice:
 
 
 def total(parts: list[Tree]) -> Tree:
-    """Add up trees, those of all processes, to the same bits whichever process had which of them.
+    """Add up trees over all parts and all processes: the same bits whichever process had which.
 
-    A trust region would tell: conjugate gradients turn another last bit into another direction.
-    Numbers of 32 bits add up exactly in 64, unless they are many orders of magnitude apart. Those
-    of 64 are cut into two parts that do (:func:`_cut`).
+    A trust region would amplify a different last bit: conjugate gradients turn it into a different
+    direction. Numbers of 32 bits add up exactly in 64, unless they are many orders of magnitude
+    apart. Those of 64 are cut in two halves that do.
 
     Raises:
         PeerFailed: If another process has ended.
     """
-    if size() == 1 and len(parts) == 1:  # what it would come to, bit for bit
+    if size() == 1 and len(parts) == 1:  # the same bits, without the work
         return parts[0]
     if any(x.dtype == torch.float64 for x in tree.leaves(parts[0])):
-        largest = _over_processes(_largest(parts), dist.ReduceOp.MAX)
-        high, low = zip(*(_cut(part, largest) for part in parts), strict=True)
-        sums = tree.add(_sum(list(high)), _sum(list(low)))
+        highs = [tree.map_leaves(lambda x: x.float().double(), part) for part in parts]
+        lows = [tree.map_leaves(_rest, *pair) for pair in zip(parts, highs, strict=True)]
+        sums = tree.add(*(_over_processes(tree.widened_total(half)) for half in (highs, lows)))
     else:
-        sums = _sum(parts)
-    found: Tree = tree.map_leaves(lambda x, like: x.to(like.dtype), sums, parts[0])
-    return found
+        sums = _over_processes(tree.widened_total(parts))
+    return tree.map_leaves(lambda x, like: x.to(like.dtype), sums, parts[0])
 
 
-def _sum(parts: list[Tree]) -> Tree:
-    return _over_processes(tree.widened_total(parts))
+def _rest(x: Tensor, high: Tensor) -> Tensor:
+    return (x - high).nan_to_num(0.0, 0.0, 0.0)  # what is not finite is in `high`
 
 
-def _largest(parts: list[Tree]) -> Tree:
-    """Return the largest magnitude of every number among the parts."""
-    found: Tree = tree.map_leaves(lambda *x: torch.stack(x).abs().amax(0).double(), *parts)
-    return found
-
-
-def _cut(part: Tree, largest: Tree) -> tuple[Tree, Tree]:
-    """Cut every number into its leading bits and the next ones (Demmel & Nguyen 2013).
-
-    Sums of up to 2¹² of either are exact: all are multiples of one power of two, and leave room.
-    """
-
-    def leading(x: Tensor, exponent: Tensor) -> Tensor:
-        anchor = torch.ldexp(torch.full_like(x, 1.5), exponent)
-        return (x + anchor) - anchor
-
-    def cut(x: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
-        wide, exponent = x.double(), torch.frexp(bound).exponent + ROOM
-        high = leading(wide, exponent)
-        low = leading(wide - high, exponent - MANTISSA + ROOM)
-        finite = torch.isfinite(bound)
-        return torch.where(finite, high, wide), torch.where(finite, low, 0.0)
-
-    pairs = [cut(*pair) for pair in zip(tree.leaves(part), tree.leaves(largest), strict=True)]
-    high, low = zip(*pairs, strict=True)
-    return tree.replace_leaves(part, high), tree.replace_leaves(part, low)
-
-
-def _over_processes(values: Tree, operation: Any = dist.ReduceOp.SUM) -> Tree:
+def _over_processes(values: Tree) -> Tree:
     if size() == 1:
         return values
-    leaves = tree.leaves(values)
-    sums: dict[int, Tensor] = {}
-    for kind in dict.fromkeys(x.dtype for x in leaves):
-        places = [i for i, x in enumerate(leaves) if x.dtype == kind]
-        flat = torch.cat([leaves[i].detach().reshape(-1) for i in places])
-        _all_reduce(flat, operation)
-        pieces = torch.split(flat, [leaves[i].numel() for i in places])
-        sums |= {i: piece.view(leaves[i].shape) for i, piece in zip(places, pieces, strict=True)}
-    return tree.replace_leaves(values, [sums[i] for i in range(len(leaves))])
+    flat, unravel = tree.ravel(tree.detach(values))
+    with _peers_may_fail():
+        dist.all_reduce(flat)
+    return unravel(flat)
 
 
 def count(number: int) -> int:
@@ -184,11 +146,7 @@ def mean_over_tasks(values: Tree) -> Tree:
 
 def most(number: int) -> int:
     """Return the largest of the processes' numbers."""
-    if size() == 1:
-        return number
-    value = torch.tensor(number)
-    _all_reduce(value, dist.ReduceOp.MAX)
-    return int(value)
+    return max(interleaved([number], size()))
 
 
 def interleaved(values: list[Item], total: int) -> list[Item]:
@@ -209,11 +167,6 @@ def joined() -> Iterator[None]:
         dist.barrier()  # who has met all hears of it when one fails
     yield  # after an error nobody is waited for
     dist.destroy_process_group()
-
-
-def _all_reduce(values: Tensor, operation: Any) -> None:
-    with _peers_may_fail():
-        dist.all_reduce(values, operation)
 
 
 @contextmanager

@@ -34,12 +34,8 @@ METHODS: dict[Any, str] = {
     aten.view.default: "view",
 }
 # Element by element, so that the result may take the place of an argument that nobody else reads.
-IN_PLACE: dict[Any, str] = {
-    aten.add.Tensor: "add_",
-    aten.mul.Scalar: "mul_",
-    aten.mul.Tensor: "mul_",
-    aten.neg.default: "neg_",
-}
+INTO_FIRST = (aten.add.Tensor, aten.mul.Scalar, aten.mul.Tensor, aten.neg.default)
+IN_PLACE = {operator: f"{METHODS[operator]}_" for operator in INTO_FIRST}
 VIEWS = {
     aten.squeeze.dim,
     aten.t.default,
@@ -51,7 +47,6 @@ RESHAPES = {aten.squeeze_.dim: aten.squeeze.dim, aten.squeeze_.dims: aten.squeez
 PRODUCTS = {aten.mm.default: "addmm", aten.bmm.default: "baddbmm"}
 ADDED = {f"{method}{suffix}" for method in PRODUCTS.values() for suffix in ("", "_")}
 FRESH = {*IN_PLACE, *IN_PLACE.values(), *PRODUCTS, *ADDED, aten.threshold_backward.default}
-ZEROS = {aten.zeros_like.default}
 
 
 class Staged(NamedTuple):
@@ -116,10 +111,8 @@ def _refuse_in_place(nodes: list[fx.Node]) -> None:
             node.target = RESHAPES[node.target]  # type: ignore[index]
         schema = getattr(node.target, "_schema", None)
         if schema is not None and schema.is_mutable:
-            raise ValueError(
-                f"the function writes in place ({node.target}); use the out-of-place operator, "
-                "such as ReLU(inplace=False)"
-            )
+            hint = "use out-of-place operators, such as ReLU(inplace=False)"
+            raise ValueError(f"the function writes in place ({node.target}); {hint}")
 
 
 def _program(
@@ -164,7 +157,7 @@ def _skip_zeros(node: fx.Node) -> None:
     for zeros, other in (node.args, node.args[::-1]):
         if not (isinstance(zeros, fx.Node) and isinstance(other, fx.Node)):
             return
-        if zeros.target in ZEROS and _kind(other) == _kind(node):
+        if zeros.target is aten.zeros_like.default and _kind(other) == _kind(node):
             node.replace_all_uses_with(other)
             return
 
@@ -176,9 +169,7 @@ def _accumulate(graph: fx.Graph, node: fx.Node) -> None:
         return
     order = {n: i for i, n in enumerate(graph.nodes)}
     x, product = sorted(terms, key=lambda n: (n.target in PRODUCTS, order[n]))
-    if product.target not in PRODUCTS or len(product.users) > 1:
-        return
-    if _kind(product) != _kind(node):
+    if product.target not in PRODUCTS or len(product.users) > 1 or _kind(product) != _kind(node):
         return
     in_place = _is_spent(x) and _kind(x) == _kind(node)  # else it is broadcast
     name = PRODUCTS[product.target] + ("_" if in_place else "")
@@ -198,9 +189,7 @@ def _reuse_memory(graph: fx.Graph, node: fx.Node) -> None:
         return
     commutes = kind in (aten.add.Tensor, aten.mul.Tensor)
     for x, *others in (node.args, node.args[::-1]) if commutes else (node.args,):
-        if not isinstance(x, fx.Node) or x in others or not _is_spent(x):
-            continue
-        if _kind(x) != _kind(node):
+        if not isinstance(x, fx.Node) or x in others or not _is_spent(x) or _kind(x) != _kind(node):
             continue
         with graph.inserting_before(node):
             if kind in IN_PLACE:

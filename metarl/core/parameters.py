@@ -3,7 +3,7 @@
 import copy
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +36,7 @@ class Apply:
             # The tensors are shared: those of a call stand in for them, and a copy would be traced.
             tensors = (*self.module.parameters(), *self.module.buffers())
             self._skeletons.module = copy.deepcopy(self.module, {id(x): x for x in tensors})
-        skeleton: nn.Module = self._skeletons.module
-        return skeleton
+        return cast(nn.Module, self._skeletons.module)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"module": self.module}
@@ -63,14 +62,26 @@ def functional(module: nn.Module) -> tuple[Apply, Params]:
     for name, child in module.named_modules():
         what = f"{name or 'the module'} ({type(child).__name__})"
         if isinstance(child, nn.modules.batchnorm._NormBase) and child.track_running_stats:
-            raise ValueError(
-                f"{what} keeps running statistics, which would leak between tasks; build it with "
-                "track_running_stats=False"
-            )
+            hint = "use track_running_stats=False"
+            raise ValueError(f"{what} keeps running statistics, which leak between tasks; {hint}")
         if isinstance(child, nn.modules.dropout._DropoutNd) and child.training and child.p:
             raise ValueError(f"{what} draws random numbers; call .eval() on it, or leave it out")
     params = {name: p.detach().clone() for name, p in module.named_parameters()}
     return Apply(module), params
+
+
+def part(module: nn.Module, prefix: str) -> Callable[..., Any]:
+    """Return a submodule as a function of the parameters of the whole module.
+
+    Args:
+        module: The whole module.
+        prefix: Dotted name of the submodule: ``body``.
+
+    Returns:
+        ``(params, *inputs) -> output``; the other parameters are not used.
+    """
+    apply, names = functional(module.get_submodule(prefix))
+    return lambda params, *inputs: apply({n: params[f"{prefix}.{n}"] for n in names}, *inputs)
 
 
 def split(params: Params, chosen: Callable[[str], bool]) -> tuple[Params, Params]:
@@ -107,12 +118,9 @@ def fused_norm(apply: Any) -> str | None:
     """Name the first normalization layer whose fused kernel has inexact higher derivatives.
 
     ``grad(vmap(...))`` through ``nn.LayerNorm``, ``nn.GroupNorm`` and ``nn.BatchNorm*`` gives wrong
-    second-order gradients without a word; the layers of :mod:`metarl.nn.mlp` do not.
+    second-order gradients without a word; the layers of :mod:`metarl.nn.norms` do not.
     """
-    module = getattr(apply, "module", None)
-    if not isinstance(module, nn.Module):
-        return None
-    for name, child in module.named_modules():
+    for name, child in getattr(apply, "module", nn.Identity()).named_modules():
         if isinstance(child, FUSED_NORMS):
             return f"{name} ({type(child).__name__})"
     return None

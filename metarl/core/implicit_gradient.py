@@ -1,5 +1,7 @@
 """Implicit MAML: the meta-gradient at the end of the inner loop, without its path."""
 
+from typing import cast
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -8,8 +10,8 @@ from torch.func import grad, grad_and_value, vjp
 from metarl.core import tree
 from metarl.core.adapt import InnerLoop
 from metarl.core.estimators import Outer, TaskGradient, ends
-from metarl.core.functional import merge, rows, split
 from metarl.core.linalg import conjugate_gradient
+from metarl.core.parameters import merge, rows, split
 from metarl.core.types import MetaParams, Metrics, Params, Task
 
 
@@ -47,10 +49,8 @@ def implicit(
             lambda adapted: outer([path[0], adapted], task), has_aux=True
         )(path[-1])
         solution, residual = _solve(loop, path[-1], task, pulled, cg_steps, 1 + damping)
-        gradient = {
-            **_slow_gradient(loop, meta.model, path[-1], task, pulled, solution),
-            **solution,
-        }
+        slow = _slow_gradient(loop, meta.model, path[-1], task, pulled, solution)
+        gradient = slow | solution
         metrics |= {"outer/loss": loss, "implicit/cg_residual": tree.norm(residual)}
         return MetaParams({name: gradient[name] for name in meta.model}, {}), metrics
 
@@ -90,12 +90,11 @@ def _slow_gradient(
         grads = _support_gradient(loop, merge(adapted, last), task)
         return direct - tree.dot(grads, solution) / loop.proximal
 
-    gradient: Params = grad(reaches)(slow)
-    return gradient
+    return cast(Params, grad(reaches)(slow))
 
 
 def _support_gradient(loop: InnerLoop, params: Params, task: Task) -> Params:
     """Return the gradient of the support loss, the proximal term left out."""
     fast, _ = split(params, loop.adapts)
-    gradient: Params = grad(lambda fast: loop.loss(merge(params, fast), task.support[-1]))(fast)
-    return gradient
+    found = grad(lambda fast: loop.loss(merge(params, fast), task.support[-1]))(fast)
+    return cast(Params, found)
