@@ -304,4 +304,4 @@ def test_safetensors_of_others_are_no_checkpoints(
 ) -> None:
     save_file({"weights": np.zeros(3)}, run / LAST)
     message = refusal(capsys, "pull", run, "--out", tmp_path / "out")
-    assert "not a checkpoint of metarl" in message
+    assert "not a whole checkpoint of metarl" in message

@@ -16,10 +16,10 @@ from metarl.experiments import OTHERS, experiments
 from metarl.runs import checkpoint, media
 from metarl.runs.config import RunConfig
 from metarl.runs.folder import Run
-from metarl.runs.trackers import CarefulTracker
+from metarl.runs.trackers import CarefulTracker, Tracker
 
 
-class Heard:
+class Heard(Tracker):
     """A tracker that remembers what it was shown."""
 
     def __init__(self, *_: Any) -> None:
@@ -37,7 +37,7 @@ class Heard:
 
 def due(**settings: Any) -> list[int]:
     config = RunConfig(iterations=25, **settings)
-    made = media.Media(Run(Path("run")), config, CarefulTracker("none", lambda: None))
+    made = media.Media(Run(Path("run")), config, CarefulTracker("none", Tracker))
     return [iteration for iteration in range(1, 26) if made.is_due(iteration)]
 
 

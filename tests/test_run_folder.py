@@ -74,7 +74,7 @@ def test_damaged_and_foreign_checkpoints_are_one_line_and_stay(
         assert "--checkpoint" in refusal(capsys, "evaluate", run)
         assert last.read_bytes() == damaged
     save_file({"weights": np.zeros(3)}, last)
-    assert "not a checkpoint of metarl" in refusal(capsys, "evaluate", run)
+    assert "not a whole checkpoint of metarl" in refusal(capsys, "evaluate", run)
     metarl("evaluate", run, "--checkpoint", 4, "--num-tasks", 2, "--episodes-per-task", 2)
     assert "[0, 2, 4, 6]" in refusal(capsys, "evaluate", run, "--checkpoint", 3)
 

@@ -256,9 +256,9 @@ def test_a_hub_that_refuses_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     out = ["--out", tmp_path / "pulled"]
-    assert "none of that name" in refusal(capsys, "pull", "hub:ada/nothing", *out)
+    assert "look at its name" in refusal(capsys, "pull", "hub:ada/nothing", *out)
     hub.share(REPOSITORY, run)
-    assert "no such revision" in refusal(capsys, "pull", f"hub:{REPOSITORY}@v9", *out)
+    assert "look at its name and revision" in refusal(capsys, "pull", f"hub:{REPOSITORY}@v9", *out)
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert "hf auth login" in refusal(capsys, "push", run, "hub:ada/other")
     hub.fails = 500
