@@ -1,8 +1,7 @@
 """``metarl benchmark``: what it prints and writes, and that the raw physics is the same work."""
 
 import json
-import shutil
-import sys
+import os
 from pathlib import Path
 
 import mujoco
@@ -14,7 +13,6 @@ from metarl.commands.benchmark import Benchmark, main
 from metarl.commands.measures import scaling
 from metarl.commands.measures.rl import raw_physics
 from metarl.commands.measures.supervised import MODES, PLAIN
-from metarl.core.speed import processes
 from metarl.rl.sampler import make_sampler
 
 
@@ -67,10 +65,9 @@ def share_a_small_benchmark(out: Path) -> None:
     """Measure as one of several processes."""
     small = {"num_tasks": 2, "episodes_per_task": 2, "hidden": (4,)}
     scaling.CHEETAH.update(small)
-    with processes.joined():
-        figures = scaling._measure(1)
-        if processes.writes():
-            out.write_text(json.dumps(figures))
+    figures = scaling.measure(1)
+    if os.environ["RANK"] == "0":
+        out.write_text(json.dumps(figures))
 
 
 @pytest.mark.slow
@@ -95,10 +92,18 @@ def test_scaling_compares_with_one_process(monkeypatch: pytest.MonkeyPatch) -> N
     assert figures["sent by each, 2 processes (kB)"] == 5
 
 
-def test_processes_of_a_benchmark_that_fail_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    with pytest.raises(RuntimeError, match="3 processes failed"):
-        scaling._start(3, repeats=1)
+def fail(repeats: int) -> None:
+    raise ValueError(f"{repeats} is no good number")
+
+
+@pytest.mark.slow
+def test_processes_of_a_benchmark_that_fail_print_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(scaling, "measure", fail)
+    with pytest.raises(RuntimeError, match="2 processes failed; see the error"):
+        scaling._start(2, repeats=1)
+    assert "ValueError: 1 is no good number" in caplog.text
 
 
 def test_no_repeats_are_refused() -> None:

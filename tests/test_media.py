@@ -152,7 +152,6 @@ def test_a_regression_shows_what_it_fits_and_a_failure_leaves_the_rest(
 def test_a_run_of_stable_baselines3_is_drawn_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("stable_baselines3", reason="pip install 'metarl-torch[sb3]'")
     drawn: list[tuple[Any, ...]] = []
     monkeypatch.setattr(media, "_draw", lambda *given: drawn.append(given) or "")
     words = ["train", "sb3", "--iterations", 3, "--eval-every", 64, "--num-envs", 2]

@@ -6,18 +6,11 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from metarl.runs.folder import Run
+from metarl.runs.records import protocol
 
 
 HOME = "https://github.com/metarl/metarl"
 POLICY = "reinforcement-learning"
-SHAPES = {
-    "episodes_per_task": "{} episodes of each",
-    "num_ways": "{} classes",
-    "num_shots": "{} shots",
-    "samples": "{} support samples",
-    "inner_lr": "first step size {}",
-}
-"""How a card words the settings of an evaluation."""
 PYTHON = """\
 import metarl
 
@@ -126,17 +119,11 @@ def _results(entry: dict[str, Any] | None) -> str:
         for step, (mean, half) in enumerate(zip(entry["mean"], entry["interval95"], strict=True))
     ]
     columns = ["adaptation steps", f"mean {measure}{unit}", "95 % interval"]
-    return f"{_protocol(entry)}\n\n{_table(columns, rows)}"
-
-
-def _protocol(entry: dict[str, Any]) -> str:
-    """Describe the tasks of an evaluation; `tasks` is a list of them, a split, or their names."""
-    tasks = entry.get("tasks")
-    split = tasks if tasks in ("validation", "train") else "test"
-    words = [f"{entry['num_tasks']} {split} tasks"]
-    words += [f"which are {tasks}"] if "samples" in entry else []
-    words += [text.format(entry[n]) for n, text in SHAPES.items() if entry.get(n) is not None]
-    return f"On {', '.join(words)}, seed {entry['seed']}: `{entry.get('command', '')}`"
+    # Meta-RL lists its tasks; else `tasks` is a split of the classes, or names of the tasks.
+    settings = {"tasks": "test"} | protocol(entry)
+    words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
+    command = entry.get("command", "")
+    return f"Evaluated with {words}: `{command}`\n\n{_table(columns, rows)}"
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

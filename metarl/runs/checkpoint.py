@@ -17,6 +17,7 @@ from metarl.util.parsing import parse_json
 
 
 FORMAT = "metarl-checkpoint-1"
+GROUPS = ("model", "inner", "optimizer", "own")
 ERRORS = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError)
 """What reading a file raises that is damaged or no checkpoint."""
 
@@ -129,7 +130,7 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
             about = parse_json((file.metadata() or {})[FORMAT])
             tensors = {name: file.get_tensor(name) for name in about["order"]}
             _require_whole(about, tensors, {*file.keys()})
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "inner": {}, "optimizer": {}, "own": {}}
+        groups: dict[str, dict[str, Tensor]] = {name: {} for name in GROUPS}
         for name, tensor in tensors.items():
             group, _, key = name.partition("/")
             groups[group][key] = tensor

@@ -1,13 +1,6 @@
-"""Time of one iteration that is shared by 1, 2, ... processes of one thread each.
+"""Time of one iteration that is shared by 1, 2, ... processes of one thread each."""
 
-It starts this file under ``torchrun`` once for each number of processes, all on the same cores.
-"""
-
-import json
 import os
-import subprocess
-import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +8,8 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from metarl.commands.benchmark import Benchmark, Case
 from metarl.commands.measures import rl
@@ -55,24 +50,25 @@ def by_number(most: int, repeats: int) -> Figures:
 
 
 def _start(number: int, repeats: int) -> Figures:
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "figures.json"
-        argv = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(number)]
-        argv += ["--standalone", "-m", "metarl.commands.measures.scaling", str(repeats), str(out)]
-        one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(argv, env=one_thread, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{number} processes failed: {done.stderr.strip()[-300:]}")
-        found: Figures = json.loads(out.read_text())
-        return found
+    """Measure in processes that are started as ``torchrun`` starts them, all on the same cores."""
+    launch = LaunchConfig(
+        1, 1, number, run_id="metarl", rdzv_backend="c10d", rdzv_endpoint="localhost:0"
+    )
+    try:
+        found: Figures = elastic_launch(launch, measure)(repeats)[0]
+    except ChildFailedError as error:
+        raise RuntimeError(f"{number} processes failed; see the error that one printed") from error
+    return found
 
 
-def _measure(repeats: int) -> Figures:
+def measure(repeats: int) -> Figures:
     """Measure in one of the processes."""
-    parts = build(config_class("maml-trpo")(out=Path(), **CHEETAH))
-    sampling = median(lambda: rl.collect(parts), repeats)
-    update, _ = rl.update_seconds(parts, repeats)
-    return {"sampling": sampling, "update": update, "bytes": _bytes_of_an_iteration(parts)}
+    _own_core()
+    with processes.joined():
+        parts = build(config_class("maml-trpo")(out=Path(), **CHEETAH))
+        sampling = median(lambda: rl.collect(parts), repeats)
+        update, _ = rl.update_seconds(parts, repeats)
+        return {"sampling": sampling, "update": update, "bytes": _bytes_of_an_iteration(parts)}
 
 
 def _bytes_of_an_iteration(parts: Parts) -> float:
@@ -89,11 +85,3 @@ def _own_core() -> None:
         os.sched_setaffinity(0, {cores[int(os.environ["LOCAL_RANK"]) % len(cores)]})
     os.environ["LOCAL_WORLD_SIZE"] = "1"
     torch.set_num_threads(1)
-
-
-if __name__ == "__main__":
-    _own_core()
-    with processes.joined():
-        figures = _measure(int(sys.argv[1]))
-        if processes.writes():
-            Path(sys.argv[2]).write_text(json.dumps(figures))
