@@ -97,7 +97,7 @@ def test_the_card_says_what_it_is_how_good_and_how_to_use_it(run: Path, tmp_path
     entry, about = result(run), json.loads((run / "config.json").read_text())
     for step, (mean, half) in enumerate(zip(entry["mean"], entry["interval95"], strict=True)):
         assert f"| {step} | {mean:.2f} | ± {half:.2f} |" in text
-    assert "tasks test, num tasks 2, seed 1, episodes per task 2, inner steps 1: `metarl" in text
+    assert "with tasks test, num tasks 2, seed 1, episodes per task 2, inner steps " in text
     assert about["command"] in text
     assert "Finn et al. 2017" in text
     assert "| `hidden` | `[8, 8]` |" in text
