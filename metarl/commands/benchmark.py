@@ -9,13 +9,12 @@ from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
-from metarl.runs.config import require
 from metarl.runs.folder import versions
 from metarl.util.console import print_table
 from metarl.util.device import resolve_device
 from metarl.util.measuring import Figures, machine
 from metarl.util.output import require_writable
-from metarl.util.ranges import at_least
+from metarl.util.ranges import Ranged, at_least
 
 
 PARTS = {
@@ -34,7 +33,7 @@ ALL = ("sampling", "update", "regression", "fewshot")
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class Benchmark(Ranged):
     """Measure how fast this machine samples, updates and takes supervised meta-steps.
 
     Figures are medians; they stand beside the matrix product, the memory copy and the raw physics
@@ -48,7 +47,7 @@ class Benchmark:
     ] = "all"
     """What to measure; all leaves out text, which needs the encoder of `metarl train text`, and
     scaling, which starts --processes with torchrun."""
-    repeats: int = 5
+    repeats: Annotated[int, at_least(1)] = 5
     """Measurements of each figure, after one to warm up."""
     env: tuple[str, ...] = (
         "metarl/Navigation2D-v0", "metarl/RllabHalfCheetahDir-v0", "metarl/HalfCheetahDir-v1",
@@ -70,10 +69,6 @@ class Benchmark:
     """Where the parameters live."""
     out: Path | None = None
     """Also write the figures to this JSON file."""
-
-    def __post_init__(self) -> None:
-        """Refuse impossible settings."""
-        require(self, at_least(1), "repeats")
 
 
 class Case(NamedTuple):

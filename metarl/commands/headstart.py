@@ -13,8 +13,8 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from metarl.commands.opened import opened
 from metarl.core.seeding import torch_generator
+from metarl.experiments.load import load
 from metarl.rl.evaluate import AdaptationCurve
 from metarl.runs.folder import Run, command, versions
 from metarl.util import optional
@@ -72,10 +72,8 @@ def main(args: Headstart) -> None:
     began, table = time.perf_counter(), args.out.with_suffix(".json")
     for path in (args.out, table):
         require_writable(path)
-    run, trained = opened(args.run)
-    experiment, iteration = trained.changed(device="cpu"), run.choose_checkpoint(None)
-    params = experiment.read(run, iteration)
-    policy = experiment.model(params, num_tasks=args.repeats, episodes=args.episodes)
+    sizes = {"num_tasks": args.repeats, "episodes": args.episodes}
+    policy = load(args.run, device="cpu", trust_env=True, **sizes)
     learned, curves = by_task(args, policy.config.env), {}
     for task in learned:
         generator = torch_generator(args.seed, 0, "headstart")
@@ -85,8 +83,9 @@ def main(args: Headstart) -> None:
     rows = [row_of(task, curves[task], learned[task], steps) for task in learned]
     draw(args.out, steps, curves, learned)
     show(args, steps, rows)
-    about = {"command": command(), "iteration": iteration, "rows": rows,
-             "versions": versions(), "seconds": round(time.perf_counter() - began, 1)}  # fmt: skip
+    about = {"command": command(), "iteration": Run.open(args.run).choose_checkpoint(None),
+             "rows": rows, "versions": versions(),
+             "seconds": round(time.perf_counter() - began, 1)}  # fmt: skip
     table.write_text(json.dumps(about, indent=1) + "\n")
     print(f"written to {args.out} and {table}")
 

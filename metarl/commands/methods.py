@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from metarl.rl.methods import METHODS as POLICY_METHODS
-from metarl.runs.config import flag
 from metarl.supervised.methods import METHODS
 from metarl.util.console import print_table
 
@@ -40,7 +39,7 @@ def main(args: Methods) -> None:
     del args
     rows = []
     for name, method in METHODS.items():
-        named = {flag(option): value for option, value in method.values.items()}
+        named = {f"--{n.replace('_', '-')}": value for n, value in method.values.items()}
         flags = (text if value is True else f"{text} {value}" for text, value in named.items())
         rows.append([name, method.paper, method.summary, " ".join(flags) or "(MAML's)"])
     print_table("--method NAME", ["method", "paper", "what it does", "flags"], rows, left=4)

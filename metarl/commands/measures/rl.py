@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -15,7 +14,8 @@ from metarl.core import tree
 from metarl.core.seeding import numpy_generator, torch_generator
 from metarl.core.types import Task
 from metarl.envs.batched_locomotion import BatchedLocomotion
-from metarl.experiments.meta_rl import Parts, build, config_class
+from metarl.experiments import settings
+from metarl.experiments.meta_rl import MetaRL
 from metarl.util.measuring import Figures, median
 
 
@@ -38,25 +38,26 @@ def update(args: Benchmark) -> list[Case]:
     return [_case(update_speed, args, env, fisher_fraction=f) for env in args.env for f in parts]
 
 
-def _case(measure: Callable[[Parts, int], Figures], args: Benchmark, env: str, **own: Any) -> Case:
+def _case(measure: Callable[[MetaRL, int], Figures], args: Benchmark, env: str, **own: Any) -> Case:
     given = {"num_tasks": args.num_tasks, "hidden": args.hidden}
     sizes = SIZES.get(env, CHEETAH) | {name: value for name, value in given.items() if value}
-    config = config_class("maml-trpo")(
-        out=Path(), env=env, episodes_per_task=args.episodes_per_task, device=args.device,
+    config = settings(
+        "maml-trpo", env=env, episodes_per_task=args.episodes_per_task, device=args.device,
         output_gain=1.0, **sizes, **own,
     )  # fmt: skip
-    parts = build(config)
+    experiment = MetaRL(config)
     shape = f"{config.num_tasks} tasks x {config.episodes_per_task} episodes"
     network = f"{'x'.join(map(str, config.hidden))} {config.activation}"
-    title = f"{env}: {shape} x {parts.sampler.horizon} steps, {network}"
+    title = f"{env}: {shape} x {experiment.parts.sampler.horizon} steps, {network}"
     if (fraction := own.get("fisher_fraction", 1)) != 1:
         title += f", Fisher on {fraction:.0%} of the episodes"
-    return Case(title, partial(measure, parts, args.repeats))
+    return Case(title, partial(measure, experiment, args.repeats))
 
 
-def sampling_speed(parts: Parts, repeats: int) -> Figures:
+def sampling_speed(experiment: MetaRL, repeats: int) -> Figures:
     """Measure closed-loop rollouts, the environment alone, and the physics of the same actions."""
-    sampler, env = parts.sampler, parts.sampler.env
+    parts, sampler = experiment.parts, experiment.parts.sampler
+    env = sampler.env
     params = tree.expand(parts.loop.init(parts.params).model, sampler.num_tasks)
     # Each task has parameters of its own, as after adaptation.
     params = {name: p.contiguous().to(sampler.device) for name, p in params.items()}
@@ -108,10 +109,10 @@ def raw_physics(env: BatchedLocomotion, actions: Any) -> None:
         list(pool.map(play, np.array_split(np.arange(env.num_envs), env.num_threads)))
 
 
-def update_speed(parts: Parts, repeats: int) -> Figures:
+def update_speed(experiment: MetaRL, repeats: int) -> Figures:
     """Measure one iteration: collecting a meta-batch, and the trust-region update."""
-    collecting = median(lambda: collect(parts), repeats)
-    update, tracing = update_seconds(parts, repeats)
+    collecting = median(lambda: collect(experiment), repeats)
+    update, tracing = update_seconds(experiment, repeats)
     return {
         "collecting a meta-batch (s)": collecting,
         "trust-region update (s)": update,
@@ -120,12 +121,12 @@ def update_speed(parts: Parts, repeats: int) -> Figures:
     }
 
 
-def update_seconds(parts: Parts, repeats: int) -> tuple[float, float]:
+def update_seconds(experiment: MetaRL, repeats: int) -> tuple[float, float]:
     """Measure the trust-region update on one meta-batch, and what its first call takes longer."""
-    batch, learner = collect(parts), parts.learner
+    batch, learner = collect(experiment), experiment.learner(1)
 
     def step() -> None:
-        _, metrics = learner.step(parts.init(), batch)
+        _, metrics = learner.step(experiment.init(), batch)
         metrics["trpo/kl"].item()  # waits for an accelerator
 
     began = time.perf_counter()
@@ -135,10 +136,6 @@ def update_seconds(parts: Parts, repeats: int) -> tuple[float, float]:
     return seconds, first - seconds
 
 
-def collect(parts: Parts) -> Task:
+def collect(experiment: MetaRL) -> Task:
     """Collect a meta-batch at the initial parameters."""
-    sampler, meta = parts.sampler, parts.init().params
-    tasks = sampler.sample_tasks(numpy_generator(0, 0, "tasks"))
-    generator = torch_generator(0, 0, "rollouts", device=sampler.device)
-    batch, _ = sampler.collect(parts.policy, parts.loop, meta, tasks, generator, parts.process)
-    return batch
+    return experiment.draw(experiment.init(), 0)[0]

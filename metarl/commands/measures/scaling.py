@@ -2,7 +2,6 @@
 
 import os
 from functools import partial
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -14,7 +13,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from metarl.commands.benchmark import Benchmark, Case
 from metarl.commands.measures import rl
 from metarl.core.speed import processes
-from metarl.experiments.meta_rl import Parts, build, config_class
+from metarl.experiments import settings
+from metarl.experiments.meta_rl import MetaRL
 from metarl.util.measuring import Figures, median
 
 
@@ -65,16 +65,16 @@ def measure(repeats: int) -> Figures:
     """Measure in one of the processes."""
     _own_core()
     with processes.joined():
-        parts = build(config_class("maml-trpo")(out=Path(), **CHEETAH))
-        sampling = median(lambda: rl.collect(parts), repeats)
-        update, _ = rl.update_seconds(parts, repeats)
-        return {"sampling": sampling, "update": update, "bytes": _bytes_of_an_iteration(parts)}
+        experiment = MetaRL(settings("maml-trpo", **CHEETAH))
+        sampling = median(lambda: rl.collect(experiment), repeats)
+        update, _ = rl.update_seconds(experiment, repeats)
+        return {"sampling": sampling, "update": update, "bytes": _bytes_sent(experiment)}
 
 
-def _bytes_of_an_iteration(parts: Parts) -> float:
+def _bytes_sent(experiment: MetaRL) -> float:
     """Count the bytes that one process hands to the sums over all, in one iteration."""
     with mock.patch.object(dist, "all_reduce", wraps=dist.all_reduce) as spy:
-        parts.learner.step(parts.init(), rl.collect(parts))
+        experiment.learner(1).step(experiment.init(), rl.collect(experiment))
     return float(sum(call.args[0].nbytes for call in spy.call_args_list))
 
 

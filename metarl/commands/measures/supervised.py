@@ -1,23 +1,20 @@
 """Speed of a supervised meta-step, beside a plain loop over its tasks."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from metarl.commands.benchmark import Benchmark, Case
 from metarl.core import tree
-from metarl.core.seeding import torch_generator
 from metarl.core.speed.compiling import Mode
 from metarl.core.types import Params, Task
 from metarl.data.images import Classes, Splits
-from metarl.experiments import fewshot as images
-from metarl.experiments import regression as sinusoids
-from metarl.experiments.supervised_settings import SupervisedConfig
-from metarl.experiments.supervised_setup import Parts, make_learner
+from metarl.experiments import settings
+from metarl.experiments.fewshot import ImageClassification
+from metarl.experiments.regression import SinusoidRegression
+from metarl.experiments.supervised_setup import Parts
 from metarl.util.measuring import Figures, median
 
 
@@ -32,50 +29,48 @@ MODES: dict[str, Mode] = {
 
 def regression(args: Benchmark) -> list[Case]:
     """Build the case of MAML on sinusoids at the paper's size."""
-    config = sinusoids.complete(sinusoids.Regression(out=Path(), device=args.device))
-    title = f"sinusoids: {config.num_tasks} tasks x 10 shots, 40x40 relu, second order"
-    return [Case(title, partial(meta_step, args, config, sinusoids.build(config), calls=50))]
+    experiments = {
+        name: SinusoidRegression(settings("regression", mode=mode, device=args.device))
+        for name, mode in MODES.items()
+    }
+    title = "sinusoids: 25 tasks x 10 shots, 40x40 relu, second order"
+    return [Case(title, partial(meta_step, args, experiments, calls=50))]
 
 
 def fewshot(args: Benchmark) -> list[Case]:
     """Build the case of MAML on 28x28 images, 5-way 1-shot, as on Omniglot, here of noise."""
-    config = images.complete(images.FewShotImages(out=Path(), device=args.device))
     noise = torch.randint(0, 256, (400, 1, 28, 28), generator=torch.Generator().manual_seed(0))
     classes = Classes(noise.to(torch.uint8), (20,) * 20, tuple(map(str, range(20))))
-    parts = images.build(config, splits=Splits(classes, classes, classes))
-    shape = f"{config.num_tasks} tasks x 5 ways x 1 shot"
+    experiments = {
+        name: ImageClassification(settings("fewshot", mode=mode, device=args.device))
+        for name, mode in MODES.items()
+    }
+    for experiment in experiments.values():
+        experiment.splits = Splits(classes, classes, classes)
+    shape = f"{experiment.config.num_tasks} tasks x 5 ways x 1 shot"
     title = f"images: {shape}, conv-4 of 64 filters, second order"
-    size = images.chunk_size(config)
-    return [Case(title, partial(meta_step, args, config, parts, chunk_size=size))]
+    return [Case(title, partial(meta_step, args, experiments))]
 
 
-def meta_step(
-    args: Benchmark,
-    config: SupervisedConfig,
-    parts: Parts,
-    *,
-    chunk_size: int | None = None,
-    calls: int = 1,
-) -> Figures:
+def meta_step(args: Benchmark, experiments: dict[str, Any], *, calls: int = 1) -> Figures:
     """Measure one MAML meta-step, second order, in every mode.
 
     Args:
         args: Number of repeats, and whether to compile.
-        config: Resolved settings, with plain gradient descent as the inner optimizer.
-        parts: The parts that they mean.
-        chunk_size: Tasks worked on at a time.
+        experiments: One for each mode, with plain gradient descent as the inner optimizer.
         calls: Steps of one measurement.
     """
-    tasks = parts.draw(config.num_tasks or 1, torch_generator(0, 0, "benchmark"))
-    assert isinstance(tasks, Task)
-    steps: dict[str, Callable[[], Any]] = {PLAIN: plain_step(parts, tasks)}
-    for name, mode in MODES.items():
-        if args.compiled or name != COMPILED:
-            learner = make_learner(replace(config, mode=mode), parts.model, chunk_size=chunk_size)
-            steps[name] = partial(learner(1).step, parts.init(), tasks)
+    steps: dict[str, Callable[[], Any]] = {}
+    for name, experiment in experiments.items():
+        state = experiment.init()
+        tasks, _ = experiment.draw(state, 0)
+        steps.setdefault(PLAIN, plain_step(experiment.parts, tasks))
+        steps[name] = partial(experiment.learner(1).step, state, tasks)
     first = {}
     if args.compiled:
         first["compiling, once per run (s)"] = median(steps[COMPILED], 1, warm_up=False)
+    else:
+        del steps[COMPILED]
 
     def milliseconds(step: Callable[[], Any]) -> float:
         return 1000 / calls * median(lambda: [step() for _ in range(calls)], args.repeats)

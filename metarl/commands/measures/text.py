@@ -9,8 +9,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from metarl.commands.benchmark import Benchmark, Case
-from metarl.core.seeding import torch_generator
-from metarl.experiments import text as experiment
+from metarl.experiments import settings
+from metarl.experiments.text import TextClassification, build
 from metarl.text.files import Row, TextTask
 from metarl.util.measuring import Figures, median
 
@@ -22,20 +22,21 @@ NOISE = tuple(Row("noise " * 100, "", label) for label in LABELS for _ in range(
 
 def text(args: Benchmark) -> list[Case]:
     """Build the case of LEOPARD at its default size."""
-    config = experiment.complete(experiment.Text(out=Path(), device=args.device, tasks="noise"))
-    parts = experiment.build(config, sources=[TextTask("noise", LABELS, {}, NOISE, ())])
+    experiment = TextClassification(settings("text", device=args.device, tasks="noise"))
+    config = experiment.config
+    experiment.parts = build(config, sources=[TextTask("noise", LABELS, {}, NOISE, ())])
     shape = f"{config.num_tasks} tasks x {len(LABELS)} ways x {config.num_shots} shots"
     title = (
         f"text: LEOPARD, {shape}, {config.max_length} tokens, {Path(config.encoder).name}, "
         f"top {config.top_layers} layers"
     )
-    return [Case(title, partial(meta_step, parts, config.num_tasks or 1, args.repeats))]
+    return [Case(title, partial(meta_step, experiment, args.repeats))]
 
 
-def meta_step(parts: Any, num_tasks: int, repeats: int) -> Figures:
+def meta_step(experiment: TextClassification, repeats: int) -> Figures:
     """Measure one meta-step: its time, the products of its matrices, and the memory it takes."""
-    learner, state = parts.learner(1), parts.init()
-    tasks = parts.draw(num_tasks, torch_generator(0, 0, "benchmark", device=parts.device))
+    learner, state = experiment.learner(1), experiment.init()
+    tasks: Any = experiment.draw(state, 0)[0]
     seconds = median(lambda: learner.step(state, tasks), repeats)
     counter = FlopCounterMode(display=False)
     with counter:  # it counts its own thread only, which works on a task that is alone
@@ -44,7 +45,7 @@ def meta_step(parts: Any, num_tasks: int, repeats: int) -> Figures:
     return {
         "meta-step (s)": seconds,
         "matrix products of a meta-step (GFLOP)": counter.get_total_flops() / 1e9,
-        "peak memory of the process (MB)": _peak_memory(parts.device) / 1e6,
+        "peak memory of the process (MB)": _peak_memory(experiment.device) / 1e6,
     }
 
 
