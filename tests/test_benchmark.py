@@ -107,5 +107,5 @@ def test_processes_of_a_benchmark_that_fail_print_why(
 
 
 def test_no_repeats_are_refused() -> None:
-    with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`repeats` must be at least 1, got 0"):
         Benchmark(repeats=0)

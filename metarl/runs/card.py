@@ -121,9 +121,9 @@ def _results(entry: dict[str, Any] | None) -> str:
     columns = ["adaptation steps", f"mean {measure}{unit}", "95 % interval"]
     # Meta-RL lists its tasks; else `tasks` is a split of the classes, or names of the tasks.
     settings = {"tasks": "test"} | protocol(entry)
-    words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
-    command = entry.get("command", "")
-    return f"Evaluated with {words}: `{command}`\n\n{_table(columns, rows)}"
+    words = [f"{n.replace('_', ' ')} {v}" for n, v in settings.items() if v is not False]
+    about = f"Evaluated with {', '.join(words)}: `{entry.get('command', '')}`"
+    return f"{about}\n\n{_table(columns, rows)}"
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
