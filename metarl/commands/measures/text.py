@@ -16,8 +16,10 @@ from metarl.util.measuring import Figures, median
 
 
 LABELS = ("0", "1", "2")
-# As long as max_length, whatever the tokenizer makes of it.
-NOISE = tuple(Row("noise " * 100, "", label) for label in LABELS for _ in range(20))
+# Longer than max_length; sentences must differ, since equal ones are one row.
+NOISE = tuple(
+    Row(f"noise {label} {index} " * 100, "", label) for label in LABELS for index in range(20)
+)
 
 
 def text(args: Benchmark) -> list[Case]:
