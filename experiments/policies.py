@@ -16,7 +16,6 @@ from metarl.experiments.rl_setup import Parts, paper_loop
 from metarl.rl.episodes import Episodes, mean_return
 from metarl.rl.evaluate import AdaptationCurve, adaptation_curve
 from metarl.rl.sampler import TaskDescription
-from metarl.sb3.policies import sb3_policy
 
 
 if TYPE_CHECKING:  # at run time it is imported where it is needed
@@ -53,6 +52,8 @@ class AdaptedPolicy:
 
     def to_sb3(self) -> "ActorCriticPolicy":
         """Return the same policy as Stable-Baselines3's own."""
+        from metarl.sb3.policies import sb3_policy  # the import takes a second
+
         env: Any = self.parts.sampler.env
         spaces = env.single_observation_space, env.single_action_space
         return sb3_policy(self.parts.policy, self.params, *spaces)

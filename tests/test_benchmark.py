@@ -1,8 +1,7 @@
 """``metarl benchmark``: what it prints and writes, and that the raw physics is the same work."""
 
 import json
-import shutil
-import sys
+import os
 from pathlib import Path
 
 import mujoco
@@ -12,9 +11,8 @@ import ranks
 
 from metarl.commands.benchmark import Benchmark, main
 from metarl.commands.measures import scaling
-from metarl.commands.measures.meta_step import MODES, PLAIN
 from metarl.commands.measures.rl import raw_physics
-from metarl.core.speed import processes
+from metarl.commands.measures.supervised import MODES, PLAIN
 from metarl.rl.sampler import make_sampler
 
 
@@ -32,16 +30,18 @@ def test_figures_are_printed_and_written(
         )
     )  # fmt: skip
     report = json.loads(out.read_text())["figures"]
-    machine, policy, sinusoids, images = report
+    machine, policy, fewer, sinusoids, images = report
     assert machine == "this machine"
     assert policy == f"{ENV}: 2 tasks x 4 episodes x 100 steps, 4 relu"
     for name in (sinusoids, images):
         assert set(report[name]) == {PLAIN, *(t for t, mode in MODES.items() if mode != "compiled")}
     figures = report[policy]
-    assert all(value > 0 for name, value in figures.items() if "tracing" not in name)
+    assert fewer == f"{policy}, Fisher on 50% of the episodes"
+    for values in (figures, report[fewer]):
+        assert all(value > 0 for name, value in values.items() if "tracing" not in name)
     sampled, raw = figures["closed-loop sampling (steps/s)"], figures["raw mj_step (steps/s)"]
     assert figures["closed loop / raw (%)"] == pytest.approx(100 * sampled / raw)
-    assert "trust-region update, Fisher on 50% of the episodes (s)" in figures
+    assert "trust-region update (s)" in report[fewer]
     assert "raw mj_step" in capsys.readouterr().out
 
 
@@ -65,10 +65,9 @@ def share_a_small_benchmark(out: Path) -> None:
     """Measure as one of several processes."""
     small = {"num_tasks": 2, "episodes_per_task": 2, "hidden": (4,)}
     scaling.CHEETAH.update(small)
-    with processes.joined():
-        figures = scaling._measure(1)
-        if processes.writes():
-            out.write_text(json.dumps(figures))
+    figures = scaling.measure(1)
+    if os.environ["RANK"] == "0":
+        out.write_text(json.dumps(figures))
 
 
 @pytest.mark.slow
@@ -85,19 +84,28 @@ def test_scaling_compares_with_one_process(monkeypatch: pytest.MonkeyPatch) -> N
     times = {1: {"sampling": 2.0, "update": 6.0, "bytes": 0.0}}
     times[2] = {"sampling": 1.0, "update": 3.0, "bytes": 5000.0}
     monkeypatch.setattr(scaling, "_start", lambda number, repeats: times[number])
-    title, figures = scaling.measure_scaling(1, processes=2)
-    assert title.startswith("metarl/HalfCheetahDir-v1: 40 tasks x 20 episodes")
+    (case,) = scaling.scaling(Benchmark(repeats=1, processes=2))
+    assert case.title.startswith("metarl/HalfCheetahDir-v1: 40 tasks x 20 episodes")
+    figures = case.measure()
     assert figures["iteration, 1 process (s)"] == 8
     assert figures["part of the time of one, 2 processes ()"] == 0.5
     assert figures["sent by each, 2 processes (kB)"] == 5
 
 
-def test_processes_of_a_benchmark_that_fail_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    with pytest.raises(RuntimeError, match="3 processes failed"):
-        scaling._start(3, repeats=1)
+def fail(repeats: int) -> None:
+    raise ValueError(f"{repeats} is no good number")
+
+
+@pytest.mark.slow
+def test_processes_of_a_benchmark_that_fail_print_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(scaling, "measure", fail)
+    with pytest.raises(RuntimeError, match="2 processes failed; see the error"):
+        scaling._start(2, repeats=1)
+    assert "ValueError: 1 is no good number" in caplog.text
 
 
 def test_no_repeats_are_refused() -> None:
-    with pytest.raises(ValueError, match="--repeats must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`repeats` must be at least 1, got 0"):
         Benchmark(repeats=0)

@@ -336,7 +336,8 @@ def test_runs_stopped_side_by_side_go_on(tmp_path: Path) -> None:
     started.send_signal(signal.SIGTERM)
     errors = started.communicate(timeout=60)[1]
     assert started.returncode == 128 + signal.SIGTERM
-    assert errors.splitlines()[-1] == "metarl: error: stopped by SIGTERM; the same command goes on"
+    (*_, last) = errors.splitlines()
+    assert last == "metarl: error: stopped by SIGTERM; the same command continues"
     reached = []
     for path in metrics:
         run = Run.open(path.parent)

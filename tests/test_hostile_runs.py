@@ -57,7 +57,6 @@ def run(whole: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of Stable-Baselines3."""
-    pytest.importorskip("stable_baselines3")
     folder = tmp_path_factory.mktemp("runs") / "ppo"
     metarl("train", "sb3", "--iterations", 1, "--eval-every", 1000, "--num-envs", 2, "--episodes",
            2, "--hidden", 8, "--out", folder)  # fmt: skip
@@ -304,4 +303,4 @@ def test_safetensors_of_others_are_no_checkpoints(
 ) -> None:
     save_file({"weights": np.zeros(3)}, run / LAST)
     message = refusal(capsys, "pull", run, "--out", tmp_path / "out")
-    assert "not a checkpoint of metarl" in message
+    assert "not a whole checkpoint of metarl" in message

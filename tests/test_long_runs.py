@@ -203,7 +203,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     assert history(folder) == history(tmp_path / "whole")
 
 
-class Failing:
+class Failing(trackers.Tracker):
     """A tracker whose network fails."""
 
     def __init__(self, run: Run, start: int) -> None:
@@ -231,5 +231,5 @@ def test_a_tracker_that_fails_stops_no_run(
     monkeypatch.setitem(trackers._TRACKERS, "tensorboard", (broken, "json", "track"))
     metarl(*TRAIN, "--iterations", 3, "--track", "tensorboard", "--out", tmp_path / "run")
     told = capsys.readouterr().err
-    assert told.count("--track tensorboard failed") == 1
+    assert told.count("track=tensorboard failed") == 1
     assert lines(tmp_path / "run") == 3

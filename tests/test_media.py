@@ -16,10 +16,10 @@ from metarl.experiments import OTHERS, experiments
 from metarl.runs import checkpoint, media
 from metarl.runs.config import RunConfig
 from metarl.runs.folder import Run
-from metarl.runs.trackers import CarefulTracker
+from metarl.runs.trackers import CarefulTracker, Tracker
 
 
-class Heard:
+class Heard(Tracker):
     """A tracker that remembers what it was shown."""
 
     def __init__(self, *_: Any) -> None:
@@ -37,7 +37,7 @@ class Heard:
 
 def due(**settings: Any) -> list[int]:
     config = RunConfig(iterations=25, **settings)
-    made = media.Media(Run(Path("run")), config, CarefulTracker("none", lambda: None))
+    made = media.Media(Run(Path("run")), config, CarefulTracker("none", Tracker))
     return [iteration for iteration in range(1, 26) if made.is_due(iteration)]
 
 
@@ -152,7 +152,6 @@ def test_a_regression_shows_what_it_fits_and_a_failure_leaves_the_rest(
 def test_a_run_of_stable_baselines3_is_drawn_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("stable_baselines3", reason="pip install 'metarl-torch[sb3]'")
     drawn: list[tuple[Any, ...]] = []
     monkeypatch.setattr(media, "_draw", lambda *given: drawn.append(given) or "")
     words = ["train", "sb3", "--iterations", 3, "--eval-every", 64, "--num-envs", 2]

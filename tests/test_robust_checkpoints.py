@@ -94,7 +94,7 @@ def forged(draw: st.DrawFn, path: Path) -> bytes:
 @cases(0.25)
 @given(data=st.data())
 def test_forged_checkpoint(runs: dict[str, Path], data: st.DataObject) -> None:
-    """Evaluating refuses it; resuming refuses it too, or says so and takes the one before."""
+    """Evaluating refuses it; resuming refuses it too, or warns and takes the one before."""
     run = runs[data.draw(st.sampled_from(["regression", "promp"]))]
     copy = copied(run)
     last = sorted((copy / "checkpoints").iterdir())[-1]
@@ -104,8 +104,8 @@ def test_forged_checkpoint(runs: dict[str, Path], data: st.DataObject) -> None:
     assert contents(copy) == before
     more = data.draw(st.booleans())
     resumed = end_of("resume", copy, *(["--iterations", 4] if more else []))
-    if resumed.warned:
-        assert evaluated.code == 1
+    if resumed.warned:  # evaluating reads only the parameters
+        assert evaluated.code == 1 or "does not match the run" in resumed.warned[0]
         assert more or last.read_bytes() == whole
     elif resumed.code:
         assert contents(copy) == before
@@ -147,18 +147,20 @@ def test_numbers_that_are_not_finite_are_refused_and_resumed_from_the_one_before
     whole = last.read_bytes()
     forge(last, "model/head.bias", torch.full((1,), torch.nan))
     refused = end_of("evaluate", copy, "--num-tasks", 2)
-    assert "holds numbers that are not finite, in model/head.bias" in refused.message
+    assert "model/head.bias is not finite" in refused.message
     done = end_of("resume", copy)
     assert (done.code, len(done.warned)) == (0, 1)
     assert last.read_bytes() == whole
 
 
-def test_a_moment_that_merely_broadcasts_is_refused_before_anything_is_changed(
+def test_a_moment_that_only_broadcasts_is_refused_and_resumed_from_the_one_before(
     runs: dict[str, Path],
 ) -> None:
     copy = copied(runs["promp"])
-    forge(sorted((copy / "checkpoints").iterdir())[-1], "optimizer/0/exp_avg", torch.zeros(()))
-    before = contents(copy)
-    refused = end_of("resume", copy, "--iterations", 4)
-    assert "0/exp_avg of its optimizer, of shape (), belongs to no parameter" in refused.message
-    assert contents(copy) == before
+    last = sorted((copy / "checkpoints").iterdir())[-1]
+    whole = last.read_bytes()
+    forge(last, "optimizer/0/exp_avg", torch.zeros(()))
+    done = end_of("resume", copy)
+    (warning,) = done.warned
+    assert "0/exp_avg must be torch.float32 (3, 1), got torch.float32 ()" in warning
+    assert (done.code, last.read_bytes()) == (0, whole)

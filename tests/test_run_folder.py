@@ -71,10 +71,10 @@ def test_damaged_and_foreign_checkpoints_are_one_line_and_stay(
     good = last.read_bytes()
     for damaged in (good[: len(good) // 2], b"", b"not a checkpoint at all", good[:-1]):
         last.write_bytes(damaged)
-        assert "--checkpoint" in refusal(capsys, "evaluate", run)
+        assert "other checkpoints: [0, 2, 4, 6]" in refusal(capsys, "evaluate", run)
         assert last.read_bytes() == damaged
     save_file({"weights": np.zeros(3)}, last)
-    assert "not a checkpoint of metarl" in refusal(capsys, "evaluate", run)
+    assert "not a whole checkpoint of metarl" in refusal(capsys, "evaluate", run)
     metarl("evaluate", run, "--checkpoint", 4, "--num-tasks", 2, "--episodes-per-task", 2)
     assert "[0, 2, 4, 6]" in refusal(capsys, "evaluate", run, "--checkpoint", 3)
 
@@ -85,7 +85,7 @@ def test_a_checkpoint_of_another_run_or_iteration_is_refused(
     run = tmp_path / "run"
     shutil.copytree(whole, run)
     shutil.copy(run / "checkpoints/00000002.safetensors", run / "checkpoints/00000006.safetensors")
-    assert "belongs to another run or iteration" in refusal(capsys, "evaluate", run)
+    assert "written at iteration 2" in refusal(capsys, "evaluate", run)
 
 
 def test_damaged_configuration_is_one_line(
@@ -99,7 +99,7 @@ def test_damaged_configuration_is_one_line(
     assert "differs from config.json in ['hidden']" in refusal(capsys, "evaluate", run)
     about["config"]["hidden"] = "8x8"
     (run / "config.json").write_text(json.dumps(about))
-    assert "--hidden must be tuple" in refusal(capsys, "resume", run)
+    assert "`hidden` must be tuple" in refusal(capsys, "resume", run)
     (run / "config.json").write_text("{")
     assert "not a configuration" in refusal(capsys, "resume", run)
 

@@ -97,7 +97,7 @@ def test_the_card_says_what_it_is_how_good_and_how_to_use_it(run: Path, tmp_path
     entry, about = result(run), json.loads((run / "config.json").read_text())
     for step, (mean, half) in enumerate(zip(entry["mean"], entry["interval95"], strict=True)):
         assert f"| {step} | {mean:.2f} | ± {half:.2f} |" in text
-    assert "On 2 test tasks, 2 episodes of each" in text
+    assert "with tasks test, num tasks 2, seed 1, episodes per task 2, inner steps " in text
     assert about["command"] in text
     assert "Finn et al. 2017" in text
     assert "| `hidden` | `[8, 8]` |" in text
@@ -256,9 +256,9 @@ def test_a_hub_that_refuses_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     out = ["--out", tmp_path / "pulled"]
-    assert "none of that name" in refusal(capsys, "pull", "hub:ada/nothing", *out)
+    assert "look at its name" in refusal(capsys, "pull", "hub:ada/nothing", *out)
     hub.share(REPOSITORY, run)
-    assert "no such revision" in refusal(capsys, "pull", f"hub:{REPOSITORY}@v9", *out)
+    assert "look at its name and revision" in refusal(capsys, "pull", f"hub:{REPOSITORY}@v9", *out)
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert "hf auth login" in refusal(capsys, "push", run, "hub:ada/other")
     hub.fails = 500

@@ -83,7 +83,7 @@ cli.run(["resume", "run", "--iterations", "4"])
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "--track wandb failed" not in done.stderr
+    assert "track=wandb failed" not in done.stderr
     assert server.asked == 0
     tracking = tmp_path / "run/tracking"
     name = (tracking / "wandb-id").read_text()

@@ -13,10 +13,9 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from metarl.commands.opened import opened
 from metarl.core.seeding import torch_generator
+from metarl.experiments.load import load
 from metarl.rl.evaluate import AdaptationCurve
-from metarl.rl.sampler import TaskDescription
 from metarl.runs.folder import Run, command, versions
 from metarl.util import optional
 from metarl.util.console import print_table
@@ -48,12 +47,12 @@ class Headstart(Ranged):
     """Seed of the episodes."""
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings, naming the flag."""
+        """Raise a ValueError for impossible settings."""
         super().__post_init__()
         if not self.scratch:
-            raise ValueError("--scratch needs runs of `metarl train sb3 --task ...`")
+            raise ValueError("`scratch` needs runs of `metarl train sb3 --task ...`")
         if self.out.suffix not in (".png", ".pdf", ".svg"):
-            raise ValueError(f"--out must end in .png, .pdf or .svg, got {self.out}")
+            raise ValueError(f"`out` must end in .png, .pdf or .svg, got {self.out}")
 
 
 class Learning(NamedTuple):
@@ -62,54 +61,51 @@ class Learning(NamedTuple):
     steps: NDArray[np.float64]
     returns: NDArray[np.float64]
 
-    def reaches(self, level: float) -> float:
-        """Return the steps after which the return is at least `level`; infinity if it never is."""
+    def reaches(self, level: float) -> float | None:
+        """Return the steps after which the return is at least `level`; None if it never is."""
         there = self.steps[self.returns >= level]
-        return float(there[0]) if len(there) else np.inf
+        return float(there[0]) if len(there) else None
 
 
 def main(args: Headstart) -> None:
     """Adapt, compare, draw the figure and print the table."""
-    began = time.perf_counter()
-    require_writable(args.out)
-    require_writable(args.out.with_suffix(".json"))
-    run, trained = opened(args.run)
-    experiment, iteration = trained.changed(device="cpu"), run.choose_checkpoint(None)
-    params = experiment.read(run, iteration)
-    policy = experiment.model(params, num_tasks=args.repeats, episodes=args.episodes)
-    learned = by_task(args, policy.config.env)
-    curves: dict[str, AdaptationCurve] = {}
-    for text in learned:
-        tasks: list[TaskDescription] = [json.loads(text)] * args.repeats
+    began, table = time.perf_counter(), args.out.with_suffix(".json")
+    for path in (args.out, table):
+        require_writable(path)
+    sizes = {"num_tasks": args.repeats, "episodes": args.episodes}
+    policy = load(args.run, device="cpu", trust_env=True, **sizes)
+    learned, curves = by_task(args, policy.config.env), {}
+    for task in learned:
         generator = torch_generator(args.seed, 0, "headstart")
-        curves[text] = policy.curve(policy.loop(args.inner_steps), tasks, generator)
-    each = args.episodes * policy.parts.sampler.horizon
-    rows = [row_of(text, curves[text], learned[text], each) for text in learned]
-    draw(args, each, curves, learned)
-    show(args, each, rows)
-    about = {"command": command(), "iteration": iteration, "rows": rows,
-             "versions": versions(), "seconds": round(time.perf_counter() - began, 1)}  # fmt: skip
-    args.out.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
-    print(f"written to {args.out} and {args.out.with_suffix('.json')}")
+        tasks = [json.loads(task)] * args.repeats
+        curves[task] = policy.curve(policy.loop(args.inner_steps), tasks, generator)
+    steps = args.episodes * policy.parts.sampler.horizon
+    rows = [row_of(task, curves[task], learned[task], steps) for task in learned]
+    draw(args.out, steps, curves, learned)
+    show(args, steps, rows)
+    about = {"command": command(), "iteration": Run.open(args.run).choose_checkpoint(None),
+             "rows": rows, "versions": versions(),
+             "seconds": round(time.perf_counter() - began, 1)}  # fmt: skip
+    table.write_text(json.dumps(about, indent=1) + "\n")
+    print(f"written to {args.out} and {table}")
 
 
 def by_task(args: Headstart, env: str) -> dict[str, list[Learning]]:
-    """Read the runs from scratch; those of one task together.
+    """Read the runs from scratch, grouped by the JSON of their tasks.
 
     Raises:
-        ValueError: If one is of another environment, of no single task, or has not been trained.
+        ValueError: If one is not a run on one task of `env`, or has not been trained.
     """
     found: dict[str, list[Learning]] = {}
     for folder in args.scratch:
         run = Run.open(folder)
-        about = run.read_config()
+        about, history = run.read_config(), run.metrics()
         config = about["config"]
         if about["experiment"] != "sb3" or config.get("task") is None or config["env"] != env:
             raise ValueError(
                 f"{folder} is no run on one task of {env}; make it with `metarl train sb3 --env "
                 f"{env} --task JSON --out {folder}`"
             )
-        history = run.metrics()
         if not history:
             raise ValueError(f"{folder} has no metrics yet: metarl resume {folder}")
         steps = np.cumsum([entry["env/steps"] for entry in history])
@@ -120,15 +116,17 @@ def by_task(args: Headstart, env: str) -> dict[str, list[Learning]]:
 
 
 def row_of(task: str, curve: AdaptationCurve, runs: list[Learning], steps: int) -> dict[str, Any]:
-    """Say what it took to learn what the first adaptation step gives on one task."""
-    level = float(curve.mean[1])
-    taken = sorted(run.reaches(level) for run in runs)
+    """Return the returns on one task, and the steps that each run from scratch took to reach them.
+
+    The level to reach is the return after the first adaptation step.
+    """
+    reached = [run.reaches(float(curve.mean[1])) for run in runs]
     return {
         "task": task,
         "adaptation_steps": steps,
         "returns": curve.mean.tolist(),
         "interval95": curve.interval.tolist(),
-        "scratch_steps": [None if np.isinf(number) else number for number in taken],
+        "scratch_steps": sorted(reached, key=lambda taken: np.inf if taken is None else taken),
         "scratch_best": [float(run.returns.max()) for run in runs],
         "scratch_trained": [float(run.steps[-1]) for run in runs],
     }
@@ -139,32 +137,26 @@ def show(args: Headstart, steps: int, rows: list[dict[str, Any]]) -> None:
     columns = ["task", f"return after {args.episodes} episodes", "steps from scratch", "ratio"]
     lines = []
     for row in rows:
-        reached = [number for number in row["scratch_steps"] if number is not None]
-        missing = len(row["scratch_steps"]) - len(reached)
-        ends = sorted({*reached[:1], *reached[-1:]})  # they are in order
-        told = " to ".join(f"{end:,.0f}" for end in ends) or "never reached"
-        told += f" ({missing} of {len(row['scratch_steps'])} never)" if missing and reached else ""
-        ratio = f"{np.median(reached) / steps:.0f}" if reached and not missing else ""
-        half = row["interval95"][1]
-        lines.append([row["task"], f"{row['returns'][1]:.1f} ± {half:.1f}", told, ratio])
+        taken = row["scratch_steps"]
+        text = ", ".join("never" if number is None else f"{number:,.0f}" for number in taken)
+        ratio = "" if None in taken else f"{np.median(taken) / steps:.0f}"
+        after = f"{row['returns'][1]:.1f} ± {row['interval95'][1]:.1f}"
+        lines.append([row["task"], after, text, ratio])
     print_table(f"{args.run}: {steps:,} environment steps of adaptation", columns, lines)
 
 
 def draw(
-    args: Headstart, steps: int, curves: dict[str, AdaptationCurve],
-    learned: dict[str, list[Learning]],
-) -> None:  # fmt: skip
+    out: Path, steps: int, curves: dict[str, AdaptationCurve], learned: dict[str, list[Learning]]
+) -> None:
     """Draw returns over environment steps on each task."""
     plt = optional.pyplot()
     figure, panels = plt.subplots(1, len(curves), figsize=(5.5 * len(curves), 4.2), squeeze=False)
     for axes, (task, curve) in zip(panels[0], curves.items(), strict=True):
         for index, run in enumerate(learned[task]):
-            label = "from scratch, one line a seed" if index == 0 else None
+            label = None if index else "from scratch, one line a seed"
             begun = run.steps > 0  # 0 has no place on a logarithmic axis
             axes.plot(run.steps[begun], run.returns[begun], color="C1", alpha=0.7, label=label)
-        taken = np.maximum(
-            steps * np.arange(len(curve.mean)), steps / 10
-        )  # 0 has no place in a log
+        taken = np.maximum(steps * np.arange(len(curve.mean)), steps / 10)  # here neither
         axes.errorbar(taken, curve.mean, curve.interval, color="C0", marker="o", capsize=3,
                       label="adapted")  # fmt: skip
         axes.axhline(curve.mean[1], color="C0", ls=":", lw=1)
@@ -173,5 +165,5 @@ def draw(
         axes.grid(alpha=0.25)
         axes.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(args.out, dpi=150)
+    figure.savefig(out, dpi=150)
     plt.close(figure)

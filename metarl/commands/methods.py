@@ -30,11 +30,8 @@ VARIANTS = (
 def policies() -> list[tuple[str, str, str]]:
     """Return the meta-RL methods and their variants: command, paper, what is different."""
     rows = [(name, row.paper, row.summary) for name, row in POLICY_METHODS.items()]
-    return sorted([*rows, *VARIANTS], key=lambda row: _order(row[0]))
-
-
-def _order(command: str) -> int:
-    return list(POLICY_METHODS).index(command.partition(" ")[0])
+    order = list(POLICY_METHODS)
+    return sorted([*rows, *VARIANTS], key=lambda row: order.index(row[0].partition(" ")[0]))
 
 
 def main(args: Methods) -> None:
@@ -42,13 +39,9 @@ def main(args: Methods) -> None:
     del args
     rows = []
     for name, method in METHODS.items():
-        flags = " ".join(_flag(flag, value) for flag, value in method.values.items())
-        rows.append([name, method.paper, method.summary, flags or "(MAML's)"])
+        named = {f"--{n.replace('_', '-')}": value for n, value in method.values.items()}
+        flags = (text if value is True else f"{text} {value}" for text, value in named.items())
+        rows.append([name, method.paper, method.summary, " ".join(flags) or "(MAML's)"])
     print_table("--method NAME", ["method", "paper", "what it does", "flags"], rows, left=4)
     heads = ["metarl train", "paper", "what it does"]
     print_table("policies", heads, [[*row] for row in policies()], left=3)
-
-
-def _flag(name: str, value: object) -> str:
-    text = "--" + name.replace("_", "-")
-    return text if value is True else f"{text} {value}"

@@ -1,6 +1,5 @@
-"""Checkpoints: safetensors files that say what they are. Loading one never runs code."""
+"""Checkpoints: safetensors files that describe themselves. Loading one never runs code."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -18,15 +17,18 @@ from metarl.util.parsing import parse_json
 
 
 FORMAT = "metarl-checkpoint-1"
+GROUPS = ("model", "inner", "optimizer", "own")
+ERRORS = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError)
+"""What reading a file raises that is damaged or no checkpoint."""
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint holds.
+    """The contents of a checkpoint.
 
     Attributes:
         params: The meta-parameters.
         optimizer: The outer optimizer's tensors, ``"0/exp_avg"`` and so on; ``{}`` without one.
-        own: What else the method carries on; ``{}`` for most.
+        own: Other tensors that the method carries from one update to the next; ``{}`` for most.
         iteration: Number of meta-updates made.
         config: The configuration of the run.
     """
@@ -41,7 +43,14 @@ class Checkpoint(NamedTuple):
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that, whenever the process dies, either the old or the new one is whole.
 
-    Of several processes that share a run only the first writes.
+    Of several processes that share a run, only the first writes.
+
+    Args:
+        path: The file; its folder exists.
+        data: Its new contents.
+
+    Raises:
+        OSError: If the file cannot be written; the old one is unchanged.
     """
     if not processes.writes():
         return
@@ -53,23 +62,39 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise OSError(
-            f"{path} cannot be written ({error.strerror}); what was there before is whole"
-        ) from None
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def save(path: Path, state: MetaState, *, iteration: int, config: dict[str, Any]) -> None:
-    """Write the state of a meta-learner."""
-    if not processes.writes():  # nor does the others' state have to be packed
+    """Write the state of a meta-learner.
+
+    Args:
+        path: The file to write; its folder is created.
+        state: The state, on any device.
+        iteration: Number of meta-updates made.
+        config: The configuration of the run, as JSON values.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    if not processes.writes():  # the other processes need not copy their state either
         return
-    optimizer = _optimizer_tensors(state.optimizer)
+    entries = state.optimizer.state_dict()["state"] if state.optimizer else {}
+    optimizer = {
+        f"{index}/{key}": torch.as_tensor(value)
+        for index, entry in entries.items()
+        for key, value in entry.items()
+    }
     write(path, Checkpoint(state.params, optimizer, state.own, iteration, config))
 
 
 def write(path: Path, saved: Checkpoint) -> None:
-    """Write a checkpoint, such as one that was read elsewhere."""
+    """Write a checkpoint, for example one that was read from another file.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
     groups = {"model": saved.params.model, "inner": saved.params.inner}
     groups |= {"optimizer": saved.optimizer, "own": saved.own}
     tensors = {
@@ -92,54 +117,57 @@ def write(path: Path, saved: Checkpoint) -> None:
 def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
     """Read a checkpoint onto `device`.
 
+    Args:
+        path: The file.
+        device: Where to put its tensors.
+
     Raises:
-        ValueError: If the file is missing, truncated, or not a checkpoint of this package.
+        ValueError: If the file is missing or damaged, has numbers that are not finite, or is not a
+            checkpoint of this package.
     """
-    groups: dict[str, dict[str, Tensor]] = {
-        name: {} for name in ("model", "inner", "optimizer", "own")
-    }
     try:
         with safe_open(path, "pt", device=str(device)) as file:
-            header = file.metadata() or {}
-            if FORMAT not in header:
-                raise ValueError(
-                    f"{path} is a safetensors file, but not a checkpoint of metarl: its header has "
-                    f"no {FORMAT!r}; use one that `metarl train` wrote"
-                )
-            about = parse_json(header[FORMAT])
-            iteration, config = about["iteration"], about["config"]
-            if not isinstance(iteration, int) or not isinstance(config, dict):
-                raise TypeError("no iteration or no settings")
-            if set(about["order"]) != set(file.keys()):
-                raise KeyError("it has other tensors than it says")
+            about = parse_json((file.metadata() or {})[FORMAT])
             tensors = {name: file.get_tensor(name) for name in about["order"]}
-        # Those of older versions have none.
-        if about.get("sha256", found := _digest(tensors)) != found:
-            raise ValueError(f"{path} is damaged: its checksum is wrong; it was left as it is")
-        if bad := [n for n, x in tensors.items() if x.is_floating_point() and not finite(x)]:
-            raise ValueError(
-                f"{path} holds numbers that are not finite, in {bad[0]}; it was left as it is"
-            )
+            _require_whole(about, tensors, {*file.keys()})
+        groups: dict[str, dict[str, Tensor]] = {name: {} for name in GROUPS}
         for name, tensor in tensors.items():
             group, _, key = name.partition("/")
             groups[group][key] = tensor
-    except FileNotFoundError:
-        raise ValueError(f"there is no checkpoint {path}") from None
-    except (
-        SafetensorError, KeyError, TypeError, AttributeError, OSError, json.JSONDecodeError
-    ) as error:  # fmt: skip
+    except ERRORS as error:
         raise ValueError(
-            f"{path} is not a whole checkpoint ({error}); it was left as it is"
+            f"{path} is not a whole checkpoint of metarl ({error}); it was left unchanged"
         ) from None
     params = MetaParams(groups["model"], groups["inner"])
-    return Checkpoint(params, groups["optimizer"], groups["own"], iteration, config)
+    return Checkpoint(
+        params, groups["optimizer"], groups["own"], about["iteration"], about["config"]
+    )
+
+
+def _require_whole(about: dict[str, Any], tensors: dict[str, Tensor], stored: set[str]) -> None:
+    """Raise a ValueError if the tensors of a file are not those that its header describes."""
+    if not isinstance(about["iteration"], int) or not isinstance(about["config"], dict):
+        raise ValueError("it has no iteration or no configuration")
+    if tensors.keys() != stored:
+        raise ValueError("it has other tensors than its header lists")
+    # Checkpoints of older versions have no checksum.
+    if about.get("sha256", found := _digest(tensors)) != found:
+        raise ValueError("its checksum is wrong")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{name} is not finite")
 
 
 def restore(state: MetaState, checkpoint: Checkpoint) -> MetaState:
-    """Return a freshly initialized state with the checkpoint's values.
+    """Return a freshly initialized state with the values of a checkpoint.
+
+    Args:
+        state: A state of the same meta-learner; the parameters that its optimizer updates are
+            overwritten.
+        checkpoint: The values, on the device of `state`.
 
     Raises:
-        ValueError: If the checkpoint's parameters are not those of the state.
+        ValueError: If the checkpoint does not have the tensors of the state. Nothing is changed.
     """
     saved = (*checkpoint.params, checkpoint.own)
     for mine, theirs in zip((*state.params, state.own), saved, strict=True):
@@ -157,44 +185,42 @@ def restore(state: MetaState, checkpoint: Checkpoint) -> MetaState:
 def _moments(
     saved: dict[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> dict[int, dict[str, Tensor]]:
-    """Sort what an optimizer remembers by its parameters: of each the same, or of none anything."""
+    """Sort the tensors of an optimizer by parameter; every parameter has the same kinds, or none.
+
+    A moment has the shape of its parameter: one that only broadcasts would fail at the first step.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    known = {str(index): parameter for index, parameter in enumerate(parameters)}
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in saved.items():
-        index, _, key = name.partition("/")
-        # A moment is like its parameter: one that merely broadcasts would fail in the first step.
-        if index not in known or tensor.shape != (() if key == "step" else known[index].shape):
-            raise ValueError(
-                f"the checkpoint does not fit the run: {name} of its optimizer, of shape "
-                f"{tuple(tensor.shape)}, belongs to no parameter"
-            )
-        moments.setdefault(int(index), {})[key] = tensor
-    forms = {tuple(sorted(moments.get(index, {}))) for index in range(len(parameters))}
-    if len(forms) > 1:
-        raise ValueError("the checkpoint does not fit the run: its optimizer forgot something")
-    return moments
+    kinds = list(dict.fromkeys(name.partition("/")[2] for name in saved))
+    step = torch.zeros((), dtype=torch.float32)
+    expected = {
+        f"{index}/{kind}": step if kind == "step" else parameter
+        for index, parameter in enumerate(parameters)
+        for kind in kinds
+    }
+    require_same_form(expected, saved)
+    return {
+        index: {kind: saved[f"{index}/{kind}"] for kind in kinds}
+        for index in range(len(parameters) if kinds else 0)
+    }
 
 
 def require_same_form(expected: dict[str, Tensor], got: dict[str, Tensor]) -> None:
-    """Make sure that two groups of tensors have the same names, shapes and types.
+    """Require that two groups of tensors have the same names, shapes and types.
 
     Raises:
-        ValueError: If they have not; the message names the first that differs.
+        ValueError: If they differ; the message names the first tensor that does.
     """
-    forms = [{n: f"{x.dtype} {tuple(x.shape)}" for n, x in g.items()} for g in (expected, got)]
-    needed, found = forms
-    for name in [*needed, *found]:
+    needed, found = (
+        {name: f"{x.dtype} {tuple(x.shape)}" for name, x in group.items()}
+        for group in (expected, got)
+    )
+    for name in needed | found:
         if needed.get(name) != found.get(name):
             raise ValueError(
-                f"the checkpoint does not fit the run: {name} must be {needed.get(name, 'absent')},"
-                f" and is {found.get(name, 'absent')}; was it written by another version?"
+                f"the checkpoint does not match the run: {name} must be "
+                f"{needed.get(name, 'absent')}, got {found.get(name, 'nothing')}; it may have been "
+                "written by another version"
             )
-
-
-def finite(tensor: Tensor) -> bool:
-    """Say whether all numbers of a tensor are finite."""
-    return bool(tensor.isfinite().all())
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
@@ -205,13 +231,3 @@ def _digest(tensors: dict[str, Tensor]) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
-    if optimizer is None:
-        return {}
-    return {
-        f"{index}/{key}": torch.as_tensor(value)
-        for index, entry in optimizer.state_dict()["state"].items()
-        for key, value in entry.items()
-    }

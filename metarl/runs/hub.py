@@ -1,9 +1,9 @@
 """Repositories of the Hugging Face hub: ``hub:USER/NAME`` or ``hub:USER/NAME@REVISION``."""
 
-import contextlib
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,15 +11,18 @@ import metarl
 from metarl.util import optional
 
 
-SCHEME = "hub:"
 NAME = re.compile(r"[\w.-]+/[\w.-]+")
 CHECKPOINT = "checkpoints/" + "[0-9]" * 8
 FILES = [
     "config.json", "metrics.jsonl", "README.md", f"{CHECKPOINT}.safetensors", f"{CHECKPOINT}.zip",
     "evaluations/*.json", "media/*.png", "media/*.gif", "media/*.mp4",
 ]  # fmt: skip
-"""What is downloaded of a repository, and replaced when a run is pushed again."""
-NEVER = ["*/*/*", "*..*"]  # in patterns, * stands for any letters, / among them
+"""Files that are downloaded from a repository, and replaced when a run is pushed again."""
+NEVER = ["*/*/*", "*..*"]  # in these patterns, * also matches /
+LIBRARY = {"library_name": "metarl", "library_version": metarl.__version__}
+LOGIN = "look at its name and revision, and log in with `hf auth login` or HF_TOKEN"
+ADVICE = {None: "is there a network?", 401: LOGIN, 403: LOGIN, 404: LOGIN}
+"""What to do by the HTTP status of an error; None is no answer."""
 
 
 class Repository(NamedTuple):
@@ -29,72 +32,81 @@ class Repository(NamedTuple):
     revision: str | None = None
 
     def __str__(self) -> str:
-        """Return what a user types for it."""
-        return SCHEME + self.name + (f"@{self.revision}" if self.revision else "")
+        """Return the text that :func:`place` reads."""
+        return f"hub:{self.name}" + (f"@{self.revision}" if self.revision else "")
 
 
 def place(text: str) -> Path | Repository:
-    """Read where a run is: ``hub:USER/NAME[@REVISION]``, and everything else is a folder.
+    """Read where a run is.
+
+    Args:
+        text: ``hub:USER/NAME``, ``hub:USER/NAME@REVISION``, or a folder.
 
     Raises:
-        ValueError: If a repository is named in another way.
+        ValueError: If it names a repository in a different way.
     """
-    if not text.startswith(SCHEME):
+    if not text.startswith("hub:"):
         return Path(text).expanduser()
-    name, _, revision = text.removeprefix(SCHEME).partition("@")
+    name, _, revision = text.removeprefix("hub:").partition("@")
     if not NAME.fullmatch(name):
         raise ValueError(f"a repository is hub:USER/NAME or hub:USER/NAME@REVISION, got {text}")
     return Repository(name, revision or None)
 
 
 def require_token() -> None:
-    """Make sure that there is a token to write with.
+    """Require a token to write with.
 
     Raises:
-        OSError: If there is none.
+        PermissionError: If there is none.
+        ImportError: If ``huggingface_hub`` is not installed.
     """
     if _client().get_token() is None:
         raise PermissionError(
-            "the hub needs a token to write: type `hf auth login`, or set HF_TOKEN to one from "
+            "the hub needs a token to write: run `hf auth login`, or set HF_TOKEN to one from "
             "https://huggingface.co/settings/tokens"
         )
 
 
 def download(repository: Repository) -> Path:
-    """Download the files of a run into the cache of the hub; return their folder there.
+    """Download the files of a run into the cache of the hub.
 
-    Nothing in it may be changed. What the cache has is not downloaded again, and serves without a
-    network.
+    Files that are in the cache are not downloaded again, and need no network.
+
+    Returns:
+        Their folder in the cache, in which nothing may be changed.
 
     Raises:
-        OSError: If it cannot be had; the message says what to do.
+        OSError: If it cannot be downloaded; the message says what to do.
     """
     hub = _client()
-    with _told(repository, "read"):
+    with _explained(repository, "read"):
         return Path(
             hub.snapshot_download(
                 repository.name,
                 revision=repository.revision,
                 allow_patterns=FILES,
                 ignore_patterns=NEVER,
-                library_name="metarl",
-                library_version=metarl.__version__,
+                **LIBRARY,
             )
         )
 
 
 def upload(folder: Path, repository: Repository, *, message: str, private: bool) -> str:
-    """Make the repository unless it exists, and let it hold what is in a folder; return its page.
+    """Make the repository unless it exists, and upload a folder; return its page.
 
-    Files of a run that was there before go, other files stay. The visibility of a repository that
-    exists stays as it is.
+    Files of a run that was there before are deleted, other files stay.
+
+    Args:
+        folder: The files.
+        repository: Where to; its revision is a branch, which is made unless it exists.
+        message: Message of the commit.
+        private: Visibility of a repository that is made; that of an existing one stays.
 
     Raises:
         OSError: If the hub cannot be reached or refuses; the message says what to do.
     """
-    hub = _client()
-    api = hub.HfApi(library_name="metarl", library_version=metarl.__version__)
-    with _told(repository, "written"):
+    api = _client().HfApi(**LIBRARY)
+    with _explained(repository, "written"):
         page = api.create_repo(repository.name, private=private or None, exist_ok=True)
         if repository.revision:
             api.create_branch(repository.name, branch=repository.revision, exist_ok=True)
@@ -109,7 +121,7 @@ def upload(folder: Path, repository: Repository, *, message: str, private: bool)
 
 
 def _client() -> Any:
-    """Return ``huggingface_hub``, silent where nobody watches."""
+    """Return ``huggingface_hub``, without progress bars where stderr is no terminal."""
     if not sys.stderr.isatty():
         _module("huggingface_hub.utils").disable_progress_bars()
     return _module("huggingface_hub")
@@ -119,26 +131,14 @@ def _module(name: str) -> Any:
     return optional.require(name, extra="hub", purpose="shared runs")
 
 
-@contextlib.contextmanager
-def _told(repository: Repository, done: str) -> Iterator[None]:
-    """Turn what the hub and the network answer into one line."""
+@contextmanager
+def _explained(repository: Repository, action: str) -> Iterator[None]:
+    """Turn errors of the hub and the network into one line."""
     errors = _module("huggingface_hub.errors")
     try:
         yield
     except (errors.HTTPError, OSError) as error:
-        missing = isinstance(error, errors.RevisionNotFoundError)
-        reason = "it has no such revision" if missing else _reason(error)
-        raise OSError(f"{repository} cannot be {done}: {reason}") from None
-
-
-def _reason(error: Exception) -> str:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status in (401, 403, 404):
-        return (
-            f"there is none of that name, or it is not yours to use (HTTP {status}); look at the "
-            "name, and log in with `hf auth login` or HF_TOKEN"
-        )
-    if status is None:
-        first = (str(error).splitlines() or [""])[0]
-        return f"no answer from the hub ({first or type(error).__name__}); is there a network?"
-    return f"the hub answered with HTTP {status}; try again later"
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        answer = f"HTTP {status}" if status else " ".join(f"no answer, {error}".split())
+        advice = ADVICE.get(status, "try again later")
+        raise OSError(f"{repository} cannot be {action} ({answer}): {advice}") from None

@@ -5,18 +5,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import filelock
+from filelock import FileLock, Timeout
 
 from metarl.core.speed import processes
 
 
 _held: dict[Path, int] = {}
-"""Run folders that this process holds, and a descriptor of the lock in each."""
+"""Descriptors of the lock files in the run folders that this process holds."""
 
 
 @contextmanager
 def holding(folder: Path) -> Iterator[None]:
-    """Hold a run folder for writing; the system frees it however the process ends.
+    """Hold a run folder for writing; the system releases it however the process ends.
+
+    Of several processes that share a run, only the first holds its folder.
 
     Raises:
         RuntimeError: If another process holds it.
@@ -24,40 +26,39 @@ def holding(folder: Path) -> Iterator[None]:
     if not processes.writes():
         yield
         return
-    lock = filelock.FileLock(folder / "lock")
+    path = folder / "lock"
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise RuntimeError(
-            f"{folder} is being written by another process; wait for it, or stop it"
-        ) from None
-    try:
-        with (folder / "lock").open() as mine:
+        with FileLock(path, timeout=0), path.open() as mine:
             _held[folder] = mine.fileno()
-            yield
-    finally:
-        _held.pop(folder, None)
-        lock.release()
+            try:
+                yield
+            finally:
+                del _held[folder]
+    except Timeout:
+        raise RuntimeError(f"{folder} is being written by another process; wait for it") from None
 
 
 def is_held(folder: Path) -> bool:
-    """Say whether a folder is the one that :func:`holding` began with; True if it never did."""
+    """Return whether a folder still is the one that :func:`holding` locked.
+
+    Returns:
+        False if it was removed or replaced since; True also if this process never held it.
+    """
     if folder not in _held:
         return True
-    lock = folder / "lock"
-    return lock.exists() and os.path.samestat(os.fstat(_held[folder]), lock.stat())
+    path = folder / "lock"
+    return path.exists() and os.path.samestat(os.fstat(_held[folder]), path.stat())
 
 
 def require_held(folder: Path) -> None:
-    """Make sure that a folder is the one that :func:`holding` began with, if it did.
+    """Require that a folder still is the one that :func:`holding` locked.
 
-    Whoever deletes it and begins another run of that name must not find lines of this one there.
+    If somebody deletes it and starts another run of that name, no line of this run may be added.
 
     Raises:
         RuntimeError: If it was removed or replaced.
     """
     if not is_held(folder):
         raise RuntimeError(
-            f"{folder} was removed or replaced while this run was writing it; the run has stopped, "
-            "and what is there now was left as it is"
+            f"{folder} was removed or replaced while this run was writing it; the run has stopped"
         )

@@ -10,21 +10,31 @@ PROTOCOL = (
     "num_tasks", "seed", "episodes_per_task", "tasks", "num_ways", "num_shots", "num_queries",
     "transductive", "start", "nearest_neighbor", "ensemble", "tuned", "samples", "test_steps",
 )  # fmt: skip
-"""What an evaluation may hold that two of them must share to be compared, beside the steps."""
+"""Settings that two evaluations must share to be compared; every one has the first two."""
 
 
 def protocol(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """Return what two evaluations must share to be compared."""
+    """Return the settings that two evaluations must share to be compared.
+
+    Args:
+        evaluation: The contents of its file.
+
+    Returns:
+        Those settings of :data:`PROTOCOL` that it has, and its number of inner steps. A list is
+        left out: meta-RL lists its tasks with their returns.
+
+    Raises:
+        KeyError: If it is not an evaluation.
+    """
     shared = {name: evaluation[name] for name in PROTOCOL[:2]}
-    # The tasks of meta-RL are listed, with their returns; those of supervised runs have a name.
-    named = {
-        n: evaluation[n] for n in PROTOCOL[2:] if not isinstance(evaluation.get(n), list | None)
-    }
-    return shared | named | {"inner_steps": len(evaluation["mean"]) - 1}
+    for name in PROTOCOL[2:]:
+        if not isinstance(value := evaluation.get(name), list | None):
+            shared[name] = value
+    return shared | {"inner_steps": len(evaluation["mean"]) - 1}
 
 
 def read_line(line: str) -> dict[str, Any] | None:
-    """Return the metrics of an iteration; None if the line is damaged."""
+    """Return the metrics of one line of metrics.jsonl; None if it is damaged."""
     try:
         entry = parse_json(line)
     except ValueError:
@@ -43,10 +53,9 @@ def read_evaluation(path: Path) -> dict[str, Any]:
         entry: dict[str, Any] = parse_json(path.read_bytes())
         protocol(entry)
         means, halves = entry["mean"], entry["interval95"]
-        if not isinstance(entry["iteration"], int) or not all(map(is_number, [*means, *halves])):
-            raise TypeError("iteration, mean or interval95 are no numbers")
-        if not 0 < len(means) == len(halves):
-            raise ValueError(f"{len(means)} means and {len(halves)} intervals")
+        numbers = all(map(is_number, [*means, *halves])) and 0 < len(means) == len(halves)
+        if not numbers or not isinstance(entry["iteration"], int):
+            raise ValueError("iteration, mean or interval95 is missing or wrong")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is not an evaluation that metarl wrote ({error}); remove it, or evaluate again"

@@ -4,62 +4,63 @@ import signal
 import sys
 import threading
 import time
-from types import FrameType, TracebackType
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Ctrl-C, and what a scheduler sends before it kills."""
 ONE = 1.0
-"""Seconds in which a second signal is an echo of the first: a scheduler tells a process, and its
+"""Seconds in which a second signal is an echo of the first: a scheduler signals a process, and its
 group as well."""
 
 
 class Stopped(Exception):
-    """A run stopped because it was asked to, after it wrote a checkpoint.
+    """A run stopped because a signal asked for it, after it wrote a checkpoint.
 
     Attributes:
-        number: That of the signal.
+        number: Number of the signal.
     """
 
     def __init__(self, number: int, iteration: int, folder: object) -> None:
-        """Say after which iteration of which run."""
+        """Name the signal, the last iteration, and the run."""
         name = signal.Signals(number).name
         super().__init__(
-            f"stopped by {name} after iteration {iteration}; `metarl resume {folder}` goes on"
+            f"stopped by {name} after iteration {iteration}; `metarl resume {folder}` continues"
         )
         self.number = number
 
 
-class StopSignal:
-    """Listens for signals while a run trains. Outside the main thread it hears none."""
+class StopSignal(AbstractContextManager["StopSignal"]):
+    """Listens for signals; outside the main thread, which alone receives them, it does nothing.
 
-    def __init__(self) -> None:
-        """Begin unasked."""
+    Attributes:
+        asked: Number of the signal that came, if one did.
+    """
+
+    def __init__(self, then: Callable[[], None] = lambda: None) -> None:
+        """Call `then` at the first signal."""
         self.asked: int | None = None
-        self._heard = 0.0
-        self._before: dict[signal.Signals, Any] = {}
+        self._then, self._at = then, 0.0
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _ask(self, number: int, frame: object) -> None:
         del frame
         if self.asked is None:
-            self.asked, self._heard = number, time.monotonic()
+            self.asked, self._at = number, time.monotonic()
             print("\nstopping at the next checkpoint; once more stops at once", file=sys.stderr)
-        elif time.monotonic() - self._heard > ONE:
+            self._then()
+        elif time.monotonic() - self._at > ONE:
             self.__exit__(None, None, None)
             signal.raise_signal(number)  # does what it always did

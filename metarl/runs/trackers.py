@@ -1,10 +1,10 @@
-"""Trackers: metrics and pictures sent elsewhere, beside what is in the run folder."""
+"""Trackers: metrics and pictures that are also sent to TensorBoard or Weights & Biases."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from metarl.core.speed import processes
 from metarl.runs.checkpoint import write_atomically
@@ -13,9 +13,8 @@ from metarl.util import optional
 from metarl.util.console import warn
 
 
-@runtime_checkable
-class Tracker(Protocol):
-    """Sends metrics and pictures elsewhere, beside the run folder."""
+class Tracker:
+    """Sends metrics and pictures elsewhere, in addition to the run folder; this one nowhere."""
 
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
         """Record the metrics of one iteration."""
@@ -24,10 +23,10 @@ class Tracker(Protocol):
         """Record a picture, or a video that is a .gif."""
 
     def close(self, *, failed: bool) -> None:
-        """Send what is left; another run may begin in this process."""
+        """Send the rest; another run may begin in this process."""
 
 
-class _TensorBoard:
+class _TensorBoard(Tracker):
     def __init__(self, run: Run, start: int) -> None:
         writer = require_tracker("tensorboard").SummaryWriter
         self._writer = writer(str(run.folder / "tracking"), purge_step=start + 1)
@@ -38,15 +37,14 @@ class _TensorBoard:
         self._writer.flush()
 
     def show(self, iteration: int, name: str, path: Path) -> None:
-        """Record the file as it is: SummaryWriter would need moviepy for what is a .gif by now."""
+        """Record the file as it is: SummaryWriter needs moviepy for a video."""
         from PIL import Image
         from tensorboard.compat.proto.summary_pb2 import Summary
 
+        data = path.read_bytes()
         with Image.open(path) as opened:
             width, height = opened.size
-        image = Summary.Image(
-            width=width, height=height, colorspace=3, encoded_image_string=path.read_bytes()
-        )
+        image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=data)
         summary = Summary(value=[Summary.Value(tag=name, image=image)])
         self._writer.file_writer.add_summary(summary, iteration)
         self._writer.flush()
@@ -56,19 +54,19 @@ class _TensorBoard:
         self._writer.close()
 
 
-class _Wandb:
+class _Wandb(Tracker):
     def __init__(self, run: Run, start: int) -> None:
         del start
         folder = run.folder / "tracking"
         folder.mkdir(exist_ok=True)
-        remembered = folder / "wandb-id"  # a resumed run goes on under the same one
-        if not remembered.exists():
-            write_atomically(remembered, uuid.uuid4().hex.encode())
+        identity = folder / "wandb-id"  # a resumed run continues under the same one
+        if not identity.exists():
+            write_atomically(identity, uuid.uuid4().hex.encode())
         self._wandb = require_tracker("wandb")
         self._run = self._wandb.init(
             project="metarl",
             name=run.folder.resolve().name,
-            id=remembered.read_text().strip(),
+            id=identity.read_text().strip(),
             resume="allow",
             dir=str(folder),  # wandb 0.19 takes no path
             config=run.read_config()["config"],
@@ -85,12 +83,11 @@ class _Wandb:
         self._run.finish(exit_code=int(failed))
 
 
-_TRACKERS: dict[
-    str, tuple[Callable[[Run, int], Tracker], str, str]
-] = {  # name: (class, module, extra)
+_TRACKERS: dict[str, tuple[Callable[[Run, int], Tracker], str, str]] = {
     "tensorboard": (_TensorBoard, "torch.utils.tensorboard", "track"),
     "wandb": (_Wandb, "wandb", "wandb"),
 }
+"""Names, classes, modules and extras of metarl-torch."""
 
 
 def require_tracker(name: str) -> Any:
@@ -102,57 +99,54 @@ def require_tracker(name: str) -> Any:
     if name == "none":
         return None
     _, module, extra = _TRACKERS[name]
-    return optional.require(module, extra=extra, purpose=f"runs with --track {name}")
+    return optional.require(module, extra=extra, purpose=f"runs with track={name}")
 
 
-class CarefulTracker:
-    """A tracker that never stops a run: at the first error it says so and falls silent."""
+class CarefulTracker(AbstractContextManager["CarefulTracker"]):
+    """A tracker that never stops a run: after its first error it warns and is disabled."""
 
-    def __init__(self, name: str, make: Callable[[], Tracker | None]) -> None:
-        """Begin with what `make` returns; None hears of everything and tells nobody."""
-        self._name = name
-        self._tracker: Tracker | None = None
-        self._safely(lambda: setattr(self, "_tracker", make()))
+    def __init__(self, name: str, make: Callable[[], Tracker]) -> None:
+        """Start the tracker that `make` returns."""
+        self._name, self._tracker = name, Tracker()
+        with self._careful():
+            self._tracker = make()
 
-    def __enter__(self) -> "CarefulTracker":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if (tracker := self._tracker) is not None:
-            self._safely(lambda: tracker.close(failed=error is not None))
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        with self._careful():
+            self._tracker.close(failed=error is not None)
 
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
         """Record the metrics of one iteration."""
-        if (tracker := self._tracker) is not None:
-            self._safely(lambda: tracker.log(iteration, metrics))
+        with self._careful():
+            self._tracker.log(iteration, metrics)
 
     def show(self, iteration: int, name: str, path: Path) -> None:
         """Record a picture, or a video that is a .gif."""
-        if (tracker := self._tracker) is not None:
-            self._safely(lambda: tracker.show(iteration, name, path))
+        with self._careful():
+            self._tracker.show(iteration, name, path)
 
-    def _safely(self, call: Callable[[], None]) -> None:
+    @contextmanager
+    def _careful(self) -> Iterator[None]:
         try:
-            call()
+            yield
         except Exception as error:  # whatever a network or a full disk does to it
-            self._tracker = None
-            warn(f"--track {self._name} failed ({error}) and is off; metrics.jsonl has everything")
+            self._tracker = Tracker()
+            warn(f"track={self._name} failed ({error}) and is off; metrics.jsonl has everything")
 
 
 def tracker(name: str, run: Run, *, start: int) -> CarefulTracker:
-    """Make the tracker called ``none``, ``tensorboard`` or ``wandb``; `start` is where it begins.
+    """Start the tracker called ``none``, ``tensorboard`` or ``wandb``.
 
-    Whatever goes wrong in it is a warning: a run does not end because nobody watches.
+    Args:
+        name: Its name.
+        run: The run that it follows.
+        start: Iteration that the run starts or continues from; later ones are sent again.
 
     Raises:
-        ImportError: If its package is not installed; the message has the command.
+        ImportError: If its package is not installed; the message has the command. Every other
+            error is a warning.
     """
     if name == "none" or not processes.writes():
-        return CarefulTracker(name, lambda: None)
+        return CarefulTracker(name, Tracker)
     require_tracker(name)
     return CarefulTracker(name, lambda: _TRACKERS[name][0](run, start))

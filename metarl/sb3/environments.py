@@ -1,15 +1,15 @@
 """Environments with tasks as Stable-Baselines3 trains on them: one task, or a new one each episode.
 
-SB3's environments reset a row as soon as it ends. Our batched faces freeze it until all rows are
-reset together, so they serve where rows do end together: robots that cannot fall. Every other
-environment runs as SB3's ``DummyVecEnv``, one scalar environment after the other.
+SB3's environments reset a row as soon as it ends. Our vectorized environments freeze it until all
+rows are reset together, so they serve where rows do end together: robots that cannot fall. Every
+other environment runs as SB3's ``DummyVecEnv``, one scalar environment after the other.
 """
 
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from metarl.envs.base import TaskDescription
 from metarl.envs.locomotion import LocomotionEnv
@@ -17,13 +17,9 @@ from metarl.rl.error_context import Checked
 from metarl.rl.vector_env import make_vector_env
 
 
-if TYPE_CHECKING:  # at run time it is imported by the functions that need it
-    import stable_baselines3.common.vec_env
-
-
 def sb3_env(
     env_id: str, *, num_envs: int = 1, task: TaskDescription | None = None, **kwargs: Any
-) -> "stable_baselines3.common.vec_env.VecEnv":
+) -> VecEnv:
     """Build the vector environment that an SB3 model learns from.
 
     Args:
@@ -36,20 +32,21 @@ def sb3_env(
     Raises:
         ValueError: If the environment has no tasks; when it is reset, if `task` is none of them.
     """
-    from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
-
-    one = make_vector_env(env_id, 1, **kwargs)  # makes sure that it has tasks
+    one = make_vector_env(env_id, 1, **kwargs)  # requires that it has tasks
     one.close()
     if ends_together(one):
-        rows: VecEnv = _batched_class()(make_vector_env(env_id, num_envs, **kwargs), task)
-        return rows
+        return BatchedVecEnv(make_vector_env(env_id, num_envs, **kwargs), task)
     return DummyVecEnv(
         [lambda: Checked(OneTask(gymnasium.make(env_id, **kwargs), task))] * num_envs
     )
 
 
 def ends_together(env: Any) -> bool:
-    """Say whether all rows of a batched environment end at the horizon, unless they diverge."""
+    """Return whether all rows of a vectorized environment end at the horizon, unless they diverge.
+
+    Args:
+        env: A vector environment.
+    """
     formulas = getattr(env, "formulas", None)
     return isinstance(formulas, LocomotionEnv) and type(formulas).healthy is LocomotionEnv.healthy
 
@@ -71,59 +68,61 @@ class OneTask(gymnasium.Wrapper[Any, Any, Any, Any]):
         return super().reset(seed=seed, **kwargs)
 
 
-@cache
-def _batched_class() -> Any:
-    """Make the class, once SB3 is needed."""
-    from stable_baselines3.common.vec_env import VecEnv
+class BatchedVecEnv(VecEnv):
+    """A vectorized environment whose rows end together, as a vector environment of SB3."""
 
-    class BatchedVecEnv(VecEnv):
-        """A batched face whose rows end together, as a vector environment of SB3."""
+    def __init__(self, env: Any, task: TaskDescription | None) -> None:
+        """Wrap `env`; with `task` None every episode draws its own."""
+        self.env, self._given, self._rng = env, task, np.random.default_rng()
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+        if task is not None:
+            env.set_attr("task", task)
 
-        def __init__(self, env: Any, task: TaskDescription | None) -> None:
-            self.env, self._given, self._rng = env, task, np.random.default_rng()
-            super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
-            if task is not None:
-                env.set_attr("task", task)
+    def reset(self) -> Any:
+        """Set the tasks and start an episode in every row."""
+        if self._seeds[0] is not None:
+            self._rng = np.random.default_rng(self._seeds[0])
+            self._reset_seeds()
+        if self._given is None:
+            self.env.set_attr("task", self.env.sample_tasks(self.num_envs, self._rng))
+        seen, _ = self.env.reset(seed=self._rng.integers(2**31, size=self.num_envs).tolist())
+        return seen
 
-        def reset(self) -> Any:
-            if self._seeds[0] is not None:
-                self._rng = np.random.default_rng(self._seeds[0])
-                self._reset_seeds()
-            if self._given is None:
-                self.env.set_attr("task", self.env.sample_tasks(self.num_envs, self._rng))
-            seen, _ = self.env.reset(seed=self._rng.integers(2**31, size=self.num_envs).tolist())
-            return seen
+    def step_async(self, actions: Any) -> None:
+        """Keep the actions for :meth:`step_wait`."""
+        self._actions = actions
 
-        def step_async(self, actions: Any) -> None:
-            self._actions = actions
+    def step_wait(self) -> Any:
+        """Take a step; where episodes end, return the observations that new ones begin with."""
+        seen, rewards, terminated, truncated, _ = self.env.step(self._actions)
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        ended = (terminated | truncated).any()
+        if ended:  # if only one row ends, it diverged: the others are cut, as by a time limit
+            for info, last, died in zip(infos, seen, terminated, strict=True):
+                info |= {"terminal_observation": last, "TimeLimit.truncated": not died}
+            seen = self.reset()
+        return seen, rewards.astype(np.float32), np.full(self.num_envs, ended), infos
 
-        def step_wait(self) -> Any:
-            seen, rewards, terminated, truncated, _ = self.env.step(self._actions)
-            infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-            ended = (terminated | truncated).any()
-            if ended:  # if one row alone, it diverged: the others are cut, as by a time limit
-                for info, last, died in zip(infos, seen, terminated, strict=True):
-                    info |= {"terminal_observation": last, "TimeLimit.truncated": not died}
-                seen = self.reset()
-            return seen, rewards.astype(np.float32), np.full(self.num_envs, ended), infos
+    def close(self) -> None:
+        """Close the environment."""
+        self.env.close()
 
-        def close(self) -> None:
-            self.env.close()
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """Return an attribute of every row."""
+        found = self.env.get_attr(attr_name)
+        return [found[row] for row in self._get_indices(indices)]
 
-        def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-            found = self.env.get_attr(attr_name)
-            return [found[row] for row in self._get_indices(indices)]
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Fail: rows share their attributes."""
+        raise AttributeError(f"build another with sb3_env to change {attr_name!r}")
 
-        def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-            raise AttributeError(f"build another with sb3_env to change {attr_name!r}")
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Call a method of every row."""
+        found = self.env.call(method_name, *method_args, **method_kwargs)
+        return [found[row] for row in self._get_indices(indices)]
 
-        def env_method(
-            self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
-        ) -> list[Any]:
-            found = self.env.call(method_name, *method_args, **method_kwargs)
-            return [found[row] for row in self._get_indices(indices)]
-
-        def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-            return [False for _ in self._get_indices(indices)]
-
-    return BatchedVecEnv
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        """Return False for every row."""
+        return [False for _ in self._get_indices(indices)]

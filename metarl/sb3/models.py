@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import stable_baselines3
 import torch
 from gymnasium.spaces import Box, Discrete, Space
+from stable_baselines3.common.noise import NormalActionNoise
 
 from metarl.core.speed import chunks
 
@@ -47,8 +49,6 @@ def make_model(
     Raises:
         ValueError: If the algorithm does not fit the spaces of the environment.
     """
-    import stable_baselines3
-
     require_spaces(algo, env.observation_space, env.action_space)
     options = _options(algo, env, horizon)
     if hidden is not None:
@@ -94,17 +94,16 @@ def require_spaces(algo: str, seen: Space[Any], acted: Space[Any]) -> None:
 
 def _options(algo: str, env: Any, horizon: int) -> dict[str, Any]:
     """Return the settings that differ from SB3's."""
+    if algo == "a2c":
+        return {}
     if algo == "ppo":
-        episodes = max(1, math.ceil(ROLLOUT / (env.num_envs * horizon)))
-        steps = episodes * horizon
+        steps = horizon * max(1, math.ceil(ROLLOUT / (env.num_envs * horizon)))
         total = steps * env.num_envs
         # SB3 warns of a last batch that is smaller than the others.
         sizes = (n for n in range(math.ceil(total / BATCHES), total) if total % n == 0)
         return {"n_steps": steps, "batch_size": next(sizes, total)}
-    options = {"learning_starts": 10 * horizon, "gradient_steps": -1}
+    options: dict[str, Any] = {"learning_starts": 10 * horizon, "gradient_steps": -1}
     if algo == "td3":
-        from stable_baselines3.common.noise import NormalActionNoise
-
         zero = np.zeros(env.action_space.shape)
-        return options | {"action_noise": NormalActionNoise(zero, zero + NOISE)}
-    return options if algo == "sac" else {}
+        options["action_noise"] = NormalActionNoise(zero, zero + NOISE)
+    return options

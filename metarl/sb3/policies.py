@@ -2,14 +2,18 @@
 
 An MLP policy is an actor that SB3 can hold exactly: a ReLU or tanh network with a Gaussian whose
 standard deviation does not depend on the observation, or with a categorical. So a meta-learned or
-adapted policy becomes SB3's own ``ActorCriticPolicy``, not a class of ours: everything that SB3 and
-the tools around it do works on it, and the files it saves load where this package is not installed.
+adapted policy becomes SB3's own ``ActorCriticPolicy``: everything that SB3 and the tools around it
+do works on it, and the files it saves load where this package is not installed.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Space
+from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
 from metarl.core.types import Params
@@ -17,13 +21,8 @@ from metarl.rl.distributions import Gaussian
 from metarl.rl.policies import CONTEXT, CategoricalMLP, GaussianMLP, Policy
 
 
-if TYPE_CHECKING:  # at run time it is imported by the functions that need it
-    import stable_baselines3
-    import stable_baselines3.common.base_class
-    import stable_baselines3.common.policies
-
 NO_PARAMS: Params = {"none": torch.zeros(())}
-"""What :func:`policy_of` is called with: an SB3 model keeps its parameters to itself."""
+"""Parameters to call :func:`policy_of` with: an SB3 model keeps its own."""
 
 
 def sb3_policy(
@@ -33,7 +32,7 @@ def sb3_policy(
     action_space: Space[Any],
     *,
     device: torch.device | str = "cpu",
-) -> "stable_baselines3.common.policies.ActorCriticPolicy":
+) -> ActorCriticPolicy:
     """Turn a policy into SB3's: for ``predict``, ``evaluate_policy``, ``save`` and ``load``.
 
     ``predict(..., deterministic=True)`` is the mode, clipped to the action space as SB3 clips.
@@ -43,16 +42,14 @@ def sb3_policy(
     Args:
         policy: Made by :func:`metarl.rl.policies.mlp_policy`.
         params: Parameters of one task, such as ``loop.adapt`` returns.
-        observation_space: That of a single environment.
-        action_space: Likewise.
+        observation_space: Observations of a single environment.
+        action_space: Its actions.
         device: Where to put it.
 
     Raises:
         TypeError: If the policy is no MLP policy.
         ValueError: If the parameters do not fit the spaces, or have a task axis.
     """
-    from stable_baselines3.common.policies import ActorCriticPolicy
-
     with torch.random.fork_rng([]):  # its own weights are replaced: leave the global stream alone
         made = ActorCriticPolicy(
             observation_space, action_space, lambda _: 0.0, **architecture(policy)
@@ -61,7 +58,7 @@ def sb3_policy(
     return made.to(device)
 
 
-def ppo_from(policy: Policy, params: Params, env: Any, **options: Any) -> "stable_baselines3.PPO":
+def ppo_from(policy: Policy, params: Params, env: Any, **options: Any) -> PPO:
     """Build a PPO model whose actor is a policy of this package, to fine-tune it with.
 
     The critic is new and knows nothing: a few rollouts pass before its advantages are worth much,
@@ -78,8 +75,6 @@ def ppo_from(policy: Policy, params: Params, env: Any, **options: Any) -> "stabl
         TypeError: If the policy is no MLP policy.
         ValueError: If the parameters do not fit the environment, or have a task axis.
     """
-    from stable_baselines3 import PPO
-
     chosen = {**architecture(policy), **options.pop("policy_kwargs", {})}
     model = PPO("MlpPolicy", env, policy_kwargs=chosen, **options)
     copy_actor(policy, params, model.policy)
@@ -94,21 +89,25 @@ def architecture(policy: Policy) -> dict[str, Any]:
     """
     layers = _layers(policy)
     widths = [layer.out_features for layer in layers if isinstance(layer, nn.Linear)][:-1]
-    between = [type(layer) for layer in layers if not isinstance(layer, nn.Linear)]
-    kind = between[0] if between else nn.Tanh  # of a linear policy: the critic's
+    kind = type(layers[1]) if widths else nn.Tanh  # of a linear policy: the critic's
     return {"net_arch": {"pi": widths, "vf": widths or [64, 64]}, "activation_fn": kind}
 
 
-def copy_actor(policy: Policy, params: Params, into: Any) -> None:
-    """Overwrite the actor of an SB3 policy of the right architecture.
+def copy_actor(policy: Policy, params: Params, into: ActorCriticPolicy) -> None:
+    """Overwrite the actor of an SB3 policy of the right architecture; its critic stays.
 
     Raises:
         TypeError: If the policy is no MLP policy.
         ValueError: If the parameters do not fit its spaces, or have a task axis.
     """
     state = actor_state(policy, params)
-    _require_fit(state, into.observation_space, into.action_space)
-    into.load_state_dict(state, strict=False)  # not strict: the critic stays
+    held = {name: x.shape for name, x in into.state_dict().items() if "value_net" not in name}
+    if held != {name: x.shape for name, x in state.items()}:
+        raise ValueError(
+            f"the policy does not fit the environment: it reads {into.observation_space}, acts in "
+            f"{into.action_space}, and needs parameters {held}"
+        )
+    into.load_state_dict(state, strict=False)
 
 
 def actor_state(policy: Policy, params: Params) -> dict[str, Tensor]:
@@ -116,38 +115,51 @@ def actor_state(policy: Policy, params: Params) -> dict[str, Tensor]:
 
     The unit of the outputs goes into the last layer, a context into the bias of the first: both
     are the same policy, to rounding.
+
+    Raises:
+        TypeError: If the policy is no MLP policy.
+        ValueError: If the parameters have a task axis.
     """
     indices = [i for i, layer in enumerate(_layers(policy)) if isinstance(layer, nn.Linear)]
-    pairs = [[params[f"network.{i}.{name}"] for name in ("weight", "bias")] for i in indices]
-    if (got := pairs[0][0].ndim) != 2:
+    weights = [params[f"network.{i}.weight"] for i in indices]
+    biases = [params[f"network.{i}.bias"] for i in indices]
+    if weights[0].ndim != 2:
         raise ValueError(
-            f"sb3 takes the parameters of one task, and a weight has {got} axes instead of 2; "
+            f"params must be those of one task: a weight must have 2 axes, got {weights[0].ndim}; "
             "choose a task: {name: p[0] for name, p in params.items()}"
         )
     if CONTEXT in params:
-        context = params[CONTEXT]
-        weight, bias = pairs[0]
-        features = weight.shape[1] - len(context)
-        pairs[0] = [weight[:, :features], bias + weight[:, features:] @ context]
+        features = weights[0].shape[1] - len(params[CONTEXT])
+        biases[0] = biases[0] + weights[0][:, features:] @ params[CONTEXT]
+        weights[0] = weights[0][:, :features]
     state: dict[str, Tensor] = {}
     module: Any = policy.module
-    outputs = module.distribution(params, pairs[-1][1])
+    outputs = module.distribution(params, biases[-1])
     if isinstance(outputs, Gaussian):
         state["log_std"] = outputs.log_std
-        pairs[-1] = [x * module.scale for x in pairs[-1]]
+        weights[-1], biases[-1] = weights[-1] * module.scale, biases[-1] * module.scale
     names = [*(f"mlp_extractor.policy_net.{i}" for i in indices[:-1]), "action_net"]
-    for name, (weight, bias) in zip(names, pairs, strict=True):
+    for name, weight, bias in zip(names, weights, biases, strict=True):
         state |= {f"{name}.weight": weight, f"{name}.bias": bias}
     return {name: x.detach().float() for name, x in state.items()}
 
 
-def policy_of(
-    model: "stable_baselines3.common.base_class.BaseAlgorithm", *, deterministic: bool = True
-) -> Policy:
+def _layers(policy: Policy) -> list[nn.Module]:
+    """Return the layers of an MLP policy."""
+    module: Any = policy.module
+    if type(module) not in (GaussianMLP, CategoricalMLP):
+        raise TypeError(
+            "only policies made by mlp_policy are actors of Stable-Baselines3, got "
+            f"{type(module).__name__}"
+        )
+    return list(module.network)
+
+
+def policy_of(model: BaseAlgorithm, *, deterministic: bool = True) -> Policy:
     """Return an SB3 model as a policy that :class:`metarl.rl.sampler.Sampler` rolls out.
 
     Args:
-        model: A model; what it learns later, the policy knows.
+        model: A model; the policy follows what it learns later.
         deterministic: Act by its most likely action, as SB3 evaluates; else by draws from the
             global generators, as it trains.
     """
@@ -168,44 +180,17 @@ class _Chosen(NamedTuple):
 class _Acting(Policy):
     """Calls ``model.predict``, whatever the parameters."""
 
-    def __init__(self, model: Any, *, deterministic: bool) -> None:
-        self._model, self._deterministic = model, deterministic
+    def __init__(self, model: BaseAlgorithm, *, deterministic: bool) -> None:
+        self._predict = partial(model.predict, deterministic=deterministic)
 
     def __call__(self, params: Params, *inputs: Any) -> _Chosen:
         """Act at observations (*batch, features)."""
         del params
-        (observations,) = inputs
-        batch, features = observations.shape[:-1], observations.shape[-1]
-        rows = observations.reshape(-1, features).numpy(force=True)
-        actions, _ = self._model.predict(rows, deterministic=self._deterministic)
-        chosen = torch.as_tensor(actions, device=observations.device)
-        return _Chosen(chosen.reshape(*batch, *chosen.shape[1:]))
+        (seen,) = inputs
+        actions, _ = self._predict(seen.flatten(0, -2).numpy(force=True))
+        chosen = torch.as_tensor(actions, device=seen.device)
+        return _Chosen(chosen.reshape(*seen.shape[:-1], *chosen.shape[1:]))
 
     def over_tasks(self, params: Params, batch: Any) -> Any:
         """Act at observations (task, *batch, features)."""
         return (), lambda carry, observations: (carry, self(params, observations))
-
-
-def _layers(policy: Policy) -> list[nn.Module]:
-    """Return the layers of an MLP policy."""
-    module: Any = getattr(policy, "module", policy)
-    if type(module) not in (GaussianMLP, CategoricalMLP):
-        raise TypeError(
-            "only policies made by mlp_policy (GaussianMLP, CategoricalMLP) are actors of "
-            f"Stable-Baselines3, got {type(module).__name__}"
-        )
-    return list(module.network)
-
-
-def _require_fit(state: dict[str, Tensor], seen: Space[Any], acted: Space[Any]) -> None:
-    """Compare the first and the last layer with spaces."""
-    weights = [x for name, x in state.items() if name.endswith("weight")]
-    reads, acts = weights[0].shape[1], weights[-1].shape[0]
-    if not isinstance(seen, Box) or seen.shape != (reads,):
-        raise ValueError(f"the policy reads a Box of ({reads},), the environment shows {seen}")
-    if "log_std" in state:
-        fits, kind = isinstance(acted, Box) and acted.shape == (acts,), f"Box of ({acts},)"
-    else:
-        fits, kind = isinstance(acted, Discrete) and acted.n == acts, f"Discrete({acts})"
-    if not fits:
-        raise ValueError(f"the policy acts in a {kind}, the environment in {acted}")

@@ -5,7 +5,7 @@ import io
 import math
 import sys
 import time
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import Any
 
 from rich.console import Console
@@ -15,17 +15,26 @@ from rich.table import Table
 
 
 LINES = 20  # plain lines of a whole run
+NEWS = {
+    "query/loss": "loss {:.4f}",
+    "query/accuracy": "accuracy {:.1%}",
+    "validation/loss": "validation loss {:.4f}",
+    "validation/accuracy": "validation accuracy {:.1%}",
+    "trpo/kl": "KL {:.4f}",
+    "outer/kl": "KL {:.4f}",
+}
+"""Metrics that progress shows after the returns, and how."""
 
 
-class Progress:
+class Progress(AbstractContextManager["Progress"]):
     """Shows iteration, returns before and after adaptation, KL and the time left."""
 
     def __init__(self, total: int, *, start: int = 0, shown: bool = True) -> None:
         """Count from `start` to `total` iterations; of several processes one shows them."""
         self._shown = shown
         self._total, self._start, self._began = total, start, time.monotonic()
-        self._drawn = -math.inf
-        self._printed = start - start % max(1, total // LINES)
+        self._every = max(1, total // LINES)
+        self._drawn, self._printed = -math.inf, start - start % self._every
         self._console = Console()
         self._cell: Any = None  # of a notebook: what is shown there, and replaced
         self._bar = RichProgress(
@@ -43,12 +52,7 @@ class Progress:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._bar.stop()
 
     def update(self, iteration: int, metrics: dict[str, float]) -> None:
@@ -58,7 +62,7 @@ class Progress:
         if self._console.is_jupyter:
             self._show_in_notebook(last=iteration == self._total)
             return
-        due = iteration - self._printed >= max(1, self._total // LINES) or iteration == self._total
+        due = iteration - self._printed >= self._every or iteration == self._total
         if due and self._shown and not self._console.is_terminal:
             self._printed = iteration
             elapsed = time.monotonic() - self._began
@@ -81,15 +85,10 @@ class Progress:
 
 
 def _news(metrics: dict[str, float]) -> str:
-    """Say what matters of an iteration: returns, or loss and accuracy."""
-    returns = [value for name, value in metrics.items() if name.startswith("return/step_")]
-    words = [f"return {' → '.join(f'{x:.2f}' for x in returns)}"] if returns else []
-    for prefix, text in (("query/", ""), ("validation/", "validation ")):
-        if (loss := metrics.get(f"{prefix}loss")) is not None:
-            words.append(f"{text}loss {loss:.4f}")
-        if (accuracy := metrics.get(f"{prefix}accuracy")) is not None:
-            words.append(f"{text}accuracy {accuracy:.1%}")
-    words += [f"KL {metrics[name]:.4f}" for name in ("trpo/kl", "outer/kl") if name in metrics]
+    """Word the most important metrics of an iteration."""
+    returns = [f"{x:.2f}" for name, x in metrics.items() if name.startswith("return/step_")]
+    words = [f"return {' → '.join(returns)}"] if returns else []
+    words += [text.format(metrics[name]) for name, text in NEWS.items() if name in metrics]
     return "  ".join(words)
 
 

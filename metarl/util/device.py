@@ -15,8 +15,8 @@ def resolve_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
-            f"`device` is {name}, but torch {torch.__version__} sees no CUDA device; use "
-            "device=cpu, or install a CUDA build of torch"
+            f"device={name}: torch {torch.__version__} finds no CUDA device; "
+            "use device=cpu, or install a CUDA build of torch"
         )
     if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: a device for each process
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())

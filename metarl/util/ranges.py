@@ -73,7 +73,8 @@ class Ranged:
 
     def __post_init__(self) -> None:
         """Raise a ValueError for a number that is not finite or not in its range."""
-        for name, accepted in ranges_of(type(self)).items():
+        kind: type = type(self)
+        for name, accepted in ranges_of(kind).items():
             accepted.check(f"`{name}`", getattr(self, name))
 
 

@@ -1,27 +1,63 @@
-"""How fast this machine samples and updates, beside what it could do at most."""
+"""Speed of sampling and of the trust-region update, beside the physics on its own."""
 
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import mujoco
 import numpy as np
 
+from metarl.commands.benchmark import Benchmark, Case
 from metarl.core import tree
 from metarl.core.seeding import numpy_generator, torch_generator
 from metarl.core.types import Task
 from metarl.envs.batched_locomotion import BatchedLocomotion
-from metarl.experiments.meta_rl import Parts
+from metarl.experiments import settings
+from metarl.experiments.meta_rl import MetaRL
 from metarl.util.measuring import Figures, median
 
 
+# The sizes that papers and other implementations report: half-cheetahs, and 2D navigation.
+CHEETAH: dict[str, Any] = {"num_tasks": 40, "hidden": (100, 100), "inner_lr": 0.1}
+SIZES: dict[str, dict[str, Any]] = {
+    "metarl/Navigation2D-v0": {"num_tasks": 20, "hidden": (64, 64), "activation": "tanh"},
+}
 RAW = "raw mj_step (steps/s)"
 
 
-def sampling(parts: Parts, repeats: int) -> Figures:
+def sampling(args: Benchmark) -> list[Case]:
+    """Build the cases of sampling, one for each environment."""
+    return [_case(sampling_speed, args, env) for env in args.env]
+
+
+def update(args: Benchmark) -> list[Case]:
+    """Build the cases of the update, one for each environment and part of the episodes."""
+    parts = args.fisher_fraction
+    return [_case(update_speed, args, env, fisher_fraction=f) for env in args.env for f in parts]
+
+
+def _case(measure: Callable[[MetaRL, int], Figures], args: Benchmark, env: str, **own: Any) -> Case:
+    given = {"num_tasks": args.num_tasks, "hidden": args.hidden}
+    sizes = SIZES.get(env, CHEETAH) | {name: value for name, value in given.items() if value}
+    config = settings(
+        "maml-trpo", env=env, episodes_per_task=args.episodes_per_task, device=args.device,
+        output_gain=1.0, **sizes, **own,
+    )  # fmt: skip
+    experiment = MetaRL(config)
+    shape = f"{config.num_tasks} tasks x {config.episodes_per_task} episodes"
+    network = f"{'x'.join(map(str, config.hidden))} {config.activation}"
+    title = f"{env}: {shape} x {experiment.parts.sampler.horizon} steps, {network}"
+    if (fraction := own.get("fisher_fraction", 1)) != 1:
+        title += f", Fisher on {fraction:.0%} of the episodes"
+    return Case(title, partial(measure, experiment, args.repeats))
+
+
+def sampling_speed(experiment: MetaRL, repeats: int) -> Figures:
     """Measure closed-loop rollouts, the environment alone, and the physics of the same actions."""
-    sampler = parts.sampler
+    parts, sampler = experiment.parts, experiment.parts.sampler
+    env = sampler.env
     params = tree.expand(parts.loop.init(parts.params).model, sampler.num_tasks)
     # Each task has parameters of its own, as after adaptation.
     params = {name: p.contiguous().to(sampler.device) for name, p in params.items()}
@@ -33,30 +69,23 @@ def sampling(parts: Parts, repeats: int) -> Figures:
 
     rollout = closed_loop()
     actions = rollout.actions.transpose(0, 1).flatten(1, 2).numpy(force=True)  # (time, rows, nu)
-    steps = int(rollout.mask.sum())
 
     def environment_alone() -> None:
-        sampler.env.reset(seed=list(range(sampler.env.num_envs)))
+        env.reset(seed=list(range(env.num_envs)))
         for action in actions:
-            sampler.env.step(action)
+            env.step(action)
 
-    work: dict[str, Callable[[], Any]] = {
-        "closed-loop sampling (steps/s)": closed_loop,
-        "environment alone (steps/s)": environment_alone,
-    }
-    if isinstance(sampler.env, BatchedLocomotion):
-        env = sampler.env
-        work[RAW] = lambda: raw_physics(env, actions)
-    # In turns, and the ratio turn by turn: the machine is not the same from minute to minute.
+    work: dict[str, Callable[[], Any]] = {"closed-loop sampling (steps/s)": closed_loop}
+    work["environment alone (steps/s)"] = environment_alone
+    if isinstance(env, BatchedLocomotion):
+        work[RAW] = partial(raw_physics, env, actions)
     environment_alone()
-    turns = [
-        {name: steps / median(once, 1, warm_up=False) for name, once in work.items()}
-        for _ in range(repeats)
-    ]
-    figures = {name: float(np.median([turn[name] for turn in turns])) for name in work}
+    # In turns, and the ratio turn by turn: the machine is not the same from minute to minute.
+    turns = [[median(once, 1, warm_up=False) for once in work.values()] for _ in range(repeats)]
+    speeds = int(rollout.mask.sum()) / np.array(turns)
+    figures: Figures = dict(zip(work, np.median(speeds, 0).tolist(), strict=True))
     if RAW in work:
-        ratios = [turn["closed-loop sampling (steps/s)"] / turn[RAW] for turn in turns]
-        figures["closed loop / raw (%)"] = 100 * float(np.median(ratios))
+        figures["closed loop / raw (%)"] = 100 * float(np.median(speeds[:, 0] / speeds[:, -1]))
     return figures
 
 
@@ -80,13 +109,25 @@ def raw_physics(env: BatchedLocomotion, actions: Any) -> None:
         list(pool.map(play, np.array_split(np.arange(env.num_envs), env.num_threads)))
 
 
-def update_seconds(parts: Parts, repeats: int) -> tuple[float, float]:
+def update_speed(experiment: MetaRL, repeats: int) -> Figures:
+    """Measure one iteration: collecting a meta-batch, and the trust-region update."""
+    collecting = median(lambda: collect(experiment), repeats)
+    update, tracing = update_seconds(experiment, repeats)
+    return {
+        "collecting a meta-batch (s)": collecting,
+        "trust-region update (s)": update,
+        "one iteration (s)": collecting + update,
+        "tracing, once per run (s)": tracing,
+    }
+
+
+def update_seconds(experiment: MetaRL, repeats: int) -> tuple[float, float]:
     """Measure the trust-region update on one meta-batch, and what its first call takes longer."""
-    batch, learner = collect(parts), parts.learner
+    batch, learner = collect(experiment), experiment.learner(1)
 
     def step() -> None:
-        state = learner.init(parts.params, device=parts.sampler.device)
-        learner.step(state, batch)[1]["trpo/kl"].item()  # waits for an accelerator
+        _, metrics = learner.step(experiment.init(), batch)
+        metrics["trpo/kl"].item()  # waits for an accelerator
 
     began = time.perf_counter()
     step()
@@ -95,12 +136,6 @@ def update_seconds(parts: Parts, repeats: int) -> tuple[float, float]:
     return seconds, first - seconds
 
 
-def collect(parts: Parts) -> Task:
+def collect(experiment: MetaRL) -> Task:
     """Collect a meta-batch at the initial parameters."""
-    sampler = parts.sampler
-    state = parts.learner.init(parts.params, device=sampler.device)
-    tasks = sampler.sample_tasks(numpy_generator(0, 0, "tasks"))
-    generator = torch_generator(0, 0, "rollouts", device=sampler.device)
-    return sampler.collect(parts.policy, parts.loop, state.params, tasks, generator, parts.process)[
-        0
-    ]
+    return experiment.draw(experiment.init(), 0)[0]

@@ -1,106 +1,87 @@
-"""``metarl benchmark scaling``: one iteration shared by 1, 2, ... processes of one thread each.
+"""Time of one iteration that is shared by 1, 2, ... processes of one thread each."""
 
-It starts this file under ``torchrun`` once for each number of processes, all on the same cores.
-"""
-
-import json
 import os
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
+from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from metarl.commands.measures.rl import collect, update_seconds
+from metarl.commands.benchmark import Benchmark, Case
+from metarl.commands.measures import rl
 from metarl.core.speed import processes
-from metarl.experiments.meta_rl import Parts, build, config_class
+from metarl.experiments import settings
+from metarl.experiments.meta_rl import MetaRL
 from metarl.util.measuring import Figures, median
 
 
-CHEETAH: dict[str, Any] = {
-    "env": "metarl/HalfCheetahDir-v1", "num_tasks": 40, "episodes_per_task": 20,
-    "hidden": (100, 100), "inner_lr": 0.1, "output_gain": 1.0, "device": "cpu",
+CHEETAH: dict[str, Any] = rl.CHEETAH | {
+    "env": "metarl/HalfCheetahDir-v1", "episodes_per_task": 20, "output_gain": 1.0, "device": "cpu",
 }  # fmt: skip
 
 
-def measure_scaling(repeats: int, *, processes: int) -> tuple[str, Figures]:
-    """Measure sampling and update of MAML-TRPO on half-cheetahs at the papers' scale."""
-    figures: Figures = {}
-    for number in range(1, processes + 1):
-        found = _start(number, repeats)
-        name = f"{number} process{'es' * (number > 1)}"
-        figures[f"sampling, {name} (s)"] = found["sampling"]
-        figures[f"update, {name} (s)"] = found["update"]
-        figures[f"iteration, {name} (s)"] = found["sampling"] + found["update"]
-        if number > 1:
-            whole = figures["iteration, 1 process (s)"]
-            figures[f"part of the time of one, {name} ()"] = (
-                figures[f"iteration, {name} (s)"] / whole
-            )
-            figures[f"sent by each, {name} (kB)"] = found["bytes"] / 1000
+def scaling(args: Benchmark) -> list[Case]:
+    """Build the case of MAML-TRPO on half-cheetahs at the papers' scale."""
     title = (
         f"{CHEETAH['env']}: {CHEETAH['num_tasks']} tasks x {CHEETAH['episodes_per_task']} "
         "episodes, processes of one thread, each on a core of its own"
     )
-    return title, figures
+    return [Case(title, partial(by_number, args.processes, args.repeats))]
 
 
-def _start(processes: int, repeats: int) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "figures.json"
-        argv = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-        argv += ["--standalone", "-m", "metarl.commands.measures.scaling"]
-        done = subprocess.run(
-            [*argv, str(repeats), str(out)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-        )  # fmt: skip
-        if done.returncode:
-            raise RuntimeError(f"{processes} processes failed: {done.stderr.strip()[-300:]}")
-        found: dict[str, float] = json.loads(out.read_text())
-        return found
+def by_number(most: int, repeats: int) -> Figures:
+    """Measure sampling and update with 1, 2, ..., `most` processes."""
+    figures: Figures = {}
+    for number in range(1, most + 1):
+        found = _start(number, repeats)
+        name = "1 process" if number == 1 else f"{number} processes"
+        whole = found["sampling"] + found["update"]
+        figures[f"sampling, {name} (s)"] = found["sampling"]
+        figures[f"update, {name} (s)"] = found["update"]
+        figures[f"iteration, {name} (s)"] = whole
+        if number > 1:
+            alone = figures["iteration, 1 process (s)"]
+            figures[f"part of the time of one, {name} ()"] = whole / alone
+            figures[f"sent by each, {name} (kB)"] = found["bytes"] / 1000
+    return figures
 
 
-def _measure(repeats: int) -> dict[str, float]:
-    """Measure in one of the processes."""
-    parts = build(config_class("maml-trpo")(**CHEETAH))
-    sampling = median(lambda: collect(parts), repeats)
-    update, _ = update_seconds(parts, repeats)
-    return {"sampling": sampling, "update": update, "bytes": _bytes_of_an_iteration(parts)}
-
-
-def _bytes_of_an_iteration(parts: Parts) -> float:
-    """Count what one process hands to the sums over all, in one iteration."""
-    sent, reduce = 0, dist.all_reduce
-
-    def counted(values: torch.Tensor, *args: Any) -> None:
-        nonlocal sent
-        sent += values.numel() * values.element_size()
-        reduce(values, *args)
-
-    dist.all_reduce = counted  # type: ignore[assignment]
+def _start(number: int, repeats: int) -> Figures:
+    """Measure in processes that are started as ``torchrun`` starts them, all on the same cores."""
+    launch = LaunchConfig(
+        1, 1, number, run_id="metarl", rdzv_backend="c10d", rdzv_endpoint="localhost:0"
+    )
     try:
-        batch = collect(parts)
-        parts.learner.step(parts.learner.init(parts.params), batch)
-    finally:
-        dist.all_reduce = reduce
-    return float(sent)
+        found: Figures = elastic_launch(launch, measure)(repeats)[0]
+    except ChildFailedError as error:
+        raise RuntimeError(f"{number} processes failed; see the error that one printed") from error
+    return found
+
+
+def measure(repeats: int) -> Figures:
+    """Measure in one of the processes."""
+    _own_core()
+    with processes.joined():
+        experiment = MetaRL(settings("maml-trpo", **CHEETAH))
+        sampling = median(lambda: rl.collect(experiment), repeats)
+        update, _ = rl.update_seconds(experiment, repeats)
+        return {"sampling": sampling, "update": update, "bytes": _bytes_sent(experiment)}
+
+
+def _bytes_sent(experiment: MetaRL) -> float:
+    """Count the bytes that one process hands to the sums over all, in one iteration."""
+    with mock.patch.object(dist, "all_reduce", wraps=dist.all_reduce) as spy:
+        experiment.learner(1).step(experiment.init(), rl.collect(experiment))
+    return float(sum(call.args[0].nbytes for call in spy.call_args_list))
 
 
 def _own_core() -> None:
-    """Stay on one core, which says how many threads physics and operators take."""
+    """Stay on one core, which decides how many threads physics and operators take."""
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(os.environ["LOCAL_RANK"]) % len(cores)]})
     os.environ["LOCAL_WORLD_SIZE"] = "1"
     torch.set_num_threads(1)
-
-
-if __name__ == "__main__":
-    _own_core()
-    with processes.joined():
-        figures = _measure(int(sys.argv[1]))
-        if processes.writes():
-            Path(sys.argv[2]).write_text(json.dumps(figures))

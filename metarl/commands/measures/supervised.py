@@ -1,39 +1,102 @@
-"""The supervised half of ``metarl benchmark``."""
+"""Speed of a supervised meta-step, beside a plain loop over its tasks."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
-from metarl.commands.measures.meta_step import meta_step
+from metarl.commands.benchmark import Benchmark, Case
+from metarl.core import tree
+from metarl.core.speed.compiling import Mode
+from metarl.core.types import Params, Task
 from metarl.data.images import Classes, Splits
-from metarl.experiments import fewshot, regression
-from metarl.util.measuring import Figures
+from metarl.experiments import settings
+from metarl.experiments.fewshot import ImageClassification
+from metarl.experiments.regression import SinusoidRegression
+from metarl.experiments.supervised_setup import Parts
+from metarl.util.measuring import Figures, median
 
 
-def measure_regression(repeats: int, *, device: Any, compiled: bool) -> tuple[str, Figures]:
-    """Measure MAML on sinusoids at the paper's size."""
-    config = regression.complete(regression.RegressionConfig(device=device))
-    parts = regression.build(config)
-    title = f"sinusoids: {config.num_tasks} tasks x 10 shots, 40x40 relu, second order"
-    return title, meta_step(config, parts, repeats, compiled=compiled, calls=50)
+PLAIN = "plain autograd, task by task (ms)"
+COMPILED = "meta-step, compiled (ms)"
+MODES: dict[str, Mode] = {
+    "meta-step, eager (ms)": "eager",
+    "meta-step, traced (ms)": "traced",
+    COMPILED: "compiled",
+}
 
 
-def measure_fewshot(repeats: int, *, device: Any, compiled: bool) -> tuple[str, Figures]:
-    """Measure MAML on 28x28 images, 5-way 1-shot, as on Omniglot; the images are noise."""
-    config = fewshot.complete(fewshot.FewShotConfig(device=device))
+def regression(args: Benchmark) -> list[Case]:
+    """Build the case of MAML on sinusoids at the paper's size."""
+    experiments = {
+        name: SinusoidRegression(settings("regression", mode=mode, device=args.device))
+        for name, mode in MODES.items()
+    }
+    title = "sinusoids: 25 tasks x 10 shots, 40x40 relu, second order"
+    return [Case(title, partial(meta_step, args, experiments, calls=50))]
+
+
+def fewshot(args: Benchmark) -> list[Case]:
+    """Build the case of MAML on 28x28 images, 5-way 1-shot, as on Omniglot, here of noise."""
     noise = torch.randint(0, 256, (400, 1, 28, 28), generator=torch.Generator().manual_seed(0))
     classes = Classes(noise.to(torch.uint8), (20,) * 20, tuple(map(str, range(20))))
-    parts = fewshot.build(config, splits=Splits(classes, classes, classes))
-    title = (
-        f"images: {config.num_tasks} tasks x 5 ways x 1 shot, conv-4 of 64 filters, second order"
-    )
-    return title, meta_step(
-        config, parts, repeats, compiled=compiled, chunk_size=fewshot.chunk_size(config)
-    )
+    experiments = {
+        name: ImageClassification(settings("fewshot", mode=mode, device=args.device))
+        for name, mode in MODES.items()
+    }
+    for experiment in experiments.values():
+        experiment.splits = Splits(classes, classes, classes)
+    shape = f"{experiment.config.num_tasks} tasks x 5 ways x 1 shot"
+    title = f"images: {shape}, conv-4 of 64 filters, second order"
+    return [Case(title, partial(meta_step, args, experiments))]
 
 
-SUPERVISED: dict[str, Callable[..., tuple[str, Figures]]] = {
-    "regression": measure_regression,
-    "fewshot": measure_fewshot,
-}
+def meta_step(args: Benchmark, experiments: dict[str, Any], *, calls: int = 1) -> Figures:
+    """Measure one MAML meta-step, second order, in every mode.
+
+    Args:
+        args: Number of repeats, and whether to compile.
+        experiments: One for each mode, with plain gradient descent as the inner optimizer.
+        calls: Steps of one measurement.
+    """
+    steps: dict[str, Callable[[], Any]] = {}
+    for name, experiment in experiments.items():
+        state = experiment.init()
+        tasks, _ = experiment.draw(state, 0)
+        steps.setdefault(PLAIN, plain_step(experiment.parts, tasks))
+        steps[name] = partial(experiment.learner(1).step, state, tasks)
+    first = {}
+    if args.compiled:
+        first["compiling, once per run (s)"] = median(steps[COMPILED], 1, warm_up=False)
+    else:
+        del steps[COMPILED]
+
+    def milliseconds(step: Callable[[], Any]) -> float:
+        return 1000 / calls * median(lambda: [step() for _ in range(calls)], args.repeats)
+
+    return {name: milliseconds(step) for name, step in steps.items()} | first
+
+
+def plain_step(parts: Parts, tasks: Task) -> Callable[[], None]:
+    """Return the same step as people write it: autograd through a loop over tasks, then Adam."""
+    loop = parts.model.loop
+    params: Params = {n: p.clone().requires_grad_() for n, p in parts.model.params.items()}
+    optimizer = torch.optim.Adam(list(params.values()), lr=1e-3)
+    count = len(tree.leaves(tasks)[0])
+    each = [tree.map_leaves(lambda x, i=i: x[i], tasks) for i in range(count)]
+
+    def step() -> None:
+        optimizer.zero_grad()
+        for task in each:
+            adapted = params
+            for _ in range(loop.num_steps or 0):
+                loss = loop.loss(adapted, task.support[0])
+                found = torch.autograd.grad(loss, list(adapted.values()), create_graph=True)
+                grads = dict(zip(adapted, found, strict=True))
+                updates, _ = loop.optimizer.update({}, grads, (), 0)
+                adapted = tree.add(adapted, updates)
+            (loop.loss(adapted, task.query) / count).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step

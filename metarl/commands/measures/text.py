@@ -1,62 +1,54 @@
-"""The meta-step of LEOPARD, measured by ``metarl benchmark text``."""
+"""Speed and memory of a meta-step of LEOPARD."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from metarl.core.seeding import torch_generator
-from metarl.core.types import MetaLearner, MetaState, Task
-from metarl.experiments import text
+from metarl.commands.benchmark import Benchmark, Case
+from metarl.experiments import settings
+from metarl.experiments.text import TextClassification, build
 from metarl.text.files import Row, TextTask
 from metarl.util.measuring import Figures, median
 
 
-WAYS = 3
-MEMORY = "peak memory of the process (MB)"
-PRODUCTS = "matrix products of a meta-step (GFLOP)"
+LABELS = ("0", "1", "2")
+# Longer than max_length; sentences must differ, since equal ones are one row.
+NOISE = tuple(
+    Row(f"noise {label} {index} " * 100, "", label) for label in LABELS for index in range(20)
+)
 
 
-def measure_text(repeats: int, *, device: Any) -> tuple[str, Figures]:
-    """Measure a meta-step of LEOPARD; the sentences are noise as long as --max-length."""
-    config = text.complete(text.TextConfig(device=device, tasks="noise"))
-    parts = text.build(config, sources=[_noise()])
-    learner, state = parts.learner(1), parts.init()
-    generator = torch_generator(0, 0, "benchmark", device=parts.device)
-    tasks: Any = parts.draw(config.num_tasks or 1, generator)
-    figures = {
-        "meta-step (s)": median(lambda: learner.step(state, tasks), repeats),
-        PRODUCTS: _products(learner, state, tasks) / 1e9,
-        MEMORY: _peak_memory(parts.device) / 1e6,
-    }
+def text(args: Benchmark) -> list[Case]:
+    """Build the case of LEOPARD at its default size."""
+    experiment = TextClassification(settings("text", device=args.device, tasks="noise"))
+    config = experiment.config
+    experiment.parts = build(config, sources=[TextTask("noise", LABELS, {}, NOISE, ())])
+    shape = f"{config.num_tasks} tasks x {len(LABELS)} ways x {config.num_shots} shots"
     title = (
-        f"text: LEOPARD, {config.num_tasks} tasks x {WAYS} ways x {config.num_shots} shots, "
-        f"{config.max_length} tokens, {Path(config.encoder).name}, top {config.top_layers} layers"
+        f"text: LEOPARD, {shape}, {config.max_length} tokens, {Path(config.encoder).name}, "
+        f"top {config.top_layers} layers"
     )
-    return title, figures
+    return [Case(title, partial(meta_step, experiment, args.repeats))]
 
 
-def _noise() -> TextTask:
-    generator = torch.Generator().manual_seed(0)
-    letters = torch.randint(ord("a"), ord("z") + 1, (WAYS, 20, 400), generator=generator)
-    letters[..., ::6] = ord(" ")
-    rows = [
-        Row("".join(map(chr, sentence)), "", str(label))
-        for label, sentences in enumerate(letters.tolist())
-        for sentence in sentences
-    ]
-    return TextTask("noise", tuple(map(str, range(WAYS))), {}, tuple(rows), ())
-
-
-def _products(learner: MetaLearner, state: MetaState, tasks: list[Task]) -> float:
-    """Count the floating-point operations of the matrix products, one task after the other."""
+def meta_step(experiment: TextClassification, repeats: int) -> Figures:
+    """Measure one meta-step: its time, the products of its matrices, and the memory it takes."""
+    learner, state = experiment.learner(1), experiment.init()
+    tasks: Any = experiment.draw(state, 0)[0]
+    seconds = median(lambda: learner.step(state, tasks), repeats)
     counter = FlopCounterMode(display=False)
-    with counter:  # sees its own thread alone, where a task without others is worked on
+    with counter:  # it counts its own thread only, which works on a task that is alone
         for task in tasks:
             learner.step(state, [task])
-    return float(counter.get_total_flops())
+    return {
+        "meta-step (s)": seconds,
+        "matrix products of a meta-step (GFLOP)": counter.get_total_flops() / 1e9,
+        "peak memory of the process (MB)": _peak_memory(experiment.device) / 1e6,
+    }
 
 
 def _peak_memory(device: torch.device) -> float:
