@@ -356,9 +356,7 @@ def test_traced_to_its_operators_a_method_computes_the_same() -> None:
 
 @pytest.mark.parametrize("method", ["anil", "boil", "protomaml", "protonet", "zero-head"])
 def test_methods_that_need_a_head_refuse_a_network_without_one(method: str) -> None:
-    with pytest.raises(
-        ValueError, match=r"metarl\.nn\.convolution\.Classifier\(body, head\) .*Sequential"
-    ):
+    with pytest.raises(ValueError, match=r"metarl\.nn\.Classifier\(body, head\), got Sequential"):
         problem("mlp", method)
 
 
