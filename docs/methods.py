@@ -27,8 +27,8 @@ import results  # noqa: E402
 
 from metarl.commands import cli  # noqa: E402
 from metarl.commands.methods import policies  # noqa: E402
+from metarl.commands.parsing import flag  # noqa: E402
 from metarl.experiments import OTHERS, experiments  # noqa: E402
-from metarl.runs.config import flag  # noqa: E402
 from metarl.supervised.methods import METHODS  # noqa: E402
 
 

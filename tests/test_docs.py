@@ -16,9 +16,10 @@ from commands import ROOT
 from pages import Fence, commands_of, fences, is_code, spans
 
 from metarl.commands import cli, compare
+from metarl.commands.parsing import flag
 from metarl.experiments import experiments
+from metarl.experiments.supervised import SupervisedTraining
 from metarl.experiments.supervised_settings import require_compatible
-from metarl.runs.config import flag
 
 
 DOCS = ROOT / "docs"
@@ -87,15 +88,22 @@ def parse(command: str) -> Any:
         return None
     if verb == "train":
         return completed(rest if "--out" in rest else [*rest, "--out", "DIR"])
-    options = [cli.VERBS[verb], *(own[verb] for own in cli.OWN_VERBS.values() if verb in own)]
     errors = []
-    for option in options:
+    for option in options_of(verb):
         try:
-            parsed = cli.parse(option.load()[1], rest, f"metarl {verb}")
+            parsed = cli.parse(option, rest, f"metarl {verb}")
             return parsed if verb != "compare" else compared(parsed)
         except (cli.UsageError, ValueError) as error:
             errors.append(str(error))
     raise AssertionError(f"{command}: {errors}")
+
+
+def options_of(verb: str) -> list[Any]:
+    """Return the options of a command: those of evaluate and render depend on the run."""
+    kinds = [entry.load()[0] for entry in experiments().values()]
+    own = {"evaluate": [kind.evaluation for kind in kinds],
+           "render": [kind.rendering for kind in kinds]}  # fmt: skip
+    return list(dict.fromkeys(own.get(verb) or [cli.VERBS[verb].load([])[0]]))
 
 
 def launched(words: list[str]) -> list[str]:
@@ -109,10 +117,10 @@ def launched(words: list[str]) -> list[str]:
 
 def completed(words: list[str]) -> Any:
     """Fill in what a method says, and refuse what would be refused before training."""
-    module, config = cli.parse_train(words)
-    if not hasattr(module, "complete") or getattr(config, "data_root", None):
+    kind, config, _ = cli.parse_train(words)
+    if not issubclass(kind, SupervisedTraining) or getattr(config, "data_root", None):
         return config
-    config = module.complete(config)
+    config = kind(config).config
     require_compatible(config)
     return config
 
@@ -121,9 +129,8 @@ def compared(args: compare.Compare) -> compare.Compare:
     """Read the commands that a comparison is made of."""
     for entry in compare.read_entries(args.methods):
         completed(compare.words_of(args, entry, args.seeds[0]))
-        own = cli.OWN_VERBS.get(entry.experiment, {})
-        words = ["RUN", *shlex.split(args.evaluate)]
-        cli.parse(own.get("evaluate", cli.VERBS["evaluate"]).load()[1], words, "evaluate")
+        kind, _ = experiments()[entry.experiment].load()
+        cli.parse(kind.evaluation, ["RUN", *shlex.split(args.evaluate)], "evaluate")
     return args
 
 
@@ -147,7 +154,7 @@ def test_the_test_above_sees_commands() -> None:
         ("evaluate runs/quick --nothing 1", "Unrecognized options: --nothing"),
         ("train promp --nothing 1", "Unrecognized options"),
         ("train promp --preset nothing", "no preset"),
-        ("train regression --method reptile --inner meta-sgd", "has no gradient for what --inner"),
+        ("train regression --method reptile --inner meta-sgd", "has no gradient for what inner="),
         ("train regression --num-tasks NAME", "what NAME stands for after --num-tasks"),
         ("train regression --method NAME --nonsense 3", "Unrecognized options: --nonsense"),
         ("train nosuch --help", "nosuch"),
@@ -174,11 +181,10 @@ def test_the_test_above_refuses_what_no_launcher_knows() -> None:
 @cache
 def flags() -> frozenset[str]:
     """Return every flag of every command."""
-    everything = [*cli.VERBS.values(), *experiments().values()]
-    everything += [command for own in cli.OWN_VERBS.values() for command in own.values()]
-    known = {"--help", "--version", "--debug", "--preset", *OTHERS}
-    for command in everything:
-        options = command.load()[1]
+    everything = [options for verb in cli.VERBS for options in options_of(verb)]
+    everything += [entry.load()[1] for entry in experiments().values()]
+    known = {"--help", "--version", "--debug", "--preset", "--import", "--out", *OTHERS}
+    for options in everything:
         hints = get_type_hints(options, include_extras=True)
         for field in fields(options):
             known |= {flag(field.name), flag(f"no_{field.name}")}

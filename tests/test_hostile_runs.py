@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 from safetensors.torch import save
 
 from metarl.core.types import MetaParams
-from metarl.experiments.fewshot import FewShotConfig
+from metarl.experiments.fewshot import FewShotConfig, complete
 from metarl.experiments.load import load
 from metarl.runs import checkpoint
 from metarl.runs.checkpoint import FORMAT, Checkpoint
@@ -222,7 +222,7 @@ def test_modules_of_other_names_are_refused_too(
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"), [({"out": "/elsewhere"}, "['out']"), ({"env": ["x"]}, "--env must be")]
+    ("settings", "told"), [({"out": "/elsewhere"}, "['out']"), ({"env": ["x"]}, "`env` must be")]
 )
 def test_settings_that_are_none_are_refused(
     settings: dict[str, Any], told: str, run: Path, capsys: pytest.CaptureFixture[str]
@@ -238,7 +238,7 @@ def test_an_experiment_is_one_of_a_list(
     for name in ("os", "../evil", "benchmark"):
         (run / "config.json").write_text(json.dumps(about | {"experiment": name}))
         message = refusal(capsys, "pull", run, "--out", tmp_path / "out")
-        assert f"an experiment {name!r} that this version does not have" in message
+        assert f"was trained with {name!r}, which is not registered" in message
 
 
 def test_files_of_other_names_are_neither_downloaded_nor_copied(
@@ -287,7 +287,7 @@ def test_damaged_evaluations_and_metrics_are_one_line(
 
 
 def test_trackers_and_folders_of_another_machine_are_forgotten(tmp_path: Path) -> None:
-    config = FewShotConfig(data_root=Path("/home/eve"), track="wandb")
+    config = complete(FewShotConfig(data_root=Path("/home/eve"), track="wandb"))
     params = MetaParams({"weight": torch.ones(2)}, {})
     with Run.create(tmp_path / "run", "fewshot", to_json(config)) as run:
         saved = Checkpoint(params, {}, {}, 0, to_json(config))

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from robust import cases, contents, end_of, json_values
 
 from metarl.commands import cli
+from metarl.commands.parsing import flag
 from metarl.envs import ENVIRONMENTS
-from metarl.experiment import Entry
 from metarl.experiments import experiments
-from metarl.runs.config import flag
 from metarl.supervised.methods import METHODS
 from metarl.supervised.networks import NETWORKS
 
@@ -122,15 +121,11 @@ def flags_of(options: Any) -> st.SearchStrategy[list[str]]:
     return chosen.map(lambda flags: [word for words in flags for word in words])
 
 
-def options_of(command: Entry) -> Any:
-    return command.load()[1]
-
-
 @cases(0.35)
 @given(data=st.data())
 def test_training(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     name = data.draw(st.sampled_from([*sorted(experiments()), *QUICK * 4]))
-    flags = data.draw(flags_of(options_of(experiments()[name])))
+    flags = data.draw(flags_of(experiments()[name].load()[1]))
     out = tmp_path_factory.mktemp("trained") / "run"
     done = end_of("train", *small(name), *flags, "--out", out)
     if done.code == 0 and "--help" not in flags:
@@ -152,8 +147,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_verbs(runs: dict[str, Path], data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(runs)))
     run, verb = runs[name], data.draw(st.sampled_from(["evaluate", "evaluate", "render", "resume"]))
-    own = cli.OWN_VERBS.get(name, {})
-    flags = data.draw(flags_of(options_of(own.get(verb, cli.VERBS[verb]))))
+    flags = data.draw(flags_of(cli.VERBS[verb].load([str(run)])[0]))
     out = run.with_name(data.draw(st.sampled_from(["a.svg", "a.x", "a"])))
     if verb == "render":  # a task that is none: drawing one would take its time
         flags += ["--out", str(out), "--task", "[]"]
@@ -177,11 +171,11 @@ def test_comparisons_and_figures(runs: dict[str, Path], data: st.DataObject) -> 
     out = ["--out", run.parent / data.draw(st.sampled_from(files))]
     if data.draw(st.booleans()):
         given = data.draw(st.lists(st.sampled_from(methods), max_size=2))
-        flags = data.draw(flags_of(options_of(cli.VERBS["compare"])))
+        flags = data.draw(flags_of(cli.VERBS["compare"].load([])[0]))
         done = end_of("compare", *given, *flags, "--iterations", 1, *out)
     else:
         verb = data.draw(st.sampled_from(["plot", "headstart", "benchmark"]))
-        flags = data.draw(flags_of(options_of(cli.VERBS[verb])))
+        flags = data.draw(flags_of(cli.VERBS[verb].load([])[0]))
         done = end_of(verb, run, run.with_name("nowhere"), *flags, *out)
     assert done.code
     assert contents(run.parent) == before

@@ -23,6 +23,11 @@ def flags_named(options: Any) -> Iterator[None]:
         raise
 
 
+def flag(name: str) -> str:
+    """Return the flag of an argument: ``--num-tasks``."""
+    return "--" + name.replace("_", "-")
+
+
 def flags_of(text: str, names: Sequence[str]) -> str:
     """Return an error text with arguments as flags.
 
@@ -31,15 +36,15 @@ def flags_of(text: str, names: Sequence[str]) -> str:
     known = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
     long = "|".join(name for name in names if "_" in name) or "(?!)"
 
-    def flag(match: re.Match[str]) -> str:
-        return "--" + match[1].replace("_", "-") + (" " if match[0].endswith("=") else "")
+    def replaced(match: re.Match[str]) -> str:
+        return flag(match[1]) + (" " if match[0].endswith("=") else "")
 
     for pattern in (
         rf"(?<![\w./-])({known})=",
         rf"`({known})`",
         rf"(?<![\w./-])({long})(?![\w.=-])",
     ):
-        text = re.sub(pattern, flag, text)
+        text = re.sub(pattern, replaced, text)
     return text
 
 

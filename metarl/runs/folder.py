@@ -261,8 +261,9 @@ def _require_empty(folder: Path) -> None:
             "or choose a different folder"
         )
     # A process that died before it wrote config.json may have left its lock and a hidden file.
-    if folder.exists() and not all(
-        path.name == "lock" or path.name.startswith(".") for path in folder.iterdir()
+    if folder.is_file() or (
+        folder.exists()
+        and not all(path.name == "lock" or path.name.startswith(".") for path in folder.iterdir())
     ):
         raise FileExistsError(f"{folder} exists and is not empty; choose a different folder")
 
