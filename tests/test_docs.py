@@ -84,7 +84,7 @@ def parse(command: str) -> Any:
     if rest[-1:] == ["--help"]:
         assert rest[:-1] == [] or (verb == "train" and rest[:-1][0] in experiments()), rest
         return None
-    if not rest:  # the verb is spoken of
+    if not rest or "--import" in rest:  # the verb is spoken of; or a method of one's own
         return None
     if verb == "train":
         return completed(rest if "--out" in rest else [*rest, "--out", "DIR"])

@@ -3,14 +3,16 @@
 import importlib
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import ROOT, metarl
+from commands import ROOT, history, metarl
 from pages import SMALL, TINY, block, run_in_small, runs
 
 from metarl.core import InnerLoop, Params, tree
+from metarl.rl.methods import METHODS
 from metarl.runs.folder import Run
 
 
@@ -172,6 +174,27 @@ def test_the_page_on_own_methods_runs_from_top_to_bottom(
     meta = scope["ball"].init(scope["params"])
     assert set(meta.inner) == {f"{k}.{n}" for k in ("lr", "momentum") for n in scope["params"]}
     momentum_is_used(scope)
+
+
+@pytest.mark.slow
+@runs("docs/own-method.md", "awr", "es-maml", "my-commands")
+def test_custom_meta_rl_methods_train_and_are_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("METARL_IMPORT", "")
+    code = "\n\n".join(block("docs/own-method.md", name) for name in ("awr", "es-maml"))
+    Path("my_methods.py").write_text(code)
+    try:
+        run_in_small(block("docs/own-method.md", "my-commands"))
+    finally:
+        for name in ("awr", "es-maml"):
+            METHODS.pop(name, None)
+        sys.modules.pop("my_methods", None)
+    assert "es-maml" in capsys.readouterr().out
+    for name, metric in (("awr", "awr/weight"), ("es", "es/gradient")):
+        assert history(Path("runs") / name)[-1][metric] > 0
 
 
 def momentum_is_used(scope: dict[str, Any]) -> None:
