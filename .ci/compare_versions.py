@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ RENAMED_METRICS: dict[str, str] = {}
 RENAMED_WORDS = {
     "--inner-loss": "--estimator",
     "metarl/RllabHalfCheetahDir-v0": "metarl/HalfCheetahDir-v0",
+    "cheetah-dir": "cheetah-dir-v1",
 }
 """Flags and ids on the command line of a case: new to old. A supervised --estimator stays."""
 
@@ -179,10 +181,14 @@ def main() -> int:
     parser.add_argument("--old", type=Path, required=True)
     parser.add_argument("--only", default="", help="regular expression of the cases to run")
     parser.add_argument("--record", type=Path, help="write the first iterations of the old version")
+    parser.add_argument("--time", type=int, help="compare the speed instead, in so many pairs")
     args = parser.parse_args()
     names = [name for name in CASES if re.search(args.only, name)]
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
+        if args.time:
+            paired_times(args.old, args.time, folder)
+            return 0
         write_text_data(folder)
         if args.record:
             run(args.old, [*RECORDED], folder / "old")
@@ -195,6 +201,37 @@ def main() -> int:
         print(f"{name:24} {'DIFFERENT: ' + text if text else 'equal'}")
     print(f"old {seconds[0]:.0f} s, new {seconds[1]:.0f} s")
     return int(any(found.values()))
+
+
+TIMED = {
+    "navigation": (
+        "train maml-trpo --preset navigation-quick --iterations 6",
+        ("time/sampling", "time/update"),
+    ),
+    "half-cheetah sampling": (
+        "train maml-trpo --preset cheetah-dir --num-tasks 10 --iterations 4",
+        ("time/sampling",),
+    ),
+}
+"""What ``--time`` compares: a command, and the times whose sum is an iteration's."""
+
+
+def paired_times(old: Path, rounds: int, folder: Path) -> None:
+    """Run both versions in turn, and print the median ratio of the median iterations."""
+    for name, (line, keys) in TIMED.items():
+        CASES["timed"] = shlex.split(line)
+        ratios = []
+        for turn in range(rounds):
+            seconds = []
+            for version, site in (("old", old), ("new", None)):
+                place = folder / f"{name}-{version}-{turn}"
+                run(site, ["timed"], place)
+                lines = (place / "timed/metrics.jsonl").read_text().splitlines()[1:]
+                times = [sum(json.loads(each)[key] for key in keys) for each in lines]
+                seconds.append(statistics.median(times))
+            ratios.append(seconds[1] / seconds[0])
+            print(f"{name}: old {seconds[0]:.3f} s, new {seconds[1]:.3f} s", flush=True)
+        print(f"{name}: new / old {statistics.median(ratios):.3f} (median of {rounds} pairs)")
 
 
 def first_iteration(run_folder: Path) -> dict[str, Any]:
