@@ -12,7 +12,7 @@ import numpy as np
 
 from metarl.core.optimizers import LEARNED_RATES
 from metarl.core.seeding import numpy_generator, torch_generator
-from metarl.core.types import MetaLearner, MetaParams, MetaState, Metrics, Task
+from metarl.core.types import MetaLearner, MetaParams, MetaState, Metrics
 from metarl.experiment import Evaluation, Experiment, Report, Table
 from metarl.experiments.policies import MetaPolicy
 from metarl.experiments.rl_rendering import RLRendering, draw_episodes, draw_paths
@@ -83,14 +83,15 @@ class MetaRL(Experiment[RLConfig]):
         """Return the initial policy and what the method carries."""
         return self.parts.init()
 
-    def draw(self, state: MetaState, iteration: int) -> tuple[Task, Metrics]:
+    def draw(self, state: MetaState, iteration: int) -> tuple[Any, Metrics]:
         """Collect episodes of new tasks, before and after each inner step."""
         parts, seed = self.parts, self.config.seed
         tasks = parts.sampler.sample_tasks(numpy_generator(seed, iteration, "tasks"))
         generator = torch_generator(seed, iteration, "rollouts", device=parts.device)
-        batch, collected = parts.sampler.collect(
-            parts.policy, parts.loop, state.params, tasks, generator, parts.process
-        )
+        way = (parts.policy, parts.loop, state.params, tasks, generator, parts.process)
+        if collect := METHODS[self.name].collect:
+            return collect(parts.sampler, *way)
+        batch, collected = parts.sampler.collect(*way)
         return batch, collected | rollout_metrics(batch)
 
     def learner(self, iteration: int) -> MetaLearner:

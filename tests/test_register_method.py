@@ -3,18 +3,19 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 import torch
 from commands import TINY, history, metarl, refusal
 
 import metarl as package
-from metarl.core import InnerLoop, MetaLearner
+from metarl.core import InnerLoop, MetaLearner, Metrics, Task
 from metarl.experiments.meta_rl import config_class
 from metarl.rl.methods import METHODS, Method
 from metarl.rl.policies import Policy
 from metarl.rl.policy_gradients import policy_gradient, surrogate_loss
+from metarl.rl.sampler import Sampler
 from metarl.util.ranges import greater_than
 
 
@@ -60,6 +61,22 @@ def test_a_registered_method_is_listed_and_compared(
     small = " ".join(["toy", *TINY])
     metarl("compare", small, "--out", tmp_path / "compared", *flags)
     assert "toy" in (tmp_path / "compared/table.md").read_text()
+
+
+def test_a_method_may_collect_in_a_way_of_its_own(tmp_path: Path) -> None:
+    def collect(sampler: Sampler, *way: Any) -> tuple[dict[str, Task], Metrics]:
+        task, metrics = sampler.collect(*way)
+        return {"toy": task}, {"toy/return": metrics["return/step_0"]}
+
+    def unpacking(policy: Policy, loop: InnerLoop) -> MetaLearner:
+        learner = toy(policy, loop)
+        return learner._replace(step=lambda state, tasks: learner.step(state, tasks["toy"]))
+
+    METHODS["toy"] = Method("Nobody 2026", "a toy", unpacking, collect=collect)
+    metarl("train", "toy", *TINY, "--iterations", 1, "--out", tmp_path / "run")
+    (line,) = history(tmp_path / "run")
+    assert "toy/return" in line
+    assert "env/steps" not in line
 
 
 def test_settings_of_a_registered_method_are_checked_and_explained(

@@ -182,6 +182,21 @@ def test_agreement_is_the_cosine_of_the_gradients_of_two_halves() -> None:
     assert "gradient/agreement_0" not in metrics
 
 
+def test_every_task_may_start_from_parameters_of_its_own() -> None:
+    policy, params = random_policy()
+    loop = InnerLoop(reinforce(policy), sgd(0.5), num_steps=1)
+    scales = torch.tensor([1.0, 0.5, -1.0])
+    start = tree.map_leaves(lambda p: torch.stack([scale * p for scale in scales]), params)
+    meta = loop.init(params)
+    tasks, _ = sampler().collect(policy, loop, meta, TASKS, seeded(0), advantages(), start=start)
+    for index, scale in enumerate(scales):
+        own, task = tree.scale(params, scale), task_of(tasks, index)
+        path = loop.path(loop.init(own), task.support)
+        for adapted, batch in zip(path, (*task.support, task.query), strict=True):
+            expected = tree.detach(policy(adapted, batch.observations))
+            assert_close(batch.behavior, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_no_inner_steps_collect_the_query_alone() -> None:
     policy, params = random_policy()
     loop = InnerLoop(reinforce(policy), meta_sgd(0.5), num_steps=0)

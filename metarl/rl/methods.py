@@ -38,6 +38,10 @@ class Method(NamedTuple):
         make: The function that builds its meta-learner, or ``"module:function"``.
         values: Settings of the experiment whose default differs, such as ``{"inner_steps": 3}``.
         with_preset: Settings that replace those of every preset.
+        collect: For a method with rollouts of its own, ``(sampler, policy, loop, meta, tasks,
+            generator, process) -> (tasks, metrics)`` in place of
+            :meth:`Sampler.collect <metarl.rl.sampler.Sampler.collect>`. Its tasks are whatever tree
+            of tensors the learner steps on.
     """
 
     paper: str
@@ -45,6 +49,7 @@ class Method(NamedTuple):
     make: str | Make
     values: dict[str, Any] = {}  # noqa: RUF012 (never written to)
     with_preset: dict[str, Any] = {}  # noqa: RUF012
+    collect: Callable[..., tuple[Any, Any]] | None = None
 
     def function(self) -> Make:
         """Return the function that builds the meta-learner, importing it if it is named."""

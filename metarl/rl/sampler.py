@@ -129,12 +129,15 @@ class Sampler:
         tasks: list[TaskDescription],
         generator: torch.Generator,
         process: Process | tuple[Process, Process],
+        *,
+        start: Params | None = None,
     ) -> tuple[Task, Metrics]:
         """Adapt to every task by interaction: roll out, take an inner step, roll out again.
 
         Episodes number k are drawn from the policy after k inner steps, for k = 0, ..., K with
         K = ``loop.num_steps``; the last are the query. `process` computes advantages; of a pair the
-        first serves the support and the second the query.
+        first serves the support and the second the query. Every task adapts from its parameters in
+        `start`, which have a leading task axis; by default all do from the start of the loop.
 
         Returns:
             The meta-batch, and metrics of the way: returns, inner gradients, baseline.
@@ -142,8 +145,7 @@ class Sampler:
         if loop.num_steps is None or loop.per_step:
             raise ValueError("collect needs a loop with num_steps set, and without per_step leaves")
         inner, outer = process if isinstance(process, tuple) else (process, process)
-        start, _ = loop.start(meta.model, ())
-        params = tree.expand(start, self.num_tasks)
+        params = start or tree.expand(loop.start(meta.model, ())[0], self.num_tasks)
         state = loop.state(params)
         batches: list[Episodes] = []
         each: Metrics = {}  # of every task

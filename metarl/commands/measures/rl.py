@@ -138,4 +138,5 @@ def update_seconds(experiment: MetaRL, repeats: int) -> tuple[float, float]:
 
 def collect(experiment: MetaRL) -> Task:
     """Collect a meta-batch at the initial parameters."""
-    return experiment.draw(experiment.init(), 0)[0]
+    task: Task = experiment.draw(experiment.init(), 0)[0]
+    return task
