@@ -17,7 +17,7 @@ from metarl.core.speed.compiling import program
 from metarl.nn.dense import mlp
 from metarl.nn.norms import LayerNorm
 from metarl.rl.distributions import Categorical
-from metarl.rl.policy import Policy
+from metarl.rl.policies import Policy
 
 
 shapes = st.lists(st.lists(st.integers(0, 3), max_size=3).map(tuple), min_size=1, max_size=4)

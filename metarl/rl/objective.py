@@ -17,7 +17,7 @@ from metarl.core.speed import chunks
 from metarl.core.speed.staging import Staged, Tensors, stage
 from metarl.core.types import LossFn, MetaParams, Task
 from metarl.rl.losses import mean_kl, surrogate
-from metarl.rl.policy import Policy
+from metarl.rl.policies import Policy
 
 
 _tracing = threading.Lock()  # torch.fx traces in one thread at a time
