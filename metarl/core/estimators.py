@@ -5,6 +5,7 @@ it. The other order is silently wrong through fused normalization layers.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeAlias, cast
 
@@ -33,10 +34,7 @@ TaskGradient: TypeAlias = Callable[..., tuple[MetaParams, Metrics]]
 
 
 def query_loss(
-    loss: Callable[[Params, Batch], Any],
-    *,
-    has_aux: bool = False,
-    before: bool = True,
+    loss: Callable[[Params, Batch], Any], *, has_aux: bool = False, before: bool = True
 ) -> Outer:
     """Build MAML's outer loss: the loss of the adapted parameters on the query batch.
 
@@ -197,6 +195,7 @@ def implicit(
     """
     if loop.proximal <= 0:
         raise ValueError(f"implicit needs a loop with proximal > 0, got {loop.proximal}")
+    loop = replace(loop, first_order=False)  # its Hessian is differentiated, and not its path
 
     def task_gradient(meta: MetaParams, task: Task) -> tuple[MetaParams, Metrics]:
         if meta.inner:
@@ -222,7 +221,7 @@ def _solve(
     """Solve (identity · I + ∇²L/λ) x = g over the parameters that adapt."""
     fast, _ = split(adapted, loop.adapts)
     # One graph for all products; the Hessian is symmetric, so its transpose will do.
-    hessian = vjp(lambda fast: _support_gradient(loop, merge(adapted, fast), task), fast)[1]
+    hessian = vjp(lambda fast: loop.gradient(merge(adapted, fast), task.support[-1]), fast)[1]
 
     def product(x: Params) -> Params:
         return tree.add(tree.scale(x, identity), hessian(x)[0], scale=1 / loop.proximal)
@@ -246,14 +245,7 @@ def _slow_gradient(
     def reaches(slow: Params) -> Float[Tensor, ""]:
         last = rows(slow, loop.per_step, steps - 1)
         direct = tree.dot({name: pulled[name] for name in last}, last)
-        grads = _support_gradient(loop, merge(adapted, last), task)
+        grads = loop.gradient(merge(adapted, last), task.support[-1])
         return direct - tree.dot(grads, solution) / loop.proximal
 
     return cast(Params, grad(reaches)(slow))
-
-
-def _support_gradient(loop: InnerLoop, params: Params, task: Task) -> Params:
-    """Return the gradient of the support loss, the proximal term left out."""
-    fast, _ = split(params, loop.adapts)
-    found = grad(lambda fast: loop.loss(merge(params, fast), task.support[-1]))(fast)
-    return cast(Params, found)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metarl.core.types import Params
+from metarl.util.ranges import at_least, greater_than
 
 
 class InnerOptimizer(NamedTuple):
@@ -67,7 +68,7 @@ def meta_sgd(lr: float) -> InnerOptimizer:
     Raises:
         ValueError: If `lr` is negative.
     """
-    require_rate(lr)
+    at_least(0).check("lr", lr)
 
     def constants(params: Params) -> Params:
         return {f"lr.{name}": torch.full_like(p, lr) for name, p in params.items()}
@@ -92,9 +93,8 @@ def lslr(
     Raises:
         ValueError: If `lr` is negative or `steps` is not positive.
     """
-    require_rate(lr)
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    at_least(0).check("lr", lr)
+    at_least(1).check("steps", steps)
 
     def constants(params: Params) -> Params:
         return {f"lr.{group(name)}": p.new_full((steps,), lr) for name, p in params.items()}
@@ -117,7 +117,7 @@ def adam(
     Raises:
         ValueError: If `lr` is negative, or a β is outside [0, 1).
     """
-    require_rate(lr)
+    at_least(0).check("lr", lr)
     if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
         raise ValueError(f"beta1 and beta2 must be at least 0 and below 1, got {beta1}, {beta2}")
 
@@ -142,8 +142,7 @@ def clip_norm(limit: float) -> InnerOptimizer:
     Raises:
         ValueError: If `limit` is not positive.
     """
-    if limit <= 0:
-        raise ValueError(f"limit must be greater than 0, got {limit}")
+    greater_than(0).check("limit", limit)
 
     def update(constants: Params, grads: Params, state: Any, step: int) -> tuple[Params, Any]:
         squares = torch.stack([(g * g).sum() for g in grads.values()]).sum()
@@ -196,12 +195,6 @@ def _root(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
 
 
-def require_rate(lr: float) -> None:
-    """Refuse a negative rate."""
-    if lr < 0:
-        raise ValueError(f"lr must be at least 0, got {lr}")
-
-
 def meta_curvature(lr: float, *, max_size: int | None = None) -> InnerOptimizer:
     """Gradient descent with a learned curvature, θ' = θ − α MC(∇L) (Park & Oliva 2019, eq. 6).
 
@@ -219,7 +212,7 @@ def meta_curvature(lr: float, *, max_size: int | None = None) -> InnerOptimizer:
     Raises:
         ValueError: If `lr` is negative.
     """
-    require_rate(lr)
+    at_least(0).check("lr", lr)
 
     def constants(params: Params) -> Params:
         found: Params = {}

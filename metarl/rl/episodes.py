@@ -93,7 +93,8 @@ def rollout_metrics(task: Task) -> Metrics:
         or, if it is Gaussian, its mean standard deviation.
     """
     batches: list[Episodes] = [*task.support, task.query]
-    pairs = {"episode/length": _pair(task.query.mask.sum(1).float())}
+    lengths = task.query.mask.sum(1).float()
+    pairs = {"episode/length": _pair(lengths, torch.ones_like(lengths, dtype=torch.bool))}
     for name, batch in (("before", batches[0]), ("after", batches[-1])):
         behavior = batch.behavior
         if isinstance(behavior, Gaussian):
@@ -106,8 +107,6 @@ def rollout_metrics(task: Task) -> Metrics:
     return {"env/steps": steps, **{name: value / count for name, (value, count) in pairs.items()}}
 
 
-def _pair(values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _pair(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sum of what happened, and how much did."""
-    if mask is None:
-        return values.sum(), torch.tensor(values.numel(), device=values.device)
     return masked(values, mask).sum(), mask.sum()

@@ -20,6 +20,9 @@ from metarl.rl.episodes import Episodes, Rollout
 from metarl.util.ranges import among
 
 
+CONTEXT = "context"
+MIN_LOG_STD = math.log(1e-6)  # the floor of Finn et al.'s code; below it the gradient is zero
+
 Carry: TypeAlias = Any
 """What a policy remembers of an episode: a tree of tensors, ``()`` without memory."""
 
@@ -103,10 +106,6 @@ class Policy(Apply):
             return carry, partial(vmap(self.step), params)
         act = bind(params)
         return carry, lambda carry, observations: (carry, act(observations))
-
-
-CONTEXT = "context"
-MIN_LOG_STD = math.log(1e-6)  # the floor of Finn et al.'s code; below it the gradient is zero
 
 
 class _MLPPolicy(nn.Module):

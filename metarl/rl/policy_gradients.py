@@ -1,15 +1,16 @@
 """Meta-updates by gradient descent: VPG-MAML, Reptile, and what MAML-PPO and ProMP build on."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
+from metarl.core import tree
 from metarl.core.adapt import InnerLoop
-from metarl.core.estimators import Outer, TaskGradient, backprop, reptile
+from metarl.core.estimators import Outer, backprop, reptile
 from metarl.core.inner import no_constants
 from metarl.core.outer import gradient_learner
 from metarl.core.speed import chunks, processes
@@ -18,6 +19,11 @@ from metarl.rl.episodes import chunk_of, zero_task_padding
 from metarl.rl.losses import mean_kl, surrogate
 from metarl.rl.policies import Policy
 from metarl.util.ranges import at_least, greater_than
+
+
+COEFFICIENT = "kl_coefficient"
+BAND = 1.5  # how far from the target a KL may be, as a factor, before its coefficient changes
+REACH = 2.0**10  # how far a coefficient may go, as a factor: it has to find its way back
 
 
 def surrogate_loss(
@@ -76,14 +82,11 @@ def policy_gradient(
         metrics of the outer loss after the last step, and ``outer/improvement``: how much smaller
         the outer loss became; without its penalties if it reports ``outer/surrogate``.
     """
-    task_gradient: TaskGradient = estimator(loop, outer)
-
-    def learner_of(size: int | None) -> MetaLearner:
-        return gradient_learner(loop, task_gradient, optimizer, chunk_size=size, **options)
+    learner_of = partial(gradient_learner, loop, estimator(loop, outer), optimizer, **options)
 
     def step(state: MetaState, tasks: Task) -> tuple[MetaState, Metrics]:
         tasks = zero_task_padding(tasks)
-        learner = learner_of(chunk_size or chunk_of(tasks.query))
+        learner = learner_of(chunk_size=chunk_size or chunk_of(tasks.query))
         state, first = learner.step(state, tasks)
         for _ in range(epochs - 1):
             state, _ = learner.step(state, tasks)
@@ -93,7 +96,7 @@ def policy_gradient(
         kept = {name: first[name] for name in ("gradient/outer", "outer/loss")}
         return state, after | kept | {"outer/improvement": improvement}
 
-    return learner_of(chunk_size)._replace(step=step)
+    return learner_of(chunk_size=chunk_size)._replace(step=step)
 
 
 def vpg_maml(
@@ -166,22 +169,14 @@ def evaluate_batch(
     """
     parts = chunks.split(tasks, chunk_size or chunk_of(tasks.query))
 
-    def of_task(task: Task) -> Metrics:
-        loss, metrics = outer(loop.path(meta, task.support), task)
-        return {"outer/loss": loss, **metrics}
-
     def of_part(part: Task) -> Metrics:
-        return {name: value.sum() for name, value in vmap(of_task)(part).items()}
+        loss, metrics = vmap(lambda task: outer(loop.path(meta, task.support), task))(part)
+        return tree.map_leaves(torch.sum, {"outer/loss": loss, **metrics})
 
     with torch.no_grad():
         found = chunks.parallel_map(of_part, parts, device=tasks.query.mask.device)
     count = processes.count(tasks.query.mask.shape[0])
-    return {name: value / count for name, value in processes.total(found).items()}
-
-
-COEFFICIENT = "kl_coefficient"
-BAND = 1.5  # how far from the target a KL may be, as a factor, before its coefficient changes
-REACH = 2.0**10  # how far a coefficient may go, as a factor: it has to find its way back
+    return tree.map_leaves(lambda x: x / count, processes.total(found))
 
 
 def maml_ppo(
@@ -243,21 +238,18 @@ def promp(
         )
 
     def init(*args: Any, **kwargs: Any) -> MetaState:
-        state: MetaState = learner_of().init(*args, **kwargs)
         eta = torch.full((loop.num_steps or 0,), kl_coefficient, dtype=torch.float64)
-        return state._replace(own={COEFFICIENT: eta})
+        return learner_of().init(*args, **kwargs)._replace(own={COEFFICIENT: eta})
 
     def step(state: MetaState, tasks: Task) -> tuple[MetaState, Metrics]:
         eta = state.own[COEFFICIENT]
         state, metrics = learner_of(*eta.tolist()).step(state, tasks)
-        if len(eta):
-            metrics |= {f"outer/kl_coefficient_{k}": x for k, x in enumerate(eta)}
+        metrics |= {f"outer/kl_coefficient_{k}": x for k, x in enumerate(eta)}
         if kl_target is not None and len(eta):
             reached = torch.stack([metrics[f"outer/kl_step_{k}"] for k in range(len(eta))])
             eta = adapted(eta, reached.to(eta), kl_target)
             eta = eta.clamp(kl_coefficient / REACH, kl_coefficient * REACH)
-            state = state._replace(own={COEFFICIENT: eta})
-        return state, metrics
+        return state._replace(own={COEFFICIENT: eta}), metrics
 
     return MetaLearner(init, step, loop.adapt)
 

@@ -110,15 +110,16 @@ class Sampler:
                     following, rewards, terminated, truncated, info = self.env.step(flat)
                 diverged = ~ended & _flags(info.get("diverged", False))
                 happened = [self._grouped(x, dtype) for x in (rewards, ~ended, diverged)]
-                steps.append((seen, actions, behavior, *happened))
+                steps.append((behavior, seen, actions, *happened))
                 ended = ended | _flags(terminated) | _flags(truncated)
                 if ended.all():
                     break
                 seen = self._grouped(following, dtype)
             for _ in range(self.horizon - len(steps)):
                 behavior.sample(generator, self.share)  # as much noise whatever has happened
-            stacked: Any = tree.map_leaves(self._stacked, *steps)
-            seen, actions, behavior, rewards, mask, diverged = stacked
+            behaviors, *columns = zip(*steps, strict=True)
+            seen, actions, rewards, mask, diverged = (self._stacked(*x) for x in columns)
+            behavior = tree.map_leaves(self._stacked, *behaviors)
             rollout = Rollout(seen, actions, rewards.to(dtype), mask, behavior, diverged)
             return Rollout(*zero_padding(rollout))
 

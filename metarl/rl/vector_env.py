@@ -14,8 +14,7 @@ from gymnasium import logger, spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 
-NO_TASKS = "has no tasks: it needs an attribute `task` and a method sample_tasks(num_tasks, rng)"
-INTERFACE = ("sample_tasks", "call", "get_attr", "set_attr")
+TIMEOUT = 10.0  # seconds until the system reports a process that has just died
 
 
 def make_vector_env(env_id: str, num_envs: int, **kwargs: Any) -> Any:
@@ -43,9 +42,12 @@ def make_vector_env(env_id: str, num_envs: int, **kwargs: Any) -> Any:
         if isinstance(env, SyncVectorEnv | AsyncVectorEnv):
             found = [env.call("has_wrapper_attr", name)[0] for name in ("task", "sample_tasks")]
         else:
-            found = [hasattr(env, name) for name in INTERFACE]
+            found = [hasattr(env, n) for n in ("sample_tasks", "call", "get_attr", "set_attr")]
         if not all(found):
-            raise ValueError(f"{env_id} {NO_TASKS}")
+            raise ValueError(
+                f"{env_id} has no tasks: it needs an attribute `task` and a method "
+                "sample_tasks(num_tasks, rng)"
+            )
         drawn = env.call("sample_tasks", 2, np.random.default_rng(0))[0]
     try:
         json.dumps(drawn)
@@ -75,9 +77,6 @@ def horizon_of(env: Any) -> int | None:
         getattr(spec, "max_episode_steps", None),
     )
     return next((steps for steps in stated if steps is not None), None)
-
-
-TIMEOUT = 10.0  # seconds until the system reports a process that has just died
 
 
 class EnvironmentFailed(RuntimeError):
