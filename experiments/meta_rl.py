@@ -21,9 +21,9 @@ from metarl.experiments.rl_settings import config_class as config_class
 from metarl.experiments.rl_setup import Parts as Parts
 from metarl.experiments.rl_setup import build as build
 from metarl.experiments.rl_setup import usual_episodes
+from metarl.rl.episodes import rollout_metrics
 from metarl.rl.evaluate import AdaptationCurve, paper_tasks
 from metarl.rl.methods import METHODS
-from metarl.rl.metrics import rollout_metrics
 from metarl.rl.sampler import TaskDescription
 from metarl.runs.card import Subject
 from metarl.util.ranges import at_least

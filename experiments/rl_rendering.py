@@ -14,9 +14,8 @@ from metarl.drawing.video import SUFFIXES
 from metarl.experiment import Experiment, Rendering
 from metarl.experiments.policies import MetaPolicy
 from metarl.rl.episodes import Episodes, mean_return
-from metarl.rl.evaluate import paper_tasks
+from metarl.rl.evaluate import paper_tasks, read_task
 from metarl.rl.sampler import TaskDescription
-from metarl.rl.tasks import read_task
 from metarl.util.ranges import at_least
 
 

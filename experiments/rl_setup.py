@@ -19,10 +19,10 @@ from metarl.experiments.rl_settings import RLConfig
 from metarl.rl.baseline import Process, advantages
 from metarl.rl.evaluate import paper_episodes, paper_rates
 from metarl.rl.losses import INNER_LOSSES
-from metarl.rl.meta_trpo import context_loop
 from metarl.rl.methods import METHODS
 from metarl.rl.policies import Policy, make_policy
 from metarl.rl.sampler import Sampler, make_sampler
+from metarl.rl.trpo import context_loop
 from metarl.util.device import resolve_device
 
 

@@ -20,9 +20,8 @@ from metarl.drawing.montage import Shot, draw_films, headline
 from metarl.drawing.recording import choose_pace, film, make_recorder
 from metarl.experiment import Device, Evaluation, Experiment, Report, Table
 from metarl.rl.episodes import Rollout, masked, mean_return
-from metarl.rl.evaluate import paper_episodes, paper_tasks
+from metarl.rl.evaluate import paper_episodes, paper_tasks, read_task
 from metarl.rl.sampler import Sampler, TaskDescription, make_sampler
-from metarl.rl.tasks import read_task
 from metarl.runs.card import Subject
 from metarl.runs.config import RunConfig
 from metarl.runs.folder import Run

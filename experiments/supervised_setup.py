@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from metarl.core.adapt import InnerLoop, unchanged
-from metarl.core.estimators import TaskGradient, backprop, query_loss, reptile
-from metarl.core.implicit_gradient import implicit
+from metarl.core.estimators import TaskGradient, backprop, implicit, query_loss, reptile
 from metarl.core.optimizers import inner_optimizer
 from metarl.core.outer import gradient_learner
 from metarl.core.parameters import functional

@@ -24,8 +24,8 @@ from metarl.core.optimizers import inner_optimizer
 from metarl.rl import distributions
 from metarl.rl.episodes import Episodes
 from metarl.rl.losses import INNER_LOSSES
-from metarl.rl.meta_trpo import context_loop
 from metarl.rl.policies import Policy
+from metarl.rl.trpo import context_loop
 
 
 LR = 0.3

@@ -12,7 +12,7 @@ from metarl.nn.norms import LayerNorm
 from metarl.rl.distributions import Categorical, Gaussian
 from metarl.rl.losses import reinforce
 from metarl.rl.objective import PostAdaptationObjective
-from metarl.rl.policy import Policy
+from metarl.rl.policies import Policy
 
 
 @pytest.mark.parametrize("first_order", [False, True])

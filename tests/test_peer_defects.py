@@ -249,7 +249,7 @@ def test_evaluation_takes_steps_of_its_own_and_halves_all_but_the_first(
 
 def test_settings_of_the_inner_loop_are_obeyed() -> None:
     """pytorch-maml-rl documents one thing of its number of steps and does another."""
-    parts = build(MAMLTRPO(Path("run"), inner_steps=2, inner_lr=0.3, num_tasks=2, hidden=(4,)))
+    parts = build(MAMLTRPO(inner_steps=2, inner_lr=0.3, num_tasks=2, hidden=(4,)))
     slope = {"weight": torch.ones(1)}
     for step in (0, 1):
         update, _ = parts.loop.optimizer.update({}, slope, (), step)

@@ -17,8 +17,8 @@ from metarl.core import MetaState, Params, tree
 from metarl.rl.distributions import Categorical
 from metarl.rl.episodes import Episodes
 from metarl.rl.losses import INNER_LOSSES, InnerLoss, dice, ratio, reinforce
-from metarl.rl.policy import Policy
-from metarl.rl.proximal import COEFFICIENT, adapted, promp
+from metarl.rl.policies import Policy
+from metarl.rl.policy_gradients import COEFFICIENT, adapted, promp
 from metarl.runs import checkpoint
 
 

@@ -42,8 +42,7 @@ from metarl.core import (
 )
 from metarl.rl.losses import clipped
 from metarl.rl.policies import Policy
-from metarl.rl.policy_gradients import policy_gradient, surrogate_loss
-from metarl.rl.proximal import COEFFICIENT, promp
+from metarl.rl.policy_gradients import COEFFICIENT, policy_gradient, promp, surrogate_loss
 
 
 ETA = 0.7

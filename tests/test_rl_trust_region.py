@@ -25,8 +25,8 @@ from torch.func import vmap
 from torch.testing import assert_close
 
 from metarl.core import MetaParams, MetaState, Task, tree
-from metarl.rl.meta_trpo import e_maml, exploration, maml_trpo, standardize_rewards
 from metarl.rl.objective import PostAdaptationObjective
+from metarl.rl.trpo import e_maml, exploration, maml_trpo, standardize_rewards
 
 
 kinds = pytest.mark.parametrize("kind", ["gaussian", "categorical"])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from own import Mark, forget
 from robust import Outcome, cases, contents, end_of
 
-from metarl.rl.error_context import Checked, EnvironmentFailed
+from metarl.rl.vector_env import Checked, EnvironmentFailed
 
 
 TRAIN = ["train", "vpg-maml", "--num-tasks", 1, "--episodes-per-task", 2, "--hidden", 3]

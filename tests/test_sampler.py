@@ -12,9 +12,8 @@ from torch.testing import assert_close
 
 from metarl.core import InnerLoop, Params, meta_sgd, sgd, tree
 from metarl.rl.baseline import advantages
-from metarl.rl.episodes import Episodes, Rollout, mean_return
+from metarl.rl.episodes import Episodes, Rollout, mean_return, rollout_metrics
 from metarl.rl.losses import reinforce
-from metarl.rl.metrics import rollout_metrics
 from metarl.rl.policies import Policy, mlp_policy
 from metarl.rl.sampler import Sampler, make_sampler
 

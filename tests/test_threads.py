@@ -12,9 +12,8 @@ from torch.testing import assert_close
 from metarl.core import InnerLoop, Task, sgd
 from metarl.rl.baseline import advantages
 from metarl.rl.distributions import Gaussian
-from metarl.rl.episodes import Episodes
+from metarl.rl.episodes import Episodes, rollout_metrics
 from metarl.rl.losses import reinforce
-from metarl.rl.metrics import rollout_metrics
 from metarl.rl.objective import PostAdaptationObjective
 from metarl.rl.policies import mlp_policy
 from metarl.rl.sampler import make_sampler

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from metarl.core import MetaParams, functional, tree
-from metarl.core.parameters import draw, fused_norm, merge, rows, split
+from metarl.core import InnerLoop, MetaParams, functional, sgd, tree
+from metarl.core.outer import initial_params
+from metarl.core.parameters import fused_norm, merge, rows, split
 from metarl.core.speed.compiling import program
 from metarl.nn.dense import mlp
 from metarl.nn.norms import LayerNorm
 from metarl.rl.distributions import Categorical
-from metarl.rl.policy import Policy
+from metarl.rl.policies import Policy
 
 
 shapes = st.lists(st.lists(st.integers(0, 3), max_size=3).map(tuple), min_size=1, max_size=4)
@@ -190,9 +191,14 @@ def test_split_merge_and_rows_work_by_name() -> None:
     assert (list(yes), list(no)) == (["b"], ["a", "c"])
     assert list(merge(params, yes)) == ["a", "b", "c"]
     assert [rows(params, frozenset("b"), step)["b"].item() for step in range(5)] == [0, 1, 2, 2, 2]
-    assert draw(lambda generator: {"a": torch.rand(1, generator=generator)}, seeded(0)) == draw(
-        {"a": torch.rand(1, generator=seeded(0))}, None
-    )
+
+
+def test_initial_parameters_are_given_or_drawn() -> None:
+    loop = InnerLoop(lambda params, batch: params["a"].sum(), sgd(0.1))
+    given = {"a": torch.rand(1, generator=seeded(0))}
+    one = initial_params(loop, given, None, "cpu")
+    two = initial_params(loop, lambda g: {"a": torch.rand(1, generator=g)}, seeded(0), "cpu")
+    assert one == two
 
 
 def test_mlp_is_drawn_from_its_generator_alone() -> None:

@@ -11,8 +11,7 @@ from torch.testing import assert_close
 from metarl.core import Task, tree
 from metarl.rl.baseline import advantages
 from metarl.rl.episodes import Episodes, Rollout
-from metarl.rl.meta_trpo import maml_trpo
-from metarl.rl.trpo import trust_region_step
+from metarl.rl.trpo import maml_trpo, trust_region_step
 
 
 def test_neither_chunks_nor_the_order_of_tasks_change_the_step() -> None:

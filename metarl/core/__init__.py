@@ -7,9 +7,7 @@ from metarl.util.lazy import attach
 
 if TYPE_CHECKING:
     from metarl.core.adapt import *
-    from metarl.core.curvature import *
     from metarl.core.estimators import *
-    from metarl.core.implicit_gradient import *
     from metarl.core.inner import *
     from metarl.core.linalg import *
     from metarl.core.outer import *
@@ -22,13 +20,14 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "adapt": ("InnerLoop",),
-        "curvature": ("meta_curvature",),
         "estimators": (
-            *("Outer", "TaskGradient", "backprop"),
+            *("Outer", "TaskGradient", "backprop", "implicit"),
             *("meta_gradient", "query_loss", "reptile"),
         ),
-        "implicit_gradient": ("implicit",),
-        "inner": ("InnerOptimizer", "adam", "chain", "clip_norm", "lslr", "meta_sgd", "sgd"),
+        "inner": (
+            *("InnerOptimizer", "adam", "chain", "clip_norm"),
+            *("lslr", "meta_curvature", "meta_sgd", "sgd"),
+        ),
         "linalg": ("conjugate_gradient", "linearize"),
         "outer": ("gradient_learner",),
         "parameters": ("Apply", "functional"),

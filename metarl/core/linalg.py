@@ -1,6 +1,7 @@
 """Linear algebra on trees: conjugate gradient, and the Jacobian of a graph as a linear map."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -11,6 +12,8 @@ from metarl.core.tree import Tree
 
 
 Tensors: TypeAlias = Sequence[Tensor]
+
+_grad = partial(torch.autograd.grad, retain_graph=True, allow_unused=True, materialize_grads=True)
 
 
 def conjugate_gradient(
@@ -74,11 +77,8 @@ def linearize(outputs: Tensors, inputs: Tensors) -> Jacobian:
 
     def jvp(tangents: Tensors) -> Tensors:
         images = [torch.zeros_like(y) for y in outputs]
-        for i, x in zip(
-            live,
-            _grad([pulled[i] for i in moving], seeds, [tangents[i] for i in moving]),
-            strict=True,
-        ):
+        found = _grad([pulled[i] for i in moving], seeds, [tangents[i] for i in moving])
+        for i, x in zip(live, found, strict=True):
             images[i] = x
         return images
 
@@ -86,17 +86,3 @@ def linearize(outputs: Tensors, inputs: Tensors) -> Jacobian:
         return _grad(moved, inputs, [cotangents[i] for i in live])
 
     return Jacobian(jvp, vjp)
-
-
-def _grad(
-    outputs: Tensors, inputs: Tensors, cotangents: Tensors, *, create_graph: bool = False
-) -> Tensors:
-    return torch.autograd.grad(
-        outputs,
-        inputs,
-        cotangents,
-        create_graph=create_graph,
-        retain_graph=True,
-        allow_unused=True,
-        materialize_grads=True,
-    )

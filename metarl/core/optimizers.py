@@ -3,8 +3,16 @@
 from collections.abc import Callable
 from typing import TypeAlias
 
-from metarl.core.curvature import meta_curvature
-from metarl.core.inner import InnerOptimizer, adam, chain, clip_norm, lslr, meta_sgd, sgd
+from metarl.core.inner import (
+    InnerOptimizer,
+    adam,
+    chain,
+    clip_norm,
+    lslr,
+    meta_curvature,
+    meta_sgd,
+    sgd,
+)
 from metarl.util.ranges import among
 
 

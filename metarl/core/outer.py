@@ -10,16 +10,16 @@ from torch.nn.utils import get_total_norm
 from metarl.core import tree
 from metarl.core.adapt import InnerLoop
 from metarl.core.estimators import TaskGradient, meta_gradient
-from metarl.core.parameters import draw
 from metarl.core.speed.compiling import Mode
-from metarl.core.types import MetaLearner, MetaParams, MetaState, Metrics, Task
+from metarl.core.types import MetaLearner, MetaParams, MetaState, Metrics, Params, Task
 
 
 def initial_params(
     loop: InnerLoop, params: Any, generator: torch.Generator | None, device: Any
 ) -> MetaParams:
     """Draw meta-parameters on the CPU and move them to `device` (see ``MetaLearner.init``)."""
-    meta = loop.init(draw(params, generator))
+    drawn: Params = params(generator) if callable(params) else params
+    meta = loop.init({name: p.detach().clone() for name, p in drawn.items()})
     return tree.map_leaves(lambda p: p.to(device), meta)
 
 

@@ -5,8 +5,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.func import functional_call
 
 from metarl.core.types import Params
@@ -111,22 +110,14 @@ def rows(params: Params, per_step: frozenset[str], step: int) -> Params:
     }
 
 
-FUSED_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
-
-
 def fused_norm(apply: Any) -> str | None:
     """Name the first normalization layer whose fused kernel has inexact higher derivatives.
 
     ``grad(vmap(...))`` through ``nn.LayerNorm``, ``nn.GroupNorm`` and ``nn.BatchNorm*`` gives wrong
     second-order gradients without a word; the layers of :mod:`metarl.nn.norms` do not.
     """
+    fused = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
     for name, child in getattr(apply, "module", nn.Identity()).named_modules():
-        if isinstance(child, FUSED_NORMS):
+        if isinstance(child, fused):
             return f"{name} ({type(child).__name__})"
     return None
-
-
-def draw(params: Any, generator: torch.Generator | None) -> Params:
-    """Return `params`, calling it with `generator` where it is a function that draws them."""
-    drawn: dict[str, Tensor] = params(generator) if callable(params) else params
-    return {name: p.detach().clone() for name, p in drawn.items()}

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from metarl.core import tree
 from metarl.core.speed import chunks, processes
-from metarl.core.types import Task
+from metarl.core.types import Metrics, Task
+from metarl.rl.distributions import Gaussian
 
 
 class Rollout(NamedTuple):
@@ -81,3 +82,31 @@ def chunk_of(batch: Episodes) -> int:
     """Return how many tasks of a meta-batch of episodes make a chunk that fits the cache."""
     mask = batch.mask
     return chunks.cache_sized(mask[0].numel(), processes.count(len(mask)), mask.device) or len(mask)
+
+
+@chunks.one_thread_per_operator()
+def rollout_metrics(task: Task) -> Metrics:
+    """Describe the policies that collected a meta-batch, before and after adaptation.
+
+    Returns:
+        Transitions (``env/steps``), mean episode length after adaptation, and the policy's entropy
+        or, if it is Gaussian, its mean standard deviation.
+    """
+    batches: list[Episodes] = [*task.support, task.query]
+    lengths = task.query.mask.sum(1).float()
+    pairs = {"episode/length": _pair(lengths, torch.ones_like(lengths, dtype=torch.bool))}
+    for name, batch in (("before", batches[0]), ("after", batches[-1])):
+        behavior = batch.behavior
+        if isinstance(behavior, Gaussian):
+            mask = batch.mask.unsqueeze(-1).expand_as(behavior.log_std)
+            pairs[f"policy/std_{name}"] = _pair(behavior.log_std.exp(), mask)
+        else:
+            pairs[f"policy/entropy_{name}"] = _pair(behavior.entropy(), batch.mask)
+    steps = torch.stack([batch.mask.sum() for batch in batches]).sum().double()
+    steps, pairs = processes.total([(steps, pairs)])
+    return {"env/steps": steps, **{name: value / count for name, (value, count) in pairs.items()}}
+
+
+def _pair(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of what happened, and how much did."""
+    return masked(values, mask).sum(), mask.sum()

@@ -12,8 +12,10 @@ from metarl.core.adapt import InnerLoop
 from metarl.core.types import MetaParams
 from metarl.rl.baseline import Process
 from metarl.rl.episodes import mean_return
-from metarl.rl.policy import Policy
+from metarl.rl.policies import Policy
 from metarl.rl.sampler import Sampler, TaskDescription
+from metarl.rl.vector_env import brief
+from metarl.util.parsing import parse_json
 from metarl.util.statistics import interval95
 
 
@@ -85,3 +87,22 @@ def adaptation_curve(
     task, _ = sampler.collect(policy, loop, meta, list(tasks), generator, process)
     columns = [mean_return(batch).double().cpu() for batch in (*task.support, task.query)]
     return AdaptationCurve(list(tasks), torch.stack(columns, 1).numpy())
+
+
+def read_task(text: str, sampler: Sampler) -> TaskDescription:
+    """Read a task written as JSON; the environment checks its values when it is set.
+
+    Args:
+        text: A JSON object.
+        sampler: Samples the example of the error message.
+
+    Raises:
+        ValueError: If it is no JSON object; the message has a task of this environment.
+    """
+    try:
+        return {**parse_json(text)}
+    except (TypeError, ValueError) as error:
+        example = json.dumps(sampler.sample_tasks(np.random.default_rng(0))[0])
+        raise ValueError(
+            f"`task` must be JSON such as '{brief(example)}', got {brief(repr(text))}: {error}"
+        ) from None

@@ -10,7 +10,7 @@ from torch import Tensor
 from metarl.core.types import LossFn, Params
 from metarl.rl.distributions import Distribution
 from metarl.rl.episodes import Episodes, masked, masked_mean
-from metarl.rl.policy import Policy
+from metarl.rl.policies import Policy
 
 
 InnerLoss: TypeAlias = Callable[..., LossFn]

@@ -5,8 +5,8 @@ method's own settings: their defaults, ranges and descriptions are read from its
 docstring, so that a method is declared in one place.
 """
 
-import importlib
 import inspect
+import pkgutil
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -53,18 +53,21 @@ class Method(NamedTuple):
 
     def function(self) -> Make:
         """Return the function that builds the meta-learner, importing it if it is named."""
-        if callable(self.make):
-            return self.make
-        module, _, name = self.make.partition(":")
-        found: Make = getattr(importlib.import_module(module), name)
+        found: Make = self.make if callable(self.make) else pkgutil.resolve_name(self.make)
         return found
 
     def options(self) -> dict[str, Option]:
         """Return the settings of the method, by name."""
-        function = self.function()
-        described: dict[str, Option] = {}
+        import docstring_parser
+
+        function, described = self.function(), {}
         for source in getattr(function, "options_of", (function,)):
-            described |= _options(source)
+            parsed = docstring_parser.parse(inspect.getdoc(source) or "")
+            texts = {p.arg_name: " ".join((p.description or "").split()) for p in parsed.params}
+            for name, parameter in inspect.signature(source).parameters.items():
+                if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                    kind, default = parameter.annotation, parameter.default
+                    described[name] = Option(kind, default, texts.get(name, ""))
         return described
 
 
@@ -139,15 +142,3 @@ def takes_options_of(*sources: Make) -> Callable[[Make], Make]:
         return function
 
     return declare
-
-
-def _options(function: Make) -> dict[str, Option]:
-    import docstring_parser
-
-    parsed = docstring_parser.parse(inspect.getdoc(function) or "")
-    texts = {p.arg_name: " ".join((p.description or "").split()) for p in parsed.params}
-    return {
-        name: Option(parameter.annotation, parameter.default, texts.get(name, ""))
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }

@@ -17,7 +17,7 @@ from metarl.core.speed import chunks
 from metarl.core.speed.staging import Staged, Tensors, stage
 from metarl.core.types import LossFn, MetaParams, Task
 from metarl.rl.losses import mean_kl, surrogate
-from metarl.rl.policy import Policy
+from metarl.rl.policies import Policy
 
 
 _tracing = threading.Lock()  # torch.fx traces in one thread at a time
@@ -73,7 +73,11 @@ class PostAdaptationObjective:
     def linearize(self, meta: MetaParams, tasks: Task) -> Linearization:
         """Evaluate a chunk of tasks at θ_old, ready for many Fisher products."""
         early = [*tree.leaves(meta), *tree.leaves(tasks)]
-        staged = self._staged(meta, tasks)
+        key = tuple((x.shape, x.stride(), x.dtype, x.device) for x in early)
+        with _tracing:  # once for each shape of chunk
+            if key not in self._programs:
+                self._programs[key] = self._trace(meta, tasks, early)
+        staged = self._programs[key]
         (loss, *gradient), residuals = staged.early(*early)
 
         def fisher(vector: MetaParams) -> MetaParams:
@@ -114,7 +118,8 @@ class PostAdaptationObjective:
         tangent = network.jvp(inner.jvp(tree.leaves(vector)))
         fixed = tree.detach(distribution)
         image = fixed.fisher(tree.replace_leaves(distribution, tangent))
-        weights = _transition_weights(tasks.query.mask.to(loss.dtype))
+        mask = tasks.query.mask.to(loss.dtype)  # the transitions of each task weigh 1 together
+        weights = (mask / mask.sum((1, 2), keepdim=True)).unsqueeze(-1)
         weighted = [torch.where(weights > 0, weights * x, 0.0) for x in tree.leaves(image)]
         product = inner.vjp(network.vjp(weighted))
         return (
@@ -126,16 +131,8 @@ class PostAdaptationObjective:
     def _own(self, meta: MetaParams, task: Task) -> Tensor | float:
         return 0.0 if self.term is None else self.term(self.loop.start(meta.model, ())[0], task)
 
-    def _staged(self, meta: MetaParams, tasks: Task) -> Staged:
-        """Trace :meth:`products` once for each shape of chunk."""
-        early = [*tree.leaves(meta), *tree.leaves(tasks)]
-        key = tuple((x.shape, x.stride(), x.dtype, x.device) for x in early)
-        with _tracing:
-            if key not in self._programs:
-                self._programs[key] = self._trace(meta, tasks, early)
-            return self._programs[key]
-
     def _trace(self, meta: MetaParams, tasks: Task, early: Tensors) -> Staged:
+        """Trace :meth:`products`."""
         size = len(tree.leaves(meta))
 
         def function(early: Tensors, late: Tensors) -> tuple[Tensors, Tensors]:
@@ -144,10 +141,4 @@ class PostAdaptationObjective:
             loss, gradient, image = self.products(at, chunk, tree.replace_leaves(meta, late))
             return [loss, *tree.leaves(gradient)], tree.leaves(image)
 
-        # Clones: the tracer tells its inputs apart by identity.
-        return stage(function, early, [x.clone() for x in tree.leaves(meta)])
-
-
-def _transition_weights(mask: Tensor) -> Float[Tensor, "task time episode 1"]:
-    """Weight valid transitions so that those of each task sum to 1; padding has 0."""
-    return (mask / mask.sum((1, 2), keepdim=True)).unsqueeze(-1)
+        return stage(function, early, tree.leaves(meta))

@@ -13,11 +13,9 @@ from metarl.core.adapt import InnerLoop
 from metarl.core.speed import chunks, processes
 from metarl.core.types import MetaParams, Metrics, Params, Task
 from metarl.rl.baseline import Process
-from metarl.rl.episodes import Episodes, Rollout, mean_return, zero_padding
-from metarl.rl.error_context import error_context
-from metarl.rl.inner_step import inner_step
-from metarl.rl.policy import Policy
-from metarl.rl.vector_env import horizon_of, make_vector_env, spec_of
+from metarl.rl.episodes import Episodes, Rollout, chunk_of, mean_return, zero_padding
+from metarl.rl.policies import Policy
+from metarl.rl.vector_env import error_context, horizon_of, make_vector_env, spec_of
 
 
 TaskDescription = dict[str, Any]
@@ -101,7 +99,7 @@ class Sampler:
         with torch.no_grad(), chunks.one_thread_per_operator():
             carry, act = policy.over_tasks(params, (self.episodes_per_task,))
             dtype = next(iter(params.values())).dtype
-            seen = self._observed(self._reset(tasks, generator), dtype)
+            seen = self._grouped(self._reset(tasks, generator), dtype)
             ended = np.zeros(self.env.num_envs, dtype=bool)
             steps = []
             for _ in range(self.horizon):
@@ -110,16 +108,20 @@ class Sampler:
                 flat = actions.flatten(0, 1).numpy(force=True)
                 with self._errors_of("step"):
                     following, rewards, terminated, truncated, info = self.env.step(flat)
-                running = ~ended
-                diverged = running & _flags(info.get("diverged", False))
-                steps.append((seen, actions, copy.copy(rewards), running, behavior, diverged))
+                diverged = ~ended & _flags(info.get("diverged", False))
+                happened = [self._grouped(x, dtype) for x in (rewards, ~ended, diverged)]
+                steps.append((behavior, seen, actions, *happened))
                 ended = ended | _flags(terminated) | _flags(truncated)
                 if ended.all():
                     break
-                seen = self._observed(following, dtype)
+                seen = self._grouped(following, dtype)
             for _ in range(self.horizon - len(steps)):
                 behavior.sample(generator, self.share)  # as much noise whatever has happened
-            return self._assemble(steps, dtype)
+            behaviors, *columns = zip(*steps, strict=True)
+            seen, actions, rewards, mask, diverged = (self._stacked(*x) for x in columns)
+            behavior = tree.map_leaves(self._stacked, *behaviors)
+            rollout = Rollout(seen, actions, rewards.to(dtype), mask, behavior, diverged)
+            return Rollout(*zero_padding(rollout))
 
     def collect(
         self,
@@ -156,14 +158,14 @@ class Sampler:
                 each |= {f"gradient/{n}_{index - 1}": x for n, x in about.items()}
             rollout = self.rollout(policy, params, tasks, generator)
             process = outer if index == loop.num_steps else inner
-            episodes, fit = _processed(process, rollout)
+            # Task by task: the same bits, however many tasks there are.
+            size = 1 if self.device.type == "cpu" else None
+            episodes, fit = chunks.map_tasks(process, rollout, size)
             batches.append(episodes)
             diverged = diverged + rollout.diverged.sum()
             each |= {f"return/step_{index}": mean_return(episodes), **fit}
-        metrics = processes.mean_over_tasks(each) | processes.total(
-            [{"episodes/diverged": diverged}]
-        )
-        return Task(tuple(batches[:-1]), batches[-1]), metrics
+        whole = processes.total([{"episodes/diverged": diverged}])
+        return Task(tuple(batches[:-1]), batches[-1]), processes.mean_over_tasks(each) | whole
 
     def _reset(self, tasks: list[TaskDescription], generator: torch.Generator) -> Any:
         if len(tasks) != self.num_tasks:
@@ -177,41 +179,22 @@ class Sampler:
         with self._errors_of("reset"):
             return self.env.reset(seed=seeds)[0]
 
-    def _observed(self, observations: Any, dtype: torch.dtype) -> Tensor:
-        """Put observations on the device, in shape (task, episode, *observation).
+    def _grouped(self, values: Any, dtype: torch.dtype) -> Tensor:
+        """Put what the rows returned on the device, in shape (task, episode, ...).
 
         Floating-point numbers are converted to `dtype`; the bytes of images stay bytes.
         """
-        seen = torch.as_tensor(observations)
-        kind = dtype if seen.is_floating_point() else seen.dtype
-        shape = (self.num_tasks, self.episodes_per_task, *seen.shape[1:])
+        rows = torch.as_tensor(values)
+        kind = dtype if rows.is_floating_point() else rows.dtype
+        shape = (self.num_tasks, self.episodes_per_task, *rows.shape[1:])
         # A copy: an environment may write its next observations into the same array.
-        return seen.to(self.device, kind, copy=True).reshape(shape)
+        return rows.to(self.device, kind, copy=True).reshape(shape)
 
-    def _assemble(self, steps: list[Any], dtype: torch.dtype) -> Rollout:
+    def _stacked(self, *steps: Tensor) -> Tensor:
         """Stack time steps along the second axis and pad them to the horizon."""
-        missing = self.horizon - len(steps)
-
-        def stack(*values: Tensor) -> Tensor:
-            stacked = torch.stack(values, 1)
-            padding = stacked.new_zeros((stacked.shape[0], missing, *stacked.shape[2:]))
-            return torch.cat([stacked, padding], 1) if missing else stacked
-
-        def rows(values: tuple[Any, ...]) -> Tensor:
-            stacked = torch.stack([torch.as_tensor(value) for value in values])
-            grouped = stacked.reshape(len(values), self.num_tasks, self.episodes_per_task)
-            return stack(*grouped.to(self.device).unbind())
-
-        seen, actions, rewards, running, behavior, diverged = zip(*steps, strict=True)
-        rollout = Rollout(
-            observations=stack(*seen),
-            actions=stack(*actions),
-            rewards=rows(rewards).to(dtype),
-            mask=rows(running),
-            behavior=tree.map_leaves(stack, *behavior),
-            diverged=rows(diverged),
-        )
-        return Rollout(*zero_padding(rollout))
+        stacked = torch.stack(steps, 1)
+        padding = (stacked.shape[0], self.horizon - len(steps), *stacked.shape[2:])
+        return torch.cat([stacked, stacked.new_zeros(padding)], 1) if padding[1] else stacked
 
 
 def make_sampler(
@@ -245,15 +228,49 @@ def make_sampler(
     return Sampler(env, episodes_per_task=episodes_per_task, device=device, share=share)
 
 
-def _processed(process: Process, rollout: Rollout) -> tuple[Episodes, dict[str, Tensor]]:
-    """Compute advantages task by task: the same bits, however many tasks there are."""
-    device = rollout.mask.device
-    parts = chunks.split(rollout, 1 if device.type == "cpu" else None)
-    done = chunks.parallel_map(lambda p: chunks.over_tasks(process, p), parts, device=device)
-    found: tuple[Episodes, dict[str, Tensor]] = chunks.join(done)
-    return found
-
-
 def _flags(values: Any) -> Any:
     """Return an array of booleans; rows that say nothing are None in Gymnasium's infos."""
     return np.asarray(values.numpy(force=True) if isinstance(values, Tensor) else values, bool)
+
+
+def inner_step(
+    loop: InnerLoop, meta: MetaParams, params: Params, state: Any, batch: Episodes, index: int
+) -> tuple[Params, Any, dict[str, Tensor]]:
+    """Take one inner step on every task, in chunks that fit the cache.
+
+    Args:
+        loop: The inner loop.
+        meta: Meta-parameters, without a task axis.
+        params: Parameters of every task.
+        state: State of the inner optimizer of every task.
+        batch: The episodes that each task steps on.
+        index: Number of the step, from 0.
+
+    Returns:
+        Parameters and state after the step, and of each task's gradient the norm (``inner``) and
+        the :func:`agreement`.
+    """
+
+    def step(part: tuple[Params, Any, Episodes]) -> tuple[Params, Any, dict[str, Tensor]]:
+        params, state, batch = part
+        grads = loop.gradient(params, batch)
+        about = {"inner": tree.norm(grads)} | agreement(loop, params, batch)
+        return *loop.update(meta, params, grads, state, index), about
+
+    with torch.no_grad():
+        return chunks.map_tasks(step, (params, state, batch), chunk_of(batch))
+
+
+def agreement(loop: InnerLoop, params: Params, batch: Episodes) -> dict[str, Tensor]:
+    """Compare the inner gradients of two halves of a task's episodes: their cosine.
+
+    It says how much of an adaptation step is signal: halves that share nothing but noise have 0.
+    """
+    half = batch.mask.shape[1] // 2
+    if half == 0:
+        return {}
+    cut = [slice(None, half), slice(half, None)]
+    first, second = (
+        loop.gradient(params, tree.map_leaves(lambda x, s=s: x[:, s], batch)) for s in cut
+    )
+    return {"agreement": tree.dot(first, second) / (tree.norm(first) * tree.norm(second))}

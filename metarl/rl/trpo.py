@@ -1,18 +1,23 @@
-"""A natural-gradient step of meta-parameters inside a trust region (Schulman et al. 2015)."""
+"""MAML with a trust-region meta-update, and its variants E-MAML and CAVIA."""
 
 import math
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from metarl.core import tree
+from metarl.core.adapt import Batches, InnerLoop
 from metarl.core.linalg import conjugate_gradient
+from metarl.core.outer import initial_params
 from metarl.core.speed import chunks, processes
-from metarl.core.types import MetaParams, Metrics, Task
-from metarl.rl.episodes import chunk_of, zero_task_padding
+from metarl.core.types import LossFn, MetaLearner, MetaParams, MetaState, Metrics, Params, Task
+from metarl.rl.episodes import chunk_of, masked, masked_mean, zero_task_padding
+from metarl.rl.methods import takes_options_of
 from metarl.rl.objective import Linearization, PostAdaptationObjective
+from metarl.rl.policies import CONTEXT, Policy
 from metarl.util.ranges import above, at_least, greater_than, inside
 
 
@@ -62,28 +67,38 @@ def trust_region_step(
     tasks = zero_task_padding(tasks)
     num_tasks, device = processes.count(tasks.query.mask.shape[0]), tasks.query.mask.device
 
-    def chunked(tasks: Task) -> list[Task]:
-        return chunks.split(tasks, chunk_size or chunk_of(tasks.query))
-
     def mean(function: Any, items: list[Any]) -> Any:
         results = chunks.parallel_map(function, items, device=device)
         return tree.scale(processes.total(results), 1 / num_tasks)
 
-    def linearize(parts: list[Task]) -> list[Linearization]:
-        return chunks.parallel_map(lambda p: objective.linearize(meta, p), parts, device=device)
+    def linearize(tasks: Task) -> tuple[list[Task], list[Linearization]]:
+        parts = chunks.split(tasks, chunk_size or chunk_of(tasks.query))
+        found = chunks.parallel_map(lambda p: objective.linearize(meta, p), parts, device=device)
+        return parts, found
 
-    parts = chunked(tasks)
-    at_old = linearize(parts)
+    parts, at_old = linearize(tasks)
     before, gradient = mean(lambda c: (c.surrogate, c.gradient), at_old)
-    _check_finite(before, gradient)
+    slope = tree.norm(gradient)
+    if not (torch.isfinite(before) and torch.isfinite(slope)):
+        raise FloatingPointError(
+            f"the surrogate loss is {before.item():g} and its gradient has norm "
+            f"{slope.item():g}: lower inner_lr or max_kl"
+        )
     if fisher_fraction < 1:
         del at_old  # its residuals are as large as all the episodes
-        at_old = linearize(chunked(_fewer_episodes(tasks, fisher_fraction)))
+        kept = math.ceil(fisher_fraction * tasks.query.mask.shape[2])
+        _, at_old = linearize(tree.map_leaves(lambda x: x[:, :, :kept].contiguous(), tasks))
 
-    step, residual = _longest_step(
-        lambda vector: mean(lambda c: c.fisher(vector), at_old),
-        gradient, max_kl, cg_steps, cg_damping,
-    )  # fmt: skip
+    def damped(vector: MetaParams) -> MetaParams:
+        fisher: MetaParams = mean(lambda c: c.fisher(vector), at_old)
+        return tree.add(fisher, vector, scale=cg_damping)
+
+    solution, residual = conjugate_gradient(damped, gradient, steps=cg_steps)
+    # sᵀHs is without the damping, and costs no product: H s = g − residual − damping · s.
+    image = tree.add(tree.add(gradient, residual, scale=-1.0), solution, scale=-cg_damping)
+    curvature = tree.dot(solution, image)
+    curvature = curvature.clamp(min=torch.finfo(curvature.dtype).tiny)
+    step = tree.scale(solution, -torch.sqrt(2 * max_kl / curvature))
     del at_old  # and with it every residual, before the line search
 
     def evaluate(candidate: MetaParams) -> Any:
@@ -105,44 +120,110 @@ def trust_region_step(
             break
         fraction *= backtrack_ratio
     return meta, {
-        "gradient/outer": tree.norm(gradient),
+        "gradient/outer": slope,
         "trpo/surrogate": before,
-        "trpo/cg_residual": tree.norm(residual) / tree.norm(gradient),
+        "trpo/cg_residual": tree.norm(residual) / slope,
         **{f"trpo/{name}": before.new_tensor(float(value)) for name, value in accepted.items()},
     }
 
 
-def _longest_step(
-    fisher: Callable[[MetaParams], MetaParams],
-    gradient: MetaParams,
-    max_kl: float,
-    cg_steps: int,
-    cg_damping: float,
-) -> tuple[MetaParams, MetaParams]:
-    """Return −sqrt(2 δ / sᵀHs) · s with s ≈ (H + damping)⁻¹ g, and the residual of s.
+@takes_options_of(trust_region_step)
+def maml_trpo(
+    policy: Policy, loop: InnerLoop, *, term: LossFn | None = None, **options: Any
+) -> MetaLearner:
+    """Build MAML with a trust-region meta-update (Finn et al. 2017, section 4.2 and algorithm 3).
 
-    sᵀHs is without the damping, and costs no product: H s = g − residual − damping · s.
+    With ``loop.num_steps`` 0 it is TRPO on the mixture of all tasks (the paper's pretrained
+    baseline, and with the task observed its oracle); with ``loop.first_order``, FOMAML-TRPO.
+
+    Args:
+        policy: The policy.
+        loop: The inner loop; its loss is a policy-gradient loss of the same policy.
+        term: See :class:`~metarl.rl.objective.PostAdaptationObjective`.
+        options: Of :func:`~metarl.rl.trpo.trust_region_step`, such as ``max_kl=0.01``.
+    """
+    objective = PostAdaptationObjective(policy, loop, term)
+
+    def init(
+        params: Any, generator: torch.Generator | None = None, *, device: Any = "cpu"
+    ) -> MetaState:
+        return MetaState(initial_params(loop, params, generator, device))
+
+    def step(state: MetaState, tasks: Task) -> tuple[MetaState, Metrics]:
+        params, metrics = trust_region_step(objective, state.params, tasks, **options)
+        return MetaState(params), metrics
+
+    return MetaLearner(init, step, loop.adapt)
+
+
+@takes_options_of(trust_region_step)
+def e_maml(policy: Policy, loop: InnerLoop, **options: Any) -> MetaLearner:
+    """Build MAML-TRPO with the exploration term (Stadie et al. 2018).
+
+    Args:
+        policy: The policy.
+        loop: The inner loop.
+        options: See :func:`maml_trpo`.
+    """
+    learner: MetaLearner = maml_trpo(policy, loop, term=exploration(policy), **options)
+
+    def step(state: MetaState, tasks: Task) -> tuple[MetaState, Metrics]:
+        return learner.step(state, standardize_rewards(tasks))
+
+    return learner._replace(step=step)
+
+
+def exploration(policy: Policy) -> LossFn:
+    """Build −mean(log π_θ(a|s) of the first episodes) · mean(reward after adaptation) of one task.
+
+    The second factor is a constant: how well this task went, beside the others. It is the score
+    term that the pre-update *sampling* distribution adds to the gradient (Stadie et al. 2018,
+    eq. 9, for the whole batch at once); with several inner steps the first episodes stand for all.
     """
 
-    def damped(vector: MetaParams) -> MetaParams:
-        return tree.add(fisher(vector), vector, scale=cg_damping)
+    def term(params: Params, task: Task) -> Float[Tensor, ""]:
+        if not task.support:  # nothing came before
+            return 0.0 * params[next(iter(params))].sum()
+        first = task.support[0]
+        log_prob = policy.unroll(params, first).log_prob(first.actions)
+        credit = masked_mean(task.query.rewards, task.query.mask)
+        return -masked_mean(log_prob, first.mask) * credit
 
-    solution, residual = conjugate_gradient(damped, gradient, steps=cg_steps)
-    image = tree.add(tree.add(gradient, residual, scale=-1.0), solution, scale=-cg_damping)
-    curvature = tree.dot(solution, image)
-    curvature = curvature.clamp(min=torch.finfo(curvature.dtype).tiny)
-    return tree.scale(solution, -torch.sqrt(2 * max_kl / curvature)), residual
-
-
-def _fewer_episodes(tasks: Task, fraction: float) -> Task:
-    """Keep the first episodes of every task."""
-    kept = math.ceil(fraction * tasks.query.mask.shape[2])
-    return tree.map_leaves(lambda x: x[:, :, :kept].contiguous(), tasks)
+    return term
 
 
-def _check_finite(loss: Tensor, gradient: MetaParams) -> None:
-    if not (torch.isfinite(loss) and torch.isfinite(tree.norm(gradient))):
-        raise FloatingPointError(
-            f"the surrogate loss is {loss.item():g} and its gradient has norm "
-            f"{tree.norm(gradient).item():g}: lower inner_lr or max_kl"
-        )
+@chunks.one_thread_per_operator()
+def standardize_rewards(tasks: Task) -> Task:
+    """Standardize the query rewards over the transitions of the whole meta-batch.
+
+    Where processes share the meta-batch, over those of all.
+    """
+    rewards, mask = tasks.query.rewards, tasks.query.mask
+    count = _total(mask.to(rewards.dtype))
+    centered = masked(rewards - _total(masked(rewards, mask)) / count, mask)
+    std = torch.sqrt(_total(centered.square()) / count)
+    return tasks._replace(query=tasks.query._replace(rewards=centered / (std + 1e-8)))
+
+
+def _total(values: Float[Tensor, "task time episode"]) -> Float[Tensor, ""]:
+    total: Tensor = processes.total([{"sum": own.sum()} for own in values.unbind()])["sum"]
+    return total
+
+
+def context_loop(loop: InnerLoop, size: int) -> InnerLoop:
+    """Return `loop` for CAVIA: only `size` context parameters adapt (Zintgraf et al. 2019).
+
+    They start at zero in every task and are no meta-parameters: what is learned is how the policy
+    reads them.
+
+    Args:
+        loop: The inner loop.
+        size: Number of context parameters of the policy.
+    """
+
+    def start(params: Params, batches: Batches) -> tuple[Params, Batches]:
+        like = next(iter(params.values()))
+        return {**params, CONTEXT: like.new_zeros(size)}, batches
+
+    supplied = frozenset({CONTEXT})
+    return replace(loop, start=start, fast=lambda name: name == CONTEXT, supplied=supplied)

@@ -1,23 +1,26 @@
 """Vector environments with tasks: those of an environment, or those that Gymnasium makes of it."""
 
 import json
+import signal
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium import logger, spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
-from metarl.rl.error_context import Checked, brief, error_context
 
-
-NO_TASKS = "has no tasks: it needs an attribute `task` and a method sample_tasks(num_tasks, rng)"
-INTERFACE = ("sample_tasks", "call", "get_attr", "set_attr")
+TIMEOUT = 10.0  # seconds until the system reports a process that has just died
 
 
 def make_vector_env(env_id: str, num_envs: int, **kwargs: Any) -> Any:
     """Make a registered environment with `num_envs` rows, and check that it has tasks.
 
-    Every scalar environment is :class:`~metarl.rl.error_context.Checked`; an environment's own
+    Every scalar environment is :class:`~metarl.rl.vector_env.Checked`; an environment's own
     vectorized implementation is used unchecked.
 
     Args:
@@ -39,9 +42,12 @@ def make_vector_env(env_id: str, num_envs: int, **kwargs: Any) -> Any:
         if isinstance(env, SyncVectorEnv | AsyncVectorEnv):
             found = [env.call("has_wrapper_attr", name)[0] for name in ("task", "sample_tasks")]
         else:
-            found = [hasattr(env, name) for name in INTERFACE]
+            found = [hasattr(env, n) for n in ("sample_tasks", "call", "get_attr", "set_attr")]
         if not all(found):
-            raise ValueError(f"{env_id} {NO_TASKS}")
+            raise ValueError(
+                f"{env_id} has no tasks: it needs an attribute `task` and a method "
+                "sample_tasks(num_tasks, rng)"
+            )
         drawn = env.call("sample_tasks", 2, np.random.default_rng(0))[0]
     try:
         json.dumps(drawn)
@@ -71,3 +77,113 @@ def horizon_of(env: Any) -> int | None:
         getattr(spec, "max_episode_steps", None),
     )
     return next((steps for steps in stated if steps is not None), None)
+
+
+class EnvironmentFailed(RuntimeError):
+    """An environment failed: the message names it and the method."""
+
+
+@contextmanager
+def error_context(
+    name: str, method: str, *passed: type[Exception], env: Any = None
+) -> Iterator[None]:
+    """Name the environment and the method in an error: its own message may only be ``KeyError``.
+
+    After an error in a vector environment with worker processes, these are ended: they cannot be
+    used again, and waiting for a dead one would never return.
+
+    Args:
+        name: Id of the environment.
+        method: The method that is called in this context.
+        passed: Errors that are raised unchanged, because their messages are complete. A ValueError
+            whose message starts with the name is one of them.
+        env: The vector environment, if one is called.
+
+    Raises:
+        EnvironmentFailed: In place of any other error. Its message is a single line.
+    """
+    processes, level = getattr(env, "processes", []), logger.min_level
+    if processes:  # Gymnasium would print the worker's traceback, and fail at a % in it
+        logger.min_level = logger.ERROR + 1
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        died = _end_workers(env, error) if processes else ""
+        named = isinstance(error, ValueError) and str(error).startswith(f"{name} ")
+        if not died and (named or isinstance(error, (EnvironmentFailed, *passed))):
+            raise
+        # To contextlib a RuntimeError with this cause is the StopIteration itself (PEP 479).
+        cause = None if isinstance(error, StopIteration) else error
+        text = died or f"{type(error).__name__}: {error}".strip(": ").removeprefix("ValueError: ")
+        raise EnvironmentFailed(f"{name} failed in {method}: {brief(text)}") from cause
+    finally:
+        logger.min_level = level
+
+
+def _end_workers(env: Any, error: BaseException) -> str:
+    """End the worker processes; describe the first that died before, or return an empty string."""
+    lost = [process.sentinel for process in env.processes if isinstance(error, EOFError | OSError)]
+    ended, died = wait(lost, TIMEOUT) if lost else [], ""
+    for index, process in enumerate(env.processes):
+        process.kill()
+        process.join()
+        if process.sentinel in ended and not died:
+            code = process.exitcode
+            killed = code < 0 and f"was killed by {signal.Signals(-code).name}"
+            how = killed or f"exited with {code}"
+            died = f"process {index} of {len(env.processes)} {how}"
+    env.closed = True
+    return died and f'{died}; vectorization_mode="sync" runs all episodes in this process'
+
+
+def brief(value: Any) -> str:
+    """Write a value in one line of at most 300 characters."""
+    return textwrap.shorten(str(value), 300, placeholder="...")
+
+
+class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Checks what an environment returns, in the process where it runs.
+
+    Without it a wrong observation would surface in a buffer shared by processes, and a reward of
+    NaN as a loss that is not finite. Gymnasium's passive checker only examines the first step.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        """Wrap `env`; observations must fit the space that it has now."""
+        super().__init__(env)
+        self._space = env.observation_space
+        self._name = getattr(env.spec, "id", type(env.unwrapped).__name__)
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        with error_context(self._name, "reset"):
+            observation, info = self.env.reset(**kwargs)
+            return self._fitting(observation, 0.0), dict(info)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Advance the episode.
+
+        A reward or an observation that is not finite is accepted after an action that is not
+        finite itself: then the policy diverged, and not the environment.
+        """
+        with error_context(self._name, "step"):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            _require_finite("the reward", float(reward), action)
+            observation = self._fitting(observation, action)
+            return observation, float(reward), bool(terminated), bool(truncated), dict(info)
+
+    def _fitting(self, observation: Any, action: Any) -> Any:
+        """Return an observation in the shape and type of the space."""
+        if not isinstance(self._space, spaces.Box):
+            return observation
+        values, shape = np.asarray(observation), self._space.shape
+        if values.shape != shape:
+            raise ValueError(f"observations must have shape {shape}, got {values.shape}")
+        values = values.astype(self._space.dtype, casting="same_kind", copy=False)
+        _require_finite("observations", values, action)
+        return values
+
+
+def _require_finite(what: str, value: Any, action: Any) -> None:
+    if not np.isfinite(value).all() and np.isfinite(action).all():
+        raise ValueError(f"{what} must be finite, got {brief(value)}")

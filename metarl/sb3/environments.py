@@ -13,8 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from metarl.envs.base import TaskDescription
 from metarl.envs.locomotion import LocomotionEnv
-from metarl.rl.error_context import Checked
-from metarl.rl.vector_env import make_vector_env
+from metarl.rl.vector_env import Checked, make_vector_env
 
 
 def sb3_env(
@@ -34,21 +33,13 @@ def sb3_env(
     """
     one = make_vector_env(env_id, 1, **kwargs)  # requires that it has tasks
     one.close()
-    if ends_together(one):
+    formulas = getattr(one, "formulas", None)
+    # Robots that cannot fall: all rows end at the horizon, unless they diverge.
+    if isinstance(formulas, LocomotionEnv) and type(formulas).healthy is LocomotionEnv.healthy:
         return BatchedVecEnv(make_vector_env(env_id, num_envs, **kwargs), task)
     return DummyVecEnv(
         [lambda: Checked(OneTask(gymnasium.make(env_id, **kwargs), task))] * num_envs
     )
-
-
-def ends_together(env: Any) -> bool:
-    """Return whether all rows of a vectorized environment end at the horizon, unless they diverge.
-
-    Args:
-        env: A vector environment.
-    """
-    formulas = getattr(env, "formulas", None)
-    return isinstance(formulas, LocomotionEnv) and type(formulas).healthy is LocomotionEnv.healthy
 
 
 class OneTask(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -109,8 +100,7 @@ class BatchedVecEnv(VecEnv):
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """Return an attribute of every row."""
-        found = self.env.get_attr(attr_name)
-        return [found[row] for row in self._get_indices(indices)]
+        return self.env_method(attr_name, indices=indices)
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Fail: rows share their attributes."""

@@ -50,7 +50,18 @@ def make_model(
         ValueError: If the algorithm does not fit the spaces of the environment.
     """
     require_spaces(algo, env.observation_space, env.action_space)
-    options = _options(algo, env, horizon)
+    options: dict[str, Any] = {}
+    if algo == "ppo":
+        steps = horizon * max(1, math.ceil(ROLLOUT / (env.num_envs * horizon)))
+        total = steps * env.num_envs
+        # SB3 warns of a last batch that is smaller than the others.
+        sizes = (n for n in range(math.ceil(total / BATCHES), total) if total % n == 0)
+        options |= {"n_steps": steps, "batch_size": next(sizes, total)}
+    if algo in CONTINUOUS:
+        options |= {"learning_starts": 10 * horizon, "gradient_steps": -1}
+    if algo == "td3":
+        zero = np.zeros(env.action_space.shape)
+        options["action_noise"] = NormalActionNoise(zero, zero + NOISE)
     if hidden is not None:
         options["policy_kwargs"] = {"net_arch": [*hidden]}
     if learning_rate is not None:
@@ -90,20 +101,3 @@ def require_spaces(algo: str, seen: Space[Any], acted: Space[Any]) -> None:
             raise ValueError(f"{algo} needs continuous actions, got {acted}; use ppo or a2c")
     elif not isinstance(acted, Box) or not acted.is_bounded():
         raise ValueError(f"{algo} needs actions in a bounded Box or a Discrete, got {acted}")
-
-
-def _options(algo: str, env: Any, horizon: int) -> dict[str, Any]:
-    """Return the settings that differ from SB3's."""
-    if algo == "a2c":
-        return {}
-    if algo == "ppo":
-        steps = horizon * max(1, math.ceil(ROLLOUT / (env.num_envs * horizon)))
-        total = steps * env.num_envs
-        # SB3 warns of a last batch that is smaller than the others.
-        sizes = (n for n in range(math.ceil(total / BATCHES), total) if total % n == 0)
-        return {"n_steps": steps, "batch_size": next(sizes, total)}
-    options: dict[str, Any] = {"learning_starts": 10 * horizon, "gradient_steps": -1}
-    if algo == "td3":
-        zero = np.zeros(env.action_space.shape)
-        options["action_noise"] = NormalActionNoise(zero, zero + NOISE)
-    return options

@@ -87,40 +87,29 @@ def architecture(policy: Policy) -> dict[str, Any]:
     Raises:
         TypeError: If the policy is no MLP policy.
     """
-    layers = _layers(policy)
+    module: Any = policy.module
+    if type(module) not in (GaussianMLP, CategoricalMLP):
+        raise TypeError(
+            "only policies made by mlp_policy are actors of Stable-Baselines3, got "
+            f"{type(module).__name__}"
+        )
+    layers = list(module.network)
     widths = [layer.out_features for layer in layers if isinstance(layer, nn.Linear)][:-1]
     kind = type(layers[1]) if widths else nn.Tanh  # of a linear policy: the critic's
     return {"net_arch": {"pi": widths, "vf": widths or [64, 64]}, "activation_fn": kind}
 
 
 def copy_actor(policy: Policy, params: Params, into: ActorCriticPolicy) -> None:
-    """Overwrite the actor of an SB3 policy of the right architecture; its critic stays.
-
-    Raises:
-        TypeError: If the policy is no MLP policy.
-        ValueError: If the parameters do not fit its spaces, or have a task axis.
-    """
-    state = actor_state(policy, params)
-    held = {name: x.shape for name, x in into.state_dict().items() if "value_net" not in name}
-    if held != {name: x.shape for name, x in state.items()}:
-        raise ValueError(
-            f"the policy does not fit the environment: it reads {into.observation_space}, acts in "
-            f"{into.action_space}, and needs parameters {held}"
-        )
-    into.load_state_dict(state, strict=False)
-
-
-def actor_state(policy: Policy, params: Params) -> dict[str, Tensor]:
-    """Return the parameters under the names of SB3's actor.
+    """Overwrite the actor of an SB3 policy of the right :func:`architecture`; its critic stays.
 
     The unit of the outputs goes into the last layer, a context into the bias of the first: both
     are the same policy, to rounding.
 
     Raises:
-        TypeError: If the policy is no MLP policy.
-        ValueError: If the parameters have a task axis.
+        ValueError: If the parameters do not fit its spaces, or have a task axis.
     """
-    indices = [i for i, layer in enumerate(_layers(policy)) if isinstance(layer, nn.Linear)]
+    module: Any = policy.module
+    indices = [i for i, layer in enumerate(module.network) if isinstance(layer, nn.Linear)]
     weights = [params[f"network.{i}.weight"] for i in indices]
     biases = [params[f"network.{i}.bias"] for i in indices]
     if weights[0].ndim != 2:
@@ -133,7 +122,6 @@ def actor_state(policy: Policy, params: Params) -> dict[str, Tensor]:
         biases[0] = biases[0] + weights[0][:, features:] @ params[CONTEXT]
         weights[0] = weights[0][:, :features]
     state: dict[str, Tensor] = {}
-    module: Any = policy.module
     outputs = module.distribution(params, biases[-1])
     if isinstance(outputs, Gaussian):
         state["log_std"] = outputs.log_std
@@ -141,18 +129,13 @@ def actor_state(policy: Policy, params: Params) -> dict[str, Tensor]:
     names = [*(f"mlp_extractor.policy_net.{i}" for i in indices[:-1]), "action_net"]
     for name, weight, bias in zip(names, weights, biases, strict=True):
         state |= {f"{name}.weight": weight, f"{name}.bias": bias}
-    return {name: x.detach().float() for name, x in state.items()}
-
-
-def _layers(policy: Policy) -> list[nn.Module]:
-    """Return the layers of an MLP policy."""
-    module: Any = policy.module
-    if type(module) not in (GaussianMLP, CategoricalMLP):
-        raise TypeError(
-            "only policies made by mlp_policy are actors of Stable-Baselines3, got "
-            f"{type(module).__name__}"
+    held = {name: x.shape for name, x in into.state_dict().items() if "value_net" not in name}
+    if held != {name: x.shape for name, x in state.items()}:
+        raise ValueError(
+            f"the policy does not fit the environment: it reads {into.observation_space}, acts in "
+            f"{into.action_space}, and needs parameters {held}"
         )
-    return list(module.network)
+    into.load_state_dict({name: x.detach().float() for name, x in state.items()}, strict=False)
 
 
 def policy_of(model: BaseAlgorithm, *, deterministic: bool = True) -> Policy:

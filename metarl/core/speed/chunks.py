@@ -77,15 +77,15 @@ def parallel_map(
         with torch.set_grad_enabled(grad_enabled):
             return function(item)
 
-    order = sorted(range(len(items)), key=lambda index: -_size(items[index]))
+    sizes = [
+        sum(x.numel() for x in pytree.tree_leaves(item) if isinstance(x, torch.Tensor))
+        for item in items
+    ]
+    order = sorted(range(len(items)), key=lambda index: -sizes[index])
     with one_thread_per_operator() as num_threads:
         done = _pool(num_threads, os.getpid()).map(call, [items[index] for index in order])
         found = dict(zip(order, done, strict=True))
     return [found[index] for index in range(len(items))]
-
-
-def _size(item: Any) -> int:
-    return sum(x.numel() for x in pytree.tree_leaves(item) if isinstance(x, torch.Tensor))
 
 
 def split(tasks: Tree, chunk_size: int | None) -> list[Tree]:
@@ -121,6 +121,20 @@ def over_tasks(function: Callable[[Any], Any], tasks: Any) -> Any:
     # squeeze, not x[0]: its derivative is a view and not a copy into zeros.
     result = function(tree.map_leaves(lambda x: x.squeeze(0), tasks))
     return tree.map_leaves(lambda x: x.unsqueeze(0), result)
+
+
+def map_tasks(function: Callable[[Any], Result], tasks: Any, chunk_size: int | None) -> Result:
+    """Apply a function of one task to a meta-batch, chunk by chunk.
+
+    Args:
+        function: From a task to a tree of tensors; with a leading task axis, these are the result.
+        tasks: A tree whose tensors have a leading task axis.
+        chunk_size: See :func:`split`.
+    """
+    parts, device = split(tasks, chunk_size), tree.leaves(tasks)[0].device
+    done = parallel_map(lambda part: over_tasks(function, part), parts, device=device)
+    joined: Result = join(done)
+    return joined
 
 
 def cache_sized(examples_per_task: int, num_tasks: int, device: torch.device) -> int | None:

@@ -40,10 +40,9 @@ class Program:
         names: list[str] = []
         _flatten(arguments, leaves, names)
         key = (*names, *((x.shape, x.stride(), x.dtype, x.device) for x in leaves))
-        if key not in self._programs:
-            with self._lock:
-                if key not in self._programs:
-                    self._programs[key] = self._make(arguments, leaves)
+        with self._lock:
+            if key not in self._programs:
+                self._programs[key] = self._make(arguments, leaves)
         program, form = self._programs[key]
         return _rebuild(form, iter(program(*leaves)))
 

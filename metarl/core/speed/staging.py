@@ -16,26 +16,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 Tensors: TypeAlias = Sequence[Tensor]
 aten = torch.ops.aten
 
-# Operators by the quickest way to call them: a method of the tensor costs a third of an overload.
-METHODS: dict[Any, str] = {
-    aten.add.Tensor: "add",
-    aten.expand.default: "expand",
-    aten.mm.default: "mm",
-    aten.bmm.default: "bmm",
-    aten.mul.Scalar: "mul",
-    aten.mul.Tensor: "mul",
-    aten.neg.default: "neg",
-    aten.select.int: "select",
-    aten.squeeze.dim: "squeeze",
-    aten.sum.dim_IntList: "sum",
-    aten.t.default: "t",
-    aten.transpose.int: "transpose",
-    aten.unsqueeze.default: "unsqueeze",
-    aten.view.default: "view",
-}
 # Element by element, so that the result may take the place of an argument that nobody else reads.
 INTO_FIRST = (aten.add.Tensor, aten.mul.Scalar, aten.mul.Tensor, aten.neg.default)
-IN_PLACE = {operator: f"{METHODS[operator]}_" for operator in INTO_FIRST}
 VIEWS = {
     aten.squeeze.dim,
     aten.t.default,
@@ -45,6 +27,13 @@ VIEWS = {
 }
 RESHAPES = {aten.squeeze_.dim: aten.squeeze.dim, aten.squeeze_.dims: aten.squeeze.dims}
 PRODUCTS = {aten.mm.default: "addmm", aten.bmm.default: "baddbmm"}
+OTHERS = (aten.expand.default, aten.select.int, aten.sum.dim_IntList)
+# Operators by the quickest way to call them: a method of the tensor costs a third of an overload.
+METHODS: dict[Any, str] = {
+    operator: operator.__name__.split(".")[0]
+    for operator in (*INTO_FIRST, *VIEWS, *PRODUCTS, *OTHERS)
+}
+IN_PLACE = {operator: f"{METHODS[operator]}_" for operator in INTO_FIRST}
 ADDED = {f"{method}{suffix}" for method in PRODUCTS.values() for suffix in ("", "_")}
 FRESH = {*IN_PLACE, *IN_PLACE.values(), *PRODUCTS, *ADDED, aten.threshold_backward.default}
 
@@ -131,39 +120,32 @@ def _program(
 
 def _simplify(graph: fx.Graph) -> None:
     """Drop what does nothing, fold additions into products, work in place, call the quick way."""
-    for node in graph.nodes:
-        source = node.args[0] if node.target is aten.t.default else None
-        if isinstance(source, fx.Node) and source.target is aten.t.default:
-            node.replace_all_uses_with(source.args[0])
-    for node in list(graph.nodes):
-        if node.target is aten.add.Tensor and not node.kwargs:
-            _skip_zeros(node)
-    graph.eliminate_dead_code()
-    for node in list(graph.nodes):
-        if node.target is aten.add.Tensor and not node.kwargs:
-            _accumulate(graph, node)
-    graph.eliminate_dead_code()
-    for node in list(graph.nodes):
-        _reuse_memory(graph, node)
-    graph.eliminate_dead_code()
+    for rewrite in (_skip, _accumulate, _reuse_memory):
+        for node in list(graph.nodes):
+            rewrite(graph, node)
+        graph.eliminate_dead_code()
     for node in graph.nodes:
         if node.target in METHODS:
             node.op, node.target = "call_method", METHODS[node.target]
     graph.lint()
 
 
-def _skip_zeros(node: fx.Node) -> None:
-    """Replace ``x + zeros`` by x: what the second derivative of a ReLU adds."""
-    for zeros, other in (node.args, node.args[::-1]):
-        if not (isinstance(zeros, fx.Node) and isinstance(other, fx.Node)):
-            return
-        if zeros.target is aten.zeros_like.default and _kind(other) == _kind(node):
-            node.replace_all_uses_with(other)
-            return
+def _skip(graph: fx.Graph, node: fx.Node) -> None:
+    """Skip two transposes, and ``x + zeros``: what the second derivative of a ReLU adds."""
+    sources = [a for a in node.args if isinstance(a, fx.Node)]
+    if node.target is aten.t.default and sources[0].target is aten.t.default:
+        node.replace_all_uses_with(sources[0].args[0])  # type: ignore[arg-type]
+    if node.target is aten.add.Tensor and not node.kwargs and len(sources) == 2:
+        for zeros, other in (sources, sources[::-1]):
+            if zeros.target is aten.zeros_like.default and _kind(other) == _kind(node):
+                node.replace_all_uses_with(other)
+                return
 
 
 def _accumulate(graph: fx.Graph, node: fx.Node) -> None:
     """Turn ``x + a @ b`` into one product that adds to x; in place where x is not used again."""
+    if node.target is not aten.add.Tensor or node.kwargs:
+        return
     terms = [a for a in node.args if isinstance(a, fx.Node)]
     if len(terms) != 2 or terms[0] is terms[1]:
         return
