@@ -7,7 +7,7 @@ import mujoco
 import numpy as np
 from mujoco import rollout
 
-from metarl.envs.base import Array, BatchedFormulas, TaskDescription, distinct
+from metarl.envs.base import Array, BatchedTaskEnv, TaskDescription, distinct
 from metarl.envs.locomotion import START_TIME, LocomotionEnv, States, quiet
 
 
@@ -21,7 +21,7 @@ def available_cores() -> int:
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-class BatchedLocomotion(BatchedFormulas):
+class BatchedLocomotion(BatchedTaskEnv):
     """Many episodes of a :class:`LocomotionEnv` at once, stepped by MuJoCo's own threads.
 
     Ended rows are not simulated. Results do not depend on the number of threads.
@@ -45,7 +45,7 @@ class BatchedLocomotion(BatchedFormulas):
             num_threads: Threads of the simulation; by default one for each available core.
             kwargs: Of the scalar environment.
         """
-        super().__init__(scalar(**kwargs), num_envs, max_episode_steps=max_episode_steps)
+        super().__init__(scalar, num_envs, max_episode_steps=max_episode_steps, **kwargs)
         self.model = self.formulas.model
         self.num_threads = num_threads or available_cores()
         self._pool: rollout.Rollout | None = None
