@@ -135,8 +135,8 @@ def find_tasks(data_root: Path | None) -> dict[str, list[Path]]:
         if not any(part.startswith(".") for part in path.relative_to(folder).parts):
             tasks.setdefault(_task_of(path), []).append(path)
     for name, paths in tasks.items():
-        if len(places := sorted({path.parent for path in paths})) > 1:
-            both = f"{places[0]} and {places[1]}"
+        if len(places := {path.parent for path in paths}) > 1:
+            both = " and ".join(sorted(map(str, places)))
             raise ValueError(f"two folders have files of task {name!r}: {both}; rename one of them")
     if not tasks:
         raise FileNotFoundError(f"{folder} has no text tasks: expected files such as TASK.jsonl")
