@@ -1,5 +1,6 @@
 """What every environment of the package has in common: tasks, and a batched face."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -154,8 +155,8 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
         del options
         if isinstance(seed, int | np.integer):
             seed = range(int(seed), int(seed) + self.num_envs)
-        seeds = [None] * self.num_envs if seed is None else list(seed)
-        self._observations = self._reset_rows(self.tasks, seeds)
+        seeds = itertools.repeat(None, self.num_envs) if seed is None else seed
+        self._observations = self._reset_rows(self.tasks, list(seeds))
         self._ended, self._elapsed = np.zeros(self.num_envs, dtype=bool), 0
         return self._observations, {}
 

@@ -46,8 +46,7 @@ class BatchedLocomotion(BatchedTaskEnv):
             kwargs: Of the scalar environment.
         """
         super().__init__(scalar, num_envs, max_episode_steps=max_episode_steps, **kwargs)
-        self.model = self.formulas.model
-        self.num_threads = num_threads or available_cores()
+        self.model, self.num_threads = self.formulas.model, num_threads or available_cores()
         self._pool: rollout.Rollout | None = None
 
     def _reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
@@ -111,13 +110,10 @@ class BatchedLocomotion(BatchedTaskEnv):
             self._pool = rollout.Rollout(nthread=self.num_threads if self.num_threads > 1 else 0)
             self._data = [mujoco.MjData(self.model) for _ in range(self.num_threads)]
         models = self._models[0] if self._shared else [self._models[row] for row in rows]
-        controls = self.formulas.controls(actions)[:, None]
+        controls, count = self.formulas.controls(actions)[:, None], steps + sensing
         with quiet():
-            states, sensors = self._pool.rollout(
-                models, self._data, full, controls, nstep=steps + sensing
-            )
-        readings = sensors[:, steps] if sensing else sensors[:, 0]
-        return states[:, max(steps, 1) - 1], readings
+            states, sensors = self._pool.rollout(models, self._data, full, controls, nstep=count)
+        return states[:, max(steps, 1) - 1], sensors[:, steps * sensing]
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the threads."""

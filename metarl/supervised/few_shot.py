@@ -45,8 +45,7 @@ class FewShot:
     rotations: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_classes < self.num_ways:
-            most = self.num_classes
+        if (most := self.num_classes) < self.num_ways:
             raise ValueError(f"num_ways must be at most {most}, all classes; got {self.num_ways}")
         needed, fewest = self.num_shots + self.num_queries, min(self.counts)
         if fewest < needed:
@@ -114,12 +113,12 @@ class VariableFewShot:
     MAX_PER_CLASS = 100
 
     def __post_init__(self) -> None:
-        if self.max_ways < self.MIN_WAYS or self.pool.num_classes < self.max_ways:
-            limits = f"{self.MIN_WAYS} to {self.pool.num_classes}, all classes"
-            raise ValueError(f"max_ways must be from {limits}; got {self.max_ways}")
-        if self.max_support < self.max_ways:
-            least = f"max_ways, {self.max_ways}"
-            raise ValueError(f"max_support must be at least {least}; got {self.max_support}")
+        least, ways, most = self.MIN_WAYS, self.max_ways, self.pool.num_classes
+        if not least <= ways <= most:
+            raise ValueError(f"max_ways must be from {least} to {most}, all classes; got {ways}")
+        if self.max_support < ways:
+            got = self.max_support
+            raise ValueError(f"max_support must be at least max_ways, {ways}; got {got}")
         if min(self.pool.counts) < 2:
             raise ValueError("variable tasks need 2 images of each class, got 1 in one")
 
