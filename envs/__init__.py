@@ -5,8 +5,8 @@ scalar and a vectorized implementation: ``gymnasium.make(id)`` and
 ``gymnasium.make_vec(id, num_envs=...)``.
 """
 
-import importlib
 from functools import partial
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -29,13 +29,7 @@ class Row(NamedTuple):
 
     def scalar(self) -> Any:
         """Import and return the scalar class."""
-        return getattr(importlib.import_module(f"metarl.envs.{self.module}"), self.name)
-
-    def batched(self) -> Any:
-        """Import and return the vectorized class, with the scalar class as its first argument."""
-        scalar = self.scalar()
-        module, _, name = scalar.vectorized.partition(":")
-        return partial(getattr(importlib.import_module(module), name), scalar)
+        return resolve_name(f"metarl.envs.{self.module}:{self.name}")
 
 
 ENVIRONMENTS = (
@@ -60,10 +54,10 @@ ENVIRONMENTS = (
 
 
 def __getattr__(name: str) -> Any:
-    """Return the vectorized class of an environment: Batched + the name of its scalar class."""
+    """Return the vectorized class of an environment, whose first argument is the scalar class."""
     for row in ENVIRONMENTS:
         if name == f"Batched{row.name}":
-            return row.batched()
+            return partial(resolve_name(row.scalar().vectorized), row.scalar())
     raise AttributeError(f"module 'metarl.envs' has no attribute {name!r}")
 
 

@@ -1,9 +1,9 @@
 """What every environment of the package has in common: tasks, and a batched face."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -100,34 +100,39 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
     An ended row is frozen: it keeps its last observation, earns 0 and is never reset by itself, so
     a rollout holds exactly one episode a row. Rows are truncated after `max_episode_steps`.
 
-    Subclasses implement :meth:`sample_tasks`, :meth:`_reset_rows` and :meth:`_step_rows`.
+    Subclasses implement :meth:`_reset_rows` and :meth:`_step_rows`, and :meth:`_check_tasks` if
+    their scalar class has no ``task_values``, which reads a task or raises ValueError.
+
+    Attributes:
+        formulas: A scalar environment that is never stepped: it has the spaces, the tasks, and
+            often the formulas of both implementations.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012 (Gymnasium's name)
 
     def __init__(
         self,
-        num_envs: int,
-        observation_space: gymnasium.spaces.Box,
-        action_space: gymnasium.Space[Any],
+        scalar: Callable[..., Any],
+        num_envs: int = 1,
         *,
         max_episode_steps: int,
+        **kwargs: Any,
     ) -> None:
-        """Describe `num_envs` rows of single spaces."""
-        self.num_envs = num_envs
-        self.max_episode_steps = max_episode_steps
-        self.single_observation_space = observation_space
-        self.single_action_space = action_space
-        self.observation_space = batch_space(observation_space, num_envs)
-        self.action_space = batch_space(action_space, num_envs)
+        """Make `num_envs` rows of a scalar class; `kwargs` are its arguments."""
+        self.formulas = scalar(**kwargs)
+        self.num_envs, self.max_episode_steps = num_envs, max_episode_steps
+        self.single_observation_space = space = self.formulas.observation_space
+        self.single_action_space = self.formulas.action_space
+        self.observation_space = batch_space(space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
         self.tasks: list[TaskDescription] = self.sample_tasks(num_envs, np.random.default_rng(0))
         self._ended = np.ones(num_envs, dtype=bool)
-        self._observations = np.zeros((num_envs, *observation_space.shape), observation_space.dtype)
+        self._observations = np.zeros((num_envs, *space.shape), space.dtype)
         self._elapsed = 0
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
         """Draw tasks from the distribution."""
-        raise NotImplementedError
+        return list(self.formulas.sample_tasks(num_tasks, rng))
 
     def _reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
         """Start an episode of each task and return the first observations."""
@@ -148,13 +153,11 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
     ) -> tuple[Array, dict[str, Any]]:
         """Start one episode in every row; `seed` may be one per row."""
         del options
-        if seed is None or isinstance(seed, int | np.integer):
-            seeds = [None if seed is None else int(seed) + row for row in range(self.num_envs)]
-        else:
-            seeds = list(seed)
-        self._observations = self._reset_rows(self.tasks, seeds)
-        self._ended = np.zeros(self.num_envs, dtype=bool)
-        self._elapsed = 0
+        if isinstance(seed, int | np.integer):
+            seed = range(int(seed), int(seed) + self.num_envs)
+        seeds = itertools.repeat(None, self.num_envs) if seed is None else seed
+        self._observations = self._reset_rows(self.tasks, list(seeds))
+        self._ended, self._elapsed = np.zeros(self.num_envs, dtype=bool), 0
         return self._observations, {}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
@@ -189,7 +192,8 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
 
     def _check_tasks(self, tasks: list[TaskDescription]) -> None:
         """Raise ValueError if one of `tasks` is malformed; rows often share the same object."""
-        raise NotImplementedError
+        for task in distinct(tasks)[0]:
+            self.formulas.task_values(task)
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """Return an attribute of every row."""
@@ -200,26 +204,3 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
         if callable(member := self.get_attr(name)[0]):
             return (member(*args, **kwargs),) * self.num_envs
         return self.get_attr(name)
-
-
-class BatchedFormulas(BatchedTaskEnv):
-    """Base of the batched environments whose scalar class has the formulas for both.
-
-    Attributes:
-        formulas: A scalar environment that is never stepped: it has the spaces, ``sample_tasks``,
-            and ``task_values``, which reads a task or raises ValueError.
-    """
-
-    def __init__(self, formulas: Any, num_envs: int, *, max_episode_steps: int) -> None:
-        """Make `num_envs` rows of the spaces of `formulas`."""
-        self.formulas = formulas
-        observations, actions = formulas.observation_space, formulas.action_space
-        super().__init__(num_envs, observations, actions, max_episode_steps=max_episode_steps)
-
-    def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Draw tasks from the distribution."""
-        return list(self.formulas.sample_tasks(num_tasks, rng))
-
-    def _check_tasks(self, tasks: list[TaskDescription]) -> None:
-        for task in distinct(tasks)[0]:
-            self.formulas.task_values(task)

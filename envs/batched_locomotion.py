@@ -7,7 +7,7 @@ import mujoco
 import numpy as np
 from mujoco import rollout
 
-from metarl.envs.base import Array, BatchedFormulas, TaskDescription, distinct
+from metarl.envs.base import Array, BatchedTaskEnv, TaskDescription, distinct
 from metarl.envs.locomotion import START_TIME, LocomotionEnv, States, quiet
 
 
@@ -21,7 +21,7 @@ def available_cores() -> int:
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-class BatchedLocomotion(BatchedFormulas):
+class BatchedLocomotion(BatchedTaskEnv):
     """Many episodes of a :class:`LocomotionEnv` at once, stepped by MuJoCo's own threads.
 
     Ended rows are not simulated. Results do not depend on the number of threads.
@@ -45,9 +45,8 @@ class BatchedLocomotion(BatchedFormulas):
             num_threads: Threads of the simulation; by default one for each available core.
             kwargs: Of the scalar environment.
         """
-        super().__init__(scalar(**kwargs), num_envs, max_episode_steps=max_episode_steps)
-        self.model = self.formulas.model
-        self.num_threads = num_threads or available_cores()
+        super().__init__(scalar, num_envs, max_episode_steps=max_episode_steps, **kwargs)
+        self.model, self.num_threads = self.formulas.model, num_threads or available_cores()
         self._pool: rollout.Rollout | None = None
 
     def _reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
@@ -111,13 +110,10 @@ class BatchedLocomotion(BatchedFormulas):
             self._pool = rollout.Rollout(nthread=self.num_threads if self.num_threads > 1 else 0)
             self._data = [mujoco.MjData(self.model) for _ in range(self.num_threads)]
         models = self._models[0] if self._shared else [self._models[row] for row in rows]
-        controls = self.formulas.controls(actions)[:, None]
+        controls, count = self.formulas.controls(actions)[:, None], steps + sensing
         with quiet():
-            states, sensors = self._pool.rollout(
-                models, self._data, full, controls, nstep=steps + sensing
-            )
-        readings = sensors[:, steps] if sensing else sensors[:, 0]
-        return states[:, max(steps, 1) - 1], readings
+            states, sensors = self._pool.rollout(models, self._data, full, controls, nstep=count)
+        return states[:, max(steps, 1) - 1], sensors[:, steps * sensing]
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the threads."""

@@ -1,16 +1,20 @@
 """What the environments of a point on a plane have in common, scalar and batched."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from metarl.envs.base import Array, BatchedFormulas, TaskDescription, task_array
-from metarl.envs.plane import BLUE, GRAY, RED, draw_plane
+from metarl.envs.base import Array, BatchedTaskEnv, TaskDescription, task_array
 
 
 HORIZON = 100
+
+GRAY, RED, BLUE = (200, 200, 200), (214, 39, 40), (31, 119, 180)
+SIZE = 240  # pixels of a picture
+RADIUS = 6  # of a point in it
 
 
 class PointEnv(gymnasium.Env[Array, Array]):
@@ -32,11 +36,20 @@ class PointEnv(gymnasium.Env[Array, Array]):
     landmarks: ClassVar[Array] = np.zeros((1, 2))
     half_width: ClassVar[float]
 
-    def __init__(self, *, observe_task: bool = False, render_mode: str | None = None) -> None:
-        """Start with the goal in the upper right; set `task` to choose another."""
-        self.observe_task = observe_task
-        self.render_mode = render_mode
-        self.observation_space = self.space(HORIZON)
+    def __init__(
+        self, *, observe_task: bool = False, render_mode: str | None = None, horizon: int = HORIZON
+    ) -> None:
+        """Start with the goal in the upper right; set `task` to choose another.
+
+        Args:
+            observe_task: Append the goal to the observation.
+            render_mode: ``"rgb_array"`` or ``None``.
+            horizon: Time steps of an episode, which bound how far a point gets.
+        """
+        self.observe_task, self.render_mode = observe_task, render_mode
+        bounds = [self.start_range + self.max_step * horizon] * 2
+        high = np.array(bounds + [self.goal_range] * 2 * observe_task, np.float32)
+        self.observation_space = spaces.Box(-high, high, dtype=np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.task: TaskDescription = {"goal": [self.goal_range, self.goal_range]}
         self._goal, self._position = np.full(2, self.goal_range), np.zeros(2)
@@ -71,12 +84,6 @@ class PointEnv(gymnasium.Env[Array, Array]):
         """Draw where an episode begins."""
         return rng.uniform(-self.start_range, self.start_range, 2)
 
-    def space(self, horizon: int) -> spaces.Box:
-        """Return the space of observations: as far as a point gets, and where goals are."""
-        bounds = [self.start_range + self.max_step * horizon] * 2
-        high = np.array(bounds + [self.goal_range] * 2 * self.observe_task, np.float32)
-        return spaces.Box(-high, high, dtype=np.float32)
-
     def observe(self, positions: Array, goals: Array) -> Array:
         """Return what a policy sees."""
         seen = np.concatenate([positions, goals], axis=-1) if self.observe_task else positions
@@ -102,16 +109,33 @@ class PointEnv(gymnasium.Env[Array, Array]):
         return draw_plane(points, half_width=self.half_width)
 
 
-class BatchedPointEnv(BatchedFormulas):
+def draw_plane(points: Iterable[tuple[Array, tuple[int, int, int]]], *, half_width: float) -> Array:
+    """Draw the plane [−half_width, half_width]², x to the right and y up.
+
+    Args:
+        points: Pairs of a place (x, y) and its color; later ones lie on top.
+        half_width: Places beyond it are not seen.
+
+    Returns:
+        An image (240, 240, 3) of bytes.
+    """
+    image = np.full((SIZE, SIZE, 3), 255, np.uint8)
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    for point, color in points:
+        x, y = (point * [1, -1] / (2 * half_width) + 0.5) * SIZE
+        image[(columns - x) ** 2 + (rows - y) ** 2 < RADIUS**2] = color
+    return image
+
+
+class BatchedPointEnv(BatchedTaskEnv):
     """Many episodes of a :class:`PointEnv` at once, in numpy arrays."""
 
     def __init__(
         self, scalar: type[PointEnv], num_envs: int = 1, *, max_episode_steps: int, **kwargs: Any
     ) -> None:
         """Make `num_envs` rows; `kwargs` are those of the scalar class."""
-        formulas = scalar(**kwargs)
-        formulas.observation_space = formulas.space(max_episode_steps)
-        super().__init__(formulas, num_envs, max_episode_steps=max_episode_steps)
+        kwargs["horizon"] = max_episode_steps
+        super().__init__(scalar, num_envs, max_episode_steps=max_episode_steps, **kwargs)
 
     def _reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
         self._goals = np.array([task["goal"] for task in tasks], dtype=np.float64)
@@ -122,6 +146,6 @@ class BatchedPointEnv(BatchedFormulas):
         return np.asarray(self.formulas.observe(self._positions, self._goals))
 
     def _step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Any]]:
-        moved = self.formulas.move(self._positions, actions, self._goals)
-        self._positions, rewards, done = moved
+        step = self.formulas.move(self._positions, actions, self._goals)
+        self._positions, rewards, done = step
         return self.formulas.observe(self._positions, self._goals), rewards, done, {}

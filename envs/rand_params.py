@@ -1,8 +1,7 @@
 """Robots whose bodies differ from task to task: masses, inertias, damping, friction."""
 
 import copy
-from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import mujoco
 import numpy as np
@@ -38,11 +37,10 @@ class RandParams(LocomotionEnv):
         """Draw factors."""
         return [{"scales": self._draw(rng)} for _ in range(num_tasks)]
 
-    def _draw(self, rng: np.random.Generator) -> dict[str, Any]:
-        return {
-            name: (self.bases[name] ** rng.uniform(*self.exponents, shape)).tolist()
-            for name, shape in self.shapes.items()
-        }
+    def _draw(self, rng: np.random.Generator) -> TaskDescription:
+        shapes, exponents = self.shapes, self.exponents
+        drawn = {name: self.bases[name] ** rng.uniform(*exponents, shapes[name]) for name in shapes}
+        return {name: factors.tolist() for name, factors in drawn.items()}
 
     def task_values(self, task: TaskDescription) -> Array:
         """Return all factors (values,), in the order of `bases`.
@@ -65,12 +63,8 @@ class RandParams(LocomotionEnv):
         # The compiler has left numbers in the model that follow from masses and inertias, such as
         # the inverse weights which set how soft contacts are; without this they stay the old ones.
         with quiet():
-            mujoco.mj_setConst(model, self._scratch)
+            mujoco.mj_setConst(model, mujoco.MjData(model))
         return model
-
-    @cached_property
-    def _scratch(self) -> mujoco.MjData:
-        return mujoco.MjData(self.nominal)
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
         """Return the velocity: every body should run forwards."""

@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from metarl.envs.base import Array, BatchedFormulas, Choice, TaskDescription, distinct, task_arrays
+from metarl.envs.base import Array, BatchedTaskEnv, Choice, TaskDescription, distinct, task_arrays
 
 
 HORIZON = 10
@@ -195,14 +195,8 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
         return self.observe(self._state, self._tables.shown), float(reward), False, False, {}
 
 
-class BatchedTabularMDP(BatchedFormulas):
+class BatchedTabularMDP(BatchedTaskEnv):
     """Many episodes of a :class:`TabularMDP` at once, in numpy arrays; the same dynamics."""
-
-    def __init__(
-        self, scalar: type[TabularMDP], num_envs: int = 1, *, max_episode_steps: int, **kwargs: Any
-    ) -> None:
-        """Make `num_envs` rows; `kwargs` are those of the scalar class."""
-        super().__init__(scalar(**kwargs), num_envs, max_episode_steps=max_episode_steps)
 
     def _reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
         found, self._group = distinct(tasks)
@@ -213,11 +207,13 @@ class BatchedTabularMDP(BatchedFormulas):
         noise = [self.formulas.draw_noise(rng, steps) for rng in rngs]
         self._noise = np.stack(noise, axis=-1)  # (step, number, row)
         self._states = np.zeros(self.num_envs, dtype=np.intp)
-        return np.asarray(self.formulas.observe(self._states, self._tables.shown[self._group]))
+        return self._observe()
 
     def _step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Any]]:
         time = min(self._elapsed, self.max_episode_steps - 1)  # later, every row has ended
         at = self._group, self._states, actions
         self._states, rewards = self.formulas.advance(self._tables, at, self._noise[time])
-        seen = self.formulas.observe(self._states, self._tables.shown[self._group])
-        return seen, rewards, np.zeros(self.num_envs, dtype=bool), {}
+        return self._observe(), rewards, np.zeros(self.num_envs, dtype=bool), {}
+
+    def _observe(self) -> Array:
+        return np.asarray(self.formulas.observe(self._states, self._tables.shown[self._group]))

@@ -15,7 +15,7 @@ from metarl.experiment import Evaluation, Experiment, Report, Table
 from metarl.experiments.supervised import Config, SupervisedTraining
 from metarl.experiments.supervised_setup import started
 from metarl.runs.folder import Run
-from metarl.supervised.evaluate import Curves, adaptation_curves, neighbor_curves
+from metarl.supervised.evaluate import Curves, adaptation_curves
 from metarl.supervised.methods import Start
 from metarl.util.ranges import at_least
 
@@ -157,8 +157,7 @@ class Supervised(SupervisedTraining[Config]):
     ) -> Curves:
         """Measure on the tasks asked for; `rate` replaces the inner optimizer by plain descent."""
         loop = self.parts.test_loop
-        measure = neighbor_curves if options.nearest_neighbor else adaptation_curves
-        return measure(
+        return adaptation_curves(
             self.parts.model,
             loop if rate is None else replace(loop, optimizer=sgd(rate)),
             metas,
@@ -166,6 +165,7 @@ class Supervised(SupervisedTraining[Config]):
             num_tasks=options.num_tasks,
             generator=torch_generator(options.seed, 0, options.tasks, device=self.device),
             chunk_size=self.parts.chunk_size,
+            nearest_neighbor=options.nearest_neighbor,
         )
 
     def _tuned_rate(

@@ -13,7 +13,7 @@ from metarl.experiments.supervised_settings import SupervisedConfig, resolve
 from metarl.experiments.supervised_setup import make_model, make_test_loop
 from metarl.nn.convolution import Classifier, ConvBody, ConvNet
 from metarl.nn.dense import linear
-from metarl.supervised.evaluate import BLOCK, Curves, adaptation_curves, neighbor_curves
+from metarl.supervised.evaluate import BLOCK, Curves, adaptation_curves
 from metarl.supervised.few_shot import with_reference
 from metarl.supervised.losses import cross_entropy
 from metarl.supervised.model import Model
@@ -114,7 +114,9 @@ def test_neither_chunks_nor_lists_change_the_curves(model: Model) -> None:
 def test_neighbors_are_found_in_feature_space(model: Model, bn_mode: str) -> None:
     (meta,), loop = metas(model, 1), make_test_loop(config(), model)
     source = referred if bn_mode == "support" else draw
-    curves = neighbor_curves(model, loop, [meta], source, num_tasks=5, generator=seeded(0))
+    curves = adaptation_curves(
+        model, loop, [meta], source, num_tasks=5, generator=seeded(0), nearest_neighbor=True
+    )
     tasks, right = source(5, seeded(0)), []
     for task in (task_of(tasks, index) for index in range(5)):
         (images, targets), (others, labels, *reference) = task.support[0], task.query

@@ -15,7 +15,7 @@ from helpers import seeded
 
 from metarl.core import tree
 from metarl.envs import ENVIRONMENTS, bandit, sparse_point, tabular_mdp
-from metarl.envs.base import BatchedFormulas, TaskEnv
+from metarl.envs.base import BatchedTaskEnv, TaskEnv
 from metarl.rl.policies import mlp_policy
 from metarl.rl.sampler import make_sampler
 
@@ -102,7 +102,7 @@ def test_faces_agree_at_other_sizes(name: str, size: dict[str, int]) -> None:
 def test_make_vec_builds_the_batched_face(name: str, observe_task: bool) -> None:
     rows = gymnasium.make_vec(name, num_envs=3, observe_task=observe_task)
     env = make(name, observe_task=observe_task)
-    assert isinstance(rows.unwrapped, BatchedFormulas)
+    assert isinstance(rows.unwrapped, BatchedTaskEnv)
     assert type(rows.unwrapped.formulas) is type(env.unwrapped)
     assert rows.metadata["autoreset_mode"] == AutoresetMode.DISABLED
     assert rows.spec.max_episode_steps == env.spec.max_episode_steps == HORIZONS[name]

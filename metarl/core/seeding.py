@@ -16,6 +16,11 @@ def numpy_generator(seed: int, iteration: int, role: str) -> np.random.Generator
     return np.random.default_rng(seed_sequence(seed, iteration, role))
 
 
+def uniform(*shape: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw from U(0, 1) on the device of the generator."""
+    return torch.rand(shape, generator=generator, device=generator.device)
+
+
 def torch_generator(
     seed: int, iteration: int, role: str, *, device: torch.device | str = "cpu"
 ) -> torch.Generator:

@@ -44,12 +44,19 @@ def cached(kind: str, source: dict[str, Any], make: Callable[[], Classes]) -> Cl
     """
     key = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:20]
     path = cache_folder() / f"{kind}-{key}.safetensors"
-    found = _read(path)
-    if found is None:
-        found = make()
-        with contextlib.suppress(OSError, SafetensorError):
-            _write(path, found)
-    return found
+    with contextlib.suppress(OSError, SafetensorError, KeyError, TypeError, ValueError):
+        with safe_open(path, "pt") as file:
+            about, images = json.loads(file.metadata()[FORMAT]), file.get_tensor("images")
+        if sum(about["counts"]) == len(images):
+            return Classes(images, tuple(about["counts"]), tuple(about["names"]))
+    classes = make()
+    about = json.dumps({"counts": classes.counts, "names": classes.names})
+    with contextlib.suppress(OSError, SafetensorError), replacing(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        save_file({"images": classes.images.contiguous()}, temporary, {FORMAT: about})
+        temporary.chmod(mode)  # safetensors makes it private, and the folder may be shared
+    return classes
 
 
 @contextlib.contextmanager
@@ -65,23 +72,3 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _write(path: Path, classes: Classes) -> None:
-    about = json.dumps({"counts": classes.counts, "names": classes.names})
-    with replacing(path) as temporary:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file({"images": classes.images.contiguous()}, temporary, {FORMAT: about})
-        temporary.chmod(mode)  # safetensors makes it private, and the folder may be shared
-
-
-def _read(path: Path) -> Classes | None:
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()[FORMAT])
-            images = file.get_tensor("images")
-        classes = Classes(images, tuple(about["counts"]), tuple(about["names"]))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return None
-    return classes if sum(classes.counts) == len(images) else None

@@ -1,6 +1,5 @@
 """Own images: a folder for each class."""
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,11 +58,9 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
     classes = cached("folder", source, partial(_decode, files, image_size))
     if "" in parts:
         return split_classes(classes)
-    names: dict[str, Sequence[str]] = {n: [path.name for path in parts[n]] for n in parts}
-    train, validation = names["train"], names.get("validation", ())
-    if not validation:
-        train, validation = without_tenth(shuffled(train))
-    return divide(classes, train, validation, names["test"])
+    train, *validation, test = ([path.name for path in group] for group in parts.values())
+    learning = (train, *validation) if validation else without_tenth(shuffled(train))
+    return divide(classes, *learning, test)
 
 
 def _parts(root: Path) -> dict[str, list[Path]]:
@@ -85,11 +82,8 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and path.name[0] != "." and path.is_file()
-    )
+    files = [path for path in folder.iterdir() if path.is_file() and path.name[0] != "."]
+    return sorted(path for path in files if path.suffix.lower() in SUFFIXES)
 
 
 def _require_enough(root: Path, parts: dict[str, list[Path]], files: dict[str, list[Path]]) -> None:

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ def usable(candidates: Iterable[str] | None = None) -> dict[str, list[str]]:
     names = [name for name in fonts if len(fonts[name]) >= MIN_FONTS]
     alike = np.zeros((len(names), len(names)), bool)
     for font in FONTS:
-        alike |= _alike(names, {name: _ink(name, font) for name in names if font in fonts[name]})
+        there = [i for i, name in enumerate(names) if font in fonts[name]]
+        alike[np.ix_(there, there)] |= _alike(np.stack([_ink(names[i], font) for i in there]))
     kept: list[int] = []
     for i in range(len(names)):
         kept += [] if alike[i, [*kept, i]].any() else [i]
@@ -104,12 +106,10 @@ def _draw(name: str, fonts: Sequence[str], size: int) -> NDArray[np.uint8]:
     image = pillow("Image")
     bilinear = image.Resampling.BILINEAR
     random = np.random.RandomState(ord(name))
-    fonts = [fonts[index] for index in random.permutation(len(fonts))]
-    fine = [_fine(name, font, size) for font in fonts]
+    fine = [_fine(name, fonts[index], size) for index in random.permutation(len(fonts))]
     images = []
-    for number in range(IMAGES_PER_CLASS):
+    for glyph in islice(cycle(fine), IMAGES_PER_CLASS):
         data = _affine(random, size * FINE)
-        glyph = fine[number % len(fonts)]
         moved = glyph.transform(glyph.size, image.Transform.AFFINE, data, bilinear)
         images.append(np.asarray(moved.reduce(FINE)))
     return np.stack(images)
@@ -142,17 +142,13 @@ def _ink(name: str, font: str) -> NDArray[np.float64]:
     return np.asarray(_fine(name, font, SIZE).reduce(FINE)).ravel() / 255
 
 
-def _alike(names: Sequence[str], drawn: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
+def _alike(ink: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return which pairs one font draws alike; what it does not show is like itself and dropped."""
-    found = np.zeros((len(names), len(names)), bool)
-    there = [index for index, name in enumerate(names) if name in drawn]
-    ink = np.stack([drawn[names[index]] for index in there])
     amount = (ink**2).sum(1)
     squares = amount[:, None] + amount - 2 * ink @ ink.T
-    like = squares <= ALIKE * np.minimum(amount[:, None], amount)
+    like = np.asarray(squares <= ALIKE * np.minimum(amount[:, None], amount))
     np.fill_diagonal(like, ink.sum(1) < MIN_INK)
-    found[np.ix_(there, there)] = like
-    return found
+    return like
 
 
 def _has_a_shape(name: str) -> bool:

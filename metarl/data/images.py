@@ -8,6 +8,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import combinations, compress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -151,10 +152,10 @@ def join(*parts: Classes) -> Classes:
 def select(classes: Classes, names: Iterable[str]) -> Classes:
     """Return the named classes, in the order that they have in `classes`."""
     wanted = set(names)
-    chosen = torch.tensor([name in wanted for name in classes.names])
-    rows = chosen.repeat_interleave(torch.tensor(classes.counts))
-    kept = [(c, n) for c, n in zip(classes.counts, classes.names, strict=True) if n in wanted]
-    return Classes(classes.images[rows], tuple(c for c, _ in kept), tuple(n for _, n in kept))
+    chosen = [name in wanted for name in classes.names]
+    rows = torch.tensor(chosen).repeat_interleave(torch.tensor(classes.counts))
+    counts = tuple(compress(classes.counts, chosen))
+    return Classes(classes.images[rows], counts, tuple(compress(classes.names, chosen)))
 
 
 def require_disjoint(parts: Mapping[Any, Iterable[str]], *, hint: str) -> None:
@@ -163,12 +164,9 @@ def require_disjoint(parts: Mapping[Any, Iterable[str]], *, hint: str) -> None:
     Raises:
         ValueError: If one is; the message ends with `hint`.
     """
-    home: dict[str, str] = {}
-    for part, names in parts.items():
-        for name in names:
-            if name in home:
-                raise ValueError(f"class {name!r} is in {home[name]} and in {part}; {hint}")
-            home[name] = part
+    for (one, names), (other, others) in combinations(parts.items(), 2):
+        if both := sorted({*names} & {*others}):
+            raise ValueError(f"class {both[0]!r} is in {one} and in {other}; {hint}")
 
 
 def shuffled(names: Iterable[str]) -> list[str]:

@@ -42,24 +42,22 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
     folder = tables[0].parent / "images"
     parts = {table: _read_table(table, folder) for table in tables}
     require_disjoint(parts, hint=f"get the tables of {folder.parent} again")
-    _require_present(
-        folder, [file for files in parts.values() for g in files.values() for file in g]
-    )
-    source = {"images": fingerprint(folder), "size": image_size}
-    return Splits(
-        *(
-            cached(
-                "mini-imagenet",
-                source | {"table": fingerprint(table)},
-                partial(_decode, files, image_size),
-            )
-            for table, files in parts.items()
+    files = [file for part in parts.values() for group in part.values() for file in group]
+    present = set(folder.iterdir()) if folder.is_dir() else set()
+    if missing := [file for file in files if file not in present]:
+        raise FileNotFoundError(
+            f"{folder} lacks {len(missing):,} of the {len(files):,} images, the first is "
+            f"{missing[0].name}; they need ImageNet's licence, see https://image-net.org"
         )
-    )
+    source = {"images": fingerprint(folder), "size": image_size}
 
+    def part(table: Path) -> Classes:
+        key = source | {"table": fingerprint(table)}
+        convert = partial(squeeze, mode="RGB", size=image_size)
+        make = partial(read_images, parts[table], convert, channels=3, size=image_size)
+        return cached("mini-imagenet", key, make)
 
-def _decode(files: dict[str, list[Path]], size: int) -> Classes:
-    return read_images(files, lambda x: squeeze(x, "RGB", size), channels=3, size=size)
+    return Splits(*map(part, tables))
 
 
 def _read_table(table: Path, folder: Path) -> dict[str, list[Path]]:
@@ -80,12 +78,3 @@ def _read_table(table: Path, folder: Path) -> dict[str, list[Path]]:
     for name, label in rows[1:]:
         files[label].append(folder / name)
     return files
-
-
-def _require_present(folder: Path, files: list[Path]) -> None:
-    present = set(folder.iterdir()) if folder.is_dir() else set()
-    if missing := [file for file in files if file not in present]:
-        raise FileNotFoundError(
-            f"{folder} lacks {len(missing):,} of the {len(files):,} images, the first is "
-            f"{missing[0].name}; they need ImageNet's licence, see https://image-net.org"
-        )

@@ -5,9 +5,10 @@ import http.client
 import re
 import urllib.request
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from metarl.data.cache import cache_folder, cached, fingerprint, replacing
 from metarl.data.images import (
@@ -23,6 +24,9 @@ from metarl.data.images import (
     without_tenth,
 )
 from metarl.util.console import warn
+
+
+Names: TypeAlias = Sequence[str]
 
 
 class Archive(NamedTuple):
@@ -78,35 +82,30 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
             f"{data_root}. Leave it out to download them"
         )
     sources = sources or [download(name, cache_folder() / "omniglot") for name in ARCHIVES]
-    return SPLITS[split](*(_read(path, image_size) for path in sources))
+    background, evaluation = (_read(path, image_size) for path in sources)
+    parts = SPLITS[split](background.names, evaluation.names)
+    return divide(join(background, evaluation), *parts)
 
 
-def _random(background: Classes, evaluation: Classes) -> Splits:
-    classes = join(background, evaluation)
-    names = shuffled(classes.names)
+def _random(background: Names, evaluation: Names) -> Sequence[Names]:
+    names = shuffled((*background, *evaluation))
     first, last = NUM_TRAIN - NUM_VALIDATION, NUM_TRAIN
-    return divide(classes, names[:first], names[first:last], names[last:])
+    return names[:first], names[first:last], names[last:]
 
 
-def _vinyals(background: Classes, evaluation: Classes) -> Splits:
-    classes = join(background, evaluation)
-    parts: tuple[list[str], list[str], list[str]] = [], [], []
-    for name in classes.names:
+def _vinyals(background: Names, evaluation: Names) -> Sequence[Names]:
+    parts: list[list[str]] = [[], [], []]
+    for name in (*background, *evaluation):
         keys = {name, name.partition("/")[0]}
         parts[1 if keys & VINYALS_VALIDATION else 2 if keys & VINYALS_TEST else 0].append(name)
-    return divide(classes, *parts)
+    return parts
 
 
-def _background(background: Classes, evaluation: Classes) -> Splits:
-    train, validation = without_tenth(shuffled(background.names))
-    return divide(join(background, evaluation), train, validation, evaluation.names)
+def _background(background: Names, evaluation: Names) -> Sequence[Names]:
+    return *without_tenth(shuffled(background)), evaluation
 
 
-SPLITS: dict[str, Callable[[Classes, Classes], Splits]] = {
-    "random": _random,
-    "vinyals": _vinyals,
-    "background": _background,
-}
+SPLITS = {"random": _random, "vinyals": _vinyals, "background": _background}
 
 
 def download(name: str, folder: Path) -> Path:
@@ -137,23 +136,16 @@ def download(name: str, folder: Path) -> Path:
 def _read(source: Path, size: int) -> Classes:
     unpacked = sorted(source.rglob("*.png"), key=str)
     key = {"files": fingerprint(source, *unpacked), "size": size}
-
-    def make() -> Classes:
-        files = unpacked if source.is_dir() else _archived(source)
-        return _decode(source, files, size)
-
-    return cached("omniglot", key, make)
-
-
-def _archived(source: Path) -> list[zipfile.Path]:
-    try:
-        archive = zipfile.ZipFile(source)
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{source} is no whole zip file ({error}); get it again") from None
-    return [zipfile.Path(archive, name) for name in sorted(archive.namelist())]
+    return cached("omniglot", key, partial(_decode, source, unpacked, size))
 
 
 def _decode(source: Path, files: Sequence[ImageFile], size: int) -> Classes:
+    if not source.is_dir():
+        try:
+            archive = zipfile.ZipFile(source)
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"{source} is no whole zip file ({error}); get it again") from None
+        files = [zipfile.Path(archive, name) for name in sorted(archive.namelist())]
     characters: dict[str, list[ImageFile]] = {}
     for file in files:
         if match := DRAWING.search(str(file)):

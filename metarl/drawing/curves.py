@@ -88,7 +88,11 @@ def figure(
         ImportError: If matplotlib is missing; the message has the command.
     """
     plt = optional.pyplot()
-    measure, groups = _shared_measure(runs), group_by_setting(runs)
+    measures = {_measure(run).text: run.folder for run in runs}
+    if len(measures) > 1:
+        each = " and ".join(f"{text} ({folder})" for text, folder in measures.items())
+        raise ValueError(f"one figure shows one measure, got {each}; plot them apart")
+    measure, groups = _measure(runs[0]), group_by_setting(runs)
     few, width = len(groups) <= FEW, 2 + len(fits)
     drawn, panels = plt.subplots(1, width, figsize=(5.5 * width, 4.2))
     learning, adapting = panels[:2]
@@ -97,16 +101,15 @@ def figure(
         name = optional.plain_text(folder)
         _draw_learning(learning, name, members, color, few=few)
         _draw_adaptation(adapting, name, members, (choose or furthest_evaluations)(members), color)
-    dotted = not few and any(line.get_linestyle() == ":" for line in learning.lines)
-    title = f"meta-training{' (dotted: before adaptation)' * dotted}"
-    learning.set(xlabel=measure.x, title=title)
+    dotted = " (dotted: before adaptation)" if measure.before and not few else ""
+    learning.set(xlabel=measure.x, title=f"meta-training{dotted}")
     adapting.set(xlabel=measure.adapting, title="test tasks")
     adapting.xaxis.get_major_locator().set_params(integer=True)
     for axes in (learning, adapting):
         axes.set(ylabel=measure.text, yscale="log" if measure.log else "linear")
     if not adapting.lines:
-        middle = {"ha": "center", "transform": adapting.transAxes}
-        adapting.text(0.5, 0.5, "run `metarl evaluate` first", color="gray", **middle)
+        text = "run `metarl evaluate` first"
+        adapting.annotate(text, (0.5, 0.5), xycoords="axes fraction", ha="center", color="gray")
     for panel, fit in zip(panels[2:], fits, strict=True):
         _draw_fit(panel, fit)
     for axes in panels:
@@ -118,14 +121,6 @@ def figure(
     drawn.tight_layout()
     drawn.savefig(out, dpi=150, bbox_inches="tight")
     plt.close(drawn)
-
-
-def _shared_measure(runs: Sequence[Run]) -> Measure:
-    found = {_measure(run).text: run.folder for run in runs}
-    if len(found) > 1:
-        each = " and ".join(f"{text} ({folder})" for text, folder in found.items())
-        raise ValueError(f"one figure shows one measure, got {each}; plot them apart")
-    return _measure(runs[0])
 
 
 def _measure(run: Run) -> Measure:
@@ -150,16 +145,15 @@ def _measure(run: Run) -> Measure:
 def _draw_learning(axes: Any, name: str, members: list[Run], color: Any, *, few: bool) -> None:
     measure = _measure(members[0])
     histories = [run.metrics() for run in members]
-    length = min(len(history) for history in histories)
-    histories = [history[:length] for history in histories]
+    histories = [history[: min(map(len, histories))] for history in histories]
     x = _column(members[0], histories[0], "iteration")
     if "env/steps" in histories[0][0]:
         x = np.cumsum(_column(members[0], histories[0], "env/steps"))
     before = f"{name}{BEFORE}" if few else None  # without a line in the legend
     for key, text, style in ((measure.before, before, ":"), (measure.key, name, "-")):
         if key is not None:
-            columns = zip(members, histories, strict=True)
-            values = np.array([_column(run, history, key) for run, history in columns])
+            pairs = zip(members, histories, strict=True)
+            values = np.stack([_column(run, history, key) for run, history in pairs])
             mean, half = values.mean(0), interval95(values)
             axes.plot(x, mean, style, color=color, label=text, lw=1.5)
             axes.fill_between(x, mean - half, mean + half, color=color, alpha=0.2, lw=0)
@@ -176,8 +170,7 @@ def _column(run: Run, history: list[dict[str, Any]], key: str) -> NDArray[np.flo
 def _draw_fit(axes: Any, fit: Fit) -> None:
     axes.plot(fit.x, fit.truth, color="gray", lw=3, alpha=0.4, label="task")
     steps = sorted(fit.curves)
-    for step in steps:
-        shade = 0.35 + 0.65 * steps.index(step) / max(1, len(steps) - 1)
+    for step, shade in zip(steps, np.linspace(0.35, 1.0, len(steps)), strict=True):
         color = "C0" if step else "C1"
         axes.plot(fit.x, fit.curves[step], color=color, alpha=shade, label=label(step))
     axes.plot(*fit.support, "k^", ms=6, label="support")

@@ -81,41 +81,29 @@ def draw_films(rows: list[list[Shot]], out: Path, *, title: str, pace: Pace) -> 
 
 def panel_frames(rows: list[list[Shot]], title: str, *, every: int) -> Iterator[NDArray[np.uint8]]:
     """Compose the frames of a video, one by one, until the longest episode has ended."""
-    end = max(shot.film.length for row in rows for shot in row)
+    from PIL import Image, ImageDraw, ImageFont
+
+    tall, wide = rows[0][0].film.at(0).shape[:2]
+    tall = 2 * round(tall * WIDTH / wide / 2)  # even, as videos need
+    right, down = WIDTH + MARGIN, tall + CAPTION + MARGIN // 2
+    size = MARGIN + right * max(map(len, rows)), HEADING + down * len(rows)
+    large, small = ImageFont.load_default(22), ImageFont.load_default(18)
+    places = [((i, j), shot) for i, row in enumerate(rows) for j, shot in enumerate(row)]
+    end = max(shot.film.length for _, shot in places)
     for time in [*range(0, end, every), end]:
-        yield _compose(rows, title, time)
-
-
-def _compose(rows: list[list[Shot]], title: str, time: int) -> NDArray[np.uint8]:
-    """Draw every panel at one time, and the heading above."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    panels = [[_panel(shot, time) for shot in row] for row in rows]
-    width, height = WIDTH + MARGIN, panels[0][0].height + MARGIN // 2
-    size = MARGIN + width * max(map(len, rows)), HEADING + height * len(rows)
-    page = Image.new("RGB", size, "white")
-    font = ImageFont.load_default(22)
-    ImageDraw.Draw(page).text((MARGIN, HEADING // 2), title, INK, font=font, anchor="lm")
-    for row, drawn in enumerate(panels):
-        for column, panel in enumerate(drawn):
-            page.paste(panel, (MARGIN + width * column, HEADING + height * row))
-    return np.asarray(page)
-
-
-def _panel(shot: Shot, time: int) -> Any:
-    """Draw a frame with its caption below."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    image = Image.fromarray(shot.film.at(time))
-    height = 2 * round(image.height * WIDTH / image.width / 2)  # even, as videos need
-    panel = Image.new("RGB", (WIDTH, height + CAPTION), "white")
-    panel.paste(image.resize((WIDTH, height), Image.Resampling.LANCZOS))
-    draw, font = ImageDraw.Draw(panel), ImageFont.load_default(18)
-    when, total = state_text(shot.film, time)
-    places = (0, shot.label, INK, "lm"), (WIDTH - 150, when, FAINT, "rm"), (WIDTH, total, INK, "rm")
-    for x, text, color, anchor in places:
-        draw.text((x, height + CAPTION // 2), text, color, font=font, anchor=anchor)
-    return panel
+        page = Image.new("RGB", size, "white")
+        draw = ImageDraw.Draw(page)
+        draw.text((MARGIN, HEADING // 2), title, INK, font=large, anchor="lm")
+        for (row, column), shot in places:
+            x, y = MARGIN + right * column, HEADING + down * row
+            image = Image.fromarray(shot.film.at(time))
+            page.paste(image.resize((WIDTH, tall), Image.Resampling.LANCZOS), (x, y))
+            when, total = state_text(shot.film, time)
+            y += tall + CAPTION // 2
+            draw.text((x, y), shot.label, INK, font=small, anchor="lm")
+            draw.text((x + WIDTH - 150, y), when, FAINT, font=small, anchor="rm")
+            draw.text((x + WIDTH, y), total, INK, font=small, anchor="rm")
+        yield np.asarray(page)
 
 
 def state_text(film: Film, time: int) -> tuple[str, str]:
@@ -138,16 +126,15 @@ def strip_figure(shots: list[Shot], out: Path, title: str) -> None:
     height, width = shots[0].film.at(0).shape[:2]
     size = (2.1 * len(moments) + 0.6, (2.1 * height / width + 0.17) * len(shots) + 0.42)
     bare = {"xticks": [], "yticks": [], "frame_on": False}
-    figure, grid = plt.subplots(
-        *(len(shots), len(moments)), figsize=size, squeeze=False, subplot_kw=bare
-    )
+    shape = len(shots), len(moments)
+    figure, grid = plt.subplots(*shape, figsize=size, squeeze=False, subplot_kw=bare)
     figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.02)
     for row, shot in zip(grid, shots, strict=True):
         for axes, moment in zip(row, moments, strict=True):
             axes.imshow(shot.film.at(moment), interpolation="lanczos")
             when, total = state_text(shot.film, moment)
-            ended = moment > shot.film.length
-            axes.set_xlabel(f"{total} ({when})" if ended else total, fontsize=8, labelpad=2)
+            when = f" ({when})" if moment > shot.film.length else ""
+            axes.set_xlabel(total + when, fontsize=8, labelpad=2)
         row[0].set_ylabel(f"{shot.label}\nmean return {shot.mean_return:.1f}", fontsize=9)
     for axes, moment in zip(grid[0], moments, strict=True):
         axes.set_title(f"step {moment}", fontsize=9)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from metarl.drawing.montage import label
@@ -33,24 +34,18 @@ class Panel(NamedTuple):
     returns: list[float]
 
 
-def positions(batch: Episodes, task: int) -> NDArray[np.float64]:
-    """Return the positions (time, episode, 2) of one task; NaN after an episode's end."""
-    seen = batch.observations[task, :, :, :2].double().cpu().numpy()
-    mask = batch.mask[task].cpu().numpy()
-    return np.asarray(np.where(mask[..., None], seen, np.nan))
-
-
 def panels(name: str, tasks: list[dict[str, Any]], batches: list[Episodes]) -> list[Panel]:
     """Make the panels of one run from its episodes after 0, 1, ... steps, one for each task."""
-    return [
-        Panel(
-            f"{name}, goal ({task['goal'][0]:.2f}, {task['goal'][1]:.2f})",
-            task["goal"],
-            [positions(batch, number) for batch in batches],
-            [float(mean_return(batch)[number]) for batch in batches],
-        )
-        for number, task in enumerate(tasks)
+    paths = [  # (task, time, episode, 2)
+        batch.observations[..., :2].double().where(batch.mask[..., None], torch.nan).cpu().numpy()
+        for batch in batches
     ]
+    found = []
+    for number, task in enumerate(tasks):
+        title = "{}, goal ({:.2f}, {:.2f})".format(name, *task["goal"])
+        returns = [float(mean_return(batch)[number]) for batch in batches]
+        found.append(Panel(title, task["goal"], [path[number] for path in paths], returns))
+    return found
 
 
 def paths_figure(rows: list[list[Panel]], out: Path, *, episodes: int = 3) -> None:
@@ -95,8 +90,8 @@ def paths_video(panels: list[Panel], out: Path, *, episodes: int = 5, fps: float
     moving = []
     for number, (axes, panel) in enumerate(planes):
         steps = number % columns
-        caption = f"{_when(steps)}: return {panel.returns[steps]:.1f}"
-        axes.set_title(f"{panel.title}\n{caption}", fontsize=8)
+        caption = f"{panel.title}\n{_when(steps)}: return {panel.returns[steps]:.1f}"
+        axes.set_title(caption, fontsize=8)
         color = COLORS[steps % len(COLORS)]
         for path in panel.paths[steps].swapaxes(0, 1)[:episodes]:
             (trail,) = axes.plot([], [], color=color, lw=1, alpha=0.6)
@@ -126,20 +121,16 @@ def _planes(rows: list[list[Panel]], episodes: int, **options: Any) -> tuple[Any
     FigureCanvasAgg(figure)  # what draws the frames of a video
     grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
     planes = list(zip(grid.flat, chain(*rows), strict=True))
-    limit = plane_limit([panel for _, panel in planes], episodes)
+    # Every goal is shown, and nearly all of every path.
+    paths = [np.abs(path[:, :episodes]) for _, panel in planes for path in panel.paths]
+    reach = max(float(np.nanquantile(path, 0.99)) for path in paths)
+    goal = max(float(np.abs(panel.goal).max()) for _, panel in planes)
+    limit = min(max(reach, goal) + 0.08, 1.2)
     for axes, panel in planes:
         axes.plot(*panel.goal, "*", color="#d62828", markersize=14, zorder=5)
         axes.plot(0, 0, "o", color="black", markersize=4, zorder=5)
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
     return figure, planes
-
-
-def plane_limit(panels: list[Panel], episodes: int) -> float:
-    """Return half the width of a plane that shows every goal and nearly all of every path."""
-    paths = [np.abs(path[:, :episodes]) for panel in panels for path in panel.paths]
-    reach = max(float(np.nanquantile(path, 0.99)) for path in paths)
-    goal = max(float(np.abs(panel.goal).max()) for panel in panels)
-    return min(max(reach, goal) + 0.08, 1.2)
 
 
 def _when(steps: int) -> str:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metarl.nn.dense import ACTIVATIONS, xavier
+from metarl.nn.dense import ACTIVATIONS
 from metarl.nn.norms import BatchNorm
 from metarl.nn.shifts import SIZE, shifted_copies
 
@@ -76,13 +76,12 @@ class ConvBody(nn.Module):
         self, images: Float[Tensor, "n channels height width"], reference: Tensor | None = None
     ) -> Float[Tensor, "n features"]:
         """Return the features of every image."""
-        count = len(images)
-        if reference is not None:
-            images = torch.cat([images, reference])
-        x = images.permute(0, 2, 3, 1)
+        count = 0 if reference is None else len(images)
+        x = images if reference is None else torch.cat([images, reference])
+        x = x.permute(0, 2, 3, 1)
         for block in self.blocks:
-            x = block(x, 0 if reference is None else count)
-        x = x if reference is None else x[:count]
+            x = block(x, count)
+        x = x[:count] if count else x
         return x.mean((1, 2)) if self.net.features == "mean" else x.flatten(1)
 
 
@@ -95,9 +94,8 @@ class Block(nn.Module):
         """Build one block of `net`."""
         super().__init__()
         self.net = net
-        self.conv = Conv3x3(
-            fan_in, fan_out, stride=2 if net.down == "stride" else 1, generator=generator
-        )
+        stride = 2 if net.down == "stride" else 1
+        self.conv = Conv3x3(fan_in, fan_out, stride=stride, generator=generator)
         self.norm = BatchNorm(fan_out, scale=net.scale, eps=net.eps)
         self.activation = ACTIVATIONS[net.activation]()
 
@@ -119,14 +117,16 @@ class Conv3x3(nn.Module):
         """Draw a Xavier-uniform kernel of shape (out, in, 3, 3), and a zero bias."""
         super().__init__()
         self.stride = stride
-        self.weight = nn.Parameter(xavier((fan_out, fan_in, SIZE, SIZE), generator=generator))
+        self.weight = nn.Parameter(torch.empty(fan_out, fan_in, SIZE, SIZE))
+        nn.init.xavier_uniform_(self.weight, generator=generator)
         self.bias = nn.Parameter(torch.zeros(fan_out))
 
     def forward(self, x: Float[Tensor, "n h w channels"]) -> Float[Tensor, "n h2 w2 filters"]:
         """Convolve."""
         step, (height, width) = self.stride, x.shape[1:3]
         tall, wide = -(-height // step), -(-width // step)
-        down, across = _missing(height, tall, step), _missing(width, wide, step)
+        down = max((tall - 1) * step + SIZE - height, 0)
+        across = max((wide - 1) * step + SIZE - width, 0)
         x = F.pad(x, (0, 0, across // 2, -(-across // 2), down // 2, -(-down // 2)))
         columns = shifted_copies(x, step).flatten(0, 2)
         kernel = self.weight.permute(2, 3, 1, 0).flatten(0, 2)
@@ -142,7 +142,3 @@ def max_pool(
     x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
     rows = torch.maximum(x[:, ::2], x[:, 1::2])
     return torch.maximum(rows[:, :, ::2], rows[:, :, 1::2])
-
-
-def _missing(size: int, steps: int, stride: int) -> int:
-    return max((steps - 1) * stride + SIZE - size, 0)

@@ -4,8 +4,7 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -52,10 +51,3 @@ def linear(fan_in: int, fan_out: int, *, generator: torch.Generator | None = Non
     nn.init.xavier_uniform_(layer.weight, generator=generator)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-def xavier(
-    shape: tuple[int, ...], *, generator: torch.Generator | None = None
-) -> Float[Tensor, "*shape"]:
-    """Draw a weight of Xavier-uniform numbers (Glorot & Bengio 2010)."""
-    return nn.init.xavier_uniform_(torch.empty(shape), generator=generator)

@@ -42,15 +42,9 @@ class BatchNorm(nn.Module):
     def forward(self, x: Float[Tensor, "n *pixels size"], first: int = 0) -> Tensor:
         """Normalize with the mean and variance of ``x[first:]``, then scale and shift."""
         axes = tuple(range(x.ndim - 1))
-        mean = _from(x, first).mean(axes)
-        centered = x - mean
-        variance = _from(centered * centered, first).mean(axes)
-        scale = torch.rsqrt(variance + self.eps)
-        if self.weight is not None:
-            scale = scale * self.weight
+        # Without a slice where it would keep everything, since its derivative is a copy.
+        centered = x - (x[first:] if first else x).mean(axes)
+        squares = centered * centered
+        scale = torch.rsqrt((squares[first:] if first else squares).mean(axes) + self.eps)
+        scale = scale if self.weight is None else scale * self.weight
         return centered * scale + self.bias
-
-
-def _from(x: Tensor, first: int) -> Tensor:
-    """Leave out the first examples; of all, not even a slice, whose derivative is a copy."""
-    return x[first:] if first else x

@@ -6,7 +6,7 @@ from metarl.util.lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "evaluate": ("Curves", "adaptation_curves", "neighbor_curves"),
+        "evaluate": ("Curves", "adaptation_curves"),
         "few_shot": ("AllClasses", "FewShot", "VariableFewShot", "minibatches", "with_reference"),
         "heads": (
             *("StartFn", "body_of", "nearest_neighbor"),

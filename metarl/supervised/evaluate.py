@@ -1,7 +1,8 @@
 """How well parameters adapt: loss and accuracy on the query after 0, 1, ..., K steps."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from metarl.core.adapt import InnerLoop
 from metarl.core.speed import chunks, processes
-from metarl.core.types import MetaParams, Task
-from metarl.supervised.heads import body_of, nearest_neighbor
+from metarl.core.types import MetaParams, Params, Task
+from metarl.supervised import heads
 from metarl.supervised.model import Draw, Model
 from metarl.util.statistics import interval95
 
@@ -42,6 +43,7 @@ def adaptation_curves(
     num_tasks: int,
     generator: torch.Generator,
     chunk_size: int | None = None,
+    nearest_neighbor: bool = False,
 ) -> Curves:
     """Adapt to new tasks and measure on their queries; builds no graph across steps.
 
@@ -54,27 +56,26 @@ def adaptation_curves(
         num_tasks: How many.
         generator: Their source.
         chunk_size: Tasks worked on at a time.
+        nearest_neighbor: Classify by the nearest support example in feature space, and take no
+            inner steps; the curve is one point.
     """
+    if nearest_neighbor:
+        loop, features = replace(loop, num_steps=0), heads.body_of(model.apply.module)
+
+    def predict(params: Params, task: Task) -> Tensor:
+        if nearest_neighbor:
+            return heads.nearest_neighbor(features, params, task.support[0], task.query)
+        inputs, _, *reference = task.query
+        return cast(Tensor, model.apply(params, inputs, *reference))
 
     def curves(task: Task) -> dict[str, Tensor]:
-        inputs, targets, *reference = task.query
         steps = []
         for at_step in zip(*(loop.steps(meta, task.support) for meta in metas), strict=True):
-            predicted = [model.apply(params, inputs, *reference) for params in at_step]
-            loss, metrics = model.criterion(torch.stack(predicted).mean(0), targets)
+            predicted = torch.stack([predict(params, task) for params in at_step])
+            loss, metrics = model.criterion(predicted.mean(0), task.query[1])
             steps.append({"loss": loss, **metrics})
         return {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
 
-    return _over_draws(curves, draw, num_tasks, generator, chunk_size)
-
-
-def _over_draws(
-    curves: Callable[[Task], dict[str, Tensor]],
-    draw: Draw,
-    num_tasks: int,
-    generator: torch.Generator,
-    chunk_size: int | None = None,
-) -> Curves:
     found: list[dict[str, Tensor]] = []
     with torch.no_grad():
         for first in range(0, num_tasks, BLOCK):
@@ -87,21 +88,3 @@ def _over_draws(
             found += processes.interleaved(done, len(parts))
     joined = chunks.join(found)
     return Curves({name: x.double().cpu().numpy() for name, x in joined.items()})
-
-
-def neighbor_curves(
-    model: Model, loop: InnerLoop, metas: Sequence[MetaParams], draw: Draw, **options: Any
-) -> Curves:
-    """Classify by the nearest support example in feature space; the curve is one point.
-
-    Arguments are those of :func:`adaptation_curves`; only the first of `metas` is used.
-    """
-    features = body_of(model.apply.module)
-
-    def curves(task: Task) -> dict[str, Tensor]:
-        params = next(loop.steps(metas[0], task.support))
-        logits = nearest_neighbor(features, params, task.support[0], task.query)
-        loss, metrics = model.criterion(logits, task.query[1])
-        return {name: x[None] for name, x in {"loss": loss, **metrics}.items()}
-
-    return _over_draws(curves, draw, **options)

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from metarl.core import tree
+from metarl.core.seeding import uniform
 from metarl.core.types import Batch, Task
 
 
@@ -43,8 +45,7 @@ class FewShot:
     rotations: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_classes < self.num_ways:
-            most = self.num_classes
+        if (most := self.num_classes) < self.num_ways:
             raise ValueError(f"num_ways must be at most {most}, all classes; got {self.num_ways}")
         needed, fewest = self.num_shots + self.num_queries, min(self.counts)
         if fewest < needed:
@@ -65,9 +66,7 @@ class FewShot:
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Task:
         """Draw a meta-batch: images (task, example, channel, height, width), targets."""
-        chance = torch.rand(
-            (num_tasks, self.num_classes), generator=generator, device=generator.device
-        )
+        chance = uniform(num_tasks, self.num_classes, generator=generator)
         classes = chance.topk(self.num_ways, -1).indices.to(self.images.device)
         drawn = self.draw(classes, self.num_shots + self.num_queries, generator)
         support, query = torch.split(drawn, [self.num_shots, self.num_queries], 2)
@@ -80,11 +79,9 @@ class FewShot:
         device = self.images.device
         counts = torch.tensor(self.counts, device=device)
         base = classes // self.turns
-        shape = (*classes.shape, max(self.counts))
-        chance = torch.rand(shape, generator=generator, device=generator.device).to(device)
-        chance = chance.where(
-            torch.arange(shape[-1], device=device) < counts[base][..., None], -1.0
-        )
+        chance = uniform(*classes.shape, max(self.counts), generator=generator).to(device)
+        there = torch.arange(max(self.counts), device=device) < counts[base][..., None]
+        chance = chance.where(there, -1.0)
         first = (counts.cumsum(0) - counts)[base][..., None]
         drawn = self.images[first + chance.topk(number, -1).indices].float() / 255
         for turn in range(1, self.turns):
@@ -116,12 +113,12 @@ class VariableFewShot:
     MAX_PER_CLASS = 100
 
     def __post_init__(self) -> None:
-        if self.max_ways < self.MIN_WAYS or self.pool.num_classes < self.max_ways:
-            limits = f"{self.MIN_WAYS} to {self.pool.num_classes}, all classes"
-            raise ValueError(f"max_ways must be from {limits}; got {self.max_ways}")
-        if self.max_support < self.max_ways:
-            least = f"max_ways, {self.max_ways}"
-            raise ValueError(f"max_support must be at least {least}; got {self.max_support}")
+        least, ways, most = self.MIN_WAYS, self.max_ways, self.pool.num_classes
+        if not least <= ways <= most:
+            raise ValueError(f"max_ways must be from {least} to {most}, all classes; got {ways}")
+        if self.max_support < ways:
+            got = self.max_support
+            raise ValueError(f"max_support must be at least max_ways, {ways}; got {got}")
         if min(self.pool.counts) < 2:
             raise ValueError("variable tasks need 2 images of each class, got 1 in one")
 
@@ -130,21 +127,18 @@ class VariableFewShot:
         return [self._one(generator) for _ in range(num_tasks)]
 
     def _one(self, generator: torch.Generator) -> Task:
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=generator, device=generator.device).cpu()
-
-        ways = self.MIN_WAYS + int(uniform(1).item() * (self.max_ways - self.MIN_WAYS + 1))
-        classes = uniform(self.pool.num_classes).topk(ways).indices
+        draw = partial(uniform, generator=generator)
+        ways = self.MIN_WAYS + int(draw(1).item() * (self.max_ways - self.MIN_WAYS + 1))
+        classes = draw(self.pool.num_classes).cpu().topk(ways).indices
         sizes = torch.tensor(self.pool.counts)[classes // self.pool.turns]
         queries = min(self.MAX_QUERIES, int(sizes.min()) // 2)
-        shots = self._shots(sizes - queries, sizes, 1 - uniform(1).item(), uniform(ways))
+        shots = self._shots(sizes - queries, sizes, 1 - draw(1).item(), draw(ways).cpu())
         drawn = [
             self.pool.draw(one.view(1, 1), number + queries, generator)[0, 0]
             for one, number in zip(classes.to(self.pool.images.device), shots, strict=True)
         ]
-        support = _ragged([x[:number] for x, number in zip(drawn, shots, strict=True)])
-        query = _ragged([x[number:] for x, number in zip(drawn, shots, strict=True)])
-        return tree.map_leaves(lambda x: x[None], Task((support,), query))
+        support, query = [x[:-queries] for x in drawn], [x[-queries:] for x in drawn]
+        return tree.map_leaves(lambda x: x[None], Task((_ragged(support),), _ragged(query)))
 
     def _shots(self, left: Tensor, sizes: Tensor, part: float, noise: Tensor) -> list[int]:
         """Share the support images out among the classes."""
@@ -166,8 +160,7 @@ def minibatches(
     tasks, examples = tree.leaves(batch)[0].shape[:2]
     if examples <= size:
         return (batch,)
-    rounds = math.ceil(size * steps / examples)
-    chance = torch.rand((tasks, rounds, examples), generator=generator, device=generator.device)
+    chance = uniform(tasks, math.ceil(size * steps / examples), examples, generator=generator)
     order = chance.argsort(-1).flatten(1)[:, : size * steps].to(tree.leaves(batch)[0].device)
     each = torch.arange(tasks, device=order.device)[:, None]
     return tuple(
@@ -208,10 +201,8 @@ class AllClasses:
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Task:
         """Draw batches over all classes, as tasks without a support set."""
-        device = self.pool.images.device
-        shape = (num_tasks, self.batch)
-        chance = torch.rand(shape, generator=generator, device=generator.device)
-        classes = (chance * self.pool.num_classes).long().to(device)
+        chance = uniform(num_tasks, self.batch, generator=generator)
+        classes = (chance * self.pool.num_classes).long().to(self.pool.images.device)
         images = self.pool.draw(classes, 1, generator)[:, :, 0]
-        eye = torch.eye(self.pool.num_classes, device=device)
+        eye = torch.eye(self.pool.num_classes, device=images.device)
         return Task((), (images, eye[classes]))

@@ -83,8 +83,6 @@ def nearest_neighbor(
 ) -> Float[Tensor, "n ways"]:
     """Return the negative squared distance to the nearest support example of every class."""
     theirs, targets = features(params, support[0]), support[1]
-    inputs, _, *reference = query
-    mine = features(params, inputs, *reference)
+    mine = features(params, query[0], *query[2:])
     distances = ((mine[:, None] - theirs) ** 2).sum(-1)
-    members = targets.T[None] > 0
-    return -torch.where(members, distances[:, None], torch.inf).amin(-1)
+    return -torch.where(targets.T[None] > 0, distances[:, None], torch.inf).amin(-1)

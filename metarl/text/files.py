@@ -6,6 +6,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,8 +136,8 @@ def find_tasks(data_root: Path | None) -> dict[str, list[Path]]:
         if not any(part.startswith(".") for part in path.relative_to(folder).parts):
             tasks.setdefault(_task_of(path), []).append(path)
     for name, paths in tasks.items():
-        if len(places := sorted({path.parent for path in paths})) > 1:
-            both = f"{places[0]} and {places[1]}"
+        if len(places := {path.parent for path in paths}) > 1:
+            both = " and ".join(sorted(map(str, places)))
             raise ValueError(f"two folders have files of task {name!r}: {both}; rename one of them")
     if not tasks:
         raise FileNotFoundError(f"{folder} has no text tasks: expected files such as TASK.jsonl")
@@ -165,23 +166,21 @@ def _task_of(path: Path) -> str:
 
 def _read(name: str, files: list[Path]) -> TextTask:
     samples: dict[tuple[int, int], tuple[Row, ...]] = {}
-    loose: list[Row] = []
-    evaluation: list[Row] = []
+    loose, evaluation = list[Row](), list[Row]()
     for path in files:
         content = _content(path)
-        published = PUBLISHED.fullmatch(path.name)
         if isinstance(content, dict):  # packed: {"eval": [...], "train/4shot/0": [...]}
             evaluation += _rows(path, content.get("eval", []))
-            for key, rows in content.items():
+            for key, part in content.items():
                 if match := re.fullmatch(r"train/(\d+)shot/(\d+)", key):
-                    samples[int(match[1]), int(match[2])] = _rows(path, rows)
-        elif published:
+                    samples[int(match[1]), int(match[2])] = _rows(path, part)
+        elif published := PUBLISHED.fullmatch(path.name):
             samples[int(published["shots"]), int(published["index"])] = _rows(path, content)
         elif re.search(r"[._]eval\.", path.name):
             evaluation += _rows(path, content)
         else:
             loose += _rows(path, content)
-    rows = tuple(dict.fromkeys([*loose, *(row for some in samples.values() for row in some)]))
+    rows = tuple(dict.fromkeys(chain(loose, *samples.values())))
     labels = tuple(sorted({row.label for row in rows}))
     if len(labels) < 2:
         raise ValueError(

@@ -115,12 +115,8 @@ def with_lower_layers(start: StartFn, module: TextClassifier, *, detach: bool) -
 
     def encoded(params: Params, batches: tuple[Batch, ...]) -> tuple[Params, tuple[Batch, ...]]:
         params, left = start(params, batches)
-
-        def known(inputs: Inputs) -> Inputs:
-            found = lower(params, inputs)
-            return tree.detach(found) if detach else found
-
-        return params, tuple((known(inputs), *rest) for inputs, *rest in left)
+        known = tuple((lower(params, inputs), *rest) for inputs, *rest in left)
+        return params, tree.detach(known) if detach else known
 
     return encoded
 

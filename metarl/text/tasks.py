@@ -10,6 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from metarl.core import tree
+from metarl.core.seeding import uniform
 from metarl.core.types import Batch, Task
 from metarl.text.encoders import Inputs
 from metarl.text.files import Row, TextTask
@@ -49,19 +50,13 @@ class Sentences(NamedTuple):
 
 
 def tokenize(
-    tokenizer: Any,
-    rows: Sequence[Row],
-    task: TextTask,
-    *,
-    max_length: int,
-    device: torch.device,
+    tokenizer: Any, rows: Sequence[Row], task: TextTask, *, max_length: int, device: torch.device
 ) -> Sentences:
     """Tokenize rows of a task, cut to `max_length` tokens, and put them on the device."""
-    texts = [row.sentence1 for row in rows]
-    seconds = [[row.sentence2 for row in rows]] if task.has_pairs() else []
+    seconds = [row.sentence2 for row in rows] if task.has_pairs() else None
     found = tokenizer(
-        texts,
-        *seconds,
+        [row.sentence1 for row in rows],
+        seconds,
         padding=True,
         pad_to_multiple_of=None if max_length % MULTIPLE else MULTIPLE,  # it refuses both
         truncation=True,
@@ -71,8 +66,7 @@ def tokenize(
     # Token numbers are kept small; the model's are made of a batch's alone.
     kinds = {"input_ids": torch.int32, "attention_mask": torch.bool}
     inputs = {key: x.to(kinds.get(key, torch.int8)).to(device) for key, x in found.items()}
-    index = {label: number for number, label in enumerate(task.labels)}
-    numbers = torch.tensor([index[row.label] for row in rows], device=device)
+    numbers = torch.tensor([task.labels.index(row.label) for row in rows], device=device)
     return Sentences(inputs, numbers, len(task.labels), task.name)
 
 
@@ -114,16 +108,16 @@ class TextTasks:
         return [self._one(self.pools[index], generator) for index in drawn]
 
     def _one(self, pool: Sentences, generator: torch.Generator) -> Task:
-        chance = torch.rand(pool.num_labels, generator=generator, device=generator.device)
+        chance = uniform(pool.num_labels, generator=generator)
         classes = chance.argsort()[: self.max_ways].to(pool.labels.device)
         order = torch.randperm(len(pool.labels), generator=generator, device=generator.device)
         order = order.to(pool.labels.device)
         each = [order[pool.labels[order] == label] for label in classes]
-        ends = self.num_shots, self.num_shots + self.num_queries
-        support = pool.batch(torch.cat([rows[: ends[0]] for rows in each]))
-        query = pool.batch(torch.cat([rows[ends[0] : ends[1]] for rows in each]))
-        own = [(inputs, targets[:, classes]) for inputs, targets in (support, query)]
-        return tree.map_leaves(lambda x: x[None], Task((own[0],), own[1]))
+        shots, end = self.num_shots, self.num_shots + self.num_queries
+        both = [[rows[:shots] for rows in each], [rows[shots:end] for rows in each]]
+        found = [pool.batch(torch.cat(rows)) for rows in both]
+        support, query = ((inputs, targets[:, classes]) for inputs, targets in found)
+        return tree.map_leaves(lambda x: x[None], Task((support,), query))
 
 
 @dataclass(frozen=True)
@@ -139,11 +133,11 @@ class AllLabels:
     def sample(self, num_tasks: int, generator: torch.Generator) -> list[Task]:
         """Draw batches, of one data set each, as tasks without a support set."""
         firsts = [0, *accumulate(pool.num_labels for pool in self.pools)]
-        shape, device = (self.batch,), generator.device
         tasks = []
         for index in _drawn(self.pools, num_tasks, generator):
             pool = self.pools[index]
-            rows = torch.randint(len(pool.labels), shape, generator=generator, device=device)
+            size, device = (self.batch,), generator.device
+            rows = torch.randint(len(pool.labels), size, generator=generator, device=device)
             inputs, targets = pool.batch(rows.to(pool.labels.device))
             wide = targets.new_full((len(targets), firsts[-1]), -1.0)
             wide[:, firsts[index] : firsts[index + 1]] = targets
