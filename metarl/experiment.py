@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
+import numpy as np
 import torch
 import tyro
 
@@ -74,6 +75,28 @@ class Table(NamedTuple):
     title: str
     columns: list[str]
     rows: list[list[Any]]
+
+
+def best_rate(
+    title: str, measure: str, rates: Sequence[float], results: Any, *, least: bool = False
+) -> tuple[float, Table]:
+    """Return the step size with the best result, and the table of all.
+
+    Args:
+        title: Of the table.
+        measure: Name of the results.
+        rates: Step sizes.
+        results: One for each.
+        least: Whether the best is the least, as of a loss.
+
+    Raises:
+        ValueError: If no result is finite.
+    """
+    if not np.isfinite(results).any():
+        raise ValueError(f"every step size of {tuple(rates)} diverges; take fewer steps")
+    rows = [[f"{rate:g}", f"{result:.4g}"] for rate, result in zip(rates, results, strict=True)]
+    best = (np.nanargmin if least else np.nanargmax)(results)
+    return rates[int(best)], Table(title, ["inner lr", measure], rows)
 
 
 class Report(NamedTuple):

@@ -109,10 +109,10 @@ def launched(words: list[str]) -> list[str]:
 
 def completed(words: list[str]) -> Any:
     """Fill in what a method says, and refuse what would be refused before training."""
-    module, config = cli.parse_train(words)
-    if not hasattr(module, "complete") or getattr(config, "data_root", None):
+    _, config, _ = cli.parse_train(words)
+    if not hasattr(config, "complete") or getattr(config, "data_root", None):
         return config
-    config = module.complete(config)
+    config = config.complete()
     require_compatible(config)
     return config
 
