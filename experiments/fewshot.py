@@ -5,7 +5,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,7 +27,6 @@ from metarl.experiments.supervised_setup import (
 )
 from metarl.nn.convolution import Classifier, ConvBody
 from metarl.nn.dense import linear
-from metarl.runs.card import Subject
 from metarl.supervised.few_shot import (
     AllClasses,
     FewShot,
@@ -137,6 +136,8 @@ class ImageClassification(Supervised[FewShotConfig]):
     """Few-shot classification of images."""
 
     name = "fewshot"
+    settings = FewShotConfig
+    family = "few-shot-classification"
 
     @cached_property
     def splits(self) -> Splits:
@@ -162,18 +163,21 @@ class ImageClassification(Supervised[FewShotConfig]):
         model = make_model(config, _network(config, splits.train, ways), cross_entropy)
         batches = AllClasses(trained, config.num_ways * QUERIES).sample
         tasks = _tasks(config, lambda: trained, config.inner_steps or 0)
-
-        def tested(split: str) -> Draw:
-            pool = cache(lambda: _pool(config, getattr(splits, split), split))
-            return _tasks(config, pool, config.test_steps or 0)
-
+        tested = {
+            split: _tasks(config, partial(_pool, config, classes, split), config.test_steps or 0)
+            for split, classes in splits._asdict().items()
+        }
         return Parts(
             model,
-            make_learner(config, model, chunk_size=chunk_size(config)),
+            make_learner(
+                config,
+                model,
+                chunk_size=_chunk_size(config, trained.num_shots + trained.num_queries),
+            ),
             make_test_loop(config, model, start="zero" if joint else None),
             batches if joint else tasks,
-            {split: tested(split) for split in Splits._fields},
-            chunk_size=_fitting(config, config.num_shots + (config.test_queries or QUERIES)),
+            tested,
+            chunk_size=_chunk_size(config, config.num_shots + (config.test_queries or QUERIES)),
         )
 
     def prepare(self) -> dict[str, float]:
@@ -192,18 +196,9 @@ class ImageClassification(Supervised[FewShotConfig]):
             self.parts.evaluated[name](1, generator)
         return super().prepare()
 
-    def describe(self) -> Subject:
-        """Return the method, its paper and the data."""
-        return self.subject(self.config.data, "few-shot-classification")
 
-
-def chunk_size(config: FewShotConfig) -> int:
-    """Return how many tasks make a chunk of a good size."""
-    shots = config.train_shots or config.num_shots
-    return _fitting(config, shots + (config.num_queries or config.num_shots))
-
-
-def _fitting(config: FewShotConfig, per_class: int) -> int:
+def _chunk_size(config: FewShotConfig, per_class: int) -> int:
+    """Return how many tasks with so many images of each class make a chunk of a good size."""
     return 1 if config.variable else max(1, EXAMPLES_PER_CHUNK // (config.num_ways * per_class))
 
 
@@ -241,12 +236,8 @@ def _pool(
 
 
 def _tasks(config: FewShotConfig, pool: Callable[[], FewShot], steps: int) -> Draw:
-    """Draw tasks with what the settings add: minibatches of the support set, a norm reference.
+    """Draw tasks with what the settings add: minibatches of the support set, a norm reference."""
 
-    The pool is built when it is first needed.
-    """
-
-    @cache
     def source() -> Draw:
         if not config.variable:
             return pool().sample
@@ -260,4 +251,4 @@ def _tasks(config: FewShotConfig, pool: Callable[[], FewShot], steps: int) -> Dr
         size, batch = config.inner_batch, task.support[0]
         return task._replace(support=minibatches(batch, size, steps=steps, generator=generator))
 
-    return mapped(lambda count, generator: source()(count, generator), prepare)
+    return mapped(source, prepare)

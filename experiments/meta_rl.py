@@ -62,6 +62,7 @@ class RLEvaluation(Evaluation):
 class MetaRL(Experiment[RLConfig]):
     """Meta-reinforcement learning with any method of :data:`metarl.rl.methods.METHODS`."""
 
+    settings = staticmethod(config_class)
     evaluation = RLEvaluation
     rendering = RLRendering
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from metarl.experiments import OTHERS
 from metarl.rl.methods import METHODS
 
 
@@ -118,10 +117,6 @@ def preset(name: str, experiment: str) -> dict[str, Any]:
     """
     own = presets_of(experiment)
     if name not in own:
-        elsewhere = [family for family, presets in PRESETS.items() if name in presets]
-        where = {"policies": "the methods on policies"} | {f: f"`metarl train {f}`" for f in OTHERS}
-        hint = f"it is of {where[elsewhere[0]]}; " if elsewhere else ""
-        raise ValueError(
-            f"there is no preset {name!r} of {experiment}; {hint}choose one of {', '.join(own)}"
-        )
+        known = ", ".join(own)
+        raise ValueError(f"there is no preset {name!r} of {experiment}; choose one of {known}")
     return own[name]

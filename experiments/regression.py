@@ -20,7 +20,6 @@ from metarl.experiments.supervised_settings import SupervisedConfig
 from metarl.experiments.supervised_setup import Parts, make_learner, make_model, make_test_loop
 from metarl.nn.convolution import Classifier
 from metarl.nn.dense import ACTIVATIONS, linear, mlp
-from metarl.runs.card import Subject
 from metarl.runs.folder import Run
 from metarl.supervised.losses import squared_error
 from metarl.supervised.sinusoid import Sinusoids
@@ -80,6 +79,9 @@ class SinusoidRegression(Supervised[RegressionConfig]):
     """Few-shot regression of sinusoids."""
 
     name = "regression"
+    settings = RegressionConfig
+    data = "sinusoids"
+    family = "few-shot-regression"
 
     def sinusoids(self, queries: int) -> Sinusoids:
         """Return the family of tasks, with a number of query points."""
@@ -101,10 +103,6 @@ class SinusoidRegression(Supervised[RegressionConfig]):
             self.sinusoids(config.num_queries).sample,
             dict.fromkeys(Splits._fields, self.sinusoids(QUERIES).sample),
         )
-
-    def describe(self) -> Subject:
-        """Return the method and its paper."""
-        return self.subject("sinusoids", "few-shot-regression")
 
     def examples(self, run: Run, *, tasks: int = 2, seed: int = 1) -> list[Fit]:
         """Adapt the last checkpoint of a run to test sinusoids, for a picture."""

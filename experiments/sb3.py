@@ -108,6 +108,7 @@ class StableBaselines(Experiment[SB3Config]):
     """Stable-Baselines3, which has its own models and checkpoints: a state is a model."""
 
     name = "sb3"
+    settings = SB3Config
     evaluation = SB3Evaluation
 
     @property

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -92,6 +92,11 @@ class SupervisedEvaluation(Evaluation):
 class SupervisedTraining(Experiment[Config]):
     """Few-shot learning from data: a family of tasks, a network, and how it adapts."""
 
+    data: ClassVar[str] = ""
+    """What the tasks are made of, where no setting says it."""
+    family: ClassVar[str]
+    """A tag of model cards."""
+
     def __init__(self, config: Config) -> None:
         super().__init__(config.complete())
 
@@ -127,10 +132,10 @@ class SupervisedTraining(Experiment[Config]):
         )
         return {f"validation/{n}": torch.tensor(curves.mean(n)[-1]) for n in curves.values}
 
-    def subject(self, data: str, family: str) -> Subject:
-        """Return the method and its paper, for :meth:`describe`."""
-        method = self.config.method
-        return Subject(method, METHODS[method].paper, data, family, False, "plot")
+    def describe(self) -> Subject:
+        """Return the method, its paper and the data."""
+        method, data = self.config.method, getattr(self.config, "data", self.data)
+        return Subject(method, METHODS[method].paper, data, self.family, False, "plot")
 
 
 class Supervised(SupervisedTraining[Config]):
@@ -233,12 +238,16 @@ class Supervised(SupervisedTraining[Config]):
     def _protocol(self, options: SupervisedEvaluation) -> dict[str, Any]:
         """Return what was asked for: what distinguishes two evaluations of a checkpoint."""
         config: Any = self.config
+        ways = getattr(config, "num_ways", None)
+        generator = torch_generator(0, 0, "size", device=self.device)
+        task = self.parts.evaluated[options.tasks](1, generator)
+        queries = task.query[0].shape[1] // (ways or 1) if isinstance(task, Task) else None
         return {
             "tasks": options.tasks,
             "num_tasks": options.num_tasks,
-            "num_ways": getattr(config, "num_ways", None),
+            "num_ways": ways,
             "num_shots": None if getattr(config, "variable", False) else config.num_shots,
-            "num_queries": self._num_queries(options),
+            "num_queries": queries,
             "test_steps": config.test_steps,
             "seed": options.seed,
             "ensemble": options.ensemble if options.ensemble > 1 else None,
@@ -248,14 +257,6 @@ class Supervised(SupervisedTraining[Config]):
             "nearest_neighbor": options.nearest_neighbor,
             "tuned": options.tune_inner_lr,
         }
-
-    def _num_queries(self, options: SupervisedEvaluation) -> int | None:
-        """Return the query images of each class, or the points; None where they vary."""
-        generator = torch_generator(0, 0, "size", device=self.device)
-        task = self.parts.evaluated[options.tasks](1, generator)
-        if not isinstance(task, Task):
-            return None
-        return int(task.query[0].shape[1]) // getattr(self.config, "num_ways", 1)
 
 
 def share_of(tasks: Tasks) -> Tasks:

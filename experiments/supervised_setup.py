@@ -147,11 +147,17 @@ def make_test_loop(
     return started(loop, start, model) if start and config.start == "learned" else loop
 
 
-def mapped(draw: Draw, function: Callable[[Task, torch.Generator], Task]) -> Draw:
-    """Return a draw that applies a function to the tasks of another: to a batch, or to each."""
+def mapped(source: Callable[[], Draw], function: Callable[[Task, torch.Generator], Task]) -> Draw:
+    """Return a draw that applies a function to what another draws: to a batch, or to each task.
+
+    Args:
+        source: Makes the other, when it is first needed.
+        function: ``(task, generator) -> task``.
+    """
+    made = cache(source)
 
     def sample(num_tasks: int, generator: torch.Generator) -> Tasks:
-        tasks = draw(num_tasks, generator)
+        tasks = made()(num_tasks, generator)
         if isinstance(tasks, Task):
             return function(tasks, generator)
         return [function(task, generator) for task in tasks]

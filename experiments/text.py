@@ -25,7 +25,6 @@ from metarl.experiments.supervised_setup import (
     mapped,
 )
 from metarl.experiments.text_evaluation import TextEvaluation, measure, names, report
-from metarl.runs.card import Subject
 from metarl.supervised.few_shot import minibatches
 from metarl.supervised.losses import present_cross_entropy
 from metarl.supervised.model import Draw
@@ -134,6 +133,9 @@ class TextClassification(SupervisedTraining[TextConfig]):
     """Few-shot classification of sentences."""
 
     name = "text"
+    settings = TextConfig
+    data = "sentences"
+    family = "few-shot-classification"
     evaluation = TextEvaluation
     quick = ("--samples", "1", "--shots", "4", "--queries", "100")
 
@@ -171,23 +173,20 @@ class TextClassification(SupervisedTraining[TextConfig]):
         def few_shot(steps: int, *, validation: bool = False) -> Draw:
             sizes = config.num_shots, config.num_queries, config.max_ways
             choose = partial(_validated, config) if validation else tuple
-            source = cache(lambda: TextTasks(choose(pools(validation)), *sizes))
 
             def prepare(task: Task, generator: torch.Generator) -> Task:
                 support = support_of(config, task.support[0], steps, generator)
                 return task._replace(support=support)
 
-            return mapped(lambda count, generator: source().sample(count, generator), prepare)
+            return mapped(lambda: TextTasks(choose(pools(validation)), *sizes).sample, prepare)
 
-        joined = cache(lambda: AllLabels(pools(False), JOINT_BATCH))
+        joined = mapped(lambda: AllLabels(pools(False), JOINT_BATCH).sample, lambda task, _: task)
         test_steps = config.test_steps or 0
         return Parts(
             model,
             make_learner(config, model, factor=partial(_outer_factor, config)),
             make_test_loop(config, model, start="zero" if joint else None),
-            (lambda count, generator: joined().sample(count, generator))
-            if joint
-            else few_shot(config.inner_steps or 0),
+            joined if joint else few_shot(config.inner_steps or 0),
             {"train": few_shot(test_steps), "validation": few_shot(test_steps, validation=True)},
         )
 
@@ -203,10 +202,6 @@ class TextClassification(SupervisedTraining[TextConfig]):
         for draw in (self.parts.draw, self.parts.evaluated["validation"]):
             draw(1, torch_generator(self.config.seed, 0, "trial", device=self.device))
         return super().prepare()
-
-    def describe(self) -> Subject:
-        """Return the method and its paper."""
-        return self.subject("sentences", "few-shot-classification")
 
     def asked(self, options: TextEvaluation) -> Experiment[TextConfig]:
         """Put what was asked for in place of the run's settings."""

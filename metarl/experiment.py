@@ -122,6 +122,8 @@ class Experiment(ABC, Generic[Config]):
         config: The settings of the run.
     """
 
+    settings: ClassVar[Any]
+    """The configuration dataclass; of meta-RL a function that returns that of a method."""
     evaluation: ClassVar[type[Evaluation]]
     """Flags of ``metarl evaluate``."""
     rendering: ClassVar[type[Rendering]] = Rendering

@@ -174,7 +174,7 @@ def test_the_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--method", "mamml"], "there is no --method mamml"),
         (["--method", "protomaml"], "it is of `train fewshot`"),
-        (["--preset", "omniglot-maml"], "it is of `metarl train fewshot`"),
+        (["--preset", "omniglot-maml"], "choose one of sinusoid-paper"),
         (["--method", "maml", "--no-first-order"], "--no-first-order"),
         (["--checkpoint-every", "5"], "must be a multiple of --log-every 2, got 5"),
         (["--inner-lr", "-1"], "--inner-lr must be at least 0"),
