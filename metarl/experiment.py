@@ -80,18 +80,7 @@ class Table(NamedTuple):
 def best_rate(
     title: str, measure: str, rates: Sequence[float], results: Any, *, least: bool = False
 ) -> tuple[float, Table]:
-    """Return the step size with the best result, and the table of all.
-
-    Args:
-        title: Of the table.
-        measure: Name of the results.
-        rates: Step sizes.
-        results: One for each.
-        least: Whether the best is the least, as of a loss.
-
-    Raises:
-        ValueError: If no result is finite.
-    """
+    """Return the best step size, that of the least loss, and a table; fail if all diverge."""
     if not np.isfinite(results).any():
         raise ValueError(f"every step size of {tuple(rates)} diverges; take fewer steps")
     rows = [[f"{rate:g}", f"{result:.4g}"] for rate, result in zip(rates, results, strict=True)]
@@ -123,7 +112,7 @@ class Experiment(ABC, Generic[Config]):
     """
 
     settings: ClassVar[Any]
-    """The configuration dataclass; of meta-RL a function that returns that of a method."""
+    """The configuration dataclass; of meta-RL a function that returns a method's."""
     evaluation: ClassVar[type[Evaluation]]
     """Flags of ``metarl evaluate``."""
     rendering: ClassVar[type[Rendering]] = Rendering
@@ -250,10 +239,8 @@ class Experiment(ABC, Generic[Config]):
         Raises:
             ValueError: If there is nothing to adapt in Python.
         """
-        raise ValueError(
-            f"a run of `metarl train {self.name}` has no policy that adapts; see it with "
-            "`metarl evaluate RUN` and `metarl plot RUN --out FILE.png`"
-        )
+        run = f"a run of `metarl train {self.name}`"
+        raise ValueError(f"{run} has no policy that adapts; see it with `metarl evaluate RUN`")
 
     def draw_adaptation(
         self, shown: Sequence["Experiment[Any]"], metas: Sequence[MetaParams], options: Any
@@ -268,10 +255,8 @@ class Experiment(ABC, Generic[Config]):
         Raises:
             ValueError: If the run has no policy.
         """
-        raise ValueError(
-            f"a run of `metarl train {self.name}` has no policy; see it with "
-            "`metarl plot RUN --out FILE.png`"
-        )
+        run = f"a run of `metarl train {self.name}`"
+        raise ValueError(f"{run} has no policy; see it with `metarl plot RUN --out FILE.png`")
 
     def examples(self, run: Run) -> Sequence[Any]:
         """Return adapted functions to draw beside the learning curves of a run; empty for most."""
