@@ -19,51 +19,35 @@ class Entry(NamedTuple):
     """A row of the registry.
 
     Attributes:
-        module: Module of :mod:`metarl.experiments`, imported when it is first used.
-        kind: Name of its :class:`~metarl.experiment.Experiment`.
-        config: Name of its configuration dataclass, or ``function:argument`` that returns one.
+        kind: Its :class:`~metarl.experiment.Experiment`, as ``module:name`` of this package; the
+            module is imported when it is first used.
         summary: One line of help.
+        method: The meta-RL method, which has settings of its own.
     """
 
-    module: str
     kind: str
-    config: str
     summary: str
+    method: str | None = None
 
     def load(self) -> tuple[Any, Any]:
         """Return the experiment's class and its configuration dataclass."""
-        module = importlib.import_module(f"metarl.experiments.{self.module}")
-        name, _, argument = self.config.partition(":")
-        config = getattr(module, name)
-        return getattr(module, self.kind), config(argument) if argument else config
+        module, _, name = self.kind.partition(":")
+        kind = getattr(importlib.import_module(f"metarl.experiments.{module}"), name)
+        return kind, kind.settings(self.method) if self.method else kind.settings
 
 
 OTHERS = {
-    "sb3": Entry(
-        "sb3",
-        "StableBaselines",
-        "SB3Config",
-        "Stable-Baselines3 on one task, or with task observed",
-    ),
-    "regression": Entry(
-        "regression", "SinusoidRegression", "RegressionConfig", "few-shot regression of sinusoids"
-    ),
-    "fewshot": Entry(
-        "fewshot", "ImageClassification", "FewShotConfig", "few-shot classification of images"
-    ),
-    "text": Entry(
-        "text", "TextClassification", "TextConfig", "few-shot classification of sentences"
-    ),
+    "sb3": Entry("sb3:StableBaselines", "Stable-Baselines3 on one task, or with task observed"),
+    "regression": Entry("regression:SinusoidRegression", "few-shot regression of sinusoids"),
+    "fewshot": Entry("fewshot:ImageClassification", "few-shot classification of images"),
+    "text": Entry("text:TextClassification", "few-shot classification of sentences"),
 }
 """Experiments besides the meta-RL methods, which are rows of :data:`metarl.rl.methods.METHODS`."""
 
 
 def experiments() -> dict[str, Entry]:
     """Return every experiment that ``metarl train`` knows, registered methods included."""
-    rows = {
-        name: Entry("meta_rl", "MetaRL", f"config_class:{name}", row.summary)
-        for name, row in METHODS.items()
-    }
+    rows = {name: Entry("meta_rl:MetaRL", row.summary, name) for name, row in METHODS.items()}
     return rows | OTHERS
 
 

@@ -4,19 +4,20 @@
 """
 
 from collections.abc import Callable
-from dataclasses import replace
-from functools import cache, cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
+import tyro
 
 from metarl.core.seeding import torch_generator
 from metarl.core.types import Task
 from metarl.data.families import load_images
 from metarl.data.images import Classes, Splits
-from metarl.experiments.fewshot_settings import EXAMPLES_PER_CHUNK, QUERIES
-from metarl.experiments.fewshot_settings import FewShotConfig as FewShotConfig
-from metarl.experiments.fewshot_settings import complete as complete
-from metarl.experiments.supervised_evaluation import Supervised
+from metarl.experiments.supervised import Supervised
+from metarl.experiments.supervised_settings import SupervisedConfig, resolve
 from metarl.experiments.supervised_setup import (
     Parts,
     make_learner,
@@ -26,7 +27,6 @@ from metarl.experiments.supervised_setup import (
 )
 from metarl.nn.convolution import Classifier, ConvBody
 from metarl.nn.dense import linear
-from metarl.runs.card import Subject
 from metarl.supervised.few_shot import (
     AllClasses,
     FewShot,
@@ -37,97 +37,169 @@ from metarl.supervised.few_shot import (
 from metarl.supervised.losses import cross_entropy
 from metarl.supervised.model import Draw
 from metarl.supervised.networks import NETWORKS
-from metarl.util.device import resolve_device
+from metarl.util.ranges import Refused, among, at_least, refuse
 
 
-def build(config: FewShotConfig, *, splits: Splits | None = None) -> Parts:
-    """Build the parts of a run, from the images that it names or from others."""
-    config = complete(config)
-    device = resolve_device(config.device)
-    splits = splits or _load(config)
-    if config.classes not in (None, splits.digest()):
-        raise ValueError(
-            f"data={config.data} no longer has the classes that this run was trained on, so its "
-            "test classes may differ; data_root is the folder of the images, and glyphs come from "
-            "matplotlib's fonts"
-        )
-    splits = Splits(*(c._replace(images=c.images.to(device)) for c in splits))
-    trained = _pool(config, splits.train, "train", training=True)
-    joint = config.method == "pretrained"
-    ways = trained.num_classes if joint else config.num_ways
-    model = make_model(config, _network(config, splits.train, ways), cross_entropy)
-    batches = AllClasses(trained, config.num_ways * QUERIES).sample
-    tasks = _tasks(config, lambda: trained, config.inner_steps or 0)
-
-    def tested(split: str) -> Draw:
-        pool = cache(lambda: _pool(config, getattr(splits, split), split))
-        return _tasks(config, pool, config.test_steps or 0)
-
-    return Parts(
-        model,
-        make_learner(config, model, chunk_size=chunk_size(config)),
-        make_test_loop(config, model, start="zero" if joint else None),
-        batches if joint else tasks,
-        {split: tested(split) for split in Splits._fields},
-        device,
-        chunk_size=_fitting(config, config.num_shots + (config.test_queries or QUERIES)),
-    )
+EXAMPLES_PER_CHUNK = 160  # measured on 2 cores, 28×28 pixels and 64 filters
+QUERIES = 15  # of each class in validation and test, where the images suffice
 
 
-def _load(config: FewShotConfig) -> Splits:
-    return load_images(
-        config.data, data_root=config.data_root, split=config.split, image_size=config.image_size
-    )
+@dataclass(frozen=True)
+class FewShotConfig(SupervisedConfig):
+    """Learn to tell N classes apart from K images of each.
 
+    --data glyphs needs no download. --method pretrained trains one classifier of all classes;
+    `metarl evaluate --start prototypes` and the like use its features.
+    """
 
-def chunk_size(config: FewShotConfig) -> int:
-    """Return how many tasks make a chunk of a good size."""
-    shots = config.train_shots or config.num_shots
-    return _fitting(config, shots + (config.num_queries or config.num_shots))
+    iterations: int = 2000
+    """Meta-updates."""
+    checkpoint_every: int = 500
+    """Iterations between checkpoints."""
+    log_every: int = 10
+    """Iterations that one line of metrics.jsonl averages."""
+    data: Literal["glyphs", "omniglot", "mini-imagenet", "folder"] = "glyphs"
+    """Family of images; folder is your own, one folder per class."""
+    data_root: Path | None = None
+    """Where the images are; by default METARL_DATA, and for Omniglot a download."""
+    split: str | None = None
+    """How classes are split; Omniglot: random, vinyals or background."""
+    image_size: Annotated[int | None, at_least(1)] = None
+    """Height and width; by default 28 for characters and 84 for photographs."""
+    rotations: Literal["none", "train", "all"] | None = None
+    """Quarter turns as classes of their own: Omniglot's usual augmentation."""
+    num_ways: Annotated[int, at_least(2), tyro.conf.arg(aliases=["--ways"])] = 5
+    """Classes of a task; with --variable the most, of 5 and more (Meta-Dataset: 50)."""
+    num_shots: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--shots"])] = 1
+    """Support images of each class."""
+    num_queries: Annotated[int | None, at_least(1), tyro.conf.arg(aliases=["--queries"])] = None
+    """Query images of each class in training; by default as many as shots."""
+    test_queries: Annotated[int | None, at_least(1)] = None
+    """Query images of each class in validation and test; by default 15, or what images are left."""
+    train_shots: Annotated[int | None, at_least(1)] = None
+    """Support images of each class in training, where they differ from the test's (Reptile)."""
+    variable: bool = False
+    """Tasks of many sizes and unbalanced classes, as in Meta-Dataset."""
+    max_support: Annotated[int, at_least(1)] = 500
+    """The most support images of a --variable task."""
+    network: Annotated[str, among(NETWORKS)] = "conv4-stride"
+    """Network: conv4-stride, conv4-flat, conv4-pool, mini-32, mini-48 or mini-same."""
+    filters: Annotated[int | None, at_least(1)] = None
+    """Channels of every block, instead of the network's own."""
+    bn_mode: Literal["query", "support"] = "query"
+    """Statistics that normalize the query: its own (transductive) or the support set's."""
+    classes: tyro.conf.Suppress[str | None] = None
+    """Digest of the classes of each split, by which a run knows its data again."""
 
+    # Rates are those of a mean cross-entropy: 0.4 in Finn et al.'s code, which sums over 5 classes,
+    # is 2.0 here.
+    defaults = {  # noqa: RUF012
+        "": {"num_tasks": 32, "inner_steps": 1, "test_steps": 3, "inner_lr": 0.4,
+             "outer_lr": 1e-3},
+        "reptile": {"num_tasks": 5, "inner_steps": 5, "test_steps": 50, "inner_lr": 1e-3,
+                    "inner_batch": 10, "train_shots": 10},
+        "maml++": {"num_tasks": 16, "inner_steps": 5, "test_steps": 5, "inner_lr": 0.1},
+        "protomaml": {"inner_lr": 0.01, "inner_steps": 5, "test_steps": 5},
+        "imaml": {"inner_steps": 16, "test_steps": 16, "inner_lr": 0.1},
+        "pretrained": {"num_tasks": 1, "test_steps": 10},
+    }  # fmt: skip
 
-def _fitting(config: FewShotConfig, per_class: int) -> int:
-    examples = config.num_ways * per_class
-    return 1 if config.variable else max(1, EXAMPLES_PER_CHUNK // examples)
+    def refused(self) -> Refused:
+        """Return what does not go together."""
+        varied, usual = self.variable, type(self)
+        sizes = ("num_shots", "num_queries", "test_queries", "train_shots")
+        given = ", ".join(n for n in sizes if getattr(self, n) != getattr(usual, n))
+        joint, learned = self.method == "pretrained", self.start == "learned"
+        staged = self.mode not in (None, "eager")
+        return [
+            *super().refused(),
+            (self.method == "oracle", "method=oracle is only supported by `train regression`"),
+            (varied and joint, "method=pretrained trains on all classes; leave out `variable`"),
+            (varied and given, f"`variable` tasks have their own sizes; leave out {given}"),
+            (varied and staged, "`variable` tasks have a new shape each; use mode=eager"),
+            (
+                varied and learned,
+                "`variable` tasks have no fixed number of classes; use start=zero",
+            ),
+        ]
+
+    def complete(self) -> Any:
+        """Fill in what was left open."""
+        left_open: dict[str, Any] = {
+            "mode": self.mode or ("eager" if self.variable else "traced"),
+            "rotations": self.rotations or ("all" if self.data == "omniglot" else "none"),
+        }
+        return resolve(replace(self, **left_open), self.defaults)
 
 
 class ImageClassification(Supervised[FewShotConfig]):
     """Few-shot classification of images."""
 
     name = "fewshot"
-    complete = staticmethod(complete)
+    settings = FewShotConfig
+    family = "few-shot-classification"
 
     @cached_property
     def splits(self) -> Splits:
-        """The images, by split."""
-        return _load(self.config)
+        """The images, by split; others can be put in their place."""
+        config = self.config
+        options: Any = {n: getattr(config, n) for n in ("data_root", "split", "image_size")}
+        return load_images(config.data, **options)
 
     @cached_property
     def parts(self) -> Parts:
         """The model, its learner, and what draws its tasks."""
-        return build(self.config, splits=self.splits)
+        config = self.config
+        if config.classes not in (None, self.splits.digest()):
+            raise ValueError(
+                f"data={config.data} no longer has the classes that this run was trained on, so "
+                "its test classes may differ; data_root is the folder of the images, and glyphs "
+                "come from matplotlib's fonts"
+            )
+        splits = Splits(*(c._replace(images=c.images.to(self.device)) for c in self.splits))
+        trained = _pool(config, splits.train, "train", training=True)
+        joint = config.method == "pretrained"
+        ways = trained.num_classes if joint else config.num_ways
+        model = make_model(config, _network(config, splits.train, ways), cross_entropy)
+        batches = AllClasses(trained, config.num_ways * QUERIES).sample
+        tasks = _tasks(config, lambda: trained, config.inner_steps or 0)
+        tested = {
+            split: _tasks(config, partial(_pool, config, classes, split), config.test_steps or 0)
+            for split, classes in splits._asdict().items()
+        }
+        return Parts(
+            model,
+            make_learner(
+                config,
+                model,
+                chunk_size=_chunk_size(config, trained.num_shots + trained.num_queries),
+            ),
+            make_test_loop(config, model, start="zero" if joint else None),
+            batches if joint else tasks,
+            tested,
+            chunk_size=_chunk_size(config, config.num_shots + (config.test_queries or QUERIES)),
+        )
 
     def prepare(self) -> dict[str, float]:
         """Draw a task of each split, and record which classes the data have."""
-        config = self.config
-        if config.method == "pretrained" and (config.inner_steps or config.start != "learned"):
-            raise ValueError(
-                "method=pretrained adapts only in the test; leave out inner_steps and `start`"
-            )
-        if config.variable and config.num_ways <= VariableFewShot.MIN_WAYS:
-            raise ValueError(
-                f"`variable` tasks have {VariableFewShot.MIN_WAYS} to num_ways classes; set "
-                "num_ways, such as 50"
-            )
+        config, fewest = self.config, VariableFewShot.MIN_WAYS
+        few = config.variable and config.num_ways <= fewest
+        adapts = config.inner_steps or config.start != "learned"
+        error = "method=pretrained adapts only in the test; leave out inner_steps and `start`"
+        refuse(
+            (adapts and config.method == "pretrained", error),
+            (few, f"`variable` tasks have more than {fewest} classes; set num_ways, such as 50"),
+        )
         self.config = replace(config, classes=self.splits.digest())
         for name in ("validation", "test"):
             generator = torch_generator(config.seed, 0, name, device=self.device)
             self.parts.evaluated[name](1, generator)
         return super().prepare()
 
-    def describe(self) -> Subject:
-        """Return the method, its paper and the data."""
-        return self.subject(self.config.data, "few-shot-classification")
+
+def _chunk_size(config: FewShotConfig, per_class: int) -> int:
+    """Return how many tasks with so many images of each class make a chunk of a good size."""
+    return 1 if config.variable else max(1, EXAMPLES_PER_CHUNK // (config.num_ways * per_class))
 
 
 def _network(config: FewShotConfig, classes: Classes, ways: int) -> Classifier:
@@ -164,12 +236,8 @@ def _pool(
 
 
 def _tasks(config: FewShotConfig, pool: Callable[[], FewShot], steps: int) -> Draw:
-    """Draw tasks with what the settings add: minibatches of the support set, a norm reference.
+    """Draw tasks with what the settings add: minibatches of the support set, a norm reference."""
 
-    The pool is built when it is first needed.
-    """
-
-    @cache
     def source() -> Draw:
         if not config.variable:
             return pool().sample
@@ -183,4 +251,4 @@ def _tasks(config: FewShotConfig, pool: Callable[[], FewShot], steps: int) -> Dr
         size, batch = config.inner_batch, task.support[0]
         return task._replace(support=minibatches(batch, size, steps=steps, generator=generator))
 
-    return mapped(lambda count, generator: source()(count, generator), prepare)
+    return mapped(source, prepare)

@@ -8,25 +8,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
 
-import numpy as np
-
 from metarl.core.optimizers import LEARNED_RATES
 from metarl.core.seeding import numpy_generator, torch_generator
 from metarl.core.types import MetaLearner, MetaParams, MetaState, Metrics
-from metarl.experiment import Evaluation, Experiment, Report, Table
-from metarl.experiments.policies import MetaPolicy
+from metarl.experiment import Evaluation, Experiment, Report, Table, best_rate
+from metarl.experiments.policies import MetaPolicy, sampler_of
+from metarl.experiments.policies import Parts as Parts
+from metarl.experiments.policies import build as build
 from metarl.experiments.rl_rendering import RLRendering, draw_episodes, draw_paths
 from metarl.experiments.rl_settings import RLConfig as RLConfig
 from metarl.experiments.rl_settings import config_class as config_class
-from metarl.experiments.rl_setup import Parts as Parts
-from metarl.experiments.rl_setup import build as build
-from metarl.experiments.rl_setup import usual_episodes
 from metarl.rl.episodes import rollout_metrics
-from metarl.rl.evaluate import AdaptationCurve, paper_tasks
+from metarl.rl.evaluate import AdaptationCurve, paper_episodes, paper_tasks
 from metarl.rl.methods import METHODS
 from metarl.rl.sampler import TaskDescription
 from metarl.runs.card import Subject
-from metarl.util.ranges import at_least
+from metarl.util.ranges import Refused, at_least, refuse
 
 
 PLANE = "metarl/Navigation2D-v0"
@@ -56,16 +53,16 @@ class RLEvaluation(Evaluation):
     """Choose the step size first, for what a pretrained policy is fine-tuned with: the best of
     eight, evaluated in the same way on as many tasks of its own."""
 
-    def __post_init__(self) -> None:
-        """Raise a ValueError for impossible settings."""
-        super().__post_init__()
-        if self.tune_inner_lr and self.inner_lr is not None:
-            raise ValueError("tune_inner_lr chooses the step size; leave out inner_lr")
+    def refused(self) -> Refused:
+        """Return what does not go together."""
+        both = self.tune_inner_lr and self.inner_lr is not None
+        return [(both, "tune_inner_lr chooses the step size; leave out inner_lr")]
 
 
 class MetaRL(Experiment[RLConfig]):
     """Meta-reinforcement learning with any method of :data:`metarl.rl.methods.METHODS`."""
 
+    settings = staticmethod(config_class)
     evaluation = RLEvaluation
     rendering = RLRendering
 
@@ -81,13 +78,13 @@ class MetaRL(Experiment[RLConfig]):
 
     def init(self) -> MetaState:
         """Return the initial policy and what the method carries."""
-        return self.parts.init()
+        return self.parts.learner.init(self.parts.params, device=self.device)
 
     def draw(self, state: MetaState, iteration: int) -> tuple[Any, Metrics]:
         """Collect episodes of new tasks, before and after each inner step."""
         parts, seed = self.parts, self.config.seed
         tasks = parts.sampler.sample_tasks(numpy_generator(seed, iteration, "tasks"))
-        generator = torch_generator(seed, iteration, "rollouts", device=parts.device)
+        generator = torch_generator(seed, iteration, "rollouts", device=self.device)
         way = (parts.policy, parts.loop, state.params, tasks, generator, parts.process)
         if collect := METHODS[self.name].collect:
             return collect(parts.sampler, *way)
@@ -99,21 +96,17 @@ class MetaRL(Experiment[RLConfig]):
         del iteration
         return self.parts.learner
 
-    def model(self, params: MetaParams, **options: Any) -> MetaPolicy:
-        """Return the policy, ready to adapt; `options` are those of :meth:`policy`."""
-        return self.policy(params, **options)
-
-    def policy(
+    def model(  # type: ignore[override]
         self, params: MetaParams, *, num_tasks: int = 1, episodes: int | None = None
     ) -> MetaPolicy:
-        """Return the policy for a number of tasks and episodes.
+        """Return the policy, ready to adapt to a number of tasks on a number of episodes.
 
         Args:
             params: The meta-parameters.
             num_tasks: Tasks that it adapts to at a time.
             episodes: Episodes of each inner step; by default as many as have 4,000 time steps.
         """
-        episodes = episodes or usual_episodes(self.config)
+        episodes = episodes or paper_episodes(sampler_of(self.config, 1, 1).horizon)
         self.parts = build(self.config, num_tasks=num_tasks, episodes=episodes)
         self.require_fitting(params)
         return MetaPolicy(self.config, self.parts, params)
@@ -127,31 +120,34 @@ class MetaRL(Experiment[RLConfig]):
 
     def evaluate(self, metas: Sequence[MetaParams], options: RLEvaluation) -> Report:
         """Return the return after 0, 1, ..., K steps on test tasks (Finn et al. 2017)."""
-        num_steps = self._steps_to_take(options)
-        episodes = options.episodes_per_task
-        policy = self.policy(metas[0], num_tasks=options.num_tasks, episodes=episodes)
+        num_steps, seed = self._steps_to_take(options), options.seed
+        rate, tables = self.config.inner_lr if options.inner_lr is None else options.inner_lr, []
+        policy = self.model(
+            metas[0], num_tasks=options.num_tasks, episodes=options.episodes_per_task
+        )
         sampler = policy.parts.sampler
 
         def curve(tasks: list[TaskDescription], rate: float, role: str) -> AdaptationCurve:
-            generator = torch_generator(options.seed, 0, role, device=sampler.device)
+            generator = torch_generator(seed, 0, role, device=self.device)
             return policy.curve(policy.loop(num_steps, rate), tasks, generator)
 
-        rate, tables = self.config.inner_lr if options.inner_lr is None else options.inner_lr, []
         if options.tune_inner_lr:
             # A different stream than the test tasks and their episodes.
-            others = sampler.sample_tasks(numpy_generator(options.seed, 0, "tuning"))
-            scores = [curve(others, each, "tuning").mean[1:].mean() for each in TUNING_RATES]
-            rows = [[f"{r:g}", f"{s:.2f}"] for r, s in zip(TUNING_RATES, scores, strict=True)]
-            heads = ["inner lr", "mean return"]
-            tables = [Table("step size, on tasks of its own", heads, rows)]
-            rate = TUNING_RATES[int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))]
-        found = curve(paper_tasks(sampler, options.seed), rate, "evaluation")
-        tables.append(_table(found))
+            others = sampler.sample_tasks(numpy_generator(seed, 0, "tuning"))
+            means = [curve(others, each, "tuning").mean[1:].mean() for each in TUNING_RATES]
+            title = "step size, on tasks of its own"
+            rate, table = best_rate(title, "mean return", TUNING_RATES, means)
+            tables = [table]
+        found = curve(paper_tasks(sampler, seed), rate, "evaluation")
+        steps = enumerate(zip(found.mean, found.interval, strict=True))
+        rows = [[step, f"{mean:.2f}", f"± {half:.2f}"] for step, (mean, half) in steps]
+        heads = ["adaptation steps", "mean return", "95 % interval"]
+        tables.append(Table(f"return on {found.described}", heads, rows))
         values = {
             "env": self.config.env,
             "num_tasks": options.num_tasks,
             "episodes_per_task": sampler.episodes_per_task,
-            "seed": options.seed,
+            "seed": seed,
             "inner_lr": rate,
             "tuned": options.tune_inner_lr,
             "mean": found.mean.tolist(),
@@ -160,7 +156,7 @@ class MetaRL(Experiment[RLConfig]):
             "returns": found.returns.tolist(),
         }
         name = f"steps-{num_steps}_tasks-{options.num_tasks}"
-        name += f"_episodes-{sampler.episodes_per_task}_seed-{options.seed}"
+        name += f"_episodes-{sampler.episodes_per_task}_seed-{seed}"
         name += f"_lr-{rate:g}" if rate != self.config.inner_lr else ""
         name += "_tuned" if options.tune_inner_lr else ""  # also where it is the run's own
         return Report(name, values, tables)
@@ -171,13 +167,17 @@ class MetaRL(Experiment[RLConfig]):
         oracle = config.observe_task and config.inner_steps == 0
         num_steps = options.inner_steps if options.inner_steps is not None else 0 if oracle else 3
         chosen = options.inner_lr is not None or options.tune_inner_lr
-        if config.inner in LEARNED_RATES and chosen:
-            raise ValueError(
-                f"{options.run} learned its rates (inner={config.inner}); leave out inner_lr and "
-                "tune_inner_lr"
-            )
-        if options.tune_inner_lr and num_steps == 0:
-            raise ValueError("tune_inner_lr needs inner_steps of at least 1")
+        own = f"{options.run} learned its rates (inner={config.inner})"
+        refuse(
+            (
+                chosen and config.inner in LEARNED_RATES,
+                f"{own}; leave out inner_lr and tune_inner_lr",
+            ),
+            (
+                options.tune_inner_lr and not num_steps,
+                "tune_inner_lr needs inner_steps of at least 1",
+            ),
+        )
         return num_steps
 
     def draw_adaptation(
@@ -186,10 +186,3 @@ class MetaRL(Experiment[RLConfig]):
         """Draw paths on the plane, or one episode before and after adaptation."""
         draw_rows = draw_paths if self.config.env == PLANE else draw_episodes
         draw_rows(list(zip(shown, metas, strict=True)), options)
-
-
-def _table(curve: AdaptationCurve) -> Table:
-    steps = enumerate(zip(curve.mean, curve.interval, strict=True))
-    rows = [[step, f"{mean:.2f}", f"± {half:.2f}"] for step, (mean, half) in steps]
-    heads = ["adaptation steps", "mean return", "95 % interval"]
-    return Table(f"return on {curve.described}", heads, rows)

@@ -1,25 +1,125 @@
-"""A meta-learned policy, ready to adapt in Python."""
+"""What a meta-RL configuration means, and the policy that its training makes, ready to adapt."""
 
+import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import gymnasium
 import numpy as np
 import torch
+from gymnasium.error import UnregisteredEnv
 
 from metarl.core import tree
 from metarl.core.adapt import InnerLoop
+from metarl.core.inner import adam, sgd
+from metarl.core.optimizers import LEARNED_RATES, inner_optimizer
 from metarl.core.seeding import numpy_generator, torch_generator
-from metarl.core.types import MetaParams, Params
+from metarl.core.speed import chunks, processes
+from metarl.core.types import MetaLearner, MetaParams, Params
+from metarl.envs import ENVIRONMENTS
 from metarl.experiments.rl_settings import RLConfig
-from metarl.experiments.rl_setup import Parts, paper_loop
+from metarl.rl.baseline import Process, advantages
 from metarl.rl.episodes import Episodes, mean_return
-from metarl.rl.evaluate import AdaptationCurve, adaptation_curve
-from metarl.rl.sampler import TaskDescription
+from metarl.rl.evaluate import AdaptationCurve, adaptation_curve, paper_rates
+from metarl.rl.losses import INNER_LOSSES
+from metarl.rl.methods import METHODS
+from metarl.rl.policies import Policy, make_policy
+from metarl.rl.sampler import Sampler, TaskDescription, make_sampler
+from metarl.rl.trpo import context_loop
+from metarl.util.device import resolve_device
 
 
 if TYPE_CHECKING:  # at run time it is imported where it is needed
     from stable_baselines3.common.policies import ActorCriticPolicy
+
+
+class Parts(NamedTuple):
+    """Everything that a configuration means."""
+
+    policy: Policy
+    params: Params
+    loop: InnerLoop
+    learner: MetaLearner
+    process: tuple[Process, Process]
+    sampler: Sampler
+
+
+def build(config: RLConfig, *, num_tasks: int | None = None, episodes: int | None = None) -> Parts:
+    """Build the parts of a run.
+
+    Args:
+        config: Its settings.
+        num_tasks: Instead of the run's, for an evaluation.
+        episodes: Episodes per task instead of the run's, for an evaluation.
+
+    Raises:
+        ValueError: If there is no such environment, or it has no tasks.
+    """
+    count, share = num_tasks or config.num_tasks, None
+    if num_tasks is None:  # each process has whole chunks, if they can be told before there are any
+        spec = gymnasium.registry.get(config.env.rpartition(":")[2])
+        steps = config.episodes_per_task * ((spec and spec.max_episode_steps) or 1)
+        fitting = chunks.cache_sized(steps, count, torch.device("cpu")) or 1
+        share = processes.share(count, multiple=config.chunk_size or fitting)
+    sampler = sampler_of(config, count, episodes or config.episodes_per_task, share)
+    policy, params = make_policy(
+        config.network,
+        sampler.env.single_observation_space,
+        sampler.env.single_action_space,
+        hidden=config.hidden,
+        activation=config.activation,
+        output_gain=config.output_gain,
+        init_std=config.init_std,
+        scale=config.action_scale,
+        context=config.context_size,
+        generator=torch_generator(config.seed, 0, "parameters"),
+    )
+    clip = {"clip": config.inner_clip} if config.inner_loss == "clipped" else {}
+    loop = InnerLoop(
+        INNER_LOSSES[config.inner_loss](policy, **clip),
+        inner_optimizer(config.inner, config.inner_lr, config.inner_steps),
+        first_order=config.first_order,
+        num_steps=config.inner_steps,
+    )
+    if config.context_size:
+        loop = context_loop(loop, config.context_size)
+    method = METHODS[config.method]
+    settings = {name: getattr(config, name) for name in method.options()}
+    inner = config.gae_lambda if config.inner_gae_lambda is None else config.inner_gae_lambda
+    support, query = (
+        advantages(discount=config.discount, gae_lambda=gae) for gae in (inner, config.gae_lambda)
+    )
+    learner = method.function()(policy, loop, **settings)
+    return Parts(policy, params, loop, learner, (support, query), sampler)
+
+
+def sampler_of(
+    config: RLConfig, num_tasks: int, episodes: int, share: processes.TaskSlice | None = None
+) -> Sampler:
+    """Return the environments of a number of tasks and episodes.
+
+    Raises:
+        ValueError: If there is no such environment, or it has no tasks.
+    """
+    try:
+        return make_sampler(
+            config.env,
+            num_tasks=num_tasks,
+            episodes_per_task=episodes,
+            device=resolve_device(config.device),
+            share=share,
+            vectorization_mode=None if config.vectorization == "auto" else config.vectorization,
+            **({"observe_task": True} if config.observe_task else {}),
+        )
+    except UnregisteredEnv as error:
+        ours = [row.id for row in ENVIRONMENTS]
+        name = config.env if "/" in config.env else f"metarl/{config.env}"
+        close = difflib.get_close_matches(name, ours, 1, cutoff=0.8)
+        hint = f"did you mean {close[0]}?" if close else str(error)
+        raise ValueError(
+            f"there is no environment `env`={config.env}: {hint} (`metarl envs` lists ours)"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -44,7 +144,7 @@ class AdaptedPolicy:
             observation: An array (*batch, features).
             generator: Source of the noise that the policy adapts with.
         """
-        seen = torch.as_tensor(np.asarray(observation), device=self.parts.device).float()
+        seen = torch.as_tensor(np.asarray(observation), device=self.parts.sampler.device).float()
         with torch.no_grad():
             actions = self.parts.policy(self.params, seen)
             chosen = actions.mode() if generator is None else actions.sample(generator)
@@ -78,14 +178,18 @@ class MetaPolicy:
         return self.parts.sampler.sample_tasks(numpy_generator(seed, 0, "tasks"))[0]
 
     def loop(self, steps: int, rate: float | None = None) -> InnerLoop:
-        """Return the inner loop of the paper's test.
+        """Return the inner loop of the paper's test; rates that were learned stay what they are.
 
         Args:
             steps: Inner steps.
-            rate: Step size of the first; by default the run's.
+            rate: Step size of the first, by default the run's; later ones are half of it.
         """
-        rate = self.config.inner_lr if rate is None else rate
-        return paper_loop(self.config, self.parts.loop, num_steps=steps, rate=rate)
+        config, loop = self.config, self.parts.loop
+        rate = config.inner_lr if rate is None else rate
+        optimizer = loop.optimizer
+        if config.inner not in LEARNED_RATES:
+            optimizer = sgd(paper_rates(rate)) if config.inner == "sgd" else adam(rate)
+        return replace(loop, num_steps=steps, optimizer=optimizer)
 
     def play(
         self, loop: InnerLoop, tasks: Sequence[TaskDescription], generator: torch.Generator
@@ -119,7 +223,7 @@ class MetaPolicy:
         """
         usual = max(self.config.inner_steps, 0 if self.config.observe_task else 1)
         loop = self.loop(usual if steps is None else steps)
-        generator = torch_generator(seed, 0, "adaptation", device=self.parts.device)
+        generator = torch_generator(seed, 0, "adaptation", device=self.parts.sampler.device)
         *support, query = self.play(loop, [task], generator)
         with torch.no_grad():
             adapted = loop.adapt(self.params, tree.map_leaves(lambda x: x[0], tuple(support)))

@@ -2,71 +2,29 @@
 
 from typing import Any
 
-from metarl.experiments import OTHERS
 from metarl.rl.methods import METHODS
 
 
+PLANE = "metarl/Navigation2D-v0"
+# Values that are missing are the defaults, most of them the paper's.
 # Finn et al. 2017 trained half-cheetahs on 40 tasks × 20 episodes with a step of 0.1, λ 1 and KL
 # 0.01 to 0.02. What is different here, and what each difference gives, is in docs/results.md.
 CHEETAH: dict[str, Any] = {
     "iterations": 300,
-    "num_tasks": 20,
-    "episodes_per_task": 20,
-    "hidden": (100, 100),
-    "activation": "relu",
     "inner_lr": 0.1,
-    "output_gain": 0.1,
-    "inner_steps": 1,
-    "discount": 0.99,
     "gae_lambda": 0.95,
     "inner_gae_lambda": 0.6,
     "max_kl": 0.05,
-    "cg_steps": 10,
-    "cg_damping": 1e-5,
-    "backtracks": 15,
-    "backtrack_ratio": 0.8,
     "fisher_fraction": 0.25,
 }
-
 # A network without much to see: what to do is in its biases, which a large inner step moves.
-TABULAR: dict[str, Any] = {
-    "num_tasks": 40,
-    "episodes_per_task": 20,
-    "hidden": (32, 32),
-    "inner_lr": 5.0,
-    "output_gain": 1.0,
-}
-
+TABULAR: dict[str, Any] = {"num_tasks": 40, "hidden": (32, 32), "inner_lr": 5.0, "output_gain": 1.0}
 POLICIES: dict[str, dict[str, Any]] = {
     # A minute on two cores: 0.8 million environment steps.
-    "navigation-quick": {
-        "env": "metarl/Navigation2D-v0",
-        "iterations": 30,
-        "num_tasks": 20,
-        "episodes_per_task": 20,
-        "hidden": (64, 64),
-        "inner_lr": 0.5,
-    },
+    "navigation-quick": {"env": PLANE, "iterations": 30, "hidden": (64, 64)},
     # Finn et al. 2017, section 5.3 and their point scripts: 20 tasks × 20 episodes × 100 steps.
     # One deviation: the last layer starts at a tenth of Xavier's scale (docs/results.md says why).
-    "navigation-paper": {
-        "env": "metarl/Navigation2D-v0",
-        "iterations": 100,
-        "num_tasks": 20,
-        "episodes_per_task": 20,
-        "hidden": (100, 100),
-        "activation": "relu",
-        "inner_lr": 0.5,
-        "output_gain": 0.1,
-        "inner_steps": 1,
-        "discount": 0.99,
-        "gae_lambda": 1.0,
-        "max_kl": 0.01,
-        "cg_steps": 10,
-        "cg_damping": 1e-5,
-        "backtracks": 15,
-        "backtrack_ratio": 0.8,
-    },
+    "navigation-paper": {"env": PLANE, "iterations": 100},
     # The paper's physics: 0.01 s a step, 200 steps.
     "rllab-cheetah-dir": {**CHEETAH, "env": "metarl/RllabHalfCheetahDir-v0"},
     "rllab-cheetah-vel": {**CHEETAH, "env": "metarl/RllabHalfCheetahVel-v0"},
@@ -93,54 +51,45 @@ SINUSOIDS: dict[str, dict[str, Any]] = {
 }
 
 # Published inner rates are of summed losses: 0.4 for 5 ways is 2.0 of the mean, as here.
-OMNIGLOT: dict[str, Any] = {"data": "omniglot", "num_shots": 1, "network": "conv4-stride"}
+OMNIGLOT: dict[str, Any] = {"data": "omniglot", "method": "maml", "iterations": 60_000}
+# Finn et al. 2017: 32 filters, 5 steps of 0.01 × 5 in training and 10 in the test, gradients cut at
+# 10. Antoniou et al. 2019: 48 filters, 2 tasks.
+MINI: dict[str, Any] = {
+    "data": "mini-imagenet", "num_queries": 15, "inner_steps": 5, "clip": 10.0,
+}  # fmt: skip
 IMAGES: dict[str, dict[str, Any]] = {
     # Finn et al. 2017: 32 tasks, 1 step of 0.4 × 5; 60,000 meta-updates.
-    "omniglot-maml": {**OMNIGLOT, "method": "maml", "iterations": 60_000, "inner_lr": 2.0},
+    "omniglot-maml": {**OMNIGLOT, "inner_lr": 2.0},
     # Finn et al. 2017, 20 ways: 16 tasks, 5 steps of 0.1 × 20.
     "omniglot-maml-20": {
-        **OMNIGLOT, "method": "maml", "iterations": 60_000, "inner_lr": 2.0, "num_ways": 20,
-        "num_tasks": 16, "inner_steps": 5, "test_steps": 5,
+        **OMNIGLOT, "inner_lr": 2.0, "num_ways": 20, "num_tasks": 16, "inner_steps": 5,
     },
-    # Antoniou et al. 2019: 5 steps, max-pooling, turns as classes in training alone.
+    # Antoniou et al. 2019: 16 tasks, 5 steps, max-pooling, turns as classes in training alone.
     "omniglot-maml++": {
-        **OMNIGLOT, "method": "maml++", "iterations": 50_000, "num_tasks": 16, "inner_steps": 5,
-        "inner_lr": 0.1, "network": "conv4-pool", "rotations": "train",
+        **OMNIGLOT, "method": "maml++", "iterations": 50_000, "network": "conv4-pool",
+        "rotations": "train",
     },
-    # Nichol et al. 2018: 10 images a class in training, batches of 10, Adam without momentum.
+    # Nichol et al. 2018: 5 tasks, 5 steps of 1e-3, and 50 in the test; 10 images a class in
+    # training, batches of 10, Adam without momentum.
     "omniglot-reptile": {
-        **OMNIGLOT, "method": "reptile", "iterations": 100_000, "num_tasks": 5, "inner_steps": 5,
-        "inner_lr": 1e-3, "inner_batch": 10, "train_shots": 10, "test_steps": 50,
-        "network": "conv4-flat", "rotations": "train",
+        **OMNIGLOT, "method": "reptile", "iterations": 100_000, "network": "conv4-flat",
+        "rotations": "train",
     },
     # Park & Oliva 2019: as MAML, one step of 0.4 × 5.
-    "omniglot-meta-curvature": {
-        **OMNIGLOT, "method": "meta-curvature", "iterations": 60_000, "inner_lr": 2.0,
-    },
+    "omniglot-meta-curvature": {**OMNIGLOT, "method": "meta-curvature", "inner_lr": 2.0},
     # Rajeswaran et al. 2019: 16 steps, λ 2, 5 conjugate-gradient steps; the rate of their code. The
     # linear system of that, 2 I + H / (λ + 10), is a sixth of this one, 12 I + H / λ; damped with 1
     # training diverges. A rate near 1/λ makes the proximal steps overshoot.
     "omniglot-imaml": {
-        **OMNIGLOT, "method": "imaml", "iterations": 20_000, "inner_steps": 16, "test_steps": 16,
-        "inner_lr": 0.1, "proximal": 2.0, "cg_steps": 5, "cg_damping": 11.0,
+        **OMNIGLOT, "method": "imaml", "iterations": 20_000, "cg_damping": 11.0,
         "network": "conv4-flat",
     },
-}  # fmt: skip
-
-# Finn et al. 2017: 32 filters, 5 steps of 0.01 × 5 in training and 10 in the test, gradients cut at
-# 10. Antoniou et al. 2019: 48 filters, 2 tasks.
-MINI: dict[str, Any] = {
-    "data": "mini-imagenet", "num_queries": 15, "inner_steps": 5, "iterations": 60_000,
-    "clip": 10.0,
-}  # fmt: skip
-IMAGES |= {
     "mini-imagenet-maml": {
-        **MINI, "method": "maml", "network": "mini-32", "num_tasks": 4, "inner_lr": 0.05,
-        "test_steps": 10,
+        **MINI, "method": "maml", "iterations": 60_000, "network": "mini-32", "num_tasks": 4,
+        "inner_lr": 0.05, "test_steps": 10,
     },
     "mini-imagenet-maml++": {
-        **MINI, "method": "maml++", "network": "mini-48", "num_tasks": 2, "inner_lr": 0.1,
-        "iterations": 50_000,
+        **MINI, "method": "maml++", "iterations": 50_000, "network": "mini-48", "num_tasks": 2,
     },
 }  # fmt: skip
 
@@ -168,10 +117,6 @@ def preset(name: str, experiment: str) -> dict[str, Any]:
     """
     own = presets_of(experiment)
     if name not in own:
-        elsewhere = [family for family, presets in PRESETS.items() if name in presets]
-        where = {"policies": "the methods on policies"} | {f: f"`metarl train {f}`" for f in OTHERS}
-        hint = f"it is of {where[elsewhere[0]]}; " if elsewhere else ""
-        raise ValueError(
-            f"there is no preset {name!r} of {experiment}; {hint}choose one of {', '.join(own)}"
-        )
+        known = ", ".join(own)
+        raise ValueError(f"there is no preset {name!r} of {experiment}; choose one of {known}")
     return own[name]

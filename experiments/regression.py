@@ -5,42 +5,27 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from torch import nn
 
 from metarl.core import tree
 from metarl.core.seeding import torch_generator
+from metarl.core.types import MetaParams, Task
 from metarl.data.images import Splits
 from metarl.drawing.curves import Fit
-from metarl.experiments.supervised_evaluation import Supervised
-from metarl.experiments.supervised_settings import SupervisedConfig, resolve
+from metarl.experiments.supervised import Supervised
+from metarl.experiments.supervised_settings import SupervisedConfig
 from metarl.experiments.supervised_setup import Parts, make_learner, make_model, make_test_loop
 from metarl.nn.convolution import Classifier
 from metarl.nn.dense import ACTIVATIONS, linear, mlp
-from metarl.runs.card import Subject
 from metarl.runs.folder import Run
 from metarl.supervised.losses import squared_error
 from metarl.supervised.sinusoid import Sinusoids
-from metarl.util.device import resolve_device
-from metarl.util.ranges import at_least
+from metarl.util.ranges import Refused, at_least
 
 
-# Rates are those of a mean squared error. One step in training, ten in the test, as in the paper.
-SETTINGS: dict[str, dict[str, Any]] = {
-    "": {
-        "mode": "traced",
-        "num_tasks": 25,
-        "inner_steps": 1,
-        "test_steps": 10,
-        "inner_lr": 0.01,
-        "outer_lr": 1e-3,
-    },
-    "reptile": {"num_tasks": 25, "inner_steps": 5, "inner": "sgd", "inner_lr": 0.02},
-    "imaml": {"inner_steps": 16, "inner_lr": 0.05, "test_steps": 16},
-    "maml++": {"inner_steps": 5, "per_step_norm": False},  # an MLP has no norms
-}
 QUERIES = 100  # points of validation and test
 
 
@@ -67,78 +52,80 @@ class RegressionConfig(SupervisedConfig):
     activation: Literal["relu", "tanh"] = "relu"
     """Nonlinearity."""
 
-    def __post_init__(self) -> None:
-        """Raise a ValueError for impossible settings."""
-        super().__post_init__()
-        if not self.hidden:
-            raise ValueError("`hidden` needs at least one width")
-        for name, value in (("start", "learned"), ("inner_batch", None), ("per_step_norm", False)):
-            if getattr(self, name) not in (None, value):
-                raise ValueError(f"`{name}` is only supported by `train fewshot`; leave it out")
-        if self.method in ("protomaml", "protonet", "zero-head"):
-            raise ValueError(f"method={self.method} needs classes: use `train fewshot`")
+    # Rates are those of a mean squared error. One step in training, ten in the test: the paper's.
+    defaults = {  # noqa: RUF012
+        "": {"mode": "traced", "num_tasks": 25, "inner_steps": 1, "test_steps": 10,
+             "inner_lr": 0.01, "outer_lr": 1e-3},
+        "reptile": {"num_tasks": 25, "inner_steps": 5, "inner": "sgd", "inner_lr": 0.02},
+        "imaml": {"inner_steps": 16, "inner_lr": 0.05, "test_steps": 16},
+        "maml++": {"inner_steps": 5, "per_step_norm": False},  # an MLP has no norms
+    }  # fmt: skip
 
-
-def complete(config: RegressionConfig) -> RegressionConfig:
-    """Fill in what was left open."""
-    return resolve(config, SETTINGS)
-
-
-def build(config: RegressionConfig) -> Parts:
-    """Build the parts of a run."""
-    config = complete(config)
-    observed = config.method == "oracle"
-    model = make_model(config, _network(config, 3 if observed else 1), squared_error)
-    evaluated = Sinusoids(config.num_shots, QUERIES, observed)
-    return Parts(
-        model,
-        make_learner(config, model),
-        make_test_loop(config, model),
-        Sinusoids(config.num_shots, config.num_queries, observed).sample,
-        {name: evaluated.sample for name in Splits._fields},
-        resolve_device(config.device),
-    )
-
-
-def _network(config: RegressionConfig, inputs: int) -> Classifier:
-    generator = torch_generator(config.seed, 0, "parameters")
-    layers = mlp((inputs, *config.hidden), activation=config.activation, generator=generator)
-    body = nn.Sequential(*layers, ACTIVATIONS[config.activation]())
-    return Classifier(body, linear(config.hidden[-1], 1, generator=generator))
+    def refused(self) -> Refused:
+        """Return what does not go together."""
+        fewshot = "only supported by `train fewshot`; leave it out"
+        classes = self.method in ("protomaml", "protonet", "zero-head")
+        return [
+            *super().refused(),
+            (not self.hidden, "`hidden` needs at least one width"),
+            (self.start not in (None, "learned"), f"`start` is {fewshot}"),
+            (self.inner_batch, f"`inner_batch` is {fewshot}"),
+            (self.per_step_norm, f"`per_step_norm` is {fewshot}"),
+            (classes, f"method={self.method} needs classes: use `train fewshot`"),
+        ]
 
 
 class SinusoidRegression(Supervised[RegressionConfig]):
     """Few-shot regression of sinusoids."""
 
     name = "regression"
-    complete = staticmethod(complete)
+    settings = RegressionConfig
+    data = "sinusoids"
+    family = "few-shot-regression"
+
+    def sinusoids(self, queries: int) -> Sinusoids:
+        """Return the family of tasks, with a number of query points."""
+        return Sinusoids(self.config.num_shots, queries, self.config.method == "oracle")
 
     @cached_property
     def parts(self) -> Parts:
         """The model, its learner, and what draws its tasks."""
-        return build(self.config)
-
-    def describe(self) -> Subject:
-        """Return the method and its paper."""
-        return self.subject("sinusoids", "few-shot-regression")
+        config, inputs = self.config, 3 if self.config.method == "oracle" else 1
+        generator = torch_generator(config.seed, 0, "parameters")
+        layers = mlp((inputs, *config.hidden), activation=config.activation, generator=generator)
+        body = nn.Sequential(*layers, ACTIVATIONS[config.activation]())
+        network = Classifier(body, linear(config.hidden[-1], 1, generator=generator))
+        model = make_model(config, network, squared_error)
+        return Parts(
+            model,
+            make_learner(config, model),
+            make_test_loop(config, model),
+            self.sinusoids(config.num_queries).sample,
+            dict.fromkeys(Splits._fields, self.sinusoids(QUERIES).sample),
+        )
 
     def examples(self, run: Run, *, tasks: int = 2, seed: int = 1) -> list[Fit]:
         """Adapt the last checkpoint of a run to test sinusoids, for a picture."""
         params = self.read(run, run.choose_checkpoint(None))
         self.require_fitting(params)
-        sinusoids = Sinusoids(self.config.num_shots, QUERIES, self.config.method == "oracle")
-        drawn = sinusoids.sample(tasks, torch_generator(seed, 0, "picture"))
-        found = []
-        for index in range(tasks):
-            (inputs, targets), *_ = one = tree.map_leaves(lambda x, i=index: x[i], drawn.support)
-            points, truth = tree.map_leaves(lambda x, i=index: x[i], drawn.query)
-            order = points[:, 0].argsort()
-            path = self.parts.test_loop.path(params, tuple(one))
-            curves = {
-                step: self.parts.model.apply(path[step], points[order])[:, 0].numpy()
-                for step in sorted({0, 1, len(path) - 1} & set(range(len(path))))
-            }
-            x, y = points[order, 0].numpy(), truth[order, 0].numpy()
-            support = (inputs[:, 0].numpy(), targets[:, 0].numpy())
-            found.append(Fit(f"test sinusoid {index + 1}", x, y, support, curves))
-        return found
+        drawn = self.sinusoids(QUERIES).sample(tasks, torch_generator(seed, 0, "picture"))
+        return [
+            self._fit(
+                params,
+                f"test sinusoid {index + 1}",
+                tree.map_leaves(lambda x, i=index: x[i], drawn),
+            )
+            for index in range(tasks)
+        ]
+
+    def _fit(self, params: MetaParams, title: str, task: Task) -> Fit:
+        (inputs, targets), *_ = task.support
+        points, truth = task.query
+        order = points[:, 0].argsort()
+        path = self.parts.test_loop.path(params, task.support)
+        curves = {
+            step: self.parts.model.apply(path[step], points[order])[:, 0].numpy()
+            for step in sorted({0, 1, len(path) - 1} & set(range(len(path))))
+        }
+        x, y = points[order, 0].numpy(), truth[order, 0].numpy()
+        return Fit(title, x, y, (inputs[:, 0].numpy(), targets[:, 0].numpy()), curves)

@@ -6,17 +6,18 @@ from typing import Annotated, Any, NamedTuple
 
 from metarl.core.adapt import InnerLoop
 from metarl.core.seeding import torch_generator
-from metarl.core.types import MetaParams
+from metarl.core.types import MetaParams, Params
 from metarl.drawing.montage import Shot, draw_films, headline, label
 from metarl.drawing.paths import panels, paths_figure, paths_video
-from metarl.drawing.recording import adapted_path, choose_pace, film, make_recorder
+from metarl.drawing.recording import Film, Pace, adapted_path, choose_pace, film, make_recorder
 from metarl.drawing.video import SUFFIXES
 from metarl.experiment import Experiment, Rendering
 from metarl.experiments.policies import MetaPolicy
 from metarl.rl.episodes import Episodes, mean_return
 from metarl.rl.evaluate import paper_tasks, read_task
-from metarl.rl.sampler import TaskDescription
-from metarl.util.ranges import at_least
+from metarl.rl.policies import Policy
+from metarl.rl.sampler import Sampler, TaskDescription
+from metarl.util.ranges import Refused, at_least
 
 
 Rows = Sequence[tuple[Experiment[Any], MetaParams]]
@@ -40,12 +41,11 @@ class RLRendering(Rendering):
     episodes_per_task: Annotated[int, at_least(1)] = 40
     """Episodes that each adaptation step learns from."""
 
-    def __post_init__(self) -> None:
-        """Raise a ValueError for impossible settings."""
-        super().__post_init__()
-        if self.inner_lr and len(self.inner_lr) != len(self.runs):
-            wanted, got = len(self.runs), len(self.inner_lr)
-            raise ValueError(f"inner_lr needs one step size per run: {wanted}, got {got}")
+    def refused(self) -> Refused:
+        """Return what does not go together."""
+        wanted, got = len(self.runs), len(self.inner_lr)
+        error = f"inner_lr needs one step size per run: {wanted}, got {got}"
+        return [(got and wanted != got, error)]
 
 
 class Adapted(NamedTuple):
@@ -73,23 +73,33 @@ def draw_episodes(rows: Rows, options: RLRendering) -> None:
     """Play one episode on one task before and after adaptation."""
     shots = []
     for index, (one, params) in enumerate(rows):
-        config = one.config
-        known = {"observe_task": True} if config.observe_task else {}
-        recorder = make_recorder(config.env, device=one.device, **known)
-        pace = choose_pace(recorder, options.out.suffix)
-        steps = max(config.inner_steps, 0 if known else 1)
-        done = adapted(rows, options, index, steps=steps)
-        path = adapted_path(done.loop, params, done.batches)
-        policy = done.policy.parts.policy
-        films = film(recorder, policy, path, done.tasks[0], seed=options.seed, every=pace.every)
-        recorder.env.call("close")  # before the next one opens a window
+        recorder = recorder_of(one)  # fails before any work where nothing can be drawn
+        usual = max(one.config.inner_steps, 0 if one.config.observe_task else 1)
+        done = adapted(rows, options, index, steps=usual)
+        path, task = adapted_path(done.loop, params, done.batches), done.tasks[0]
+        films, pace = play(recorder, done.policy.parts.policy, path, task, options)
         name = f"{options.runs[index].name}, " if len(rows) > 1 else ""
         shots.append([
             Shot(name + label(steps), float(mean_return(batch)[0]), shown)
             for steps, (batch, shown) in enumerate(zip(done.batches, films, strict=True))
         ])  # fmt: skip
-        title = headline(config.env, done.tasks[0])
-    draw_films(shots, options.out, title=title, pace=pace)
+    draw_films(shots, options.out, title=headline(rows[0][0].config.env, task), pace=pace)
+
+
+def recorder_of(one: Experiment[Any]) -> Sampler:
+    """Return the environment that episodes of a run are filmed in."""
+    known = {"observe_task": True} if one.config.observe_task else {}
+    return make_recorder(one.config.env, device=one.device, **known)
+
+
+def play(
+    recorder: Sampler, policy: Policy, path: list[Params], task: TaskDescription, options: Rendering
+) -> tuple[list[Film], Pace]:
+    """Film an episode of a task with each of several parameters; return how often it was drawn."""
+    pace = choose_pace(recorder, options.out.suffix)
+    films = film(recorder, policy, path, task, seed=options.seed, every=pace.every)
+    recorder.env.call("close")  # before the next one opens a window
+    return films, pace
 
 
 def adapted(
@@ -100,9 +110,13 @@ def adapted(
     num_tasks = 1 if options.task else num_tasks
     policy = one.model(params, num_tasks=num_tasks, episodes=options.episodes_per_task)
     sampler = policy.parts.sampler
-    given = [read_task(options.task, sampler)] if options.task else []
-    tasks = given or paper_tasks(sampler, options.seed)
+    tasks = tasks_shown(sampler, options, options.task)
     rate = options.inner_lr[index] if options.inner_lr else None
     loop = policy.loop(steps if options.inner_steps is None else options.inner_steps, rate)
     generator = torch_generator(options.seed, 0, "render", device=sampler.device)
     return Adapted(policy, loop, tasks, policy.play(loop, tasks, generator))
+
+
+def tasks_shown(sampler: Sampler, options: Rendering, task: str | None) -> list[TaskDescription]:
+    """Return the task that is given as JSON, else test tasks."""
+    return [read_task(task, sampler)] if task else paper_tasks(sampler, options.seed)

@@ -89,20 +89,17 @@ def config_class(method: str) -> type[RLConfig]:
     """
     row = METHODS[method]
     hints = get_type_hints(RLConfig, include_extras=True)
-    changed = [(name, hints[name], value) for name, value in row.values.items()]
-    own = [
+    fields = [(name, hints[name], field(default=value)) for name, value in row.values.items()]
+    fields += [
         (
             name,
             Annotated[option.kind, tyro.conf.arg(help=option.help)],
-            option.default,
+            field(default=option.default),
         )
         for name, option in row.options().items()
         if name not in hints
     ]
     text = f"{row.summary[0].upper()}{row.summary[1:]} ({row.paper}).\n\n{DESCRIPTION}"
     space = {"method": method, "__doc__": text, "__module__": __name__}
-    return make_dataclass(
-        method.title().replace("-", ""),
-        [(name, kind, field(default=value)) for name, kind, value in changed + own],
-        bases=(RLConfig,), frozen=True, namespace=space,
-    )  # fmt: skip
+    name = method.title().replace("-", "")
+    return make_dataclass(name, fields, bases=(RLConfig,), frozen=True, namespace=space)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -17,8 +17,8 @@ from metarl.core.seeding import numpy_generator, seed_sequence, torch_generator
 from metarl.core.speed import processes
 from metarl.core.types import MetaLearner, Metrics
 from metarl.drawing.montage import Shot, draw_films, headline
-from metarl.drawing.recording import choose_pace, film, make_recorder
 from metarl.experiment import Device, Evaluation, Experiment, Report, Table
+from metarl.experiments.rl_rendering import play, recorder_of, tasks_shown
 from metarl.rl.episodes import Rollout, masked, mean_return
 from metarl.rl.evaluate import paper_episodes, paper_tasks, read_task
 from metarl.rl.sampler import Sampler, TaskDescription, make_sampler
@@ -29,7 +29,6 @@ from metarl.sb3 import checkpoint as sb3_checkpoint
 from metarl.sb3.environments import sb3_env
 from metarl.sb3.models import advance, make_model
 from metarl.sb3.policies import NO_PARAMS, policy_of
-from metarl.util.device import resolve_device
 from metarl.util.ranges import at_least, between, greater_than
 from metarl.util.statistics import interval95
 
@@ -104,25 +103,11 @@ class SB3Evaluation(Evaluation):
     """Where the policy lives."""
 
 
-class Player(NamedTuple):
-    """A model and the environment that it is evaluated in."""
-
-    model: Any
-    sampler: Sampler
-
-    def play(self, tasks: list[TaskDescription], *, seed: int, explore: bool = False) -> Rollout:
-        """Play the episodes of an evaluation."""
-        if explore:  # by draws from the global generators
-            self.model.set_random_seed(seed)
-        policy = policy_of(self.model, deterministic=not explore)
-        generator = torch_generator(seed, 0, "evaluation")
-        return self.sampler.rollout(policy, tree.expand(NO_PARAMS, len(tasks)), tasks, generator)
-
-
 class StableBaselines(Experiment[SB3Config]):
     """Stable-Baselines3, which has its own models and checkpoints: a state is a model."""
 
     name = "sb3"
+    settings = SB3Config
     evaluation = SB3Evaluation
 
     @property
@@ -151,9 +136,8 @@ class StableBaselines(Experiment[SB3Config]):
         """The environment of the evaluations in training."""
         return self.sampler(self.config.episodes, 1)
 
-    @cached_property
-    def untrained(self) -> Any:
-        """A model that :meth:`init` returns and checkpoints are read into."""
+    def init(self) -> Any:
+        """Return an untrained model."""
         processes.require_alone("runs of Stable-Baselines3")
         config = self.config
         return make_model(
@@ -164,12 +148,8 @@ class StableBaselines(Experiment[SB3Config]):
             discount=config.discount,
             hidden=config.hidden,
             learning_rate=config.learning_rate,
-            device=resolve_device(config.device),
+            device=self.device,
         )
-
-    def init(self) -> Any:
-        """Return the untrained model."""
-        return self.untrained
 
     def seed_of(self, iteration: int) -> int:
         """Return the seed of SB3's generators in one iteration."""
@@ -201,9 +181,10 @@ class StableBaselines(Experiment[SB3Config]):
 
         It is logged as the return of a meta-learned policy without inner steps.
         """
-        drawn = self.judge.sample_tasks(numpy_generator(self.config.seed, 0, "evaluation"))
+        seed = self.config.seed
+        drawn = self.judge.sample_tasks(numpy_generator(seed, 0, "evaluation"))
         tasks = drawn if self.task is None else [self.task] * len(drawn)
-        return mean_return(Player(model, self.judge).play(tasks, seed=self.config.seed)).mean()
+        return mean_return(play_tasks(model, self.judge, tasks, seed=seed)).mean()
 
     def save(self, run: Run, iteration: int, state: Any) -> None:
         """Write SB3's own checkpoint."""
@@ -242,9 +223,9 @@ class StableBaselines(Experiment[SB3Config]):
         """Return the return on the run's task, or on test tasks."""
         num_tasks = options.num_tasks if self.task is None else 1
         episodes = options.episodes_per_task or paper_episodes(self.single.horizon)
-        player = Player(metas[0], self.sampler(num_tasks, episodes))
-        tasks = paper_tasks(player.sampler, options.seed) if self.task is None else [self.task]
-        rollout = player.play(tasks, seed=options.seed, explore=options.explore)
+        sampler, seed = self.sampler(num_tasks, episodes), options.seed
+        tasks = paper_tasks(sampler, seed) if self.task is None else [self.task]
+        rollout = play_tasks(metas[0], sampler, tasks, seed=seed, explore=options.explore)
         returns = masked(rollout.rewards, rollout.mask).sum(1).double().cpu().numpy()
         mean = float(returns.mean())
         # Tasks differ more than their episodes do; of one task there are only its episodes.
@@ -272,19 +253,18 @@ class StableBaselines(Experiment[SB3Config]):
         """Play one episode of each run."""
         rows = []
         for one, model in zip(shown, metas, strict=True):
-            config, known = one.config, getattr(one, "env_options", {})
-            given = options.task or config.task
-            task = (
-                read_task(given, self.single)
-                if given
-                else paper_tasks(self.single, options.seed)[0]
-            )
-            recorder = make_recorder(config.env, **known)
-            pace = choose_pace(recorder, options.out.suffix)
-            policy = policy_of(model)
-            (played,) = film(
-                recorder, policy, [NO_PARAMS], task, seed=options.seed, every=pace.every
-            )
-            recorder.env.call("close")
-            rows.append([Shot(config.algo, float(played.returns[-1]), played)])
+            task = tasks_shown(self.single, options, options.task or one.config.task)[0]
+            (played,), pace = play(recorder_of(one), policy_of(model), [NO_PARAMS], task, options)
+            rows.append([Shot(one.config.algo, float(played.returns[-1]), played)])
         draw_films(rows, options.out, title=headline(self.config.env, task), pace=pace)
+
+
+def play_tasks(
+    model: Any, sampler: Sampler, tasks: list[TaskDescription], *, seed: int, explore: bool = False
+) -> Rollout:
+    """Play the episodes of an evaluation."""
+    if explore:  # by draws from the global generators
+        model.set_random_seed(seed)
+    policy = policy_of(model, deterministic=not explore)
+    generator = torch_generator(seed, 0, "evaluation")
+    return sampler.rollout(policy, tree.expand(NO_PARAMS, len(tasks)), tasks, generator)

@@ -1,37 +1,104 @@
-"""What every supervised experiment has in common: training and validation."""
+"""What every supervised experiment has in common: training, validation, and its evaluation."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
+import numpy as np
 import torch
+import tyro
 
 from metarl.core import tree
+from metarl.core.inner import sgd
 from metarl.core.seeding import torch_generator
 from metarl.core.speed import processes
-from metarl.core.types import MetaLearner, MetaState, Metrics, Task
-from metarl.experiment import Experiment
+from metarl.core.types import MetaLearner, MetaParams, MetaState, Metrics, Task
+from metarl.experiment import Evaluation, Experiment, Report, Table, best_rate
 from metarl.experiments.supervised_settings import SupervisedConfig
-from metarl.experiments.supervised_setup import Parts
+from metarl.experiments.supervised_setup import Parts, started
 from metarl.runs.card import Subject
-from metarl.supervised.evaluate import adaptation_curves
-from metarl.supervised.methods import METHODS
+from metarl.runs.folder import Run
+from metarl.supervised.evaluate import Curves, adaptation_curves
+from metarl.supervised.methods import METHODS, Start
 from metarl.supervised.model import Tasks
+from metarl.util.ranges import Refused, at_least, refuse
 
 
 Config = TypeVar("Config", bound=SupervisedConfig)
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+OVERRIDES = ("test_steps", "num_ways", "num_shots", "test_queries", "bn_mode", "data_root")
+"""Settings that an evaluation can replace."""
+
+
+@dataclass(frozen=True)
+class SupervisedEvaluation(Evaluation):
+    """Adapt to test tasks as in the papers, and report every step.
+
+    Tasks come from classes, or sinusoids, that training has not met. What is left at None is as in
+    the run.
+    """
+
+    test_steps: Annotated[int | None, at_least(0), tyro.conf.arg(aliases=["--inner-steps"])] = None
+    """Inner steps."""
+    num_tasks: Annotated[int, at_least(1)] = 600
+    """Tasks."""
+    tasks: Literal["test", "validation", "train"] = "test"
+    """Where the tasks come from."""
+    num_ways: Annotated[int | None, tyro.conf.arg(aliases=["--ways"])] = None
+    """Classes of a task; a learned head takes only as many as it was trained with."""
+    num_shots: Annotated[int | None, at_least(1), tyro.conf.arg(aliases=["--shots"])] = None
+    """Support examples of each class, or points."""
+    test_queries: Annotated[int | None, at_least(1), tyro.conf.arg(aliases=["--queries"])] = None
+    """Query images of each class; of one image, as in MAML's own evaluation, a transductive
+    method learns that classes are equally frequent."""
+    bn_mode: Literal["query", "support"] | None = None
+    """Statistics that normalize the query: its own (transductive) or the support set's."""
+    start: Start | None = None
+    """Head to start from: what a pretrained run is fine-tuned with."""
+    nearest_neighbor: bool = False
+    """Classify by the nearest support image in feature space instead of adapting."""
+    inner_lr: Annotated[float | None, at_least(0)] = None
+    """Plain gradient descent with this step size instead of the run's inner optimizer."""
+    tune_inner_lr: bool = False
+    """Choose that step size first, on 100 validation tasks: how a pretrained run or, with
+    --checkpoint 0, a random network is fine-tuned."""
+    ensemble: Annotated[int, at_least(1)] = 1
+    """Average the logits of so many checkpoints, the best on validation tasks (MAML++: 5)."""
+    data_root: Path | None = None
+    """Where the images are now."""
+
+    def refused(self) -> Refused:
+        """Return what does not go together."""
+        adapts = ("test_steps", "inner_lr", "tune_inner_lr", "start")
+        adapted = self.ensemble > 1 or any(getattr(self, name) for name in adapts)
+        rated, both = self.inner_lr is not None, self.ensemble > 1 and self.checkpoint is not None
+        return [
+            (
+                self.tune_inner_lr and rated,
+                "tune_inner_lr chooses the step size; leave out inner_lr",
+            ),
+            (both, "`ensemble` chooses the checkpoints; leave out `checkpoint`"),
+            (
+                self.nearest_neighbor and adapted,
+                "nearest_neighbor does not adapt; leave out "
+                "`ensemble`, test_steps, inner_lr, tune_inner_lr, `start`",
+            ),
+        ]
 
 
 class SupervisedTraining(Experiment[Config]):
     """Few-shot learning from data: a family of tasks, a network, and how it adapts."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(self.complete(config))
+    data: ClassVar[str] = ""
+    """What the tasks are made of, where no setting says it."""
+    family: ClassVar[str]
+    """A tag of model cards."""
 
-    @staticmethod
-    @abstractmethod
-    def complete(config: Config) -> Config:
-        """Fill in the settings that are None."""
+    def __init__(self, config: Config) -> None:
+        super().__init__(config.complete())
 
     @cached_property
     @abstractmethod
@@ -40,7 +107,7 @@ class SupervisedTraining(Experiment[Config]):
 
     def init(self) -> MetaState:
         """Return the initial network and the outer optimizer's state."""
-        return self.parts.init()
+        return self.learner(1).init(self.parts.model.params, device=self.device)
 
     def draw(self, state: MetaState, iteration: int) -> tuple[Tasks, Metrics]:
         """Draw this process's tasks of a meta-batch; every process draws them all."""
@@ -65,10 +132,131 @@ class SupervisedTraining(Experiment[Config]):
         )
         return {f"validation/{n}": torch.tensor(curves.mean(n)[-1]) for n in curves.values}
 
-    def subject(self, data: str, family: str) -> Subject:
-        """Return the method and its paper, for :meth:`describe`."""
-        method = self.config.method
-        return Subject(method, METHODS[method].paper, data, family, False, "plot")
+    def describe(self) -> Subject:
+        """Return the method, its paper and the data."""
+        method, data = self.config.method, getattr(self.config, "data", self.data)
+        return Subject(method, METHODS[method].paper, data, self.family, False, "plot")
+
+
+class Supervised(SupervisedTraining[Config]):
+    """Few-shot learning whose result is a curve over the inner steps."""
+
+    evaluation = SupervisedEvaluation
+    quick = ("--num-tasks", "100")
+
+    def asked(self, options: SupervisedEvaluation) -> Experiment[Config]:
+        """Put what was asked for in place of the run's settings."""
+        config, run, start = self.config, options.run, options.start
+        values = {n: v for n in OVERRIDES if (v := getattr(options, n)) is not None}
+        values |= {"test_steps": 0} if options.nearest_neighbor else {}
+        unknown = [name for name in values if not hasattr(config, name)]
+        ways = getattr(config, "num_ways", None)
+        wants = "`start`" if start else "nearest_neighbor"
+        classes = (options.nearest_neighbor or start) and ways is None
+        learned = (start or config.start) == "learned" and config.method != "pretrained"
+        steps = values.get("test_steps", config.test_steps)
+        refuse(
+            (unknown, f"{run} is a run without {', '.join(unknown)}"),
+            (classes, f"{wants} needs classes, and {run} has none"),
+            (start == "learned" != config.start, f"{run} learned no head; leave out `start`"),
+            (
+                options.num_ways not in (None, ways) and learned,
+                f"{run} learned a head for {ways} classes; use start=zero or prototypes for "
+                f"{options.num_ways}",
+            ),
+            (options.tune_inner_lr and not steps, "tune_inner_lr needs test_steps of at least 1"),
+        )
+        return self.changed(**values)
+
+    def chosen(self, run: Run, options: SupervisedEvaluation) -> list[int]:
+        """Return the checkpoint asked for, or those with the best validation in training."""
+        if options.ensemble == 1:
+            return super().chosen(run, options)
+        scores = {
+            entry["iteration"]: entry.get("validation/accuracy", -entry["validation/loss"])
+            for entry in run.metrics()
+            if "validation/loss" in entry
+        }
+        saved = [i for i in run.checkpoints() if not np.isnan(scores.get(i, np.nan))]
+        if len(saved) < options.ensemble:
+            raise ValueError(
+                f"ensemble={options.ensemble} needs as many checkpoints with a validation, "
+                f"{run.folder} has {len(saved)}"
+            )
+        return sorted(saved, key=lambda iteration: -scores[iteration])[: options.ensemble]
+
+    def evaluate(self, metas: Sequence[MetaParams], options: SupervisedEvaluation) -> Report:
+        """Return loss and accuracy after 0, 1, ..., K steps on test tasks."""
+        self.require_fitting(metas[0])
+        if options.start not in (None, self.config.start):
+            loop = started(self.parts.test_loop, options.start, self.parts.model)
+            self.parts = self.parts._replace(test_loop=loop)
+        rate, tables = options.inner_lr, []
+        if options.tune_inner_lr:
+            others = replace(options, tasks="validation", num_tasks=min(options.num_tasks, 100))
+            results = [self.measure(metas, others, rate) for rate in RATES]
+            measure = judged_by(results[0])
+            ends = [curves.mean(measure)[-1] for curves in results]
+            title = "step size, on validation tasks"
+            rate, table = best_rate(title, measure, RATES, ends, least=measure == "loss")
+            tables = [table]
+        curves = self.measure(metas, options, rate)
+        asked = self._protocol(options)
+        # 0 stays: it is a seed, and a number of steps.
+        given = {n: value for n, value in asked.items() if value is not None and value is not False}
+        measures = {
+            name: {"mean": curves.mean(name).tolist(), "interval95": curves.interval(name).tolist()}
+            for name in curves.values
+        }
+        measure = judged_by(curves)
+        values = asked | {
+            "method": self.config.method,
+            "inner_lr": self.config.inner_lr if rate is None else rate,
+            "transductive": getattr(self.config, "bn_mode", None) == "query",
+            "measure": measure,
+            "measures": measures,
+        }
+        name = "_".join(f"{key}-{value}" for key, value in given.items())
+        return Report(name, values | measures[measure], [*tables, _table(options, curves)])
+
+    def measure(
+        self, metas: Sequence[MetaParams], options: SupervisedEvaluation, rate: float | None
+    ) -> Curves:
+        """Measure on the tasks asked for; `rate` replaces the inner optimizer by plain descent."""
+        loop = self.parts.test_loop
+        return adaptation_curves(
+            self.parts.model,
+            loop if rate is None else replace(loop, optimizer=sgd(rate)),
+            metas,
+            self.parts.evaluated[options.tasks],
+            num_tasks=options.num_tasks,
+            generator=torch_generator(options.seed, 0, options.tasks, device=self.device),
+            chunk_size=self.parts.chunk_size,
+            nearest_neighbor=options.nearest_neighbor,
+        )
+
+    def _protocol(self, options: SupervisedEvaluation) -> dict[str, Any]:
+        """Return what was asked for: what distinguishes two evaluations of a checkpoint."""
+        config: Any = self.config
+        ways = getattr(config, "num_ways", None)
+        generator = torch_generator(0, 0, "size", device=self.device)
+        task = self.parts.evaluated[options.tasks](1, generator)
+        queries = task.query[0].shape[1] // (ways or 1) if isinstance(task, Task) else None
+        return {
+            "tasks": options.tasks,
+            "num_tasks": options.num_tasks,
+            "num_ways": ways,
+            "num_shots": None if getattr(config, "variable", False) else config.num_shots,
+            "num_queries": queries,
+            "test_steps": config.test_steps,
+            "seed": options.seed,
+            "ensemble": options.ensemble if options.ensemble > 1 else None,
+            "bn_mode": options.bn_mode,
+            "start": options.start,
+            "inner_lr": options.inner_lr,
+            "nearest_neighbor": options.nearest_neighbor,
+            "tuned": options.tune_inner_lr,
+        }
 
 
 def share_of(tasks: Tasks) -> Tasks:
@@ -76,3 +264,20 @@ def share_of(tasks: Tasks) -> Tasks:
     if isinstance(tasks, Task):
         return processes.share(len(tree.leaves(tasks)[0])).of_batch(tasks)
     return processes.share(len(tasks)).of_list(tasks)
+
+
+def judged_by(curves: Curves) -> str:
+    """Return the measure that the result is about."""
+    return "accuracy" if "accuracy" in curves.values else "loss"
+
+
+def _table(options: SupervisedEvaluation, curves: Curves) -> Table:
+    """Return one row for each number of steps."""
+    columns, numbers = ["inner steps"], []
+    for name in curves.values:
+        unit = 100 if name == "accuracy" else 1
+        columns += [name, f"{name} ± 95 %"]
+        numbers += [unit * curves.mean(name), unit * curves.interval(name)]
+    steps = enumerate(zip(*numbers, strict=True))
+    rows = [[step, *(f"{number:.3f}" for number in row)] for step, row in steps]
+    return Table(f"{options.num_tasks} {options.tasks} tasks", columns, rows)

@@ -1,7 +1,7 @@
 """The settings of every supervised experiment: flags, what a method fills in, what is refused."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 import tyro
 
@@ -9,7 +9,7 @@ from metarl.core.optimizers import INNER_OPTIMIZERS, LEARNED_RATES
 from metarl.core.speed.compiling import Mode
 from metarl.runs.config import RunConfig
 from metarl.supervised.methods import MAML, METHODS, Adapts, Estimator, Start
-from metarl.util.ranges import among, at_least, between, greater_than
+from metarl.util.ranges import Refused, among, at_least, between, greater_than, refuse
 
 
 @dataclass(frozen=True)
@@ -76,18 +76,21 @@ class SupervisedConfig(RunConfig):
     chunk_size: Annotated[int | None, at_least(1)] = None
     """Tasks worked on at a time; by default what suits the cache."""
 
+    defaults: ClassVar[dict[str, dict[str, Any]]] = {"": {}}
+    """What is left open in this experiment, by method; ``""`` is any."""
     scheduled = {  # noqa: RUF012
         "outer_schedule": "constant", "first_order_until": 0, "multi_step_until": 0,
     }  # fmt: skip
 
-    def __post_init__(self) -> None:
-        """Raise a ValueError for impossible settings."""
-        super().__post_init__()
-        if self.method not in METHODS:
-            raise ValueError(
-                f"there is no method={self.method}; choose one of {', '.join(METHODS)} "
-                "(`metarl methods` explains them)"
-            )
+    def refused(self) -> Refused:
+        """Return what does not go together."""
+        names = f"choose one of {', '.join(METHODS)} (`metarl methods` explains them)"
+        error = f"there is no method={self.method}; {names}"
+        return [*super().refused(), (self.method not in METHODS, error)]
+
+    def complete(self) -> Any:
+        """Fill in what was left open."""
+        return resolve(self, self.defaults)
 
 
 Config = TypeVar("Config", bound=SupervisedConfig)
@@ -104,16 +107,13 @@ def resolve(config: Config, settings: dict[str, dict[str, Any]]) -> Config:
         settings: Defaults of the experiment, by method; ``""`` holds those of all methods.
     """
     chosen = MAML | settings[""] | METHODS[config.method].values | settings.get(config.method, {})
-    for flag in ("first_order", "per_step_norm"):
-        chosen[flag] = chosen[flag] or getattr(config, flag)
+    flags = {n: chosen[n] or getattr(config, n) for n in ("first_order", "per_step_norm")}
     left_open = {n: v for n, v in chosen.items() if getattr(config, n) is None}
-    flags = {n: chosen[n] for n in ("first_order", "per_step_norm")}
     resolved = replace(config, **cast(Any, left_open | flags))
     if config.test_steps is not None:
         return resolved
-    steps = resolved.inner_steps or 0
     more = 0 if resolved.inner in LEARNED_RATES else resolved.test_steps or 0
-    return replace(resolved, test_steps=max(steps, more))
+    return replace(resolved, test_steps=max(resolved.inner_steps or 0, more))
 
 
 def require_compatible(config: SupervisedConfig) -> None:
@@ -125,44 +125,44 @@ def require_compatible(config: SupervisedConfig) -> None:
     Raises:
         ValueError: If they do not go together; the message says why.
     """
-    whole = config.start in ("prototypes", "generated")
-    if config.inner_batch and (whole or config.estimator == "implicit"):
-        what = f"start={config.start}" if whole else "estimator=implicit"
-        raise ValueError(f"{what} takes the whole support set; leave out inner_batch")
-    if config.start in ("prototypes", "generated") and config.per_step_norm:
-        raise ValueError(f"start={config.start} has no step whose per_step_norm it could read")
-    if config.start != "learned" and config.inner in LEARNED_RATES - {"lslr"}:
-        raise ValueError(
-            f"inner={config.inner} learns rates for every number of the head, and "
-            f"start={config.start} makes a new one for each task; use inner=sgd, adam or lslr"
-        )
-    joint = config.method == "pretrained"  # fine-tuned from zero, where it was not trained from
-    if config.start == "zero" and not joint and (not config.inner_steps or config.adapts == "body"):
-        raise ValueError(
-            "start=zero is learned from by inner steps that change the head; use inner_steps "
-            "of at least 1, and no adapts=body"
-        )
-    if config.outer_lr_end and config.outer_schedule in (None, "constant"):
-        raise ValueError("outer_lr_end is where a schedule ends; add outer_schedule=cosine")
-    # Reptile and the implicit gradient see no path.
-    if config.estimator not in ("reptile", "implicit"):
+    start, steps, estimator = config.start, config.inner_steps, config.estimator
+    inner, learned = f"inner={config.inner}", config.inner in LEARNED_RATES
+    made = start in ("prototypes", "generated")  # of the whole support set
+    whole = f"start={start}" if made else f"estimator={estimator}"
+    batches = config.inner_batch and (made or estimator == "implicit")
+    sized = learned and config.inner != "lslr" and start != "learned"
+    zero = start == "zero" and config.method != "pretrained"  # that starts there in the test alone
+    fixed = not steps or config.adapts == "body"
+    constant = config.outer_schedule in (None, "constant")
+    refuse(
+        (batches, f"{whole} takes the whole support set; leave out inner_batch"),
+        (made and config.per_step_norm, f"{whole} has no step whose per_step_norm it could read"),
+        (
+            sized,
+            f"{inner} learns rates for every number of the head, and start={start} makes a "
+            "new one for each task; use inner=sgd, adam or lslr",
+        ),
+        (zero and fixed, "start=zero needs inner_steps of at least 1, and no adapts=body"),
+        (
+            constant and config.outer_lr_end,
+            "outer_lr_end ends a schedule; add outer_schedule=cosine",
+        ),
+    )
+    if estimator not in ("reptile", "implicit"):  # which see no path
         return
-    asked = f"estimator={config.estimator}"
-    if config.inner in LEARNED_RATES:
-        raise ValueError(
-            f"{asked} has no gradient for what inner={config.inner} learns; use sgd or adam"
+    asked, proximal = f"estimator={estimator}", config.proximal
+    first_order = config.first_order or config.first_order_until
+    refuse(
+        (learned, f"{asked} has no gradient for what {inner} learns; use sgd or adam"),
+        (first_order, f"{asked} takes no second derivatives; leave out first_order"),
+        (config.multi_step_until, f"{asked} has no multi-step loss; leave out multi_step_until"),
+        (not steps, f"{asked} needs inner_steps of at least 1, got {steps}"),
+    )
+    if estimator == "reptile":
+        partial = config.adapts != "all" or config.per_step_norm
+        refuse((partial, f"{asked} learns what adapts; use adapts=all, and no per_step_norm"))
+    else:
+        refuse(
+            (start != "learned", f"{asked} needs start=learned, got {start}"),
+            (not proximal, f"{asked} needs `proximal` greater than 0, got {proximal}"),
         )
-    if config.estimator == "reptile" and (config.adapts != "all" or config.per_step_norm):
-        raise ValueError(
-            f"{asked} learns nothing but what adapts; use adapts=all, and no per_step_norm"
-        )
-    if config.estimator == "implicit" and config.start != "learned":
-        raise ValueError(f"{asked} needs start=learned, got {config.start}")
-    if config.first_order or config.first_order_until:
-        raise ValueError(f"{asked} takes no second derivatives; leave out first_order")
-    if config.multi_step_until:
-        raise ValueError(f"{asked} has no multi-step loss; leave out multi_step_until")
-    if not config.inner_steps:
-        raise ValueError(f"{asked} needs inner_steps of at least 1, got {config.inner_steps}")
-    if config.estimator == "implicit" and not config.proximal:
-        raise ValueError(f"{asked} needs `proximal` greater than 0, got {config.proximal}")

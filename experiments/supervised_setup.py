@@ -13,7 +13,7 @@ from metarl.core.estimators import TaskGradient, backprop, implicit, query_loss,
 from metarl.core.optimizers import inner_optimizer
 from metarl.core.outer import gradient_learner
 from metarl.core.parameters import functional
-from metarl.core.types import MetaLearner, MetaState, Task
+from metarl.core.types import MetaLearner, Task
 from metarl.experiments.supervised_settings import SupervisedConfig, require_compatible
 from metarl.supervised.heads import (
     StartFn,
@@ -45,7 +45,6 @@ class Parts(NamedTuple):
         draw: Draws what it is trained on.
         evaluated: Draws tasks to be judged by, from what ``train``, ``validation`` and ``test``
             have.
-        device: Where the parameters live.
         chunk_size: Tasks worked on at a time; ``None`` is all of them.
     """
 
@@ -54,12 +53,7 @@ class Parts(NamedTuple):
     test_loop: InnerLoop
     draw: Draw
     evaluated: Mapping[str, Draw]
-    device: torch.device
     chunk_size: int | None = None
-
-    def init(self) -> MetaState:
-        """Return the state before the first iteration."""
-        return self.learner(1).init(self.model.params, device=self.device)
 
 
 def make_model(config: SupervisedConfig, module: nn.Module, criterion: Criterion) -> Model:
@@ -149,16 +143,20 @@ def make_test_loop(
         start: Head to start from where the training's cannot serve and no other was asked for.
     """
     loop = replace(model.loop, num_steps=config.test_steps)
-    if start is None or config.start != "learned":
-        return loop
-    return started(loop, start, model)
+    return started(loop, start, model) if start and config.start == "learned" else loop
 
 
-def mapped(draw: Draw, function: Callable[[Task, torch.Generator], Task]) -> Draw:
-    """Return a draw that applies a function to the tasks of another: to a batch, or to each."""
+def mapped(source: Callable[[], Draw], function: Callable[[Task, torch.Generator], Task]) -> Draw:
+    """Return a draw that applies a function to what another draws: to a batch, or to each task.
+
+    Args:
+        source: Makes the other, when it is first needed.
+        function: ``(task, generator) -> task``.
+    """
+    made = cache(source)
 
     def sample(num_tasks: int, generator: torch.Generator) -> Tasks:
-        tasks = draw(num_tasks, generator)
+        tasks = made()(num_tasks, generator)
         if isinstance(tasks, Task):
             return function(tasks, generator)
         return [function(task, generator) for task in tasks]
@@ -175,26 +173,30 @@ def _fast(config: SupervisedConfig, module: nn.Module) -> Callable[[str], bool]:
     if config.adapts in ("head", "body"):
         body_of(module)  # refuses a module that has none
     norms = norms_of(module)
-    choices: dict[str | None, Callable[[str], bool]] = {
+    never: frozenset[str] = getattr(module, "meta_only", frozenset())
+    adapts: dict[str | None, Callable[[str], bool]] = {
         "head": is_head,
         "body": lambda name: not is_head(name),
         "all-but-norm": lambda name: name not in norms,
     }
-    chosen: Callable[[str], bool] = choices.get(config.adapts, lambda name: True)
-    never: frozenset[str] = getattr(module, "meta_only", frozenset())
+    chosen: Callable[[str], bool] = adapts.get(config.adapts, lambda name: True)
     return lambda name: name not in never and chosen(name)
 
 
 def _start(name: str | None, module: nn.Module, *, detach: bool) -> StartFn:
     if name != "learned":
         body_of(module)  # refuses a module that has none
-    text = isinstance(module, TextClassifier)
-    if name == "generated" and not text:
-        raise ValueError("start=generated (method=leopard) is only for `metarl train text`")
-    makes: dict[str | None, Callable[[], StartFn]] = {
-        "prototypes": lambda: prototype_start(body_of(module)),
-        "zero": lambda: zero_start(cast(Any, module).head.in_features),
-        "generated": lambda: generated_start(cast(Any, module)),
-    }
-    start = makes.get(name, lambda: unchanged)()
-    return with_lower_layers(start, cast(Any, module), detach=detach) if text else start
+    start: StartFn = unchanged
+    if name == "prototypes":
+        start = prototype_start(body_of(module))
+    elif name == "zero":
+        start = zero_start(cast(Any, module).head.in_features)
+    elif name == "generated":
+        if not isinstance(module, TextClassifier):
+            raise ValueError("start=generated (method=leopard) is only for `metarl train text`")
+        start = generated_start(module)
+    return (
+        with_lower_layers(start, module, detach=detach)
+        if isinstance(module, TextClassifier)
+        else start
+    )

@@ -4,14 +4,19 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
+import tyro
 
 from metarl.core.seeding import torch_generator
-from metarl.core.types import Batch, MetaParams, Params, Task
+from metarl.core.types import Batch, MetaParams, Task
 from metarl.experiment import Experiment, Report
 from metarl.experiments.supervised import SupervisedTraining
+from metarl.experiments.supervised_settings import SupervisedConfig
 from metarl.experiments.supervised_setup import (
     Parts,
     make_learner,
@@ -20,94 +25,175 @@ from metarl.experiments.supervised_setup import (
     mapped,
 )
 from metarl.experiments.text_evaluation import TextEvaluation, measure, names, report
-from metarl.experiments.text_settings import JOINT_BATCH
-from metarl.experiments.text_settings import TextConfig as TextConfig
-from metarl.experiments.text_settings import complete as complete
-from metarl.runs.card import Subject
 from metarl.supervised.few_shot import minibatches
 from metarl.supervised.losses import present_cross_entropy
 from metarl.supervised.model import Draw
 from metarl.text.encoders import Encoder, load_pretrained
-from metarl.text.files import PART, TextTask, find_tasks, read_tasks
+from metarl.text.files import PART, Row, TextTask, find_tasks, read_tasks
 from metarl.text.leopard import text_classifier
 from metarl.text.tasks import AllLabels, Sentences, TextTasks, support_batches, tokenize
 from metarl.util.console import warn
-from metarl.util.device import resolve_device
+from metarl.util.ranges import Refused, at_least, refuse
 
 
-def build(config: TextConfig, *, sources: Sequence[TextTask] = (), ways: int = 0) -> Parts:
-    """Build the parts of a run; sentences are tokenized when they are first needed.
+HELD_OUT = "airline,restaurant,conll,political_audience,political_bias,political_message"
+JOINT_BATCH = 16  # sentences of a data set in a batch of joint training
 
-    Args:
-        config: The settings.
-        sources: What to draw tasks from, instead of reading --tasks.
-        ways: Classes of the head of joint training; by default all labels of the tasks.
+
+@dataclass(frozen=True)
+class TextConfig(SupervisedConfig):
+    """Learn to tell any number of classes of sentences apart from K examples of each.
+
+    --method pretrained trains one classifier of all tasks; at its checkpoint 0 it is the encoder
+    as it came, for the baseline of plain fine-tuning.
     """
-    config = complete(config)
-    device = resolve_device(config.device)
-    tasks = sources or read_tasks(config.data_root, names(config.tasks))
-    pretrained = load_pretrained(config.encoder)
-    joint = config.method == "pretrained"
-    module = text_classifier(
-        Encoder(
-            pretrained.model,
-            top_layers=config.top_layers,
-            pooling=config.pooling,
-            max_length=config.max_length,
-        ),
-        pretrained.model.config.hidden_size,
-        ways=ways or (sum(len(task.labels) for task in tasks) if joint else 2),
-        generated=config.start == "generated",
-        generator=torch_generator(config.seed, 0, "parameters"),
-    )
-    model = make_model(config, module, present_cross_entropy)
 
-    @cache
-    def pools(validation: bool) -> tuple[Sentences, ...]:
-        rows = [(task, task.parted()[validation]) for task in tasks]
-        return tuple(
-            tokenize(pretrained.tokenizer, some, task, max_length=config.max_length, device=device)
-            for task, some in rows
-            if some  # a small task has none to validate with
+    method: str = "leopard"
+    """A row of `metarl methods`: leopard, protonet, protomaml, zero-head or pretrained."""
+    iterations: int = 1000
+    """Meta-updates."""
+    checkpoint_every: int = 250
+    """Iterations between checkpoints; with an encoder of 23 million parameters one takes 270 MB."""
+    log_every: int = 10
+    """Iterations that one line of metrics.jsonl averages."""
+    data_root: Path | None = None
+    """Folder of the tasks; by default METARL_DATA."""
+    tasks: str = ""
+    """Tasks to train on, separated by commas; by default all that are not held out."""
+    held_out: str = HELD_OUT
+    """Tasks to keep for the test, which --tasks left out does not train on."""
+    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    """Hugging Face encoder: a folder or a name."""
+    encoder_lr: Annotated[float | None, at_least(0)] = None
+    """Outer step size of the encoder, where it is not that of what is new: with leopard 1e-5, as in
+    the paper's code. It falls with --outer-schedule as --outer-lr does."""
+    top_layers: Annotated[int, at_least(0)] = 2
+    """Layers of the encoder that adapt; those below are meta-learned alone (the paper's ν)."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """Feature of a sentence: the mean over its tokens, or the first token."""
+    max_length: Annotated[int, at_least(1)] = 64
+    """Tokens after which a sentence is cut."""
+    num_shots: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--shots"])] = 4
+    """Support sentences of each class."""
+    num_queries: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--queries"])] = 4
+    """Query sentences of each class."""
+    max_ways: Annotated[int, at_least(2)] = 6
+    """The most classes of a task in training; of one that has more, some are drawn."""
+    part_shots: Annotated[int, at_least(1)] = 2
+    """Support sentences of each class in a part of the support set, at most, where a head is
+    generated: from the first part; the steps take the others, and then all in turn."""
+
+    defaults = {  # noqa: RUF012
+        "": {"mode": "eager", "num_tasks": 4, "inner_steps": 3, "test_steps": 3, "inner_lr": 0.1,
+             "outer_lr": 1e-4, "validation_tasks": 50},
+        # Faster, an encoder forgets what tasks unlike those of the meta-training need.
+        "leopard": {"encoder_lr": 1e-5},
+        # Fine-tuned with Adam, as encoders are.
+        "pretrained": {"inner": "adam", "inner_lr": 1e-3, "inner_batch": 16, "test_steps": 100,
+                       "validation_tasks": 5},
+    }  # fmt: skip
+
+    def refused(self) -> Refused:
+        """Return what does not go together."""
+        joint, rate = self.method == "pretrained", self.encoder_lr
+        learned = self.start == "learned" and not joint
+        trained = joint and (self.inner_steps or self.start not in (None, "learned"))
+        rates = joint and self.inner not in (None, "sgd", "adam")
+        staged = self.mode not in (None, "eager")
+        return [
+            *super().refused(),
+            (rate and self.outer_lr == 0, f"encoder_lr={rate} is a part of outer_lr, which is 0"),
+            (
+                learned,
+                "text has no fixed number of classes; use start=generated, zero or prototypes",
+            ),
+            (trained, "method=pretrained adapts in the test alone; no inner_steps and no `start`"),
+            (rates, "method=pretrained learns no rates; use inner=sgd or adam"),
+            (self.per_step_norm, "per_step_norm is not for encoders; leave it out"),
+            (self.estimator == "reptile", "lower layers never adapt; use estimator=backprop"),
+            (staged, "tasks of text have a new shape each; use mode=eager"),
+        ]
+
+    def complete(self) -> Any:
+        """Fill in what was left open."""
+        config = super().complete()
+        if names(self.tasks):
+            return config
+        known, held_out = find_tasks(self.data_root), names(self.held_out)
+        unknown = [name for name in held_out if name not in known and self.held_out != HELD_OUT]
+        found = [name for name in known if name not in held_out]
+        refuse(
+            (unknown, f"held_out={''.join(unknown[:1])} is no task; there are {', '.join(known)}"),
+            (not found, f"every task is held out; held_out is {self.held_out}"),
         )
-
-    def few_shot(steps: int, *, validation: bool = False) -> Draw:
-        sizes = config.num_shots, config.num_queries, config.max_ways
-        choose = partial(_validated, config) if validation else tuple
-        source = cache(lambda: TextTasks(choose(pools(validation)), *sizes))
-
-        def prepare(task: Task, generator: torch.Generator) -> Task:
-            support = support_of(config, task.support[0], steps, generator)
-            return task._replace(support=support)
-
-        return mapped(lambda count, generator: source().sample(count, generator), prepare)
-
-    joined = cache(lambda: AllLabels(pools(False), JOINT_BATCH))
-    test_steps = config.test_steps or 0
-    return Parts(
-        model,
-        make_learner(config, model, factor=partial(_outer_factor, config)),
-        make_test_loop(config, model, start="zero" if joint else None),
-        (lambda count, generator: joined().sample(count, generator))
-        if joint
-        else few_shot(config.inner_steps or 0),
-        {"train": few_shot(test_steps), "validation": few_shot(test_steps, validation=True)},
-        device,
-    )
+        return replace(config, tasks=",".join(found))
 
 
 class TextClassification(SupervisedTraining[TextConfig]):
     """Few-shot classification of sentences."""
 
     name = "text"
+    settings = TextConfig
+    data = "sentences"
+    family = "few-shot-classification"
     evaluation = TextEvaluation
     quick = ("--samples", "1", "--shots", "4", "--queries", "100")
-    complete = staticmethod(complete)
 
     @cached_property
     def parts(self) -> Parts:
         """The model, its learner, and what draws its tasks."""
-        return build(self.config)
+        return self.built(read_tasks(self.config.data_root, names(self.config.tasks)))
+
+    def built(self, tasks: Sequence[TextTask], *, ways: int | None = None) -> Parts:
+        """Return the parts for tasks; their sentences are tokenized when they are first needed.
+
+        Args:
+            tasks: What to draw from.
+            ways: Classes of the head; by default all labels in joint training, else 2.
+        """
+        config, joint = self.config, self.config.method == "pretrained"
+        labels = sum(len(task.labels) for task in tasks) if joint else 2
+        encoder = load_pretrained(config.encoder).model
+        options = {n: getattr(config, n) for n in ("top_layers", "pooling", "max_length")}
+        module = text_classifier(
+            Encoder(encoder, **options),
+            encoder.config.hidden_size,
+            ways=ways or labels,
+            generated=config.start == "generated",
+            generator=torch_generator(config.seed, 0, "parameters"),
+        )
+        model = make_model(config, module, present_cross_entropy)
+
+        @cache
+        def pools(validation: bool) -> tuple[Sentences, ...]:
+            rows = [(task.parted()[validation], task) for task in tasks]
+            # A small task has none to validate with.
+            return tuple(self.tokenized(some, task) for some, task in rows if some)
+
+        def few_shot(steps: int, *, validation: bool = False) -> Draw:
+            sizes = config.num_shots, config.num_queries, config.max_ways
+            choose = partial(_validated, config) if validation else tuple
+
+            def prepare(task: Task, generator: torch.Generator) -> Task:
+                support = support_of(config, task.support[0], steps, generator)
+                return task._replace(support=support)
+
+            return mapped(lambda: TextTasks(choose(pools(validation)), *sizes).sample, prepare)
+
+        joined = mapped(lambda: AllLabels(pools(False), JOINT_BATCH).sample, lambda task, _: task)
+        test_steps = config.test_steps or 0
+        return Parts(
+            model,
+            make_learner(config, model, factor=partial(_outer_factor, config)),
+            make_test_loop(config, model, start="zero" if joint else None),
+            joined if joint else few_shot(config.inner_steps or 0),
+            {"train": few_shot(test_steps), "validation": few_shot(test_steps, validation=True)},
+        )
+
+    def tokenized(self, rows: Sequence[Row], task: TextTask) -> Sentences:
+        """Return rows of a task as tokens."""
+        tokenizer, length = load_pretrained(self.config.encoder).tokenizer, self.config.max_length
+        return tokenize(tokenizer, rows, task, max_length=length, device=self.device)
 
     def prepare(self) -> dict[str, float]:
         """Draw a task to train on and one to validate with."""
@@ -116,10 +202,6 @@ class TextClassification(SupervisedTraining[TextConfig]):
         for draw in (self.parts.draw, self.parts.evaluated["validation"]):
             draw(1, torch_generator(self.config.seed, 0, "trial", device=self.device))
         return super().prepare()
-
-    def describe(self) -> Subject:
-        """Return the method and its paper."""
-        return self.subject("sentences", "few-shot-classification")
 
     def asked(self, options: TextEvaluation) -> Experiment[TextConfig]:
         """Put what was asked for in place of the run's settings."""
@@ -132,29 +214,18 @@ class TextClassification(SupervisedTraining[TextConfig]):
         """Return the accuracy before and after adaptation to each fixed support sample."""
         (params,), config = metas, self.config
         tasks = chosen_tasks(config, options)
-        self.parts = build(config, sources=tasks, ways=ways_of(params.model))
+        self.parts = self.built(tasks, ways=len(params.model.get("head.bias", ())) or None)
         self.require_fitting(params)
 
         def prepare(support: Batch, index: int) -> tuple[Batch, ...]:
             generator = torch_generator(options.seed, index, "minibatches", device=self.device)
             return support_of(config, support, config.test_steps or 0, generator)
 
-        tokenizer = partial(
-            tokenize,
-            load_pretrained(config.encoder).tokenizer,
-            max_length=config.max_length,
-            device=self.device,
-        )
         model, loop = self.parts.model, self.parts.test_loop
-        found = measure(model, loop, params, tasks, options, tokenizer, prepare)
+        found = measure(model, loop, params, tasks, options, self.tokenized, prepare)
         about = {"method": config.method, "test_steps": config.test_steps,
                  "inner_lr": config.inner_lr}  # fmt: skip
         return report(found, options, about)
-
-
-def ways_of(params: Params) -> int:
-    """Return the classes of the head that was trained; 0 if each task has one of its own."""
-    return len(params["head.bias"]) if "head.bias" in params else 0
 
 
 def chosen_tasks(config: TextConfig, options: TextEvaluation) -> list[TextTask]:

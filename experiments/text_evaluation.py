@@ -20,7 +20,7 @@ from metarl.supervised.model import Model
 from metarl.text.evaluation import Prepare, accuracies, chosen_rows, encoded
 from metarl.text.files import NUM_SAMPLES, TextTask
 from metarl.text.tasks import Sentences
-from metarl.util.ranges import at_least
+from metarl.util.ranges import Refused, at_least
 from metarl.util.statistics import interval95
 
 
@@ -53,11 +53,11 @@ class TextEvaluation(Evaluation):
     encoder: str | None = None
     """Where the run's encoder is now."""
 
-    def __post_init__(self) -> None:
-        """Raise a ValueError for impossible settings."""
-        super().__post_init__()
-        if not names(self.shots) or not all(n.isdecimal() and int(n) for n in names(self.shots)):
-            raise ValueError(f"`shots` must be numbers such as 4,8,16, got {self.shots!r}")
+    def refused(self) -> Refused:
+        """Return what does not go together."""
+        numbers = names(self.shots)
+        wrong = not numbers or not all(n.isdecimal() and int(n) for n in numbers)
+        return [(wrong, f"`shots` must be numbers such as 4,8,16, got {self.shots!r}")]
 
 
 def names(listed: str) -> list[str]:

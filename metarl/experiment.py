@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
+import numpy as np
 import torch
 import tyro
 
@@ -76,6 +77,17 @@ class Table(NamedTuple):
     rows: list[list[Any]]
 
 
+def best_rate(
+    title: str, measure: str, rates: Sequence[float], results: Any, *, least: bool = False
+) -> tuple[float, Table]:
+    """Return the best step size, that of the least loss, and a table; fail if all diverge."""
+    if not np.isfinite(results).any():
+        raise ValueError(f"every step size of {tuple(rates)} diverges; take fewer steps")
+    rows = [[f"{rate:g}", f"{result:.4g}"] for rate, result in zip(rates, results, strict=True)]
+    best = (np.nanargmin if least else np.nanargmax)(results)
+    return rates[int(best)], Table(title, ["inner lr", measure], rows)
+
+
 class Report(NamedTuple):
     """The result of an evaluation.
 
@@ -99,6 +111,8 @@ class Experiment(ABC, Generic[Config]):
         config: The settings of the run.
     """
 
+    settings: ClassVar[Any]
+    """The configuration dataclass; of meta-RL a function that returns a method's."""
     evaluation: ClassVar[type[Evaluation]]
     """Flags of ``metarl evaluate``."""
     rendering: ClassVar[type[Rendering]] = Rendering
@@ -225,10 +239,8 @@ class Experiment(ABC, Generic[Config]):
         Raises:
             ValueError: If there is nothing to adapt in Python.
         """
-        raise ValueError(
-            f"a run of `metarl train {self.name}` has no policy that adapts; see it with "
-            "`metarl evaluate RUN` and `metarl plot RUN --out FILE.png`"
-        )
+        run = f"a run of `metarl train {self.name}`"
+        raise ValueError(f"{run} has no policy that adapts; see it with `metarl evaluate RUN`")
 
     def draw_adaptation(
         self, shown: Sequence["Experiment[Any]"], metas: Sequence[MetaParams], options: Any
@@ -243,10 +255,8 @@ class Experiment(ABC, Generic[Config]):
         Raises:
             ValueError: If the run has no policy.
         """
-        raise ValueError(
-            f"a run of `metarl train {self.name}` has no policy; see it with "
-            "`metarl plot RUN --out FILE.png`"
-        )
+        run = f"a run of `metarl train {self.name}`"
+        raise ValueError(f"{run} has no policy; see it with `metarl plot RUN --out FILE.png`")
 
     def examples(self, run: Run) -> Sequence[Any]:
         """Return adapted functions to draw beside the learning curves of a run; empty for most."""

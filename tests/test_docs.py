@@ -18,7 +18,6 @@ from pages import Fence, commands_of, fences, is_code, spans
 from metarl.commands import cli, compare
 from metarl.commands.parsing import flag
 from metarl.experiments import experiments
-from metarl.experiments.supervised import SupervisedTraining
 from metarl.experiments.supervised_settings import require_compatible
 
 
@@ -117,10 +116,10 @@ def launched(words: list[str]) -> list[str]:
 
 def completed(words: list[str]) -> Any:
     """Fill in what a method says, and refuse what would be refused before training."""
-    kind, config, _ = cli.parse_train(words)
-    if not issubclass(kind, SupervisedTraining) or getattr(config, "data_root", None):
+    _, config, _ = cli.parse_train(words)
+    if not hasattr(config, "complete") or getattr(config, "data_root", None):
         return config
-    config = kind(config).config
+    config = config.complete()
     require_compatible(config)
     return config
 

@@ -9,12 +9,11 @@ from commands import history, metarl
 from helpers import seeded
 
 from metarl.commands.cli import parse_train
-from metarl.core import Task, tree
+from metarl.core import MetaState, Task, tree
 from metarl.data.images import Classes, Splits
-from metarl.experiments.fewshot import QUERIES, FewShotConfig, build, complete
+from metarl.experiments.fewshot import QUERIES, FewShotConfig, ImageClassification
 from metarl.experiments.presets import presets_of
-from metarl.experiments.regression import RegressionConfig
-from metarl.experiments.regression import build as build_regression
+from metarl.experiments.regression import RegressionConfig, SinusoidRegression
 from metarl.experiments.supervised_setup import Parts
 
 
@@ -34,9 +33,19 @@ def splits() -> Splits:
     ))  # fmt: skip
 
 
+def built(config: FewShotConfig, images: Splits) -> Parts:
+    experiment = ImageClassification(config)
+    experiment.splits = images
+    return experiment.parts
+
+
 def parts_of(**settings: Any) -> Parts:
     defaults: dict[str, Any] = {"num_ways": 2, "filters": 3, "mode": "eager", "num_tasks": 2}
-    return build(FewShotConfig(**defaults | settings), splits=splits())
+    return built(FewShotConfig(**defaults | settings), splits())
+
+
+def first_state(parts: Parts) -> MetaState:
+    return parts.learner(1).init(parts.model.params)
 
 
 def drawn(parts: Parts, kind: str | None = None) -> Task:
@@ -108,7 +117,7 @@ def test_query_statistics_are_the_querys_own_or_the_support_sets() -> None:
     for mode in ("query", "support"):
         parts = parts_of(bn_mode=mode)
         task = tree.map_leaves(lambda x: x[0], drawn(parts, "test"))
-        params = next(parts.test_loop.steps(parts.init().params, task.support))
+        params = next(parts.test_loop.steps(first_state(parts).params, task.support))
         inputs, _, *reference = task.query
         together[mode] = parts.model.apply(params, inputs, *reference)[:1]
         alone[mode] = parts.model.apply(params, inputs[:5], *reference)[:1]
@@ -128,7 +137,7 @@ def test_query_statistics_are_the_querys_own_or_the_support_sets() -> None:
 def test_networks_have_the_shapes_that_were_asked_for(
     settings: dict[str, Any], name: str, shape: tuple[int, ...]
 ) -> None:
-    assert parts_of(**settings).init().params.model[name].shape == shape
+    assert first_state(parts_of(**settings)).params.model[name].shape == shape
 
 
 @pytest.mark.parametrize("size", [2, 8])
@@ -136,7 +145,7 @@ def test_a_network_with_nothing_left_of_the_images_is_refused(size: int) -> None
     images = Splits(*(c._replace(images=c.images[..., :size, :size]) for c in splits()))
     config = FewShotConfig(num_ways=2, network="conv4-pool")
     with pytest.raises(ValueError, match=f"conv4-pool shrinks images of {size}x{size} pixels"):
-        build(config, splits=images)
+        built(config, images)
 
 
 def test_training_asks_nothing_of_tasks_that_it_never_draws() -> None:
@@ -145,7 +154,7 @@ def test_training_asks_nothing_of_tasks_that_it_never_draws() -> None:
     chosen = [IMAGES * index + image for index in range(COUNTS["train"]) for image in range(8)]
     few = few._replace(images=few.images[chosen], counts=(8,) * COUNTS["train"])
     config = FewShotConfig(num_ways=2, num_shots=5, train_shots=2, num_queries=2, test_queries=5)
-    parts = build(config, splits=splits()._replace(train=few))
+    parts = built(config, splits()._replace(train=few))
     assert sizes(drawn(parts, "test")) == ([10], 10)
     with pytest.raises(ValueError, match="train classes of data=glyphs: 5 shots and 5 queries"):
         drawn(parts, "train")
@@ -154,8 +163,8 @@ def test_training_asks_nothing_of_tasks_that_it_never_draws() -> None:
 def changed_by(**settings: Any) -> dict[str, torch.Tensor]:
     """The change of every parameter in one meta-update."""
     parts = parts_of(**settings)
-    before = {name: p.clone() for name, p in parts.init().params.model.items()}
-    state, _ = parts.learner(1).step(parts.init(), drawn(parts))
+    before = {name: p.clone() for name, p in first_state(parts).params.model.items()}
+    state, _ = parts.learner(1).step(first_state(parts), drawn(parts))
     return {name: p - before[name] for name, p in state.params.model.items()}
 
 
@@ -194,7 +203,7 @@ def test_a_setting_changes_the_update(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("flag", ["first_order", "per_step_norm"])
 def test_a_method_that_is_so_needs_no_flag(flag: str) -> None:
     method = {"first_order": "fomaml", "per_step_norm": "maml++"}[flag]
-    assert getattr(complete(FewShotConfig(method=method)), flag)
+    assert getattr(FewShotConfig(method=method).complete(), flag)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +217,7 @@ def test_a_preset_is_what_the_run_is_started_with(experiment: str, name: str) ->
 
 
 def test_regression_is_judged_on_a_hundred_points() -> None:
-    parts = build_regression(RegressionConfig(num_shots=5, num_queries=7))
+    parts = SinusoidRegression(RegressionConfig(num_shots=5, num_queries=7)).parts
     assert sizes(drawn(parts)) == ([5], 7)
     for kind in COUNTS:
         assert sizes(drawn(parts, kind)) == ([5], 100)
@@ -230,4 +239,4 @@ def test_regression_is_judged_on_a_hundred_points() -> None:
 def test_learned_rates_are_tested_with_the_steps_that_they_learned_for(
     settings: dict[str, Any], steps: int
 ) -> None:
-    assert complete(FewShotConfig(**settings)).test_steps == steps
+    assert FewShotConfig(**settings).complete().test_steps == steps

@@ -18,7 +18,7 @@ from metarl.core.estimators import meta_gradient
 from metarl.core.inner import clip_norm
 from metarl.experiments.supervised_settings import resolve
 from metarl.experiments.supervised_setup import make_learner, make_model
-from metarl.experiments.text_settings import SETTINGS, TextConfig
+from metarl.experiments.text import TextConfig
 from metarl.supervised.losses import evaluate_batch, present_cross_entropy
 from metarl.supervised.model import Model
 from metarl.text.encoders import Encoder, load_pretrained
@@ -53,7 +53,7 @@ class Problem(NamedTuple):
 
 def problem(bert: Any, *, top: int = 1, first_order: bool = True, clip: float = 1.0) -> Problem:
     config = TextConfig(inner_steps=STEPS, inner_clip=clip)
-    config = replace(resolve(config, SETTINGS), first_order=first_order)
+    config = replace(resolve(config, config.defaults), first_order=first_order)
     encoder = Encoder(bert, top_layers=top, pooling="mean")
     module = text_classifier(encoder, SIZE, ways=2, generated=True, generator=seeded(0))
     model = make_model(config, module.double(), present_cross_entropy)
@@ -200,7 +200,7 @@ def test_rates_by_layer_serve_any_start_and_those_by_number_none(bert: Any, star
     encoder = Encoder(bert, top_layers=1, pooling="mean")
     module = text_classifier(encoder, SIZE, ways=2, generated=generated, generator=seeded(0))
     config = TextConfig(method="lslr", start=start)
-    config = resolve(config, SETTINGS)
+    config = resolve(config, config.defaults)
     model = make_model(config, module.double(), present_cross_entropy)
     make_learner(config, model)
     meta = model.loop.init(model.params)

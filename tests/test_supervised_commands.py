@@ -13,7 +13,7 @@ from PIL import Image
 
 from metarl.core import Task
 from metarl.data.images import Classes, Splits
-from metarl.experiments.fewshot import QUERIES, FewShotConfig, build
+from metarl.experiments.fewshot import QUERIES, FewShotConfig, ImageClassification
 from metarl.runs import checkpoint
 from metarl.runs.folder import Run
 from metarl.runs.records import protocol
@@ -174,7 +174,7 @@ def test_the_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--method", "mamml"], "there is no --method mamml"),
         (["--method", "protomaml"], "it is of `train fewshot`"),
-        (["--preset", "omniglot-maml"], "it is of `metarl train fewshot`"),
+        (["--preset", "omniglot-maml"], "choose one of sinusoid-paper"),
         (["--method", "maml", "--no-first-order"], "--no-first-order"),
         (["--checkpoint-every", "5"], "must be a multiple of --log-every 2, got 5"),
         (["--inner-lr", "-1"], "--inner-lr must be at least 0"),
@@ -313,7 +313,9 @@ def test_each_kind_of_task_comes_from_its_own_classes() -> None:
         for shade in shades.values()
     ))  # fmt: skip
     config = FewShotConfig(num_ways=2, filters=4, image_size=12)
-    parts = build(config, splits=splits)
+    experiment = ImageClassification(config)
+    experiment.splits = splits
+    parts = experiment.parts
     draws = [(parts.draw, shades["train"])]
     draws += [(parts.evaluated[name], shade) for name, shade in shades.items()]
     for draw, shade in draws:

@@ -115,8 +115,8 @@ def in_float64(out: Path, name: str) -> None:
             state, metrics = parts.learner.step(state, collected)
             yield about | metrics
 
-    def supervised(module: Any, config: Any) -> Iterator[dict[str, torch.Tensor]]:
-        parts = module.build(module.complete(config))
+    def supervised(experiment: Any) -> Iterator[dict[str, torch.Tensor]]:
+        parts, config = experiment.parts, experiment.config
         state = parts.learner(1).init(wide(parts.model.params))
         for iteration in range(1, 21):
             tasks = parts.draw(config.num_tasks, torch_generator(0, iteration, "tasks"))
@@ -125,11 +125,12 @@ def in_float64(out: Path, name: str) -> None:
 
     small: dict[str, Any] = {"filters": 4, "num_ways": 3, "inner_steps": 2, "mode": "eager"}
     images = fewshot.FewShotConfig(method="maml++", num_tasks=5, **small)
+    sinusoids = regression.RegressionConfig(num_tasks=7)
     runs: dict[str, Callable[[], Iterator[dict[str, torch.Tensor]]]] = {
         "maml-trpo": lambda: of_policies(meta_rl, meta_rl.config_class("maml-trpo")),
         "promp": lambda: of_policies(meta_rl, meta_rl.config_class("promp")),
-        "sinusoid": lambda: supervised(regression, regression.RegressionConfig(num_tasks=7)),
-        "maml++": lambda: supervised(fewshot, images),
+        "sinusoid": lambda: supervised(regression.SinusoidRegression(sinusoids)),
+        "maml++": lambda: supervised(fewshot.ImageClassification(images)),
     }
     with processes.joined():
         lines = [{key: float(value) for key, value in line.items()} for line in runs[name]()]

@@ -15,7 +15,7 @@ from typing import (
     get_type_hints,
 )
 
-from metarl.util.ranges import Ranged, at_least
+from metarl.util.ranges import Ranged, Refused, at_least
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,11 @@ class RunConfig(Ranged):
     scheduled: ClassVar[dict[str, Any]] = {}
     """Settings that depend on the number of iterations, and the values with which they do not."""
 
-    def __post_init__(self) -> None:
-        """Raise a ValueError for impossible settings."""
-        super().__post_init__()
-        if self.checkpoint_every % self.log_every:
-            raise ValueError(
-                f"checkpoint_every must be a multiple of log_every={self.log_every}, got "
-                f"{self.checkpoint_every}"
-            )
+    def refused(self) -> Refused:
+        """Return what does not go together."""
+        every = self.checkpoint_every
+        error = f"checkpoint_every must be a multiple of log_every={self.log_every}, got {every}"
+        return [(every % self.log_every, error)]
 
 
 Kind = TypeVar("Kind", bound=RunConfig)

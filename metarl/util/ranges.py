@@ -1,9 +1,9 @@
 """Ranges of numbers that settings accept."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, TypeAlias, get_type_hints
 
 
 class Range(NamedTuple):
@@ -61,6 +61,10 @@ def among(names: Collection[str]) -> Range:
     return Range(lambda: f"one of {', '.join(names)}", lambda value: value in names)
 
 
+Refused: TypeAlias = Sequence[tuple[Any, str]]
+"""Conditions that settings must not meet, and the errors where they do."""
+
+
 class Ranged:
     """A dataclass that checks its fields against the ranges of their annotations.
 
@@ -72,10 +76,29 @@ class Ranged:
     """
 
     def __post_init__(self) -> None:
-        """Raise a ValueError for a number that is not finite or not in its range."""
+        """Raise a ValueError for a number out of its range, or values that do not go together."""
         kind: type = type(self)
         for name, accepted in ranges_of(kind).items():
             accepted.check(f"`{name}`", getattr(self, name))
+        refuse(*self.refused())
+
+    def refused(self) -> Refused:
+        """Return what does not go together: conditions, and errors where they hold."""
+        return ()
+
+
+def refuse(*cases: tuple[Any, str]) -> None:
+    """Raise the error of the first condition that holds.
+
+    Args:
+        cases: Conditions, and what to say where they hold.
+
+    Raises:
+        ValueError: If one does.
+    """
+    for holds, message in cases:
+        if holds:
+            raise ValueError(message)
 
 
 @cache

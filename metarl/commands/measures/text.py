@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from metarl.commands.benchmark import Benchmark, Case
 from metarl.experiments import settings
-from metarl.experiments.text import TextClassification, build
+from metarl.experiments.text import TextClassification
 from metarl.text.files import Row, TextTask
 from metarl.util.measuring import Figures, median
 
@@ -26,7 +26,7 @@ def text(args: Benchmark) -> list[Case]:
     """Build the case of LEOPARD at its default size."""
     experiment = TextClassification(settings("text", device=args.device, tasks="noise"))
     config = experiment.config
-    experiment.parts = build(config, sources=[TextTask("noise", LABELS, {}, NOISE, ())])
+    experiment.parts = experiment.built([TextTask("noise", LABELS, {}, NOISE, ())])
     shape = f"{config.num_tasks} tasks x {len(LABELS)} ways x {config.num_shots} shots"
     title = (
         f"text: LEOPARD, {shape}, {config.max_length} tokens, {Path(config.encoder).name}, "
