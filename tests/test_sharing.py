@@ -91,8 +91,8 @@ def test_the_card_says_what_it_is_how_good_and_how_to_use_it(run: Path, tmp_path
     metarl("push", run, tmp_path / "shared", "--license", "apache-2.0")
     text = (tmp_path / "shared/README.md").read_text()
     front = text.split("---\n")[1]
-    assert 'library_name: metarl\nlicense: "apache-2.0"\n' in front
-    assert '- "metarl/Navigation2D-v0"\n' in front
+    assert 'library_name: "metarl"\nlicense: "apache-2.0"\n' in front
+    assert '"metarl/Navigation2D-v0"]\n' in front
     assert "![the paths](media/the%20paths.png)" in text
     entry, about = result(run), json.loads((run / "config.json").read_text())
     for step, (mean, half) in enumerate(zip(entry["mean"], entry["interval95"], strict=True)):

@@ -55,6 +55,15 @@ VERBS = {
 }
 IMPORTS = "METARL_IMPORT"
 """Environment variable: modules that ``--import`` named, for the processes of this one."""
+OVERVIEW = """\
+usage: metarl COMMAND ...   (metarl COMMAND --help explains each)
+
+Gradient-based meta-learning on PyTorch, Gymnasium and MuJoCo.
+
+{}
+
+--import MODULE adds your own methods; --debug shows where an error comes from
+start with: metarl train maml-trpo --preset navigation-quick --out runs/quick"""
 LONGEST = 1500  # characters of an error: an environment of somebody else may say anything
 
 
@@ -115,17 +124,17 @@ def import_modules(argv: list[str]) -> list[str]:
     The modules may register methods, inner optimizers and environments.
     """
     named = [name for name in os.environ.get(IMPORTS, "").split(",") if name]
-    name, rest = take_option(argv, "--import")
+    name, argv = take_option(argv, "--import")
     while name is not None:
         named.append(name)
-        name, rest = take_option(rest, "--import")
-    if named and "" not in sys.path and os.getcwd() not in sys.path:
+        name, argv = take_option(argv, "--import")
+    if named and not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
     for module in named:
         importlib.import_module(module)
-    if named:
+    if named:  # only once they could be imported
         os.environ[IMPORTS] = ",".join(dict.fromkeys(named))
-    return rest
+    return argv
 
 
 def _world() -> contextlib.AbstractContextManager[None]:
@@ -184,18 +193,7 @@ def overview() -> str:
     """Return the help of the bare command."""
     rows = [("train", "train an experiment into a run folder"), *_rows(VERBS)]
     lines = [f"  {name:<11} {summary}" for name, summary in rows]
-    return "\n".join(
-        [
-            "usage: metarl COMMAND ...   (metarl COMMAND --help explains each)",
-            "",
-            "Gradient-based meta-learning on PyTorch, Gymnasium and MuJoCo.",
-            "",
-            *lines,
-            "",
-            "--import MODULE adds your own methods; --debug shows where an error comes from",
-            "start with: metarl train maml-trpo --preset navigation-quick --out runs/quick",
-        ]
-    )
+    return OVERVIEW.format("\n".join(lines))
 
 
 def train_overview() -> str:

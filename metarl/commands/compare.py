@@ -20,6 +20,7 @@ from metarl.commands.side_by_side import SideBySide
 from metarl.core.speed import processes
 from metarl.drawing.curves import figure
 from metarl.experiments import experiments
+from metarl.runs.card import markdown_table
 from metarl.runs.config import NEUTRAL, to_json
 from metarl.runs.folder import Run
 from metarl.util.console import print_table
@@ -109,9 +110,14 @@ def main(args: Compare) -> None:
 
 
 def make(planned: Planned, flags: list[str], execute: Execute) -> None:
-    """Train a run to its end, and evaluate it."""
-    finish(planned, execute)
-    evaluate(planned.folder, flags, execute)
+    """Train a run to its end, or resume it, and evaluate it; what is there is left alone."""
+    folder, words, iterations = planned
+    if not (folder / "config.json").exists():
+        print(f"\n{folder}")
+        execute(folder, ["train", *words])
+    elif Run.open(folder).checkpoints()[-1:] < [iterations]:
+        execute(folder, ["resume", str(folder), "--iterations", str(iterations)])
+    evaluate(folder, flags, execute)
 
 
 def read_entries(texts: Sequence[str]) -> list[Entry]:
@@ -167,16 +173,14 @@ def plan(folder: Path, words: list[str]) -> Planned:
         ValueError: If they are.
     """
     kind, config, _ = cli.parse_train(words)
-    experiment = kind(config)
-    asked = to_json(experiment.config)
-    planned = Planned(folder, words, experiment.config.iterations)
+    config = kind(config).config
+    planned = Planned(folder, words, config.iterations)
     if not (folder / "config.json").exists():
         return planned
     kept = Run.open(folder).read_config()["config"]
     # None takes what the method chose when the run was started.
-    wanted = {n: v for n, v in asked.items() if v is not None} | {"iterations": kept["iterations"]}
-    different = {n for n, v in wanted.items() if kept.get(n) != v} - NEUTRAL
-    if different:
+    asked = {n: v for n, v in to_json(config).items() if v is not None}
+    if different := {n for n, v in asked.items() if kept.get(n) != v} - NEUTRAL - {"iterations"}:
         names = ", ".join(f"`{name}`" for name in sorted(different))
         raise ValueError(
             f"{folder} was started with another {names}; repeat "
@@ -185,26 +189,11 @@ def plan(folder: Path, words: list[str]) -> Planned:
     return planned
 
 
-def finish(planned: Planned, execute: Execute) -> None:
-    """Train a run, or resume it; a complete one is left alone."""
-    folder, words, iterations = planned
-    if not (folder / "config.json").exists():
-        print(f"\n{folder}")
-        execute(folder, ["train", *words])
-    elif Run.open(folder).checkpoints()[-1:] < [iterations]:
-        execute(folder, ["resume", str(folder), "--iterations", str(iterations)])
-
-
 def evaluate(folder: Path, flags: list[str], execute: Execute) -> None:
     """Evaluate a run, unless its last checkpoint has such an evaluation."""
     run = Run.open(folder)
     if [e["iteration"] for e in evaluations(run, flags)[:1]] != run.checkpoints()[-1:]:
-        execute(folder, evaluate_words(folder, flags))
-
-
-def evaluate_words(folder: Path, flags: list[str]) -> list[str]:
-    """Return the words of ``metarl evaluate`` for one run."""
-    return ["evaluate", str(folder), *flags]
+        execute(folder, ["evaluate", str(folder), *flags])
 
 
 def evaluations(run: Run, flags: list[str]) -> list[dict[str, Any]]:
@@ -212,7 +201,7 @@ def evaluations(run: Run, flags: list[str]) -> list[dict[str, Any]]:
 
     With ``--checkpoint`` among the flags there is none of the last: then the newest is first.
     """
-    command = shlex.join(["metarl", *evaluate_words(run.folder, flags)])
+    command = shlex.join(["metarl", "evaluate", str(run.folder), *flags])
     found = [entry for entry in run.evaluations() if entry["command"] == command]
     return sorted(found, key=lambda entry: entry["iteration"] != run.checkpoints()[-1])
 
@@ -233,7 +222,7 @@ def show(groups: dict[str, list[Run]], flags: list[str], out: Path) -> None:
     def chosen(members: Sequence[Run]) -> list[dict[str, Any]]:
         return [evaluations(run, flags)[0] for run in members]
 
-    rows, steps = [], 0
+    rows = []
     for name, members in groups.items():
         entries = chosen(members)
         means = np.array([entry["mean"] for entry in entries])
@@ -241,12 +230,11 @@ def show(groups: dict[str, list[Run]], flags: list[str], out: Path) -> None:
         spent = [sum(e.get("env/steps", 0) for e in run.metrics()) for run in members]
         cells = [f"{m:.3g} ± {h:.2g}" for m, h in zip(means.mean(0), halves, strict=True)]
         rows.append([name, str(len(entries)), f"{np.mean(spent):.3g}", *cells])
-        steps = max(steps, len(cells))
-    rows = [row + [""] * (3 + steps - len(row)) for row in rows]
-    heads = ["method", "seeds", "env steps", *(f"after {k}" for k in range(steps))]
+    width = max(map(len, rows))
+    rows = [row + [""] * (width - len(row)) for row in rows]
+    heads = ["method", "seeds", "env steps", *(f"after {k}" for k in range(width - 3))]
     print_table("test tasks, by adaptation steps; ± 95 % over seeds", heads, rows)
-    lines = [heads, ["---"] * len(heads), *rows]
-    (out / "table.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in lines))
+    (out / "table.md").write_text(markdown_table(heads, rows) + "\n")
     runs = [run for members in groups.values() for run in members]
     figure(runs, out / "curves.png", choose=chosen)
     print(f"written to {out / 'table.md'} and {out / 'curves.png'}")

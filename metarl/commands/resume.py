@@ -81,9 +81,8 @@ def warn_of_schedules(before: RunConfig, after: RunConfig) -> None:
     """Warn if more iterations change what the next ones do."""
     if before.iterations == after.iterations:
         return
-    usual = before.scheduled
-    moved = [n for n in usual if getattr(before, n) not in (None, usual[n])]
-    if moved:
+    usual = before.scheduled.items()
+    if moved := [name for name, value in usual if getattr(before, name) not in (None, value)]:
         warn(
             f"{', '.join(moved)} depend on the number of iterations: with {after.iterations} "
             f"instead of {before.iterations} they continue at a different point"

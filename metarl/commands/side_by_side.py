@@ -96,8 +96,8 @@ def divided(jobs: int) -> list[dict[str, str]]:
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     shared = {"OMP_NUM_THREADS": str(max(1, cores // jobs)), "LOCAL_WORLD_SIZE": str(jobs)}
     gpus = visible_gpus()
-    own = [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {} for i in range(jobs)]
-    return [shared | gpu for gpu in own]
+    places = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}]
+    return [shared | places[i % len(places)] for i in range(jobs)]
 
 
 def visible_gpus() -> list[str]:

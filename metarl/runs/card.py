@@ -76,9 +76,9 @@ def card(run: Run, iteration: int, subject: Subject, *, place: str, license: str
         "## How it was trained",
         f"```bash\n{about.get('command', '')}\n```",
         *(f"Changed later by `{command}`." for command in about.get("changed_by", [])),
-        _table(["package", "version"], about.get("versions", {}).items()),
+        markdown_table(["package", "version"], about.get("versions", {}).items()),
         "Settings:",
-        _table(["setting", "value"], settings),
+        markdown_table(["setting", "value"], settings),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -91,14 +91,12 @@ def newest_evaluation(run: Run, iteration: int) -> dict[str, Any] | None:
 def _front(subject: Subject, license: str | None) -> str:
     """Return the metadata that the hub reads; JSON strings are YAML."""
     tags = ["metarl", "meta-learning", subject.family, subject.method.partition(" ")[0]]
-    lines = ["library_name: metarl"]
-    if license:
-        lines.append(f"license: {json.dumps(license)}")
+    about = {"library_name": "metarl", "license": license, "tags": tags}
     if subject.family == POLICY:
         tags.append(subject.what)
-        lines.append(f"pipeline_tag: {POLICY}")
-    named = (f"- {json.dumps(tag, ensure_ascii=False)}" for tag in tags)
-    return "\n".join(["---", *lines, "tags:", *named, "---"])
+        about["pipeline_tag"] = POLICY
+    named = [f"{n}: {json.dumps(v, ensure_ascii=False)}" for n, v in about.items() if v]
+    return "\n".join(["---", *named, "---"])
 
 
 def _image(name: str) -> str:
@@ -123,10 +121,11 @@ def _results(entry: dict[str, Any] | None) -> str:
     settings = {"tasks": "test"} | protocol(entry)
     words = [f"{n.replace('_', ' ')} {v}" for n, v in settings.items() if v is not False]
     about = f"Evaluated with {', '.join(words)}: `{entry.get('command', '')}`"
-    return f"{about}\n\n{_table(columns, rows)}"
+    return f"{about}\n\n{markdown_table(columns, rows)}"
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a table as Markdown."""
     lines = [columns, ["---"] * len(columns), *rows]
     cells = ([str(cell).replace("|", r"\|") for cell in line] for line in lines)
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)

@@ -95,11 +95,10 @@ def write(path: Path, saved: Checkpoint) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
-    groups = {"model": saved.params.model, "inner": saved.params.inner}
-    groups |= {"optimizer": saved.optimizer, "own": saved.own}
+    groups = (*saved.params, saved.optimizer, saved.own)
     tensors = {
         f"{group}/{name}": tensor.detach().cpu().contiguous()
-        for group, named in groups.items()
+        for group, named in zip(GROUPS, groups, strict=True)
         for name, tensor in named.items()
     }
     about = {
@@ -134,14 +133,13 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
         for name, tensor in tensors.items():
             group, _, key = name.partition("/")
             groups[group][key] = tensor
+        model, inner, optimizer, own = groups.values()
     except ERRORS as error:
         raise ValueError(
             f"{path} is not a whole checkpoint of metarl ({error}); it was left unchanged"
         ) from None
-    params = MetaParams(groups["model"], groups["inner"])
-    return Checkpoint(
-        params, groups["optimizer"], groups["own"], about["iteration"], about["config"]
-    )
+    params = MetaParams(model, inner)
+    return Checkpoint(params, optimizer, own, about["iteration"], about["config"])
 
 
 def _require_whole(about: dict[str, Any], tensors: dict[str, Tensor], stored: set[str]) -> None:
@@ -210,16 +208,15 @@ def require_same_form(expected: dict[str, Tensor], got: dict[str, Tensor]) -> No
     Raises:
         ValueError: If they differ; the message names the first tensor that does.
     """
-    needed, found = (
-        {name: f"{x.dtype} {tuple(x.shape)}" for name, x in group.items()}
-        for group in (expected, got)
-    )
-    for name in needed | found:
-        if needed.get(name) != found.get(name):
+    for name in expected | got:
+        needed, found = (
+            f"{group[name].dtype} {tuple(group[name].shape)}" if name in group else "absent"
+            for group in (expected, got)
+        )
+        if needed != found:
             raise ValueError(
-                f"the checkpoint does not match the run: {name} must be "
-                f"{needed.get(name, 'absent')}, got {found.get(name, 'nothing')}; it may have been "
-                "written by another version"
+                f"the checkpoint does not match the run: {name} must be {needed}, got {found}; it "
+                "may have been written by another version"
             )
 
 
@@ -228,6 +225,5 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

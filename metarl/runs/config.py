@@ -1,19 +1,9 @@
 """Configurations: frozen dataclasses whose fields are flags, checked when made and when read."""
 
-from dataclasses import asdict, dataclass, fields
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import UnionType
-from typing import (
-    Annotated,
-    Any,
-    ClassVar,
-    Literal,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from metarl.util.ranges import Ranged, Refused, at_least
 
@@ -67,7 +57,8 @@ NEUTRAL = frozenset({
 
 def to_json(config: RunConfig) -> dict[str, Any]:
     """Return the fields of a configuration as JSON values."""
-    return {name: _plain(value) for name, value in asdict(config).items()}
+    values: dict[str, Any] = json.loads(json.dumps(asdict(config), default=str))
+    return values
 
 
 def from_json(kind: type[Kind], values: Any, source: Path) -> Kind:
@@ -83,37 +74,28 @@ def from_json(kind: type[Kind], values: Any, source: Path) -> Kind:
     """
     if not isinstance(values, dict):
         raise ValueError(f"{source} is damaged: its configuration is {str(values)[:60]!r}")
-    hints = get_type_hints(kind)
-    types = {field.name: hints[field.name] for field in fields(kind)}
-    if unknown := sorted(set(values) - set(types)):
+    if unknown := sorted(set(values) - set(kind.__dataclass_fields__)):
         raise ValueError(
             f"{source} has unknown fields {unknown}; it may have been written by another version"
         )
     try:
+        types = get_type_hints(kind)
         return kind(**{name: _read(name, types[name], value) for name, value in values.items()})
     except (ValueError, OverflowError) as error:  # OverflowError: an integer for a float
         raise ValueError(f"{source} is damaged: {error}") from None
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    return [*value] if isinstance(value, tuple) else value
-
-
 def _read(name: str, kind: Any, value: Any) -> Any:
     """Turn a JSON value into one of type `kind`; JSON has no tuples and may write 1 for 1.0."""
-    options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    options = (kind,) if get_origin(kind) in (None, tuple, Literal) else get_args(kind)
     for option in options:
         origin, inner = get_origin(option), get_args(option)
         if origin is tuple and isinstance(value, list):  # tuple[T, ...]
             return tuple(_read(name, inner[0], item) for item in value)
         if origin is Literal and any(type(value) is type(c) and value == c for c in inner):
             return value
-        if option is Path and isinstance(value, str):
-            return Path(value)
-        if option is float and type(value) is int:
-            return float(value)
+        if (option, type(value)) in ((Path, str), (float, int)):
+            return option(value)
         if type(value) is option:
             return value
     text = " or ".join(str(getattr(o, "__name__", o) if not get_args(o) else o) for o in options)

@@ -29,7 +29,7 @@ from typing import Any
 
 from metarl.core.speed import processes
 from metarl.runs.checkpoint import write_atomically
-from metarl.runs.lock import holding, is_held, require_held
+from metarl.runs.lock import holding, is_held
 from metarl.runs.records import read_evaluation, read_line
 from metarl.runs.stopping import Stopped
 from metarl.util.parsing import parse_json
@@ -114,7 +114,7 @@ class Run:
         self.write_config(about | {"config": config, "changed_by": changes})
 
     def read_config(self) -> dict[str, Any]:
-        """Return config.json, which is read once.
+        """Return config.json: experiment, configuration, command and versions; it is read once.
 
         Raises:
             ValueError: If the file is damaged.
@@ -143,8 +143,7 @@ class Run:
     def checkpoints(self) -> list[int]:
         """List the iterations that have a checkpoint, in order."""
         found = (self.folder / "checkpoints").glob("[0-9]*")
-        ours = (path for path in found if path.suffix in CHECKPOINTS)
-        return sorted(int(path.stem) for path in ours if path.stem.isdigit())
+        return sorted(int(p.stem) for p in found if p.suffix in CHECKPOINTS and p.stem.isdigit())
 
     def forget_checkpoints(self, keep: int | None) -> None:
         """Remove all but the newest `keep` checkpoints and the initialization; None keeps all."""
@@ -174,7 +173,11 @@ class Run:
         """
         if not processes.writes():
             return
-        require_held(self.folder)
+        if not is_held(self.folder):
+            raise RuntimeError(
+                f"{self.folder} was removed or replaced while this run was writing it; the run "
+                "has stopped"
+            )
         path = self.folder / "metrics.jsonl"
         try:
             with path.open("a") as file:
@@ -191,16 +194,14 @@ class Run:
         """Read metrics.jsonl; a last line that a dying process left unfinished is ignored."""
         path = self.folder / "metrics.jsonl"
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-        entries = []
-        for number, line in enumerate(lines, 1):
-            if (entry := read_line(line)) is not None:
-                entries.append(entry)
-            elif number < len(lines):
-                raise ValueError(
-                    f"{path}, line {number} is no line of metrics: {line[:60]!r}; restore it "
-                    "from a copy"
-                )
-        return entries
+        entries = [read_line(line) for line in lines]
+        if None in entries[:-1]:
+            bad = entries.index(None)
+            raise ValueError(
+                f"{path}, line {bad + 1} is no line of metrics: {lines[bad][:60]!r}; restore it "
+                "from a copy"
+            )
+        return [entry for entry in entries if entry is not None]
 
     def cut_metrics(self, iteration: int, *, every: int = 1) -> None:
         """Drop the lines after `iteration`, which a resumed run will write again.
@@ -261,10 +262,8 @@ def _require_empty(folder: Path) -> None:
             "or choose a different folder"
         )
     # A process that died before it wrote config.json may have left its lock and a hidden file.
-    if folder.is_file() or (
-        folder.exists()
-        and not all(path.name == "lock" or path.name.startswith(".") for path in folder.iterdir())
-    ):
+    found = folder.iterdir() if folder.is_dir() else [folder] if folder.exists() else ()
+    if not all(path.name == "lock" or path.name.startswith(".") for path in found):
         raise FileExistsError(f"{folder} exists and is not empty; choose a different folder")
 
 

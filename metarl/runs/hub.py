@@ -80,15 +80,14 @@ def download(repository: Repository) -> Path:
     """
     hub = _client()
     with _explained(repository, "read"):
-        return Path(
-            hub.snapshot_download(
-                repository.name,
-                revision=repository.revision,
-                allow_patterns=FILES,
-                ignore_patterns=NEVER,
-                **LIBRARY,
-            )
+        folder = hub.snapshot_download(
+            repository.name,
+            revision=repository.revision,
+            allow_patterns=FILES,
+            ignore_patterns=NEVER,
+            **LIBRARY,
         )
+    return Path(folder)
 
 
 def upload(folder: Path, repository: Repository, *, message: str, private: bool) -> str:
@@ -120,24 +119,20 @@ def upload(folder: Path, repository: Repository, *, message: str, private: bool)
     return str(page)
 
 
-def _client() -> Any:
-    """Return ``huggingface_hub``, without progress bars where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        _module("huggingface_hub.utils").disable_progress_bars()
-    return _module("huggingface_hub")
-
-
-def _module(name: str) -> Any:
-    return optional.require(name, extra="hub", purpose="shared runs")
+def _client(module: str = "") -> Any:
+    """Return ``huggingface_hub`` or a module of it; a stderr that is no terminal gets no bars."""
+    found = optional.require(f"huggingface_hub{module}", extra="hub", purpose="shared runs")
+    if not module and not sys.stderr.isatty():
+        _client(".utils").disable_progress_bars()
+    return found
 
 
 @contextmanager
 def _explained(repository: Repository, action: str) -> Iterator[None]:
     """Turn errors of the hub and the network into one line."""
-    errors = _module("huggingface_hub.errors")
     try:
         yield
-    except (errors.HTTPError, OSError) as error:
+    except (_client(".errors").HTTPError, OSError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         answer = f"HTTP {status}" if status else " ".join(f"no answer, {error}".split())
         advice = ADVICE.get(status, "try again later")

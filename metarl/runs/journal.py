@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from statistics import fmean
-from types import TracebackType
 from typing import Any, TypeAlias
 
 import torch
@@ -56,12 +55,7 @@ class Journal:
             self._parts.enter_context(part)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self._parts.__exit__(kind, error, trace)
         if isinstance(error, FloatingPointError):
             stays = f"; the run up to here stays in {self._run.folder}"

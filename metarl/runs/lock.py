@@ -41,6 +41,8 @@ def holding(folder: Path) -> Iterator[None]:
 def is_held(folder: Path) -> bool:
     """Return whether a folder still is the one that :func:`holding` locked.
 
+    If somebody deletes it and starts another run of that name, no line of this run may be added.
+
     Returns:
         False if it was removed or replaced since; True also if this process never held it.
     """
@@ -48,17 +50,3 @@ def is_held(folder: Path) -> bool:
         return True
     path = folder / "lock"
     return path.exists() and os.path.samestat(os.fstat(_held[folder]), path.stat())
-
-
-def require_held(folder: Path) -> None:
-    """Require that a folder still is the one that :func:`holding` locked.
-
-    If somebody deletes it and starts another run of that name, no line of this run may be added.
-
-    Raises:
-        RuntimeError: If it was removed or replaced.
-    """
-    if not is_held(folder):
-        raise RuntimeError(
-            f"{folder} was removed or replaced while this run was writing it; the run has stopped"
-        )

@@ -1,6 +1,5 @@
 """Runs to give away and runs from elsewhere: known files alone, checked, and written anew."""
 
-import json
 import shutil
 import sys
 import tempfile
@@ -10,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from metarl.runs.checkpoint import write_atomically
 from metarl.runs.config import RunConfig, to_json
 from metarl.runs.folder import Run
 
@@ -71,13 +69,11 @@ def copy(
     """
     run.metrics(), run.evaluations()  # raise what is wrong with them
     known = {name: value for name, value in ELSEWHERE.items() if hasattr(config, name)}
-    changed = replace(config, **known)
-    new = Run(out)
+    new, changed = Run(out), replace(config, **known)
     for folder in (new.checkpoint_path(0).parent, new.evaluation_path("").parent, out / "media"):
         folder.mkdir(parents=True)
     said = run.read_config() | {"config": to_json(changed)}
-    said = {name: said[name] for name in SAID if name in said} | about
-    write_atomically(out / "config.json", (json.dumps(said, indent=2) + "\n").encode())
+    new.write_config({name: said[name] for name in SAID if name in said} | about)
     copy_checkpoint(run, iteration, new, changed)
     for path in _as_they_are(run.folder):
         shutil.copyfile(path, out / path.relative_to(run.folder))
@@ -114,7 +110,7 @@ def require_inside(run: Run, root: Path) -> None:
 
 def _as_they_are(folder: Path) -> list[Path]:
     """List the files that are copied."""
-    found = [folder / "metrics.jsonl", folder / "README.md"]
-    found += sorted((folder / "evaluations").glob("[!.]*.json"))
-    media = sorted((folder / "media").glob("[!.]*"))
-    return [path for path in found + [p for p in media if p.suffix in MEDIA] if path.is_file()]
+    media = (path for path in (folder / "media").glob("[!.]*") if path.suffix in MEDIA)
+    evaluations = (folder / "evaluations").glob("[!.]*.json")
+    found = [folder / "metrics.jsonl", folder / "README.md", *evaluations, *media]
+    return [path for path in found if path.is_file()]
