@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 from safetensors.torch import save
 
 from metarl.core.types import MetaParams
-from metarl.experiments.fewshot import FewShotConfig, complete
+from metarl.experiments.fewshot import FewShotConfig
 from metarl.experiments.load import load
 from metarl.runs import checkpoint
 from metarl.runs.checkpoint import FORMAT, Checkpoint
@@ -287,7 +287,7 @@ def test_damaged_evaluations_and_metrics_are_one_line(
 
 
 def test_trackers_and_folders_of_another_machine_are_forgotten(tmp_path: Path) -> None:
-    config = complete(FewShotConfig(data_root=Path("/home/eve"), track="wandb"))
+    config = FewShotConfig(data_root=Path("/home/eve"), track="wandb").complete()
     params = MetaParams({"weight": torch.ones(2)}, {})
     with Run.create(tmp_path / "run", "fewshot", to_json(config)) as run:
         saved = Checkpoint(params, {}, {}, 0, to_json(config))
