@@ -64,7 +64,7 @@ def experiment_of(run: "Run") -> "Experiment[Any]":
     if name not in known:
         raise ValueError(
             f"{run.folder} was trained with {name!r}, which is not registered: expected one of "
-            f"{', '.join(known)}. If a module of yours registers it, import that first (`import`)"
+            f"{', '.join(known)}. Import the module that registers it first (--import MODULE)"
         )
     kind, config = known[name].load()
     experiment: Experiment[Any] = kind(read_config(config, run))

@@ -50,8 +50,8 @@ class RLEvaluation(Evaluation):
     inner_lr: Annotated[float | None, at_least(0)] = None
     """Step size of the first step, instead of the run's."""
     tune_inner_lr: bool = False
-    """Choose the step size first, for what a pretrained policy is fine-tuned with: the best of
-    eight, evaluated in the same way on as many tasks of its own."""
+    """Choose the step size first, as for fine-tuning a pretrained policy: the best of eight, each
+    evaluated in the same way on a separate set of tasks of the same size."""
 
     def refused(self) -> Refused:
         """Return what does not go together."""
@@ -135,7 +135,7 @@ class MetaRL(Experiment[RLConfig]):
             # A different stream than the test tasks and their episodes.
             others = sampler.sample_tasks(numpy_generator(seed, 0, "tuning"))
             means = [curve(others, each, "tuning").mean[1:].mean() for each in TUNING_RATES]
-            title = "step size, on tasks of its own"
+            title = "step size, on separate tasks"
             rate, table = best_rate(title, "mean return", TUNING_RATES, means)
             tables = [table]
         found = curve(paper_tasks(sampler, seed), rate, "evaluation")

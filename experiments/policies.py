@@ -57,7 +57,7 @@ def build(config: RLConfig, *, num_tasks: int | None = None, episodes: int | Non
         ValueError: If there is no such environment, or it has no tasks.
     """
     count, share = num_tasks or config.num_tasks, None
-    if num_tasks is None:  # each process has whole chunks, if they can be told before there are any
+    if num_tasks is None:  # give each process whole chunks, if the horizon is registered
         spec = gymnasium.registry.get(config.env.rpartition(":")[2])
         steps = config.episodes_per_task * ((spec and spec.max_episode_steps) or 1)
         fitting = chunks.cache_sized(steps, count, torch.device("cpu")) or 1

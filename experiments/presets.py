@@ -64,7 +64,7 @@ IMAGES: dict[str, dict[str, Any]] = {
     "omniglot-maml-20": {
         **OMNIGLOT, "inner_lr": 2.0, "num_ways": 20, "num_tasks": 16, "inner_steps": 5,
     },
-    # Antoniou et al. 2019: 16 tasks, 5 steps, max-pooling, turns as classes in training alone.
+    # Antoniou et al. 2019: 16 tasks, 5 steps, max-pooling, rotations as classes only in training.
     "omniglot-maml++": {
         **OMNIGLOT, "method": "maml++", "iterations": 50_000, "network": "conv4-pool",
         "rotations": "train",

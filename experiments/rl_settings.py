@@ -72,7 +72,7 @@ class RLConfig(RunConfig):
     """Another lambda for the episodes that the inner steps learn from: a lower one makes the few
     episodes of a task agree on a direction, and the meta-update makes it a useful one."""
     context_size: Annotated[int, at_least(0)] = 0
-    """Context parameters: if there are any, they alone adapt, from zero (CAVIA)."""
+    """Number of context parameters; if positive, only these adapt, starting from zero (CAVIA)."""
     chunk_size: Annotated[int | None, at_least(1)] = None
     """Tasks worked on at a time; by default as many as fit the processor's cache."""
 

@@ -132,7 +132,7 @@ class StableBaselines(Experiment[SB3Config]):
         return None if self.config.task is None else read_task(self.config.task, self.single)
 
     @cached_property
-    def judge(self) -> Sampler:
+    def evaluator(self) -> Sampler:
         """The environment of the evaluations in training."""
         return self.sampler(self.config.episodes, 1)
 
@@ -182,9 +182,9 @@ class StableBaselines(Experiment[SB3Config]):
         It is logged as the return of a meta-learned policy without inner steps.
         """
         seed = self.config.seed
-        drawn = self.judge.sample_tasks(numpy_generator(seed, 0, "evaluation"))
+        drawn = self.evaluator.sample_tasks(numpy_generator(seed, 0, "evaluation"))
         tasks = drawn if self.task is None else [self.task] * len(drawn)
-        return mean_return(play_tasks(model, self.judge, tasks, seed=seed)).mean()
+        return mean_return(play_tasks(model, self.evaluator, tasks, seed=seed)).mean()
 
     def save(self, run: Run, iteration: int, state: Any) -> None:
         """Write SB3's own checkpoint."""

@@ -37,8 +37,8 @@ OVERRIDES = ("test_steps", "num_ways", "num_shots", "test_queries", "bn_mode", "
 class SupervisedEvaluation(Evaluation):
     """Adapt to test tasks as in the papers, and report every step.
 
-    Tasks come from classes, or sinusoids, that training has not met. What is left at None is as in
-    the run.
+    Tasks come from classes or sinusoids that training has not used. Options that are not set use
+    the run's values.
     """
 
     test_steps: Annotated[int | None, at_least(0), tyro.conf.arg(aliases=["--inner-steps"])] = None
@@ -66,9 +66,9 @@ class SupervisedEvaluation(Evaluation):
     """Choose that step size first, on 100 validation tasks: how a pretrained run or, with
     --checkpoint 0, a random network is fine-tuned."""
     ensemble: Annotated[int, at_least(1)] = 1
-    """Average the logits of so many checkpoints, the best on validation tasks (MAML++: 5)."""
+    """Number of checkpoints whose logits are averaged, the best on validation tasks (MAML++: 5)."""
     data_root: Path | None = None
-    """Where the images are now."""
+    """Folder of the images, if it has moved since the training."""
 
     def refused(self) -> Refused:
         """Return what does not go together."""
@@ -93,7 +93,7 @@ class SupervisedTraining(Experiment[Config]):
     """Few-shot learning from data: a family of tasks, a network, and how it adapts."""
 
     data: ClassVar[str] = ""
-    """What the tasks are made of, where no setting says it."""
+    """Name of the data in model cards, for experiments without a setting `data`."""
     family: ClassVar[str]
     """A tag of model cards."""
 
@@ -195,7 +195,7 @@ class Supervised(SupervisedTraining[Config]):
         if options.tune_inner_lr:
             others = replace(options, tasks="validation", num_tasks=min(options.num_tasks, 100))
             results = [self.measure(metas, others, rate) for rate in RATES]
-            measure = judged_by(results[0])
+            measure = main_measure(results[0])
             ends = [curves.mean(measure)[-1] for curves in results]
             title = "step size, on validation tasks"
             rate, table = best_rate(title, measure, RATES, ends, least=measure == "loss")
@@ -208,7 +208,7 @@ class Supervised(SupervisedTraining[Config]):
             name: {"mean": curves.mean(name).tolist(), "interval95": curves.interval(name).tolist()}
             for name in curves.values
         }
-        measure = judged_by(curves)
+        measure = main_measure(curves)
         values = asked | {
             "method": self.config.method,
             "inner_lr": self.config.inner_lr if rate is None else rate,
@@ -266,7 +266,7 @@ def share_of(tasks: Tasks) -> Tasks:
     return processes.share(len(tasks)).of_list(tasks)
 
 
-def judged_by(curves: Curves) -> str:
+def main_measure(curves: Curves) -> str:
     """Return the measure that the result is about."""
     return "accuracy" if "accuracy" in curves.values else "loss"
 

@@ -77,7 +77,7 @@ class SupervisedConfig(RunConfig):
     """Tasks worked on at a time; by default what suits the cache."""
 
     defaults: ClassVar[dict[str, dict[str, Any]]] = {"": {}}
-    """What is left open in this experiment, by method; ``""`` is any."""
+    """Values of settings that are None, by method; ``""`` applies to every method."""
     scheduled = {  # noqa: RUF012
         "outer_schedule": "constant", "first_order_until": 0, "multi_step_until": 0,
     }  # fmt: skip
@@ -131,7 +131,7 @@ def require_compatible(config: SupervisedConfig) -> None:
     whole = f"start={start}" if made else f"estimator={estimator}"
     batches = config.inner_batch and (made or estimator == "implicit")
     sized = learned and config.inner != "lslr" and start != "learned"
-    zero = start == "zero" and config.method != "pretrained"  # that starts there in the test alone
+    zero = start == "zero" and config.method != "pretrained"  # pretrained uses it only in tests
     fixed = not steps or config.adapts == "body"
     constant = config.outer_schedule in (None, "constant")
     refuse(

@@ -107,7 +107,7 @@ class TextConfig(SupervisedConfig):
                 learned,
                 "text has no fixed number of classes; use start=generated, zero or prototypes",
             ),
-            (trained, "method=pretrained adapts in the test alone; no inner_steps and no `start`"),
+            (trained, "method=pretrained adapts only in tests; leave out inner_steps and `start`"),
             (rates, "method=pretrained learns no rates; use inner=sgd or adam"),
             (self.per_step_norm, "per_step_norm is not for encoders; leave it out"),
             (self.estimator == "reptile", "lower layers never adapt; use estimator=backprop"),

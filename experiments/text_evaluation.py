@@ -33,7 +33,7 @@ class TextEvaluation(Evaluation):
     """Adapt to each fixed support sample of test tasks, and report mean ± standard deviation.
 
     The samples of LEOPARD's tasks are those of its authors; of JSON lines of your own ten are
-    drawn. What is left at None is as in the run.
+    drawn. Options that are not set use the run's values.
     """
 
     tasks: str = ""

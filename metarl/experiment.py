@@ -194,7 +194,7 @@ class Experiment(ABC, Generic[Config]):
         try:
             return load_checkpoint(run, self.config, iteration, device=self.device).params
         except ValueError as error:
-            raise ValueError(f"{error}; other checkpoints: {run.checkpoints()}") from None
+            raise ValueError(f"{error}; choose another `checkpoint`: {run.checkpoints()}") from None
 
     def copy(self, run: Run, iteration: int, new: Run, config: RunConfig) -> None:
         """Copy the tensors of a checkpoint into a run with another configuration."""

@@ -1,7 +1,9 @@
 """Running commands in this process and reading what they leave."""
 
+import importlib.util
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,6 +17,16 @@ TINY = [
     *("--hidden", "8", "8", "--checkpoint-every", "2"),
 ]
 TRAIN = ["train", "maml-trpo", *TINY]
+
+
+def script(path: Path) -> ModuleType:
+    """Import a script of the repository that is in no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def metarl(*argv: Any) -> None:

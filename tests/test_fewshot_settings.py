@@ -156,7 +156,7 @@ def test_training_asks_nothing_of_tasks_that_it_never_draws() -> None:
     config = FewShotConfig(num_ways=2, num_shots=5, train_shots=2, num_queries=2, test_queries=5)
     parts = built(config, splits()._replace(train=few))
     assert sizes(drawn(parts, "test")) == ([10], 10)
-    with pytest.raises(ValueError, match="train classes of data=glyphs: 5 shots and 5 queries"):
+    with pytest.raises(ValueError, match=r"train classes of data=glyphs: .* must be at most 8"):
         drawn(parts, "train")
 
 

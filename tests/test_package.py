@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -114,6 +115,29 @@ def test_optional_packages_are_imported_where_they_are_needed(path: Path) -> Non
     drawing = {"matplotlib", "imageio", "imageio_ffmpeg"}
     optional = {"wandb", "tensorboard", "transformers", "huggingface_hub", *drawing}
     assert not third_party(imports(path, top_level=True)) & optional
+
+
+LIBRARY = [p for m, p in MODULES.items() if package_of(m) not in ("commands", "experiments")]
+
+
+def errors_of(path: Path) -> Iterator[str]:
+    """Return the source of what a file raises and warns of."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        warns = isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("warn", "refuse")
+        if isinstance(node, ast.Raise) or warns:
+            yield ast.unparse(node)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda p: p.name)
+def test_errors_of_the_library_name_no_flag(path: Path) -> None:
+    named = [text for text in errors_of(path) if re.search(r"(?<![\w-])--[a-z]", text)]
+    assert [text for text in named if "`metarl " not in text] == []
+
+
+def test_the_test_above_sees_flags(tmp_path: Path) -> None:
+    file = tmp_path / "x.py"
+    file.write_text("def f(x):\n    raise ValueError(f'--num-tasks must be {x}')\n")
+    assert [text for text in errors_of(file) if re.search(r"(?<![\w-])--[a-z]", text)]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.name)

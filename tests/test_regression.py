@@ -3,30 +3,18 @@
 `.ci/compare_versions.py` has the command lines, and made the numbers with ``--record``.
 """
 
-import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from commands import history, metarl
+from commands import history, metarl, script
 
 
 HERE = Path(__file__).parent
 EXPECTED: dict[str, dict[str, float]] = json.loads((HERE / "first_iterations.json").read_text())
 
 
-def compare_versions() -> Any:
-    path = HERE.parent / ".ci/compare_versions.py"
-    spec = importlib.util.spec_from_file_location("compare_versions", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-CASES: dict[str, list[str]] = compare_versions().CASES
+CASES: dict[str, list[str]] = script(HERE.parent / ".ci/compare_versions.py").CASES
 
 
 @pytest.mark.parametrize("name", EXPECTED)

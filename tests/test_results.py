@@ -1,11 +1,11 @@
 """Published results: the page says what the files say, and rows take what they claim."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from commands import script
 
 from metarl.runs.folder import Run
 
@@ -15,12 +15,7 @@ PATH = Path(__file__).parents[1] / "docs/results.py"
 
 @pytest.fixture(scope="module")
 def results() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("results", PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(PATH)
 
 
 def test_the_page_is_what_the_files_say(results: ModuleType) -> None:

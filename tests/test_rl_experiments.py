@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from metarl.core import MetaState, Metrics, Task, tree
 from metarl.core.seeding import numpy_generator
 from metarl.experiments import experiments
-from metarl.experiments.meta_rl import Parts
+from metarl.experiments.meta_rl import Parts, build
 from metarl.runs import checkpoint
 
 
@@ -63,11 +63,11 @@ def values(flags: tuple[Any, ...]) -> dict[str, Any]:
 def parts_of(name: str, **given: Any) -> Parts:
     row = ROWS[name]
     command = experiments()[row.experiment]
-    module, configuration = command.load()
+    _, configuration = command.load()
     config = configuration(num_tasks=3, episodes_per_task=3, hidden=(4,), activation="tanh")
     if hasattr(config, "cg_steps"):
         given["cg_steps"] = 5  # more amplify the rounding
-    parts: Parts = module.build(replace(config, **values(row.flags), **given))
+    parts: Parts = build(replace(config, **values(row.flags), **given))
     return parts
 
 

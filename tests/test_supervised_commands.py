@@ -173,7 +173,7 @@ def test_the_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "line"),
     [
         (["--method", "mamml"], "there is no --method mamml"),
-        (["--method", "protomaml"], "it is of `train fewshot`"),
+        (["--method", "protomaml"], "needs classes: use `train fewshot`"),
         (["--preset", "omniglot-maml"], "choose one of sinusoid-paper"),
         (["--method", "maml", "--no-first-order"], "--no-first-order"),
         (["--checkpoint-every", "5"], "must be a multiple of --log-every 2, got 5"),
@@ -194,7 +194,7 @@ def test_impossible_regressions_are_one_line(
         (["--shots", "8"], "must be at most 8, the images of class 0; got 16"),
         (["--variable", "--ways", 6], "no fixed number of classes"),
         (["--variable", "--ways", 6, "--mode", "compiled"], "use --mode eager"),
-        (["--method", "zero-head", "--variable"], "set --ways, such as 50"),
+        (["--method", "zero-head", "--variable"], "set --num-ways, such as 50"),
         (["--network", "conv5"], "--network must be one of"),
         (["--data-root", "nowhere"], "nowhere"),
         (
@@ -214,7 +214,10 @@ def test_impossible_regressions_are_one_line(
         (["--method", "pretrained", "--inner-steps", 1], "leave out --inner-steps and --start"),
         (["--method", "pretrained", "--start", "zero"], "leave out --inner-steps and --start"),
         (["--variable", "--ways", 6, "--queries", 2], "leave out --num-queries"),
-        (["--preset", "omniglot-reptile", "--method", "maml"], "is of --method reptile"),
+        (
+            ["--preset", "omniglot-reptile", "--method", "maml"],
+            "sets --method reptile",
+        ),
     ],
 )
 def test_impossible_classifications_are_one_line(
@@ -236,7 +239,7 @@ def test_impossible_classifications_are_one_line(
         (["--ensemble", 2, "--checkpoint", 0], "leave out --checkpoint"),
         (["--ensemble", 9], "needs as many checkpoints with a validation"),
         (["--nearest-neighbor", "--inner-lr", 1], "does not adapt; leave out --ensemble"),
-        (["--nearest-neighbor"], "--nearest-neighbor is of classes"),
+        (["--nearest-neighbor"], "--nearest-neighbor needs classes"),
         (["--ways", 3], "is a run without --num-ways"),
         (["--checkpoint", 3], "has no checkpoint of iteration 3"),
     ],

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from sentences import LAYERS, LENGTH, SIZE, colored_rows, save_encoder, write_lines
 from text_reference import Plain
 
+from metarl.commands.measures import text as measured
 from metarl.core import Batch
-from metarl.experiments import text
+from metarl.experiments import settings
 from metarl.experiments.text_evaluation import TextEvaluation, file_name
 from metarl.runs import checkpoint
 from metarl.runs.folder import Run
@@ -292,8 +293,8 @@ def test_seeds_share_a_curve_and_other_accuracies_are_plotted_apart(
         (["--part-shots", 0], "--part-shots must be at least 1"),
         (["--method", "reptile", "--start", "zero"], "use --estimator backprop"),
         (["--inner-batch", 4], "--start generated takes the whole support set"),
-        (["--method", "pretrained", "--inner-steps", 2], "adapts in the test alone"),
-        (["--method", "pretrained", "--start", "zero"], "adapts in the test alone"),
+        (["--method", "pretrained", "--inner-steps", 2], "adapts only in tests"),
+        (["--method", "pretrained", "--start", "zero"], "adapts only in tests"),
         (["--method", "pretrained", "--inner", "lslr"], "use --inner sgd or adam"),
         (["--shots", 5, "--queries", 5], "at most 8, the rows of the smallest class of task few"),
         (["--tasks", "few"], "validation takes a tenth of the rows, and no task has 40"),
@@ -315,7 +316,7 @@ def test_impossible_runs_are_one_line(
         (["--tasks", "sounds"], "there is no task 'sounds'"),
         (["--tasks", "hats", "--shots", 8], "8 rows of each class, got 6 of 'red'; lower"),
         (["--shots", "2,x"], "--shots must be numbers such as 4,8,16"),
-        (["--inner-lr", 0.1], "learned its rates (--inner lslr); leave out --inner-lr"),
+        (["--inner-lr", 0.1], "learned its rates (inner=lslr); leave out --inner-lr"),
         (["--checkpoint", 3], "has no checkpoint of iteration 3"),
     ],
 )
@@ -343,8 +344,8 @@ def test_a_benchmark_on_sentences_of_noise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     encoder = words[words.index("--encoder") + 1]
-    small = partial(text.Text, encoder=str(encoder), max_length=LENGTH, top_layers=1)
-    monkeypatch.setattr(text, "Text", small)
+    small = {"encoder": str(encoder), "max_length": LENGTH, "top_layers": 1}
+    monkeypatch.setattr(measured, "settings", partial(settings, **small))
     metarl("benchmark", "text", "--repeats", 1, "--out", tmp_path / "speed.json")
     figures = json.loads((tmp_path / "speed.json").read_text())["figures"]
     title = f"text: LEOPARD, 4 tasks x 3 ways x 4 shots, {LENGTH} tokens, encoder, top 1 layers"

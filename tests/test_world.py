@@ -192,7 +192,7 @@ def wait_for_lines(started: ranks.Ranks, folder: Path, more: int) -> None:
 
 def failing_in_one(words: list[Any]) -> None:
     """Train, but in the second process with an environment that fails at once."""
-    from metarl.envs.navigation import NavigationRules
+    from metarl.envs.navigation import Navigation2D
 
     def broken(self: Any, *args: Any) -> Any:
         raise KeyError("sensor")
@@ -200,7 +200,7 @@ def failing_in_one(words: list[Any]) -> None:
     import os
 
     if os.environ["RANK"] == "1":
-        NavigationRules.move = broken  # type: ignore[method-assign]
+        Navigation2D.move = broken  # type: ignore[method-assign]
     ranks.metarl(words)
 
 

@@ -8,14 +8,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import metarl
 from metarl.commands.parsing import UsageError, flags_named, parse, take_option
 from metarl.drawing.opengl import explained
-from metarl.experiments import experiments
+from metarl.experiments import experiments, settings
 from metarl.runs.stopping import Stopped
 
 
@@ -173,8 +172,7 @@ def parse_train(argv: list[str]) -> Parsed:
 
     kind, options = experiments()[argv[0]].load()
     name, rest = take_option(argv[1:], "--preset")
-    known = {field.name for field in fields(options)}
-    chosen = {n: v for n, v in (preset(name, argv[0]) if name else {}).items() if n in known}
+    chosen = preset(name, argv[0]) if name else {}
     method, _ = take_option(rest, "--method")
     if method not in (None, chosen.get("method", method)):
         raise UsageError(
@@ -185,7 +183,7 @@ def parse_train(argv: list[str]) -> Parsed:
     if out is None and not {"-h", "--help"} & set(rest):
         raise UsageError("train needs --out DIR, the run folder to make")
     prog = f"metarl train {argv[0]} --out DIR"
-    config = parse(options, rest, prog, default=options(**chosen))
+    config = parse(options, rest, prog, default=settings(argv[0], preset=name))
     return Parsed(kind, config, Path(out or ""))
 
 

@@ -110,7 +110,7 @@ def main(args: Compare) -> None:
 
 
 def make(planned: Planned, flags: list[str], execute: Execute) -> None:
-    """Train a run to its end, or resume it, and evaluate it; what is there is left alone."""
+    """Train or resume a run and evaluate it; skip what is already complete."""
     folder, words, iterations = planned
     if not (folder / "config.json").exists():
         print(f"\n{folder}")

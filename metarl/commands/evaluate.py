@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from metarl.commands.opened import Opened, first_run
+from metarl.commands.opened import Opened, first_run, opened
 from metarl.experiment import Evaluation
 from metarl.runs.folder import command as command_line
 from metarl.runs.folder import versions
@@ -16,15 +16,15 @@ from metarl.util.output import require_writable
 def command(words: Sequence[str]) -> tuple[type[Evaluation], Callable[[Any], None]]:
     """Return the flags of the run that a command line names, and what evaluates it."""
     found = first_run(words)
-    if found is None:  # --help
-        return Evaluation, partial(print, end="")
+    if found is None:  # --help, or no run folder at all
+        return Evaluation, lambda options: main(opened(options.run), options)
     return found.experiment.evaluation, partial(main, found)
 
 
-def main(opened: Opened, options: Any) -> None:
+def main(named: Opened, options: Any) -> None:
     """Evaluate, print the tables and write the results to the run folder."""
     began = time.perf_counter()
-    run, trained = opened.run, opened.experiment.changed(device=options.device)
+    run, trained = named.run, named.experiment.changed(device=options.device)
     iterations = trained.chosen(run, options)
     metas = [trained.read(run, iteration) for iteration in iterations]
     require_writable(run.evaluation_path("new"))
