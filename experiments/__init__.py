@@ -22,7 +22,7 @@ class Entry(NamedTuple):
         kind: Its :class:`~metarl.experiment.Experiment`, as ``module:name`` of this package; the
             module is imported when it is first used.
         summary: One line of help.
-        method: The meta-RL method, which has settings of its own.
+        method: Name of the meta-RL method; None for other experiments.
     """
 
     kind: str

@@ -80,7 +80,10 @@ class Table(NamedTuple):
 def best_rate(
     title: str, measure: str, rates: Sequence[float], results: Any, *, least: bool = False
 ) -> tuple[float, Table]:
-    """Return the best step size, that of the least loss, and a table; fail if all diverge."""
+    """Return the step size with the largest (or least) result, and a table of all results.
+
+    Raises a ValueError if no result is finite.
+    """
     if not np.isfinite(results).any():
         raise ValueError(f"every step size of {tuple(rates)} diverges; take fewer steps")
     rows = [[f"{rate:g}", f"{result:.4g}"] for rate, result in zip(rates, results, strict=True)]
@@ -259,7 +262,7 @@ class Experiment(ABC, Generic[Config]):
         raise ValueError(f"{run} has no policy; see it with `metarl plot RUN --out FILE.png`")
 
     def examples(self, run: Run) -> Sequence[Any]:
-        """Return adapted functions to draw beside the learning curves of a run; empty for most."""
+        """Return adapted functions to plot next to the learning curves of a run; empty for most."""
         del run
         return ()
 

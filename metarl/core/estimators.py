@@ -202,7 +202,7 @@ def implicit(
             raise ValueError("implicit has no gradient for learned inner rates; use sgd or adam")
         path = ends(loop, meta, task)
         if path[-1].keys() != meta.model.keys():
-            raise ValueError("implicit needs a start that supplies no parameters of its own")
+            raise ValueError("implicit requires a start that supplies no parameters")
         pulled, (loss, metrics) = grad_and_value(
             lambda adapted: outer([path[0], adapted], task), has_aux=True
         )(path[-1])

@@ -38,7 +38,7 @@ class Method(NamedTuple):
         make: The function that builds its meta-learner, or ``"module:function"``.
         values: Settings of the experiment whose default differs, such as ``{"inner_steps": 3}``.
         with_preset: Settings that replace those of every preset.
-        collect: For a method with rollouts of its own, ``(sampler, policy, loop, meta, tasks,
+        collect: For a method with custom rollouts, ``(sampler, policy, loop, meta, tasks,
             generator, process) -> (tasks, metrics)`` in place of
             :meth:`Sampler.collect <metarl.rl.sampler.Sampler.collect>`. Its tasks are whatever tree
             of tensors the learner steps on.

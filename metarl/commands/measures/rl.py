@@ -1,4 +1,4 @@
-"""Speed of sampling and of the trust-region update, beside the physics on its own."""
+"""Speed of sampling and of the trust-region update, compared with the physics alone."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Speed of a supervised meta-step, beside a plain loop over its tasks."""
+"""Speed of a supervised meta-step, compared with a plain loop over its tasks."""
 
 from collections.abc import Callable
 from functools import partial

@@ -41,7 +41,7 @@ def meta_step(experiment: TextClassification, repeats: int) -> Figures:
     tasks: Any = experiment.draw(state, 0)[0]
     seconds = median(lambda: learner.step(state, tasks), repeats)
     counter = FlopCounterMode(display=False)
-    with counter:  # it counts its own thread only, which works on a task that is alone
+    with counter:  # it counts only its own thread, which computes a single task
         for task in tasks:
             learner.step(state, [task])
     return {
