@@ -21,7 +21,11 @@ CASES: dict[str, list[str]] = script(HERE.parent / ".ci/compare_versions.py").CA
 def test_first_iteration_is_unchanged(name: str, tmp_path: Path) -> None:
     words = list(CASES[name])
     words[words.index("--iterations") + 1] = "1"
-    few = ["--mode", "eager", "--validation-tasks", 1] if words[1] in ("regression", "fewshot") else []
+    few = (
+        ["--mode", "eager", "--validation-tasks", 1]
+        if words[1] in ("regression", "fewshot")
+        else []
+    )
     metarl(*words, *few, "--checkpoint-every", 1, "--out", tmp_path / "run")
     (line,) = [line for line in history(tmp_path / "run") if line["iteration"] == 1]
     assert {key: line[key] for key in EXPECTED[name]} == pytest.approx(
