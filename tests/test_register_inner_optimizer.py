@@ -49,6 +49,20 @@ def test_it_trains_and_evaluates_a_regressor(tmp_path: Path) -> None:
     metarl("evaluate", tmp_path / "run", "--num-tasks", 3)
 
 
+def test_it_is_listed_compared_and_pushed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metarl("methods")
+    assert "sign-sgd" in capsys.readouterr().out
+    flags = ("--seeds", 0, "--iterations", 1, "--evaluate=--num-tasks 2 --episodes-per-task 2")
+    method = f"maml-trpo {' '.join(TINY)} --inner sign-sgd --inner-lr 0.01"
+    metarl("compare", method, *flags, "--out", tmp_path / "compared")
+    (run,) = (path.parent for path in (tmp_path / "compared").glob("*/config.json"))
+    assert "sign-sgd" in (tmp_path / "compared/table.md").read_text()
+    metarl("push", run, tmp_path / "pushed")
+    assert "sign-sgd" in (tmp_path / "pushed/README.md").read_text()
+
+
 @pytest.mark.parametrize("experiment", ["vpg-maml", "regression"])
 def test_an_unknown_name_is_refused_with_the_known_ones(
     experiment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from metarl.core.optimizers import INNER_OPTIMIZERS, LEARNED_RATES
 from metarl.rl.methods import METHODS as POLICY_METHODS
 from metarl.supervised.methods import METHODS
 from metarl.util.console import print_table
@@ -45,3 +46,5 @@ def main(args: Methods) -> None:
     print_table("--method NAME", ["method", "paper", "what it does", "flags"], rows, left=4)
     heads = ["metarl train", "paper", "what it does"]
     print_table("policies", heads, [[*row] for row in policies()], left=3)
+    rates = [[n, "learned" if n in LEARNED_RATES else "fixed"] for n in INNER_OPTIMIZERS]
+    print_table("--inner NAME", ["inner optimizer", "rates"], rates, left=2)
