@@ -12,7 +12,7 @@ from metarl.rl.methods import METHODS
 
 if TYPE_CHECKING:
     from metarl.experiment import Experiment
-    from metarl.runs.folder import Run
+    from metarl.runs import Run
 
 
 class Entry(NamedTuple):
@@ -57,7 +57,7 @@ def experiment_of(run: "Run") -> "Experiment[Any]":
     Raises:
         ValueError: If there is no such experiment, or config.json is damaged.
     """
-    from metarl.runs.loading import read_config
+    from metarl.runs import read_config
 
     name = run.read_config()["experiment"]
     known = experiments()

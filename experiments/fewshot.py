@@ -12,10 +12,8 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from metarl.core.seeding import torch_generator
-from metarl.core.types import Task
-from metarl.data.families import load_images
-from metarl.data.images import Classes, Splits
+from metarl.core import Task, torch_generator
+from metarl.data import Classes, Splits, load_images
 from metarl.experiments.supervised import Supervised
 from metarl.experiments.supervised_settings import SupervisedConfig, resolve
 from metarl.experiments.supervised_setup import (
@@ -25,19 +23,18 @@ from metarl.experiments.supervised_setup import (
     make_test_loop,
     mapped,
 )
-from metarl.nn.convolution import Classifier, ConvBody
-from metarl.nn.dense import linear
-from metarl.supervised.few_shot import (
+from metarl.nn import Classifier, ConvBody, linear
+from metarl.supervised import (
+    NETWORKS,
     AllClasses,
+    Draw,
     FewShot,
     VariableFewShot,
+    cross_entropy,
     minibatches,
     with_reference,
 )
-from metarl.supervised.losses import cross_entropy
-from metarl.supervised.model import Draw
-from metarl.supervised.networks import NETWORKS
-from metarl.util.ranges import Refused, among, at_least, refuse
+from metarl.util import Conflicts, among, at_least, refuse
 
 
 EXAMPLES_PER_CHUNK = 160  # measured on 2 cores, 28×28 pixels and 64 filters
@@ -104,15 +101,15 @@ class FewShotConfig(SupervisedConfig):
         "pretrained": {"num_tasks": 1, "test_steps": 10},
     }  # fmt: skip
 
-    def refused(self) -> Refused:
-        """Return what does not go together."""
+    def conflicts(self) -> Conflicts:
+        """Return the combinations of settings that are errors."""
         varied, usual = self.variable, type(self)
         sizes = ("num_shots", "num_queries", "test_queries", "train_shots")
         given = ", ".join(n for n in sizes if getattr(self, n) != getattr(usual, n))
         joint, learned = self.method == "pretrained", self.start == "learned"
         staged = self.mode not in (None, "eager")
         return [
-            *super().refused(),
+            *super().conflicts(),
             (self.method == "oracle", "method=oracle is only supported by `train regression`"),
             (varied and joint, "method=pretrained trains on all classes; leave out `variable`"),
             (varied and given, f"`variable` tasks have their own sizes; leave out {given}"),

@@ -4,9 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.experiments import experiment_of
-from metarl.runs import hub
-from metarl.runs.folder import Run
-from metarl.runs.sharing import require_known_module
+from metarl.runs import Run, hub, require_known_module
 
 
 def load(

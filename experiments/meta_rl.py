@@ -8,22 +8,26 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
 
-from metarl.core.optimizers import LEARNED_RATES
-from metarl.core.seeding import numpy_generator, torch_generator
-from metarl.core.types import MetaLearner, MetaParams, MetaState, Metrics
-from metarl.experiment import Evaluation, Experiment, Report, Table, best_rate
+from metarl.core import (
+    LEARNED_RATES,
+    MetaLearner,
+    MetaParams,
+    MetaState,
+    Metrics,
+    numpy_generator,
+    torch_generator,
+)
+from metarl.experiment import Evaluation, Experiment, Report, best_rate
 from metarl.experiments.policies import MetaPolicy, sampler_of
 from metarl.experiments.policies import Parts as Parts
 from metarl.experiments.policies import build as build
 from metarl.experiments.rl_rendering import RLRendering, draw_episodes, draw_paths
 from metarl.experiments.rl_settings import RLConfig as RLConfig
 from metarl.experiments.rl_settings import config_class as config_class
-from metarl.rl.episodes import rollout_metrics
-from metarl.rl.evaluate import AdaptationCurve, paper_episodes, paper_tasks
+from metarl.rl import AdaptationCurve, TaskDescription, paper_episodes, paper_tasks, rollout_metrics
 from metarl.rl.methods import METHODS
-from metarl.rl.sampler import TaskDescription
-from metarl.runs.card import Subject
-from metarl.util.ranges import Refused, at_least, refuse
+from metarl.runs import Subject
+from metarl.util import Conflicts, Table, at_least, refuse
 
 
 PLANE = "metarl/Navigation2D-v0"
@@ -53,8 +57,8 @@ class RLEvaluation(Evaluation):
     """Choose the step size first, as for fine-tuning a pretrained policy: the best of eight, each
     evaluated in the same way on a separate set of tasks of the same size."""
 
-    def refused(self) -> Refused:
-        """Return what does not go together."""
+    def conflicts(self) -> Conflicts:
+        """Return the combinations of settings that are errors."""
         both = self.tune_inner_lr and self.inner_lr is not None
         return [(both, "tune_inner_lr chooses the step size; leave out inner_lr")]
 

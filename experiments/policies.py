@@ -10,24 +10,40 @@ import numpy as np
 import torch
 from gymnasium.error import UnregisteredEnv
 
-from metarl.core import tree
-from metarl.core.adapt import InnerLoop
-from metarl.core.inner import adam, sgd
-from metarl.core.optimizers import LEARNED_RATES, inner_optimizer
-from metarl.core.seeding import numpy_generator, torch_generator
+from metarl.core import (
+    LEARNED_RATES,
+    InnerLoop,
+    MetaLearner,
+    MetaParams,
+    Params,
+    adam,
+    inner_optimizer,
+    numpy_generator,
+    sgd,
+    torch_generator,
+    tree,
+)
 from metarl.core.speed import chunks, processes
-from metarl.core.types import MetaLearner, MetaParams, Params
 from metarl.envs import ENVIRONMENTS
 from metarl.experiments.rl_settings import RLConfig
-from metarl.rl.baseline import Process, advantages
-from metarl.rl.episodes import Episodes, mean_return
-from metarl.rl.evaluate import AdaptationCurve, adaptation_curve, paper_rates
-from metarl.rl.losses import INNER_LOSSES
+from metarl.rl import (
+    INNER_LOSSES,
+    AdaptationCurve,
+    Episodes,
+    Policy,
+    Process,
+    Sampler,
+    TaskDescription,
+    adaptation_curve,
+    advantages,
+    context_loop,
+    make_policy,
+    make_sampler,
+    mean_return,
+    paper_rates,
+)
 from metarl.rl.methods import METHODS
-from metarl.rl.policies import Policy, make_policy
-from metarl.rl.sampler import Sampler, TaskDescription, make_sampler
-from metarl.rl.trpo import context_loop
-from metarl.util.device import resolve_device
+from metarl.util import resolve_device
 
 
 if TYPE_CHECKING:  # at run time it is imported where it is needed
@@ -152,7 +168,7 @@ class AdaptedPolicy:
 
     def to_sb3(self) -> "ActorCriticPolicy":
         """Return the same policy as Stable-Baselines3's own."""
-        from metarl.sb3.policies import sb3_policy  # the import takes a second
+        from metarl.sb3 import sb3_policy  # the import takes a second
 
         env: Any = self.parts.sampler.env
         spaces = env.single_observation_space, env.single_action_space

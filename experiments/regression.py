@@ -10,20 +10,16 @@ from typing import Annotated, Literal
 import tyro
 from torch import nn
 
-from metarl.core import tree
-from metarl.core.seeding import torch_generator
-from metarl.core.types import MetaParams, Task
-from metarl.data.images import Splits
-from metarl.drawing.curves import Fit
+from metarl.core import MetaParams, Task, torch_generator, tree
+from metarl.data import Splits
+from metarl.drawing import Fit
 from metarl.experiments.supervised import Supervised
 from metarl.experiments.supervised_settings import SupervisedConfig
 from metarl.experiments.supervised_setup import Parts, make_learner, make_model, make_test_loop
-from metarl.nn.convolution import Classifier
-from metarl.nn.dense import ACTIVATIONS, linear, mlp
-from metarl.runs.folder import Run
-from metarl.supervised.losses import squared_error
-from metarl.supervised.sinusoid import Sinusoids
-from metarl.util.ranges import Refused, at_least
+from metarl.nn import ACTIVATIONS, Classifier, linear, mlp
+from metarl.runs import Run
+from metarl.supervised import Sinusoids, squared_error
+from metarl.util import Conflicts, at_least
 
 
 QUERIES = 100  # points of validation and test
@@ -61,12 +57,12 @@ class RegressionConfig(SupervisedConfig):
         "maml++": {"inner_steps": 5, "per_step_norm": False},  # an MLP has no norms
     }  # fmt: skip
 
-    def refused(self) -> Refused:
-        """Return what does not go together."""
+    def conflicts(self) -> Conflicts:
+        """Return the combinations of settings that are errors."""
         fewshot = "only supported by `train fewshot`; leave it out"
         classes = self.method in ("protomaml", "protonet", "zero-head")
         return [
-            *super().refused(),
+            *super().conflicts(),
             (not self.hidden, "`hidden` needs at least one width"),
             (self.start not in (None, "learned"), f"`start` is {fewshot}"),
             (self.inner_batch, f"`inner_batch` is {fewshot}"),

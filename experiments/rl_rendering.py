@@ -4,20 +4,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
-from metarl.core.adapt import InnerLoop
-from metarl.core.seeding import torch_generator
-from metarl.core.types import MetaParams, Params
-from metarl.drawing.montage import Shot, draw_films, headline, label
-from metarl.drawing.paths import panels, paths_figure, paths_video
-from metarl.drawing.recording import Film, Pace, adapted_path, choose_pace, film, make_recorder
-from metarl.drawing.video import SUFFIXES
+from metarl.core import InnerLoop, MetaParams, Params, torch_generator
+from metarl.drawing import (
+    SUFFIXES,
+    Film,
+    Pace,
+    Shot,
+    adapted_path,
+    choose_pace,
+    draw_films,
+    film,
+    headline,
+    label,
+    make_recorder,
+    panels,
+    paths_figure,
+    paths_video,
+)
 from metarl.experiment import Experiment, Rendering
 from metarl.experiments.policies import MetaPolicy
-from metarl.rl.episodes import Episodes, mean_return
-from metarl.rl.evaluate import paper_tasks, read_task
-from metarl.rl.policies import Policy
-from metarl.rl.sampler import Sampler, TaskDescription
-from metarl.util.ranges import Refused, at_least
+from metarl.rl import (
+    Episodes,
+    Policy,
+    Sampler,
+    TaskDescription,
+    mean_return,
+    paper_tasks,
+    read_task,
+)
+from metarl.util import Conflicts, at_least
 
 
 Rows = Sequence[tuple[Experiment[Any], MetaParams]]
@@ -41,8 +56,8 @@ class RLRendering(Rendering):
     episodes_per_task: Annotated[int, at_least(1)] = 40
     """Episodes that each adaptation step learns from."""
 
-    def refused(self) -> Refused:
-        """Return what does not go together."""
+    def conflicts(self) -> Conflicts:
+        """Return the combinations of settings that are errors."""
         wanted, got = len(self.runs), len(self.inner_lr)
         error = f"inner_lr needs one step size per run: {wanted}, got {got}"
         return [(got and wanted != got, error)]

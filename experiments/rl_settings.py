@@ -6,11 +6,11 @@ from typing import Annotated, ClassVar, Literal, TypeAlias, get_type_hints
 
 import tyro
 
-from metarl.core.optimizers import INNER_OPTIMIZERS
+from metarl.core import INNER_OPTIMIZERS
 from metarl.rl.methods import METHODS
 from metarl.rl.policies import NETWORKS
-from metarl.runs.config import RunConfig
-from metarl.util.ranges import among, at_least, between, greater_than
+from metarl.runs import RunConfig
+from metarl.util import among, at_least, between, greater_than
 
 
 DESCRIPTION = """--inner-steps 0 trains one policy on all tasks (the pretrained baseline); with

@@ -12,25 +12,26 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from metarl.core import tree
-from metarl.core.seeding import numpy_generator, seed_sequence, torch_generator
+from metarl.core import MetaLearner, Metrics, numpy_generator, seed_sequence, torch_generator, tree
 from metarl.core.speed import processes
-from metarl.core.types import MetaLearner, Metrics
-from metarl.drawing.montage import Shot, draw_films, headline
-from metarl.experiment import Device, Evaluation, Experiment, Report, Table
+from metarl.drawing import Shot, draw_films, headline
+from metarl.experiment import Device, Evaluation, Experiment, Report
 from metarl.experiments.rl_rendering import play, recorder_of, tasks_shown
-from metarl.rl.episodes import Rollout, masked, mean_return
-from metarl.rl.evaluate import paper_episodes, paper_tasks, read_task
-from metarl.rl.sampler import Sampler, TaskDescription, make_sampler
-from metarl.runs.card import Subject
-from metarl.runs.config import RunConfig
-from metarl.runs.folder import Run
+from metarl.rl import (
+    Rollout,
+    Sampler,
+    TaskDescription,
+    make_sampler,
+    masked,
+    mean_return,
+    paper_episodes,
+    paper_tasks,
+    read_task,
+)
+from metarl.runs import Run, RunConfig, Subject
+from metarl.sb3 import NO_PARAMS, advance, make_model, policy_of, sb3_env
 from metarl.sb3 import checkpoint as sb3_checkpoint
-from metarl.sb3.environments import sb3_env
-from metarl.sb3.models import advance, make_model
-from metarl.sb3.policies import NO_PARAMS, policy_of
-from metarl.util.ranges import at_least, between, greater_than
-from metarl.util.statistics import interval95
+from metarl.util import Table, at_least, between, greater_than, interval95
 
 
 @dataclass(frozen=True)

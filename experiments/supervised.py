@@ -11,20 +11,25 @@ import numpy as np
 import torch
 import tyro
 
-from metarl.core import tree
-from metarl.core.inner import sgd
-from metarl.core.seeding import torch_generator
+from metarl.core import (
+    MetaLearner,
+    MetaParams,
+    MetaState,
+    Metrics,
+    Task,
+    sgd,
+    torch_generator,
+    tree,
+)
 from metarl.core.speed import processes
-from metarl.core.types import MetaLearner, MetaParams, MetaState, Metrics, Task
-from metarl.experiment import Evaluation, Experiment, Report, Table, best_rate
+from metarl.experiment import Evaluation, Experiment, Report, best_rate
 from metarl.experiments.supervised_settings import SupervisedConfig
 from metarl.experiments.supervised_setup import Parts, started
-from metarl.runs.card import Subject
-from metarl.runs.folder import Run
-from metarl.supervised.evaluate import Curves, adaptation_curves
+from metarl.runs import Run, Subject
+from metarl.supervised import Curves, adaptation_curves
 from metarl.supervised.methods import METHODS, Start
 from metarl.supervised.model import Tasks
-from metarl.util.ranges import Refused, at_least, refuse
+from metarl.util import Conflicts, Table, at_least, refuse
 
 
 Config = TypeVar("Config", bound=SupervisedConfig)
@@ -70,8 +75,8 @@ class SupervisedEvaluation(Evaluation):
     data_root: Path | None = None
     """Folder of the images, if it has moved since the training."""
 
-    def refused(self) -> Refused:
-        """Return what does not go together."""
+    def conflicts(self) -> Conflicts:
+        """Return the combinations of settings that are errors."""
         adapts = ("test_steps", "inner_lr", "tune_inner_lr", "start")
         adapted = self.ensemble > 1 or any(getattr(self, name) for name in adapts)
         rated, both = self.inner_lr is not None, self.ensemble > 1 and self.checkpoint is not None

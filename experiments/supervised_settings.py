@@ -5,11 +5,11 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 import tyro
 
-from metarl.core.optimizers import INNER_OPTIMIZERS, LEARNED_RATES
-from metarl.core.speed.compiling import Mode
-from metarl.runs.config import RunConfig
+from metarl.core import INNER_OPTIMIZERS, LEARNED_RATES
+from metarl.core.speed import Mode
+from metarl.runs import RunConfig
 from metarl.supervised.methods import MAML, METHODS, Adapts, Estimator, Start
-from metarl.util.ranges import Refused, among, at_least, between, greater_than, refuse
+from metarl.util import Conflicts, among, at_least, between, greater_than, refuse
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ class SupervisedConfig(RunConfig):
         "outer_schedule": "constant", "first_order_until": 0, "multi_step_until": 0,
     }  # fmt: skip
 
-    def refused(self) -> Refused:
-        """Return what does not go together."""
+    def conflicts(self) -> Conflicts:
+        """Return the combinations of settings that are errors."""
         names = f"choose one of {', '.join(METHODS)} (`metarl methods` explains them)"
         error = f"there is no method={self.method}; {names}"
-        return [*super().refused(), (self.method not in METHODS, error)]
+        return [*super().conflicts(), (self.method not in METHODS, error)]
 
     def complete(self) -> Any:
         """Fill in what was left open."""

@@ -8,25 +8,38 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import nn
 
-from metarl.core.adapt import InnerLoop, unchanged
-from metarl.core.estimators import TaskGradient, backprop, implicit, query_loss, reptile
-from metarl.core.optimizers import inner_optimizer
-from metarl.core.outer import gradient_learner
-from metarl.core.parameters import functional
-from metarl.core.types import MetaLearner, Task
+from metarl.core import (
+    InnerLoop,
+    MetaLearner,
+    Task,
+    TaskGradient,
+    backprop,
+    functional,
+    gradient_learner,
+    implicit,
+    inner_optimizer,
+    query_loss,
+    reptile,
+)
+from metarl.core.adapt import unchanged
 from metarl.experiments.supervised_settings import SupervisedConfig, require_compatible
-from metarl.supervised.heads import (
+from metarl.supervised import (
+    SCHEDULES,
+    Criterion,
+    Draw,
+    Model,
     StartFn,
     body_of,
+    evaluate_batch,
     is_head,
+    loss_of,
+    multi_step_weights,
     norms_of,
     prototype_start,
     zero_start,
 )
-from metarl.supervised.losses import Criterion, evaluate_batch, loss_of
-from metarl.supervised.model import Draw, Model, Tasks
-from metarl.supervised.schedules import SCHEDULES, multi_step_weights
-from metarl.text.leopard import TextClassifier, generated_start, layer_of, with_lower_layers
+from metarl.supervised.model import Tasks
+from metarl.text import TextClassifier, generated_start, layer_of, with_lower_layers
 
 
 OUTER: dict[str, Callable[..., torch.optim.Optimizer]] = {

@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from metarl.core.seeding import torch_generator
-from metarl.core.types import Batch, MetaParams, Task
+from metarl.core import Batch, MetaParams, Task, torch_generator
 from metarl.experiment import Experiment, Report
 from metarl.experiments.supervised import SupervisedTraining
 from metarl.experiments.supervised_settings import SupervisedConfig
@@ -25,15 +24,23 @@ from metarl.experiments.supervised_setup import (
     mapped,
 )
 from metarl.experiments.text_evaluation import TextEvaluation, measure, names, report
-from metarl.supervised.few_shot import minibatches
-from metarl.supervised.losses import present_cross_entropy
-from metarl.supervised.model import Draw
-from metarl.text.encoders import Encoder, load_pretrained
-from metarl.text.files import PART, Row, TextTask, find_tasks, read_tasks
-from metarl.text.leopard import text_classifier
-from metarl.text.tasks import AllLabels, Sentences, TextTasks, support_batches, tokenize
-from metarl.util.console import warn
-from metarl.util.ranges import Refused, at_least, refuse
+from metarl.supervised import Draw, minibatches, present_cross_entropy
+from metarl.text import (
+    AllLabels,
+    Encoder,
+    Row,
+    Sentences,
+    TextTask,
+    TextTasks,
+    find_tasks,
+    load_pretrained,
+    read_tasks,
+    support_batches,
+    text_classifier,
+    tokenize,
+)
+from metarl.text.files import PART
+from metarl.util import Conflicts, at_least, refuse, warn
 
 
 HELD_OUT = "airline,restaurant,conll,political_audience,political_bias,political_message"
@@ -93,15 +100,15 @@ class TextConfig(SupervisedConfig):
                        "validation_tasks": 5},
     }  # fmt: skip
 
-    def refused(self) -> Refused:
-        """Return what does not go together."""
+    def conflicts(self) -> Conflicts:
+        """Return the combinations of settings that are errors."""
         joint, rate = self.method == "pretrained", self.encoder_lr
         learned = self.start == "learned" and not joint
         trained = joint and (self.inner_steps or self.start not in (None, "learned"))
         rates = joint and self.inner not in (None, "sgd", "adam")
         staged = self.mode not in (None, "eager")
         return [
-            *super().refused(),
+            *super().conflicts(),
             (rate and self.outer_lr == 0, f"encoder_lr={rate} is a part of outer_lr, which is 0"),
             (
                 learned,

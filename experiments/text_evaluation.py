@@ -13,15 +13,12 @@ import numpy as np
 import torch
 import tyro
 
-from metarl.core.adapt import InnerLoop
-from metarl.core.types import MetaParams
-from metarl.experiment import Evaluation, Report, Table
-from metarl.supervised.model import Model
-from metarl.text.evaluation import Prepare, accuracies, chosen_rows, encoded
-from metarl.text.files import NUM_SAMPLES, TextTask
-from metarl.text.tasks import Sentences
-from metarl.util.ranges import Refused, at_least
-from metarl.util.statistics import interval95
+from metarl.core import InnerLoop, MetaParams
+from metarl.experiment import Evaluation, Report
+from metarl.supervised import Model
+from metarl.text import Prepare, Sentences, TextTask, accuracies, chosen_rows, encoded
+from metarl.text.files import NUM_SAMPLES
+from metarl.util import Conflicts, Table, at_least, interval95
 
 
 Results: TypeAlias = dict[str, dict[int, torch.Tensor]]
@@ -53,8 +50,8 @@ class TextEvaluation(Evaluation):
     encoder: str | None = None
     """Where the run's encoder is now."""
 
-    def refused(self) -> Refused:
-        """Return what does not go together."""
+    def conflicts(self) -> Conflicts:
+        """Return the combinations of settings that are errors."""
         numbers = names(self.shots)
         wrong = not numbers or not all(n.isdecimal() and int(n) for n in numbers)
         return [(wrong, f"`shots` must be numbers such as 4,8,16, got {self.shots!r}")]

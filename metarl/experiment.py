@@ -16,16 +16,18 @@ import numpy as np
 import torch
 import tyro
 
-from metarl.core.types import MetaLearner, MetaParams, Metrics
-from metarl.runs import checkpoint
-from metarl.runs.card import Subject
-from metarl.runs.config import RunConfig, to_json
-from metarl.runs.folder import Run
-from metarl.runs.journal import Journal
-from metarl.runs.loading import load_checkpoint
-from metarl.runs.trackers import require_tracker
-from metarl.util.device import resolve_device
-from metarl.util.ranges import Ranged, at_least
+from metarl.core import MetaLearner, MetaParams, Metrics
+from metarl.runs import (
+    Journal,
+    Run,
+    RunConfig,
+    Subject,
+    checkpoint,
+    load_checkpoint,
+    require_tracker,
+    to_json,
+)
+from metarl.util import Ranged, Table, at_least, resolve_device
 
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -67,14 +69,6 @@ class Rendering(Ranged):
     """Iteration of the checkpoint, by default the last; 0 is the untrained policy."""
     device: Device = "auto"
     """Device of the policy."""
-
-
-class Table(NamedTuple):
-    """A table to print: title, column names and rows."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[Any]]
 
 
 def best_rate(

@@ -9,12 +9,16 @@ from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
-from metarl.runs.folder import versions
-from metarl.util.console import print_table
-from metarl.util.device import resolve_device
-from metarl.util.measuring import Figures, machine
-from metarl.util.output import require_writable
-from metarl.util.ranges import Ranged, at_least
+from metarl.runs import versions
+from metarl.util import (
+    Figures,
+    Ranged,
+    at_least,
+    machine,
+    print_table,
+    require_writable,
+    resolve_device,
+)
 
 
 PARTS = {

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, NoReturn
 
 import metarl
 from metarl.commands.parsing import UsageError, flags_named, parse, take_option
-from metarl.drawing.opengl import explained
+from metarl.drawing import explained
 from metarl.experiments import experiments, settings
-from metarl.runs.stopping import Stopped
+from metarl.runs import Stopped
 
 
 class Verb(NamedTuple):

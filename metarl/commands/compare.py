@@ -18,15 +18,10 @@ import tyro
 from metarl.commands import cli
 from metarl.commands.side_by_side import SideBySide
 from metarl.core.speed import processes
-from metarl.drawing.curves import figure
+from metarl.drawing import figure
 from metarl.experiments import experiments
-from metarl.runs.card import markdown_table
-from metarl.runs.config import NEUTRAL, to_json
-from metarl.runs.folder import Run
-from metarl.util.console import print_table
-from metarl.util.output import require_writable
-from metarl.util.ranges import Ranged, at_least
-from metarl.util.statistics import interval95
+from metarl.runs import NEUTRAL, Run, markdown_table, to_json
+from metarl.util import Ranged, at_least, interval95, print_table, require_writable
 
 
 Execute: TypeAlias = Callable[[Path, list[str]], None]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from metarl.envs import ENVIRONMENTS
-from metarl.util.console import print_table
+from metarl.util import print_table
 
 
 @dataclass(frozen=True)

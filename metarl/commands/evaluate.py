@@ -7,10 +7,9 @@ from typing import Any
 
 from metarl.commands.opened import Opened, first_run, opened
 from metarl.experiment import Evaluation
-from metarl.runs.folder import command as command_line
-from metarl.runs.folder import versions
-from metarl.util.console import print_table
-from metarl.util.output import require_writable
+from metarl.runs import command as command_line
+from metarl.runs import versions
+from metarl.util import print_table, require_writable
 
 
 def command(words: Sequence[str]) -> tuple[type[Evaluation], Callable[[Any], None]]:

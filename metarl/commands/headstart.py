@@ -13,14 +13,11 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from metarl.core.seeding import torch_generator
+from metarl.core import torch_generator
 from metarl.experiments.load import load
-from metarl.rl.evaluate import AdaptationCurve
-from metarl.runs.folder import Run, command, versions
-from metarl.util import optional
-from metarl.util.console import print_table
-from metarl.util.output import require_writable
-from metarl.util.ranges import Ranged, at_least
+from metarl.rl import AdaptationCurve
+from metarl.runs import Run, command, versions
+from metarl.util import Ranged, at_least, optional, print_table, require_writable
 
 
 @dataclass(frozen=True)

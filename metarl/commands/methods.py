@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from metarl.core.optimizers import INNER_OPTIMIZERS, LEARNED_RATES
+from metarl.core import INNER_OPTIMIZERS, LEARNED_RATES
 from metarl.rl.methods import METHODS as POLICY_METHODS
 from metarl.supervised.methods import METHODS
-from metarl.util.console import print_table
+from metarl.util import print_table
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from metarl.experiment import Experiment
 from metarl.experiments import experiment_of
-from metarl.runs.folder import Run
+from metarl.runs import Run
 
 
 class Opened(NamedTuple):

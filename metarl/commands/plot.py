@@ -7,9 +7,9 @@ from typing import Annotated
 import tyro
 
 from metarl.commands.opened import opened
-from metarl.drawing.curves import figure
-from metarl.runs.folder import Run
-from metarl.util.output import require_writable
+from metarl.drawing import figure
+from metarl.runs import Run
+from metarl.util import require_writable
 
 
 @dataclass(frozen=True)

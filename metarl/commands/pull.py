@@ -7,9 +7,7 @@ from typing import Annotated
 import tyro
 
 from metarl.experiments import experiment_of
-from metarl.runs import hub
-from metarl.runs.folder import Run
-from metarl.runs.sharing import copy, made, require_inside, require_known_module
+from metarl.runs import Run, copy, hub, made, require_inside, require_known_module
 
 
 @dataclass(frozen=True)

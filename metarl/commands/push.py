@@ -11,12 +11,10 @@ import tyro
 
 from metarl.commands import cli
 from metarl.commands.opened import opened
-from metarl.drawing.video import require_video
-from metarl.runs import hub
-from metarl.runs.card import Subject, card, newest_evaluation
-from metarl.runs.folder import Run
-from metarl.runs.sharing import copy, made
-from metarl.util.console import warn
+from metarl.drawing import require_video
+from metarl.runs import Run, Subject, copy, hub, made, newest_evaluation
+from metarl.runs.card import card
+from metarl.util import warn
 
 
 @dataclass(frozen=True)

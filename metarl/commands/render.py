@@ -5,10 +5,9 @@ from functools import partial
 from typing import Any
 
 from metarl.commands.opened import Opened, first_run, opened
-from metarl.drawing.video import SUFFIXES, require_video
+from metarl.drawing import SUFFIXES, require_video
 from metarl.experiment import Rendering
-from metarl.util.optional import pyplot
-from metarl.util.output import require_writable
+from metarl.util import pyplot, require_writable
 
 
 PICTURES = (".png", ".pdf", ".svg")

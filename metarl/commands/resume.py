@@ -8,9 +8,8 @@ import tyro
 
 from metarl.commands.opened import opened
 from metarl.experiment import Device, Experiment, State, begin, train
-from metarl.runs.config import RunConfig, to_json
-from metarl.runs.folder import Run
-from metarl.util.console import warn
+from metarl.runs import Run, RunConfig, to_json
+from metarl.util import warn
 
 
 @dataclass(frozen=True)

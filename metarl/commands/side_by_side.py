@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from metarl.runs.stopping import Stopped, StopSignal
+from metarl.runs import Stopped, StopSignal
 
 
 Item = TypeVar("Item")

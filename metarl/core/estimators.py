@@ -18,8 +18,7 @@ from metarl.core import tree
 from metarl.core.adapt import InnerLoop
 from metarl.core.linalg import conjugate_gradient
 from metarl.core.parameters import merge, rows, split
-from metarl.core.speed import chunks, processes
-from metarl.core.speed.compiling import Mode, program
+from metarl.core.speed import Mode, chunks, processes, program
 from metarl.core.types import Batch, MetaParams, Metrics, Params, Task
 
 

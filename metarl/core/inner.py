@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metarl.core.types import Params
-from metarl.util.ranges import at_least, greater_than
+from metarl.util import at_least, greater_than
 
 
 class InnerOptimizer(NamedTuple):

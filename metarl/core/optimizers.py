@@ -13,7 +13,7 @@ from metarl.core.inner import (
     meta_sgd,
     sgd,
 )
-from metarl.util.ranges import among
+from metarl.util import among
 
 
 MakeInner: TypeAlias = Callable[..., InnerOptimizer]

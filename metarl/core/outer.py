@@ -10,7 +10,7 @@ from torch.nn.utils import get_total_norm
 from metarl.core import tree
 from metarl.core.adapt import InnerLoop
 from metarl.core.estimators import TaskGradient, meta_gradient
-from metarl.core.speed.compiling import Mode
+from metarl.core.speed import Mode
 from metarl.core.types import MetaLearner, MetaParams, MetaState, Metrics, Params, Task
 
 

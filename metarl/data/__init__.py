@@ -1,12 +1,6 @@
 """Image data: arrays, folders, Omniglot, miniImageNet, glyphs, cache."""
 
-from metarl.util.lazy import attach
+import lazy_loader
 
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "families": ("FAMILIES", "load_images"),
-        "images": ("Classes", "Splits"),
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

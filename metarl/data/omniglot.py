@@ -23,7 +23,7 @@ from metarl.data.images import (
     shuffled,
     without_tenth,
 )
-from metarl.util.console import warn
+from metarl.util import warn
 
 
 Names: TypeAlias = Sequence[str]

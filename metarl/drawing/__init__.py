@@ -1,20 +1,6 @@
-"""Plots, pictures and videos.
+"""Plots, pictures and videos."""
 
-Public names are imported when they are first used, and torch and matplotlib with them.
-"""
-
-from metarl.util.lazy import attach
+import lazy_loader
 
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "curves": ("Fit", "figure", "furthest_evaluations", "group_by_setting"),
-        "montage": ("Shot", "draw_films", "headline", "label", "panel_frames", "strip_figure"),
-        "opengl": ("contexts", "explained"),
-        "paths": ("Panel", "panels", "paths_figure", "paths_video"),
-        "recording": ("Film", "Pace", "adapted_path", "choose_pace", "film", "make_recorder"),
-        "scene": ("Scene",),
-        "video": ("SUFFIXES", "require_video", "write_video"),
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

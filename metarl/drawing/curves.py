@@ -12,12 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.drawing.montage import label
-from metarl.runs.config import NEUTRAL
-from metarl.runs.folder import Run
-from metarl.runs.records import protocol
-from metarl.util import optional
-from metarl.util.console import warn
-from metarl.util.statistics import interval95
+from metarl.runs import NEUTRAL, Run, protocol
+from metarl.util import interval95, optional, warn
 
 
 class Measure(NamedTuple):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from metarl.drawing.montage import label
 from metarl.drawing.video import write_video
-from metarl.rl.episodes import Episodes, mean_return
+from metarl.rl import Episodes, mean_return
 from metarl.util import optional
 
 

@@ -9,16 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metarl.core import tree
-from metarl.core.adapt import InnerLoop
-from metarl.core.seeding import torch_generator
+from metarl.core import InnerLoop, MetaParams, Params, torch_generator, tree
 from metarl.core.speed import chunks
-from metarl.core.types import MetaParams, Params
 from metarl.drawing import opengl
 from metarl.drawing.video import SUFFIXES
-from metarl.rl.episodes import Episodes
-from metarl.rl.policies import Policy
-from metarl.rl.sampler import Sampler, TaskDescription, make_sampler
+from metarl.rl import Episodes, Policy, Sampler, TaskDescription, make_sampler
 
 
 MOMENTS = 40  # of a picture, to choose from

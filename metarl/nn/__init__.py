@@ -1,14 +1,6 @@
 """Networks whose derivatives of every order are exact under ``vmap``."""
 
-from metarl.util.lazy import attach
+import lazy_loader
 
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "convolution": ("Classifier", "ConvBody", "ConvNet"),
-        "dense": ("ACTIVATIONS", "linear", "mlp"),
-        "norms": ("BatchNorm", "LayerNorm"),
-        "shifts": ("shifted_copies",),
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

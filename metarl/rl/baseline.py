@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from metarl.core.types import Metrics
+from metarl.core import Metrics
 from metarl.rl.episodes import Episodes, Rollout, masked, masked_mean
-from metarl.util.ranges import between
+from metarl.util import between
 
 
 Process: TypeAlias = Callable[[Rollout], tuple[Episodes, Metrics]]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metarl.core.speed.processes import TaskSlice
+from metarl.core.speed import TaskSlice
 
 
 @runtime_checkable

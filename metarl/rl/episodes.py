@@ -6,9 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from metarl.core import tree
+from metarl.core import Metrics, Task, tree
 from metarl.core.speed import chunks, processes
-from metarl.core.types import Metrics, Task
 from metarl.rl.distributions import Gaussian
 
 

@@ -8,15 +8,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from metarl.core.adapt import InnerLoop
-from metarl.core.types import MetaParams
+from metarl.core import InnerLoop, MetaParams
 from metarl.rl.baseline import Process
 from metarl.rl.episodes import mean_return
 from metarl.rl.policies import Policy
 from metarl.rl.sampler import Sampler, TaskDescription
 from metarl.rl.vector_env import brief
-from metarl.util.parsing import parse_json
-from metarl.util.statistics import interval95
+from metarl.util import interval95, parse_json
 
 
 class AdaptationCurve(NamedTuple):

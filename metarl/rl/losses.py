@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metarl.core.types import LossFn, Params
+from metarl.core import LossFn, Params
 from metarl.rl.distributions import Distribution
 from metarl.rl.episodes import Episodes, masked, masked_mean
 from metarl.rl.policies import Policy

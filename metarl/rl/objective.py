@@ -9,13 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metarl.core import tree
-from metarl.core.adapt import InnerLoop
-from metarl.core.linalg import linearize
-from metarl.core.parameters import fused_norm
-from metarl.core.speed import chunks
-from metarl.core.speed.staging import Staged, Tensors, stage
-from metarl.core.types import LossFn, MetaParams, Task
+from metarl.core import InnerLoop, LossFn, MetaParams, Task, fused_norm, linearize, tree
+from metarl.core.speed import Staged, Tensors, chunks, stage
 from metarl.rl.losses import mean_kl, surrogate
 from metarl.rl.policies import Policy
 

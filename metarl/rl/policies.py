@@ -11,13 +11,11 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.func import vmap
 
-from metarl.core import tree
-from metarl.core.parameters import Apply, functional
-from metarl.core.types import Params
-from metarl.nn.dense import mlp
+from metarl.core import Apply, Params, functional, tree
+from metarl.nn import mlp
 from metarl.rl.distributions import Categorical, Distribution, Gaussian
 from metarl.rl.episodes import Episodes, Rollout
-from metarl.util.ranges import among
+from metarl.util import among
 
 
 CONTEXT = "context"

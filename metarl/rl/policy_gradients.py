@@ -8,17 +8,26 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from metarl.core import tree
-from metarl.core.adapt import InnerLoop
-from metarl.core.estimators import Outer, backprop, reptile
-from metarl.core.inner import no_constants
-from metarl.core.outer import gradient_learner
+from metarl.core import (
+    InnerLoop,
+    MetaLearner,
+    MetaParams,
+    MetaState,
+    Metrics,
+    Outer,
+    Params,
+    Task,
+    backprop,
+    gradient_learner,
+    no_constants,
+    reptile,
+    tree,
+)
 from metarl.core.speed import chunks, processes
-from metarl.core.types import MetaLearner, MetaParams, MetaState, Metrics, Params, Task
 from metarl.rl.episodes import chunk_of, zero_task_padding
 from metarl.rl.losses import mean_kl, surrogate
 from metarl.rl.policies import Policy
-from metarl.util.ranges import at_least, greater_than
+from metarl.util import at_least, greater_than
 
 
 COEFFICIENT = "kl_coefficient"

@@ -8,10 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.core import tree
-from metarl.core.adapt import InnerLoop
+from metarl.core import InnerLoop, MetaParams, Metrics, Params, Task, tree
 from metarl.core.speed import chunks, processes
-from metarl.core.types import MetaParams, Metrics, Params, Task
 from metarl.rl.baseline import Process
 from metarl.rl.episodes import Episodes, Rollout, chunk_of, mean_return, zero_padding
 from metarl.rl.policies import Policy

@@ -8,17 +8,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metarl.core import tree
-from metarl.core.adapt import Batches, InnerLoop
-from metarl.core.linalg import conjugate_gradient
-from metarl.core.outer import initial_params
+from metarl.core import (
+    InnerLoop,
+    LossFn,
+    MetaLearner,
+    MetaParams,
+    MetaState,
+    Metrics,
+    Params,
+    Task,
+    conjugate_gradient,
+    initial_params,
+    tree,
+)
+from metarl.core.adapt import Batches
 from metarl.core.speed import chunks, processes
-from metarl.core.types import LossFn, MetaLearner, MetaParams, MetaState, Metrics, Params, Task
 from metarl.rl.episodes import chunk_of, masked, masked_mean, zero_task_padding
 from metarl.rl.methods import takes_options_of
 from metarl.rl.objective import Linearization, PostAdaptationObjective
 from metarl.rl.policies import CONTEXT, Policy
-from metarl.util.ranges import above, at_least, greater_than, inside
+from metarl.util import above, at_least, greater_than, inside
 
 
 @chunks.one_thread_per_operator()

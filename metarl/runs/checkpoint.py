@@ -11,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from metarl.core import MetaParams, MetaState
 from metarl.core.speed import processes
-from metarl.core.types import MetaParams, MetaState
-from metarl.util.parsing import parse_json
+from metarl.util import parse_json
 
 
 FORMAT = "metarl-checkpoint-1"

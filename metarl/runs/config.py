@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from metarl.util.ranges import Ranged, Refused, at_least
+from metarl.util import Conflicts, Ranged, at_least
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class RunConfig(Ranged):
     scheduled: ClassVar[dict[str, Any]] = {}
     """Settings that depend on the number of iterations, and the values with which they do not."""
 
-    def refused(self) -> Refused:
-        """Return what does not go together."""
+    def conflicts(self) -> Conflicts:
+        """Return the combinations of settings that are errors."""
         every = self.checkpoint_every
         error = f"checkpoint_every must be a multiple of log_every={self.log_every}, got {every}"
         return [(every % self.log_every, error)]

@@ -32,7 +32,7 @@ from metarl.runs.checkpoint import write_atomically
 from metarl.runs.lock import holding, is_held
 from metarl.runs.records import read_evaluation, read_line
 from metarl.runs.stopping import Stopped
-from metarl.util.parsing import parse_json
+from metarl.util import parse_json
 
 
 CHECKPOINTS = (".safetensors", ".zip")

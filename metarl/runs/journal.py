@@ -10,14 +10,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from metarl.core import Metrics
 from metarl.core.speed import processes
-from metarl.core.types import Metrics
 from metarl.runs.config import RunConfig
 from metarl.runs.folder import Run
 from metarl.runs.media import Media
 from metarl.runs.stopping import Stopped, StopSignal
 from metarl.runs.trackers import tracker
-from metarl.util.console import Progress
+from metarl.util import Progress
 
 
 Save: TypeAlias = Callable[[Run, int, Any], None]

@@ -13,7 +13,7 @@ from metarl.core.speed import processes
 from metarl.runs.config import RunConfig
 from metarl.runs.folder import Run
 from metarl.runs.trackers import CarefulTracker
-from metarl.util.console import warn
+from metarl.util import warn
 
 
 DRAWING = "metarl.commands.media"  # a program, and nothing to import here

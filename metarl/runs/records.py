@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from metarl.util.parsing import is_number, parse_json
+from metarl.util import is_number, parse_json
 
 
 PROTOCOL = (

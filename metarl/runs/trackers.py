@@ -9,8 +9,7 @@ from typing import Any
 from metarl.core.speed import processes
 from metarl.runs.checkpoint import write_atomically
 from metarl.runs.folder import Run
-from metarl.util import optional
-from metarl.util.console import warn
+from metarl.util import optional, warn
 
 
 class Tracker:

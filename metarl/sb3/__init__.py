@@ -1,13 +1,6 @@
 """Stable-Baselines3: policies, environments, models, checkpoints."""
 
-from metarl.util.lazy import attach
+import lazy_loader
 
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "environments": ("sb3_env",),
-        "models": ("advance", "make_model"),
-        "policies": ("policy_of", "ppo_from", "sb3_policy"),
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

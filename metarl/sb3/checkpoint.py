@@ -17,8 +17,7 @@ import torch
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from metarl.core.speed import processes
-from metarl.runs.checkpoint import write_atomically
-from metarl.runs.folder import Run
+from metarl.runs import Run, write_atomically
 
 
 ZIP, REPLAY = ".zip", ".replay.npz"

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from metarl.envs.base import TaskDescription
 from metarl.envs.locomotion import LocomotionEnv
-from metarl.rl.vector_env import Checked, make_vector_env
+from metarl.rl import Checked, make_vector_env
 
 
 def sb3_env(

@@ -16,9 +16,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
-from metarl.core.types import Params
-from metarl.rl.distributions import Gaussian
-from metarl.rl.policies import CONTEXT, CategoricalMLP, GaussianMLP, Policy
+from metarl.core import Params
+from metarl.rl import CategoricalMLP, Gaussian, GaussianMLP, Policy
+from metarl.rl.policies import CONTEXT
 
 
 NO_PARAMS: Params = {"none": torch.zeros(())}

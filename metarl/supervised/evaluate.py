@@ -9,12 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.core.adapt import InnerLoop
+from metarl.core import InnerLoop, MetaParams, Params, Task
 from metarl.core.speed import chunks, processes
-from metarl.core.types import MetaParams, Params, Task
 from metarl.supervised import heads
 from metarl.supervised.model import Draw, Model
-from metarl.util.statistics import interval95
+from metarl.util import interval95
 
 
 BLOCK = 20  # tasks drawn at a time: bounds memory, and no result depends on it but the draw

@@ -9,9 +9,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from metarl.core import tree
-from metarl.core.seeding import uniform
-from metarl.core.types import Batch, Task
+from metarl.core import Batch, Task, tree, uniform
 
 
 ROTATIONS = 4  # quarter turns, each a class of its own

@@ -7,9 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metarl.core.parameters import part
-from metarl.core.types import Batch, Params
-from metarl.nn.convolution import Classifier
+from metarl.core import Batch, Params, part
+from metarl.nn import Classifier
 
 
 StartFn: TypeAlias = Callable[[Params, tuple[Batch, ...]], tuple[Params, tuple[Batch, ...]]]

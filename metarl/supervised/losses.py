@@ -11,8 +11,7 @@ from typing import TypeAlias
 from jaxtyping import Float
 from torch import Tensor
 
-from metarl.core.parameters import Apply
-from metarl.core.types import Batch, Metrics, Params
+from metarl.core import Apply, Batch, Metrics, Params
 
 
 BatchLoss: TypeAlias = Callable[[Params, Batch], tuple[Float[Tensor, ""], Metrics]]

@@ -5,9 +5,7 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 
-from metarl.core.adapt import InnerLoop
-from metarl.core.parameters import Apply
-from metarl.core.types import Params, Task
+from metarl.core import Apply, InnerLoop, Params, Task
 from metarl.supervised.losses import Criterion
 
 

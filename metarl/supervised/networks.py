@@ -1,6 +1,6 @@
 """The convolutional networks of the papers, by name (parameters for 5 ways, scale γ included)."""
 
-from metarl.nn.convolution import ConvNet
+from metarl.nn import ConvNet
 
 
 NETWORKS: dict[str, ConvNet] = {

@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metarl.core.seeding import uniform
-from metarl.core.types import Task
+from metarl.core import Task, uniform
 
 
 AMPLITUDE = (0.1, 5.0)

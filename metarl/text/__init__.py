@@ -1,15 +1,6 @@
 """Text tasks, sentence encoders, and the head generator of LEOPARD."""
 
-from metarl.util.lazy import attach
+import lazy_loader
 
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "encoders": ("Encoder", "load_pretrained"),
-        "evaluation": ("accuracies",),
-        "files": ("Row", "TextTask", "find_tasks", "read_tasks"),
-        "leopard": ("TextClassifier", "generated_start", "text_classifier"),
-        "tasks": ("AllLabels", "Sentences", "TextTasks", "support_batches", "tokenize"),
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,11 +7,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from metarl.core import tree
-from metarl.core.adapt import InnerLoop
+from metarl.core import Batch, InnerLoop, MetaParams, Params, tree
 from metarl.core.speed import chunks
-from metarl.core.types import Batch, MetaParams, Params
-from metarl.supervised.model import Model
+from metarl.supervised import Model
 from metarl.text.leopard import lower_layers
 from metarl.text.tasks import Sentences
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metarl.util.parsing import parse_json
+from metarl.util import parse_json
 
 
 NUM_SAMPLES = 10  # fixed support samples of every task and number of shots (Bansal et al. 2020)

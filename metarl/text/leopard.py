@@ -11,12 +11,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from metarl.core import tree
-from metarl.core.parameters import part
-from metarl.core.types import Batch, Params
-from metarl.nn.convolution import Classifier
-from metarl.nn.dense import linear, mlp
-from metarl.supervised.heads import HEAD, StartFn, is_head, prototypes
+from metarl.core import Batch, Params, part, tree
+from metarl.nn import Classifier, linear, mlp
+from metarl.supervised import StartFn, is_head, prototypes
+from metarl.supervised.heads import HEAD
 from metarl.text.encoders import Encoder, Inputs
 
 

@@ -9,9 +9,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from metarl.core import tree
-from metarl.core.seeding import uniform
-from metarl.core.types import Batch, Task
+from metarl.core import Batch, Task, tree, uniform
 from metarl.text.encoders import Inputs
 from metarl.text.files import Row, TextTask
 

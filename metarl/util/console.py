@@ -6,12 +6,12 @@ import math
 import sys
 import time
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
-from rich.table import Table
+from rich.table import Table as RichTable
 
 
 LINES = 20  # plain lines of a whole run
@@ -92,9 +92,17 @@ def _news(metrics: dict[str, float]) -> str:
     return "  ".join(words)
 
 
+class Table(NamedTuple):
+    """A table to print: title, column names and rows."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[Any]]
+
+
 def print_table(title: str, columns: list[str], rows: list[list[Any]], *, left: int = 1) -> None:
     """Print a table, the first `left` columns flush left and the others right."""
-    table = Table(title=title, title_justify="left")
+    table = RichTable(title=title, title_justify="left")
     for index, column in enumerate(columns):
         justify: Any = "left" if index < left else "right"
         table.add_column(column, justify=justify, overflow="fold")

@@ -61,8 +61,8 @@ def among(names: Collection[str]) -> Range:
     return Range(lambda: f"one of {', '.join(names)}", lambda value: value in names)
 
 
-Refused: TypeAlias = Sequence[tuple[Any, str]]
-"""Conditions that settings must not meet, and the errors where they do."""
+Conflicts: TypeAlias = Sequence[tuple[Any, str]]
+"""Pairs of a condition that is an error and its message."""
 
 
 class Ranged:
@@ -80,9 +80,9 @@ class Ranged:
         kind: type = type(self)
         for name, accepted in ranges_of(kind).items():
             accepted.check(f"`{name}`", getattr(self, name))
-        refuse(*self.refused())
+        refuse(*self.conflicts())
 
-    def refused(self) -> Refused:
+    def conflicts(self) -> Conflicts:
         """Return what does not go together: conditions, and errors where they hold."""
         return ()
 

@@ -10,13 +10,11 @@ import mujoco
 import numpy as np
 
 from metarl.commands.benchmark import Benchmark, Case
-from metarl.core import tree
-from metarl.core.seeding import numpy_generator, torch_generator
-from metarl.core.types import Task
+from metarl.core import Task, numpy_generator, torch_generator, tree
 from metarl.envs.batched_locomotion import BatchedLocomotion
 from metarl.experiments import settings
 from metarl.experiments.meta_rl import MetaRL
-from metarl.util.measuring import Figures, median
+from metarl.util import Figures, median
 
 
 # The sizes that papers and other implementations report: half-cheetahs, and 2D navigation.

@@ -15,7 +15,7 @@ from metarl.commands.measures import rl
 from metarl.core.speed import processes
 from metarl.experiments import settings
 from metarl.experiments.meta_rl import MetaRL
-from metarl.util.measuring import Figures, median
+from metarl.util import Figures, median
 
 
 CHEETAH: dict[str, Any] = rl.CHEETAH | {

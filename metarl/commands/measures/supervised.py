@@ -7,15 +7,14 @@ from typing import Any
 import torch
 
 from metarl.commands.benchmark import Benchmark, Case
-from metarl.core import tree
-from metarl.core.speed.compiling import Mode
-from metarl.core.types import Params, Task
-from metarl.data.images import Classes, Splits
+from metarl.core import Params, Task, tree
+from metarl.core.speed import Mode
+from metarl.data import Classes, Splits
 from metarl.experiments import settings
 from metarl.experiments.fewshot import ImageClassification
 from metarl.experiments.regression import SinusoidRegression
 from metarl.experiments.supervised_setup import Parts
-from metarl.util.measuring import Figures, median
+from metarl.util import Figures, median
 
 
 PLAIN = "plain autograd, task by task (ms)"

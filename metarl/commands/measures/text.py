@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from metarl.commands.benchmark import Benchmark, Case
 from metarl.experiments import settings
 from metarl.experiments.text import TextClassification
-from metarl.text.files import Row, TextTask
-from metarl.util.measuring import Figures, median
+from metarl.text import Row, TextTask
+from metarl.util import Figures, median
 
 
 LABELS = ("0", "1", "2")

@@ -18,8 +18,7 @@ import torch
 from torch.func import vmap
 from torch.utils import _pytree as pytree
 
-from metarl.core import tree
-from metarl.core.tree import Tree
+from metarl.core import Tree, tree
 
 
 Result = TypeVar("Result")

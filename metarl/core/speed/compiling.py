@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from metarl.core import tree
-from metarl.core.tree import Tree
+from metarl.core import Tree, tree
 
 
 Mode: TypeAlias = Literal["eager", "traced", "compiled"]

@@ -14,8 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from metarl.core import tree
-from metarl.core.tree import Tree
+from metarl.core import Tree, tree
 
 
 Item = TypeVar("Item")

@@ -1,0 +1,13 @@
+from .chunks import cache_sized as cache_sized
+from .chunks import one_thread_per_operator as one_thread_per_operator
+from .chunks import over_tasks as over_tasks
+from .chunks import parallel_map as parallel_map
+from .compiling import Mode as Mode
+from .compiling import Program as Program
+from .compiling import program as program
+from .processes import PeerFailed as PeerFailed
+from .processes import Refused as Refused
+from .processes import TaskSlice as TaskSlice
+from .staging import Staged as Staged
+from .staging import Tensors as Tensors
+from .staging import stage as stage

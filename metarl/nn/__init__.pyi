@@ -1,0 +1,9 @@
+from .convolution import Classifier as Classifier
+from .convolution import ConvBody as ConvBody
+from .convolution import ConvNet as ConvNet
+from .dense import ACTIVATIONS as ACTIVATIONS
+from .dense import linear as linear
+from .dense import mlp as mlp
+from .norms import BatchNorm as BatchNorm
+from .norms import LayerNorm as LayerNorm
+from .shifts import shifted_copies as shifted_copies
