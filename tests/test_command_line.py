@@ -23,7 +23,29 @@ def test_help_names_every_command_and_flag(capsys: pytest.CaptureFixture[str]) -
     assert "navigation-paper" in capsys.readouterr().out
     for verb in cli.VERBS:
         metarl(verb, "--help")
-        assert "--" in capsys.readouterr().out
+        text = capsys.readouterr().out
+        assert "--" in text
+        assert "None" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["maml-trpo"], ["outer update options", "policy options", "(default: fits the cache)"]),
+        (["promp"], ["inner loop options", "environment options"]),
+        (["fewshot", "--method", "maml++"], ["data options", "--inner-steps INT", "default: lslr"]),
+        (["text"], ["encoder options", "(default: METARL_DATA)"]),
+        (["sb3"], ["(default: that of SB3)"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_help_of_training_groups_flags_and_prints_real_defaults(
+    words: list[str], expected: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    metarl("train", *words, "--help")
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert all(part in text for part in expected)
+    assert "default: None" not in text
 
 
 @pytest.mark.parametrize(
