@@ -74,7 +74,7 @@ class SupervisedEvaluation(Evaluation):
     inner_lr: Annotated[float | None, at_least(0), unset("the run's inner optimizer")] = None
     """Use gradient descent with this step size."""
     tune_inner_lr: bool = False
-    """Choose --inner-lr first, on 100 validation tasks, as for fine-tuning a pretrained run or, with
+    """Choose --inner-lr first, on 100 validation tasks: for fine-tuning a pretrained run or, with
     --checkpoint 0, a random network."""
     ensemble: Annotated[int, at_least(1)] = 1
     """Number of checkpoints whose logits are averaged: the best on validation tasks (MAML++: 5)."""

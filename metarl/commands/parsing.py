@@ -109,11 +109,12 @@ def grouped(config: Any) -> type[Any]:
     hints, helps = get_type_hints(kind, include_extras=True), help_texts(kind)
     groups: dict[str, list[Any]] = {"run": []}
     for entry in fields(kind):
-        name, hint = entry.name, hints[entry.name]
+        name = entry.name
+        hint: Any = hints[name]
         if name in helps:
             hint = Annotated[hint, tyro.conf.arg(help=helps[name])]
         if entry.default is None:  # None is not a value then, but leaves the choice to the run
-            hint = tyro.conf.DisallowNone[hint]
+            hint = Annotated[hint, tyro.conf.DisallowNone]
         bases = reversed(kind.__mro__)
         base = next(base for base in bases if name in vars(base).get("__annotations__", {}))
         default = field(default=getattr(config, name))
