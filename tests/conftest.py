@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tests.support.commands import TRAIN, metarl
 
 # Of a property; those of test_robust_*.py take shares of it. A machine that is busy is no failure.
 ALIKE = {"deadline": None, "database": None, "print_blob": True}
-settings.register_profile("quick", max_examples=100, derandomize=True, **ALIKE)
+settings.register_profile("quick", max_examples=50, derandomize=True, **ALIKE)
 settings.register_profile("thorough", max_examples=3000, **ALIKE)
 settings.load_profile("quick")
 
@@ -23,6 +24,14 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the backgrou
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers have all cores busy; tests of threads ask
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Keep decoded images from one run of the tests to the next, but not in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METARL_CACHE", str(pytestconfig.cache.mkdir("metarl")))
+        yield
 
 
 @pytest.fixture(scope="session")

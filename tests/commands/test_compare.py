@@ -298,7 +298,6 @@ def test_torchrun_compares_nothing_and_says_so_once(
 SMALL = "--num-tasks 2 --episodes-per-task 2 --hidden 4"
 
 
-@pytest.mark.slow
 def test_runs_side_by_side_are_the_same_runs(tmp_path: Path) -> None:
     words = [f"maml-trpo {SMALL}", "--iterations", 2, "--seeds", 0, 1]
     asked = "--evaluate=--num-tasks 2 --episodes-per-task 2"
@@ -312,7 +311,6 @@ def test_runs_side_by_side_are_the_same_runs(tmp_path: Path) -> None:
     assert Path("beside/table.md").read_text() == Path("alone/table.md").read_text()
 
 
-@pytest.mark.slow
 def test_a_run_that_fails_beside_others_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"maml-trpo {SMALL} --env gone:gone/Gone-v0", "--iterations", 1, "--seeds", 0]
     told = refusal(capsys, "compare", *words, "--jobs", 2, "--out", "failed")
@@ -320,7 +318,7 @@ def test_a_run_that_fails_beside_others_says_why(capsys: pytest.CaptureFixture[s
     assert ".log has the rest" in told
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_runs_stopped_side_by_side_go_on(tmp_path: Path) -> None:
     method = f"maml-trpo {SMALL} --checkpoint-every 100000"
     words = ["compare", method, "--seeds", "0", "1"]

@@ -31,7 +31,6 @@ def test_evaluate_render_and_plot(whole: Path, capsys: pytest.CaptureFixture[str
         assert (whole / "media" / name).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
 # imageio leaves the pipes of its ffmpeg process to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_render_films_a_given_task(whole: Path) -> None:

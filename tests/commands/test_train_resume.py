@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from metarl.commands import cli
+from tests.support import nightly
 from tests.support.commands import TRAIN, checkpoints, history, metarl, refusal
 
 
@@ -23,7 +24,7 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(whole: Path, tmp_
     assert history(tmp_path / "other") != history(whole)[:1]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_number_of_threads_changes_nothing(whole: Path, tmp_path: Path) -> None:
     for threads in ("1", "2", "3"):
         command = [sys.executable, "-m", "metarl", *TRAIN, "--iterations", "3"]
@@ -33,7 +34,7 @@ def test_the_number_of_threads_changes_nothing(whole: Path, tmp_path: Path) -> N
         assert history(out) == history(whole)[:3]
 
 
-@pytest.mark.parametrize("dies_at", [0, 1, 3, 4, 5])
+@pytest.mark.parametrize("dies_at", [nightly(0), 1, nightly(3), 4, 5])
 def test_resume_continues_bit_for_bit(whole: Path, tmp_path: Path, dies_at: int) -> None:
     """Rebuild what a process leaves that dies in the middle of an iteration."""
     run = tmp_path / "run"
@@ -59,7 +60,7 @@ def test_resume_of_a_run_that_died_at_birth(whole: Path, tmp_path: Path) -> None
     assert checkpoints(run) == checkpoints(whole)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # runs/test_long_runs.py kills processes that start faster
 def test_a_killed_process_is_resumed_bit_for_bit(whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [

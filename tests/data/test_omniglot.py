@@ -253,7 +253,7 @@ def real(real_cache: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> Path
     return OMNIGLOT
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_omniglot
 @pytest.mark.parametrize(
     ("split", "sizes"),
@@ -268,7 +268,7 @@ def test_the_real_omniglot_has_its_sizes(split: str, sizes: list[int], real: Pat
     assert 0.05 < ink < 0.12
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_omniglot
 def test_the_vinyals_split_is_the_published_one(real: Path) -> None:
     published = json.loads((real / "vinyals_split.json").read_text())

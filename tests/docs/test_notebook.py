@@ -15,7 +15,7 @@ from tests.support.commands import TRAIN
 NOTEBOOK = ROOT / "docs" / "sinusoid.ipynb"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_notebook_runs_and_maml_fits_what_joint_training_does_not(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -31,7 +31,6 @@ def test_the_notebook_runs_and_maml_fits_what_joint_training_does_not(
     assert float(maml.split()[-1]) < 0.5 < 1 < float(joint.split()[-1])
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:jupyter_client", "ignore::ResourceWarning")
 def test_commands_in_a_notebook_show_one_bar_and_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

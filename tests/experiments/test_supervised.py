@@ -17,6 +17,7 @@ from metarl.runs import checkpoint
 from metarl.runs.folder import Run
 from metarl.runs.records import protocol
 from metarl.supervised.methods import METHODS
+from tests.support import nightly
 from tests.support.commands import checkpoints, history, metarl, refusal
 
 
@@ -24,6 +25,7 @@ SINE = ["train", "regression", "--hidden", "8", "--num-tasks", "4", "--log-every
 SINE += ["--checkpoint-every", "4", "--validation-tasks", "5"]
 MANY_STEPS = {"imaml", "reptile", "maml++", "protomaml"}
 FEW_STEPS = ("--inner-steps", 2, "--test-steps", 3)  # listing the operators of 16 takes a minute
+OF_IMAGES = sorted(set(METHODS) - {"oracle", "leopard"})
 OF_CLASSES = {"leopard", "protomaml", "protonet", "zero-head"}
 
 
@@ -55,7 +57,7 @@ def images(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> lis
     settings = {
         "--data": "folder", "--data-root": folder, "--image-size": 12, "--ways": 2, "--filters": 4,
         "--iterations": 4, "--checkpoint-every": 2, "--log-every": 2, "--num-tasks": 2,
-        "--validation-tasks": 3,
+        "--validation-tasks": 3, "--mode": "eager",
     }  # fmt: skip
     return ["train", "fewshot", *(str(word) for pair in settings.items() for word in pair)]
 
@@ -97,15 +99,21 @@ def test_every_method_of_regression_trains_and_is_evaluated(method: str, tmp_pat
     assert len(json.loads(path.read_text())["mean"]) == 3
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"oracle", "leopard"}))
+@pytest.mark.parametrize(
+    ("method", "mode"),
+    [
+        *((method, "eager") for method in OF_IMAGES),
+        ("maml", "traced"),
+        *(nightly(method, "traced") for method in OF_IMAGES if method != "maml"),
+    ],
+)
 def test_every_method_of_classification_trains_and_is_evaluated(
-    method: str, images: list[str], tmp_path: Path
+    method: str, mode: str, images: list[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     shots = ("--train-shots", 4) if method == "reptile" else ()
     few = FEW_STEPS if method in MANY_STEPS else ()
-    metarl(*images, "--method", method, *shots, *few, "--out", out)
+    metarl(*images, "--method", method, *shots, *few, "--mode", mode, "--out", out)
     metarl("evaluate", out, "--num-tasks", 4)
     (path,) = (out / "evaluations").iterdir()
     result = json.loads(path.read_text())

@@ -14,12 +14,12 @@ import pytest
 from metarl.commands import cli
 from metarl.runs import checkpoint, stopping, trackers
 from metarl.runs.folder import Run
+from tests.support import nightly
 from tests.support.commands import checkpoints, history, metarl, refusal
 
 
 # A method with an outer optimizer, whose moments are part of a checkpoint, and a quick start.
 TRAIN = ["train", "vpg-maml", "--num-tasks", "2", "--episodes-per-task", "2", "--hidden", "4"]
-KILLS = 25
 
 
 def command(argv: list[str]) -> None:
@@ -62,14 +62,14 @@ def wait_for_lines(process: Any, folder: Path, more: int) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.slow
-def test_a_run_killed_at_25_random_moments_is_the_undisturbed_one(
-    processes: Any, tmp_path: Path
+@pytest.mark.parametrize(("kills", "iterations"), [(4, 20), nightly(25, 120)])
+def test_a_run_killed_at_random_moments_is_the_undisturbed_one(
+    kills: int, iterations: int, processes: Any, tmp_path: Path
 ) -> None:
-    words = [*TRAIN, "--iterations", 120, "--checkpoint-every", 4, "--keep-checkpoints", 2]
+    words = [*TRAIN, "--iterations", iterations, "--checkpoint-every", 4, "--keep-checkpoints", 2]
     finished(processes, *words, "--out", tmp_path / "whole")
     killed, chance = tmp_path / "killed", random.Random(0)
-    for _ in range(KILLS):  # at most 4 lines each: the run is never done before
+    for _ in range(kills):  # at most 4 lines each: the run is never done before
         begun = (killed / "config.json").exists()
         argv = ["resume", killed] if begun else [*words, "--out", killed]
         process = started(processes, *argv)
@@ -84,7 +84,6 @@ def test_a_run_killed_at_25_random_moments_is_the_undisturbed_one(
     assert history(killed) == history(tmp_path / "whole")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(
     processes: Any, tmp_path: Path, number: signal.Signals

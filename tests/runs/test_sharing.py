@@ -133,7 +133,6 @@ def bare(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "bare", ignore=ignored))
 
 
-@pytest.mark.slow
 def test_a_run_without_evaluation_and_picture_is_shared_with_a_film(
     bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -336,7 +336,6 @@ def test_commands_read_tensors_alone_from_a_checkpoint(whole: Path, tmp_path: Pa
     assert history(run)[:4] == history(whole)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("algo", ["sac", "td3"])
 def test_replay_buffer_is_resumed_too(algo: str, tmp_path: Path) -> None:
     words = ["train", "sb3", "--algo", algo, "--hidden", 8, "--num-envs", 4, "--eval-every", 600]
@@ -459,7 +458,6 @@ def test_mistake_is_one_line_and_leaves_no_folder(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 @runs(PAGE, "train", "headstart", "adapt", "wrap", "fine-tune")
 def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Word for word but for the sizes, with the runs that the text between the blocks names."""

@@ -1,7 +1,7 @@
 """Cases for the properties of test_robust_*.py: commands that must end well, or in one clear line.
 
 ``pytest tests/*/test_robust_*.py`` takes a sample, the same each time. ``--hypothesis-profile
-thorough`` takes 30 times as many, more than 10,000 over all: see docs/robustness.md.
+thorough`` takes 60 times as many, more than 10,000 over all: see docs/robustness.md.
 """
 
 import contextlib
