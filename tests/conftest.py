@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "whole"
     metarl(*TRAIN, "--iterations", 6, "--out", folder)
     return folder
+
+
+@pytest.fixture
+def copied(whole: Path, tmp_path: Path) -> Path:
+    """A copy of `whole` that a test may change, without evaluations and pictures."""
+    ignored = shutil.ignore_patterns("evaluations", "media")
+    return Path(shutil.copytree(whole, tmp_path / "run", ignore=ignored))
+
+
+@pytest.fixture
+def free_threads() -> Iterator[None]:
+    """Let a test set the number of threads; put it back afterwards."""
+    allowed = torch.get_num_threads()
+    yield
+    torch.set_num_threads(allowed)
 
 
 @pytest.fixture

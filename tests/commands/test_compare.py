@@ -20,7 +20,7 @@ from metarl.commands.side_by_side import AllStopped, SideBySide, divided
 from metarl.drawing.curves import figure
 from metarl.experiments import presets
 from metarl.runs.folder import Run
-from tests.support.commands import checkpoints, history, metarl, refusal
+from tests.support.commands import FEW, checkpoints, history, metarl, refusal
 
 
 METHODS = ("maml-trpo", "vpg-maml --outer-lr 0.01")
@@ -92,7 +92,7 @@ def test_evaluations_typed_by_hand_stay_out_of_the_table_and_the_figure(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table, drawn = (folder / "table.md").read_bytes(), []
-    sizes = ("--num-tasks", 2, "--episodes-per-task", 2)
+    sizes = FEW
     metarl("evaluate", folder / NAMES[0], *sizes, "--inner-lr", 2)  # the same protocol
     metarl("evaluate", folder / NAMES[1], "--num-tasks", 3, "--episodes-per-task", 2)
 

@@ -17,6 +17,7 @@ from metarl.core import MetaState, tree
 from metarl.core.seeding import numpy_generator, torch_generator
 from metarl.core.speed import processes
 from tests.support import nightly, ranks
+from tests.support.commands import history
 
 
 RL = ["--num-tasks", 5, "--episodes-per-task", 4, "--hidden", 8, "--checkpoint-every", 5]
@@ -95,10 +96,10 @@ def test_any_number_of_processes_trains_alike(
     for size in (1, *sizes):
         started = ranks.start(size, tmp_path, ranks.metarl, [*words, "--out", tmp_path / str(size)])
         assert started.join() == [0] * size, started.told()
-    alone = ranks.metrics(tmp_path / "1")
+    alone = history(tmp_path / "1")
     assert len(alone) == iterations
     for size in sizes:
-        assert largest_gap(ranks.metrics(tmp_path / str(size)), alone) < 1e-5
+        assert largest_gap(history(tmp_path / str(size)), alone) < 1e-5
 
 
 def in_float64(out: Path, name: str) -> None:
@@ -172,7 +173,7 @@ def test_a_killed_process_ends_the_run_and_another_number_goes_on(
         begun = (folder / "config.json").exists()
         argv = ["resume", folder] if begun else [*words, "--out", folder]
         started = ranks.start(size, tmp_path, ranks.metarl, argv)
-        wait_for_lines(started, folder, chance.randrange(1, 6))
+        ranks.wait_for_lines(started.processes, folder, chance.randrange(1, 6))
         time.sleep(chance.random() * 0.02)
         victim = chance.randrange(size)
         started.processes[victim].kill()
@@ -185,18 +186,7 @@ def test_a_killed_process_ends_the_run_and_another_number_goes_on(
         assert started.told() == []
     started = ranks.start(3, tmp_path, ranks.metarl, ["resume", folder])
     assert started.join() == [0, 0, 0], started.told()
-    assert largest_gap(ranks.metrics(folder), ranks.metrics(tmp_path / "whole")) < 1e-5
-
-
-def wait_for_lines(started: ranks.Ranks, folder: Path, more: int) -> None:
-    path = folder / "metrics.jsonl"
-
-    def lines() -> int:
-        return path.read_bytes().count(b"\n") if path.exists() else 0
-
-    goal = lines() + more
-    while lines() < goal and all(process.is_alive() for process in started.processes):
-        time.sleep(0.002)
+    assert largest_gap(history(folder), history(tmp_path / "whole")) < 1e-5
 
 
 def failing_in_one(words: list[Any]) -> None:
@@ -241,13 +231,13 @@ def test_a_signal_stops_all_processes_after_one_checkpoint(tmp_path: Path) -> No
     words = [*COMMANDS["vpg-maml"], "--iterations", 40, "--checkpoint-every", 40]
     folder = tmp_path / "run"
     started = ranks.start(2, tmp_path, ranks.metarl, [*words, "--out", folder])
-    wait_for_lines(started, folder, 2)
+    ranks.wait_for_lines(started.processes, folder, 2)
     started.processes[1].terminate()  # one alone: the others learn it from that one
     assert started.join() == [128 + signal.SIGTERM] * 2
     (line,) = started.told()
     assert "stopped by SIGTERM" in line
     (_, stopped) = sorted(int(p.stem) for p in (folder / "checkpoints").iterdir())
-    assert len(ranks.metrics(folder)) == stopped
+    assert len(history(folder)) == stopped
 
 
 def test_what_is_not_finite_is_told_once(tmp_path: Path) -> None:

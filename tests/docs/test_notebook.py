@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support import ROOT
-from tests.support.commands import TRAIN
+from tests.support.commands import FEW, TRAIN
 
 
 NOTEBOOK = ROOT / "docs" / "sinusoid.ipynb"
@@ -39,10 +39,9 @@ def test_commands_in_a_notebook_show_one_bar_and_tables(
     nbformat = importlib.import_module("nbformat")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     train = [*TRAIN, "--iterations", "40", "--out", "run"]
-    small = ["--num-tasks", "2", "--episodes-per-task", "2"]
     cells = [
         f"from metarl.commands import cli\ncli.run({train})",
-        f'cli.run(["evaluate", "run", *{small}])',
+        f'cli.run(["evaluate", "run", *{FEW}])',
         'cli.run(["plot", "run", "--nothing"])',
     ]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells])

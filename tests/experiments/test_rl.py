@@ -1,7 +1,6 @@
 """The table of meta-RL experiments: what every row must satisfy, and that each of them learns."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -131,19 +130,12 @@ def test_resumed_a_run_goes_on_with_the_same_bits(name: str, tmp_path: Path) -> 
     assert checkpoints(tmp_path / "run")[last] == checkpoints(tmp_path / "whole")[last]
 
 
-@pytest.fixture
-def _threads() -> Iterator[None]:
-    allowed = torch.get_num_threads()
-    yield
-    torch.set_num_threads(allowed)
-
-
 # Torch splits a sum of more than 32,768 terms over threads: over weights, or over transitions.
 WIDE = ("--num-tasks", 2, "--episodes-per-task", 2, "--hidden", 192, 192)
 MANY = ("--num-tasks", 20, "--episodes-per-task", 20, "--hidden", 4)
 
 
-@pytest.mark.usefixtures("_threads")
+@pytest.mark.usefixtures("free_threads")
 @pytest.mark.parametrize(
     ("name", "size"),
     [("e-maml", WIDE), ("promp", MANY)]
