@@ -40,9 +40,10 @@ def test_the_quick_command_runs_in_small(tmp_path: Path, monkeypatch: pytest.Mon
 
 @runs("README.md", "tests")
 def test_the_checks_run_the_test_command_word_for_word() -> None:
-    checks = (ROOT / ".ci/run").read_text()
-    (function,) = re.findall(r"^block\(\) .*$", checks, re.MULTILINE)
+    shared, checks = ((ROOT / ".ci" / name).read_text() for name in ("common.sh", "run"))
+    (function,) = re.findall(r"^block\(\) .*$", shared, re.MULTILINE)
     assert 'command="$(block tests)"' in checks
+    assert 'bash -euo pipefail -c "$command"' in checks
     bash = ["bash", "-c", f"{function}\nblock tests"]
     taken = subprocess.run(bash, check=True, cwd=ROOT, capture_output=True, text=True).stdout
     assert taken == block("README.md", "tests")
