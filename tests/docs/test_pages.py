@@ -151,7 +151,10 @@ def test_the_test_above_sees_commands() -> None:
         ("evaluate runs/quick --nothing 1", "Unrecognized options: --nothing"),
         ("train promp --nothing 1", "Unrecognized options"),
         ("train promp --preset nothing", "no preset"),
-        ("train regression --method reptile --inner meta-sgd", "has no gradient for what inner="),
+        (
+            "train regression --method reptile --inner meta-sgd",
+            "cannot learn the step sizes of inner=",
+        ),
         ("train regression --num-tasks NAME", "what NAME stands for after --num-tasks"),
         ("train regression --method NAME --nonsense 3", "Unrecognized options: --nonsense"),
         ("train nosuch --help", "nosuch"),

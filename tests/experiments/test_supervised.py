@@ -173,7 +173,7 @@ def test_the_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "line"),
     [
         (["--method", "mamml"], "there is no --method mamml"),
-        (["--method", "protomaml"], "needs classes: use `train fewshot`"),
+        (["--method", "protomaml"], "requires classes; use `train fewshot`"),
         (["--preset", "omniglot-maml"], "choose one of sinusoid-paper"),
         (["--method", "maml", "--no-first-order"], "--no-first-order"),
         (["--checkpoint-every", "5"], "must be a multiple of --log-every 2, got 5"),
@@ -237,10 +237,10 @@ def test_impossible_classifications_are_one_line(
         (["--tune-inner-lr", "--inner-lr", 1], "leave out --inner-lr"),
         (["--tune-inner-lr", "--test-steps", 0], "needs --test-steps of at least 1"),
         (["--ensemble", 2, "--checkpoint", 0], "leave out --checkpoint"),
-        (["--ensemble", 9], "needs as many checkpoints with a validation"),
+        (["--ensemble", 9], "requires as many validated checkpoints"),
         (["--nearest-neighbor", "--inner-lr", 1], "does not adapt; leave out --ensemble"),
         (["--nearest-neighbor"], "--nearest-neighbor needs classes"),
-        (["--ways", 3], "is a run without --num-ways"),
+        (["--ways", 3], "has no setting --num-ways"),
         (["--checkpoint", 3], "has no checkpoint of iteration 3"),
     ],
 )
@@ -350,4 +350,4 @@ def test_other_ways_need_another_head(
 ) -> None:
     metarl(*images, "--out", tmp_path / "run")
     line = refusal(capsys, "evaluate", tmp_path / "run", "--ways", "3")
-    assert "learned a head for 2 classes; use --start zero or prototypes for 3" in line
+    assert "has a learned head for 2 classes; use --start zero or prototypes for 3" in line
