@@ -17,13 +17,14 @@ from metarl.core import (
     numpy_generator,
     torch_generator,
 )
-from metarl.experiment import Evaluation, Experiment, Report, best_rate
+from metarl.experiment import Evaluation, Experiment, Report
 from metarl.experiments.policies import MetaPolicy, sampler_of
 from metarl.experiments.policies import Parts as Parts
 from metarl.experiments.policies import build as build
 from metarl.experiments.rl_rendering import RLRendering, draw_episodes, draw_paths
 from metarl.experiments.rl_settings import RLConfig as RLConfig
 from metarl.experiments.rl_settings import config_class as config_class
+from metarl.experiments.tuning import best_rate
 from metarl.rl import AdaptationCurve, TaskDescription, paper_episodes, paper_tasks, rollout_metrics
 from metarl.rl.methods import METHODS
 from metarl.runs import Subject, unset
@@ -113,7 +114,7 @@ class MetaRL(Experiment[RLConfig]):
         """
         episodes = episodes or paper_episodes(sampler_of(self.config, 1, 1).horizon)
         self.parts = build(self.config, num_tasks=num_tasks, episodes=episodes)
-        self.require_fitting(params)
+        self.require_matching(params)
         return MetaPolicy(self.config, self.parts, params)
 
     def describe(self) -> Subject:
@@ -186,8 +187,11 @@ class MetaRL(Experiment[RLConfig]):
         return num_steps
 
     def draw_adaptation(
-        self, shown: Sequence[Experiment[Any]], metas: Sequence[MetaParams], options: RLRendering
+        self,
+        experiments: Sequence[Experiment[Any]],
+        metas: Sequence[MetaParams],
+        options: RLRendering,
     ) -> None:
         """Draw paths in the plane, or one episode before and after adaptation."""
         draw_rows = draw_paths if self.config.env == PLANE else draw_episodes
-        draw_rows(list(zip(shown, metas, strict=True)), options)
+        draw_rows(list(zip(experiments, metas, strict=True)), options)

@@ -108,7 +108,7 @@ class SinusoidRegression(Supervised[RegressionConfig]):
     def examples(self, run: Run, *, tasks: int = 2, seed: int = 1) -> list[Fit]:
         """Return the last checkpoint of a run adapted to test sinusoids, to be plotted."""
         params = self.read(run, run.choose_checkpoint(None))
-        self.require_fitting(params)
+        self.require_matching(params)
         drawn = self.sinusoids(QUERIES).sample(tasks, torch_generator(seed, 0, "picture"))
         return [
             self._fit(

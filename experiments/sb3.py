@@ -250,11 +250,11 @@ class StableBaselines(Experiment[SB3Config]):
         return Report(name, values, [Table(title, ["mean return", "95 % interval"], rows)])
 
     def draw_adaptation(
-        self, shown: Sequence[Experiment[Any]], metas: Sequence[Any], options: Any
+        self, experiments: Sequence[Experiment[Any]], metas: Sequence[Any], options: Any
     ) -> None:
         """Record one episode of each run."""
         rows = []
-        for one, model in zip(shown, metas, strict=True):
+        for one, model in zip(experiments, metas, strict=True):
             task = tasks_shown(self.single, options, options.task or one.config.task)[0]
             (played,), pace = play(recorder_of(one), policy_of(model), [NO_PARAMS], task, options)
             rows.append([Shot(one.config.algo, float(played.returns[-1]), played)])

@@ -22,9 +22,10 @@ from metarl.core import (
     tree,
 )
 from metarl.core.speed import processes
-from metarl.experiment import Evaluation, Experiment, Report, best_rate
+from metarl.experiment import Evaluation, Experiment, Report
 from metarl.experiments.supervised_settings import SupervisedConfig
 from metarl.experiments.supervised_setup import Parts, started
+from metarl.experiments.tuning import best_rate
 from metarl.runs import Run, Subject, unset
 from metarl.supervised import Curves, adaptation_curves
 from metarl.supervised.methods import METHODS, Start
@@ -155,7 +156,7 @@ class Supervised(SupervisedTraining[Config]):
     evaluation = SupervisedEvaluation
     quick = ("--num-tasks", "100")
 
-    def asked(self, options: SupervisedEvaluation) -> Experiment[Config]:
+    def with_options(self, options: SupervisedEvaluation) -> Experiment[Config]:
         """Return the experiment with the settings that the evaluation overrides."""
         config, run, start = self.config, options.run, options.start
         values = {n: v for n in OVERRIDES if (v := getattr(options, n)) is not None}
@@ -185,10 +186,10 @@ class Supervised(SupervisedTraining[Config]):
         )
         return self.changed(**values)
 
-    def chosen(self, run: Run, options: SupervisedEvaluation) -> list[int]:
+    def checkpoints_for(self, run: Run, options: SupervisedEvaluation) -> list[int]:
         """Return the checkpoint of the options, or the best validated ones for an ensemble."""
         if options.ensemble == 1:
-            return super().chosen(run, options)
+            return super().checkpoints_for(run, options)
         scores = {
             entry["iteration"]: entry.get("validation/accuracy", -entry["validation/loss"])
             for entry in run.metrics()
@@ -204,7 +205,7 @@ class Supervised(SupervisedTraining[Config]):
 
     def evaluate(self, metas: Sequence[MetaParams], options: SupervisedEvaluation) -> Report:
         """Report loss and accuracy after 0, 1, ..., K steps on test tasks."""
-        self.require_fitting(metas[0])
+        self.require_matching(metas[0])
         if options.start not in (None, self.config.start):
             loop = started(self.parts.test_loop, options.start, self.parts.model)
             self.parts = self.parts._replace(test_loop=loop)

@@ -230,7 +230,7 @@ class TextClassification(SupervisedTraining[TextConfig]):
             draw(1, torch_generator(self.config.seed, 0, "trial", device=self.device))
         return super().prepare()
 
-    def asked(self, options: TextEvaluation) -> Experiment[TextConfig]:
+    def with_options(self, options: TextEvaluation) -> Experiment[TextConfig]:
         """Return the experiment with the settings that the evaluation overrides."""
         if options.inner_lr is not None and self.config.inner == "lslr":
             raise ValueError(
@@ -244,7 +244,7 @@ class TextClassification(SupervisedTraining[TextConfig]):
         (params,), config = metas, self.config
         tasks = chosen_tasks(config, options)
         self.parts = self.built(tasks, ways=len(params.model.get("head.bias", ())) or None)
-        self.require_fitting(params)
+        self.require_matching(params)
 
         def prepare(support: Batch, index: int) -> tuple[Batch, ...]:
             generator = torch_generator(options.seed, index, "minibatches", device=self.device)

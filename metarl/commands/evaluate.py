@@ -24,10 +24,10 @@ def main(named: Opened, options: Any) -> None:
     """Evaluate, print the tables and write the results to the run folder."""
     began = time.perf_counter()
     run, trained = named.run, named.experiment.changed(device=options.device)
-    iterations = trained.chosen(run, options)
+    iterations = trained.checkpoints_for(run, options)
     metas = [trained.read(run, iteration) for iteration in iterations]
     require_writable(run.evaluation_path("new"))
-    report = trained.asked(options).evaluate(metas, options)
+    report = trained.with_options(options).evaluate(metas, options)
     *tables, result = report.tables
     used = ", ".join(map(str, iterations))
     title = f"{options.run}, iteration {used}: {result.title}"
