@@ -160,7 +160,7 @@ def test_the_test_above_sees_commands() -> None:
         ("train nosuch --help", "nosuch"),
         ("nosuch", "nosuch"),
         ('compare "maml-trpo --nonsense" --out DIR', "Unrecognized options: --nonsense"),
-        ("compare nosuch --out DIR", "there is no method .*nosuch"),
+        ("compare nosuch --out DIR", "unknown method .*nosuch"),
         ("compare promp --preset nothing --out DIR", "no preset"),
         ('compare promp --out DIR --evaluate="--nothing"', "Unrecognized options: --nothing"),
         ("compare ... --nothing 4", "Unrecognized options: --nothing"),

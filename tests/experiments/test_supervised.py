@@ -172,9 +172,9 @@ def test_the_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--method", "mamml"], "there is no --method mamml"),
+        (["--method", "mamml"], "unknown --method mamml"),
         (["--method", "protomaml"], "requires classes; use `train fewshot`"),
-        (["--preset", "omniglot-maml"], "choose one of sinusoid-paper"),
+        (["--preset", "omniglot-maml"], "expected one of sinusoid-paper"),
         (["--method", "maml", "--no-first-order"], "--no-first-order"),
         (["--checkpoint-every", "5"], "must be a multiple of --log-every 2, got 5"),
         (["--inner-lr", "-1"], "--inner-lr must be at least 0"),

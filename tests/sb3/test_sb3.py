@@ -316,7 +316,7 @@ def test_damaged_checkpoint_is_passed_over(whole: Path, tmp_path: Path, capsys: 
     path.write_bytes(path.read_bytes()[:1000])
     assert "00000003.zip is not a whole checkpoint of this run" in refusal(capsys, "evaluate", run)
     metarl("resume", run)
-    assert "trying an earlier one" in capsys.readouterr().err
+    assert "trying an earlier checkpoint" in capsys.readouterr().err
     assert history(run) == history(whole)
 
 
