@@ -181,7 +181,7 @@ class MetaRL(Experiment[RLConfig]):
             ),
             (
                 options.tune_inner_lr and not num_steps,
-                "tune_inner_lr needs inner_steps of at least 1",
+                "tune_inner_lr requires inner_steps of at least 1",
             ),
         )
         return num_steps

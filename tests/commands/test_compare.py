@@ -203,7 +203,7 @@ def test_methods_of_one_name_are_refused(
 
 
 def test_a_comparison_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="compare needs methods"):
+    with pytest.raises(ValueError, match="compare requires methods"):
         Compare(methods=(), out=Path("x"))
     with pytest.raises(ValueError, match="`seeds` must contain at least one seed"):
         Compare(methods=("promp",), out=Path("x"), seeds=())

@@ -203,7 +203,7 @@ def test_impossible_regressions_are_one_line(
         ),
         (["--start", "zero", "--inner", "meta-curvature+lslr"], "use --inner sgd, adam or lslr"),
         (["--method", "reptile", "--train-shots", 1, "--adapts", "head"], "use --adapts all"),
-        (["--method", "imaml", "--start", "zero"], "needs --start learned, got zero"),
+        (["--method", "imaml", "--start", "zero"], "requires --start learned, got --start zero"),
         (["--method", "protomaml", "--inner-batch", 2], "leave out --inner-batch"),
         (["--method", "imaml", "--inner-batch", 2], "leave out --inner-batch"),
         (["--method", "imaml", "--first-order"], "leave out --first-order"),
@@ -234,12 +234,12 @@ def test_impossible_classifications_are_one_line(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--tune-inner-lr", "--inner-lr", 1], "leave out --inner-lr"),
-        (["--tune-inner-lr", "--test-steps", 0], "needs --test-steps of at least 1"),
-        (["--ensemble", 2, "--checkpoint", 0], "leave out --checkpoint"),
+        (["--tune-inner-lr", "--inner-lr", 1], "are mutually exclusive"),
+        (["--tune-inner-lr", "--test-steps", 0], "requires --test-steps of at least 1"),
+        (["--ensemble", 2, "--checkpoint", 0], "are mutually exclusive"),
         (["--ensemble", 9], "requires as many validated checkpoints"),
         (["--nearest-neighbor", "--inner-lr", 1], "does not adapt; leave out --ensemble"),
-        (["--nearest-neighbor"], "--nearest-neighbor needs classes"),
+        (["--nearest-neighbor"], "--nearest-neighbor requires classes"),
         (["--ways", 3], "has no setting --num-ways"),
         (["--checkpoint", 3], "has no checkpoint of iteration 3"),
     ],
@@ -274,7 +274,7 @@ def test_a_run_is_evaluated_from_another_start_than_its_own(
         assert len({json.dumps(protocol(entry)) for entry in entries}) == 3
     metarl(*images, "--method", "protomaml", *FEW_STEPS, "--out", tmp_path / "proto")
     line = refusal(capsys, "evaluate", tmp_path / "proto", "--start", "learned")
-    assert "learned no head; leave out --start" in line
+    assert "has no learned head; leave out --start" in line
 
 
 def test_queries_are_written_down_as_they_were(

@@ -316,7 +316,7 @@ def test_impossible_runs_are_one_line(
         (["--tasks", "sounds"], "there is no task 'sounds'"),
         (["--tasks", "hats", "--shots", 8], "8 rows of each class, got 6 of 'red'; lower"),
         (["--shots", "2,x"], "--shots must be numbers such as 4,8,16"),
-        (["--inner-lr", 0.1], "learned its rates (inner=lslr); leave out --inner-lr"),
+        (["--inner-lr", 0.1], "has learned step sizes (inner=lslr); leave out --inner-lr"),
         (["--checkpoint", 3], "has no checkpoint of iteration 3"),
     ],
 )
