@@ -156,7 +156,9 @@ def test_another_question_in_the_same_folder_is_refused(
 ) -> None:
     before = contents(folder)
     flags = ("--env", "metarl/Bandit-v0", "--preset", "tiny", "--out", "c")
-    assert "was started with another --env" in refusal(capsys, "compare", "maml-trpo", *flags)
+    assert "was started with a different value of --env" in refusal(
+        capsys, "compare", "maml-trpo", *flags
+    )
     assert contents(folder) == before
 
 
@@ -170,7 +172,7 @@ def test_the_last_method_is_checked_before_the_first_is_trained(
 
 @pytest.mark.parametrize("text", ["", "maml", "render"])
 def test_an_unknown_method_is_named(text: str) -> None:
-    with pytest.raises(ValueError, match="there is no method"):
+    with pytest.raises(ValueError, match="unknown method"):
         read_entry(text)
 
 
@@ -196,16 +198,16 @@ def test_methods_of_one_name_are_refused(
     methods: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = refusal(capsys, "compare", *methods, "--out", tmp_path / "c")
-    assert "would share its folders" in told
+    assert "must be listed once" in told
     assert not (tmp_path / "c").exists()
 
 
 def test_a_comparison_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="compare needs methods"):
+    with pytest.raises(ValueError, match="compare requires methods"):
         Compare(methods=(), out=Path("x"))
-    with pytest.raises(ValueError, match="`seeds` needs at least one"):
+    with pytest.raises(ValueError, match="`seeds` must contain at least one seed"):
         Compare(methods=("promp",), out=Path("x"), seeds=())
-    with pytest.raises(ValueError, match="name each once"):
+    with pytest.raises(ValueError, match="must be distinct"):
         Compare(methods=("promp",), out=Path("x"), seeds=(0, 0))
 
 

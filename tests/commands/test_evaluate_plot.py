@@ -70,8 +70,11 @@ def test_variants_train_and_evaluate(flags: list[str], tmp_path: Path) -> None:
     ("words", "expected"),
     [
         (["evaluate", "--inner-lr", "nan"], "--inner-lr must be finite"),
-        (["evaluate", "--inner-lr", "1", "--tune-inner-lr"], "leave out --inner-lr"),
-        (["evaluate", "--inner-steps", "0", "--tune-inner-lr"], "needs --inner-steps of at least"),
+        (["evaluate", "--inner-lr", "1", "--tune-inner-lr"], "are mutually exclusive"),
+        (
+            ["evaluate", "--inner-steps", "0", "--tune-inner-lr"],
+            "requires --inner-steps of at least",
+        ),
         (["render", "--inner-lr", "1", "2", "--out", "a.png"], "one step size per run: 1, got 2"),
         (["render", "--task", "{bad", "--out", "a.png"], "must be JSON"),
         (["render", "--inner-steps=-1", "--out", "a.png"], "--inner-steps must be at least 0"),

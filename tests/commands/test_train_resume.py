@@ -119,6 +119,6 @@ def test_resume_changes_nothing_where_no_checkpoint_or_not_all_metrics_can_be_re
     capsys.readouterr()
     with pytest.raises(SystemExit):
         cli.main(["resume", str(copied), "--iterations", "1"])
-    assert "nothing was changed" in capsys.readouterr().err.splitlines()[-1]
+    assert "the run was not changed" in capsys.readouterr().err.splitlines()[-1]
     assert history(copied) == history(whole)
     assert {path.read_bytes() for path in (copied / "checkpoints").iterdir()} == {b"damaged"}

@@ -180,9 +180,9 @@ def test_the_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--method", "mamml"], "there is no --method mamml"),
-        (["--method", "protomaml"], "needs classes: use `train fewshot`"),
-        (["--preset", "omniglot-maml"], "choose one of sinusoid-paper"),
+        (["--method", "mamml"], "unknown --method mamml"),
+        (["--method", "protomaml"], "requires classes; use `train fewshot`"),
+        (["--preset", "omniglot-maml"], "expected one of sinusoid-paper"),
         (["--method", "maml", "--no-first-order"], "--no-first-order"),
         (["--checkpoint-every", "5"], "must be a multiple of --log-every 2, got 5"),
         (["--inner-lr", "-1"], "--inner-lr must be at least 0"),
@@ -211,7 +211,7 @@ def test_impossible_regressions_are_one_line(
         ),
         (["--start", "zero", "--inner", "meta-curvature+lslr"], "use --inner sgd, adam or lslr"),
         (["--method", "reptile", "--train-shots", 1, "--adapts", "head"], "use --adapts all"),
-        (["--method", "imaml", "--start", "zero"], "needs --start learned, got zero"),
+        (["--method", "imaml", "--start", "zero"], "requires --start learned, got --start zero"),
         (["--method", "protomaml", "--inner-batch", 2], "leave out --inner-batch"),
         (["--method", "imaml", "--inner-batch", 2], "leave out --inner-batch"),
         (["--method", "imaml", "--first-order"], "leave out --first-order"),
@@ -242,13 +242,13 @@ def test_impossible_classifications_are_one_line(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--tune-inner-lr", "--inner-lr", 1], "leave out --inner-lr"),
-        (["--tune-inner-lr", "--test-steps", 0], "needs --test-steps of at least 1"),
-        (["--ensemble", 2, "--checkpoint", 0], "leave out --checkpoint"),
-        (["--ensemble", 9], "needs as many checkpoints with a validation"),
+        (["--tune-inner-lr", "--inner-lr", 1], "are mutually exclusive"),
+        (["--tune-inner-lr", "--test-steps", 0], "requires --test-steps of at least 1"),
+        (["--ensemble", 2, "--checkpoint", 0], "are mutually exclusive"),
+        (["--ensemble", 9], "requires as many validated checkpoints"),
         (["--nearest-neighbor", "--inner-lr", 1], "does not adapt; leave out --ensemble"),
-        (["--nearest-neighbor"], "--nearest-neighbor needs classes"),
-        (["--ways", 3], "is a run without --num-ways"),
+        (["--nearest-neighbor"], "--nearest-neighbor requires classes"),
+        (["--ways", 3], "has no setting --num-ways"),
         (["--checkpoint", 3], "has no checkpoint of iteration 3"),
     ],
 )
@@ -282,7 +282,7 @@ def test_a_run_is_evaluated_from_another_start_than_its_own(
         assert len({json.dumps(protocol(entry)) for entry in entries}) == 3
     metarl(*images, "--method", "protomaml", *FEW_STEPS, "--out", tmp_path / "proto")
     line = refusal(capsys, "evaluate", tmp_path / "proto", "--start", "learned")
-    assert "learned no head; leave out --start" in line
+    assert "has no learned head; leave out --start" in line
 
 
 def test_queries_are_written_down_as_they_were(
@@ -358,4 +358,4 @@ def test_other_ways_need_another_head(
 ) -> None:
     metarl(*images, "--out", tmp_path / "run")
     line = refusal(capsys, "evaluate", tmp_path / "run", "--ways", "3")
-    assert "learned a head for 2 classes; use --start zero or prototypes for 3" in line
+    assert "has a learned head for 2 classes; use --start zero or prototypes for 3" in line

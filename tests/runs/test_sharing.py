@@ -173,7 +173,7 @@ def test_a_film_that_fails_stops_no_push(
 
     monkeypatch.setattr("metarl.experiments.rl_rendering.paths_video", broken)
     metarl("push", bare, tmp_path / "shared")
-    assert "a picture and no film (no ink)" in capsys.readouterr().err
+    assert "shared an image instead of a video (no ink)" in capsys.readouterr().err
     assert files(tmp_path / "shared/media") == {"adaptation.png"}
 
 

@@ -300,7 +300,7 @@ def test_run_without_a_whole_checkpoint_is_one_line_and_left_as_it_is(
     with pytest.raises(SystemExit) as stopped:
         cli.main(["resume", str(copied)])
     assert stopped.value.code == 1
-    assert "nothing was changed" in capsys.readouterr().err.splitlines()[-1]
+    assert "the run was not changed" in capsys.readouterr().err.splitlines()[-1]
     assert history(copied) == history(whole)
 
 
