@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any, TypeAlias, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 

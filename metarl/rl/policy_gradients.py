@@ -8,21 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from metarl.core import (
-    InnerLoop,
-    MetaLearner,
-    MetaParams,
-    MetaState,
-    Metrics,
-    Outer,
-    Params,
-    Task,
-    backprop,
-    gradient_learner,
-    no_constants,
-    reptile,
-    tree,
-)
+from metarl import core
+from metarl.core import InnerLoop, MetaLearner, MetaParams, MetaState, Metrics, Outer, Task, tree
 from metarl.core.speed import chunks, processes
 from metarl.rl.episodes import chunk_of, zero_task_padding
 from metarl.rl.losses import mean_kl, surrogate
@@ -49,7 +36,7 @@ def surrogate_loss(
             step on the episodes that it collected (ProMP, Rothfuss et al. 2019, eq. 13).
     """
 
-    def outer(path: list[Params], task: Task) -> tuple[Tensor, Metrics]:
+    def outer(path: list[core.Params], task: Task) -> tuple[Tensor, Metrics]:
         adapted = policy.unroll(path[-1], task.query)
         loss = surrogate(adapted, task.query, clip=clip)
         metrics = {"outer/surrogate": loss, "outer/kl": mean_kl(adapted, task.query)}
@@ -68,7 +55,7 @@ def policy_gradient(
     loop: InnerLoop,
     outer: Outer,
     *,
-    estimator: Any = backprop,
+    estimator: Any = core.backprop,
     epochs: int = 1,
     optimizer: Any = torch.optim.Adam,
     chunk_size: int | None = None,
@@ -91,7 +78,7 @@ def policy_gradient(
         metrics of the outer loss after the last step, and ``outer/improvement``: how much smaller
         the outer loss became; without its penalties if it reports ``outer/surrogate``.
     """
-    learner_of = partial(gradient_learner, loop, estimator(loop, outer), optimizer, **options)
+    learner_of = partial(core.gradient_learner, loop, estimator(loop, outer), optimizer, **options)
 
     def step(state: MetaState, tasks: Task) -> tuple[MetaState, Metrics]:
         tasks = zero_task_padding(tasks)
@@ -156,10 +143,10 @@ def reptile_rl(
         raise ValueError(f"reptile needs inner_steps of at least 1, got {loop.num_steps}")
     if loop.first_order:
         raise ValueError("reptile has no second derivatives to drop; leave out first_order")
-    if loop.optimizer.constants is not no_constants:
+    if loop.optimizer.constants is not core.no_constants:
         raise ValueError("reptile learns no rates; use sgd or adam as the inner optimizer")
     return policy_gradient(
-        loop, surrogate_loss(policy), estimator=reptile, optimizer=torch.optim.SGD,
+        loop, surrogate_loss(policy), estimator=core.reptile, optimizer=torch.optim.SGD,
         lr=outer_lr, epochs=epochs, chunk_size=chunk_size,
     )  # fmt: skip
 

@@ -50,9 +50,9 @@ class Program:
         forms: list[pytree.TreeSpec] = []
 
         def flat(*inputs: Tensor) -> list[Tensor]:
-            found, form = pytree.tree_flatten(self._function(*tree.replace_leaves(arguments, inputs)))
-            forms.append(form)
-            return found
+            results = self._function(*tree.replace_leaves(arguments, inputs))
+            forms.append(pytree.tree_structure(results))
+            return tree.leaves(results)
 
         traced = make_fx(flat)(*leaves)
         if not self._compiled:
