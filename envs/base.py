@@ -152,7 +152,6 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
         options: dict[str, Any] | None = None,
     ) -> tuple[Array, dict[str, Any]]:
         """Start one episode in every row; `seed` may be one per row."""
-        del options
         if isinstance(seed, int | np.integer):
             seed = range(int(seed), int(seed) + self.num_envs)
         seeds = itertools.repeat(None, self.num_envs) if seed is None else seed

@@ -97,9 +97,6 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
         self, *, num_states: int = 10, num_actions: int = 5, observe_task: bool = False
     ) -> None:
         """Start with some task of the distribution; set `task` to choose another."""
-        if num_states < 1 or num_actions < 1:
-            got = f"num_states={num_states}, num_actions={num_actions}"
-            raise ValueError(f"an MDP has at least one state and one action, got {got}")
         self.size = num_states, num_actions
         self.observe_task = observe_task
         self.observation_space: spaces.Box = self.space()

@@ -134,9 +134,10 @@ class InnerLoop:
         return name not in self.per_step and self.fast(name)
 
     def _one_per_step(self, batches: Batches) -> Batches:
-        if self.num_steps is None or len(batches) == self.num_steps:
+        if self.num_steps is None:
             return batches
-        if len(batches) == 1 or 1 < len(batches) < self.num_steps:
-            return tuple(islice(cycle(batches), self.num_steps))
-        most = max(1, self.num_steps)
-        raise ValueError(f"expected one to {most} support batches (num_steps), got {len(batches)}")
+        least, most = min(1, self.num_steps), max(1, self.num_steps)
+        if not least <= len(batches) <= most:
+            given = len(batches)
+            raise ValueError(f"expected one to {most} support batches (num_steps), got {given}")
+        return tuple(islice(cycle(batches), self.num_steps))

@@ -77,7 +77,6 @@ class _LinearMap(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
         """Keep the two maps."""
-        del output
         ctx.maps = inputs[1:]
 
     @staticmethod

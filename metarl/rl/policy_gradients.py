@@ -82,11 +82,12 @@ def policy_gradient(
 
     def step(state: MetaState, tasks: Task) -> tuple[MetaState, Metrics]:
         tasks = zero_task_padding(tasks)
-        learner = learner_of(chunk_size=chunk_size or chunk_of(tasks.query))
+        size = chunk_size or chunk_of(tasks.query)
+        learner = learner_of(chunk_size=size)
         state, first = learner.step(state, tasks)
         for _ in range(epochs - 1):
             state, _ = learner.step(state, tasks)
-        after = evaluate_batch(loop, outer, state.params, tasks, chunk_size)
+        after = evaluate_batch(loop, outer, state.params, tasks, size)
         measured = "outer/surrogate" if "outer/surrogate" in after else "outer/loss"
         improvement = first[measured] - after[measured]
         kept = {name: first[name] for name in ("gradient/outer", "outer/loss")}
@@ -152,7 +153,7 @@ def reptile_rl(
 
 
 def evaluate_batch(
-    loop: InnerLoop, outer: Outer, meta: MetaParams, tasks: Task, chunk_size: int | None
+    loop: InnerLoop, outer: Outer, meta: MetaParams, tasks: Task, chunk_size: int
 ) -> Metrics:
     """Return the mean outer loss and its mean metrics, without any gradient.
 
@@ -161,15 +162,15 @@ def evaluate_batch(
         outer: The outer loss.
         meta: Meta-parameters.
         tasks: A meta-batch.
-        chunk_size: See :func:`policy_gradient`.
+        chunk_size: Tasks worked on at a time.
     """
-    parts = chunks.split(tasks, chunk_size or chunk_of(tasks.query))
 
     def of_part(part: Task) -> Metrics:
         loss, metrics = vmap(lambda task: outer(loop.path(meta, task.support), task))(part)
         return tree.map_leaves(torch.sum, {"outer/loss": loss, **metrics})
 
     with torch.no_grad():
+        parts = chunks.split(tasks, chunk_size)
         found = chunks.parallel_map(of_part, parts, device=tasks.query.mask.device)
     count = processes.count(tasks.query.mask.shape[0])
     return tree.map_leaves(lambda x: x / count, processes.total(found))
