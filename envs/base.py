@@ -15,9 +15,6 @@ TaskDescription: TypeAlias = dict[str, Any]
 
 Array: TypeAlias = NDArray[Any]
 
-Choice: TypeAlias = int | np.integer[Any]
-"""An action of a ``Discrete`` space."""
-
 MAX_FIELD = 80  # characters of a field of a task in an error message
 
 

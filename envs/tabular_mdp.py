@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from metarl.envs.base import Array, BatchedTaskEnv, Choice, TaskDescription, distinct, task_arrays
+from metarl.envs.base import Array, BatchedTaskEnv, TaskDescription, distinct, task_arrays
 
 
 HORIZON = 10
@@ -56,7 +56,7 @@ class Tables(NamedTuple):
     shown: Array
 
 
-class TabularMDP(gymnasium.Env[Array, Choice]):
+class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
     """Ten states and five actions, of which all is unknown: where they lead and what they earn.
 
     ## Description
@@ -183,7 +183,7 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
         self._tables, self._state, self._noise = self.task_values(self.task), 0, []
         return self.observe(self._state, self._tables.shown), {}
 
-    def step(self, action: Choice) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Take an action."""
         if not self._noise:
             self._noise = list(self.draw_noise(self.np_random, 1))
