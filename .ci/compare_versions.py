@@ -169,8 +169,8 @@ def difference(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> str:
 
 def write_text_data(folder: Path) -> None:
     """Write a small encoder and tasks of colored sentences."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    import sentences
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.support import sentences
 
     sentences.save_documented(folder)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import tyro
@@ -24,6 +24,7 @@ from metarl.experiments.supervised_setup import (
     mapped,
 )
 from metarl.nn import Classifier, ConvBody, linear
+from metarl.runs import unset
 from metarl.supervised import (
     NETWORKS,
     AllClasses,
@@ -34,7 +35,7 @@ from metarl.supervised import (
     minibatches,
     with_reference,
 )
-from metarl.util import Conflicts, among, at_least, refuse
+from metarl.util import Conflicts, Ranged, among, at_least, refuse
 
 
 EXAMPLES_PER_CHUNK = 160  # measured on 2 cores, 28×28 pixels and 64 filters
@@ -42,51 +43,66 @@ QUERIES = 15  # of each class in validation and test, where the images suffice
 
 
 @dataclass(frozen=True)
-class FewShotConfig(SupervisedConfig):
-    """Learn to tell N classes apart from K images of each.
+class ImageSettings(Ranged):
+    """The images and the tasks made of them."""
 
-    --data glyphs needs no download. --method pretrained trains one classifier of all classes;
-    `metarl evaluate --start prototypes` and the like use its features.
+    group: ClassVar[str] = "data"
+    data: Literal["glyphs", "omniglot", "mini-imagenet", "folder"] = "glyphs"
+    """Images; folder is your own data, with one subfolder per class. glyphs needs no download."""
+    data_root: Annotated[Path | None, unset("METARL_DATA, or a download of Omniglot")] = None
+    """Folder of the images."""
+    split: Annotated[str | None, unset("random for Omniglot")] = None
+    """Split of the classes; Omniglot: random, vinyals or background."""
+    image_size: Annotated[int | None, at_least(1), unset("28, photographs 84")] = None
+    """Height and width in pixels."""
+    rotations: Literal["none", "train", "all"] | None = None
+    """Splits in which images rotated by 90, 180 and 270 degrees are additional classes."""
+    num_ways: Annotated[int, at_least(2), tyro.conf.arg(aliases=["--ways"])] = 5
+    """Number of classes of a task; with --variable the maximum (Meta-Dataset: 50)."""
+    num_shots: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--shots"])] = 1
+    """Number of support images of each class."""
+    num_queries: Annotated[
+        int | None, at_least(1), tyro.conf.arg(aliases=["--queries"]), unset("num-shots")
+    ] = None
+    """Number of query images of each class in training."""
+    test_queries: Annotated[int | None, at_least(1), unset("15, or as many as there are")] = None
+    """Number of query images of each class in validation and test."""
+    train_shots: Annotated[int | None, at_least(1), unset("num-shots")] = None
+    """Number of support images of each class in training, if different from the test (Reptile)."""
+    variable: bool = False
+    """Sample tasks of different sizes with unbalanced classes, as in Meta-Dataset."""
+    max_support: Annotated[int, at_least(1)] = 500
+    """Maximum number of support images of a --variable task."""
+
+
+@dataclass(frozen=True)
+class NetworkSettings(Ranged):
+    """The convolutional network."""
+
+    group: ClassVar[str] = "network"
+    network: Annotated[str, among(NETWORKS)] = "conv4-stride"
+    """Network: conv4-stride, conv4-flat, conv4-pool, mini-32, mini-48 or mini-same."""
+    filters: Annotated[int | None, at_least(1), unset("of the network")] = None
+    """Number of channels of every block."""
+    bn_mode: Literal["query", "support"] = "query"
+    """Batch statistics of the query: its own (transductive) or those of the support set."""
+
+
+@dataclass(frozen=True)
+class FewShotConfig(SupervisedConfig, NetworkSettings, ImageSettings):
+    """Learn to classify images into N classes from K examples of each.
+
+    --method pretrained trains one classifier of all classes, to be evaluated with
+    `metarl evaluate --start prototypes`, for example.
     """
 
     iterations: int = 2000
-    """Meta-updates."""
     checkpoint_every: int = 500
-    """Iterations between checkpoints."""
     log_every: int = 10
-    """Iterations that one line of metrics.jsonl averages."""
-    data: Literal["glyphs", "omniglot", "mini-imagenet", "folder"] = "glyphs"
-    """Family of images; folder is your own, one folder per class."""
-    data_root: Path | None = None
-    """Where the images are; by default METARL_DATA, and for Omniglot a download."""
-    split: str | None = None
-    """How classes are split; Omniglot: random, vinyals or background."""
-    image_size: Annotated[int | None, at_least(1)] = None
-    """Height and width; by default 28 for characters and 84 for photographs."""
-    rotations: Literal["none", "train", "all"] | None = None
-    """Quarter turns as classes of their own: Omniglot's usual augmentation."""
-    num_ways: Annotated[int, at_least(2), tyro.conf.arg(aliases=["--ways"])] = 5
-    """Classes of a task; with --variable the most, of 5 and more (Meta-Dataset: 50)."""
-    num_shots: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--shots"])] = 1
-    """Support images of each class."""
-    num_queries: Annotated[int | None, at_least(1), tyro.conf.arg(aliases=["--queries"])] = None
-    """Query images of each class in training; by default as many as shots."""
-    test_queries: Annotated[int | None, at_least(1)] = None
-    """Query images of each class in validation and test; by default 15, or what images are left."""
-    train_shots: Annotated[int | None, at_least(1)] = None
-    """Support images of each class in training, where they differ from the test's (Reptile)."""
-    variable: bool = False
-    """Tasks of many sizes and unbalanced classes, as in Meta-Dataset."""
-    max_support: Annotated[int, at_least(1)] = 500
-    """The most support images of a --variable task."""
-    network: Annotated[str, among(NETWORKS)] = "conv4-stride"
-    """Network: conv4-stride, conv4-flat, conv4-pool, mini-32, mini-48 or mini-same."""
-    filters: Annotated[int | None, at_least(1)] = None
-    """Channels of every block, instead of the network's own."""
-    bn_mode: Literal["query", "support"] = "query"
-    """Statistics that normalize the query: its own (transductive) or the support set's."""
     classes: tyro.conf.Suppress[str | None] = None
-    """Digest of the classes of each split, by which a run knows its data again."""
+    """Digest of the classes of each split, used to detect changed data."""
+
+    group: ClassVar[str] = "run"
 
     # Rates are those of a mean cross-entropy: 0.4 in Finn et al.'s code, which sums over 5 classes,
     # is 2.0 here.
@@ -120,8 +136,8 @@ class FewShotConfig(SupervisedConfig):
             ),
         ]
 
-    def complete(self) -> Any:
-        """Fill in what was left open."""
+    def filled(self) -> Any:
+        """Return the configuration with the values of the method and of the data."""
         left_open: dict[str, Any] = {
             "mode": self.mode or ("eager" if self.variable else "traced"),
             "rotations": self.rotations or ("all" if self.data == "omniglot" else "none"),

@@ -26,7 +26,7 @@ from metarl.experiments.rl_settings import RLConfig as RLConfig
 from metarl.experiments.rl_settings import config_class as config_class
 from metarl.rl import AdaptationCurve, TaskDescription, paper_episodes, paper_tasks, rollout_metrics
 from metarl.rl.methods import METHODS
-from metarl.runs import Subject
+from metarl.runs import Subject, unset
 from metarl.util import Conflicts, Table, at_least, refuse
 
 
@@ -36,26 +36,26 @@ TUNING_RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 @dataclass(frozen=True)
 class RLEvaluation(Evaluation):
-    """Adapt the policy of a run to test tasks, and report every return.
+    """Adapt the policy of a run to test tasks, and report the return after each step.
 
-    The tasks are drawn from the same distribution by another stream than training's: velocities and
-    goals it has never met, but there are only two directions. Every step is taken on fresh
-    episodes: the first with the training step size, later ones with half of it (Finn et al. 2017);
-    rates that were learned stay what they are. 40 tasks with seed 1 are the paper's own.
+    Test tasks are sampled from the distribution of the training tasks with separate random numbers.
+    Each step uses new episodes. The first step has the step size of training and later steps half
+    of it (Finn et al. 2017); learned step sizes are not changed. 40 tasks with seed 1 are the
+    protocol of the paper.
     """
 
-    inner_steps: Annotated[int | None, at_least(0)] = None
-    """Adaptation steps; by default 3, and 0 for an oracle."""
+    inner_steps: Annotated[int | None, at_least(0), unset("3, and 0 for an oracle")] = None
+    """Number of adaptation steps."""
     num_tasks: Annotated[int, at_least(1)] = 40
-    """Test tasks."""
-    episodes_per_task: Annotated[int | None, at_least(1)] = None
-    """Episodes of each task before and after each step; by default as many as have 4,000 steps
-    (Finn et al. 2017): 40 of 100 steps, 20 of 200."""
-    inner_lr: Annotated[float | None, at_least(0)] = None
-    """Step size of the first step, instead of the run's."""
+    """Number of test tasks."""
+    episodes_per_task: Annotated[int | None, at_least(1), unset("4000 steps in total")] = None
+    """Number of episodes of each task before and after each step; 4000 steps are 40 episodes of 100
+    steps or 20 of 200 (Finn et al. 2017)."""
+    inner_lr: Annotated[float | None, at_least(0), unset("that of the run")] = None
+    """Step size of the first step."""
     tune_inner_lr: bool = False
-    """Choose the step size first, as for fine-tuning a pretrained policy: the best of eight, each
-    evaluated in the same way on a separate set of tasks of the same size."""
+    """Choose the step size first, as for fine-tuning a pretrained policy: the best of eight on
+    separate validation tasks."""
 
     def conflicts(self) -> Conflicts:
         """Return the combinations of settings that are errors."""

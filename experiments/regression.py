@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 from torch import nn
@@ -19,34 +19,39 @@ from metarl.experiments.supervised_setup import Parts, make_learner, make_model,
 from metarl.nn import ACTIVATIONS, Classifier, linear, mlp
 from metarl.runs import Run
 from metarl.supervised import Sinusoids, squared_error
-from metarl.util import Conflicts, at_least
+from metarl.util import Conflicts, Ranged, at_least
 
 
 QUERIES = 100  # points of validation and test
 
 
 @dataclass(frozen=True)
-class RegressionConfig(SupervisedConfig):
+class SinusoidSettings(Ranged):
+    """The tasks and the network."""
+
+    group: ClassVar[str] = "data and network"
+    num_shots: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--shots"])] = 10
+    """Number of support points of a task."""
+    num_queries: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--queries"])] = 10
+    """Number of query points of a task in training; validation and test use 100."""
+    hidden: Annotated[tuple[int, ...], at_least(1)] = (40, 40)
+    """Widths of the hidden layers."""
+    activation: Literal["relu", "tanh"] = "relu"
+    """Activation function."""
+
+
+@dataclass(frozen=True)
+class RegressionConfig(SupervisedConfig, SinusoidSettings):
     """Learn to fit a sinusoid from a few points.
 
-    --method pretrained trains jointly on all sinusoids, and --method oracle sees amplitude and
+    --method pretrained trains jointly on all sinusoids; --method oracle observes amplitude and
     phase. --preset NAME starts from named settings; `metarl train` lists them.
     """
 
     iterations: int = 10_000
-    """Meta-updates."""
     checkpoint_every: int = 1000
-    """Iterations between checkpoints."""
     log_every: int = 100
-    """Iterations that one line of metrics.jsonl averages."""
-    num_shots: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--shots"])] = 10
-    """Support points of a task."""
-    num_queries: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--queries"])] = 10
-    """Query points of a task in training; validation and test take 100."""
-    hidden: Annotated[tuple[int, ...], at_least(1)] = (40, 40)
-    """Widths of the hidden layers."""
-    activation: Literal["relu", "tanh"] = "relu"
-    """Nonlinearity."""
+    group: ClassVar[str] = "run"
 
     # Rates are those of a mean squared error. One step in training, ten in the test: the paper's.
     defaults = {  # noqa: RUF012

@@ -32,6 +32,7 @@ from metarl.rl import (
     paper_tasks,
     read_task,
 )
+from metarl.runs import unset
 from metarl.util import Conflicts, at_least
 
 
@@ -43,18 +44,19 @@ Rows = Sequence[tuple[Experiment[Any], MetaParams]]
 class RLRendering(Rendering):
     """Show the policies of one or more runs before and after adaptation, side by side.
 
-    Runs on the plane are drawn as the paths of several episodes; those of any other environment
-    are played: one episode from the same start, with the same noise, for each number of steps.
+    For environments in the plane, the paths of several episodes are drawn. For other environments,
+    one episode is recorded for each number of steps, from the same initial state with the same
+    noise.
     """
 
-    inner_steps: Annotated[int | None, at_least(0)] = None
-    """Adaptation steps shown; by default 3 on the plane, elsewhere as many as in training."""
+    inner_steps: Annotated[int | None, at_least(0), unset("as in training; 3 in the plane")] = None
+    """Number of adaptation steps."""
     inner_lr: Annotated[tuple[float, ...], at_least(0)] = ()
-    """Step sizes, one per run; by default those of the runs."""
+    """Step sizes, one per run; the runs' own if empty."""
     num_tasks: Annotated[int, at_least(1)] = 3
-    """Test tasks in a picture of paths; everything else shows one."""
+    """Number of test tasks in a picture of paths; other pictures show one task."""
     episodes_per_task: Annotated[int, at_least(1)] = 40
-    """Episodes that each adaptation step learns from."""
+    """Number of episodes of each adaptation step."""
 
     def conflicts(self) -> Conflicts:
         """Return the combinations of settings that are errors."""

@@ -1,4 +1,4 @@
-"""The settings of every meta-RL experiment: shared ones, and those that a method adds."""
+"""The settings of meta-RL: those that all methods share, and those of each method."""
 
 from dataclasses import dataclass, field, make_dataclass
 from functools import cache
@@ -9,80 +9,101 @@ import tyro
 from metarl.core import INNER_OPTIMIZERS
 from metarl.rl.methods import METHODS
 from metarl.rl.policies import NETWORKS
-from metarl.runs import RunConfig
-from metarl.util import among, at_least, between, greater_than
+from metarl.runs import RunConfig, unset
+from metarl.util import Ranged, among, at_least, between, greater_than
 
 
-DESCRIPTION = """--inner-steps 0 trains one policy on all tasks (the pretrained baseline); with
---observe-task it is the oracle. --preset NAME starts from named settings; `metarl train` lists
-them."""
+DESCRIPTION = """--inner-steps 0 trains one policy on all tasks (the pretrained baseline), and with
+--observe-task the oracle. --preset NAME starts from named settings; `metarl train` lists them."""
 Loss: TypeAlias = Literal["reinforce", "ratio", "dice", "clipped"]
 
 
 @dataclass(frozen=True)
-class RLConfig(RunConfig):
-    """A distribution of tasks, a policy, and how it adapts; a method adds its meta-update."""
+class EnvironmentSettings(Ranged):
+    """The environment and the episodes of a meta-batch."""
 
+    group: ClassVar[str] = "environment"
     env: str = "metarl/Navigation2D-v0"
-    """Gymnasium id of an environment with tasks."""
+    """Gymnasium id of an environment with tasks; `metarl envs` lists them."""
     observe_task: bool = False
     """Append the task to the observation."""
     vectorization: Literal["auto", "sync", "async"] = "auto"
-    """How episodes run side by side: auto uses the environment's vectorized implementation, and
-    without one sync, in this process; async uses one process per episode, for slow simulators. The
-    episodes are the same."""
+    """Vectorization of episodes: auto uses the environment's own implementation if it has one, and
+    sync otherwise; sync runs in this process; async runs one process per episode, for slow
+    simulators. The episodes are the same."""
     num_tasks: Annotated[int, at_least(1)] = 20
-    """Tasks of a meta-batch."""
+    """Number of tasks in a meta-batch."""
     episodes_per_task: Annotated[int, at_least(1)] = 20
-    """Episodes of each task before and after each inner step."""
-    inner_steps: Annotated[int, at_least(0)] = 1
-    """Inner policy-gradient steps, each on fresh episodes."""
-    inner_lr: Annotated[float, at_least(0)] = 0.5
-    """Step size of the inner steps."""
-    inner: Annotated[str, among(INNER_OPTIMIZERS)] = "sgd"
-    """Inner optimizer: sgd, adam, or with learned rates, which start at --inner-lr, lslr, meta-sgd,
-    meta-curvature or meta-curvature+lslr."""
-    inner_loss: Loss = "reinforce"
-    """Inner loss: log-probability (Finn et al. 2017), likelihood ratio (ProMP; its second
-    derivative keeps the score term), dice (derivatives of every order, high variance; unbiased
-    with --discount 1 --gae-lambda 1) or clipped (PPO's)."""
-    inner_clip: Annotated[float, greater_than(0)] = 0.5
-    """How far from 1 a probability ratio of the clipped inner loss may move."""
-    first_order: bool = False
-    """Treat inner gradients as constants (FOMAML)."""
+    """Number of episodes of each task before and after each inner step."""
+    discount: Annotated[float, between(0, 1)] = 0.99
+    """Discount factor of the rewards."""
+    gae_lambda: Annotated[float, between(0, 1)] = 1.0
+    """λ of generalized advantage estimation."""
+
+
+@dataclass(frozen=True)
+class PolicySettings(Ranged):
+    """The policy network and its action distribution."""
+
+    group: ClassVar[str] = "policy"
     network: Annotated[str, among(NETWORKS)] = "mlp"
     """Network of the policy."""
     hidden: Annotated[tuple[int, ...], at_least(1)] = (100, 100)
-    """Widths of the policy's hidden layers."""
+    """Widths of the hidden layers."""
     activation: Literal["relu", "tanh"] = "relu"
-    """Nonlinearity of the policy."""
+    """Activation function of the hidden layers."""
     output_gain: Annotated[float, greater_than(0)] = 0.1
-    """Factor of the last layer's initial weights: a policy that starts out much the same everywhere
-    does not run away from the origin before the first updates reach it."""
+    """Gain of the last layer's initial weights. Small values keep the initial actions near zero
+    for all observations."""
     init_std: Annotated[float, greater_than(0)] = 1.0
-    """Initial standard deviation of the actions, where [-1, 1] is the full range."""
+    """Initial standard deviation of the actions; the action range is [-1, 1]."""
     action_scale: Annotated[float, greater_than(0)] = 1.0
-    """Unit of the policy's outputs and of its learned standard deviation. 0.1 is what peers mean by
-    a policy that acts in [-10, 10]: the same inner step moves it less."""
-    discount: Annotated[float, between(0, 1)] = 0.99
-    """Discount factor of rewards."""
-    gae_lambda: Annotated[float, between(0, 1)] = 1.0
-    """Lambda of generalized advantage estimation."""
-    inner_gae_lambda: Annotated[float | None, between(0, 1)] = None
-    """Another lambda for the episodes that the inner steps learn from: a lower one makes the few
-    episodes of a task agree on a direction, and the meta-update makes it a useful one."""
-    context_size: Annotated[int, at_least(0)] = 0
-    """Number of context parameters; if positive, only these adapt, starting from zero (CAVIA)."""
-    chunk_size: Annotated[int | None, at_least(1)] = None
-    """Tasks worked on at a time; by default as many as fit the processor's cache."""
+    """Factor from the network's outputs to actions. 0.1 corresponds to policies of other
+    implementations that act in [-10, 10]; each inner step then changes the actions less."""
 
+
+@dataclass(frozen=True)
+class InnerLoopSettings(Ranged):
+    """The adaptation to one task."""
+
+    group: ClassVar[str] = "inner loop"
+    inner_steps: Annotated[int, at_least(0)] = 1
+    """Number of inner policy-gradient steps; each uses new episodes."""
+    inner_lr: Annotated[float, at_least(0)] = 0.5
+    """Step size of the inner steps; initial value of learned step sizes."""
+    inner: Annotated[str, among(INNER_OPTIMIZERS)] = "sgd"
+    """Inner optimizer: sgd or adam; with learned step sizes lslr, meta-sgd, meta-curvature or
+    meta-curvature+lslr."""
+    inner_loss: Loss = "reinforce"
+    """Inner loss: reinforce (log-probability, Finn et al. 2017); ratio (likelihood ratio, ProMP);
+    dice (unbiased derivatives of every order with --discount 1 --gae-lambda 1, high variance); or
+    clipped (PPO)."""
+    inner_clip: Annotated[float, greater_than(0)] = 0.5
+    """Clip the probability ratio of the clipped inner loss to 1 ± this value."""
+    first_order: bool = False
+    """Treat inner gradients as constants (FOMAML)."""
+    inner_gae_lambda: Annotated[float | None, between(0, 1), unset("gae-lambda")] = None
+    """λ of the advantages in the inner steps. Lower values reduce the variance of the inner
+    gradient, which has few episodes."""
+    context_size: Annotated[int, at_least(0)] = 0
+    """Number of context parameters. If positive, only these adapt, starting from zero (CAVIA)."""
+
+
+@dataclass(frozen=True)
+class RLConfig(InnerLoopSettings, PolicySettings, EnvironmentSettings, RunConfig):
+    """The settings of meta-RL; each method adds those of its outer update."""
+
+    chunk_size: Annotated[int | None, at_least(1), unset("fits the cache")] = None
+    """Number of tasks processed at a time."""
+
+    group: ClassVar[str] = "run"
     method: ClassVar[str]
     """Name of the method, a row of :data:`metarl.rl.methods.METHODS`."""
 
 
 @cache
 def config_class(method: str) -> type[RLConfig]:
-    """Return the configuration of a method: the shared settings and the method's own.
+    """Return the configuration class of a method: the shared settings and the method's own.
 
     Args:
         method: A name of :data:`metarl.rl.methods.METHODS`.
@@ -100,6 +121,6 @@ def config_class(method: str) -> type[RLConfig]:
         if name not in hints
     ]
     text = f"{row.summary[0].upper()}{row.summary[1:]} ({row.paper}).\n\n{DESCRIPTION}"
-    space = {"method": method, "__doc__": text, "__module__": __name__}
+    space = {"method": method, "group": "outer update", "__doc__": text, "__module__": __name__}
     name = method.title().replace("-", "")
     return make_dataclass(name, fields, bases=(RLConfig,), frozen=True, namespace=space)

@@ -28,7 +28,7 @@ from metarl.rl import (
     paper_tasks,
     read_task,
 )
-from metarl.runs import Run, RunConfig, Subject
+from metarl.runs import Run, RunConfig, Subject, unset
 from metarl.sb3 import NO_PARAMS, advance, make_model, policy_of, sb3_env
 from metarl.sb3 import checkpoint as sb3_checkpoint
 from metarl.util import Table, at_least, between, greater_than, interval95
@@ -36,43 +36,44 @@ from metarl.util import Table, at_least, between, greater_than, interval95
 
 @dataclass(frozen=True)
 class SB3Config(RunConfig):
-    """Train a policy with Stable-Baselines3: on the task given, or on all tasks.
+    """Train a policy with Stable-Baselines3, on one task or on all tasks.
 
-    With --observe-task and no --task it is the oracle: each episode draws a task, and the policy
-    sees it. With neither it is pretrained on all tasks. Settings that are no flags are SB3's, but
-    for PPO's rollouts of whole episodes, a gradient step of SAC and TD3 for every environment step,
-    and the noise that TD3 explores with.
+    With --observe-task and without --task, the policy is the oracle: each episode samples a task,
+    which the policy observes. Without both flags, the policy is pretrained on all tasks. Other
+    hyperparameters are those of SB3, except that PPO's rollouts are whole episodes, SAC and TD3
+    take one gradient step per environment step, and TD3 explores with noise.
 
-    `metarl resume` goes on exactly, on a CPU: every iteration begins with new episodes, and its
-    random numbers come from the seed and its number, so that no generator has to be saved.
+    On a CPU, a resumed run equals an uninterrupted one: every iteration starts new episodes, with
+    random numbers from the seed and the iteration.
     """
 
     iterations: int = 20
     """Evaluations, each after --eval-every environment steps."""
     eval_every: Annotated[int, at_least(1)] = 10_000
     """Environment steps between evaluations; PPO finishes its rollout first."""
-    total_steps: Annotated[int | None, at_least(1)] = None
-    """Environment steps of the whole run, instead of --iterations; rounded up to an evaluation."""
+    total_steps: Annotated[int | None, at_least(1), unset("iterations × eval-every")] = None
+    """Environment steps of the whole run, rounded up to an evaluation; replaces --iterations."""
     algo: Literal["ppo", "a2c", "sac", "td3"] = "ppo"
     """Algorithm; sac and td3 need continuous actions."""
     env: str = "metarl/Navigation2D-v0"
     """Gymnasium id of an environment with tasks."""
-    task: str | None = None
-    """Task as JSON, such as '{"direction": -1}'; by default every episode draws one."""
+    task: Annotated[str | None, unset("sampled for every episode")] = None
+    """Task as JSON, such as '{"direction": -1}'."""
     observe_task: bool = False
     """Append the task to the observation."""
     num_envs: Annotated[int, at_least(1)] = 16
-    """Environments that step together."""
+    """Number of environments that step in parallel."""
     episodes: Annotated[int, at_least(1)] = 20
-    """Episodes of an evaluation, without exploration; without --task, each of a task of its own."""
-    hidden: Annotated[tuple[int, ...] | None, at_least(1)] = None
-    """Widths of the hidden layers; by default SB3's: 64 64 for ppo and a2c, larger for others."""
-    learning_rate: Annotated[float | None, greater_than(0)] = None
-    """Step size; by default SB3's."""
+    """Number of episodes of an evaluation, without exploration; each has a new task if --task is
+    not set."""
+    hidden: Annotated[tuple[int, ...] | None, at_least(1), unset("that of SB3")] = None
+    """Widths of the hidden layers; SB3 uses 64 64 for ppo and a2c, and larger ones for others."""
+    learning_rate: Annotated[float | None, greater_than(0), unset("that of SB3")] = None
+    """Step size."""
     discount: Annotated[float, between(0, 1)] = 0.99
-    """Discount factor of rewards."""
+    """Discount factor of the rewards."""
     device: Literal["auto", "cpu", "cuda"] = "cpu"
-    """Where the networks live; small ones are fastest on the CPU."""
+    """Device of the networks; small ones are fastest on the CPU."""
     checkpoint_every: int = 1
     """Evaluations between checkpoints."""
     log_every: tyro.conf.Suppress[int] = 1
@@ -87,21 +88,21 @@ class SB3Config(RunConfig):
 
 @dataclass(frozen=True)
 class SB3Evaluation(Evaluation):
-    """Measure the return of a policy that Stable-Baselines3 trained.
+    """Measure the return of a policy trained by Stable-Baselines3.
 
-    On the run's --task if it has one, else on test tasks, those that meta-learned policies are
-    evaluated on. Actions are the most likely ones, as SB3 evaluates. 40 tasks with seed 1 are those
-    of Finn et al. 2017.
+    The policy is evaluated on the run's --task, or if it has none on the test tasks of meta-learned
+    policies (40 tasks with seed 1, as in Finn et al. 2017). Actions are the modes of the
+    distribution, as in SB3's own evaluation.
     """
 
     num_tasks: Annotated[int, at_least(1)] = 40
-    """Test tasks, of a run without --task."""
-    episodes_per_task: Annotated[int | None, at_least(1)] = None
-    """Episodes of each task; by default as many as have 4,000 steps."""
+    """Number of test tasks, for runs without --task."""
+    episodes_per_task: Annotated[int | None, at_least(1), unset("4000 steps in total")] = None
+    """Number of episodes of each task."""
     explore: bool = False
-    """Draw the actions, as in training, and as meta-learned policies are evaluated."""
+    """Sample the actions, as in training and in evaluations of meta-learned policies."""
     device: Device = "cpu"
-    """Where the policy lives."""
+    """Device of the policy."""
 
 
 class StableBaselines(Experiment[SB3Config]):

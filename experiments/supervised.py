@@ -25,7 +25,7 @@ from metarl.core.speed import processes
 from metarl.experiment import Evaluation, Experiment, Report, best_rate
 from metarl.experiments.supervised_settings import SupervisedConfig
 from metarl.experiments.supervised_setup import Parts, started
-from metarl.runs import Run, Subject
+from metarl.runs import Run, Subject, unset
 from metarl.supervised import Curves, adaptation_curves
 from metarl.supervised.methods import METHODS, Start
 from metarl.supervised.model import Tasks
@@ -33,6 +33,7 @@ from metarl.util import Conflicts, Table, at_least, refuse
 
 
 Config = TypeVar("Config", bound=SupervisedConfig)
+AS_TRAINED = unset("as in the run")
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 OVERRIDES = ("test_steps", "num_ways", "num_shots", "test_queries", "bn_mode", "data_root")
 """Settings that an evaluation can replace."""
@@ -40,40 +41,45 @@ OVERRIDES = ("test_steps", "num_ways", "num_shots", "test_queries", "bn_mode", "
 
 @dataclass(frozen=True)
 class SupervisedEvaluation(Evaluation):
-    """Adapt to test tasks as in the papers, and report every step.
+    """Adapt to test tasks as in the papers, and report loss and accuracy after every step.
 
-    Tasks come from classes or sinusoids that training has not used. Options that are not set use
-    the run's values.
+    Test tasks use classes or sinusoids that training has not used.
     """
 
-    test_steps: Annotated[int | None, at_least(0), tyro.conf.arg(aliases=["--inner-steps"])] = None
-    """Inner steps."""
+    test_steps: Annotated[
+        int | None, at_least(0), tyro.conf.arg(aliases=["--inner-steps"]), AS_TRAINED
+    ] = None
+    """Number of inner steps."""
     num_tasks: Annotated[int, at_least(1)] = 600
-    """Tasks."""
+    """Number of tasks."""
     tasks: Literal["test", "validation", "train"] = "test"
-    """Where the tasks come from."""
-    num_ways: Annotated[int | None, tyro.conf.arg(aliases=["--ways"])] = None
-    """Classes of a task; a learned head takes only as many as it was trained with."""
-    num_shots: Annotated[int | None, at_least(1), tyro.conf.arg(aliases=["--shots"])] = None
-    """Support examples of each class, or points."""
-    test_queries: Annotated[int | None, at_least(1), tyro.conf.arg(aliases=["--queries"])] = None
-    """Query images of each class; of one image, as in MAML's own evaluation, a transductive
-    method learns that classes are equally frequent."""
-    bn_mode: Literal["query", "support"] | None = None
-    """Statistics that normalize the query: its own (transductive) or the support set's."""
-    start: Start | None = None
-    """Head to start from: what a pretrained run is fine-tuned with."""
+    """Split of the tasks."""
+    num_ways: Annotated[int | None, tyro.conf.arg(aliases=["--ways"]), AS_TRAINED] = None
+    """Number of classes of a task; a learned head cannot change it."""
+    num_shots: Annotated[
+        int | None, at_least(1), tyro.conf.arg(aliases=["--shots"]), AS_TRAINED
+    ] = None
+    """Number of support examples of each class, or of support points."""
+    test_queries: Annotated[
+        int | None, at_least(1), tyro.conf.arg(aliases=["--queries"]), AS_TRAINED
+    ] = None
+    """Number of query images of each class. With one image, as in MAML's own evaluation, a
+    transductive method can exploit that classes are equally frequent."""
+    bn_mode: Annotated[Literal["query", "support"] | None, AS_TRAINED] = None
+    """Batch statistics of the query: its own (transductive) or those of the support set."""
+    start: Annotated[Start | None, AS_TRAINED] = None
+    """Initial head, for fine-tuning a pretrained run."""
     nearest_neighbor: bool = False
-    """Classify by the nearest support image in feature space instead of adapting."""
-    inner_lr: Annotated[float | None, at_least(0)] = None
-    """Plain gradient descent with this step size instead of the run's inner optimizer."""
+    """Classify by the nearest support image in feature space, without adaptation."""
+    inner_lr: Annotated[float | None, at_least(0), unset("the run's inner optimizer")] = None
+    """Use gradient descent with this step size."""
     tune_inner_lr: bool = False
-    """Choose that step size first, on 100 validation tasks: how a pretrained run or, with
-    --checkpoint 0, a random network is fine-tuned."""
+    """Choose --inner-lr first, on 100 validation tasks: for fine-tuning a pretrained run or, with
+    --checkpoint 0, a random network."""
     ensemble: Annotated[int, at_least(1)] = 1
-    """Number of checkpoints whose logits are averaged, the best on validation tasks (MAML++: 5)."""
-    data_root: Path | None = None
-    """Folder of the images, if it has moved since the training."""
+    """Number of checkpoints whose logits are averaged: the best on validation tasks (MAML++: 5)."""
+    data_root: Annotated[Path | None, AS_TRAINED] = None
+    """Folder of the images, if it has moved since training."""
 
     def conflicts(self) -> Conflicts:
         """Return the combinations of settings that are errors."""

@@ -1,4 +1,4 @@
-"""The settings of every supervised experiment: flags, what a method fills in, what is refused."""
+"""The settings shared by the supervised experiments: flags, defaults by method, conflicts."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
@@ -7,54 +7,56 @@ import tyro
 
 from metarl.core import INNER_OPTIMIZERS, LEARNED_RATES
 from metarl.core.speed import Mode
-from metarl.runs import RunConfig
+from metarl.runs import RunConfig, unset
 from metarl.supervised.methods import MAML, METHODS, Adapts, Estimator, Start
-from metarl.util import Conflicts, among, at_least, between, greater_than, refuse
+from metarl.util import Conflicts, Ranged, among, at_least, between, greater_than, refuse
 
 
 @dataclass(frozen=True)
-class SupervisedConfig(RunConfig):
-    """A family of tasks, a network, and how it adapts.
+class InnerLoopSettings(Ranged):
+    """The inner loop; values that are not set are those of the method."""
 
-    --method NAME names a row of `metarl methods`; a flag that is left at None takes that method's
-    value, and what the run took is in its config.json.
-    """
-
-    method: str = "maml"
-    """A row of `metarl methods`."""
-    num_tasks: Annotated[int | None, at_least(1)] = None
-    """Tasks of a meta-batch."""
+    group: ClassVar[str] = "inner loop"
     inner_steps: Annotated[int | None, at_least(0)] = None
-    """Inner steps in training; 0 is joint training."""
+    """Number of inner steps in training; 0 is joint training."""
     test_steps: Annotated[int | None, at_least(0)] = None
-    """Inner steps in validation and test."""
+    """Number of inner steps in validation and test."""
     inner_lr: Annotated[float | None, at_least(0)] = None
-    """Step size of the inner steps, or where learned rates start; the inner loss is a mean."""
+    """Step size of the inner steps on the mean loss; initial value of learned step sizes."""
     inner: Annotated[str | None, among(INNER_OPTIMIZERS)] = None
     """Inner optimizer: sgd, adam, lslr, meta-sgd, meta-curvature or meta-curvature+lslr."""
-    inner_clip: Annotated[float | None, greater_than(0)] = None
-    """Cut the inner gradient to this global norm."""
-    inner_batch: Annotated[int | None, at_least(1)] = None
-    """Support examples of one inner step, drawn anew for each; None takes all in every step."""
+    inner_clip: Annotated[float | None, greater_than(0), unset("no clipping")] = None
+    """Clip the inner gradient to this global norm."""
+    inner_batch: Annotated[int | None, at_least(1), unset("all")] = None
+    """Number of support examples of each inner step, sampled for each step."""
     adapts: Adapts | None = None
-    """Parameters that the inner steps change; the others are meta-learned alone."""
+    """Parameters that the inner steps adapt; the others are only meta-learned."""
     start: Start | None = None
-    """Head to start from: learned, the prototypes of the support set, zero, or of text generated
-    from the first support batch."""
+    """Initial head: learned, prototypes of the support set, zero, or (text only) generated from
+    the first support batch."""
+    per_step_norm: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Separate scale and shift of each norm layer for every inner step (MAML++)."""
+
+
+@dataclass(frozen=True)
+class OuterUpdateSettings(Ranged):
+    """The meta-gradient and the optimizer that applies it."""
+
+    group: ClassVar[str] = "outer update"
+    num_tasks: Annotated[int | None, at_least(1)] = None
+    """Number of tasks in a meta-batch."""
     estimator: Estimator | None = None
-    """Gradient of the initialization: through the inner steps, Reptile's, or implicit."""
+    """Meta-gradient: backprop through the inner steps, reptile, or implicit (iMAML)."""
     first_order: tyro.conf.FlagCreatePairsOff[bool] = False
     """Treat inner gradients as constants (FOMAML)."""
     first_order_until: Annotated[float | None, between(0, 1)] = None
-    """Part of training with first-order gradients (MAML++: derivative-order annealing)."""
+    """Fraction of training with first-order gradients (MAML++: derivative-order annealing)."""
     multi_step_until: Annotated[float | None, between(0, 1)] = None
-    """Part of training with query losses after every inner step (MAML++: multi-step loss)."""
-    per_step_norm: tyro.conf.FlagCreatePairsOff[bool] = False
-    """A scale and shift of each norm layer for every inner step (MAML++)."""
+    """Fraction of training with query losses after every inner step (MAML++: multi-step loss)."""
     proximal: Annotated[float | None, at_least(0)] = None
-    """Weight λ of the proximal term, which holds the adapted parameters to the initialization."""
+    """Weight λ of the proximal term, which keeps the adapted parameters near the initialization."""
     cg_steps: Annotated[int, at_least(1)] = 5
-    """Conjugate-gradient steps of the implicit gradient."""
+    """Number of conjugate-gradient steps of the implicit gradient."""
     cg_damping: Annotated[float, at_least(0)] = 0.0
     """Damping of the implicit gradient's linear system."""
     outer: Literal["adam", "sgd"] | None = None
@@ -62,20 +64,32 @@ class SupervisedConfig(RunConfig):
     outer_lr: Annotated[float | None, at_least(0)] = None
     """Outer step size."""
     outer_schedule: Literal["constant", "cosine", "linear"] | None = None
-    """How the outer step size falls, to --outer-lr-end."""
+    """Schedule of the outer step size, which ends at --outer-lr-end."""
     outer_lr_end: Annotated[float, at_least(0)] = 0.0
     """Outer step size at the end of a schedule."""
-    clip: Annotated[float | None, greater_than(0)] = None
-    """Cut every number of the meta-gradient to [-clip, clip]."""
-    validation_tasks: Annotated[int | None, at_least(1)] = None
-    """Tasks of the validation at every checkpoint; by default 100, and of text 50, or 5 where each
-    is fine-tuned (--method pretrained)."""
+    clip: Annotated[float | None, greater_than(0), unset("no clipping")] = None
+    """Clip every element of the meta-gradient to [-clip, clip]."""
+    validation_tasks: Annotated[int | None, at_least(1), unset("100")] = None
+    """Number of validation tasks at every checkpoint."""
     mode: Mode | None = None
-    """How the meta-gradient runs: eager, traced to operators once (no compiler needed), or compiled
-    with torch.compile, which takes a C++ compiler and a minute or two: for long runs."""
-    chunk_size: Annotated[int | None, at_least(1)] = None
-    """Tasks worked on at a time; by default what suits the cache."""
+    """Execution of the meta-gradient: eager; traced once to a graph (no compiler needed); or
+    compiled with torch.compile (needs a C++ compiler and one to two minutes, for long runs)."""
+    chunk_size: Annotated[int | None, at_least(1), unset("fits the cache")] = None
+    """Number of tasks processed at a time."""
 
+
+@dataclass(frozen=True)
+class SupervisedConfig(OuterUpdateSettings, InnerLoopSettings, RunConfig):
+    """A family of tasks, a network, and a method.
+
+    --method NAME chooses a method of `metarl methods`; flags that are not set take the values of
+    the method. config.json in the run folder contains the values used.
+    """
+
+    method: str = "maml"
+    """Method; `metarl methods` lists them."""
+
+    group: ClassVar[str] = "run"
     defaults: ClassVar[dict[str, dict[str, Any]]] = {"": {}}
     """Values of settings that are None, by method; ``""`` applies to every method."""
     scheduled = {  # noqa: RUF012
@@ -88,9 +102,13 @@ class SupervisedConfig(RunConfig):
         error = f"there is no method={self.method}; {names}"
         return [*super().conflicts(), (self.method not in METHODS, error)]
 
-    def complete(self) -> Any:
-        """Fill in what was left open."""
+    def filled(self) -> Any:
+        """Return the configuration with the values of the method."""
         return resolve(self, self.defaults)
+
+    def complete(self) -> Any:
+        """Return the configuration that is trained: nothing is left open."""
+        return self.filled()
 
 
 Config = TypeVar("Config", bound=SupervisedConfig)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import tyro
@@ -24,6 +24,7 @@ from metarl.experiments.supervised_setup import (
     mapped,
 )
 from metarl.experiments.text_evaluation import TextEvaluation, measure, names, report
+from metarl.runs import unset
 from metarl.supervised import Draw, minibatches, present_cross_entropy
 from metarl.text import (
     AllLabels,
@@ -40,7 +41,7 @@ from metarl.text import (
     tokenize,
 )
 from metarl.text.files import PART
-from metarl.util import Conflicts, at_least, refuse, warn
+from metarl.util import Conflicts, Ranged, at_least, refuse, warn
 
 
 HELD_OUT = "airline,restaurant,conll,political_audience,political_bias,political_message"
@@ -48,47 +49,59 @@ JOINT_BATCH = 16  # sentences of a data set in a batch of joint training
 
 
 @dataclass(frozen=True)
-class TextConfig(SupervisedConfig):
-    """Learn to tell any number of classes of sentences apart from K examples of each.
+class TextSettings(Ranged):
+    """The sentences and the tasks made of them."""
 
-    --method pretrained trains one classifier of all tasks; at its checkpoint 0 it is the encoder
-    as it came, for the baseline of plain fine-tuning.
+    group: ClassVar[str] = "data"
+    data_root: Annotated[Path | None, unset("METARL_DATA")] = None
+    """Folder of the tasks."""
+    tasks: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: all but the held-out)")] = ""
+    """Tasks to train on, separated by commas."""
+    held_out: str = HELD_OUT
+    """Test tasks, separated by commas; training excludes them unless --tasks names them."""
+    num_shots: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--shots"])] = 4
+    """Number of support sentences of each class."""
+    num_queries: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--queries"])] = 4
+    """Number of query sentences of each class."""
+    max_ways: Annotated[int, at_least(2)] = 6
+    """Maximum number of classes of a training task; larger tasks are subsampled."""
+    part_shots: Annotated[int, at_least(1)] = 2
+    """Maximum number of support sentences of each class in one part of the support set. With a
+    generated head, the first part generates the head and the inner steps use the other parts."""
+
+
+@dataclass(frozen=True)
+class EncoderSettings(Ranged):
+    """The sentence encoder."""
+
+    group: ClassVar[str] = "encoder"
+    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    """Hugging Face encoder: a folder or a model name."""
+    encoder_lr: Annotated[float | None, at_least(0), unset("outer-lr")] = None
+    """Outer step size of the encoder; it follows --outer-schedule."""
+    top_layers: Annotated[int, at_least(0)] = 2
+    """Number of top layers that adapt; lower layers are only meta-learned (LEOPARD's ν)."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """Sentence feature: the mean over tokens, or the first token."""
+    max_length: Annotated[int, at_least(1)] = 64
+    """Maximum number of tokens of a sentence; longer sentences are truncated."""
+
+
+@dataclass(frozen=True)
+class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
+    """Learn to classify sentences into any number of classes from K examples of each.
+
+    --method pretrained trains one classifier of all tasks; its checkpoint 0 is the unchanged
+    encoder, the baseline of plain fine-tuning. With an encoder of 23 million parameters, a
+    checkpoint takes 270 MB.
     """
 
     method: str = "leopard"
-    """A row of `metarl methods`: leopard, protonet, protomaml, zero-head or pretrained."""
+    """Method: leopard, protonet, protomaml, zero-head or pretrained."""
     iterations: int = 1000
-    """Meta-updates."""
     checkpoint_every: int = 250
-    """Iterations between checkpoints; with an encoder of 23 million parameters one takes 270 MB."""
     log_every: int = 10
-    """Iterations that one line of metrics.jsonl averages."""
-    data_root: Path | None = None
-    """Folder of the tasks; by default METARL_DATA."""
-    tasks: str = ""
-    """Tasks to train on, separated by commas; by default all that are not held out."""
-    held_out: str = HELD_OUT
-    """Tasks to keep for the test, which --tasks left out does not train on."""
-    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
-    """Hugging Face encoder: a folder or a name."""
-    encoder_lr: Annotated[float | None, at_least(0)] = None
-    """Outer step size of the encoder, where it is not that of what is new: with leopard 1e-5, as in
-    the paper's code. It falls with --outer-schedule as --outer-lr does."""
-    top_layers: Annotated[int, at_least(0)] = 2
-    """Layers of the encoder that adapt; those below are meta-learned alone (the paper's ν)."""
-    pooling: Literal["mean", "cls"] = "mean"
-    """Feature of a sentence: the mean over its tokens, or the first token."""
-    max_length: Annotated[int, at_least(1)] = 64
-    """Tokens after which a sentence is cut."""
-    num_shots: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--shots"])] = 4
-    """Support sentences of each class."""
-    num_queries: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--queries"])] = 4
-    """Query sentences of each class."""
-    max_ways: Annotated[int, at_least(2)] = 6
-    """The most classes of a task in training; of one that has more, some are drawn."""
-    part_shots: Annotated[int, at_least(1)] = 2
-    """Support sentences of each class in a part of the support set, at most, where a head is
-    generated: from the first part; the steps take the others, and then all in turn."""
+    group: ClassVar[str] = "run"
 
     defaults = {  # noqa: RUF012
         "": {"mode": "eager", "num_tasks": 4, "inner_steps": 3, "test_steps": 3, "inner_lr": 0.1,

@@ -15,6 +15,7 @@ import tyro
 
 from metarl.core import InnerLoop, MetaParams
 from metarl.experiment import Evaluation, Report
+from metarl.runs import unset
 from metarl.supervised import Model
 from metarl.text import Prepare, Sentences, TextTask, accuracies, chosen_rows, encoded
 from metarl.text.files import NUM_SAMPLES
@@ -27,28 +28,30 @@ Results: TypeAlias = dict[str, dict[int, torch.Tensor]]
 
 @dataclass(frozen=True)
 class TextEvaluation(Evaluation):
-    """Adapt to each fixed support sample of test tasks, and report mean ± standard deviation.
+    """Adapt to each support sample of the test tasks, and report mean ± standard deviation.
 
-    The samples of LEOPARD's tasks are those of its authors; of JSON lines of your own ten are
-    drawn. Options that are not set use the run's values.
+    LEOPARD's tasks have the support samples of its authors; for other tasks they are drawn with a
+    fixed seed.
     """
 
-    tasks: str = ""
-    """Test tasks, separated by commas; by default those that were held out and can be tested."""
+    tasks: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: the held-out tasks)")] = ""
+    """Test tasks, separated by commas."""
     shots: str = "4,8,16"
-    """Support sentences of each class, one or more numbers separated by commas."""
+    """Number of support sentences of each class: one or more numbers, separated by commas."""
     samples: Annotated[int, at_least(1)] = NUM_SAMPLES
-    """Support samples of each task."""
-    queries: Annotated[int | None, at_least(1)] = None
-    """Evaluation sentences of each task, drawn; by default all."""
-    test_steps: Annotated[int | None, at_least(0), tyro.conf.arg(aliases=["--inner-steps"])] = None
-    """Inner steps."""
-    inner_lr: Annotated[float | None, at_least(0)] = None
-    """Step size of the inner steps, where it is not learned."""
-    data_root: Path | None = None
-    """Folder of the test tasks, where it is not the run's."""
-    encoder: str | None = None
-    """Where the run's encoder is now."""
+    """Number of support samples of each task."""
+    queries: Annotated[int | None, at_least(1), unset("all")] = None
+    """Number of evaluation sentences of each task."""
+    test_steps: Annotated[
+        int | None, at_least(0), tyro.conf.arg(aliases=["--inner-steps"]), unset("as in the run")
+    ] = None
+    """Number of inner steps."""
+    inner_lr: Annotated[float | None, at_least(0), unset("as in the run")] = None
+    """Step size of the inner steps, if the run did not learn it."""
+    data_root: Annotated[Path | None, unset("as in the run")] = None
+    """Folder of the test tasks."""
+    encoder: Annotated[str | None, unset("as in the run")] = None
+    """Folder or name of the run's encoder."""
 
     def conflicts(self) -> Conflicts:
         """Return the combinations of settings that are errors."""

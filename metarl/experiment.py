@@ -26,6 +26,7 @@ from metarl.runs import (
     load_checkpoint,
     require_tracker,
     to_json,
+    unset,
 )
 from metarl.util import Ranged, Table, at_least, resolve_device
 
@@ -46,9 +47,9 @@ class Evaluation(Ranged):
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder."""
     seed: Annotated[int, at_least(0)] = 1
-    """Seed of the tasks and of everything else that is drawn."""
-    checkpoint: int | None = None
-    """Iteration of the checkpoint, by default the last; 0 is the initialization."""
+    """Seed of the tasks and of all other random numbers."""
+    checkpoint: Annotated[int | None, unset("the last")] = None
+    """Iteration of the checkpoint; 0 is the initialization."""
     device: Device = "auto"
     """Device of the parameters."""
 
@@ -58,15 +59,15 @@ class Rendering(Ranged):
     """Show policies of one or more runs, side by side, as a picture or a video."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run folders of one environment; each is a row."""
+    """Run folders with the same environment; each is one row."""
     out: Path
-    """File to write: .png, .pdf or .svg is a picture, .mp4 or .gif a video."""
-    task: str | None = None
-    """Task as JSON, such as '{"direction": -1}'; by default that of the run, or test tasks."""
+    """Output file: an image (.png, .pdf, .svg) or a video (.mp4, .gif)."""
+    task: Annotated[str | None, unset("that of the run, or test tasks")] = None
+    """Task as JSON, such as '{"direction": -1}'."""
     seed: Annotated[int, at_least(0)] = 1
     """Seed of tasks and episodes."""
-    checkpoint: int | None = None
-    """Iteration of the checkpoint, by default the last; 0 is the untrained policy."""
+    checkpoint: Annotated[int | None, unset("the last")] = None
+    """Iteration of the checkpoint; 0 is the untrained policy."""
     device: Device = "auto"
     """Device of the policy."""
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import TRAIN, metarl
 from hypothesis import settings
 
 from metarl.drawing import opengl
+from tests.support.commands import TRAIN, metarl
 
 
 # Of a property; those of test_robust_*.py take shares of it. A machine that is busy is no failure.

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import at_once, problem, random_like, relative_error, task_of
 from torch import Tensor
 
 from metarl.core import backprop, meta_gradient, query_loss, tree
@@ -14,6 +13,7 @@ from metarl.rl.baseline import advantages
 from metarl.rl.episodes import Rollout, mean_return
 from metarl.rl.losses import INNER_LOSSES, mean_kl, surrogate
 from metarl.rl.objective import PostAdaptationObjective
+from tests.support.problems import at_once, problem, random_like, relative_error, task_of
 
 
 def move(values: Any, device: str) -> Any:

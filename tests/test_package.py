@@ -13,9 +13,9 @@ from types import ModuleType
 import pytest
 
 import metarl
+from tests.support import ROOT
 
 
-ROOT = Path(__file__).parents[1]
 FOLDERS = {"metarl": ROOT / "metarl", "envs": ROOT / "envs", "experiments": ROOT / "experiments"}
 SOURCES = sorted(path for folder in FOLDERS.values() for path in folder.rglob("*.py"))
 

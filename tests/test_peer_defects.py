@@ -3,53 +3,53 @@
 Tests elsewhere that do so already:
 
 * last task's parameters sample every task from the second inner step on (maml_rl), one step only
-  (garage): tests/test_sampler.py::test_episodes_k_come_from_the_policy_after_k_inner_steps
+  (garage): tests/rl/test_sampler.py::test_episodes_k_come_from_the_policy_after_k_inner_steps
 * Fisher products by finite differences of a wrong or tiny step (maml_rl, ProMP):
-  tests/test_objective.py::test_fisher_product_is_that_of_the_dense_hessian_of_the_kl
+  tests/rl/test_objective.py::test_fisher_product_is_that_of_the_dense_hessian_of_the_kl
 * reward said to be squared that is not (maml_rl):
-  tests/test_navigation.py::test_reward_is_the_distance_after_the_move_and_not_its_square
+  tests/envs/test_navigation.py::test_reward_is_the_distance_after_the_move_and_not_its_square
 * actions ten times as large as their box (pytorch-maml-rl):
-  tests/test_navigation.py::test_actions_are_scaled_and_clipped
+  tests/envs/test_navigation.py::test_actions_are_scaled_and_clipped
 * every episode equal, instead of every time step (pytorch-maml-rl, CAVIA):
-  tests/test_advantages.py::test_masked_mean_weights_every_transition_alike and
-  tests/test_losses.py::test_gradient_is_the_mean_score_times_advantage
+  tests/rl/test_advantages.py::test_masked_mean_weights_every_transition_alike and
+  tests/rl/test_losses.py::test_gradient_is_the_mean_score_times_advantage
 * observations not clipped to ±10 in the baseline (pytorch-maml-rl), time counted from 1 (CAVIA):
-  tests/test_advantages.py::test_baseline_is_the_dense_ridge_solution_on_clipped_observations
+  tests/rl/test_advantages.py::test_baseline_is_the_dense_ridge_solution_on_clipped_observations
 * a baseline that cannot be solved for stops a worker, and the run waits forever (pytorch-maml-rl):
-  tests/test_advantages.py::test_baseline_in_float32_survives_constant_and_equal_features and
-  tests/test_own_environment.py::test_worker_that_dies_is_an_error_and_not_a_hang
+  tests/rl/test_advantages.py::test_baseline_in_float32_survives_constant_and_equal_features and
+  tests/envs/test_own_environment.py::test_worker_that_dies_is_an_error_and_not_a_hang
 * tensors left on the CPU (pytorch-maml-rl, learn2learn):
   tests/test_devices.py::test_fisher_products_follow_their_inputs
 * results that depend on the number of workers (pytorch-maml-rl):
-  tests/test_threads.py::test_collecting_and_stepping_are_bit_identical_for_one_and_two_threads,
-  tests/test_locomotion.py::test_number_of_threads_changes_nothing and
-  tests/test_vector_envs.py::test_episodes_are_those_of_a_slow_loop_and_end_once
+  tests/rl/test_threads.py::test_collecting_and_stepping_are_bit_identical_for_one_and_two_threads,
+  tests/envs/test_locomotion.py::test_number_of_threads_changes_nothing and
+  tests/rl/test_vector_envs.py::test_episodes_are_those_of_a_slow_loop_and_end_once
 * a velocity missed is rewarded (ProMP):
-  tests/test_locomotion.py::test_swimmer_is_rewarded_for_meeting_its_velocity_and_not_for_missing_it
+  tests/envs/test_locomotion.py::test_swimmer_is_rewarded_for_meeting_its_velocity_and_not_for_missing_it
 * an observation of zero, with which all but the last bias of a ReLU network has no gradient
   (pytorch-maml-rl, CAVIA):
-  tests/test_small_environments.py::test_gradient_reaches_every_layer_of_a_policy_for_the_bandit
+  tests/envs/test_small_environments.py::test_gradient_reaches_every_layer_of_a_policy_for_the_bandit
 * the end of an episode looked for at the origin and not at the goal (ProMP):
-  tests/test_navigation.py::test_episode_terminates_inside_a_box_around_the_goal
+  tests/envs/test_navigation.py::test_episode_terminates_inside_a_box_around_the_goal
 * a quota of transitions, which drops or adds episodes where they end early (ProMP, maml_rl), and
   an episode splitter that loses the last one (metaworld-algorithms):
-  tests/test_sampler.py::test_episodes_that_end_early_are_masked_up_to_the_horizon
+  tests/rl/test_sampler.py::test_episodes_that_end_early_are_masked_up_to_the_horizon
 * advantages divided by their variance (garage, metaworld-algorithms):
-  tests/test_advantages.py::test_standardized_entries_have_mean_zero_and_deviation_one
+  tests/rl/test_advantages.py::test_standardized_entries_have_mean_zero_and_deviation_one
 * a baseline that is never trained (garage):
-  tests/test_advantages.py::test_constant_reward_in_full_episodes_is_explained_by_time_alone
+  tests/rl/test_advantages.py::test_constant_reward_in_full_episodes_is_explained_by_time_alone
 * an outer loss of log-probabilities, wrong in the line search (garage), and KL(new ‖ old) there
   (pytorch-maml-rl, CAVIA, learn2learn):
-  tests/test_trpo.py::test_step_lowers_the_surrogate_inside_the_trust_region
+  tests/rl/test_trpo.py::test_step_lowers_the_surrogate_inside_the_trust_region
 * a KL averaged over padding (garage):
-  tests/test_objective.py::test_products_are_those_of_plain_autograd and
-  tests/test_trpo.py::test_what_the_padding_holds_does_not_matter
+  tests/rl/test_objective.py::test_products_are_those_of_plain_autograd and
+  tests/rl/test_trpo.py::test_what_the_padding_holds_does_not_matter
 * log-probability and KL averaged over the action's dimensions (learn2learn, CAVIA):
-  tests/test_distributions.py::test_log_prob_kl_and_entropy_are_those_of_torch
+  tests/rl/test_distributions.py::test_log_prob_kl_and_entropy_are_those_of_torch
 * the value after the end is that of the next episode's start (learn2learn):
-  tests/test_advantages.py::test_advantages_are_those_of_the_recursion
+  tests/rl/test_advantages.py::test_advantages_are_those_of_the_recursion
 * nothing says how large σ is (all):
-  tests/test_sampler.py::test_metrics_describe_the_rollouts
+  tests/rl/test_sampler.py::test_metrics_describe_the_rollouts
 """
 
 import inspect
@@ -62,8 +62,6 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from helpers import fill_padding, problem, random_like, relative_error, seeded, task_of
-from reference import plain_gradient
 from torch.testing import assert_close
 
 from metarl.core import InnerLoop, Params, Task, sgd, tree
@@ -80,6 +78,16 @@ from metarl.rl.policies import MIN_LOG_STD, GaussianMLP, Policy, mlp_policy
 from metarl.rl.sampler import Sampler, make_sampler
 from metarl.rl.trpo import trust_region_step
 from metarl.util.device import resolve_device
+from tests.support import ROOT
+from tests.support.problems import (
+    fill_padding,
+    problem,
+    random_like,
+    relative_error,
+    seeded,
+    task_of,
+)
+from tests.support.reference_losses import plain_gradient
 
 
 MAMLTRPO = config_class("maml-trpo")
@@ -107,10 +115,10 @@ def collect(sampler: Sampler, policy: Policy, params: Params, lr: float) -> Task
 
 def test_every_test_named_above_exists() -> None:
     """Keep the list true."""
-    named = re.findall(r"(tests/\w+\.py)::(\w+)", __doc__ or "")
+    named = re.findall(r"(tests/[\w/]+\.py)::(\w+)", __doc__ or "")
     assert len(named) > 20
     for file, name in named:
-        assert f"def {name}(" in (Path(__file__).parents[1] / file).read_text(), name
+        assert f"def {name}(" in (ROOT / file).read_text(), name
 
 
 def test_programs_do_not_grow_with_the_iterations() -> None:

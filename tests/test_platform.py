@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import ROOT, TRAIN, history, metarl
-from own import playground
 
 from metarl.commands import cli
+from tests.support import ROOT
+from tests.support.commands import TRAIN, history, metarl
+from tests.support.own_environment import playground
 
 
 OWN = ["--env", "playground:playground/Pendulum-v0"]

@@ -7,14 +7,17 @@ import json
 from pathlib import Path
 
 import pytest
-from commands import history, metarl, script
+
+from tests.support import ROOT
+from tests.support.commands import history, metarl, script
 
 
-HERE = Path(__file__).parent
-EXPECTED: dict[str, dict[str, float]] = json.loads((HERE / "first_iterations.json").read_text())
+EXPECTED: dict[str, dict[str, float]] = json.loads(
+    (ROOT / "tests/first_iterations.json").read_text()
+)
 
 
-CASES: dict[str, list[str]] = script(HERE.parent / ".ci/compare_versions.py").CASES
+CASES: dict[str, list[str]] = script(ROOT / ".ci/compare_versions.py").CASES
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
-from metarl.runs import versions
+from metarl.runs import unset, versions
 from metarl.util import (
     Figures,
     Ranged,
@@ -57,10 +57,10 @@ class Benchmark(Ranged):
         "metarl/Navigation2D-v0", "metarl/RllabHalfCheetahDir-v0", "metarl/HalfCheetahDir-v1",
     )  # fmt: skip
     """Environments to measure."""
-    num_tasks: int | None = None
-    """Tasks of a meta-batch; by default 20 in navigation and 40 elsewhere."""
+    num_tasks: Annotated[int | None, unset("20 for navigation, 40 for others")] = None
+    """Number of tasks in a meta-batch."""
     episodes_per_task: int = 20
-    """Episodes of each task."""
+    """Number of episodes of each task."""
     hidden: tuple[int, ...] = ()
     """Widths of hidden layers; by default 64 64 in navigation and 100 100 elsewhere."""
     fisher_fraction: tuple[float, ...] = (1.0, 0.25)
@@ -71,8 +71,8 @@ class Benchmark(Ranged):
     """The most processes of scaling."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the parameters live."""
-    out: Path | None = None
-    """Also write the figures to this JSON file."""
+    out: Annotated[Path | None, unset("no file")] = None
+    """JSON file for the results."""
 
 
 class Case(NamedTuple):

@@ -83,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         _fail(str(stopped), 128 + stopped.number, once=True)
     except UsageError as error:
         _fail(str(error), 2, once=True)
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
         if "--debug" in words:
             raise

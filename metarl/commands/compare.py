@@ -20,7 +20,7 @@ from metarl.commands.side_by_side import SideBySide
 from metarl.core.speed import processes
 from metarl.drawing import figure
 from metarl.experiments import experiments
-from metarl.runs import NEUTRAL, Run, markdown_table, to_json
+from metarl.runs import NEUTRAL, Run, markdown_table, to_json, unset
 from metarl.util import Ranged, at_least, interval95, print_table, require_writable
 
 
@@ -41,12 +41,12 @@ class Compare(Ranged):
     """Methods, such as maml-trpo promp "maml-trpo --first-order"."""
     out: Path
     """Folder of the runs, table.md and curves.png."""
-    preset: str | None = None
-    """Settings that all methods start from; `metarl train` lists them."""
-    env: str | None = None
-    """Environment of all methods; of supervised ones leave it out."""
-    iterations: Annotated[int | None, at_least(1)] = None
-    """Meta-updates of all methods."""
+    preset: Annotated[str | None, unset("none")] = None
+    """Preset of all methods; `metarl train` lists presets."""
+    env: Annotated[str | None, unset("that of the preset or the experiment")] = None
+    """Environment of all methods; not for supervised methods."""
+    iterations: Annotated[int | None, at_least(1), unset("that of the preset or the method")] = None
+    """Number of meta-updates of all methods."""
     seeds: Annotated[tuple[int, ...], at_least(0)] = (0, 1, 2)
     """One run of each method for each of these."""
     evaluate: str = ""

@@ -1,11 +1,18 @@
 """Reading a command line: flags, and errors that name them."""
 
+import ast
 import contextlib
+import inspect
 import io
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
-from typing import Any
+from dataclasses import field, fields, make_dataclass
+from itertools import pairwise
+from typing import Annotated, Any, get_type_hints
+
+
+HELP = ("-h", "--help")
 
 
 class UsageError(Exception):
@@ -48,30 +55,89 @@ def flags_of(text: str, names: Sequence[str]) -> str:
     return text
 
 
-def parse(options: Any, argv: list[str], prog: str, **kwargs: Any) -> Any:
-    """Return the options that a command line sets.
+def parse(options: Any, argv: list[str], prog: str, *, default: Any = None) -> Any:
+    """Parse a command line.
 
     Args:
-        options: Their dataclass.
-        argv: The words.
-        prog: The command, for its help.
-        kwargs: Arguments of ``tyro.cli``.
+        options: Dataclass of the options.
+        argv: Words of the command line.
+        prog: Name of the command in the help.
+        default: Default values, an instance of `options`; ``--help`` groups its flags.
+
+    Returns:
+        An instance of `options`.
 
     Raises:
-        UsageError: If the words do not fit; the message is one line.
+        UsageError: If the words are invalid; the message is one line.
     """
     import tyro
 
-    known = [argument for argument in argv if argument != "--debug"]
+    words = [word for word in argv if word not in ("--debug", *HELP)]
+    asks = bool({*HELP} & {*argv})
+    if asks and default is not None:
+        default = parse(options, words, prog, default=default).filled()
+    kind = options if default is None else grouped(default)
+    style: Any = (tyro.conf.OmitArgPrefixes if default else tyro.conf.DisallowNone,)
+    args, text = ["--help"] if asks else words, inspect.cleandoc(options.__doc__ or "")
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(options, args=known, prog=prog, **kwargs)
+            parsed = tyro.cli(kind, args=args, prog=prog, description=text, config=style)
+        if default is None:
+            return parsed
+        return options(**{n: v for group in vars(parsed).values() for n, v in vars(group).items()})
+    except ValueError as error:
+        message = str(error)
     except SystemExit as stopped:
         if stopped.code in (0, None):  # --help
             raise
-        names = [field.name for field in fields(options)]
-        raise UsageError(flags_of(_one_line(errors.getvalue()), names)) from None
+        message = _one_line(errors.getvalue())
+    raise UsageError(flags_of(message, [field.name for field in fields(options)]))
+
+
+def grouped(config: Any) -> type[Any]:
+    """Return a dataclass with one nested dataclass per group of settings.
+
+    The group of a field is the attribute ``group`` of the class that defines it.
+
+    Args:
+        config: A configuration; its values are the defaults.
+    """
+    import tyro
+
+    kind: Any = type(config)
+    hints, helps = get_type_hints(kind, include_extras=True), help_texts(kind)
+    groups: dict[str, list[Any]] = {"run": []}
+    for entry in fields(kind):
+        name = entry.name
+        hint: Any = hints[name]
+        if name in helps:
+            hint = Annotated[hint, tyro.conf.arg(help=helps[name])]
+        if entry.default is None:  # None is not a value then, but leaves the choice to the run
+            hint = Annotated[hint, tyro.conf.DisallowNone]
+        bases = reversed(kind.__mro__)
+        base = next(base for base in bases if name in vars(base).get("__annotations__", {}))
+        default = field(default=getattr(config, name))
+        groups.setdefault(base.group, []).append((name, hint, default))
+    parts = {title: make_dataclass("Group", group, frozen=True) for title, group in groups.items()}
+    nested = [
+        (title.replace(" ", "_"), Annotated[part, tyro.conf.arg(name=title, help="")], part())
+        for title, part in parts.items()
+    ]
+    return make_dataclass("Groups", nested)
+
+
+def help_texts(kind: type[Any]) -> dict[str, str]:
+    """Return the docstrings of the fields of a dataclass, by name."""
+    found = {}
+    for base in reversed(kind.__mro__):
+        with contextlib.suppress(OSError, TypeError):  # built in, or created without source
+            (body,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+            for entry, text in pairwise(body.body if isinstance(body, ast.ClassDef) else ()):
+                if isinstance(entry, ast.AnnAssign) and isinstance(text, ast.Expr):
+                    words = ast.literal_eval(text.value).split()
+                    found[ast.unparse(entry.target)] = " ".join(words)
+    return found
 
 
 def _one_line(box: str) -> str:

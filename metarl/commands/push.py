@@ -12,7 +12,7 @@ import tyro
 from metarl.commands import cli
 from metarl.commands.opened import opened
 from metarl.drawing import require_video
-from metarl.runs import Run, Subject, copy, hub, made, newest_evaluation
+from metarl.runs import Run, Subject, copy, hub, made, newest_evaluation, unset
 from metarl.runs.card import card
 from metarl.util import warn
 
@@ -31,16 +31,16 @@ class Push:
     to: Annotated[str, tyro.conf.Positional]
     """Where: hub:USER/NAME (or hub:USER/NAME@BRANCH) is a repository of the hub, all else a new
     folder."""
-    checkpoint: int | None = None
-    """Iteration of the checkpoint, by default the last."""
-    license: str | None = None
-    """Licence of the model, such as mit or apache-2.0; by default none is given."""
+    checkpoint: Annotated[int | None, unset("the last")] = None
+    """Iteration of the checkpoint."""
+    license: Annotated[str | None, unset("none")] = None
+    """License of the model, such as mit or apache-2.0."""
     private: bool = False
-    """A repository that is made is seen by you alone."""
+    """Make a new repository private."""
     picture: bool = True
-    """Film the policy where the run has no picture or video, or draw what cannot be filmed."""
-    message: str | None = None
-    """Message of the commit."""
+    """Render a picture or video of the policy if the run has none."""
+    message: Annotated[str | None, unset("run and iteration")] = None
+    """Commit message."""
 
 
 def main(args: Push) -> None:

@@ -8,7 +8,7 @@ import tyro
 
 from metarl.commands.opened import opened
 from metarl.experiment import Device, Experiment, State, begin, train
-from metarl.runs import Run, RunConfig, to_json
+from metarl.runs import Run, RunConfig, to_json, unset
 from metarl.util import warn
 
 
@@ -22,12 +22,12 @@ class Resume:
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder."""
-    iterations: int | None = None
-    """Train until this iteration instead of the one the run was started with."""
-    total_steps: int | None = None
-    """The same in environment steps, for runs of `metarl train sb3`."""
-    device: Device | None = None
-    """Continue on a different device."""
+    iterations: Annotated[int | None, unset("that of the run")] = None
+    """Last iteration of the training."""
+    total_steps: Annotated[int | None, unset("that of the run")] = None
+    """Last environment step of the training, for runs of `metarl train sb3`."""
+    device: Annotated[Device | None, unset("that of the run")] = None
+    """Device to continue on."""
 
 
 def main(args: Resume) -> None:

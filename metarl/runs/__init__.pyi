@@ -6,6 +6,7 @@ from .checkpoint import write_atomically as write_atomically
 from .config import NEUTRAL as NEUTRAL
 from .config import RunConfig as RunConfig
 from .config import to_json as to_json
+from .config import unset as unset
 from .folder import Run as Run
 from .folder import command as command
 from .folder import versions as versions

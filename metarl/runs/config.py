@@ -1,44 +1,62 @@
-"""Configurations: frozen dataclasses whose fields are flags, checked when made and when read."""
+"""Configurations: frozen dataclasses whose fields are flags, validated when created or read."""
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+import tyro
+
 from metarl.util import Conflicts, Ranged, at_least
+
+
+def unset(meaning: str) -> Any:
+    """Annotate a field that may be None with the default that ``--help`` prints.
+
+    Args:
+        meaning: What None stands for, such as ``"all"``.
+    """
+    return tyro.conf.arg(
+        help_behavior_hint=lambda value: f"(default: {meaning if value == 'None' else value})"
+    )
 
 
 @dataclass(frozen=True)
 class RunConfig(Ranged):
-    """What every run is given, whatever it trains; an experiment adds its own fields.
+    """The settings of every run; an experiment adds its own fields.
 
-    A field that is added later needs a default that does what was done before: configurations
-    written without it are read with the default.
+    A new field needs a default with the behavior of older versions: configurations that lack the
+    field are read with its default.
     """
 
     iterations: Annotated[int, at_least(1)] = 100
-    """Meta-updates."""
+    """Number of meta-updates."""
     seed: Annotated[int, at_least(0)] = 0
-    """Seed of everything random."""
+    """Seed of all random numbers."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the parameters live."""
+    """Device of the parameters; auto uses a GPU if there is one."""
     checkpoint_every: Annotated[int, at_least(1)] = 10
-    """Iterations between checkpoints."""
-    keep_checkpoints: Annotated[int | None, at_least(1)] = None
-    """Keep so many checkpoints, the newest, and the initialization; by default all."""
+    """Iterations between checkpoints; a multiple of --log-every."""
+    keep_checkpoints: Annotated[int | None, at_least(1), unset("all")] = None
+    """Number of most recent checkpoints to keep; the initialization is always kept."""
     log_every: Annotated[int, at_least(1)] = 1
-    """Iterations that one line of metrics.jsonl averages."""
+    """Iterations averaged in one line of metrics.jsonl."""
     track: Literal["none", "tensorboard", "wandb"] = "none"
-    """Also send metrics to a tracker."""
-    media_every: Annotated[int | None, at_least(1)] = None
-    """Every so many iterations, or at the next checkpoint, evaluate on a few test tasks and draw
-    media/ITERATION-curves.png and, of a policy before and after adaptation, ITERATION-adaptation;
-    a tracker gets them too. By default never."""
+    """Tracker that also receives the metrics."""
+    media_every: Annotated[int | None, at_least(1), unset("never")] = None
+    """Iterations between pictures in media/: learning curves and, for policies, episodes before and
+    after adaptation on a few test tasks. They are drawn at the next checkpoint."""
     media_format: Literal["png", "gif"] = "png"
-    """What shows a policy: a picture, or a video."""
+    """Format of the pictures of a policy: an image or a video."""
 
+    group: ClassVar[str] = "run"
+    """Heading of the settings in ``--help``."""
     scheduled: ClassVar[dict[str, Any]] = {}
-    """Settings that depend on the number of iterations, and the values with which they do not."""
+    """Settings that depend on the number of iterations, with the values that disable them."""
+
+    def filled(self) -> Any:
+        """Return the configuration with the values of fields whose default depends on others."""
+        return self
 
     def conflicts(self) -> Conflicts:
         """Return the combinations of settings that are errors."""

@@ -104,6 +104,7 @@ def refuse(*cases: tuple[Any, str]) -> None:
 @cache
 def ranges_of(kind: type) -> dict[str, Range]:
     """Return the ranges of the annotated fields of a dataclass, by name."""
-    hints = get_type_hints(kind, include_extras=True)
-    notes = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
-    return {n: note for n, found in notes.items() for note in found if isinstance(note, Range)}
+    bases = (get_type_hints(base, include_extras=True) for base in reversed(kind.__mro__))
+    hints = [item for base in bases for item in base.items()]  # an override keeps the range
+    notes = [(name, note) for name, hint in hints for note in getattr(hint, "__metadata__", ())]
+    return {name: note for name, note in notes if isinstance(note, Range)}

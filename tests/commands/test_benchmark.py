@@ -1,0 +1,111 @@
+"""``metarl benchmark``: what it prints and writes, and that the raw physics is the same work."""
+
+import json
+import os
+from pathlib import Path
+
+import mujoco
+import numpy as np
+import pytest
+
+from metarl.commands.benchmark import Benchmark, main
+from metarl.commands.measures import scaling
+from metarl.commands.measures.rl import raw_physics
+from metarl.commands.measures.supervised import MODES, PLAIN
+from metarl.rl.sampler import make_sampler
+from tests.support import ranks
+
+
+ENV = "metarl/HalfCheetahDir-v1"
+
+
+def test_figures_are_printed_and_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "speed.json"
+    main(
+        Benchmark(
+            repeats=1, env=(ENV,), num_tasks=2, episodes_per_task=4, hidden=(4,), out=out,
+            fisher_fraction=(0.5,), compiled=False,
+        )
+    )  # fmt: skip
+    report = json.loads(out.read_text())["figures"]
+    machine, policy, fewer, sinusoids, images = report
+    assert machine == "this machine"
+    assert policy == f"{ENV}: 2 tasks x 4 episodes x 100 steps, 4 relu"
+    for name in (sinusoids, images):
+        assert set(report[name]) == {PLAIN, *(t for t, mode in MODES.items() if mode != "compiled")}
+    figures = report[policy]
+    assert fewer == f"{policy}, Fisher on 50% of the episodes"
+    for values in (figures, report[fewer]):
+        assert all(value > 0 for name, value in values.items() if "tracing" not in name)
+    sampled, raw = figures["closed-loop sampling (steps/s)"], figures["raw mj_step (steps/s)"]
+    assert figures["closed loop / raw (%)"] == pytest.approx(100 * sampled / raw)
+    assert "trust-region update (s)" in report[fewer]
+    assert "raw mj_step" in capsys.readouterr().out
+
+
+def test_raw_physics_takes_every_substep_of_the_same_actions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    env = make_sampler(ENV, num_tasks=1, episodes_per_task=3).env
+    actions = np.random.default_rng(0).uniform(-1, 1, (5, 3, 6))
+    steps = []
+    plain = mujoco.mj_step
+    monkeypatch.setattr(
+        mujoco, "mj_step", lambda m, d, n: (steps.append((d.ctrl.copy(), n)), plain(m, d, n))
+    )
+    raw_physics(env, actions)
+    assert len(steps) == 15
+    assert {n for _, n in steps} == {5}
+    assert {tuple(c) for c, _ in steps} == {tuple(a) for a in actions.reshape(-1, 6)}
+
+
+def share_a_small_benchmark(out: Path) -> None:
+    """Measure as one of several processes."""
+    small = {"num_tasks": 2, "episodes_per_task": 2, "hidden": (4,)}
+    scaling.CHEETAH.update(small)
+    figures = scaling.measure(1)
+    if os.environ["RANK"] == "0":
+        out.write_text(json.dumps(figures))
+
+
+@pytest.mark.slow
+def test_processes_that_share_an_iteration_are_measured(tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    started = ranks.start(2, tmp_path / "ranks", share_a_small_benchmark, out)
+    assert started.join() == [0, 0]
+    figures = json.loads(out.read_text())
+    assert set(figures) == {"sampling", "update", "bytes"}
+    assert all(value > 0 for value in figures.values())
+
+
+def test_scaling_compares_with_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {1: {"sampling": 2.0, "update": 6.0, "bytes": 0.0}}
+    times[2] = {"sampling": 1.0, "update": 3.0, "bytes": 5000.0}
+    monkeypatch.setattr(scaling, "_start", lambda number, repeats: times[number])
+    (case,) = scaling.scaling(Benchmark(repeats=1, processes=2))
+    assert case.title.startswith("metarl/HalfCheetahDir-v1: 40 tasks x 20 episodes")
+    figures = case.measure()
+    assert figures["iteration, 1 process (s)"] == 8
+    assert figures["part of the time of one, 2 processes ()"] == 0.5
+    assert figures["sent by each, 2 processes (kB)"] == 5
+
+
+def fail(repeats: int) -> None:
+    raise ValueError(f"{repeats} is no good number")
+
+
+@pytest.mark.slow
+def test_processes_of_a_benchmark_that_fail_print_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(scaling, "measure", fail)
+    with pytest.raises(RuntimeError, match="2 processes failed; see the error"):
+        scaling._start(2, repeats=1)
+    assert "ValueError: 1 is no good number" in caplog.text
+
+
+def test_no_repeats_are_refused() -> None:
+    with pytest.raises(ValueError, match="`repeats` must be at least 1, got 0"):
+        Benchmark(repeats=0)

@@ -1,0 +1,202 @@
+"""The command line: help, and every mistake in one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import pytest
+
+from metarl import __version__
+from metarl.commands import cli
+from metarl.envs import ENVIRONMENTS
+from metarl.envs.navigation import Navigation2D
+from tests.support.commands import TRAIN, checkpoints, history, metarl, refusal
+
+
+def test_help_names_every_command_and_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    metarl("--help")
+    overview = capsys.readouterr().out
+    assert all(verb in overview for verb in ("train", *cli.VERBS))
+    metarl("train")
+    assert "navigation-paper" in capsys.readouterr().out
+    for verb in cli.VERBS:
+        metarl(verb, "--help")
+        text = capsys.readouterr().out
+        assert "--" in text
+        assert "None" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["maml-trpo"], ["outer update options", "policy options", "(default: fits the cache)"]),
+        (["promp"], ["inner loop options", "environment options"]),
+        (["fewshot", "--method", "maml++"], ["data options", "--inner-steps INT", "default: lslr"]),
+        (["text"], ["encoder options", "(default: METARL_DATA)"]),
+        (["sb3"], ["(default: that of SB3)"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_help_of_training_groups_flags_and_prints_real_defaults(
+    words: list[str], expected: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    metarl("train", *words, "--help")
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert all(part in text for part in expected)
+    assert "default: None" not in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--env", "metarl/Navigation2-v0"], "Navigation2D"),
+        (["--env", "Navigation2D-v0"], "did you mean metarl/Navigation2D-v0? (`metarl envs` lists"),
+        (["--env", "CartPol-v1"], "CartPole"),
+        (["--env", "CartPole-v1"], "has no tasks"),
+        (["--preset", "navigation-slow"], "navigation-quick"),
+        (["--iterations", "0"], "--iterations must be at least 1, got 0"),
+        (["--discount", "1.5"], "--discount must be between 0 and 1"),
+        (["--max-kl", "0"], "--max-kl must be greater than 0"),
+        (["--inner-steps=-1"], "--inner-steps must be at least 0"),
+        (["--chunk-size", "0"], "--chunk-size must be at least 1"),
+        (["--seed=-1"], "--seed must be at least 0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_impossible_settings_are_one_line_and_leave_no_folder(
+    flags: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in refusal(capsys, *TRAIN, *flags, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["rendr"], "did you mean 'render'"),
+        (["train", "maml-tpro"], "did you mean 'maml-trpo'"),
+        (["evaluate", "nowhere"], "contains no run"),
+        (["resume", "nowhere"], "contains no run"),
+        (["render", "nowhere", "--out", "a.txt"], "contains no run"),
+        (["plot", "nowhere", "--out", "a.png"], "contains no run"),
+        (["plot", "--out", "a.png"], "plot needs a run folder"),
+        (["plot", "nowhere", "--out", "a.txt"], "must end in .png, .pdf or .svg"),
+        (["render", "--out", "a.png"], "render needs a run folder"),
+        (["train", "maml-trpo"], "train needs --out DIR"),
+        (["train", "maml-trpo", "--preset"], "--preset needs a value"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_misunderstood_commands_are_one_line(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in refusal(capsys, *words)
+
+
+def test_cuda_without_cuda_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    message = refusal(capsys, *TRAIN, "--device", "cuda", "--out", tmp_path / "run")
+    assert "--device cpu" in message
+
+
+class Poisoned(Navigation2D):
+    """Navigation whose rewards become too large to be added, at the third reset after import."""
+
+    resets = 0
+
+    def reset(self, **kwargs: Any) -> Any:
+        type(self).resets += 1
+        return super().reset(**kwargs)
+
+    def step(self, action: Any) -> Any:
+        seen, reward, *rest = super().step(action)
+        return seen, 3e38 if type(self).resets > 2 * 2 * 2 * 3 else reward, *rest
+
+
+def test_a_loss_that_is_not_finite_stops_with_one_line_and_keeps_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gymnasium.register("tests/Poisoned-v0", entry_point=Poisoned, max_episode_steps=5)
+    Poisoned.resets = 0
+    out = tmp_path / "run"
+    flags = ["--env", "tests/Poisoned-v0", "--iterations", "9", "--out", out]
+    message = refusal(capsys, *TRAIN, *flags)
+    assert "iteration 3" in message
+    assert "lower --inner-lr" in message
+    assert [entry["iteration"] for entry in history(out)] == [1, 2]
+    assert sorted(checkpoints(out)) == ["00000000.safetensors", "00000002.safetensors"]
+
+
+def test_envs_lists_every_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    metarl("envs")
+    listed = capsys.readouterr().out
+    assert all(row.id in listed and str(row.horizon) in listed for row in ENVIRONMENTS)
+
+
+@pytest.mark.parametrize(("verb", "resumes"), [("train", True), ("resume", True), ("plot", False)])
+def test_only_what_trains_can_be_resumed_after_an_interruption(
+    verb: str,
+    resumes: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(argv: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([verb, "anything"])
+    assert stopped.value.code == 130
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert ("metarl resume" in line) == resumes
+
+
+def test_what_is_nobodys_mistake_but_ours_is_not_made_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(argv: list[str]) -> None:
+        raise AssertionError(argv)
+
+    monkeypatch.setattr(cli, "run", broken)
+    with pytest.raises(AssertionError):
+        cli.main(["train"])
+
+
+def test_an_error_of_any_length_is_a_line_that_can_be_read(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(argv: list[str]) -> None:
+        raise ValueError("x" * 10_000)
+
+    monkeypatch.setattr(cli, "run", failing)
+    error = refusal(capsys, "envs")
+    assert len(error) < 2000
+    assert error.endswith("x... (--debug shows all)")
+
+
+def test_debug_shows_where_an_error_comes_from() -> None:
+    with pytest.raises(FileNotFoundError, match="contains no run"):
+        cli.main(["evaluate", "nowhere", "--debug"])
+
+
+def python(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True)
+
+
+def test_python_m_metarl_is_metarl() -> None:
+    assert python("-m", "metarl", "--version").stdout == f"metarl {__version__}\n"
+
+
+def test_no_environment_is_called_out_of_date(tmp_path: Path) -> None:
+    code = (
+        "import gymnasium\nfrom metarl.envs import ENVIRONMENTS\n"
+        "for row in ENVIRONMENTS: gymnasium.make_vec(row.id, num_envs=1)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stderr == ""

@@ -1,0 +1,178 @@
+"""What is made of a finished run: evaluations, pictures, plots."""
+
+import gc
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from metarl.drawing.curves import furthest_evaluations
+from metarl.experiments import meta_rl, policies
+from metarl.rl.evaluate import AdaptationCurve, adaptation_curve
+from metarl.runs.folder import Run
+from metarl.util.output import require_writable
+from tests.support.commands import TRAIN, metarl, refusal
+
+
+def test_evaluate_render_and_plot(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metarl("evaluate", whole, "--num-tasks", 3, "--episodes-per-task", 4, "--inner-steps", 2)
+    assert "3 test tasks" in capsys.readouterr().out
+    (report,) = [json.loads(path.read_text()) for path in (whole / "evaluations").iterdir()]
+    assert np.shape(report["returns"]) == (3, 3)
+    assert np.allclose(np.mean(report["returns"], 0), report["mean"])
+    pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
+    for name in ("paths.png", "curves.png"):
+        verb = ["render", whole, "--num-tasks", 2] if name == "paths.png" else ["plot", whole]
+        metarl(*verb, "--out", whole / "media" / name)
+        assert (whole / "media" / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+# imageio leaves the pipes of its ffmpeg process to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_render_films_a_given_task(whole: Path) -> None:
+    imageio = pytest.importorskip("imageio.v3", reason="pip install 'metarl-torch[video]'")
+    pytest.importorskip("imageio_ffmpeg", reason="pip install 'metarl-torch[video]'")
+    out = whole / "media" / "film.mp4"
+    task = '{"goal": [0.3, -0.4]}'
+    metarl("render", whole, "--task", task, "--inner-steps", 1, "--episodes-per-task", 3,
+           "--out", out)  # fmt: skip
+    frames = imageio.imread(out)
+    assert len(frames) == 100
+    assert np.ptp(frames[0]) > 0
+    assert not np.array_equal(frames[0], frames[-1])
+    gc.collect()  # now, while the marker above is in force
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--inner-steps", "0"],
+        ["--inner-steps", "0", "--observe-task"],
+        ["--inner-steps", "3"],
+        ["--first-order"],
+        ["--inner", "meta-sgd", "--inner-loss", "ratio"],
+    ],
+    ids=" ".join,
+)
+def test_variants_train_and_evaluate(flags: list[str], tmp_path: Path) -> None:
+    metarl(*TRAIN, *flags, "--iterations", 1, "--out", tmp_path / "run")
+    metarl("evaluate", tmp_path / "run", "--num-tasks", 2, "--episodes-per-task", 2)
+    oracle = flags[-1] == "--observe-task"
+    (path,) = (tmp_path / "run/evaluations").iterdir()
+    assert len(json.loads(path.read_text())["mean"]) == (1 if oracle else 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["evaluate", "--inner-lr", "nan"], "--inner-lr must be finite"),
+        (["evaluate", "--inner-lr", "1", "--tune-inner-lr"], "leave out --inner-lr"),
+        (["evaluate", "--inner-steps", "0", "--tune-inner-lr"], "needs --inner-steps of at least"),
+        (["render", "--inner-lr", "1", "2", "--out", "a.png"], "one step size per run: 1, got 2"),
+        (["render", "--task", "{bad", "--out", "a.png"], "must be JSON"),
+        (["render", "--inner-steps=-1", "--out", "a.png"], "--inner-steps must be at least 0"),
+        (["render", "--num-tasks", "0", "--out", "a.png"], "--num-tasks must be at least 1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_impossible_settings_of_a_finished_run_are_one_line(
+    words: list[str], expected: str, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in refusal(capsys, words[0], whole, *words[1:])
+
+
+def test_runs_that_do_not_fit_a_command_are_one_line(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*TRAIN, "--env", "metarl/SparsePoint-v0", "--inner", "meta-sgd", "--iterations", 1]
+    other = tmp_path / "other"
+    metarl(*words, "--out", other)
+    assert "learned its rates" in refusal(capsys, "evaluate", other, "--inner-lr", 1)
+    line = refusal(capsys, "render", whole, other, "--out", tmp_path / "a.png")
+    assert "one environment at a time, not metarl/Navigation2D-v0 and metarl/SparsePoint-v0" in line
+    (other / "metrics.jsonl").unlink()
+    assert "has no metrics yet" in refusal(capsys, "plot", other, "--out", tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_the_step_size_is_tuned_as_it_is_evaluated_but_on_other_tasks(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    calls: list[tuple[Any, ...]] = []
+
+    def spy(*args: Any, **kwargs: Any) -> AdaptationCurve:
+        calls.append(args)
+        return adaptation_curve(*args, **kwargs)
+
+    monkeypatch.setattr(policies, "adaptation_curve", spy)
+    monkeypatch.setattr(meta_rl, "TUNING_RATES", (0.1, 0.2))
+    sizes = ["--num-tasks", 3, "--episodes-per-task", 4, "--inner-steps", 2]
+    metarl("evaluate", tmp_path / "run", *sizes, "--tune-inner-lr")
+    tasks = [call[4] for call in calls]
+    assert [len(drawn) for drawn in tasks] == [3, 3, 3]
+    assert tasks[0] == tasks[1]
+    assert not [task for task in tasks[0] if task in tasks[2]]
+    assert all(call[0].episodes_per_task == 4 and call[2].num_steps == 2 for call in calls)
+    draws = [call[5].initial_seed() for call in calls]
+    assert draws[0] == draws[1] != draws[2]
+    (entry,) = [e for e in Run.open(tmp_path / "run").evaluations() if e["tuned"]]
+    assert entry["inner_lr"] in (0.1, 0.2)
+
+
+def test_a_tuned_evaluation_replaces_no_untuned_one(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.open(Path(shutil.copytree(whole, tmp_path / "run")))
+    rate = run.read_config()["config"]["inner_lr"]
+    monkeypatch.setattr(meta_rl, "TUNING_RATES", (rate,))
+    shutil.rmtree(run.folder / "evaluations", ignore_errors=True)
+    sizes = ["--num-tasks", 2, "--episodes-per-task", 2, "--inner-steps", 1]
+    metarl("evaluate", run.folder, *sizes)
+    metarl("evaluate", run.folder, *sizes, "--tune-inner-lr")
+    assert [(e["tuned"], e["inner_lr"]) for e in run.evaluations()] == [(True, rate), (False, rate)]
+
+
+def test_a_plot_compares_evaluations_of_one_protocol_only(tmp_path: Path) -> None:
+    runs = []
+    for seed, sizes in enumerate(([40, 2], [2], [40])):
+        with Run.create(tmp_path / str(seed), "example", {}) as run:
+            for iteration, num_tasks in enumerate(sizes):
+                entry = {"iteration": iteration, "num_tasks": num_tasks, "mean": [float(seed)]}
+                entry |= {"interval95": [0.0], "episodes_per_task": 1, "seed": 1}
+                run.write_evaluation(str(iteration), entry)
+        runs.append(run)
+    assert [e["mean"] for e in furthest_evaluations(runs)] == [[0.0], [1.0]]
+    assert [e["mean"] for e in furthest_evaluations(runs[::-1])] == [[2.0], [0.0]]
+
+
+def test_the_name_of_a_folder_is_no_formula(whole: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
+    priced = shutil.copytree(whole, tmp_path / r"$\5 to $10")
+    metarl("plot", priced, "--out", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 0
+
+
+def test_an_output_is_looked_at_before_the_work(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").touch()
+    assert "is a folder" in refusal(capsys, "plot", whole, "--out", tmp_path / "folder.png")
+    message = refusal(capsys, "plot", whole, "--out", tmp_path / "file/curves.png")
+    assert "cannot be written" in message
+    require_writable(tmp_path / "new/folder/curves.png")
+    assert (tmp_path / "new/folder").is_dir()
+
+
+def test_missing_matplotlib_is_one_line(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    message = refusal(capsys, "plot", whole, "--out", tmp_path / "curves.png")
+    assert "plots need matplotlib: pip install 'metarl-torch[plot]'" in message

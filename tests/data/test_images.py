@@ -1,0 +1,416 @@
+"""Image data: choosing and splitting classes, the cache, own folders, miniImageNet's tables."""
+
+import gzip
+import json
+import os
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from metarl.data import cache, images
+from metarl.data.families import FAMILIES, load_images
+from metarl.data.images import Classes, Splits
+from tests.support.image_data import mini_imagenet, paint
+
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("METARL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("METARL_DATA", raising=False)
+    return tmp_path / "cache"
+
+
+def numbered(counts: dict[str, int]) -> Classes:
+    """Make classes whose images are 0, 1, 2, ..."""
+    total = sum(counts.values())
+    pixels = torch.arange(total, dtype=torch.uint8)[:, None, None, None].expand(total, 1, 2, 2)
+    return Classes(pixels.contiguous(), tuple(counts.values()), tuple(counts))
+
+
+def numbers(classes: Classes) -> list[int]:
+    return classes.images[:, 0, 0, 0].tolist()
+
+
+def same(a: Classes, b: Classes) -> bool:
+    return torch.equal(a.images, b.images) and a[1:] == b[1:]
+
+
+def class_folders(root: Path, names: list[str], *, num_images: int = 2) -> Path:
+    for number, name in enumerate(names):
+        for index in range(num_images):
+            paint(root / name / f"{index}.png", (10 * number, index, 0))
+    return root
+
+
+def require_whole(splits: Splits) -> None:
+    for part in splits:
+        assert part.images.dtype == torch.uint8
+        assert part.images.is_contiguous()
+        assert part.images.device.type == "cpu"
+        assert sum(part.counts) == len(part.images)
+        assert len(part.counts) == len(part.names) > 0
+    names = [name for part in splits for name in part.names]
+    assert len(set(names)) == len(names)
+
+
+# Classes.
+
+
+def test_select_keeps_the_order_and_the_images_of_each_class() -> None:
+    chosen = images.select(numbered({"a": 2, "b": 3, "c": 1}), ["c", "a"])
+    assert (chosen.names, chosen.counts, numbers(chosen)) == (("a", "c"), (2, 1), [0, 1, 5])
+
+
+def test_join_puts_one_part_after_the_other() -> None:
+    joined = images.join(numbered({"a": 2}), numbered({"b": 1, "c": 2}))
+    assert (joined.names, joined.counts) == (("a", "b", "c"), (2, 1, 2))
+    assert numbers(joined) == [0, 1, 0, 1, 2]
+
+
+def test_shuffled_depends_on_the_names_and_on_nothing_else() -> None:
+    names = [f"{number:03d}" for number in range(100)]
+    assert images.shuffled(names[::-1]) == images.shuffled(set(names)) == images.shuffled(names)
+    assert images.shuffled(names)[:5] == ["026", "086", "002", "055", "075"]  # for good
+
+
+@pytest.mark.parametrize(
+    ("total", "expected"), [(3, (1, 1, 1)), (5, (3, 1, 1)), (25, (16, 4, 5)), (100, (64, 16, 20))]
+)
+def test_classes_are_split_as_in_mini_imagenet(total: int, expected: tuple[int, ...]) -> None:
+    splits = images.split_classes(numbered({f"{number:03d}": 1 for number in range(total)}))
+    require_whole(splits)
+    assert tuple(len(part.names) for part in splits) == expected
+
+
+def test_classes_can_be_pickled(tmp_path: Path) -> None:
+    made = cache.cached("test", {}, lambda: numbered({"a": 2, "b": 1}))
+    read = cache.cached("test", {}, lambda: pytest.fail("was not kept"))
+    assert same(pickle.loads(pickle.dumps(read)), made)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cifar",), "there are no data 'cifar'; choose one of glyphs, omniglot, mini-imagenet, f"),
+        (("omniglot", "lake"), "no split 'lake'; choose one of random, vinyals, background"),
+        (("glyphs", "vinyals"), "glyphs has no split 'vinyals'; choose one of random"),
+        (("glyphs", None, 0), "expected an image size of at least 1 pixel, got 0"),
+        (("glyphs", None, -3), "expected an image size of at least 1 pixel, got -3"),
+    ],
+)
+def test_impossible_choices_are_one_line(arguments: tuple[Any, ...], message: str) -> None:
+    data, split, size = (*arguments, None, None)[:3]
+    with pytest.raises(ValueError, match=message):
+        load_images(data, split=split, image_size=size)
+
+
+@pytest.mark.parametrize("data", ["omniglot", "mini-imagenet"])
+def test_a_root_that_is_no_folder_is_named(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(FileNotFoundError, match=r"data_root is no folder: .* got .*nowhere"):
+        load_images(data, data_root=tmp_path / "nowhere")
+    monkeypatch.setenv("METARL_DATA", str(tmp_path / "elsewhere"))
+    with pytest.raises(FileNotFoundError, match=r"METARL_DATA is no folder: .* got .*elsewhere"):
+        load_images(data)
+
+
+def test_without_pillow_the_command_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(ImportError, match=r"image files need PIL: .*'metarl-torch\[vision\]'"):
+        load_images("folder", data_root=class_folders(tmp_path / "own", ["a", "b", "c"]))
+
+
+# The cache.
+
+
+def test_the_cache_folder_follows_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cache.cache_folder() == tmp_path / "cache"
+    monkeypatch.delenv("METARL_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache.cache_folder() == Path("/somewhere/metarl")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert cache.cache_folder() == Path("/home/ada/.cache/metarl")
+
+
+def test_one_file_is_kept_for_each_source(own_cache: Path) -> None:
+    first, second = numbered({"a": 2, "b": 1}), numbered({"c": 4})
+    for source, classes in (({"size": 1}, first), ({"size": 2}, second)):
+        assert same(cache.cached("test", source, lambda made=classes: made), classes)
+    assert same(cache.cached("test", {"size": 1}, lambda: pytest.fail("made again")), first)
+    assert len(list(own_cache.iterdir())) == 2  # and no temporary file
+    modes = {path.stat().st_mode & 0o777 for path in own_cache.iterdir()}
+    (own_cache / "plain").touch()
+    assert modes == {(own_cache / "plain").stat().st_mode & 0o777}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "foreign", "miscounted"])
+def test_a_damaged_cache_file_is_made_anew(damage: str, own_cache: Path) -> None:
+    classes = numbered({"a": 2, "b": 1})
+    cache.cached("test", {}, lambda: classes)
+    (path,) = own_cache.iterdir()
+    whole = path.read_bytes()
+    if damage == "truncated":
+        path.write_bytes(whole[:-5])
+    elif damage == "foreign":
+        save_file({"images": classes.images}, path)
+    elif damage == "miscounted":
+        save_file({"images": classes.images[1:]}, path, {cache.FORMAT: about(classes)})
+    else:
+        path.write_bytes(b"" if damage == "empty" else b"not a tensor")
+    assert same(cache.cached("test", {}, lambda: classes), classes)
+    assert same(cache.cached("test", {}, lambda: pytest.fail("was not mended")), classes)
+    assert path.read_bytes() == whole
+
+
+def about(classes: Classes) -> str:
+    return json.dumps({"counts": classes.counts, "names": classes.names})
+
+
+def test_a_cache_folder_that_cannot_be_written_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("METARL_CACHE", str(tmp_path / "file" / "cache"))
+    assert same(cache.cached("test", {}, lambda: numbered({"a": 1})), numbered({"a": 1}))
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_text("old")
+
+    def fail() -> None:
+        with cache.replacing(target) as temporary:
+            temporary.write_text("half")
+            raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        fail()
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_fingerprint_sees_every_change(tmp_path: Path) -> None:
+    class_folders(tmp_path / "own", ["a", "b"])
+
+    def seen() -> str:
+        return cache.fingerprint(*sorted(tmp_path.rglob("*.png")))
+
+    prints = [seen()]
+    (tmp_path / "own/.DS_Store").touch()
+    assert seen() == prints[0]
+    (tmp_path / "own/a/0.png").rename(tmp_path / "own/a/9.png")
+    prints.append(seen())
+    os.utime(tmp_path / "own/b/0.png", (1, 1))
+    assert len({*prints, seen()}) == 3
+
+
+# Own folders.
+
+
+def test_own_folders_become_classes(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "own", [f"c{number}" for number in range(10)], num_images=3)
+    (root / ".git").mkdir()
+    (root / "c0/notes.txt").write_text("not an image, and not called one")
+    (root / "c0/.hidden.png").write_text("nor this")
+    splits = load_images("folder", data_root=root, image_size=4)
+    require_whole(splits)
+    assert [len(part.names) for part in splits] == [6, 2, 2]
+    for part in splits:
+        assert part.images.shape[1:] == (3, 4, 4)
+        for row, name in zip(part.images.split(3), part.names, strict=True):
+            assert row[:, 0].unique().tolist() == [10 * int(name[1:])]
+            assert row[:, 1, 0, 0].tolist() == [0, 1, 2]
+    assert all(map(same, splits, load_images("folder", data_root=root, image_size=4)))
+    assert load_images("folder", data_root=root).train.images.shape[1:] == (3, 84, 84)
+
+
+def test_an_image_that_is_replaced_is_read_again(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "own", ["a", "b", "c"])
+    load_images("folder", data_root=root, image_size=2)
+    for name in "abc":
+        paint(root / name / "0.png", BLUE)
+    splits = load_images("folder", data_root=root, image_size=2)
+    assert all(part.images[0, :, 0, 0].tolist() == list(BLUE) for part in splits)
+
+
+def test_own_splits_are_kept_and_a_tenth_validates(tmp_path: Path) -> None:
+    root = tmp_path / "own"
+    class_folders(root / "train", [f"a{number}" for number in range(20)])
+    class_folders(root / "test", ["b", "c"])
+    splits = load_images("folder", data_root=root, image_size=2)
+    require_whole(splits)
+    assert [len(part.names) for part in splits] == [18, 2, 2]
+    assert splits.test.names == ("b", "c")
+    class_folders(root / "val", ["d"])
+    splits = load_images("folder", data_root=root, image_size=2)
+    assert ([len(part.names) for part in splits], splits.validation.names) == ([20, 1, 2], ("d",))
+
+
+@pytest.mark.parametrize(
+    ("modes", "channels"), [(("L", "1", "L"), 1), (("L", "RGB", "L"), 3), (("LA", "I;16", "L"), 1)]
+)
+def test_images_are_gray_if_all_files_are(
+    modes: tuple[str, ...], channels: int, tmp_path: Path
+) -> None:
+    for name, mode in zip("abc", modes, strict=True):
+        paint(tmp_path / "own" / name / "0.png", {"I;16": 200 << 8, "1": 1}.get(mode), mode=mode)
+    splits = load_images("folder", data_root=tmp_path / "own", image_size=3)
+    assert {part.images.shape[1] for part in splits} == {channels}
+
+
+def flat(tmp_path: Path, picture: Any, **options: Any) -> np.ndarray[Any, Any]:
+    """Load a picture, as the only image of each of three classes, at its own size."""
+    for name in "abc":
+        (tmp_path / "own" / name).mkdir(parents=True)
+        picture.save(tmp_path / "own" / name / "0.png", **options)
+    return load_images("folder", data_root=tmp_path / "own", image_size=2).train.images[0].numpy()
+
+
+def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.array([[0, 255], [256, 65535]], np.uint16))
+    assert flat(tmp_path, picture).tolist() == [[[0, 0], [1, 255]]]
+
+
+def test_transparent_parts_become_white(tmp_path: Path) -> None:
+    picture = Image.new("RGBA", (2, 2), (0, 0, 0, 0))
+    picture.putpixel((1, 0), (*BLUE, 255))
+    pixels = flat(tmp_path, picture)
+    assert pixels[:, 0, 1].tolist() == list(BLUE)
+    assert pixels[:, 1, 1].tolist() == [255, 255, 255]
+
+
+def test_photographs_are_turned_the_right_way_up(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (2, 2), RED)
+    picture.putpixel((0, 0), GREEN)
+    turned = Image.Exif()
+    turned[0x0112] = 3  # upside down
+    assert flat(tmp_path, picture, exif=turned)[:, 1, 1].tolist() == list(GREEN)
+
+
+def test_folders_that_cannot_serve_are_one_line(tmp_path: Path) -> None:
+    root = tmp_path / "own"
+
+    def refused(message: str, error: type[Exception] = ValueError) -> None:
+        with pytest.raises(error, match=message):
+            load_images("folder", data_root=root, image_size=2)
+
+    with pytest.raises(FileNotFoundError, match=r"data_root must be a folder .* got None"):
+        load_images("folder")
+    refused("data_root must be a folder .* got .*own", FileNotFoundError)
+    root.mkdir()
+    refused(r"own has 0 class folders .*; expected at least 3")
+    class_folders(root, ["a", "b"])
+    refused(r"own has 2 class folders .*; expected at least 3")
+    (root / "c").mkdir()
+    refused(r"1 of the 3 class folders of .*own have no images, the first is c; images end in \.pn")
+    (root / "c/0.JPG").write_text("not a photograph")
+    (root / "c/1.png").write_text("nor is this")
+    refused(r"c/0\.JPG cannot be read as an image \(.+\); replace it")
+    (root / "c/0.JPG").unlink()
+    Image.effect_noise((40, 40), 50.0).save(root / "c/1.png")
+    (root / "c/1.png").write_bytes((root / "c/1.png").read_bytes()[:-300])
+    refused(r"c/1\.png cannot be read as an image \(.+\); replace it")
+
+
+def test_own_splits_that_cannot_serve_are_one_line(tmp_path: Path) -> None:
+    root = tmp_path / "own"
+    class_folders(root / "train", ["a"])
+    class_folders(root / "test", ["a", "b"])
+    with pytest.raises(ValueError, match=r"class 'a' is in train and in test; few-shot classes"):
+        load_images("folder", data_root=root)
+    (root / "train/a").rename(root / "train/c")
+    with pytest.raises(ValueError, match=r"3 class folders {'train': 1, 'test': 2}; expected"):
+        load_images("folder", data_root=root)
+    class_folders(root / "val", ["d"])
+    class_folders(root / "validation", ["e"])
+    with pytest.raises(ValueError, match="has both validation and val; keep one"):
+        load_images("folder", data_root=root)
+
+
+# miniImageNet.
+
+
+@pytest.mark.parametrize("zipped", [False, True], ids=["csv", "csv.gz"])
+@pytest.mark.parametrize("outer", [False, True], ids=["itself", "above"])
+def test_mini_imagenet_is_read_as_it_is_split(zipped: bool, outer: bool, tmp_path: Path) -> None:
+    folder = mini_imagenet(tmp_path, zipped=zipped)
+    splits = load_images("mini-imagenet", data_root=tmp_path if outer else folder)
+    require_whole(splits)
+    assert [part.names for part in splits] == [("n01", "n03"), ("n02",), ("n04",)]
+    assert [part.counts for part in splits] == [(3, 3), (3,), (3,)]
+    assert splits.train.images.shape == (6, 3, 84, 84)
+    middle = [part.images[:, :, 42, 42].int() for part in splits]
+    expected = [[[50, 0, 200]] * 3 + [[150, 0, 200]] * 3, [[100, 0, 200]] * 3, [[40] * 3] * 3]
+    assert all(
+        (m - torch.tensor(e)).abs().max() <= 3 for m, e in zip(middle, expected, strict=True)
+    )
+    assert all(map(same, splits, load_images("mini-imagenet", data_root=folder)))
+
+
+def test_mini_imagenet_is_found_through_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mini_imagenet(tmp_path)
+    monkeypatch.setenv("METARL_DATA", str(tmp_path))
+    assert load_images("mini-imagenet", image_size=4).test.images.shape == (3, 3, 4, 4)
+
+
+def test_a_mini_imagenet_that_lacks_something_is_one_line(tmp_path: Path) -> None:
+    def refused(error: type[Exception], message: str) -> None:
+        with pytest.raises(error, match=message):
+            load_images("mini-imagenet", data_root=tmp_path)
+
+    with pytest.raises(FileNotFoundError, match=r"data_root must contain .* got None"):
+        load_images("mini-imagenet")
+    refused(FileNotFoundError, r"data_root must contain miniimagenet/ .* got /")
+    folder = mini_imagenet(tmp_path)
+    table = folder / "val.csv"
+    text = table.read_text()
+    table.unlink()
+    refused(FileNotFoundError, r"miniimagenet is not complete: it lacks val\.csv or val\.csv\.gz")
+    table.write_text("image,class\n" + text.partition("\n")[2])
+    refused(
+        ValueError,
+        r"val\.csv is no table of images: .* filename,label .* \['image', 'class'\]",
+    )
+    table.write_text("filename,label\n")
+    refused(ValueError, r"val\.csv is no table of images: .* got 1 rows")
+    table.write_text("")
+    refused(ValueError, r"val\.csv is no table of images: .* got 0 rows")
+    table.write_text(text + "loose\n")
+    refused(ValueError, r"val\.csv is no table of images: expected .* such as \['loose'\]")
+    table.write_text(text.replace(",n02", ",n04"))
+    refused(ValueError, r"class 'n04' is in .*val\.csv and in .*test\.csv; get the tables")
+    table.unlink()
+    whole = gzip.compress(text.encode())
+    for damaged in (whole[:-9], whole[:10] + b"\xff" + whole[11:], whole[:-5] + b"\0" * 5):
+        (folder / "val.csv.gz").write_bytes(damaged)
+        refused(ValueError, r"val\.csv\.gz cannot be read as a table \(.+\); get it again")
+    (folder / "val.csv.gz").write_bytes(gzip.compress(text.encode()))
+    first, *_ = sorted((folder / "images").glob("n03*"))
+    for path in (folder / "images").glob("n03*"):
+        path.unlink()
+    refused(FileNotFoundError, rf"images lacks 3 of the 12 images, the first is {first.name}; they")
+    paint(first, RED)
+    (folder / "images").rename(folder / "pictures")
+    refused(FileNotFoundError, r"images lacks 12 of the 12 images")
+
+
+def test_the_table_of_families_is_whole() -> None:
+    assert list(FAMILIES) == ["glyphs", "omniglot", "mini-imagenet", "folder"]
+    assert all(family.splits and family.image_size > 0 for family in FAMILIES.values())

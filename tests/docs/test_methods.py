@@ -1,0 +1,112 @@
+"""The pages of methods: they say what the package and the results say, and their commands run."""
+
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from metarl.experiments import OTHERS, experiments
+from metarl.supervised.methods import METHODS
+from tests.support import ROOT
+from tests.support.image_data import NO_OMNIGLOT, OMNIGLOT, mini_imagenet
+from tests.support.pages import META, OF_METHODS, commands_of, fences, is_code, run_in_small
+
+
+DOCS = ROOT / "docs"
+SIZES = {  # where a page needs others than all
+    "maml++": {"fewshot": f"{META} --filters 4 --iterations 5 --checkpoint-every 1"},
+    "maml": {"fewshot": f"{META} --filters 4 --ways 2 --queries 1"},
+}
+
+
+@pytest.fixture(scope="module")
+def writer() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(DOCS)
+        yield importlib.import_module("methods")
+
+
+def test_pages_of_methods_are_what_the_package_and_the_results_say(writer: ModuleType) -> None:
+    writer.main(["check"])
+
+
+def test_every_method_has_a_page_with_all_there_is_to_say(writer: ModuleType) -> None:
+    pages = {path.stem for path in (DOCS / "methods").glob("*.md")} - {"index"}
+    assert pages == set(writer.page_names())
+    ours = {name for name in experiments() if name not in OTHERS}
+    assert ours <= {name.partition(" ")[0] for name, *_ in writer.policies()}
+    for name in pages:
+        text = (DOCS / f"methods/{name}.md").read_text()
+        assert len(text.splitlines()) <= 60, name
+        assert text.count("$$") >= 2
+        assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Flags", "Published", "Measured"]
+        assert [marker in text for marker in ("<!-- flags -->", "<!-- measured -->")] == [
+            name in METHODS and name != "maml",
+            True,
+        ]
+        assert any(name in command for command in commands_of(f"docs/methods/{name}.md"))
+
+
+@pytest.mark.parametrize(
+    ("command", "page"),
+    [
+        ("metarl train regression --preset sinusoid-paper --method lslr --out DIR", "lslr"),
+        ("metarl train fewshot --preset omniglot-maml++ --out DIR", "maml++"),
+        ("metarl train maml-trpo --inner-steps 0 --out DIR", "pretrained"),
+        ("metarl train maml-trpo --inner-steps 0 --observe-task --out DIR", "oracle"),
+        ("metarl train maml-trpo --first-order --out DIR", "fomaml"),
+        ("metarl train maml-trpo --inner meta-sgd --out DIR", "meta-sgd"),
+        ("metarl train promp --out DIR", "promp"),
+        ("metarl train sb3 --out DIR", None),
+    ],
+)
+def test_a_run_belongs_to_the_page_of_its_method(
+    writer: ModuleType, command: str, page: str | None
+) -> None:
+    assert writer.page_of(command) == page
+
+
+def test_a_measured_line_has_the_first_and_the_last_step_and_what_was_published(
+    writer: ModuleType,
+) -> None:
+    row = {"method": "A", "mean": [-3.0, -2.0, -1.0], "interval95_tasks": [[0.1, 0.2, 0.3]]}
+    row |= {"seeds": [0], "measure": "return"}
+    result = {"title": "It's 2D: a test", "published": {"A": ["", "−2.5"]}, "rows": [row]}
+    assert writer._line(result, row) == (
+        "- [It's 2D: a test](../results.md#its-2d-a-test), A: return after 1 step −2.00 ± 0.20, "
+        "after 2 steps −1.00 ± 0.30 (1 seed; published −2.5)."
+    )
+    row |= {"mean": [0.5], "interval95_tasks": [[0.1]], "measure": "accuracy"}
+    assert "accuracy 50.00 ± 10.00 %, without a step (1 seed)" in writer._line(result, row)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in OF_METHODS if any(map(is_code, fences(page)))])
+def test_the_commands_of_a_page_run_in_small(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of its blocks, in order. Data are made, but for Omniglot: without that it ends there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("METARL_DATA", "data")
+    blocks = [fence for fence in fences(page) if is_code(fence)]
+    assert {fence.language for fence in blocks} == {"bash"}
+    for command in "".join(fence.text for fence in blocks).splitlines():
+        make_data(command)
+        run_in_small(command, SIZES.get(Path(page).stem))
+
+
+def make_data(command: str) -> None:
+    """Write in the folder data what a command reads."""
+    if "--preset omniglot" in command:
+        if not OMNIGLOT.is_dir():
+            pytest.skip(f"{command} {NO_OMNIGLOT}")
+        Path("data").mkdir()
+        Path("data/omniglot").symlink_to(OMNIGLOT)
+    if "--preset mini-imagenet" in command:
+        tables = {"train": ["n00", "n01"], "val": ["n02", "n03"], "test": ["n04", "n05"]}
+        mini_imagenet(Path("data"), tables)
+    if command.startswith("metarl train text"):
+        importlib.import_module("tests.support.sentences").save_documented(Path())

@@ -1,0 +1,115 @@
+"""The README's commands and code are what they claim to be."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import gymnasium
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from metarl.commands import cli
+from tests.support import ROOT
+from tests.support.own_environment import saved
+from tests.support.pages import block, run_in_small, runs
+
+
+README = (ROOT / "README.md").read_text()
+
+
+@runs("README.md", "example")
+def test_the_example_runs() -> None:
+    scope: dict[str, object] = {}
+    exec(block("README.md", "example"), scope)
+    metrics = scope["metrics"]
+    assert isinstance(metrics, dict)
+    assert metrics["query/loss"] < metrics["query/loss_before"]
+
+
+@pytest.mark.slow
+@runs("README.md", "quick")
+def test_the_quick_command_runs_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Word for word but for the size, which flags appended to the preset make small."""
+    pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
+    monkeypatch.chdir(tmp_path)
+    command = block("README.md", "quick")
+    assert command.startswith('pip install torch==2.13.0 -e ".[all]" && ')
+    run_in_small(command)
+    assert (tmp_path / "runs/quick/media/paths.png").exists()
+
+
+@runs("README.md", "tests")
+def test_the_checks_run_the_test_command_word_for_word() -> None:
+    checks = (ROOT / ".ci/run").read_text()
+    (function,) = re.findall(r"^block\(\) .*$", checks, re.MULTILINE)
+    assert 'command="$(block tests)"' in checks
+    bash = ["bash", "-c", f"{function}\nblock tests"]
+    taken = subprocess.run(bash, check=True, cwd=ROOT, capture_output=True, text=True).stdout
+    assert taken == block("README.md", "tests")
+    assert taken.endswith(" && pytest -n auto\n")
+
+
+@pytest.mark.slow
+@runs("README.md", "few-shot")
+def test_the_few_shot_commands_run_in_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[vision]'")
+    monkeypatch.chdir(tmp_path)
+    small = {
+        "regression": "--iterations 20",
+        "fewshot": "--iterations 10 --num-tasks 2 --filters 4 --checkpoint-every 10",
+        "evaluate": "--num-tasks 4",
+    }
+    run_in_small(block("README.md", "few-shot"), small)
+    assert (tmp_path / "runs/sine/media/fits.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*Box observation space m.* is -?infinity:UserWarning")
+@runs("README.md", "pendulum.py", "own")
+def test_the_environment_of_the_readme_is_trained_on_and_filmed_in_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("imageio_ffmpeg", reason="pip install 'metarl-torch[video]'")
+    monkeypatch.chdir(tmp_path)
+    small = {
+        "train": "--iterations 2 --num-tasks 2 --episodes-per-task 2",
+        "evaluate": "--num-tasks 2 --episodes-per-task 2",
+        "render": "--episodes-per-task 2",
+    }
+    with saved("README.md", "pendulum", tmp_path, namespace="mine"):
+        check_env(gymnasium.make("pendulum:mine/Pendulum-v0").unwrapped)
+        run_in_small(block("README.md", "own"), small)
+    film = Path("runs/pendulum/media/pendulum.gif")
+    assert film.read_bytes().startswith(b"GIF")
+    assert film.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("preset", "measured", "hours"),
+    [
+        ("rllab-cheetah-dir", "cheetah-dir-v0", 1.0),
+        ("rllab-cheetah-vel", "cheetah-vel-v0", 1.0),
+        ("cheetah-dir", "cheetah-dir-v1", 0.5),
+    ],
+)
+def test_half_cheetahs_take_as_long_as_it_says(preset: str, measured: str, hours: float) -> None:
+    said = " ".join(README.split())
+    assert "a run of the paper's takes somewhat more than an hour, one of the others" in said
+    assert "whose episodes are half as long, half an hour" in said
+    rows = json.loads((ROOT / f"docs/results/{measured}.json").read_text())["rows"]
+    (row,) = (row for row in rows if row["method"] == "MAML")
+    an_iteration = sum(row["seconds"]) / len(row["seconds"]) / row["iterations"]
+    iterations = cli.parse_train(f"maml-trpo --preset {preset} --out DIR".split())[1].iterations
+    assert hours <= iterations * an_iteration / 3600 <= 1.2 * hours
+
+
+def test_every_command_and_picture_of_the_readme_exists() -> None:
+    for verb in set(re.findall(r"`metarl (\w+)", README)):
+        assert verb in ("train", *cli.VERBS)
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert (ROOT / picture).is_file(), picture
+    for page in re.findall(r"\]\(((?!http)[^)]*\.(?:md|cff))\)", README):
+        assert (ROOT / page).is_file(), page

@@ -1,0 +1,213 @@
+"""An environment of one's own: the page about it runs, and every mistake is one clear line."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+from gymnasium.wrappers import ClipAction, FlattenObservation
+
+from metarl.core import InnerLoop, Params, sgd, tree
+from metarl.envs.base import BatchedTaskEnv
+from metarl.experiments.meta_rl import build, config_class
+from metarl.rl.episodes import Rollout
+from metarl.rl.losses import reinforce
+from metarl.rl.objective import PostAdaptationObjective
+from metarl.rl.policies import GaussianMLP, Policy, mlp_policy
+from metarl.rl.sampler import Sampler, make_sampler
+from tests.support.commands import history, metarl, refusal
+from tests.support.own_environment import PAGE, playground, register
+from tests.support.pages import block, run_in_small, runs
+from tests.support.problems import random_meta_batch, relative_error, seeded
+
+
+MAMLTRPO = config_class("maml-trpo")
+
+
+ENV = "playground:playground/Pendulum-v0"
+BLUE, YELLOW = (40, 80, 160), (240, 200, 150)
+ROBOT = "metarl/HalfCheetahDir-v1"
+TRAIN = ["train", "maml-trpo", "--num-tasks", "1", "--episodes-per-task", "2", "--hidden", "4"]
+SPAWN: dict[str, Any] = {"vectorization_mode": "async", "vector_kwargs": {"context": "spawn"}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with playground(tmp_path_factory.mktemp("own")) as folder:
+        yield folder
+
+
+def guesses(sampler: Sampler, *, std: float = 1.0) -> tuple[Policy, Params]:
+    """Build a policy that acts much the same everywhere, with noise."""
+    spaces = sampler.env.single_observation_space, sampler.env.single_action_space
+    policy, params = mlp_policy(
+        *spaces, hidden=(8,), output_gain=0.1, init_std=std, generator=seeded(0)
+    )
+    return policy, tree.expand(params, sampler.num_tasks)
+
+
+def roll(sampler: Sampler, tasks: list[dict[str, Any]]) -> Rollout:
+    return sampler.rollout(*guesses(sampler), tasks, seeded(0))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*Box observation space m.* is -?infinity:UserWarning")
+@runs(PAGE, "playground.py", "train", "commands", "adapt", "async", "batched", "film")
+def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Word for word but for the sizes; rl/test_vector_envs.py looks closer at the batched face."""
+    pytest.importorskip("imageio_ffmpeg", reason="pip install 'metarl-torch[video]'")
+    monkeypatch.chdir(tmp_path)
+    with playground(tmp_path):
+        the_page_runs()
+    assert Path("runs/pendulum/media/pendulum.gif").stat().st_size > 10_000
+
+
+def the_page_runs() -> None:
+    check_env(gymnasium.make(ENV).unwrapped)
+    train = block(PAGE, "train")
+    assert "ITERATIONS = 30\n" in train
+    scope: dict[str, Any] = {}
+    exec(train.replace("ITERATIONS = 30\n", "ITERATIONS = 2\n"), scope)
+    assert scope["metrics"]["return/step_1"].isfinite()
+    run_in_small(block(PAGE, "commands"))
+    exec(block(PAGE, "adapt"), scope)
+    assert len(scope["adapted"].returns) == 3
+    start = scope["policy"].params.model
+    assert tree.norm(tree.add(scope["adapted"].params, start, scale=-1.0)) > 0
+    assert scope["action"].shape == (1,)
+    exec(block(PAGE, "async"), scope)
+    exec(block(PAGE, "batched"), {})
+    fast = make_sampler("playground/FastPendulum-v0", num_tasks=1, episodes_per_task=2)
+    assert isinstance(fast.env, BatchedTaskEnv)
+    assert roll(fast, [{"angle": 0.8, "length": 1.2}]).rewards.isfinite().all()
+    run_in_small(block(PAGE, "film"), {"render": "--episodes-per-task 2"})
+
+
+def test_the_pendulum_is_drawn_where_it_hangs_and_the_angle_asked_for_beside_it(
+    folder: Path,
+) -> None:
+    env: Any = gymnasium.make(ENV, render_mode="rgb_array").unwrapped
+    env.task = {"angle": np.pi / 2, "length": 1.5}
+    env.reset(seed=0)
+    env.angle = 0.0
+    image = env.render()
+    rod, asked = (np.argwhere((image == color).all(-1)) for color in (BLUE, YELLOW))
+    middle = (image.shape[0] - 1) / 2
+    per_meter = middle / 1.7
+    assert np.ptp(rod, axis=0) == pytest.approx((1.5 * per_meter, 0.12 * per_meter), abs=2)
+    assert rod.mean(axis=0) == pytest.approx((middle + 0.75 * per_meter, middle), abs=1)
+    assert asked.mean(axis=0) == pytest.approx((middle, middle + 0.75 * per_meter), abs=2.5)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("env_id", "vectorization", "kind"),
+    [(ENV, "auto", SyncVectorEnv), (ENV, "async", AsyncVectorEnv), (ROBOT, "sync", SyncVectorEnv)],
+)
+def test_flag_of_the_command_line_chooses_the_vector_environment(
+    env_id: str, vectorization: Any, kind: type, folder: Path
+) -> None:
+    config = MAMLTRPO(env=env_id, vectorization=vectorization, hidden=(4,))
+    env: Any = build(config, num_tasks=1, episodes=2).sampler.env
+    assert type(env) is kind
+    env.close()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_processes_change_no_number_of_a_run(folder: Path, tmp_path: Path) -> None:
+    for mode in ("sync", "async"):
+        flags = ["--iterations", 1, "--vectorization", mode, "--out", tmp_path / mode]
+        metarl(*TRAIN, "--env", ENV, *flags)
+    assert history(tmp_path / "sync") == history(tmp_path / "async")
+
+
+def test_task_reaches_the_environment_through_its_wrappers() -> None:
+    wrappers = (ClipAction.wrapper_spec(), FlattenObservation.wrapper_spec())
+    env_id = register("Mark", additional_wrappers=wrappers)
+    sampler = make_sampler(env_id, num_tasks=3, episodes_per_task=2)
+    marks = torch.tensor([-0.7, 0.0, 0.6])
+    rollout = roll(sampler, [{"mark": mark} for mark in marks.tolist()])
+    guess = rollout.actions[..., 0].clamp(-1, 1)
+    assert rollout.mask.all()  # clipped, nobody guesses above 1
+    torch.testing.assert_close(rollout.rewards, -(guess - marks[:, None, None]).abs())
+
+
+def test_divergence_told_by_some_rows_as_a_numpy_boolean_is_counted() -> None:
+    sampler = make_sampler(register("Tells"), num_tasks=2, episodes_per_task=20)
+    rollout = roll(sampler, [{"mark": 0.0}] * 2)
+    expected = rollout.mask & (rollout.actions[..., 0] > 0.5)
+    assert rollout.diverged.equal(expected)
+    assert 0 < expected.sum() < rollout.mask.sum()
+
+
+@pytest.mark.parametrize("options", [{}, SPAWN], ids=["sync", "async"])
+def test_error_of_an_environment_names_it(options: dict[str, Any]) -> None:
+    sampler = make_sampler(register("Raises"), num_tasks=1, episodes_per_task=2, **options)
+    with pytest.raises(RuntimeError, match=r"own/Raises-v0 failed in step: KeyError: .*'wheel'"):
+        roll(sampler, [{"mark": 0.0}])
+
+
+def test_worker_that_dies_is_an_error_and_not_a_hang() -> None:
+    sampler = make_sampler(register("Dies"), num_tasks=1, episodes_per_task=2, **SPAWN)
+    with pytest.raises(RuntimeError, match=r"failed in step: process \d of 2 exited with 1; vec"):
+        roll(sampler, [{"mark": 0.0}])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("NoTask", "own/NoTask-v0 has no tasks: it needs an attribute `task` and a method"),
+        ("NoSampling", "own/NoSampling-v0 has no tasks: it needs an attribute `task` and a method"),
+        ("FewTasks", "sample_tasks(2, rng) of own/FewTasks-v0 must return a list of 2"),
+        ("ArrayTasks", "(numbers and lists, no numpy arrays), got [{'mark': array("),
+        ("DictObservation", "policies read flat Box observations, got Dict"),
+        ("ImageObservation", "wrap the environment in gymnasium.wrappers.FlattenObservation"),
+        ("ManyActions", "actions must be a flat Box, or Discrete from 0, got MultiDiscrete"),
+        (
+            "CountsFromOne",
+            "actions must be a flat Box, or Discrete from 0, got Discrete(3, start=1",
+        ),
+        ("Raises", "own/Raises-v0 failed in step: KeyError: 'wheel'"),
+    ],
+)
+def test_broken_promise_is_one_line(
+    name: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in refusal(capsys, *TRAIN, "--env", register(name), "--out", tmp_path / "run")
+
+
+def test_horizon_is_found_wherever_it_is_stated() -> None:
+    many = {"num_tasks": 1, "episodes_per_task": 2}
+    assert make_sampler(register("Mark"), **many).horizon == 5
+    assert make_sampler(register("Mark"), **many, max_episode_steps=7).horizon == 7
+    assert make_sampler(register("Mark", horizon=None), **many, max_episode_steps=7).horizon == 7
+    rows = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make(register("Mark"))] * 2)
+    assert Sampler(rows, episodes_per_task=2).horizon == 5
+    with pytest.raises(ValueError, match="no horizon: register it with max_episode_steps"):
+        make_sampler(register("Mark", horizon=None), **many)
+
+
+def test_description_that_is_no_task_of_the_environment_is_told_by_it() -> None:
+    sampler = make_sampler(register("Mark"), num_tasks=1, episodes_per_task=1)
+    before = roll(sampler, [{"mark": 1.0}])
+    with pytest.raises(RuntimeError, match="own/Mark-v0 failed in reset: KeyError: 'mark'"):
+        roll(sampler, [{"goal": 0.0}])
+    assert roll(sampler, [{"mark": 1.0}]).rewards.equal(before.rewards)
+
+
+def test_policy_with_one_action_can_be_updated_with_several_tasks_in_a_chunk() -> None:
+    """Strides that one action leaves open once met a view that fits one layout only."""
+    policy, params = Policy.of(GaussianMLP((3, 8, 1), activation="relu").double())
+    objective = PostAdaptationObjective(policy, InnerLoop(reinforce(policy), sgd(0.1), num_steps=1))
+    meta = objective.loop.init(params)
+    tasks = random_meta_batch(policy, objective.loop, meta, num_tasks=2)
+    expected = objective.products(meta, tasks, meta)
+    at_old = objective.linearize(meta, tasks)
+    assert relative_error(at_old.gradient, expected[1]) < 1e-12
+    assert relative_error(at_old.fisher(meta), expected[2]) < 1e-12

@@ -1,0 +1,353 @@
+"""Supervised runs from the outside: train, resume, evaluate, plot, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from metarl.core import Task
+from metarl.data.images import Classes, Splits
+from metarl.experiments.fewshot import QUERIES, FewShotConfig, ImageClassification
+from metarl.runs import checkpoint
+from metarl.runs.folder import Run
+from metarl.runs.records import protocol
+from metarl.supervised.methods import METHODS
+from tests.support.commands import checkpoints, history, metarl, refusal
+
+
+SINE = ["train", "regression", "--hidden", "8", "--num-tasks", "4", "--log-every", "2"]
+SINE += ["--checkpoint-every", "4", "--validation-tasks", "5"]
+MANY_STEPS = {"imaml", "reptile", "maml++", "protomaml"}
+FEW_STEPS = ("--inner-steps", 2, "--test-steps", 3)  # listing the operators of 16 takes a minute
+OF_CLASSES = {"leopard", "protomaml", "protonet", "zero-head"}
+
+
+@pytest.fixture(scope="module")
+def sine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("regression") / "run"
+    metarl(*SINE, "--iterations", 10, "--out", out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve classes of eight images of 12×12 pixels, told apart by their stripes."""
+    root = tmp_path_factory.mktemp("images") / "Bilder für α"  # any path will do
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        (root / f"class{index:02}").mkdir(parents=True)
+        stripes = 127 * (1 + np.sin(np.arange(12) * (index + 1) / 3))
+        for number in range(8):
+            noise = rng.uniform(-40, 40, (12, 12))
+            pixels = np.clip(stripes + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / f"class{index:02}" / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def images(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    monkeypatch.setenv("METARL_CACHE", str(tmp_path / "cache"))
+    settings = {
+        "--data": "folder", "--data-root": folder, "--image-size": 12, "--ways": 2, "--filters": 4,
+        "--iterations": 4, "--checkpoint-every": 2, "--log-every": 2, "--num-tasks": 2,
+        "--validation-tasks": 3,
+    }  # fmt: skip
+    return ["train", "fewshot", *(str(word) for pair in settings.items() for word in pair)]
+
+
+def test_a_line_averages_iterations_and_a_checkpoint_validates(sine: Path) -> None:
+    lines = history(sine)
+    assert [line["iteration"] for line in lines] == [2, 4, 6, 8, 10]
+    validated = [line["iteration"] for line in lines if "validation/loss" in line]
+    assert validated == [4, 8, 10]
+    assert set(checkpoints(sine)) == {f"{i:08}.safetensors" for i in (0, 4, 8, 10)}
+
+
+def test_what_the_method_chose_is_in_the_configuration(sine: Path) -> None:
+    config = json.loads((sine / "config.json").read_text())["config"]
+    chosen = {name: config[name] for name in ("inner", "inner_steps", "test_steps", "outer")}
+    assert chosen == {"inner": "sgd", "inner_steps": 1, "test_steps": 10, "outer": "adam"}
+
+
+@pytest.mark.parametrize("dies_at", [0, 3, 4, 7, 9])
+def test_resume_continues_bit_for_bit(sine: Path, tmp_path: Path, dies_at: int) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(sine, run)
+    lines = (sine / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[: dies_at // 2]))
+    for path in (run / "checkpoints").iterdir():
+        if int(path.stem) > dies_at:
+            path.unlink()
+    metarl("resume", run)
+    assert history(run) == history(sine)
+    assert checkpoints(run) == checkpoints(sine)
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - OF_CLASSES))
+def test_every_method_of_regression_trains_and_is_evaluated(method: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    metarl(*SINE, "--method", method, "--iterations", 2, "--out", out)
+    metarl("evaluate", out, "--num-tasks", 5, "--test-steps", 2)
+    (path,) = (out / "evaluations").iterdir()
+    assert len(json.loads(path.read_text())["mean"]) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"oracle", "leopard"}))
+def test_every_method_of_classification_trains_and_is_evaluated(
+    method: str, images: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shots = ("--train-shots", 4) if method == "reptile" else ()
+    few = FEW_STEPS if method in MANY_STEPS else ()
+    metarl(*images, "--method", method, *shots, *few, "--out", out)
+    metarl("evaluate", out, "--num-tasks", 4)
+    (path,) = (out / "evaluations").iterdir()
+    result = json.loads(path.read_text())
+    assert result["measure"] == "accuracy"
+    assert result["transductive"]
+    config = json.loads((out / "config.json").read_text())["config"]
+    assert len(result["mean"]) == config["test_steps"] + 1
+    # Four tasks of two classes: an accuracy is a number of query images.
+    queries = 4 * 2 * min(QUERIES, 8 - config["num_shots"])
+    right = [value * queries for value in result["mean"]]
+    assert right == pytest.approx([round(x) for x in right], abs=1e-3)
+    before, after = (
+        checkpoint.load(path).params for path in sorted(out.glob("checkpoints/*"))[::2]
+    )
+    changed = {name for name in before.model if before.model[name].ne(after.model[name]).any()}
+    assert any(name.startswith("body.") for name in changed)
+
+
+@pytest.mark.parametrize("method", ["zero-head", "protomaml"])
+def test_tasks_of_many_sizes_train_and_are_evaluated(
+    method: str, images: list[str], folder: Path, tmp_path: Path
+) -> None:
+    for split in ("train", "validation", "test"):
+        shutil.copytree(folder, tmp_path / "split" / split)
+        for old in list((tmp_path / "split" / split).iterdir()):
+            old.rename(old.with_name(f"{split}-{old.name}"))  # a class in two splits is refused
+    words = [*images, "--data-root", tmp_path / "split", "--variable", "--method", method]
+    words += ["--ways", "6", "--validation-tasks", "1"]
+    metarl(*words, "--out", tmp_path / "run")
+    metarl("evaluate", tmp_path / "run", "--num-tasks", 3)
+
+
+def test_the_ways_to_classify_without_adapting(images: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    metarl(*images, "--method", "pretrained", "--out", out)
+    metarl("evaluate", out, "--num-tasks", 4, "--nearest-neighbor")
+    metarl("evaluate", out, "--num-tasks", 4, "--start", "prototypes", "--test-steps", 0)
+    metarl("evaluate", out, "--num-tasks", 4, "--tune-inner-lr", "--test-steps", 2)
+    assert len(list((out / "evaluations").iterdir())) == 3
+
+
+def test_an_ensemble_takes_the_best_checkpoints(sine: Path) -> None:
+    metarl("evaluate", sine, "--num-tasks", 5, "--ensemble", 2)
+    (path,) = (sine / "evaluations").glob("*ensemble-2*")
+    chosen = json.loads(path.read_text())["checkpoints"]
+    losses = {entry["iteration"]: entry.get("validation/loss") for entry in history(sine)}
+    assert chosen == sorted((4, 8, 10), key=lambda iteration: losses[iteration])[:2]
+
+
+def test_plots_of_losses_and_fits(sine: Path, tmp_path: Path) -> None:
+    metarl("evaluate", sine, "--num-tasks", 5)
+    metarl("plot", sine, "--out", tmp_path / "one.png")
+    metarl("plot", sine, sine, "--out", tmp_path / "two.png")
+    with Image.open(tmp_path / "one.png") as one, Image.open(tmp_path / "two.png") as two:
+        assert one.width > two.width  # the fits stand beside the curves
+
+
+def test_the_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    metarl("methods")
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in METHODS)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--method", "mamml"], "there is no --method mamml"),
+        (["--method", "protomaml"], "needs classes: use `train fewshot`"),
+        (["--preset", "omniglot-maml"], "choose one of sinusoid-paper"),
+        (["--method", "maml", "--no-first-order"], "--no-first-order"),
+        (["--checkpoint-every", "5"], "must be a multiple of --log-every 2, got 5"),
+        (["--inner-lr", "-1"], "--inner-lr must be at least 0"),
+    ],
+)
+def test_impossible_regressions_are_one_line(
+    words: list[str], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line in refusal(capsys, *SINE, *words, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--ways", "9"], "--num-ways must be at most 8, all classes; got 9"),
+        (["--shots", "8"], "must be at most 8, the images of class 0; got 16"),
+        (["--variable", "--ways", 6], "no fixed number of classes"),
+        (["--variable", "--ways", 6, "--mode", "compiled"], "use --mode eager"),
+        (["--method", "zero-head", "--variable"], "set --num-ways, such as 50"),
+        (["--network", "conv5"], "--network must be one of"),
+        (["--data-root", "nowhere"], "nowhere"),
+        (
+            ["--start", "prototypes", "--inner", "meta-sgd"],
+            "learns rates for every number of the head",
+        ),
+        (["--start", "zero", "--inner", "meta-curvature+lslr"], "use --inner sgd, adam or lslr"),
+        (["--method", "reptile", "--train-shots", 1, "--adapts", "head"], "use --adapts all"),
+        (["--method", "imaml", "--start", "zero"], "needs --start learned, got zero"),
+        (["--method", "protomaml", "--inner-batch", 2], "leave out --inner-batch"),
+        (["--method", "imaml", "--inner-batch", 2], "leave out --inner-batch"),
+        (["--method", "imaml", "--first-order"], "leave out --first-order"),
+        (["--outer-lr-end", "1e-5"], "add --outer-schedule cosine"),
+        (["--method", "zero-head", "--inner-steps", 0], "at least 1, and no --adapts body"),
+        (["--variable", "--ways", 6, "--shots", 2], "leave out --num-shots"),
+        (["--start", "prototypes", "--per-step-norm"], "--per-step-norm it could read"),
+        (["--method", "pretrained", "--inner-steps", 1], "leave out --inner-steps and --start"),
+        (["--method", "pretrained", "--start", "zero"], "leave out --inner-steps and --start"),
+        (["--variable", "--ways", 6, "--queries", 2], "leave out --num-queries"),
+        (
+            ["--preset", "omniglot-reptile", "--method", "maml"],
+            "sets --method reptile",
+        ),
+    ],
+)
+def test_impossible_classifications_are_one_line(
+    words: list[str],
+    line: str,
+    images: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert line in refusal(capsys, *images, *words, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--tune-inner-lr", "--inner-lr", 1], "leave out --inner-lr"),
+        (["--tune-inner-lr", "--test-steps", 0], "needs --test-steps of at least 1"),
+        (["--ensemble", 2, "--checkpoint", 0], "leave out --checkpoint"),
+        (["--ensemble", 9], "needs as many checkpoints with a validation"),
+        (["--nearest-neighbor", "--inner-lr", 1], "does not adapt; leave out --ensemble"),
+        (["--nearest-neighbor"], "--nearest-neighbor needs classes"),
+        (["--ways", 3], "is a run without --num-ways"),
+        (["--checkpoint", 3], "has no checkpoint of iteration 3"),
+    ],
+)
+def test_impossible_evaluations_are_one_line(
+    words: list[Any], line: str, sine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line in refusal(capsys, "evaluate", sine, *words)
+
+
+def test_no_evaluation_takes_the_place_of_another(sine: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(sine, tmp_path / "run"))
+    shutil.rmtree(run / "evaluations", ignore_errors=True)
+    asked = [(), ("--inner-lr", 0.5), ("--test-steps", 0), ("--seed", 0), ("--tasks", "validation")]
+    for flags in asked:
+        metarl("evaluate", run, "--num-tasks", 3, *flags)
+    assert len(list((run / "evaluations").iterdir())) == len(asked)
+
+
+def test_a_run_is_evaluated_from_another_start_than_its_own(
+    images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shots = ("--train-shots", 4, "--shots", 2, "--inner-batch", 3, "--inner-steps", 1)
+    metarl(*images, "--method", "reptile", *shots, "--test-steps", 2, "--out", tmp_path / "reptile")
+    metarl(*images, "--method", "lslr", "--out", tmp_path / "lslr")
+    for run in (tmp_path / "reptile", tmp_path / "lslr"):
+        for flags in (("--start", "prototypes"), ("--start", "zero"), ("--nearest-neighbor",)):
+            metarl("evaluate", run, "--num-tasks", 3, *flags)
+        entries = Run.open(run).evaluations()
+        assert len(entries) == 3
+        assert all(np.isfinite(entry["mean"]).all() for entry in entries)
+        assert len({json.dumps(protocol(entry)) for entry in entries}) == 3
+    metarl(*images, "--method", "protomaml", *FEW_STEPS, "--out", tmp_path / "proto")
+    line = refusal(capsys, "evaluate", tmp_path / "proto", "--start", "learned")
+    assert "learned no head; leave out --start" in line
+
+
+def test_queries_are_written_down_as_they_were(
+    images: list[str], folder: Path, tmp_path: Path
+) -> None:
+    for split in ("train", "validation", "test"):
+        shutil.copytree(folder, tmp_path / "split" / split)
+        for old in list((tmp_path / "split" / split).iterdir()):
+            new = old.rename(old.with_name(f"{split}-{old.name}"))
+            for number in range(5) if split == "validation" else ():
+                (new / f"{number}.png").unlink()
+    metarl(*images, "--data-root", tmp_path / "split", "--out", tmp_path / "run")
+    for tasks in ("test", "validation"):
+        metarl("evaluate", tmp_path / "run", "--num-tasks", 2, "--tasks", tasks)
+    found = {
+        entry["tasks"]: entry["num_queries"] for entry in Run.open(tmp_path / "run").evaluations()
+    }
+    assert found == {"test": 7, "validation": 2}
+
+
+def test_an_ensemble_leaves_out_a_checkpoint_that_diverged(sine: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(sine, tmp_path / "run"))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    scores = {4: 0.9, 8: float("nan"), 10: 0.1}
+    for line in lines:
+        if line["iteration"] in scores:
+            line["validation/loss"] = scores[line["iteration"]]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shutil.rmtree(run / "evaluations", ignore_errors=True)
+    metarl("evaluate", run, "--num-tasks", 3, "--ensemble", 2)
+    (path,) = (run / "evaluations").iterdir()
+    assert json.loads(path.read_text())["checkpoints"] == [10, 4]
+
+
+def test_each_kind_of_task_comes_from_its_own_classes() -> None:
+    shades = {"train": 40, "validation": 120, "test": 200}
+    splits = Splits(*(
+        Classes(torch.full((20, 1, 12, 12), shade, dtype=torch.uint8), (5,) * 4, tuple("abcd"))
+        for shade in shades.values()
+    ))  # fmt: skip
+    config = FewShotConfig(num_ways=2, filters=4, image_size=12)
+    experiment = ImageClassification(config)
+    experiment.splits = splits
+    parts = experiment.parts
+    draws = [(parts.draw, shades["train"])]
+    draws += [(parts.evaluated[name], shade) for name, shade in shades.items()]
+    for draw, shade in draws:
+        task = draw(3, torch.Generator().manual_seed(0))
+        assert isinstance(task, Task)
+        for batch in (task.support[0], task.query):
+            assert torch.equal(batch[0], torch.full_like(batch[0], shade / 255))
+
+
+def test_a_run_knows_when_its_classes_are_others(
+    images: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metarl(*images, "--out", tmp_path / "run")
+    fewer = Path(shutil.copytree(folder, tmp_path / "fewer"))
+    shutil.rmtree(fewer / "class03")
+    line = refusal(capsys, "evaluate", tmp_path / "run", "--num-tasks", 2, "--data-root", fewer)
+    assert "no longer has the classes" in line
+
+
+def test_a_supervised_run_has_no_policy_to_render(
+    sine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refusal(capsys, "render", sine, "--out", tmp_path / "x.png")
+    assert "has no policy; see it with `metarl plot" in line
+
+
+def test_other_ways_need_another_head(
+    images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metarl(*images, "--out", tmp_path / "run")
+    line = refusal(capsys, "evaluate", tmp_path / "run", "--ways", "3")
+    assert "learned a head for 2 classes; use --start zero or prototypes for 3" in line

@@ -1,0 +1,187 @@
+"""The run folder: what it holds, who may write it, and damage to it."""
+
+import json
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from metarl.runs.folder import Run
+from tests.support.commands import TRAIN, checkpoints, metarl, refusal
+
+
+def test_a_run_folder_holds_what_it_should(whole: Path) -> None:
+    assert {path.name for path in whole.iterdir()} >= {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoints",
+    }
+    assert sorted(checkpoints(whole)) == [f"{n:08d}.safetensors" for n in (0, 2, 4, 6)]
+    entries = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["iteration"] for entry in entries] == [1, 2, 3, 4, 5, 6]
+    assert set(entries[0]) >= {
+        "return/step_0",
+        "return/step_1",
+        "trpo/kl",
+        "trpo/improvement",
+        "trpo/step_fraction",
+        "policy/std_before",
+        "policy/std_after",
+        "baseline/explained_variance",
+        "gradient/inner_0",
+        "gradient/outer",
+        "env/steps",
+        "time/sampling",
+        "time/update",
+        "time/other",
+    }
+    about = json.loads((whole / "config.json").read_text())
+    assert about["experiment"] == "maml-trpo"
+    assert about["config"]["hidden"] == [8, 8]
+    assert "torch" in about["versions"]
+
+
+def test_a_second_writer_is_refused(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Run.open(whole).lock():
+        assert "another process" in refusal(capsys, "resume", whole)
+
+
+def test_an_out_that_exists_is_refused_and_left_alone(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = checkpoints(whole)
+    assert f"metarl resume {whole}" in refusal(capsys, *TRAIN, "--out", whole)
+    assert checkpoints(whole) == before
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert "not empty" in refusal(capsys, *TRAIN, "--out", tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+    assert "not empty" in refusal(capsys, *TRAIN, "--out", tmp_path / "thesis.tex")
+
+
+def test_damaged_and_foreign_checkpoints_are_one_line_and_stay(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    last = run / "checkpoints/00000006.safetensors"
+    good = last.read_bytes()
+    for damaged in (good[: len(good) // 2], b"", b"not a checkpoint at all", good[:-1]):
+        last.write_bytes(damaged)
+        assert "choose another --checkpoint: [0, 2, 4, 6]" in refusal(capsys, "evaluate", run)
+        assert last.read_bytes() == damaged
+    save_file({"weights": np.zeros(3)}, last)
+    assert "not a whole checkpoint of metarl" in refusal(capsys, "evaluate", run)
+    metarl("evaluate", run, "--checkpoint", 4, "--num-tasks", 2, "--episodes-per-task", 2)
+    assert "[0, 2, 4, 6]" in refusal(capsys, "evaluate", run, "--checkpoint", 3)
+
+
+def test_a_checkpoint_of_another_run_or_iteration_is_refused(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.copy(run / "checkpoints/00000002.safetensors", run / "checkpoints/00000006.safetensors")
+    assert "written at iteration 2" in refusal(capsys, "evaluate", run)
+
+
+def test_damaged_configuration_is_one_line(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    about = json.loads((run / "config.json").read_text())
+    del about["config"]["hidden"]  # takes its default, which is not what the checkpoints say
+    (run / "config.json").write_text(json.dumps(about))
+    assert "differs from config.json in ['hidden']" in refusal(capsys, "evaluate", run)
+    about["config"]["hidden"] = "8x8"
+    (run / "config.json").write_text(json.dumps(about))
+    assert "`hidden` must be tuple" in refusal(capsys, "resume", run)
+    (run / "config.json").write_text("{")
+    assert "not a configuration" in refusal(capsys, "resume", run)
+
+
+def test_of_two_processes_that_make_one_folder_a_run_exactly_one_wins(tmp_path: Path) -> None:
+    folder, together, outcomes = tmp_path / "run", threading.Barrier(8), []
+
+    def make(number: int) -> None:
+        together.wait()
+        try:
+            with Run.create(folder, "example", {"number": number}):
+                outcomes.append(number)
+        except (FileExistsError, RuntimeError) as error:
+            outcomes.append(str(error))
+
+    threads = [threading.Thread(target=make, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = [outcome for outcome in outcomes if isinstance(outcome, int)]
+    assert Run.open(folder).read_config()["config"] == {"number": winner}
+    assert all("\n" not in str(outcome) for outcome in outcomes)
+
+
+def test_a_folder_that_another_process_is_making_a_run_is_refused_and_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with Run(folder).lock():
+        message = refusal(capsys, *TRAIN, "--out", folder)
+    assert "another process" in message
+    assert {path.name for path in folder.iterdir()} <= {"lock"}
+
+
+def test_evaluations_are_ordered_by_the_time_in_them(tmp_path: Path) -> None:
+    values = {"iteration": 1, "mean": [0.0], "interval95": [0.0], "seed": 1}
+    values |= {"num_tasks": 1, "episodes_per_task": 1}
+    with Run.create(tmp_path / "run", "example", {}) as run:
+        paths = [run.write_evaluation(name, values | {"name": name}) for name in "bca"]
+    for age, path in enumerate(paths):  # as a copy may leave them
+        os.utime(path, (1e9 - age, 1e9 - age))
+    assert [entry["name"] for entry in run.evaluations()] == ["a", "c", "b"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"iteration": 3}'])
+def test_a_damaged_evaluation_is_one_line_with_its_file(
+    text: str, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
+    shutil.copytree(whole, tmp_path / "run")
+    damaged = tmp_path / "run/evaluations/damaged.json"
+    damaged.parent.mkdir(exist_ok=True)
+    damaged.write_text(text)
+    message = refusal(capsys, "plot", tmp_path / "run", "--out", tmp_path / "curves.png")
+    assert str(damaged) in message
+
+
+def test_a_run_does_not_write_into_the_folder_that_took_its_place(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "run", "example", {}) as run:
+        run.log(1, {})
+        shutil.rmtree(run.folder)
+        run.folder.mkdir()  # as another process would
+        (run.folder / "lock").touch()
+        with pytest.raises(RuntimeError, match="was removed or replaced"):
+            run.log(2, {})
+    assert [path.name for path in run.folder.iterdir()] == ["lock"]
+
+
+def replace_and_go_on(folder: Path) -> None:
+    with Run.create(folder, "example", {}) as run:
+        shutil.rmtree(folder)
+        folder.mkdir()  # as another process would, which has not trained either
+        for name in ("lock", "config.json"):
+            (folder / name).write_text("")
+        run.log(1, {})
+
+
+def test_a_run_that_has_learned_nothing_leaves_the_folder_that_took_its_place(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(RuntimeError, match="was removed or replaced"):
+        replace_and_go_on(tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "lock"]

@@ -1,0 +1,306 @@
+"""Runs that mean harm: every one ends in a line, and what it carries is not run.
+
+Each payload makes a marker file; the first test makes sure that it would.
+"""
+
+import base64
+import io
+import json
+import pickle
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+from safetensors.torch import save
+
+from metarl.core.types import MetaParams
+from metarl.experiments.fewshot import FewShotConfig
+from metarl.experiments.load import load
+from metarl.runs import checkpoint
+from metarl.runs.checkpoint import FORMAT, Checkpoint
+from metarl.runs.config import to_json
+from metarl.runs.folder import Run
+from tests.support.commands import metarl, refusal
+from tests.support.hub import serving
+
+
+LAST = "checkpoints/00000006.safetensors"
+SMALL = ["--num-tasks", 2, "--episodes-per-task", 2]
+
+
+class Payload:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.marker,)
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Path:
+    return tmp_path / "payload-ran"
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("evaluations", "media"))
+    return tmp_path / "run"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of Stable-Baselines3."""
+    folder = tmp_path_factory.mktemp("runs") / "ppo"
+    metarl("train", "sb3", "--iterations", 1, "--eval-every", 1000, "--num-envs", 2, "--episodes",
+           2, "--hidden", 8, "--out", folder)  # fmt: skip
+    return folder
+
+
+def change(run: Path, **settings: Any) -> None:
+    """Change settings where both files have them, as somebody would who means it."""
+    about = json.loads((run / "config.json").read_text())
+    about["config"] |= settings
+    (run / "config.json").write_text(json.dumps(about))
+    for path in (run / "checkpoints").glob("*.safetensors"):
+        saved = checkpoint.load(path)
+        checkpoint.write(path, saved._replace(config=saved.config | settings))
+
+
+def every_way_in(capsys: pytest.CaptureFixture[str], run: Path) -> list[str]:
+    """Return what each way to load a policy says of a run that it must refuse."""
+    out = run.parent / "out"
+    told = [
+        refusal(capsys, "evaluate", run, *SMALL),
+        refusal(capsys, "pull", run, "--out", out),
+        refusal(capsys, "push", run, out),
+    ]
+    with pytest.raises(ValueError, match=str(run)) as caught:
+        load(run)
+    assert not out.exists()
+    return [*told, str(caught.value)]
+
+
+def test_the_payload_is_one(marker: Path) -> None:
+    pickle.loads(pickle.dumps(Payload(marker)))
+    assert marker.exists()
+
+
+def test_a_pickle_is_no_checkpoint_whatever_it_is_called(
+    run: Path, marker: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = io.BytesIO()
+    torch.save(Payload(marker), packed)
+    for data in (pickle.dumps(Payload(marker)), packed.getvalue()):
+        (run / LAST).write_bytes(data)
+        for line in every_way_in(capsys, run):
+            assert "not a whole checkpoint" in line
+    assert not marker.exists()
+
+
+def _without(name: str) -> dict[str, Any]:
+    return {k: v for k, v in {"iteration": 6, "config": {}, "order": []}.items() if k != name}
+
+
+@pytest.mark.parametrize(
+    "about",
+    [[], 3, None, _without("order"), _without("iteration"), _without("config"),
+     _without("") | {"iteration": [1]}, _without("") | {"config": 7},
+     _without("") | {"order": ["config/x"]}],
+    ids=str,
+)  # fmt: skip
+def test_a_header_that_says_something_else_is_one_line(
+    about: Any, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = save({"config/x": torch.zeros(1)}, {FORMAT: json.dumps(about)})
+    (run / LAST).write_bytes(data)
+    assert str(run / LAST) in refusal(capsys, "evaluate", run, *SMALL)
+    assert str(run / LAST) in refusal(capsys, "pull", run, "--out", run.parent / "out")
+
+
+def spoil(path: Path, edit: Callable[[dict[str, bytes]], None]) -> None:
+    """Change the members of a zip."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    edit(members)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+
+
+def test_a_zip_with_a_pickle_for_tensors_is_refused(
+    trained: Path, marker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, packed = tmp_path / "ppo", io.BytesIO()
+    shutil.copytree(trained, run)
+    torch.save(Payload(marker), packed)
+    for payload in (packed.getvalue(), pickle.dumps(Payload(marker))):
+        spoil(run / "checkpoints/00000001.zip", lambda m, p=payload: m.update({"policy.pth": p}))
+        for words in (["evaluate", run, *SMALL], ["pull", run, "--out", tmp_path / "out"],
+                      ["push", run, tmp_path / "out"]):  # fmt: skip
+            assert "not a whole checkpoint" in refusal(capsys, *words)
+    assert not marker.exists()
+
+
+def test_the_pickles_beside_the_tensors_of_a_zip_are_left_behind(
+    trained: Path, marker: Path, tmp_path: Path
+) -> None:
+    run, name = tmp_path / "ppo", "checkpoints/00000001.zip"
+    shutil.copytree(trained, run)
+    code = base64.b64encode(pickle.dumps(Payload(marker))).decode()
+    data = json.dumps({"policy_class": {":type:": "x", ":serialized:": code}}).encode()
+    spoil(run / name, lambda members: members.update(data=data))
+    metarl("evaluate", run, *SMALL)
+    metarl("pull", run, "--out", tmp_path / "pulled")
+    with zipfile.ZipFile(tmp_path / "pulled" / name) as archive:
+        assert {Path(member).suffix for member in archive.namelist()} == {".pth"}
+    metarl("evaluate", tmp_path / "pulled", *SMALL)
+    mine, theirs = (
+        next((f / "evaluations").iterdir()).read_text() for f in (run, tmp_path / "pulled")
+    )
+    assert json.loads(mine)["returns"] == json.loads(theirs)["returns"]
+    assert not marker.exists()
+
+
+@pytest.fixture
+def importing(run: Path, marker: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run whose environment is in a module, and that module where Python finds it."""
+    found = run.parent / "found"
+    found.mkdir()
+    (found / "harmful.py").write_text(
+        f"import pathlib\npathlib.Path({str(marker)!r}).touch()\n"
+        "import gymnasium\nfrom metarl.envs.navigation import Navigation2D\n"
+        "gymnasium.register('harmful/X-v0', Navigation2D, max_episode_steps=5)\n"
+    )
+    monkeypatch.syspath_prepend(found)
+    change(run, env="harmful:harmful/X-v0")
+    return run
+
+
+def test_an_environment_that_would_be_imported_is_refused(
+    importing: Path, marker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out = tmp_path / "pulled"
+    assert "'harmful'" in refusal(capsys, "pull", importing, "--out", out)
+    with serving(tmp_path / "cache", monkeypatch) as hub:
+        hub.share("eve/run", importing)
+        assert "--trust-env" in refusal(capsys, "pull", "hub:eve/run", "--out", out)
+        for source in (importing, "hub:eve/run"):
+            with pytest.raises(ValueError, match="would import the module 'harmful'"):
+                load(source)
+    assert not marker.exists()
+    assert not out.exists()
+
+
+def test_an_environment_is_imported_by_those_who_ask_for_it(
+    importing: Path, marker: Path, tmp_path: Path
+) -> None:
+    metarl("pull", importing, "--out", tmp_path / "pulled", "--trust-env")
+    assert not marker.exists()
+    try:
+        metarl("evaluate", tmp_path / "pulled", *SMALL)
+        assert marker.exists()
+        load(importing, episodes=1)  # imported by now
+    finally:
+        sys.modules.pop("harmful", None)
+
+
+@pytest.mark.parametrize("env", ["metarl.__main__:X-v0", "antigravity:X-v0", "a:b:X-v0", "os.:X"])
+def test_modules_of_other_names_are_refused_too(
+    env: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(run, env=env)
+    assert "--trust-env" in refusal(capsys, "pull", run, "--out", tmp_path / "out")
+    assert env.rpartition(":")[0] not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"), [({"out": "/elsewhere"}, "['out']"), ({"env": ["x"]}, "`env` must be")]
+)
+def test_settings_that_are_none_are_refused(
+    settings: dict[str, Any], told: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(run, **settings)
+    assert all(told in line for line in every_way_in(capsys, run))
+
+
+def test_an_experiment_is_one_of_a_list(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    about = json.loads((run / "config.json").read_text())
+    for name in ("os", "../evil", "benchmark"):
+        (run / "config.json").write_text(json.dumps(about | {"experiment": name}))
+        message = refusal(capsys, "pull", run, "--out", tmp_path / "out")
+        assert f"was trained with {name!r}, which is not registered" in message
+
+
+def test_files_of_other_names_are_neither_downloaded_nor_copied(
+    run: Path, marker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = {
+        "evaluations/../../../../escaped.json", "media/../../../../escaped.png",
+        "checkpoints/../../../../00000006.safetensors", "../escaped.json", "/escaped.json",
+        "evaluations/deep/../../../escaped.json", "media/.hidden/x.png", "setup.py",
+        "media/page.svg", "checkpoints/00000006.replay.npz", "checkpoints/weights.pkl",
+        "tracking/wandb-id", "evaluations/x.json/y.json", "..\\escaped.json",
+    }  # fmt: skip
+    with serving(tmp_path / "a/b/c/cache", monkeypatch) as hub:
+        hub.share("eve/run", run)
+        hub.commit("eve/run", hub.files("eve/run") | dict.fromkeys(inside, b"{}"))
+        metarl("pull", "hub:eve/run", "--out", tmp_path / "pulled")
+        routes = [path.partition("/resolve/")[2] for path in hub.asked]
+    asked = {path.partition("/")[2] for path in routes if path}
+    assert asked == {"config.json", "metrics.jsonl", *(f"checkpoints/{n:08d}.safetensors"
+                                                       for n in (0, 2, 4, 6))}  # fmt: skip
+    pulled = tmp_path / "pulled"
+    left = {path.relative_to(pulled).as_posix() for path in pulled.rglob("*.*")}
+    assert left == {"config.json", "metrics.jsonl", LAST}
+    assert not list(tmp_path.rglob("*escaped*"))
+
+
+def test_links_out_of_a_folder_are_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "secret.png").write_text("private")
+    (run / "media").mkdir()
+    (run / "media/x.png").symlink_to(tmp_path / "secret.png")
+    assert "link out of the run" in refusal(capsys, "pull", run, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_evaluations_and_metrics_are_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "evaluations").mkdir(exist_ok=True)
+    (run / "evaluations/x.json").write_text("[]")
+    assert "not an evaluation" in refusal(capsys, "pull", run, "--out", tmp_path / "out")
+    (run / "evaluations/x.json").unlink()
+    (run / "metrics.jsonl").write_text("{\n{}\n")
+    assert "line 1 is no line of metrics" in refusal(capsys, "pull", run, "--out", tmp_path / "out")
+
+
+def test_trackers_and_folders_of_another_machine_are_forgotten(tmp_path: Path) -> None:
+    config = FewShotConfig(data_root=Path("/home/eve"), track="wandb").complete()
+    params = MetaParams({"weight": torch.ones(2)}, {})
+    with Run.create(tmp_path / "run", "fewshot", to_json(config)) as run:
+        saved = Checkpoint(params, {}, {}, 0, to_json(config))
+        checkpoint.write(run.checkpoint_path(0), saved)
+    metarl("pull", tmp_path / "run", "--out", tmp_path / "pulled")
+    about = json.loads((tmp_path / "pulled/config.json").read_text())["config"]
+    assert (about["track"], about["data_root"]) == ("none", None)
+    assert checkpoint.load(tmp_path / "pulled/checkpoints/00000000.safetensors").config == about
+
+
+def test_safetensors_of_others_are_no_checkpoints(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"weights": np.zeros(3)}, run / LAST)
+    message = refusal(capsys, "pull", run, "--out", tmp_path / "out")
+    assert "not a whole checkpoint of metarl" in message

@@ -1,0 +1,235 @@
+"""What a run survives: kills, signals, full disks, damaged files, trackers that fail."""
+
+import errno
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metarl.commands import cli
+from metarl.runs import checkpoint, stopping, trackers
+from metarl.runs.folder import Run
+from tests.support.commands import checkpoints, history, metarl, refusal
+
+
+# A method with an outer optimizer, whose moments are part of a checkpoint, and a quick start.
+TRAIN = ["train", "vpg-maml", "--num-tasks", "2", "--episodes-per-task", "2", "--hidden", "4"]
+KILLS = 25
+
+
+def command(argv: list[str]) -> None:
+    """Run a command line in a process of its own, without its progress."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    cli.main(argv)
+
+
+@pytest.fixture(scope="module")
+def processes() -> Any:
+    """Processes that start in no time: forked from one that has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    modules = ["metarl.experiments.meta_rl", "metarl.envs.navigation", "tyro", "torch._dynamo"]
+    context.set_forkserver_preload(modules)
+    return context
+
+
+def started(processes: Any, *argv: Any) -> Any:
+    process = processes.Process(target=command, args=([str(word) for word in argv],))
+    process.start()
+    return process
+
+
+def finished(processes: Any, *argv: Any) -> None:
+    """Run a command line to its end, without the checks of shapes that this process makes."""
+    process = started(processes, *argv)
+    process.join()
+    assert process.exitcode == 0
+
+
+def lines(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def wait_for_lines(process: Any, folder: Path, more: int) -> None:
+    """Wait until a run has written so many more lines, or has ended."""
+    goal = lines(folder) + more
+    while process.is_alive() and lines(folder) < goal:
+        time.sleep(0.002)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_25_random_moments_is_the_undisturbed_one(
+    processes: Any, tmp_path: Path
+) -> None:
+    words = [*TRAIN, "--iterations", 120, "--checkpoint-every", 4, "--keep-checkpoints", 2]
+    finished(processes, *words, "--out", tmp_path / "whole")
+    killed, chance = tmp_path / "killed", random.Random(0)
+    for _ in range(KILLS):  # at most 4 lines each: the run is never done before
+        begun = (killed / "config.json").exists()
+        argv = ["resume", killed] if begun else [*words, "--out", killed]
+        process = started(processes, *argv)
+        wait_for_lines(process, killed, chance.randrange(4))
+        time.sleep(chance.random() * 0.02)
+        assert process.is_alive()
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    finished(processes, "resume", killed)
+    assert checkpoints(killed) == checkpoints(tmp_path / "whole")
+    assert history(killed) == history(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(
+    processes: Any, tmp_path: Path, number: signal.Signals
+) -> None:
+    words = [*TRAIN, "--iterations", 30, "--checkpoint-every", 30]
+    finished(processes, *words, "--out", tmp_path / "whole")
+    asked = tmp_path / "asked"
+    process = started(processes, *words, "--out", asked)
+    wait_for_lines(process, asked, 2)
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == 128 + number
+    stopped = max(Run.open(asked).checkpoints())
+    assert 2 <= stopped < 30
+    assert lines(asked) == stopped
+    finished(processes, "resume", asked)
+    final = "00000030.safetensors"
+    assert checkpoints(asked)[final] == checkpoints(tmp_path / "whole")[final]
+    assert history(asked) == history(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_echo_of_a_signal_is_not_a_second_one(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    default = signal.signal(number, signal.default_int_handler)
+    times = iter([10.0, 10.0, 10.9, 11.1])
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: next(times))
+    try:
+        with stopping.StopSignal() as stop:
+            for _ in range(3):
+                signal.raise_signal(number)
+            assert stop.asked == number
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(number)
+    finally:
+        assert signal.signal(number, default) == signal.default_int_handler
+    assert capsys.readouterr().err.count("stopping at the next checkpoint") == 1
+
+
+def test_lines_of_several_iterations_are_those_of_an_undisturbed_run_after_a_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run stops where a line of metrics ends, and not between."""
+    words = ["train", "regression", "--iterations", 12, "--log-every", 4, "--checkpoint-every", 12]
+    metarl(*words, "--out", tmp_path / "whole")
+    from metarl.core import seeding
+
+    drawn = seeding.torch_generator
+
+    def interrupting(seed: int, iteration: int, role: str, **kwargs: Any) -> Any:
+        if (iteration, role) == (5, "tasks"):
+            signal.raise_signal(signal.SIGTERM)
+        return drawn(seed, iteration, role, **kwargs)
+
+    argv = [str(word) for word in (*words, "--out", tmp_path / "asked")]
+    with monkeypatch.context() as patch:
+        patch.setattr("metarl.experiments.supervised.torch_generator", interrupting)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(argv)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert Run.open(tmp_path / "asked").checkpoints() == [0, 8]
+    metarl("resume", tmp_path / "asked")
+    assert history(tmp_path / "asked") == history(tmp_path / "whole")
+
+
+def test_only_the_newest_checkpoints_and_the_first_are_kept(tmp_path: Path) -> None:
+    words = [*TRAIN, "--iterations", 6, "--checkpoint-every", 1, "--keep-checkpoints", 2]
+    metarl(*words, "--out", tmp_path / "run")
+    assert Run.open(tmp_path / "run").checkpoints() == [0, 5, 6]
+
+
+def test_a_flipped_bit_is_found_and_an_older_checkpoint_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    metarl(*TRAIN, "--iterations", 4, "--checkpoint-every", 2, "--out", folder)
+    undisturbed = checkpoints(folder)
+    path = folder / "checkpoints" / "00000004.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1  # in a tensor: safetensors itself does not see it
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="its checksum is wrong"):
+        checkpoint.load(path)
+    capsys.readouterr()
+    metarl("resume", folder)
+    told = capsys.readouterr()
+    assert "its checksum is wrong" in told.err
+    assert "resuming" in told.out
+    assert checkpoints(folder) == undisturbed
+
+
+@pytest.mark.parametrize("file", ["checkpoints", "metrics.jsonl"])
+def test_a_full_disk_is_one_line_and_loses_nothing(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*TRAIN, "--iterations", 4, "--checkpoint-every", 1]
+    metarl(*words, "--out", tmp_path / "whole")
+    folder, written = tmp_path / "run", os.fsync
+
+    def full(descriptor: int) -> None:
+        target = os.readlink(f"/proc/self/fd/{descriptor}")
+        third = lines(folder) >= 3 and (file == "metrics.jsonl" or "00000003" in target)
+        if file in target and third:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        told = refusal(capsys, *words, "--out", folder)
+    assert "No space left on device" in told
+    assert str(folder) in told
+    assert not list(folder.rglob("*.tmp"))
+    metarl("resume", folder)
+    assert checkpoints(folder) == checkpoints(tmp_path / "whole")
+    assert history(folder) == history(tmp_path / "whole")
+
+
+class Failing(trackers.Tracker):
+    """A tracker whose network fails."""
+
+    def __init__(self, run: Run, start: int) -> None:
+        del run, start
+
+    def log(self, iteration: int, metrics: dict[str, float]) -> None:
+        raise ConnectionError("no route to host")
+
+    def show(self, iteration: int, name: str, path: Path) -> None:
+        raise ConnectionError("no route to host")
+
+    def close(self, *, failed: bool) -> None:
+        raise ConnectionError("no route to host")
+
+
+@pytest.mark.parametrize("when", ["made", "used"])
+def test_a_tracker_that_fails_stops_no_run(
+    when: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(run: Run, start: int) -> Failing:
+        if when == "made":
+            raise PermissionError("not allowed")
+        return Failing(run, start)
+
+    monkeypatch.setitem(trackers._TRACKERS, "tensorboard", (broken, "json", "track"))
+    metarl(*TRAIN, "--iterations", 3, "--track", "tensorboard", "--out", tmp_path / "run")
+    told = capsys.readouterr().err
+    assert told.count("track=tensorboard failed") == 1
+    assert lines(tmp_path / "run") == 3

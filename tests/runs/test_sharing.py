@@ -1,0 +1,323 @@
+"""Sharing runs: through a folder, and through a hub that the real client talks to."""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from metarl.commands import cli
+from metarl.experiments import OTHERS, experiments
+from metarl.experiments.load import load
+from metarl.runs import checkpoint
+from metarl.runs.card import card
+from metarl.runs.config import to_json
+from metarl.runs.folder import Run
+from tests.support.commands import TRAIN, metarl, refusal
+from tests.support.hub import Hub, serving
+from tests.support.pages import block, run_in_small, runs
+
+
+SMALL = ["--num-tasks", 2, "--episodes-per-task", 2]
+REPOSITORY = "ada/quick"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with serving(tmp_path / "cache", monkeypatch) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def run(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was evaluated, and has a picture so that none has to be drawn."""
+    folder = tmp_path_factory.mktemp("runs") / "evaluated"
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("evaluations", "media"))
+    metarl("evaluate", folder, *SMALL)
+    (folder / "media").mkdir()
+    (folder / "media/the paths.png").write_bytes(b"a picture")
+    (folder / "tracking").mkdir()
+    (folder / "tracking/wandb-id").write_text("mine")
+    return folder
+
+
+def files(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """Return what an evaluation found, without when and how it was asked for."""
+    (path,) = (folder / "evaluations").glob("*.json")
+    entry: dict[str, Any] = json.loads(path.read_text())
+    return {n: v for n, v in entry.items() if n not in ("written", "command", "seconds")}
+
+
+def evaluated(folder: Path) -> dict[str, Any]:
+    shutil.rmtree(folder / "evaluations")
+    metarl("evaluate", folder, *SMALL)
+    return result(folder)
+
+
+def test_a_shared_folder_holds_one_checkpoint_and_what_is_not_of_this_machine(
+    run: Path, tmp_path: Path
+) -> None:
+    metarl("push", run, tmp_path / "shared", "--checkpoint", 4)
+    (evaluation,) = (path.name for path in (run / "evaluations").iterdir())
+    assert files(tmp_path / "shared") == {
+        "config.json", "metrics.jsonl", "README.md", "checkpoints/00000004.safetensors",
+        f"evaluations/{evaluation}", "media/the paths.png",
+    }  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["shared"]
+
+
+def test_what_was_pushed_and_pulled_evaluates_to_the_last_bit(run: Path, tmp_path: Path) -> None:
+    metarl("push", run, tmp_path / "shared")
+    metarl("pull", tmp_path / "shared", "--out", tmp_path / "pulled")
+    assert evaluated(tmp_path / "pulled") == result(run)
+    about = json.loads((tmp_path / "pulled/config.json").read_text())
+    assert about["pulled_from"] == str(tmp_path / "shared")
+    last = "checkpoints/00000006.safetensors"
+    mine, theirs = (checkpoint.load(f / last) for f in (run, tmp_path / "pulled"))
+    assert mine.optimizer.keys() == theirs.optimizer.keys()
+    metarl("resume", tmp_path / "pulled", "--iterations", 7)
+
+
+def test_the_card_says_what_it_is_how_good_and_how_to_use_it(run: Path, tmp_path: Path) -> None:
+    metarl("push", run, tmp_path / "shared", "--license", "apache-2.0")
+    text = (tmp_path / "shared/README.md").read_text()
+    front = text.split("---\n")[1]
+    assert 'library_name: "metarl"\nlicense: "apache-2.0"\n' in front
+    assert '"metarl/Navigation2D-v0"]\n' in front
+    assert "![the paths](media/the%20paths.png)" in text
+    entry, about = result(run), json.loads((run / "config.json").read_text())
+    for step, (mean, half) in enumerate(zip(entry["mean"], entry["interval95"], strict=True)):
+        assert f"| {step} | {mean:.2f} | ± {half:.2f} |" in text
+    assert "with tasks test, num tasks 2, seed 1, episodes per task 2, inner steps " in text
+    assert about["command"] in text
+    assert "Finn et al. 2017" in text
+    assert "| `hidden` | `[8, 8]` |" in text
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    compile(code, "README.md", "exec")
+
+
+@pytest.mark.parametrize("experiment", experiments())
+def test_every_experiment_has_a_card(experiment: str, tmp_path: Path) -> None:
+    kind, options = experiments()[experiment].load()
+    config = options()
+    with Run.create(tmp_path / "run", experiment, to_json(config)) as run:
+        (run.folder / "media").mkdir()
+        (run.folder / "media/film.mp4").touch()
+        values = {"iteration": 3, "num_tasks": 5, "seed": 1, "mean": [0.25, 0.5]}
+        values |= {"interval95": [0.0, 0.125], "measure": "accuracy"}
+        run.write_evaluation("one", values)
+    subject = kind(config).describe()
+    text = card(run, 3, subject, place="hub:ada/x", license=None)
+    assert f"# {subject.method} on {subject.what}\n" in text
+    assert "| 1 | 50.00 | ± 12.50 |" in text
+    assert '<video src="media/film.mp4" controls></video>' in text
+    assert ("metarl.load" in text) == (experiment not in OTHERS)
+    for command in re.findall(r"^metarl (pull|evaluate|render|plot) ", text, re.MULTILINE):
+        assert command in cli.VERBS
+
+
+@pytest.fixture
+def bare(whole: Path, tmp_path: Path) -> Path:
+    """A run without evaluation and picture."""
+    pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
+    ignored = shutil.ignore_patterns("evaluations", "media")
+    return Path(shutil.copytree(whole, tmp_path / "bare", ignore=ignored))
+
+
+@pytest.mark.slow
+def test_a_run_without_evaluation_and_picture_is_shared_with_a_film(
+    bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("imageio_ffmpeg", reason="pip install 'metarl-torch[video]'")
+    metarl("push", bare, tmp_path / "shared")
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert f"metarl evaluate {bare} --checkpoint 6" in said
+    (film,) = (tmp_path / "shared/media").iterdir()
+    with pytest.importorskip("PIL.Image").open(film) as image:
+        assert image.format == "GIF"
+        assert image.n_frames > 50
+    assert not (bare / "media").exists()
+    text = (tmp_path / "shared/README.md").read_text()
+    assert "![adaptation](media/adaptation.gif)" in text
+    assert "was not evaluated" in text
+    assert "license" not in text
+
+
+def test_without_the_packages_for_films_a_picture_is_drawn(
+    bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    metarl("push", bare, tmp_path / "shared")
+    assert files(tmp_path / "shared/media") == {"adaptation.png"}
+    assert (tmp_path / "shared/media/adaptation.png").stat().st_size > 1000
+    assert "![adaptation](media/adaptation.png)" in (tmp_path / "shared/README.md").read_text()
+    assert "film" not in capsys.readouterr().err
+
+
+def test_a_film_that_fails_stops_no_push(
+    bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    pytest.importorskip("imageio_ffmpeg", reason="pip install 'metarl-torch[video]'")
+
+    def broken(panels: Any, out: Path) -> None:
+        out.write_bytes(b"GIF")
+        raise AssertionError("no ink")
+
+    monkeypatch.setattr("metarl.experiments.rl_rendering.paths_video", broken)
+    metarl("push", bare, tmp_path / "shared")
+    assert "a picture and no film (no ink)" in capsys.readouterr().err
+    assert files(tmp_path / "shared/media") == {"adaptation.png"}
+
+
+def test_what_draws_no_frames_is_shared_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metarl(*TRAIN, "--env", "metarl/Bandit-v0", "--iterations", 1, "--out", tmp_path / "arms")
+    metarl("push", tmp_path / "arms", tmp_path / "shared")
+    assert capsys.readouterr().err.count("draws no frames") == 1
+    assert files(tmp_path / "shared/media") == set()
+
+
+def test_through_a_hub_and_back(
+    run: Path, tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metarl("push", run, f"hub:{REPOSITORY}", "--private")
+    assert f"pushed to {hub.url}/{REPOSITORY}" in capsys.readouterr().out
+    (asked,) = hub.created
+    assert (asked["name"], asked["organization"]) == ("quick", "ada")
+    assert asked.get("visibility") == "private" or asked.get("private") is True  # of old clients
+    assert hub.messages == ["maml-trpo on metarl/Navigation2D-v0, iteration 6"]
+    assert f"metarl pull hub:{REPOSITORY}" in hub.files(REPOSITORY)["README.md"].decode()
+    metarl("pull", f"hub:{REPOSITORY}", "--out", tmp_path / "pulled")
+    about = json.loads((tmp_path / "pulled/config.json").read_text())
+    assert about["pulled_from"] == f"hub:{REPOSITORY}@{hub.heads[REPOSITORY]['main']}"
+    assert evaluated(tmp_path / "pulled") == result(run)
+
+
+def test_a_second_push_replaces_the_run_and_a_revision_is_found_again(
+    run: Path, tmp_path: Path, hub: Hub
+) -> None:
+    metarl("push", run, f"hub:{REPOSITORY}", "--checkpoint", 4)
+    first = hub.heads[REPOSITORY]["main"]
+    metarl("push", run, f"hub:{REPOSITORY}", "--message", "better")
+    checkpoints = [name for name in hub.files(REPOSITORY) if name.startswith("checkpoints/")]
+    assert checkpoints == ["checkpoints/00000006.safetensors"]
+    assert ".gitattributes" in hub.files(REPOSITORY)
+    assert hub.messages[1] == "better"
+    metarl("pull", f"hub:{REPOSITORY}@{first}", "--out", tmp_path / "old")
+    assert (tmp_path / "old/checkpoints/00000004.safetensors").exists()
+    metarl("push", run, f"hub:{REPOSITORY}@early", "--checkpoint", 2)
+    assert "checkpoints/00000002.safetensors" in hub.files(REPOSITORY, "early")
+    assert checkpoints == [n for n in hub.files(REPOSITORY) if n.startswith("checkpoints/")]
+
+
+def test_a_policy_from_the_hub_adapts_and_acts_as_one_from_the_folder(
+    run: Path, tmp_path: Path, hub: Hub
+) -> None:
+    metarl("push", run, f"hub:{REPOSITORY}")
+    mine, theirs = (load(p, episodes=3) for p in (run, f"hub:{REPOSITORY}"))
+    task = mine.sample_task(seed=3)
+    ours, others = mine.adapt(task, steps=2), theirs.adapt(task, steps=2)
+    assert ours.returns == others.returns
+    assert len(ours.returns) == 3
+    seen = np.zeros((5, 2), np.float32)
+    np.testing.assert_array_equal(ours.act(seen), others.act(seen))
+    assert others.act(seen[0]).shape == (2,)
+    assert not np.array_equal(mine.adapt(task, steps=0).act(seen), ours.act(seen))
+    action, _ = others.to_sb3().predict(seen, deterministic=True)
+    np.testing.assert_allclose(action, np.clip(others.act(seen), -1, 1), rtol=1e-5, atol=1e-6)
+    asked = len(hub.asked)
+    hub.fails = 503  # what is in the cache serves
+    assert load(f"hub:{REPOSITORY}", episodes=3).adapt(task, steps=2).returns == ours.returns
+    assert len(hub.asked) > asked
+
+
+def test_without_a_token_nothing_is_sent(
+    run: Path, hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    assert "hf auth login" in refusal(capsys, "push", run, f"hub:{REPOSITORY}")
+    assert hub.asked == []
+
+
+def test_a_hub_that_refuses_is_one_line(
+    run: Path, tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out = ["--out", tmp_path / "pulled"]
+    assert "look at its name" in refusal(capsys, "pull", "hub:ada/nothing", *out)
+    hub.share(REPOSITORY, run)
+    assert "look at its name and revision" in refusal(capsys, "pull", f"hub:{REPOSITORY}@v9", *out)
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    assert "hf auth login" in refusal(capsys, "push", run, "hub:ada/other")
+    hub.fails = 500
+    assert "HTTP 500" in refusal(capsys, "push", run, "hub:ada/other")
+    assert not (tmp_path / "pulled").exists()
+
+
+def test_without_a_network_a_line_says_so(
+    run: Path, tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    nowhere = "http://127.0.0.1:9"  # the port that discards
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", nowhere)
+    message = refusal(capsys, "push", run, f"hub:{REPOSITORY}")
+    assert "is there a network?" in message
+    message = refusal(capsys, "pull", f"hub:{REPOSITORY}", "--out", tmp_path / "pulled")
+    assert "is there a network?" in message
+
+
+@pytest.mark.parametrize("name", ["hub:quick", "hub:", "hub:a/b/c", "hub:a b/c", "hub:../.."])
+def test_a_repository_has_a_user_and_a_name(
+    name: str, run: Path, tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusal(capsys, "push", run, name)
+    refusal(capsys, "pull", name, "--out", tmp_path / "pulled")
+    assert hub.asked == []
+
+
+def test_folders_that_hold_something_are_left_alone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    for words in (["push", run, tmp_path], ["pull", run, "--out", tmp_path]):
+        assert "not empty" in refusal(capsys, *words)
+    assert files(tmp_path) == {"thesis.tex"}
+    assert "metarl pull hub:a/b" in refusal(capsys, "evaluate", "hub:a/b")
+    assert "has no checkpoint" in refusal(capsys, "push", run, tmp_path / "a", "--checkpoint", 3)
+    assert files(tmp_path) == {"thesis.tex"}
+
+
+def test_a_missing_client_is_named(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    assert "metarl-torch[hub]" in refusal(capsys, "push", run, f"hub:{REPOSITORY}")
+
+
+@runs("docs/sharing.md", "push", "pull", "policy")
+def test_the_page_runs(
+    run: Path, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, "runs/quick")
+    for name in ("push", "pull"):
+        run_in_small(block("docs/sharing.md", name))
+    assert Path("runs/pulled/media/paths.png").exists()
+    assert Path("shared/quick/README.md").exists()
+    capsys.readouterr()
+    exec(block("docs/sharing.md", "policy"), {})
+    assert "return after 0, 1, 2 steps: [" in capsys.readouterr().out

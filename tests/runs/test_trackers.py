@@ -1,0 +1,109 @@
+"""Trackers: whose run it is that a service is told of, and what happens without its package."""
+
+import os
+import socketserver
+import subprocess
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metarl.runs.folder import Run
+from metarl.runs.trackers import CarefulTracker, tracker
+from tests.support.commands import TRAIN, history, refusal
+
+
+def test_a_resumed_run_keeps_its_wandb_id_and_no_other_run_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[dict[str, Any]] = []
+    fake = types.ModuleType("wandb")
+    monkeypatch.setattr(fake, "init", lambda **given: calls.append(given), raising=False)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for parent in ("a", "b"):
+        with Run.create(tmp_path / parent / "same-name", "example", {}) as run:
+            tracker("wandb", run, start=0)
+            tracker("wandb", run, start=3)
+    first, resumed, other, _ = (call["id"] for call in calls)
+    assert first == resumed != other
+    assert {call["name"] for call in calls} == {"same-name"}
+
+
+def test_a_missing_tracker_is_one_line_and_leaves_no_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    message = refusal(capsys, *TRAIN, "--track", "wandb", "--out", tmp_path / "run")
+    assert "pip install 'metarl-torch[wandb]'" in message
+    assert not (tmp_path / "run").exists()
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """Counts who asks it for anything."""
+
+    asked = 0
+    daemon_threads = True
+
+    def process_request(self, request: Any, client: Any) -> None:
+        self.asked += 1
+        super().process_request(request, client)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server(("127.0.0.1", 0), socketserver.BaseRequestHandler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.slow
+def test_wandb_works_offline_asks_no_server_and_goes_on_under_one_id(
+    tmp_path: Path, server: Server
+) -> None:
+    """In a process of its own, in which a second run begins after the first."""
+    pytest.importorskip("wandb", reason="pip install 'metarl-torch[wandb]'")
+    words = [*TRAIN, "--iterations", "2", "--track", "wandb", "--out", "run"]
+    code = f"""
+from metarl.commands import cli
+cli.run({words})
+cli.run(["resume", "run", "--iterations", "4"])
+"""
+    here = f"http://127.0.0.1:{server.server_address[1]}"
+    proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), here)
+    kept = {name: value for name, value in os.environ.items() if "no_proxy" not in name.lower()}
+    env = kept | proxies | {"WANDB_MODE": "offline", "WANDB_BASE_URL": here}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "track=wandb failed" not in done.stderr
+    assert server.asked == 0
+    tracking = tmp_path / "run/tracking"
+    name = (tracking / "wandb-id").read_text()
+    written = sorted(tracking.glob(f"wandb/offline-run-*-{name}/run-{name}.wandb"))
+    assert len(written) == len(list(tracking.glob("wandb/offline-run-*"))) == 2
+    assert all(b"return/step_1" in path.read_bytes() for path in written)
+    assert [entry["iteration"] for entry in history(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_a_tracker_is_closed_and_told_whether_the_run_failed(tmp_path: Path) -> None:
+    class Closing:
+        def __init__(self) -> None:
+            self.told: list[bool] = []
+
+        def close(self, *, failed: bool) -> None:
+            self.told.append(failed)
+
+    closing: Any = Closing()
+    with CarefulTracker("closing", lambda: closing):
+        assert closing.told == []
+    with pytest.raises(FloatingPointError), CarefulTracker("closing", lambda: closing):
+        raise FloatingPointError
+    assert closing.told == [False, True]

@@ -1,0 +1,482 @@
+"""Stable-Baselines3: policies there and back, its environments, runs of `metarl train sb3`."""
+
+import contextlib
+import shutil
+import types
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from metarl.commands import cli
+from metarl.core import InnerLoop, Params, sgd, tree
+from metarl.core.speed import processes
+from metarl.rl.baseline import advantages
+from metarl.rl.episodes import mean_return
+from metarl.rl.evaluate import paper_tasks
+from metarl.rl.losses import reinforce
+from metarl.rl.policies import MIN_LOG_STD, Policy, mlp_policy
+from metarl.rl.sampler import make_sampler
+from metarl.runs.folder import Run
+from metarl.sb3 import checkpoint as sb3_checkpoint
+from metarl.sb3.environments import sb3_env
+from metarl.sb3.models import make_model, require_spaces
+from metarl.sb3.policies import NO_PARAMS, policy_of, ppo_from, sb3_policy
+from tests.support.commands import history, metarl, refusal
+from tests.support.pages import block, commands_of, run_in_small, runs
+from tests.support.problems import seeded
+
+
+SEEN = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+BOX, DISCRETE = spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Discrete(4)
+NAVIGATION = "metarl/Navigation2D-v0"
+GOAL = {"goal": [0.3, -0.4]}
+PAGE = "docs/stable-baselines3.md"
+TINY = ["--eval-every", "1000", "--num-envs", "2", "--episodes", "3", "--hidden", "8"]
+TRAIN = ["train", "sb3", *TINY]
+
+
+def policy_for(acted: Any, seed: int = 0, **options: Any) -> tuple[Policy, Params]:
+    """Draw a policy, all of its parameters away from zero."""
+    policy, params = mlp_policy(SEEN, acted, generator=seeded(seed), **options)
+    noise = {n: torch.randn(p.shape, generator=seeded(seed + 1)) for n, p in params.items()}
+    return policy, tree.add(params, noise, scale=0.3)
+
+
+@pytest.mark.parametrize(
+    ("acted", "options"),
+    [
+        (BOX, {}),
+        (BOX, {"activation": "tanh", "hidden": (8,), "scale": 0.1}),
+        (BOX, {"hidden": (8, 8), "context": 3}),
+        (BOX, {"hidden": ()}),
+        (DISCRETE, {"hidden": (8,)}),
+    ],
+    ids=["relu", "tanh in units of 0.1", "context", "linear", "categorical"],
+)
+def test_wrapped_policy_acts_as_the_policy_does(acted: Any, options: dict[str, Any]) -> None:
+    policy, params = policy_for(acted, **options)
+    before = torch.get_rng_state()
+    wrapped = sb3_policy(policy, params, SEEN, acted)
+    assert torch.get_rng_state().equal(before)
+    seen = torch.randn(50, 3, generator=seeded(2))
+    mode = policy(params, seen).mode()
+    expected = mode.clamp(-1, 1) if acted is BOX else mode
+    actions, state = wrapped.predict(seen.numpy(), deterministic=True)
+    np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-6)
+    one, _ = wrapped.predict(seen[0].numpy(), state, np.array([True]), deterministic=True)
+    np.testing.assert_allclose(one, actions[0], rtol=1e-5, atol=1e-6)
+    chosen = mode if acted is BOX else torch.arange(50) % 4
+    log_prob = wrapped.get_distribution(seen).log_prob(chosen)
+    torch.testing.assert_close(log_prob, policy(params, seen).log_prob(chosen))
+
+
+def test_drawn_actions_have_the_distribution_of_the_policy() -> None:
+    wide = spaces.Box(-100.0, 100.0, (2,), np.float32)
+    policy, params = policy_for(wide, init_std=0.5)
+    wrapped = sb3_policy(policy, params, SEEN, wide)
+    seen = torch.ones(3)
+    torch.manual_seed(0)
+    actions, _ = wrapped.predict(seen.expand(4000, 3).numpy())
+    expected = policy(params, seen)
+    std = expected.log_std.exp()
+    assert (np.abs(actions.mean(0) - expected.mean.numpy()) < 4 * std.numpy() / 4000**0.5).all()
+    np.testing.assert_allclose(actions.std(0), std, rtol=0.05)
+
+
+def test_wrapped_policy_is_saved_and_loaded_by_sb3(tmp_path: Path) -> None:
+    from stable_baselines3.common.policies import ActorCriticPolicy
+
+    wrapped = sb3_policy(*policy_for(BOX), SEEN, BOX)
+    wrapped.save(str(tmp_path / "policy.zip"))
+    again = ActorCriticPolicy.load(str(tmp_path / "policy.zip"), device="cpu")
+    seen = torch.randn(5, 3, generator=seeded(2)).numpy()
+    for deterministic in (True, False):
+        torch.manual_seed(0)
+        expected, _ = wrapped.predict(seen, deterministic=deterministic)
+        torch.manual_seed(0)
+        np.testing.assert_array_equal(again.predict(seen, deterministic=deterministic)[0], expected)
+
+
+def test_what_is_no_actor_of_one_task_is_refused() -> None:
+    policy, params = policy_for(BOX)
+    with pytest.raises(ValueError, match="those of one task: a weight must have 2 axes, got 3"):
+        sb3_policy(policy, tree.expand(params, 2), SEEN, BOX)
+    with pytest.raises(ValueError, match=r"does not fit the environment: .* acts in Discrete"):
+        sb3_policy(policy, params, SEEN, DISCRETE)
+    with pytest.raises(
+        ValueError, match=r"does not fit the environment: it reads Box\(-1.0, 1.0, \(2,\)"
+    ):
+        sb3_policy(policy, params, BOX, BOX)
+    with pytest.raises(TypeError, match=r"made by mlp_policy .* got Linear"):
+        sb3_policy(*Policy.of(torch.nn.Linear(3, 2)), SEEN, BOX)
+
+
+def adapted() -> tuple[Policy, Params, Any]:
+    """Adapt a random policy to a goal, and take all but the least noise from it."""
+    sampler = make_sampler(NAVIGATION, num_tasks=1, episodes_per_task=10)
+    env: Any = sampler.env
+    shapes = env.single_observation_space, env.single_action_space
+    policy, params = mlp_policy(*shapes, hidden=(16,), output_gain=0.1, generator=seeded(0))
+    loop = InnerLoop(reinforce(policy), sgd(0.3), num_steps=1)
+    meta = loop.init(params)
+    batch, _ = sampler.collect(policy, loop, meta, [GOAL], seeded(1), advantages())
+    after = loop.adapt(meta, tree.map_leaves(lambda x: x[0], batch.support))
+    return policy, after | {"log_std": torch.full((2,), MIN_LOG_STD)}, sampler
+
+
+def test_evaluate_policy_finds_the_return_that_the_sampler_finds() -> None:
+    from stable_baselines3.common.evaluation import evaluate_policy
+    from stable_baselines3.common.monitor import Monitor
+
+    policy, params, sampler = adapted()
+    expected = mean_return(sampler.rollout(policy, tree.expand(params, 1), [GOAL], seeded(2)))
+    scalar: Any = gymnasium.make(NAVIGATION)
+    scalar.unwrapped.task = GOAL
+    wrapped = sb3_policy(policy, params, scalar.observation_space, scalar.action_space)
+    for env, episodes in ((Monitor(scalar), 1), (sb3_env(NAVIGATION, num_envs=3, task=GOAL), 6)):
+        mean, std = evaluate_policy(wrapped, env, episodes, warn=False)
+        assert mean == pytest.approx(expected.item(), abs=1e-2)
+        assert std == pytest.approx(0, abs=1e-6)
+
+
+def test_ppo_starts_from_the_policy_and_learns_from_there() -> None:
+    policy, params, _ = adapted()
+    env = sb3_env(NAVIGATION, num_envs=2, task=GOAL)
+    kwargs = {"optimizer_kwargs": {"eps": 1e-7}}
+    model = ppo_from(
+        policy, params, env, n_steps=20, batch_size=20, seed=0, device="cpu", policy_kwargs=kwargs
+    )
+    assert model.policy.optimizer.defaults["eps"] == 1e-7
+    seen = torch.randn(20, 2, generator=seeded(2))
+    expected = policy(params, seen)
+    found: Any = model.policy.get_distribution(seen).distribution
+    torch.testing.assert_close(found.mean, expected.mean)
+    torch.testing.assert_close(found.stddev, expected.log_std.exp())
+    model.learn(40)
+    found = model.policy.get_distribution(seen).distribution
+    assert (found.mean - expected.mean).abs().max() > 1e-4
+
+
+def test_model_of_sb3_is_rolled_out_by_the_sampler() -> None:
+    policy, params, sampler = adapted()
+    env = sb3_env(NAVIGATION, num_envs=2, task=GOAL)
+    model = ppo_from(policy, params, env, n_steps=20, batch_size=20, device="cpu")
+    theirs = sampler.rollout(policy_of(model), tree.expand(NO_PARAMS, 1), [GOAL], seeded(2))
+    mine = sampler.rollout(policy, tree.expand(params, 1), [GOAL], seeded(2))
+    torch.testing.assert_close(theirs.rewards, mine.rewards, rtol=0, atol=1e-3)
+    loud = policy_of(model, deterministic=False)
+    assert loud(NO_PARAMS, torch.zeros(2, 5, 2)).sample().shape == (2, 5, 2)
+
+
+def test_batched_rows_end_together_and_begin_anew_with_other_tasks() -> None:
+    env: Any = sb3_env("metarl/HalfCheetahDir-v1", num_envs=6, observe_task=True)
+    assert type(env).__name__ == "BatchedVecEnv"
+    env.seed(1)
+    first = env.reset()
+    still = np.zeros((6, 6), np.float32)
+    directions = [first[:, -1]]
+    for step in range(1, 301):
+        seen, rewards, dones, infos = env.step(still)
+        assert rewards.dtype == np.float32
+        assert dones.tolist() == [step % 100 == 0] * 6
+        if step % 100 == 0:
+            directions.append(seen[:, -1])
+            assert all(info["TimeLimit.truncated"] for info in infos)
+            last = np.stack([info["terminal_observation"] for info in infos])
+            np.testing.assert_array_equal(last[:, -1], directions[-2])
+            assert not np.isclose(last[:, :-1], seen[:, :-1]).all(1).any()
+    assert len({tuple(d) for d in directions}) > 1
+    assert env.get_attr("task", [0, 2]) == [{"direction": int(d)} for d in directions[-1][[0, 2]]]
+    drawn = env.env_method("sample_tasks", 1, np.random.default_rng(0), indices=[0, 2])
+    assert len(drawn) == 2
+    assert env.env_is_wrapped(object) == [False] * 6
+    with pytest.raises(AttributeError, match="build another with sb3_env to change 'task'"):
+        env.set_attr("task", {"direction": 1})
+    env.seed(1)
+    np.testing.assert_array_equal(env.reset(), first)
+
+
+def test_row_that_diverges_alone_cuts_the_others_as_a_time_limit() -> None:
+    env: Any = sb3_env("metarl/HalfCheetahDir-v1", num_envs=3, task={"direction": 1})
+    env.reset()
+    env.env._full[1, 1:] = np.nan  # MuJoCo resets it
+    _, _, dones, infos = env.step(np.zeros((3, 6), np.float32))
+    assert dones.all()
+    assert [info["TimeLimit.truncated"] for info in infos] == [True, False, True]
+
+
+def test_rows_that_end_alone_run_one_by_one_and_draw_their_tasks() -> None:
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    env = sb3_env(NAVIGATION, num_envs=2, observe_task=True)
+    assert isinstance(env, DummyVecEnv)
+    goals = []
+    for _ in range(2):
+        env.seed(0)
+        goals.append(np.asarray(env.reset())[:, 2:])
+        for _ in range(100):
+            seen, _, dones, _ = env.step(np.zeros((2, 2)))
+        assert dones.all()
+        goals.append(np.asarray(seen)[:, 2:])
+    np.testing.assert_array_equal(goals[:2], goals[2:])
+    assert len(np.unique(np.concatenate(goals[:2]), axis=0)) == 4
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c", "sac", "td3"])
+def test_every_algorithm_is_built_and_acts(algo: str) -> None:
+    env = sb3_env(NAVIGATION, num_envs=2, task=GOAL)
+    model = make_model(algo, env, horizon=100, seed=0, hidden=(8,), learning_rate=1e-3)
+    actions, _ = model.predict(np.zeros((2, 2), np.float32))
+    assert actions.shape == (2, 2)
+    assert model.learning_rate == 1e-3
+
+
+def test_spaces_that_an_algorithm_does_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"sac needs continuous actions, got Discrete\(4\); use"):
+        require_spaces("sac", SEEN, DISCRETE)
+    with pytest.raises(ValueError, match="ppo needs actions in a bounded Box or a Discrete"):
+        require_spaces("ppo", SEEN, SEEN)
+    with pytest.raises(ValueError, match="ppo reads flat Box observations"):
+        require_spaces("ppo", DISCRETE, BOX)
+    require_spaces("a2c", SEEN, DISCRETE)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three iterations that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("sb3") / "whole"
+    metarl(*TRAIN, "--total-steps", 3000, "--task", '{"goal": [0.3, -0.4]}', "--out", folder)
+    return folder
+
+
+def test_run_leaves_the_folder_of_every_run(whole: Path) -> None:
+    from stable_baselines3 import PPO
+
+    assert {path.name for path in whole.iterdir()} == {
+        "config.json", "metrics.jsonl", "checkpoints", "lock",
+    }  # fmt: skip
+    zips = sorted(path.name for path in (whole / "checkpoints").iterdir())
+    assert zips == [f"{iteration:08d}.zip" for iteration in range(4)]
+    lines = history(whole)
+    assert [line["iteration"] for line in lines] == [0, 1, 2, 3]
+    assert [line["env/steps"] for line in lines] == [0, 1000, 1000, 1000]
+    assert len({line["return/step_0"] for line in lines}) == 4
+    model = PPO.load(whole / "checkpoints/00000003.zip", device="cpu")
+    assert model.num_timesteps == 3000
+
+
+@pytest.mark.parametrize("last", [None, 0, 2])
+def test_resumed_run_is_what_an_undisturbed_one_is(
+    whole: Path, tmp_path: Path, last: int | None
+) -> None:
+    """Rebuild what a process leaves that dies after a line, before or within its checkpoint."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    for path in (run / "checkpoints").iterdir():
+        if last is None or int(path.stem) > last:
+            path.unlink()
+    kept = (whole / "metrics.jsonl").read_text().splitlines(keepends=True)
+    count = 1 if last is None else last + 2
+    (run / "metrics.jsonl").write_text("".join(kept[:count]) + '{"iterat')
+    metarl("resume", run)
+    assert history(run) == history(whole)
+
+
+def test_complete_run_is_left_as_it_is(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = history(whole)
+    metarl("resume", whole)
+    assert "is complete: 3 iterations" in capsys.readouterr().out
+    assert history(whole) == before
+
+
+def test_run_without_a_whole_checkpoint_is_one_line_and_left_as_it_is(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    for path in (run / "checkpoints").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["resume", str(run)])
+    assert stopped.value.code == 1
+    assert "nothing was changed" in capsys.readouterr().err.splitlines()[-1]
+    assert history(run) == history(whole)
+
+
+def test_damaged_checkpoint_is_passed_over(whole: Path, tmp_path: Path, capsys: Any) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    path = run / "checkpoints/00000003.zip"
+    path.write_bytes(path.read_bytes()[:1000])
+    assert "00000003.zip is not a whole checkpoint of this run" in refusal(capsys, "evaluate", run)
+    metarl("resume", run)
+    assert "trying an earlier one" in capsys.readouterr().err
+    assert history(run) == history(whole)
+
+
+def test_commands_read_tensors_alone_from_a_checkpoint(whole: Path, tmp_path: Path) -> None:
+    """The entry "data" of SB3's zip holds pickles."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    path = run / "checkpoints/00000003.zip"
+    with (
+        zipfile.ZipFile(whole / "checkpoints/00000003.zip") as old,
+        zipfile.ZipFile(path, "w") as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, b"no pickle" if name == "data" else old.read(name))
+    metarl("evaluate", run, "--episodes-per-task", 1)
+    metarl("resume", run, "--iterations", 4)
+    assert history(run)[:4] == history(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["sac", "td3"])
+def test_replay_buffer_is_resumed_too(algo: str, tmp_path: Path) -> None:
+    words = ["train", "sb3", "--algo", algo, "--hidden", 8, "--num-envs", 4, "--eval-every", 600]
+    for name, iterations in (("whole", 3), ("half", 2)):
+        metarl(*words, "--iterations", iterations, "--out", tmp_path / name)
+    assert len(list((tmp_path / "half/checkpoints").glob("*.npz"))) == 1
+    metarl("resume", tmp_path / "half", "--total-steps", 3 * 600)
+    assert history(tmp_path / "half") == history(tmp_path / "whole")
+
+
+def test_torchrun_resumes_nothing_and_removes_nothing(
+    whole: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_world", contextlib.nullcontext)  # no others to wait for
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    before = {path.name: path.read_bytes() for path in whole.iterdir() if path.is_file()}
+    told = refusal(capsys, "resume", whole, "--iterations", 4)
+    assert "start them without torchrun" in told
+    assert {p.name: p.read_bytes() for p in whole.iterdir() if p.is_file()} == before
+
+
+def test_another_process_leaves_replay_buffers_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path)
+    old = run.checkpoint_path(1, sb3_checkpoint.REPLAY)
+    old.parent.mkdir()
+    old.write_bytes(b"")
+    model = types.SimpleNamespace(save=lambda data: data.write(b"zip"))
+    monkeypatch.setattr(processes, "rank", lambda: 1)
+    sb3_checkpoint.save(run, model, 2)
+    assert list(old.parent.iterdir()) == [old]
+
+
+def test_run_on_one_task_is_evaluated_on_it(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    metarl("evaluate", run, "--episodes-per-task", 3)
+    (entry,) = evaluations(run)
+    assert entry["tasks"] == [GOAL]
+    assert entry["mean"] == [pytest.approx(history(run)[-1]["return/step_0"], rel=1e-6)]
+    metarl("evaluate", run, "--episodes-per-task", 3, "--explore", "--checkpoint", 0)
+    assert len(evaluations(run)) == 2
+    assert "[0, 1, 2, 3]" in refusal(capsys, "evaluate", run, "--checkpoint", 7)
+    pytest.importorskip("matplotlib")
+    metarl("plot", run, "--out", tmp_path / "curve.png")
+    metarl("render", run, "--out", tmp_path / "episode.png")
+    assert (tmp_path / "episode.png").stat().st_size > 1000
+
+
+def test_oracle_is_evaluated_on_the_test_tasks(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    metarl(*TRAIN, "--iterations", 1, "--observe-task", "--algo", "a2c", "--out", run)
+    metarl("evaluate", run, "--num-tasks", 4, "--episodes-per-task", 2)
+    (entry,) = evaluations(run)
+    sampler = make_sampler(NAVIGATION, num_tasks=4, episodes_per_task=1)
+    assert entry["tasks"] == paper_tasks(sampler)
+    assert np.shape(entry["returns"]) == (4, 1)
+    assert entry["interval95"][0] > 0
+
+
+def evaluations(run: Path) -> list[dict[str, Any]]:
+    return Run.open(run).evaluations()
+
+
+class Choice(gymnasium.Env[Any, Any]):
+    """One of four choices is right."""
+
+    observation_space: Any = SEEN
+    action_space: Any = DISCRETE
+    task: Any = {"right": 0}  # noqa: RUF012
+
+    def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> Any:
+        return [{"right": right} for right in rng.integers(4, size=num_tasks).tolist()]
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.right = self.task["right"]
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        return np.zeros(3, np.float32), float(action == self.right), False, False, {}
+
+
+@pytest.fixture
+def choice() -> Any:
+    gymnasium.register("own/Choice-v0", Choice, max_episode_steps=5)
+    yield "own/Choice-v0"
+    del gymnasium.registry["own/Choice-v0"]
+
+
+def test_discrete_actions_train_and_a_wrong_algorithm_is_one_line(
+    choice: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*TRAIN, "--env", choice, "--out", tmp_path / "run"]
+    assert "td3 needs continuous actions, got Discrete(4)" in refusal(
+        capsys, *words, "--algo", "td3"
+    )
+    metarl(*words, "--iterations", 1)
+    assert history(tmp_path / "run")[-1]["return/step_0"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--task", "direction"], 'must be JSON such as \'{"goal": ['),
+        (["--task", '{"direction": 1}'], "a task of this environment looks like {'goal': [0.0, 0."),
+        (["--env", "CartPole-v1"], "has no tasks"),
+        (["--eval-every", "0"], "--eval-every must be at least 1, got 0"),
+        (["--discount", "2"], "--discount must be between 0 and 1, got 2"),
+        (["--hidden", "0"], "--hidden must be at least 1"),
+    ],
+)
+def test_mistake_is_one_line_and_leaves_no_folder(
+    flags: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in refusal(capsys, *TRAIN, *flags, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@runs(PAGE, "train", "headstart", "adapt", "wrap", "fine-tune")
+def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Word for word but for the sizes, with the runs that the text between the blocks names."""
+    pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
+    monkeypatch.chdir(tmp_path)
+    train = block(PAGE, "train")
+    run_in_small(train)
+    backwards = train.splitlines()[0]
+    run_in_small(backwards.replace("-1", "1").replace("runs/backwards", "runs/forwards"))
+    maml, quick = (line for line in commands_of(PAGE) if line.startswith("metarl train maml-trpo"))
+    run_in_small(f"{maml} && {quick}")
+    run_in_small(block(PAGE, "headstart"))
+    assert Path("headstart.png").exists()
+    scope: dict[str, Any] = {}
+    for name in ("adapt", "wrap", "fine-tune"):
+        exec(block(PAGE, name).replace("STEPS = 40_000", "STEPS = 1_000"), scope)
+    seen = np.zeros((1, 2), np.float32)
+    expected, _ = scope["policy"].predict(seen, deterministic=True)
+    np.testing.assert_array_equal(scope["again"].predict(seen, deterministic=True)[0], expected)
+    assert scope["model"].num_timesteps == 1000

@@ -1,0 +1,45 @@
+"""Data that tests need on disk: Omniglot where it is found, miniImageNet's tables made in small."""
+
+import gzip
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.support import ROOT
+
+
+KNOWN = ROOT.parent / "shared/data"  # where the developers keep it
+OMNIGLOT = Path(os.environ.get("METARL_DATA", KNOWN)) / "omniglot"
+NO_OMNIGLOT = "needs Omniglot: METARL_DATA=FOLDER with omniglot/ in it"
+needs_omniglot = pytest.mark.skipif(not OMNIGLOT.is_dir(), reason=NO_OMNIGLOT)
+TABLES = {"train": ["n03", "n01"], "val": ["n02"], "test": ["n04"]}
+
+
+def paint(path: Path, color: Any, *, mode: str = "RGB", size: tuple[int, int] = (9, 5)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, color).save(path)
+
+
+def mini_imagenet(
+    root: Path, tables: Mapping[str, Sequence[str]] = TABLES, *, zipped: bool = False
+) -> Path:
+    """Lay out classes of three images as the real ones are, that of n04 in gray."""
+    folder = root / "miniimagenet"
+    for part, labels in tables.items():
+        rows = [f"{label}{index:08d}.jpg,{label}" for index in range(3) for label in labels]
+        text = "\n".join(["filename,label", *rows]) + "\n"
+        for row in rows:
+            name, label = row.split(",")
+            gray = label == "n04"
+            color = 40 if gray else (50 * int(label[1:]), 0, 200)
+            size = (30 + len(rows), 20)
+            paint(folder / "images" / name, color, mode="L" if gray else "RGB", size=size)
+        if zipped:
+            (folder / f"{part}.csv.gz").write_bytes(gzip.compress(text.encode()))
+        else:
+            (folder / f"{part}.csv").write_text(text)
+    return folder

@@ -1,0 +1,111 @@
+"""References in plain autograd, one task at a time; they share no code with what they check."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Distribution, Independent, Normal
+
+from metarl.core import LossFn, MetaParams, Params, Task, tree
+from metarl.rl import distributions
+from metarl.rl.episodes import Episodes
+from metarl.rl.objective import PostAdaptationObjective
+from metarl.rl.policies import Policy
+from tests.support.problems import LR, task_of
+
+
+def plain_path(
+    loss: LossFn, meta: MetaParams, batches: Sequence[Any], *, lr: float, first_order: bool = False
+) -> list[Params]:
+    """The inner loop of one task in plain autograd; learned rates replace `lr` where there are."""
+    path = [
+        {n: p if p.requires_grad else p.detach().requires_grad_() for n, p in meta.model.items()}
+    ]
+    for batch in batches:
+        params = path[-1]
+        grads = torch.autograd.grad(
+            loss(params, batch), list(params.values()), create_graph=True, materialize_grads=True
+        )
+        fixed = [g.detach() if first_order else g for g in grads]
+        rates = [meta.inner.get(f"lr.{name}", lr) for name in params]
+        path.append({n: params[n] - r * g for n, r, g in zip(params, rates, fixed, strict=True)})
+    return path
+
+
+def plain_distribution(distribution: Any) -> Distribution:
+    if isinstance(distribution, distributions.Gaussian):
+        return Independent(Normal(distribution.mean, distribution.log_std.exp()), 1)
+    return Categorical(logits=distribution.logits)
+
+
+def happened(episodes: Episodes) -> Episodes:
+    """Pick the transitions of one task that are not padding, in one row each."""
+    return tree.map_leaves(lambda x: x[episodes.mask], episodes)
+
+
+def plain_reinforce(policy: Policy) -> LossFn:
+    def loss(params: Params, episodes: Episodes) -> Tensor:
+        real = happened(episodes)
+        log_prob = plain_distribution(policy(params, real.observations)).log_prob(real.actions)
+        return -(log_prob * real.advantages).mean()
+
+    return loss
+
+
+def plain_surrogate(policy: Policy, params: Params, episodes: Episodes) -> Tensor:
+    real = happened(episodes)
+    new = plain_distribution(policy(params, real.observations)).log_prob(real.actions)
+    old = plain_distribution(real.behavior).log_prob(real.actions)
+    return -((new - old).exp() * real.advantages).mean()
+
+
+def plain_kl(policy: Policy, params: Params, episodes: Episodes) -> Tensor:
+    real = happened(episodes)
+    new = plain_distribution(policy(params, real.observations))
+    return torch.distributions.kl_divergence(plain_distribution(real.behavior), new).mean()
+
+
+def plain_sum(
+    objective: PostAdaptationObjective, meta: MetaParams, tasks: Task, value: Callable[..., Tensor]
+) -> Tensor:
+    """Sum a value of the adapted policy over tasks, one task at a time."""
+    loop, policy = objective.loop, objective.policy
+    total = torch.zeros((), dtype=torch.float64)
+    for task in (task_of(tasks, i) for i in range(len(tasks.query.mask))):
+        adapted = plain_path(
+            plain_reinforce(policy), meta, task.support, lr=LR, first_order=loop.first_order
+        )[-1]
+        total = total + value(policy, adapted, task.query)
+    return total
+
+
+def attached(meta: MetaParams) -> MetaParams:
+    return tree.map_leaves(lambda p: p.detach().requires_grad_(), meta)
+
+
+def plain_gradient(objective: PostAdaptationObjective, meta: MetaParams, tasks: Task) -> MetaParams:
+    meta = attached(meta)
+    loss = plain_sum(objective, meta, tasks, plain_surrogate)
+    grads = torch.autograd.grad(loss, tree.leaves(meta), materialize_grads=True, allow_unused=True)
+    return tree.replace_leaves(meta, grads)
+
+
+def double_backward(
+    objective: PostAdaptationObjective, meta: MetaParams, tasks: Task, vector: MetaParams
+) -> MetaParams:
+    meta, options = attached(meta), {"materialize_grads": True, "allow_unused": True}
+    kl = plain_sum(objective, meta, tasks, plain_kl)
+    first = torch.autograd.grad(kl, tree.leaves(meta), create_graph=True, **options)
+    slope = tree.dot(first, tree.leaves(vector))
+    return tree.replace_leaves(meta, torch.autograd.grad(slope, tree.leaves(meta), **options))
+
+
+def dense_product(
+    objective: PostAdaptationObjective, meta: MetaParams, tasks: Task, vector: MetaParams
+) -> MetaParams:
+    flat, unravel = tree.ravel(meta)
+    hessian = torch.autograd.functional.hessian(
+        lambda theta: plain_sum(objective, unravel(theta), tasks, plain_kl), flat
+    )
+    return unravel(hessian @ tree.ravel(vector)[0])

