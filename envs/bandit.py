@@ -60,8 +60,6 @@ class Bandit(TabularMDP):
 
     def __init__(self, *, num_arms: int = 5, observe_task: bool = False) -> None:
         """Start with some task of the distribution; set `task` to choose another."""
-        if num_arms < 1:
-            raise ValueError(f"a bandit has at least one arm, got num_arms={num_arms}")
         self.num_arms = num_arms
         super().__init__(num_states=1, num_actions=num_arms, observe_task=observe_task)
 

@@ -15,9 +15,6 @@ TaskDescription: TypeAlias = dict[str, Any]
 
 Array: TypeAlias = NDArray[Any]
 
-Choice: TypeAlias = int | np.integer[Any]
-"""An action of a ``Discrete`` space."""
-
 MAX_FIELD = 80  # characters of a field of a task in an error message
 
 
@@ -152,7 +149,6 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
         options: dict[str, Any] | None = None,
     ) -> tuple[Array, dict[str, Any]]:
         """Start one episode in every row; `seed` may be one per row."""
-        del options
         if isinstance(seed, int | np.integer):
             seed = range(int(seed), int(seed) + self.num_envs)
         seeds = itertools.repeat(None, self.num_envs) if seed is None else seed

@@ -97,7 +97,6 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         self._values = self.task_values(self.task)[None]
         size = self.observe(self._states(), self._values).shape[1]
         self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float64)
-        self.observation_structure: dict[str, int] = {}  # that of the class no longer holds
 
     def _set_action_space(self) -> spaces.Box:
         low, high = self.model.actuator_ctrlrange.T
@@ -129,7 +128,6 @@ class LocomotionEnv(MujocoEnv, EzPickle):
 
     def task_model(self, task: TaskDescription) -> mujoco.MjModel:
         """Return the simulated model of a task; by default that of the robot, for all."""
-        del task
         return self.nominal
 
     def sense(self, qpos: Array, qvel: Array, readings: Array) -> Array:
@@ -140,7 +138,6 @@ class LocomotionEnv(MujocoEnv, EzPickle):
             qvel: Velocities (rows, nv).
             readings: Of the model's sensors, which are the default (rows, nsensordata).
         """
-        del qpos, qvel
         return readings
 
     def features(self, states: States) -> Array:
@@ -246,9 +243,6 @@ class LocomotionEnv(MujocoEnv, EzPickle):
             )
             self.data.time = START_TIME
             return np.asarray(self.observe(self._states(), self._values)[0])
-
-    def _get_reset_info(self) -> dict[str, float]:
-        return {}
 
     def step(  # type: ignore[override]
         self, action: Array

@@ -1,6 +1,5 @@
 """What the environments of a point on a plane have in common, scalar and batched."""
 
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import gymnasium
@@ -103,28 +102,17 @@ class PointEnv(gymnasium.Env[Array, Array]):
         return self.observe(self._position, self._goal), float(reward), bool(done), False, {}
 
     def render(self) -> Array:
-        """Draw the plane: the goal red, the point blue, other places of note gray."""
+        """Draw the plane, x to the right and y up: an image (240, 240, 3) of bytes.
+
+        The goal is red, the point blue, other places of note are gray; later ones lie on top.
+        """
+        image = np.full((SIZE, SIZE, 3), 255, np.uint8)
+        rows, columns = np.mgrid[:SIZE, :SIZE]
         places = [(place, GRAY) for place in self.landmarks]
-        points = [*places, (self._goal, RED), (self._position, BLUE)]
-        return draw_plane(points, half_width=self.half_width)
-
-
-def draw_plane(points: Iterable[tuple[Array, tuple[int, int, int]]], *, half_width: float) -> Array:
-    """Draw the plane [−half_width, half_width]², x to the right and y up.
-
-    Args:
-        points: Pairs of a place (x, y) and its color; later ones lie on top.
-        half_width: Places beyond it are not seen.
-
-    Returns:
-        An image (240, 240, 3) of bytes.
-    """
-    image = np.full((SIZE, SIZE, 3), 255, np.uint8)
-    rows, columns = np.mgrid[:SIZE, :SIZE]
-    for point, color in points:
-        x, y = (point * [1, -1] / (2 * half_width) + 0.5) * SIZE
-        image[(columns - x) ** 2 + (rows - y) ** 2 < RADIUS**2] = color
-    return image
+        for point, color in (*places, (self._goal, RED), (self._position, BLUE)):
+            x, y = (point * [1, -1] / (2 * self.half_width) + 0.5) * SIZE
+            image[(columns - x) ** 2 + (rows - y) ** 2 < RADIUS**2] = color
+        return image
 
 
 class BatchedPointEnv(BatchedTaskEnv):

@@ -68,7 +68,6 @@ class RandParams(LocomotionEnv):
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
         """Return the velocity: every body should run forwards."""
-        del tasks
         return velocity
 
 

@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from metarl.envs.base import Array, BatchedTaskEnv, Choice, TaskDescription, distinct, task_arrays
+from metarl.envs.base import Array, BatchedTaskEnv, TaskDescription, distinct, task_arrays
 
 
 HORIZON = 10
@@ -56,7 +56,7 @@ class Tables(NamedTuple):
     shown: Array
 
 
-class TabularMDP(gymnasium.Env[Array, Choice]):
+class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
     """Ten states and five actions, of which all is unknown: where they lead and what they earn.
 
     ## Description
@@ -97,9 +97,6 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
         self, *, num_states: int = 10, num_actions: int = 5, observe_task: bool = False
     ) -> None:
         """Start with some task of the distribution; set `task` to choose another."""
-        if num_states < 1 or num_actions < 1:
-            got = f"num_states={num_states}, num_actions={num_actions}"
-            raise ValueError(f"an MDP has at least one state and one action, got {got}")
         self.size = num_states, num_actions
         self.observe_task = observe_task
         self.observation_space: spaces.Box = self.space()
@@ -186,7 +183,7 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
         self._tables, self._state, self._noise = self.task_values(self.task), 0, []
         return self.observe(self._state, self._tables.shown), {}
 
-    def step(self, action: Choice) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Take an action."""
         if not self._noise:
             self._noise = list(self.draw_noise(self.np_random, 1))

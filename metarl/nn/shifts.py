@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any, TypeAlias, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -50,19 +49,13 @@ def _gather(size: Sequence[int], stride: int, columns: Tensor) -> Tensor:
 
 def _overlay(parts: Sequence[Tensor], axis: int, length: int, stride: int) -> Tensor:
     """Add up three parts along an axis, of which part i starts at i and goes on by strides."""
-    rows = -(-length // stride)
-    phases = []
-    for phase in range(stride):
-        first, *more = (
-            _place(parts[i], axis, i // stride, rows) for i in range(phase, SIZE, stride)
-        )
-        phases.append(sum(more, first))
-    return torch.stack(phases, axis + 1).flatten(axis, axis + 1).narrow(axis, 0, length)
-
-
-def _place(part: Tensor, axis: int, start: int, length: int) -> Tensor:
-    around = (0, 0) * (part.ndim - 1 - axis) + (start, length - start - part.shape[axis])
-    return F.pad(part, around)
+    shape = list(parts[0].shape)
+    shape[axis] = length
+    total = parts[0].new_zeros(shape)
+    for start, part in enumerate(parts):
+        end = start + stride * part.shape[axis]
+        total.movedim(axis, 0)[start:end:stride] += part.movedim(axis, 0)
+    return total
 
 
 def _linear_map(x: Tensor, there: Map, back: Map) -> Tensor:
@@ -84,7 +77,6 @@ class _LinearMap(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
         """Keep the two maps."""
-        del output
         ctx.maps = inputs[1:]
 
     @staticmethod

@@ -184,8 +184,6 @@ def test_the_cut_of_a_gradient_that_vanished_has_a_derivative() -> None:
     zero = torch.zeros(3, dtype=FLOAT64)
     found = jacrev(lambda x: clip_norm(1.0).update({}, {"a": x}, (), 0)[0]["a"])(zero)
     assert_close(found, -torch.eye(3, dtype=FLOAT64))
-    with pytest.raises(ValueError, match="limit must be greater than 0, got 0"):
-        clip_norm(0.0)
 
 
 @pytest.mark.parametrize("start", ["generated", "prototypes", "zero"])
