@@ -175,4 +175,4 @@ def test_missing_matplotlib_is_one_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     message = refusal(capsys, "plot", whole, "--out", tmp_path / "curves.png")
-    assert "plots need matplotlib: pip install 'metarl-torch[plot]'" in message
+    assert "plots require matplotlib: pip install 'metarl-torch[plot]'" in message
