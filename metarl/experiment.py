@@ -207,7 +207,7 @@ class Experiment(ABC, Generic[Config]):
             ValueError: If a name, shape or type differs, as when another version wrote them.
         """
         for mine, theirs in zip(self.init().params, params, strict=True):
-            checkpoint.require_same_form(mine, theirs)
+            checkpoint.require_same_tensors(mine, theirs)
 
     def asked(self, options: Any) -> "Experiment[Config]":
         """Return the experiment with the settings that an evaluation replaces."""

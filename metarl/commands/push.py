@@ -12,7 +12,7 @@ import tyro
 from metarl.commands import cli
 from metarl.commands.opened import opened
 from metarl.drawing import require_video
-from metarl.runs import Run, Subject, copy, hub, made, newest_evaluation, unset
+from metarl.runs import Run, Subject, copy, hub, new_folder, newest_evaluation, unset
 from metarl.runs.card import card
 from metarl.util import warn
 
@@ -47,7 +47,7 @@ def main(args: Push) -> None:
     """Write the folder, and upload it if that was asked for."""
     to = hub.place(args.to)
     if isinstance(to, Path):
-        with made(to) as folder:
+        with new_folder(to) as folder:
             write(args, folder, to.name)
         print(
             f"written to the folder {to}; to the hub instead: metarl push {args.run} hub:USER/NAME"

@@ -106,7 +106,7 @@ def test_resume_falls_back_to_the_last_whole_checkpoint(
     last = run / "checkpoints/00000006.safetensors"
     last.write_bytes(last.read_bytes()[:100])
     metarl("resume", run)
-    assert "not a whole checkpoint" in capsys.readouterr().err
+    assert "not a valid metarl checkpoint" in capsys.readouterr().err
     assert history(run) == history(whole)
     assert checkpoints(run) == checkpoints(whole)
     assert load_file(last)

@@ -57,9 +57,9 @@ def test_an_out_that_exists_is_refused_and_left_alone(
     assert f"metarl resume {whole}" in refusal(capsys, *TRAIN, "--out", whole)
     assert checkpoints(whole) == before
     (tmp_path / "thesis.tex").write_text("precious")
-    assert "not empty" in refusal(capsys, *TRAIN, "--out", tmp_path)
+    assert "not an empty folder" in refusal(capsys, *TRAIN, "--out", tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
-    assert "not empty" in refusal(capsys, *TRAIN, "--out", tmp_path / "thesis.tex")
+    assert "not an empty folder" in refusal(capsys, *TRAIN, "--out", tmp_path / "thesis.tex")
 
 
 def test_damaged_and_foreign_checkpoints_are_one_line_and_stay(
@@ -74,7 +74,7 @@ def test_damaged_and_foreign_checkpoints_are_one_line_and_stay(
         assert "choose another --checkpoint: [0, 2, 4, 6]" in refusal(capsys, "evaluate", run)
         assert last.read_bytes() == damaged
     save_file({"weights": np.zeros(3)}, last)
-    assert "not a whole checkpoint of metarl" in refusal(capsys, "evaluate", run)
+    assert "not a valid metarl checkpoint" in refusal(capsys, "evaluate", run)
     metarl("evaluate", run, "--checkpoint", 4, "--num-tasks", 2, "--episodes-per-task", 2)
     assert "[0, 2, 4, 6]" in refusal(capsys, "evaluate", run, "--checkpoint", 3)
 
