@@ -94,7 +94,7 @@ def download(repository: Repository) -> Path:
         OSError: If the download fails; the message contains the next step.
     """
     hub = _client()
-    with _explained(repository, "read"):
+    with _as_os_error(repository, "read"):
         folder = hub.snapshot_download(
             repository.name,
             revision=repository.revision,
@@ -123,7 +123,7 @@ def upload(folder: Path, repository: Repository, *, message: str, private: bool)
         OSError: If the upload fails; the message contains the next step.
     """
     api = _client().HfApi(**LIBRARY)
-    with _explained(repository, "written"):
+    with _as_os_error(repository, "written"):
         page = api.create_repo(repository.name, private=private or None, exist_ok=True)
         if repository.revision:
             api.create_branch(repository.name, branch=repository.revision, exist_ok=True)
@@ -146,7 +146,7 @@ def _client(module: str = "") -> Any:
 
 
 @contextmanager
-def _explained(repository: Repository, action: str) -> Iterator[None]:
+def _as_os_error(repository: Repository, action: str) -> Iterator[None]:
     """Convert errors of the hub and the network to an OSError with one line."""
     try:
         yield
