@@ -5,7 +5,6 @@ from .montage import Shot as Shot
 from .montage import draw_recordings as draw_recordings
 from .montage import headline as headline
 from .montage import label as label
-from .opengl import contexts as contexts
 from .opengl import explain_missing_opengl as explain_missing_opengl
 from .paths import Panel as Panel
 from .paths import panels as panels

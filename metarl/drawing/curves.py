@@ -101,9 +101,9 @@ def figure(
 ) -> None:
     """Draw learning curves and adaptation curves of runs.
 
-    Runs with the same settings but different seeds share a curve. Bands and error bars are 95 % confidence
-    intervals: over seeds for several runs, and for a single run over the tasks of its evaluation
-    (for text, over its support samples).
+    Runs with the same settings but different seeds share a curve. Bands and error bars are 95 %
+    confidence intervals: over seeds for several runs, and over the tasks of the evaluation (for
+    text, over its support samples) for a single run.
 
     Args:
         runs: Runs with the same metric: returns, accuracies or losses.

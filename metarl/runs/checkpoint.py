@@ -19,7 +19,7 @@ from metarl.util import parse_json
 FORMAT = "metarl-checkpoint-1"
 GROUPS = ("model", "inner", "optimizer", "own")
 ERRORS = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError)
-"""Errors of reading a file that is damaged or not a checkpoint."""
+"""Exceptions that may occur when a damaged file, or a different kind of file, is loaded."""
 
 
 class Checkpoint(NamedTuple):
@@ -102,11 +102,11 @@ def save(path: Path, state: MetaState, *, iteration: int, config: dict[str, Any]
 
 
 def write(path: Path, saved: Checkpoint) -> None:
-    """Write a checkpoint that was read from a different file or put together by hand.
+    """Write a checkpoint from its contents, such as the contents of a different checkpoint.
 
     Args:
         path: The file to write; its folder is created.
-        saved: The contents.
+        saved: Contents of the checkpoint.
 
     Raises:
         OSError: If the file cannot be written.

@@ -15,7 +15,7 @@ from metarl.util import Conflicts, Ranged, at_least
 
 
 def unset(meaning: str) -> Any:
-    """Return the annotation of an optional field that replaces None in ``--help``.
+    """Return an annotation that replaces the default None of an optional field in ``--help``.
 
     Args:
         meaning: Meaning of None, such as ``"all"``.
@@ -105,14 +105,14 @@ def from_json(kind: type[Kind], values: Any, source: Path) -> Kind:
     Args:
         kind: Configuration dataclass of the experiment.
         values: Fields as JSON values.
-        source: File of the values, for errors.
+        source: File that contains the values; errors name this file.
 
     Raises:
         ValueError: If there are unknown fields or invalid values.
     """
     if not isinstance(values, dict):
         got = str(values)[:60]
-        raise ValueError(f"{source} is damaged: its configuration must be an object, got {got!r}")
+        raise ValueError(f"{source} is damaged: its config must be a JSON object, got {got!r}")
     if unknown := sorted(set(values) - set(kind.__dataclass_fields__)):
         raise ValueError(
             f"{source} has unknown fields {unknown}. A different version may have written it"
@@ -146,7 +146,7 @@ def command() -> str:
 
     Example::
 
-        command()  # 'metarl train maml-trpo --out runs/quick'
+        command()  # such as 'metarl evaluate runs/quick'
     """
     return shlex.join(["metarl", *sys.argv[1:]])
 

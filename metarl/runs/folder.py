@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +55,9 @@ class Run:
     def create(cls, folder: Path, experiment: str, config: dict[str, Any]) -> Iterator["Run"]:
         """Create a run folder and lock it while the context is active.
 
-        If an error occurs before the first iteration is logged, the folder is removed, so that the
-        same command can be run again. A stopped run and a run with an OSError keep their files,
-        because they can be resumed.
+        If an error occurs before the first iteration is logged, the files of the run are deleted,
+        so that the same command can be run again. After an OSError or a stop signal, they are kept,
+        because the run can be resumed.
 
         Args:
             folder: The folder; it must be empty or not exist.
@@ -108,7 +107,7 @@ class Run:
         Nothing is deleted if a different run has replaced this one in the same folder.
 
         Args:
-            new: Whether to remove the empty folder too, because this run created it.
+            new: Whether this run created the folder, which is then removed too.
         """
         if not is_held(self.folder) or any(entry["iteration"] for entry in self.metrics()):
             return
@@ -120,7 +119,6 @@ class Run:
     def write_config(self, about: dict[str, Any]) -> None:
         """Write config.json: the experiment, its configuration, the command line and versions."""
         write_atomically(self.folder / "config.json", _json(about))
-        self.__dict__.pop("_about", None)
 
     def change_config(self, config: dict[str, Any]) -> None:
         """Replace the configuration in config.json and record the current command line."""
@@ -129,25 +127,22 @@ class Run:
         self.write_config(about | {"config": config, "changed_by": changes})
 
     def read_config(self) -> dict[str, Any]:
-        """Return the contents of config.json; the file is read once and cached.
+        """Return the contents of config.json.
 
         Returns:
-            A dictionary with the keys ``experiment``, ``config``, ``command`` and ``versions``.
+            The keys ``experiment``, ``config``, ``command``, ``versions`` and, for a changed
+            configuration, ``changed_by``.
 
         Raises:
             ValueError: If the file is damaged.
         """
-        return self._about
-
-    @cached_property
-    def _about(self) -> dict[str, Any]:
         path = self.folder / "config.json"
         try:
             about: dict[str, Any] = parse_json(path.read_bytes())
             if not isinstance(about["experiment"], str) or not isinstance(about["config"], dict):
                 raise TypeError("`experiment` or `config` is missing")
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not a configuration of metarl ({error})") from None
+            raise ValueError(f"{path} is not a metarl configuration ({error})") from None
         return about
 
     def lock(self) -> AbstractContextManager[None]:
@@ -182,7 +177,8 @@ class Run:
         found = self.checkpoints()
         if not found or (iteration is not None and iteration not in found):
             name = "" if iteration is None else f" of iteration {iteration}"
-            raise ValueError(f"{self.folder} has no checkpoint{name}: it has {found or 'none'}")
+            known = f"available iterations: {found or 'none'}"
+            raise ValueError(f"{self.folder} has no checkpoint{name}; {known}")
         return found[-1] if iteration is None else iteration
 
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
@@ -250,8 +246,8 @@ class Run:
         needed = {*range(every, iteration + 1, every), *([iteration] if iteration else [])}
         if not needed <= set(found) or found != sorted(set(found)):
             raise ValueError(
-                f"{self.folder / 'metrics.jsonl'} lacks iterations up to {iteration}. Restore it "
-                "from a copy; nothing was changed"
+                f"{self.folder / 'metrics.jsonl'} does not have all lines up to iteration "
+                f"{iteration}. Restore it from a copy; nothing was changed"
             )
         text = "".join(json.dumps(entry) + "\n" for entry in kept)
         write_atomically(self.folder / "metrics.jsonl", text.encode())

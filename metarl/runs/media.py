@@ -56,8 +56,8 @@ class Media:
         self._disabled = not files
         if problem and not self._warned:
             self._warned = True
-            failed = "could not draw all pictures" if files else "is disabled: it drew no picture"
-            warn(f"media_every {failed} ({problem}). The run continues")
+            effect = "the run continues" if files else "it is disabled and the run continues"
+            warn(f"media_every could not draw all pictures ({problem}); {effect}")
 
 
 def _draw(folder: Path, iteration: int, kind: str) -> str:

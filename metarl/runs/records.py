@@ -20,8 +20,8 @@ def protocol(evaluation: dict[str, Any]) -> dict[str, Any]:
         evaluation: Contents of the evaluation file.
 
     Returns:
-        The settings of :data:`PROTOCOL`, None where the evaluation lacks one, and ``inner_steps``.
-        Lists are omitted, because meta-RL evaluations list their tasks.
+        The settings of :data:`PROTOCOL` that the evaluation contains, and ``inner_steps``. Lists
+        are omitted, because meta-RL evaluations list their tasks.
 
     Raises:
         KeyError: If required fields of an evaluation are missing.

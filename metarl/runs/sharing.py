@@ -16,8 +16,8 @@ from metarl.runs.folder import Run
 MEDIA = (".png", ".gif", ".mp4")
 TRUSTED = ("metarl", "metarl.envs")
 """Modules that an environment ID ``module:Name-v0`` of a shared run may always import."""
-NEUTRALIZED: dict[str, Any] = {"track": "none", "data_root": None}
-"""Values of the settings that only apply to the machine of the training."""
+REPLACED: dict[str, Any] = {"track": "none", "data_root": None}
+"""Replacement values of settings that only apply to the training machine."""
 KEPT = ("experiment", "config", "command", "changed_by", "versions")
 """Keys of config.json that are copied."""
 
@@ -79,7 +79,7 @@ def copy(
         copy(run, experiment.config, 100, Path("shared"), experiment.copy)
     """
     run.metrics(), run.evaluations()  # raise a ValueError if a file is damaged
-    known = {name: value for name, value in NEUTRALIZED.items() if hasattr(config, name)}
+    known = {name: value for name, value in REPLACED.items() if hasattr(config, name)}
     new, changed = Run(out), replace(config, **known)
     for folder in (new.checkpoint_path(0).parent, new.evaluation_path("").parent, out / "media"):
         folder.mkdir(parents=True)
@@ -92,7 +92,7 @@ def copy(
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Yield a temporary path that is renamed to `out` if the context ends without an error.
+    """Yield a temporary path, and rename it to `out` if the context ends without an error.
 
     Args:
         out: The new folder; it must be empty or not exist.

@@ -12,12 +12,12 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that stop a run: Ctrl-C, and the signal of a job scheduler before it kills a job."""
 ECHO = 1.0
-"""Seconds in which a second signal is ignored, because some job schedulers send the same signal to
-the process and to its process group."""
+"""Seconds after the first signal in which a second signal is ignored, because some job schedulers
+send the same signal to the process and to its process group."""
 
 
 class Stopped(Exception):
-    """The exception of a run that stopped at a signal, after it saved a checkpoint.
+    """An exception that ends a run at a stop signal, after its checkpoint is saved.
 
     Attributes:
         number: Number of the signal.
@@ -40,10 +40,10 @@ class Stopped(Exception):
 
 
 class StopSignal(AbstractContextManager["StopSignal"]):
-    """A context that records SIGINT and SIGTERM instead of ending the process.
+    """A context manager that records SIGINT and SIGTERM instead of ending the process.
 
     A second signal after more than a second has its default effect. Outside the main thread, the
-    context does nothing, because Python delivers signals only to the main thread.
+    context manager does nothing, because Python delivers signals only to the main thread.
 
     Args:
         then: Function that is called at the first signal.

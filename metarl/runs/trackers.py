@@ -124,7 +124,7 @@ class SafeTracker(AbstractContextManager["SafeTracker"]):
     """
 
     def __init__(self, name: str, make: Callable[[], Tracker]) -> None:
-        """Create the tracker; an error is a warning."""
+        """Create the tracker; an error in its constructor is logged as a warning."""
         self._name, self._tracker = name, Tracker()
         with self._guarded():
             self._tracker = make()
@@ -153,7 +153,10 @@ class SafeTracker(AbstractContextManager["SafeTracker"]):
 
 
 def tracker(name: str, run: Run, *, start: int) -> SafeTracker:
-    """Return the tracker with the given name; with several processes, only the first one tracks.
+    """Return the tracker with the given name.
+
+    With several processes, only the first one sends data. Errors other than a missing package are
+    logged as warnings.
 
     Args:
         name: ``"none"``, ``"tensorboard"`` or ``"wandb"``.
@@ -161,8 +164,7 @@ def tracker(name: str, run: Run, *, start: int) -> SafeTracker:
         start: Iteration that the run starts or continues from; later iterations are sent again.
 
     Raises:
-        ImportError: If the package is not installed; the message contains the install command. All
-            other errors are warnings.
+        ImportError: If the package is not installed; the message contains the install command.
     """
     if name == "none" or not processes.writes():
         return SafeTracker(name, Tracker)

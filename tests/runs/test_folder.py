@@ -101,7 +101,7 @@ def test_damaged_configuration_is_one_line(
     (run / "config.json").write_text(json.dumps(about))
     assert "`hidden` must be tuple" in refusal(capsys, "resume", run)
     (run / "config.json").write_text("{")
-    assert "not a configuration" in refusal(capsys, "resume", run)
+    assert "not a metarl configuration" in refusal(capsys, "resume", run)
 
 
 def test_of_two_processes_that_make_one_folder_a_run_exactly_one_wins(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_what_cannot_be_drawn_is_one_warning_and_the_rest_is_shown(
     assert heard.shown == [(2, "media/curves", "a curve"), (4, "media/curves", "a curve")]
     told = capsys.readouterr().err.splitlines()
     assert [line for line in told if "media_every" in line] == [
-        "metarl: warning: media_every could not draw all pictures (no OpenGL). The run continues"
+        "metarl: warning: media_every could not draw all pictures (no OpenGL); the run continues"
     ]
 
 
@@ -113,7 +113,7 @@ def test_a_run_that_cannot_be_drawn_goes_on_and_is_not_tried_again(
     (told,) = capsys.readouterr().err.splitlines()
     reason = {"no program": "there_is_none", "no end": "timed out", "no python": "nowhere"}[how]
     assert reason in told
-    assert "media_every is disabled: it drew no picture" in told
+    assert "it is disabled and the run continues" in told
     assert [entry["iteration"] for entry in history(tmp_path / "run")] == [1, 2, 3, 4]
 
 
