@@ -72,7 +72,7 @@ def group_by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
         runs: The runs.
 
     Returns:
-        The groups by name, which contains the common prefix of the folder names.
+        The groups by name: the common prefix of their folder names and the number of seeds.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -84,7 +84,7 @@ def group_by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _name(members: list[Run]) -> str:
-    """Return a name for a group of runs: the common prefix of the folder names."""
+    """Return the common prefix of the folder names of a group, and its number of seeds."""
     names = [run.folder.name for run in members]
     if len(names) == 1:
         return names[0]
@@ -161,7 +161,7 @@ def figure(
 
 
 def _measure(run: Run) -> Measure:
-    """Return the metric that the curves of a run show, from the last line of its metrics."""
+    """Return the metric to plot for a run, based on the last line of metrics.jsonl."""
     history = run.metrics()
     if not history:
         raise ValueError(

@@ -129,7 +129,7 @@ def panel_frames(rows: list[list[Shot]], title: str, *, every: int) -> Iterator[
 
 
 def state_text(recording: Recording, time: int) -> tuple[str, str]:
-    """Return the captions with the time step and the return; after the end, those of the end."""
+    """Return captions with the time step and the return so far; after the end, the final values."""
     shown = min(time, recording.length)
     when = f"step {shown}" if time <= recording.length else f"ended at step {shown}"
     return when, f"return {recording.returns[shown]:.1f}"

@@ -20,7 +20,7 @@ FIGURE_EPISODES, VIDEO_EPISODES = 3, 5  # episodes drawn for each number of inne
 
 
 class Panel(NamedTuple):
-    """The episodes of a run on a task of the plane.
+    """The episodes of a run on a single task, which is a goal in the plane.
 
     Attributes:
         title: Title of the panel.

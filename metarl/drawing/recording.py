@@ -17,7 +17,6 @@ from metarl.rl import Episodes, Policy, Sampler, TaskDescription, make_sampler
 
 
 MOMENTS = 40  # approximate number of recorded frames for an image strip
-NO_FRAMES = "draws no frames: it must support render_mode='rgb_array'"
 
 
 class Recording(NamedTuple):
@@ -37,7 +36,7 @@ class Recording(NamedTuple):
         return len(self.returns) - 1
 
     def at(self, time: int) -> NDArray[np.uint8]:
-        """Return the latest frame at a time step; after the end, the last frame."""
+        """Return the latest frame at or before a time step."""
         return self.frames[max(step for step in self.frames if step <= time)]
 
 
@@ -72,7 +71,8 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         """
         super().__init__(env)
         if "rgb_array" not in env.metadata.get("render_modes", ()):
-            raise ValueError(f"{env.spec.id if env.spec else env} {NO_FRAMES}")
+            name = env.spec.id if env.spec else env
+            raise ValueError(f"{name} draws no frames: it must support render_mode='rgb_array'")
         self.every = 1
         self._scene = _scene_of(env.unwrapped)
 
@@ -144,7 +144,8 @@ def make_recorder(env_id: str, *, device: Any = "cpu", **kwargs: Any) -> Sampler
     except TypeError as error:
         if "render_mode" not in str(error):
             raise
-        raise ValueError(f"{env_id} {NO_FRAMES}") from None
+        text = f"{env_id} draws no frames: it must support render_mode='rgb_array'"
+        raise ValueError(text) from None
 
 
 def choose_pace(recorder: Sampler, suffix: str) -> Pace:

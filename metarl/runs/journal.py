@@ -62,9 +62,9 @@ class Journal:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self._parts.__exit__(kind, error, trace)
         if isinstance(error, FloatingPointError):
-            kept = f". {self._run.folder} contains the run up to this iteration"
+            hint = f". {self._run.folder} contains the run up to this iteration"
             raise FloatingPointError(
-                f"iteration {self._iteration}: {error}{kept if self._run.metrics() else ''}"
+                f"iteration {self._iteration}: {error}{hint if self._run.metrics() else ''}"
             ) from None
 
     def iterations(self) -> Iterator[int]:

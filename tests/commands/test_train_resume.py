@@ -119,7 +119,7 @@ def test_resume_changes_nothing_where_no_checkpoint_or_not_all_metrics_can_be_re
     shutil.copytree(whole, run)
     (run / "metrics.jsonl").write_text("")
     (run / "checkpoints/00000006.safetensors").unlink()
-    assert "lacks iterations up to 4" in refusal(capsys, "resume", run)
+    assert "does not have all lines up to iteration 4" in refusal(capsys, "resume", run)
     for path in (run / "checkpoints").iterdir():
         path.write_bytes(b"damaged")
     (run / "metrics.jsonl").write_bytes((whole / "metrics.jsonl").read_bytes())
