@@ -37,7 +37,7 @@ from metarl.util import Conflicts, at_least
 
 
 Rows = Sequence[tuple[Experiment[Any], MetaParams]]
-"""Experiments of the runs to show, and their parameters."""
+"""Experiments of the runs to show, with their meta-parameters."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class RLRendering(Rendering):
     def conflicts(self) -> Conflicts:
         """Return the combinations of settings that are errors."""
         wanted, got = len(self.runs), len(self.inner_lr)
-        error = f"inner_lr needs one step size per run: {wanted}, got {got}"
+        error = f"inner_lr must have one step size per run: expected {wanted}, got {got}"
         return [(got and wanted != got, error)]
 
 
 class Adapted(NamedTuple):
-    """A policy that adapted to tasks: episodes after 0, 1, ..., K steps."""
+    """An adapted policy with episodes after 0, 1, ..., K inner steps."""
 
     policy: MetaPolicy
     loop: InnerLoop
@@ -75,7 +75,7 @@ class Adapted(NamedTuple):
 
 
 def draw_paths(rows: Rows, options: RLRendering) -> None:
-    """Draw paths of several episodes: on one task in a video, on several in a picture."""
+    """Draw the paths of several episodes: on one task in a video, on several tasks in an image."""
     moving, drawn = options.out.suffix in SUFFIXES, []
     for index in range(len(rows)):
         done = adapted(rows, options, index, steps=3, num_tasks=1 if moving else options.num_tasks)
@@ -87,7 +87,7 @@ def draw_paths(rows: Rows, options: RLRendering) -> None:
 
 
 def draw_episodes(rows: Rows, options: RLRendering) -> None:
-    """Play one episode on one task before and after adaptation."""
+    """Record one episode of a task before and after adaptation."""
     shots = []
     for index, (one, params) in enumerate(rows):
         recorder = recorder_of(one)  # fails before any work where nothing can be drawn
@@ -104,7 +104,7 @@ def draw_episodes(rows: Rows, options: RLRendering) -> None:
 
 
 def recorder_of(one: Experiment[Any]) -> Sampler:
-    """Return the environment that episodes of a run are filmed in."""
+    """Return a renderer of episodes in the environment of a run."""
     known = {"observe_task": True} if one.config.observe_task else {}
     return make_recorder(one.config.env, device=one.device, **known)
 
@@ -112,7 +112,7 @@ def recorder_of(one: Experiment[Any]) -> Sampler:
 def play(
     recorder: Sampler, policy: Policy, path: list[Params], task: TaskDescription, options: Rendering
 ) -> tuple[list[Recording], Pace]:
-    """Film an episode of a task with each of several parameters; return how often it was drawn."""
+    """Record an episode of a task for each set of parameters; also return the frame rate."""
     pace = choose_pace(recorder, options.out.suffix)
     recordings = record_episodes(recorder, policy, path, task, seed=options.seed, every=pace.every)
     recorder.env.call("close")  # before the next one opens a window
@@ -122,7 +122,7 @@ def play(
 def adapted(
     rows: Rows, options: RLRendering, index: int, *, steps: int, num_tasks: int = 1
 ) -> Adapted:
-    """Adapt a run to the task asked for, or to test tasks, as the evaluation does."""
+    """Adapt a run to the task of the options, or to test tasks, as in an evaluation."""
     one, params = rows[index]
     num_tasks = 1 if options.task else num_tasks
     policy = one.model(params, num_tasks=num_tasks, episodes=options.episodes_per_task)
@@ -135,5 +135,5 @@ def adapted(
 
 
 def tasks_shown(sampler: Sampler, options: Rendering, task: str | None) -> list[TaskDescription]:
-    """Return the task that is given as JSON, else test tasks."""
+    """Return the task given as JSON, or test tasks if there is none."""
     return [read_task(task, sampler)] if task else paper_tasks(sampler, options.seed)

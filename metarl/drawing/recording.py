@@ -135,11 +135,9 @@ def make_recorder(env_id: str, *, device: Any = "cpu", **kwargs: Any) -> Sampler
         pace = choose_pace(recorder, ".mp4")
     """
     kwargs |= {"vectorization_mode": "sync", "wrappers": [Recorder], "render_mode": "rgb_array"}
-    try:
+    try:  # Recorder raises an error instead of Gymnasium's warning
         with opengl.explain_missing_opengl(), warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", ".*not in the possible render_modes"
-            )  # raised as an error by Recorder
+            warnings.filterwarnings("ignore", ".*not in the possible render_modes")
             return make_sampler(env_id, num_tasks=1, episodes_per_task=1, device=device, **kwargs)
     except TypeError as error:
         if "render_mode" not in str(error):

@@ -63,9 +63,7 @@ class Scene:
         """
         center = data.subtree_com[self._body]
         self._camera = self._camera or self._place_camera(data)
-        self._camera.lookat[:2] = center[
-            :2
-        ]  # the height stays fixed, so that the image does not shake
+        self._camera.lookat[:2] = center[:2]  # a fixed height keeps the image steady
         self._gl.make_current()
         option, parts = mujoco.MjvOption(), mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(self._model, data, option, None, self._camera, parts, self._scene)

@@ -90,7 +90,7 @@ def save(path: Path, state: MetaState, *, iteration: int, config: dict[str, Any]
     Raises:
         OSError: If the file cannot be written.
     """
-    if not processes.writes():  # saves the other processes the copy of their state
+    if not processes.writes():  # avoids copying the state in the other processes
         return
     entries = state.optimizer.state_dict()["state"] if state.optimizer else {}
     optimizer = {

@@ -65,7 +65,7 @@ def _draw(folder: Path, iteration: int, kind: str) -> str:
     words = [sys.executable, "-P", "-m", DRAWING, str(folder), str(iteration), kind]
     # The process must find the same modules, such as the module of a custom environment.
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
-    try:  # a new session, so that Ctrl-C reaches only the training
+    try:  # in a new session, because Ctrl-C must not reach the drawing process
         subprocess.run(
             words, env=env, check=True, capture_output=True, text=True, errors="replace",
             timeout=LIMIT, start_new_session=True,

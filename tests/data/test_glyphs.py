@@ -18,12 +18,6 @@ from metarl.data.images import Classes
 SOME = "AaДфΣღՖ5<♀"
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("METARL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @pytest.fixture(scope="module")
 def some() -> dict[str, list[str]]:
     return usable(SOME)

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from tests.support import ROOT
-from tests.support.commands import TRAIN
+from tests.support.commands import FEW, TRAIN
 
 
 NOTEBOOK = ROOT / "docs" / "sinusoid.ipynb"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_notebook_runs_and_maml_fits_what_joint_training_does_not(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -31,7 +31,6 @@ def test_the_notebook_runs_and_maml_fits_what_joint_training_does_not(
     assert float(maml.split()[-1]) < 0.5 < 1 < float(joint.split()[-1])
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:jupyter_client", "ignore::ResourceWarning")
 def test_commands_in_a_notebook_print_progress_and_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -40,10 +39,9 @@ def test_commands_in_a_notebook_print_progress_and_tables(
     nbformat = importlib.import_module("nbformat")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     train = [*TRAIN, "--iterations", "40", "--out", "run"]
-    small = ["--num-tasks", "2", "--episodes-per-task", "2"]
     cells = [
         f"from metarl.commands import cli\ncli.run({train})",
-        f'cli.run(["evaluate", "run", *{small}])',
+        f'cli.run(["evaluate", "run", *{FEW}])',
         'cli.run(["plot", "run", "--nothing"])',
     ]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells])

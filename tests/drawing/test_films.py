@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.commands import cli
 from metarl.core import tree
 from metarl.core.seeding import torch_generator
 from metarl.drawing import opengl
@@ -37,6 +36,7 @@ from metarl.drawing.recording import (
 )
 from metarl.drawing.scene import Scene
 from metarl.experiments.meta_rl import build, config_class
+from tests.support.commands import metarl, refusal
 from tests.support.problems import at_once
 
 
@@ -93,21 +93,6 @@ class Deaf(Blind):
 
 for name, entry_point in (("Marcher", Marcher), ("Blind", Blind), ("Deaf", Deaf)):
     gymnasium.register(f"tests/{name}-v0", entry_point=entry_point, max_episode_steps=HORIZON)
-
-
-def metarl(*argv: Any) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        cli.main([str(word) for word in argv])
-    assert stopped.value.code == 0
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *argv: Any) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        cli.main([str(word) for word in argv])
-    assert stopped.value.code in (1, 2)
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line.removeprefix("metarl: error: ")
 
 
 def tiny_run(folder: Path, env: str) -> Path:

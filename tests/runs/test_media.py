@@ -50,7 +50,6 @@ def test_pictures_are_due_every_so_many_iterations_or_at_the_next_checkpoint() -
     assert due(checkpoint_every=1, media_every=26) == []
 
 
-@pytest.mark.slow
 def test_pictures_change_no_number_and_reach_the_tracker(whole: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -130,7 +129,6 @@ def test_what_draws_a_run_understands_its_commands(experiment: str, tmp_path: Pa
         assert getattr(parsed, "out", tmp_path / "run/media/00000030").name.startswith("00000030")
 
 
-@pytest.mark.slow
 def test_a_regression_shows_what_it_fits_and_a_failure_leaves_the_rest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,7 +146,6 @@ def test_a_regression_shows_what_it_fits_and_a_failure_leaves_the_rest(
     assert "evaluations" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_run_of_stable_baselines3_is_drawn_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,12 +18,11 @@ from metarl.runs import checkpoint
 from metarl.runs.card import card
 from metarl.runs.config import to_json
 from metarl.runs.folder import Run
-from tests.support.commands import TRAIN, metarl, refusal
+from tests.support.commands import FEW, TRAIN, metarl, refusal
 from tests.support.hub import Hub, serving
 from tests.support.pages import block, run_in_small, runs
 
 
-SMALL = ["--num-tasks", 2, "--episodes-per-task", 2]
 REPOSITORY = "ada/quick"
 
 
@@ -38,7 +37,7 @@ def run(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was evaluated, and has a picture so that none has to be drawn."""
     folder = tmp_path_factory.mktemp("runs") / "evaluated"
     shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("evaluations", "media"))
-    metarl("evaluate", folder, *SMALL)
+    metarl("evaluate", folder, *FEW)
     (folder / "media").mkdir()
     (folder / "media/the paths.png").write_bytes(b"a picture")
     (folder / "tracking").mkdir()
@@ -59,7 +58,7 @@ def result(folder: Path) -> dict[str, Any]:
 
 def evaluated(folder: Path) -> dict[str, Any]:
     shutil.rmtree(folder / "evaluations")
-    metarl("evaluate", folder, *SMALL)
+    metarl("evaluate", folder, *FEW)
     return result(folder)
 
 
@@ -126,14 +125,12 @@ def test_every_experiment_has_a_card(experiment: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def bare(whole: Path, tmp_path: Path) -> Path:
+def bare(copied: Path) -> Path:
     """A run without evaluation and picture."""
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
-    ignored = shutil.ignore_patterns("evaluations", "media")
-    return Path(shutil.copytree(whole, tmp_path / "bare", ignore=ignored))
+    return copied
 
 
-@pytest.mark.slow
 def test_a_run_without_evaluation_and_picture_is_shared_with_a_film(
     bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,7 +173,7 @@ def test_a_film_that_fails_stops_no_push(
 
     monkeypatch.setattr("metarl.experiments.rl_rendering.paths_video", broken)
     metarl("push", bare, tmp_path / "shared")
-    assert "a picture and no film (no ink)" in capsys.readouterr().err
+    assert "shared an image instead of a video (no ink)" in capsys.readouterr().err
     assert files(tmp_path / "shared/media") == {"adaptation.png"}
 
 

@@ -63,7 +63,7 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_wandb_works_offline_asks_no_server_and_goes_on_under_one_id(
     tmp_path: Path, server: Server
 ) -> None:
