@@ -167,9 +167,9 @@ def _measure(run: Run) -> Measure:
         raise ValueError(
             f"{run.folder.name} has no metrics yet. Train it with `metarl resume {run.folder}`"
         )
-    taken = [int(k.rpartition("_")[2]) for k in history[-1] if re.fullmatch(r"return/step_\d+", k)]
-    if taken:
-        last, before = f"return/step_{max(taken)}", "return/step_0" if max(taken) else None
+    steps = [int(k.rpartition("_")[2]) for k in history[-1] if re.fullmatch(r"return/step_\d+", k)]
+    if steps:
+        last, before = f"return/step_{max(steps)}", "return/step_0" if max(steps) else None
         return Measure("mean return", last, before, "environment steps")
     if run.read_config()["experiment"] == "text":
         shots = "support sentences of each class"
@@ -198,9 +198,9 @@ def _draw_learning(axes: Any, name: str, members: list[Run], color: Any, *, few:
 
 def _column(run: Run, history: list[dict[str, Any]], key: str) -> NDArray[np.float64]:
     """Return one metric of all lines of metrics.jsonl, shape (lines,)."""
-    if lacking := [entry["iteration"] for entry in history if key not in entry]:
+    if missing := [entry["iteration"] for entry in history if key not in entry]:
         path = run.folder / "metrics.jsonl"
-        raise ValueError(f"{path} lacks {key} in iteration {lacking[0]}. Restore it from a copy")
+        raise ValueError(f"{path} has no {key} in iteration {missing[0]}. Restore it from a copy")
     return np.array([entry[key] for entry in history], dtype=np.float64)
 
 

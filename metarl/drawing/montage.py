@@ -71,7 +71,7 @@ def draw_recordings(rows: list[list[Shot]], out: Path, *, title: str, pace: Pace
     """Draw recorded episodes side by side as a video, or as an image strip.
 
     Args:
-        rows: Recorded episodes, one row per run, all recorded at the same pace.
+        rows: Recorded episodes, one row per run, all recorded with the same `pace`.
         out: File to write. The suffixes .mp4 and .gif select a video, others an image strip.
         title: Title above the episodes.
         pace: Frame rate of the recordings, from :func:`choose_pace`.

@@ -193,14 +193,14 @@ def restore(state: MetaState, checkpoint: Checkpoint) -> MetaState:
         state = restore(learner.init(params), load(path))
     """
     saved = (*checkpoint.params, checkpoint.own)
-    for mine, theirs in zip((*state.params, state.own), saved, strict=True):
-        require_same_tensors(mine, theirs)
+    for expected, tensors in zip((*state.params, state.own), saved, strict=True):
+        require_same_tensors(expected, tensors)
     if state.optimizer is None:
         return MetaState(checkpoint.params, own=checkpoint.own)
     moments = _moments(checkpoint.optimizer, state.optimizer)
-    for mine, theirs in zip(state.params, checkpoint.params, strict=True):
-        for name, parameter in mine.items():
-            parameter.copy_(theirs[name])
+    for parameters, values in zip(state.params, checkpoint.params, strict=True):
+        for name, parameter in parameters.items():
+            parameter.copy_(values[name])
     state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": moments})
     return state._replace(own=checkpoint.own)
 

@@ -47,8 +47,10 @@ def load_checkpoint(
     """
     path = run.checkpoint_path(iteration)
     saved = checkpoint.load(path, device=device)
-    mine, theirs = to_json(config), to_json(from_json(type(config), saved.config, path))
-    different = {name for name in mine if mine[name] != theirs[name]} - NEUTRAL - {"iterations"}
+    current, stored = to_json(config), to_json(from_json(type(config), saved.config, path))
+    different = (
+        {name for name in current if current[name] != stored[name]} - NEUTRAL - {"iterations"}
+    )
     if saved.iteration != iteration or different:
         raise ValueError(
             f"{path} does not match this run: it was written at iteration {saved.iteration}"

@@ -31,8 +31,8 @@ def locked(folder: Path) -> Iterator[None]:
         return
     path = folder / "lock"
     try:
-        with FileLock(path, timeout=0), path.open() as mine:
-            _held[folder] = mine.fileno()
+        with FileLock(path, timeout=0), path.open() as file:
+            _held[folder] = file.fileno()
             try:
                 yield
             finally:

@@ -11,11 +11,11 @@ class Range(NamedTuple):
 
     Attributes:
         text: Description for errors, such as ``"at least 1"``, or a function that returns it.
-        holds: Function that returns whether a value is accepted.
+        accepts: Function that returns whether a value is accepted.
     """
 
     text: str | Callable[[], str]
-    holds: Callable[[Any], bool]
+    accepts: Callable[[Any], bool]
 
     def check(self, name: str, value: Any) -> None:
         """Raise a ValueError if a value is not finite or not accepted; None is always accepted.
@@ -30,7 +30,7 @@ class Range(NamedTuple):
         for number in value if isinstance(value, tuple) else () if value is None else (value,):
             if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"{name} must be finite, got {value}")
-            if not self.holds(number):
+            if not self.accepts(number):
                 text = self.text() if callable(self.text) else self.text
                 raise ValueError(f"{name} must be {text}, got {value}")
 
@@ -136,8 +136,8 @@ def refuse(*cases: tuple[Any, str]) -> None:
         shots = 5
         refuse((shots < 1, f"num_shots must be at least 1, got {shots}"))
     """
-    for holds, message in cases:
-        if holds:
+    for condition, message in cases:
+        if condition:
             raise ValueError(message)
 
 
