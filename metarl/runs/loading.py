@@ -48,12 +48,11 @@ def load_checkpoint(
     path = run.checkpoint_path(iteration)
     saved = checkpoint.load(path, device=device)
     current, stored = to_json(config), to_json(from_json(type(config), saved.config, path))
-    different = (
-        {name for name in current if current[name] != stored[name]} - NEUTRAL - {"iterations"}
-    )
+    changed = {name for name in current if current[name] != stored[name]}
+    different = sorted(changed - NEUTRAL - {"iterations"})
     if saved.iteration != iteration or different:
         raise ValueError(
             f"{path} does not match this run: it was written at iteration {saved.iteration}"
-            + (f" and differs from config.json in {sorted(different)}" if different else "")
+            + (f" and differs from config.json in {different}" if different else "")
         )
     return saved
