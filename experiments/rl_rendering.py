@@ -7,19 +7,19 @@ from typing import Annotated, Any, NamedTuple
 from metarl.core import InnerLoop, MetaParams, Params, torch_generator
 from metarl.drawing import (
     SUFFIXES,
-    Film,
     Pace,
+    Recording,
     Shot,
     adapted_path,
     choose_pace,
-    draw_films,
-    film,
+    draw_recordings,
     headline,
     label,
     make_recorder,
     panels,
     paths_figure,
     paths_video,
+    record_episodes,
 )
 from metarl.experiment import Experiment, Rendering
 from metarl.experiments.policies import MetaPolicy
@@ -94,13 +94,13 @@ def draw_episodes(rows: Rows, options: RLRendering) -> None:
         usual = max(one.config.inner_steps, 0 if one.config.observe_task else 1)
         done = adapted(rows, options, index, steps=usual)
         path, task = adapted_path(done.loop, params, done.batches), done.tasks[0]
-        films, pace = play(recorder, done.policy.parts.policy, path, task, options)
+        recordings, pace = play(recorder, done.policy.parts.policy, path, task, options)
         name = f"{options.runs[index].name}, " if len(rows) > 1 else ""
         shots.append([
             Shot(name + label(steps), float(mean_return(batch)[0]), shown)
-            for steps, (batch, shown) in enumerate(zip(done.batches, films, strict=True))
+            for steps, (batch, shown) in enumerate(zip(done.batches, recordings, strict=True))
         ])  # fmt: skip
-    draw_films(shots, options.out, title=headline(rows[0][0].config.env, task), pace=pace)
+    draw_recordings(shots, options.out, title=headline(rows[0][0].config.env, task), pace=pace)
 
 
 def recorder_of(one: Experiment[Any]) -> Sampler:
@@ -111,12 +111,12 @@ def recorder_of(one: Experiment[Any]) -> Sampler:
 
 def play(
     recorder: Sampler, policy: Policy, path: list[Params], task: TaskDescription, options: Rendering
-) -> tuple[list[Film], Pace]:
+) -> tuple[list[Recording], Pace]:
     """Record an episode of a task for each set of parameters; also return the frame rate."""
     pace = choose_pace(recorder, options.out.suffix)
-    films = film(recorder, policy, path, task, seed=options.seed, every=pace.every)
+    recordings = record_episodes(recorder, policy, path, task, seed=options.seed, every=pace.every)
     recorder.env.call("close")  # before the next one opens a window
-    return films, pace
+    return recordings, pace
 
 
 def adapted(

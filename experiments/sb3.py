@@ -14,7 +14,7 @@ import tyro
 
 from metarl.core import MetaLearner, Metrics, numpy_generator, seed_sequence, torch_generator, tree
 from metarl.core.speed import processes
-from metarl.drawing import Shot, draw_films, headline
+from metarl.drawing import Shot, draw_recordings, headline
 from metarl.experiment import Device, Evaluation, Experiment, Report
 from metarl.experiments.rl_rendering import play, recorder_of, tasks_shown
 from metarl.rl import (
@@ -258,7 +258,7 @@ class StableBaselines(Experiment[SB3Config]):
             task = tasks_shown(self.single, options, options.task or one.config.task)[0]
             (played,), pace = play(recorder_of(one), policy_of(model), [NO_PARAMS], task, options)
             rows.append([Shot(one.config.algo, float(played.returns[-1]), played)])
-        draw_films(rows, options.out, title=headline(self.config.env, task), pace=pace)
+        draw_recordings(rows, options.out, title=headline(self.config.env, task), pace=pace)
 
 
 def play_tasks(

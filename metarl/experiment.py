@@ -199,7 +199,7 @@ class Experiment(ABC, Generic[Config]):
         Parameters can differ if a different version of the package wrote the checkpoint.
         """
         for mine, theirs in zip(self.init().params, params, strict=True):
-            checkpoint.require_same_form(mine, theirs)
+            checkpoint.require_same_tensors(mine, theirs)
 
     def with_options(self, options: Any) -> "Experiment[Config]":
         """Return the experiment with the settings that the options of an evaluation override."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import metarl
 from metarl.commands.parsing import UsageError, flags_named, parse, take_option
-from metarl.drawing import explained
+from metarl.drawing import explain_missing_opengl
 from metarl.experiments import experiments, settings
 from metarl.runs import Stopped
 
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):  # characters without an encoding become ?
             stream.reconfigure(errors="replace")
     try:
-        with explained():
+        with explain_missing_opengl():
             run(words)
     except KeyboardInterrupt:
         trains = words[:1] in (["train"], ["resume"])

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from metarl.experiments import experiment_of
-from metarl.runs import Run, copy, hub, made, require_inside, require_known_module
+from metarl.runs import Run, copy, hub, new_folder, require_inside, require_known_module
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Pull:
 def main(args: Pull) -> None:
     """Download, validate and copy the run."""
     place = hub.place(args.source)
-    with made(args.out) as folder:
+    with new_folder(args.out) as folder:
         if isinstance(place, Path):
             run, origin = Run.open(place), str(place)
             require_inside(run, place)

@@ -12,7 +12,7 @@ import tyro
 from metarl.commands import cli
 from metarl.commands.opened import opened
 from metarl.drawing import require_video
-from metarl.runs import Run, Subject, copy, hub, made, newest_evaluation, unset
+from metarl.runs import Run, Subject, copy, hub, new_folder, newest_evaluation, unset
 from metarl.runs.card import card
 from metarl.util import warn
 
@@ -46,7 +46,7 @@ def main(args: Push) -> None:
     """Write the shared folder, and upload it if the target is a repository."""
     to = hub.place(args.to)
     if isinstance(to, Path):
-        with made(to) as folder:
+        with new_folder(to) as folder:
             write(args, folder, to.name)
         print(
             f"written to the folder {to}; to the hub instead: metarl push {args.run} hub:USER/NAME"

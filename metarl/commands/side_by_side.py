@@ -63,11 +63,11 @@ class SideBySide:
         """
         place, path = self._places.get(), folder.with_name(f"{folder.name}.log")
         try:
-            code = None if self._stop.asked else self._run([*PROGRAM, *words], place, path)
+            code = None if self._stop.received else self._run([*PROGRAM, *words], place, path)
         finally:
             self._places.put(place)
-        if self._stop.asked:
-            raise AllStopped(self._stop.asked)
+        if self._stop.received:
+            raise AllStopped(self._stop.received)
         if code:
             last = path.read_text().strip().splitlines()[-1:]
             raise RuntimeError(f"{folder} failed: {' '.join(last)} (the full output is in {path})")
@@ -78,7 +78,7 @@ class SideBySide:
                 argv, env=os.environ | variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         self._running.add(process)
-        if self._stop.asked:  # a signal during the start of the process
+        if self._stop.received:  # a signal during the start of the process
             process.terminate()
         code = process.wait()
         self._running.remove(process)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metarl.drawing.curves import furthest_evaluations
+from metarl.drawing.curves import comparable_evaluations
 from metarl.experiments import meta_rl, policies
 from metarl.rl.evaluate import AdaptationCurve, adaptation_curve
 from metarl.runs.folder import Run
@@ -147,8 +147,8 @@ def test_a_plot_compares_evaluations_of_one_protocol_only(tmp_path: Path) -> Non
                 entry |= {"interval95": [0.0], "episodes_per_task": 1, "seed": 1}
                 run.write_evaluation(str(iteration), entry)
         runs.append(run)
-    assert [e["mean"] for e in furthest_evaluations(runs)] == [[0.0], [1.0]]
-    assert [e["mean"] for e in furthest_evaluations(runs[::-1])] == [[2.0], [0.0]]
+    assert [e["mean"] for e in comparable_evaluations(runs)] == [[0.0], [1.0]]
+    assert [e["mean"] for e in comparable_evaluations(runs[::-1])] == [[2.0], [0.0]]
 
 
 def test_the_name_of_a_folder_is_no_formula(whole: Path, tmp_path: Path) -> None:
@@ -175,4 +175,4 @@ def test_missing_matplotlib_is_one_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     message = refusal(capsys, "plot", whole, "--out", tmp_path / "curves.png")
-    assert "plots need matplotlib: pip install 'metarl-torch[plot]'" in message
+    assert "plots require matplotlib: pip install 'metarl-torch[plot]'" in message

@@ -101,7 +101,7 @@ def test_resume_falls_back_to_the_last_whole_checkpoint(
     last = copied / "checkpoints/00000006.safetensors"
     last.write_bytes(last.read_bytes()[:100])
     metarl("resume", copied)
-    assert "not a whole checkpoint" in capsys.readouterr().err
+    assert "not a valid metarl checkpoint" in capsys.readouterr().err
     assert history(copied) == history(whole)
     assert checkpoints(copied) == checkpoints(whole)
     assert load_file(last)
@@ -112,7 +112,7 @@ def test_resume_changes_nothing_where_no_checkpoint_or_not_all_metrics_can_be_re
 ) -> None:
     (copied / "metrics.jsonl").write_text("")
     (copied / "checkpoints/00000006.safetensors").unlink()
-    assert "lacks iterations up to 4" in refusal(capsys, "resume", copied)
+    assert "does not have all lines up to iteration 4" in refusal(capsys, "resume", copied)
     for path in (copied / "checkpoints").iterdir():
         path.write_bytes(b"damaged")
     (copied / "metrics.jsonl").write_bytes((whole / "metrics.jsonl").read_bytes())

@@ -140,5 +140,5 @@ def test_glyphs_that_cannot_be_drawn_are_one_line(
     with pytest.raises(FileNotFoundError, match=r"NoSuchFont\.ttf"):
         load_images("glyphs")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"glyphs need matplotlib: .*'metarl-torch\[vision\]'"):
+    with pytest.raises(ImportError, match=r"glyphs require matplotlib: .*'metarl-torch\[vision\]'"):
         load_images("glyphs")

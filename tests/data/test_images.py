@@ -118,7 +118,7 @@ def test_without_pillow_the_command_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    with pytest.raises(ImportError, match=r"image files need PIL: .*'metarl-torch\[vision\]'"):
+    with pytest.raises(ImportError, match=r"image files require PIL: .*'metarl-torch\[vision\]'"):
         load_images("folder", data_root=class_folders(tmp_path / "own", ["a", "b", "c"]))
 
 

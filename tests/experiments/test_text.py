@@ -269,7 +269,7 @@ def test_seeds_share_a_curve_and_other_accuracies_are_plotted_apart(
     sine = tmp_path / "sine"
     metarl("train", "regression", "--hidden", 4, "--iterations", 1, "--out", sine)
     line = refusal(capsys, "plot", evaluated, sine, "--out", tmp_path / "x.png")
-    assert "one figure shows one measure" in line
+    assert "must have the same metric" in line
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,9 @@ def test_an_out_that_exists_is_refused_and_left_alone(
     assert f"metarl resume {whole}" in refusal(capsys, *TRAIN, "--out", whole)
     assert checkpoints(whole) == before
     (tmp_path / "thesis.tex").write_text("precious")
-    assert "not empty" in refusal(capsys, *TRAIN, "--out", tmp_path)
+    assert "not an empty folder" in refusal(capsys, *TRAIN, "--out", tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
-    assert "not empty" in refusal(capsys, *TRAIN, "--out", tmp_path / "thesis.tex")
+    assert "not an empty folder" in refusal(capsys, *TRAIN, "--out", tmp_path / "thesis.tex")
 
 
 def test_damaged_and_foreign_checkpoints_are_one_line_and_stay(
@@ -72,7 +72,7 @@ def test_damaged_and_foreign_checkpoints_are_one_line_and_stay(
         assert "Choose a --checkpoint of [0, 2, 4, 6]" in refusal(capsys, "evaluate", copied)
         assert last.read_bytes() == damaged
     save_file({"weights": np.zeros(3)}, last)
-    assert "not a whole checkpoint of metarl" in refusal(capsys, "evaluate", copied)
+    assert "not a valid metarl checkpoint" in refusal(capsys, "evaluate", copied)
     metarl("evaluate", copied, "--checkpoint", 4, *FEW)
     assert "[0, 2, 4, 6]" in refusal(capsys, "evaluate", copied, "--checkpoint", 3)
 
@@ -97,7 +97,7 @@ def test_damaged_configuration_is_one_line(
     (copied / "config.json").write_text(json.dumps(about))
     assert "`hidden` must be tuple" in refusal(capsys, "resume", copied)
     (copied / "config.json").write_text("{")
-    assert "not a configuration" in refusal(capsys, "resume", copied)
+    assert "not a metarl configuration" in refusal(capsys, "resume", copied)
 
 
 def test_of_two_processes_that_make_one_folder_a_run_exactly_one_wins(tmp_path: Path) -> None:

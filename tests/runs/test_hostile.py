@@ -98,7 +98,7 @@ def test_a_pickle_is_no_checkpoint_whatever_it_is_called(
     for data in (pickle.dumps(Payload(marker)), packed.getvalue()):
         (run / LAST).write_bytes(data)
         for line in every_way_in(capsys, run):
-            assert "not a whole checkpoint" in line
+            assert "not a valid metarl checkpoint" in line
     assert not marker.exists()
 
 
@@ -142,7 +142,7 @@ def test_a_zip_with_a_pickle_for_tensors_is_refused(
         spoil(run / "checkpoints/00000001.zip", lambda m, p=payload: m.update({"policy.pth": p}))
         for words in (["evaluate", run, *FEW], ["pull", run, "--out", tmp_path / "out"],
                       ["push", run, tmp_path / "out"]):  # fmt: skip
-            assert "not a whole checkpoint" in refusal(capsys, *words)
+            assert "not a valid metarl checkpoint" in refusal(capsys, *words)
     assert not marker.exists()
 
 
@@ -281,7 +281,9 @@ def test_damaged_evaluations_and_metrics_are_one_line(
     assert "not an evaluation" in refusal(capsys, "pull", run, "--out", tmp_path / "out")
     (run / "evaluations/x.json").unlink()
     (run / "metrics.jsonl").write_text("{\n{}\n")
-    assert "line 1 is no line of metrics" in refusal(capsys, "pull", run, "--out", tmp_path / "out")
+    assert "line 1 is damaged: expected metrics" in refusal(
+        capsys, "pull", run, "--out", tmp_path / "out"
+    )
 
 
 def test_trackers_and_folders_of_another_machine_are_forgotten(tmp_path: Path) -> None:
@@ -301,4 +303,4 @@ def test_safetensors_of_others_are_no_checkpoints(
 ) -> None:
     save_file({"weights": np.zeros(3)}, run / LAST)
     message = refusal(capsys, "pull", run, "--out", tmp_path / "out")
-    assert "not a whole checkpoint of metarl" in message
+    assert "not a valid metarl checkpoint" in message

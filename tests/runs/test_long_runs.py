@@ -95,7 +95,7 @@ def test_an_echo_of_a_signal_is_not_a_second_one(
         with stopping.StopSignal() as stop:
             for _ in range(3):
                 signal.raise_signal(number)
-            assert stop.asked == number
+            assert stop.received == number
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(number)
     finally:
@@ -145,12 +145,12 @@ def test_a_flipped_bit_is_found_and_an_older_checkpoint_taken(
     data = bytearray(path.read_bytes())
     data[-3] ^= 1  # in a tensor: safetensors itself does not see it
     path.write_bytes(data)
-    with pytest.raises(ValueError, match="its checksum is wrong"):
+    with pytest.raises(ValueError, match="the checksum is wrong"):
         checkpoint.load(path)
     capsys.readouterr()
     metarl("resume", folder)
     told = capsys.readouterr()
-    assert "its checksum is wrong" in told.err
+    assert "the checksum is wrong" in told.err
     assert "resuming" in told.out
     assert checkpoints(folder) == undisturbed
 

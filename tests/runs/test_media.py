@@ -15,7 +15,7 @@ from metarl.experiments import OTHERS, experiments
 from metarl.runs import checkpoint, media
 from metarl.runs.config import RunConfig
 from metarl.runs.folder import Run
-from metarl.runs.trackers import CarefulTracker, Tracker
+from metarl.runs.trackers import SafeTracker, Tracker
 from tests.support.commands import TRAIN, history, metarl
 
 
@@ -37,7 +37,7 @@ class Heard(Tracker):
 
 def due(**settings: Any) -> list[int]:
     config = RunConfig(iterations=25, **settings)
-    made = media.Media(Run(Path("run")), config, CarefulTracker("none", Tracker))
+    made = media.Media(Run(Path("run")), config, SafeTracker("none", Tracker))
     return [iteration for iteration in range(1, 26) if made.is_due(iteration)]
 
 
@@ -88,13 +88,13 @@ def test_what_cannot_be_drawn_is_one_warning_and_the_rest_is_shown(
     heard = Heard()
     monkeypatch.setattr(subprocess, "run", draw)
     monkeypatch.setattr(
-        "metarl.runs.journal.tracker", lambda *_, **__: CarefulTracker("heard", lambda: heard)
+        "metarl.runs.journal.tracker", lambda *_, **__: SafeTracker("heard", lambda: heard)
     )
     metarl(*TRAIN, "--iterations", 4, "--media-every", 2, "--out", tmp_path / "run")
     assert heard.shown == [(2, "media/curves", "a curve"), (4, "media/curves", "a curve")]
     told = capsys.readouterr().err.splitlines()
     assert [line for line in told if "media_every" in line] == [
-        "metarl: warning: media_every made not every picture (no OpenGL); the run continues"
+        "metarl: warning: media_every could not draw all pictures (no OpenGL); the run continues"
     ]
 
 
@@ -112,7 +112,7 @@ def test_a_run_that_cannot_be_drawn_goes_on_and_is_not_tried_again(
     (told,) = capsys.readouterr().err.splitlines()
     reason = {"no program": "there_is_none", "no end": "timed out", "no python": "nowhere"}[how]
     assert reason in told
-    assert "no picture, and is disabled" in told
+    assert "it is disabled and the run continues" in told
     assert [entry["iteration"] for entry in history(tmp_path / "run")] == [1, 2, 3, 4]
 
 

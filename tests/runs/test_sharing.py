@@ -253,9 +253,9 @@ def test_a_hub_that_refuses_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     out = ["--out", tmp_path / "pulled"]
-    assert "look at its name" in refusal(capsys, "pull", "hub:ada/nothing", *out)
+    assert "check its name" in refusal(capsys, "pull", "hub:ada/nothing", *out)
     hub.share(REPOSITORY, run)
-    assert "look at its name and revision" in refusal(capsys, "pull", f"hub:{REPOSITORY}@v9", *out)
+    assert "check its name and revision" in refusal(capsys, "pull", f"hub:{REPOSITORY}@v9", *out)
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert "hf auth login" in refusal(capsys, "push", run, "hub:ada/other")
     hub.fails = 500
@@ -270,9 +270,9 @@ def test_without_a_network_a_line_says_so(
     nowhere = "http://127.0.0.1:9"  # the port that discards
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", nowhere)
     message = refusal(capsys, "push", run, f"hub:{REPOSITORY}")
-    assert "is there a network?" in message
+    assert "check the network connection" in message
     message = refusal(capsys, "pull", f"hub:{REPOSITORY}", "--out", tmp_path / "pulled")
-    assert "is there a network?" in message
+    assert "check the network connection" in message
 
 
 @pytest.mark.parametrize("name", ["hub:quick", "hub:", "hub:a/b/c", "hub:a b/c", "hub:../.."])
@@ -289,7 +289,7 @@ def test_folders_that_hold_something_are_left_alone(
 ) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     for words in (["push", run, tmp_path], ["pull", run, "--out", tmp_path]):
-        assert "not empty" in refusal(capsys, *words)
+        assert "not an empty folder" in refusal(capsys, *words)
     assert files(tmp_path) == {"thesis.tex"}
     assert "metarl pull hub:a/b" in refusal(capsys, "evaluate", "hub:a/b")
     assert "has no checkpoint" in refusal(capsys, "push", run, tmp_path / "a", "--checkpoint", 3)
