@@ -15,7 +15,7 @@ from metarl.core.estimators import meta_gradient
 from metarl.core.inner import clip_norm
 from metarl.experiments.supervised_settings import resolve
 from metarl.experiments.supervised_setup import make_learner, make_model
-from metarl.experiments.text import TextConfig
+from metarl.experiments.text_settings import TextConfig
 from metarl.supervised.losses import evaluate_batch, present_cross_entropy
 from metarl.supervised.model import Model
 from metarl.text.encoders import Encoder
