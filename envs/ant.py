@@ -136,12 +136,12 @@ class AntGoal(Goal, _Ant):
     v1: the constants of ProMP's `ant_rand_goal` (Rothfuss et al. 2018, arXiv:1810.06784).
     """
 
-    unseen = 0
+    hidden_positions = 0
     control_cost_weight = 0.1
     heights = (-np.inf, np.inf)
     goal_radius = 3.0
 
     def rewards(self, before: States, after: States, actions: Array, tasks: Array) -> Array:
-        """Return nearness − weight · ‖controls‖² (rows,)."""
-        nearness: Array = self.nearness(after.qpos[:, :2], tasks)
-        return nearness - self.control_cost_weight * self.effort(actions)
+        """Return goal_reward − weight · ‖controls‖² (rows,)."""
+        goal_reward: Array = self.goal_reward(after.qpos[:, :2], tasks)
+        return goal_reward - self.control_cost_weight * self.squared_controls(actions)

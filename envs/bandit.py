@@ -88,6 +88,6 @@ class Bandit(TabularMDP):
         """Draw from U(0, 1) (step, 1)."""
         return rng.random((steps, 1))
 
-    def earn(self, means: Any, noise: Array) -> Any:
+    def sample_rewards(self, means: Any, noise: Array) -> Any:
         """Pay 1 where the draw is below the mean of the arm, else 0."""
         return np.asarray(noise[0] < means, dtype=np.float64)

@@ -64,7 +64,7 @@ class BatchedLocomotion(BatchedTaskEnv):
         qpos[:], qvel[:] = self.formulas.init_qpos + moved, self.formulas.init_qvel + velocity
         everyone, still = np.arange(self.num_envs), np.zeros((self.num_envs, self.model.nu))
         _, readings = self._simulate(everyone, self._full, still, steps=0)
-        states = self._sensed(self._full, readings)
+        states = self._with_sensors(self._full, readings)
         self._sensors = states.sensors
         return np.asarray(self.formulas.observe(states, self._values))
 
@@ -74,22 +74,22 @@ class BatchedLocomotion(BatchedTaskEnv):
         before = States(*self._split(full), self._sensors[rows])
         clipped = self.formulas.clip(np.asarray(actions)[rows])
         moved, readings = self._simulate(rows, full, clipped, steps=self.formulas.frame_skip)
-        after = self._sensed(moved, readings)
+        after = self._with_sensors(moved, readings)
         self._full[rows], self._sensors[rows] = moved, after.sensors
-        late = moved[:, 0] - full[:, 0] - self.formulas.dt
-        results = self.formulas.transition(before, after, clipped, tasks, late)
-        seen, rewards, ended, diverged = (self._spread(rows, x) for x in results)
+        clock_error = moved[:, 0] - full[:, 0] - self.formulas.dt
+        results = self.formulas.transition(before, after, clipped, tasks, clock_error)
+        seen, rewards, ended, diverged = (self._scatter(rows, x) for x in results)
         return seen, rewards, ended, {"diverged": diverged}
 
     def _split(self, full: Array) -> tuple[Array, Array]:
         nq, nv = self.model.nq, self.model.nv
         return full[:, 1 : 1 + nq], full[:, 1 + nq : 1 + nq + nv]
 
-    def _sensed(self, full: Array, readings: Array) -> States:
+    def _with_sensors(self, full: Array, readings: Array) -> States:
         qpos, qvel = self._split(full)
         return States(qpos, qvel, self.formulas.sense(qpos, qvel, readings))
 
-    def _spread(self, rows: Array, values: Array) -> Array:
+    def _scatter(self, rows: Array, values: Array) -> Array:
         """Put the values of running rows into an array of all rows; the others get 0."""
         spread = np.zeros((self.num_envs, *values.shape[1:]), values.dtype)
         spread[rows] = values

@@ -63,7 +63,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
 
     Class attributes:
         constants: Arguments of the Gymnasium class, such as ``frame_skip``.
-        unseen: How many of the leading positions the policy does not see.
+        hidden_positions: How many of the leading positions the policy does not see.
         control_cost_weight: What a unit of squared control costs.
         alive_bonus: Reward of every step.
         normal_start: Draw the first velocities from a normal distribution, not a uniform one.
@@ -71,7 +71,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
 
     vectorized = "metarl.envs.batched_locomotion:BatchedLocomotion"
     constants: ClassVar[dict[str, Any]] = {}
-    unseen: ClassVar[int] = 1
+    hidden_positions: ClassVar[int] = 1
     control_cost_weight: ClassVar[float]
     alive_bonus: ClassVar[float] = 0.0
     normal_start: ClassVar[bool] = False
@@ -145,7 +145,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
 
     def features(self, states: States) -> Array:
         """Return what the policy sees of the robot, (rows, features)."""
-        return np.concatenate([states.qpos[:, self.unseen :], states.qvel], axis=1)
+        return np.concatenate([states.qpos[:, self.hidden_positions :], states.qvel], axis=1)
 
     def velocity(self, before: States, after: States) -> Array:
         """Return the velocity that is rewarded (rows,); by default the root's, along x."""
@@ -165,9 +165,11 @@ class LocomotionEnv(MujocoEnv, EzPickle):
             tasks: What :meth:`task_values` made of each row's task, (rows, values).
         """
         progress = self.progress(self.velocity(before, after), tasks)
-        return progress + self.alive_bonus - self.control_cost_weight * self.effort(actions)
+        return (
+            progress + self.alive_bonus - self.control_cost_weight * self.squared_controls(actions)
+        )
 
-    def effort(self, actions: Array) -> Array:
+    def squared_controls(self, actions: Array) -> Array:
         """Return the sum of squared controls (rows,)."""
         return np.asarray(np.square(self.controls(actions)).sum(axis=1))
 
@@ -178,10 +180,10 @@ class LocomotionEnv(MujocoEnv, EzPickle):
     def noise(self, rng: np.random.Generator) -> tuple[Array, Array]:
         """Draw the displacement (nq,) and the velocity (nv,) that an episode starts with."""
         scale, (nq, nv) = self._reset_noise_scale, (self.model.nq, self.model.nv)
-        moved = rng.uniform(-scale, scale, nq)
+        displacement = rng.uniform(-scale, scale, nq)
         if self.normal_start:
-            return moved, scale * rng.standard_normal(nv)
-        return moved, rng.uniform(-scale, scale, nv)
+            return displacement, scale * rng.standard_normal(nv)
+        return displacement, rng.uniform(-scale, scale, nv)
 
     # What follows from them, for both faces.
 
@@ -199,7 +201,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         return np.asarray(self._center + self._half_range * actions)
 
     def transition(
-        self, before: States, after: States, actions: Array, tasks: Array, late: Array
+        self, before: States, after: States, actions: Array, tasks: Array, clock_error: Array
     ) -> tuple[Array, Array, Array, Array]:
         """Return observations, rewards, terminations and divergences of rows.
 
@@ -208,10 +210,10 @@ class LocomotionEnv(MujocoEnv, EzPickle):
             after: States after it.
             actions: Clipped to [−1, 1].
             tasks: Values of each row's task.
-            late: By how much each row's clock differs from what it should show.
+            clock_error: By how much each row's clock differs from what it should show.
         """
         # MuJoCo resets a state that it finds to be bad, but not yet one that the last substep left.
-        reset, limit = np.abs(late) > self.model.opt.timestep / 2, mujoco.mjMAXVAL
+        reset, limit = np.abs(clock_error) > self.model.opt.timestep / 2, mujoco.mjMAXVAL
         fine = (np.abs(after.qpos) < limit).all(axis=1) & (np.abs(after.qvel) < limit).all(axis=1)
         diverged = reset | ~fine
         if diverged.any():
@@ -229,7 +231,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         qpos, qvel = data.qpos[None].copy(), data.qvel[None].copy()
         return States(qpos, qvel, self.sense(qpos, qvel, data.sensordata[None].copy()))
 
-    def _use(self, model: mujoco.MjModel) -> None:
+    def _set_model(self, model: mujoco.MjModel) -> None:
         """Simulate and draw another model of this robot; the data belong to any of them."""
         self.model = self.mujoco_renderer.model = model
         if self.mujoco_renderer.viewer is not None:
@@ -238,11 +240,11 @@ class LocomotionEnv(MujocoEnv, EzPickle):
     def reset_model(self) -> Array:
         """Start an episode of the current task."""
         self._values = self.task_values(self.task)[None]
-        self._use(self.task_model(self.task))
-        moved, velocity = self.noise(self.np_random)
+        self._set_model(self.task_model(self.task))
+        displacement, velocity = self.noise(self.np_random)
         with quiet():
             self.set_state(  # type: ignore[no-untyped-call]
-                self.init_qpos + moved, self.init_qvel + velocity
+                self.init_qpos + displacement, self.init_qvel + velocity
             )
             self.data.time = START_TIME
             return np.asarray(self.observe(self._states(), self._values)[0])
@@ -260,8 +262,10 @@ class LocomotionEnv(MujocoEnv, EzPickle):
             self.data.qacc_warmstart[:] = 0.0  # as every call of mujoco.rollout does
             self.do_simulation(self.controls(actions)[0], self.frame_skip)
             after = self._states()
-        late = np.array([self.data.time - due])
-        seen, rewards, ended, diverged = self.transition(before, after, actions, self._values, late)
+        clock_error = np.array([self.data.time - due])
+        seen, rewards, ended, diverged = self.transition(
+            before, after, actions, self._values, clock_error
+        )
         if self.render_mode == "human":
             self.render()  # type: ignore[no-untyped-call]
         info = {"diverged": bool(diverged[0])}
@@ -276,7 +280,7 @@ class SpatialRobot(LocomotionEnv):
     """
 
     constants = {"frame_skip": 5}  # noqa: RUF012
-    unseen = 2
+    hidden_positions = 2
     heights: ClassVar[tuple[float, float]]
 
     def healthy(self, states: States) -> Array:

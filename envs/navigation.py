@@ -56,7 +56,7 @@ class Navigation2D(PointEnv):
 
     def move(self, positions: Array, actions: Array, goals: Array) -> tuple[Array, Any, Any]:
         """Advance points; rewards are −‖position − goal‖, a box of ±0.01 at the goal is the end."""
-        positions = self.moved(positions, actions)
+        positions = self.next_positions(positions, actions)
         gaps = positions - goals
         squares = gaps * gaps
         rewards = -np.sqrt(squares[..., 0] + squares[..., 1])

@@ -75,7 +75,7 @@ class PointEnv(gymnasium.Env[Array, Array]):
         """
         raise NotImplementedError
 
-    def moved(self, positions: Array, actions: Array) -> Array:
+    def next_positions(self, positions: Array, actions: Array) -> Array:
         """Return where actions take points."""
         # minimum/maximum cost a third of np.clip on arrays of this size.
         return np.asarray(positions + self.max_step * np.minimum(np.maximum(actions, -1.0), 1.0))

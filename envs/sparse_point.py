@@ -9,7 +9,7 @@ from metarl.envs.point import PointEnv
 
 
 CORNER = 2.0
-SILENT_RADIUS = 0.5
+ZERO_REWARD_RADIUS = 0.5
 CORNERS = CORNER * np.array([(-1.0, -1.0), (1.0, -1.0), (-1.0, 1.0), (1.0, 1.0)])
 
 
@@ -79,11 +79,17 @@ class SparsePoint(PointEnv):
         Rewards are 0 where ‖position‖₁ < 0.5 or another corner is nearer than the goal, else how
         much nearer the step came to the goal.
         """
-        moved = self.moved(positions, actions)
-        gained = _distance(positions, goals) - _distance(moved, goals)
-        outside = np.abs(moved).sum(axis=-1) >= SILENT_RADIUS
-        nearest = (moved * goals >= 0).all(axis=-1)  # the goal is the corner of its quadrant
-        return moved, np.where(outside & nearest, gained, 0.0), np.zeros(outside.shape, dtype=bool)
+        next_positions = self.next_positions(positions, actions)
+        gained = _distance(positions, goals) - _distance(next_positions, goals)
+        outside = np.abs(next_positions).sum(axis=-1) >= ZERO_REWARD_RADIUS
+        nearest = (next_positions * goals >= 0).all(
+            axis=-1
+        )  # the goal is the corner of its quadrant
+        return (
+            next_positions,
+            np.where(outside & nearest, gained, 0.0),
+            np.zeros(outside.shape, dtype=bool),
+        )
 
 
 def _distance(positions: Array, goals: Array) -> Any:

@@ -45,6 +45,6 @@ class SwimmerVel(Velocity, LocomotionEnv, SwimmerEnv):
     """
 
     constants = {"frame_skip": 4}  # noqa: RUF012
-    unseen = 2
+    hidden_positions = 2
     control_cost_weight = 1e-4
     velocity_range = (0.1, 0.2)

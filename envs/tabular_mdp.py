@@ -22,15 +22,17 @@ TOLERANCE = 1e-6  # of sums of probabilities
 
 def optimal_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
     """Return what the best policy earns on average; it may depend on the time step."""
-    return _backward(task, horizon, lambda values: values.max(axis=1))
+    return _expected_return(task, horizon, lambda values: values.max(axis=1))
 
 
 def uniform_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
     """Return what acting at random earns on average: chance."""
-    return _backward(task, horizon, lambda values: values.mean(axis=1))
+    return _expected_return(task, horizon, lambda values: values.mean(axis=1))
 
 
-def _backward(task: TaskDescription, horizon: int, choose: Callable[[Array], Array]) -> float:
+def _expected_return(
+    task: TaskDescription, horizon: int, choose: Callable[[Array], Array]
+) -> float:
     """Compute the value of the first state by dynamic programming.
 
     With h steps to go, Q_h(s, a) = r(s, a) + Σ_s' P(s, a, s') V_{h−1}(s') and V_h = choose(Q_h).
@@ -48,16 +50,16 @@ class Tables(NamedTuple):
     Attributes:
         cumulative: Cumulative probabilities of the next states (state, action, next state).
         means: Mean rewards (state, action).
-        shown: What the observation shows of it if asked for, a vector.
+        task_features: What the observation shows of it if asked for, a vector.
     """
 
     cumulative: Array
     means: Array
-    shown: Array
+    task_features: Array
 
 
 class TabularMDP(gymnasium.Env[Array, Choice]):
-    """Ten states and five actions, of which all is unknown: where they lead and what they earn.
+    """Ten states and five actions, of which all is unknown: where they lead and what they sample_rewards.
 
     ## Description
     The random MDPs of Duan et al. 2016. Every episode starts in state 0.
@@ -78,7 +80,7 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
     ## Tasks
     `{"transitions": [10][5][10], "rewards": [10][5]}`, drawn from Dirichlet(1) and N(1, 1). They
     are, for every state and action, the probabilities of the next state and a mean reward.
-    :func:`optimal_return` and :func:`uniform_return` tell what the best policy and chance earn.
+    :func:`optimal_return` and :func:`uniform_return` tell what the best policy and chance sample_rewards.
 
     ## Episode end
     Never terminates; truncated after 10 steps.
@@ -155,7 +157,7 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
         pairs = [(rng.random(BLOCK), rng.standard_normal(BLOCK)) for _ in blocks]
         return np.concatenate(pairs, axis=1).T
 
-    def earn(self, means: Any, noise: Array) -> Any:
+    def sample_rewards(self, means: Any, noise: Array) -> Any:
         """Return rewards (...) of mean rewards (...), with the noise (number, ...) of a step."""
         return means + noise[1]
 
@@ -171,11 +173,13 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
             Next states and rewards (...).
         """
         states = (noise[0][..., None] >= tables.cumulative[at]).sum(axis=-1)
-        return states, self.earn(tables.means[at], noise)
+        return states, self.sample_rewards(tables.means[at], noise)
 
-    def observe(self, states: Any, shown: Array) -> Array:
-        """Return the observation of states (...), and of what is shown of their tasks."""
-        seen = [self._one_hot[states], shown] if self.observe_task else [self._one_hot[states]]
+    def observe(self, states: Any, task_features: Array) -> Array:
+        """Return the observation of states (...), and of what is task_features of their tasks."""
+        seen = (
+            [self._one_hot[states], task_features] if self.observe_task else [self._one_hot[states]]
+        )
         return np.concatenate(seen, axis=-1).astype(np.float32)
 
     def reset(
@@ -184,7 +188,7 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
         """Go to state 0; the current `task` takes effect."""
         super().reset(seed=seed, options=options)
         self._tables, self._state, self._noise = self.task_values(self.task), 0, []
-        return self.observe(self._state, self._tables.shown), {}
+        return self.observe(self._state, self._tables.task_features), {}
 
     def step(self, action: Choice) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Take an action."""
@@ -192,7 +196,13 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
             self._noise = list(self.draw_noise(self.np_random, 1))
         at, noise = (self._state, action), self._noise.pop(0)
         self._state, reward = self.advance(self._tables, at, noise)
-        return self.observe(self._state, self._tables.shown), float(reward), False, False, {}
+        return (
+            self.observe(self._state, self._tables.task_features),
+            float(reward),
+            False,
+            False,
+            {},
+        )
 
 
 class BatchedTabularMDP(BatchedTaskEnv):
@@ -216,4 +226,6 @@ class BatchedTabularMDP(BatchedTaskEnv):
         return self._observe(), rewards, np.zeros(self.num_envs, dtype=bool), {}
 
     def _observe(self) -> Array:
-        return np.asarray(self.formulas.observe(self._states, self._tables.shown[self._group]))
+        return np.asarray(
+            self.formulas.observe(self._states, self._tables.task_features[self._group])
+        )

@@ -60,6 +60,6 @@ class Goal:
         """Return the goal (2,)."""
         return task_array(task, "goal", (2,))
 
-    def nearness(self, positions: Array, tasks: Array) -> Array:
+    def goal_reward(self, positions: Array, tasks: Array) -> Array:
         """Return what the task thinks of positions (rows, 2)."""
         return np.asarray(-np.abs(positions - tasks).sum(axis=1))

@@ -40,7 +40,7 @@ from metarl.text import (
     text_classifier,
     tokenize,
 )
-from metarl.text.files import PART
+from metarl.text.files import VALIDATION_EVERY
 from metarl.util import Conflicts, Ranged, at_least, refuse, warn
 
 
@@ -186,7 +186,7 @@ class TextClassification(SupervisedTraining[TextConfig]):
 
         @cache
         def pools(validation: bool) -> tuple[Sentences, ...]:
-            rows = [(task.parted()[validation], task) for task in tasks]
+            rows = [(task.train_validation_rows()[validation], task) for task in tasks]
             # A small task has none to validate with.
             return tuple(self.tokenized(some, task) for some, task in rows if some)
 
@@ -270,9 +270,9 @@ def chosen_tasks(config: TextConfig, options: TextEvaluation) -> list[TextTask]:
 def _validated(config: TextConfig, pools: tuple[Sentences, ...]) -> tuple[Sentences, ...]:
     """Return the tasks to validate with: a tenth of a small one is not always enough."""
     needed = config.num_shots + config.num_queries
-    if not (enough := tuple(pool for pool in pools if pool.fewest() >= needed)):
+    if not (enough := tuple(pool for pool in pools if pool.smallest_class() >= needed)):
         raise ValueError(
-            f"validation takes a tenth of the rows, and no task has {PART * needed} of each class: "
+            f"validation takes a tenth of the rows, and no task has {VALIDATION_EVERY * needed} of each class: "
             f"{config.num_shots} shots and {config.num_queries} queries of that tenth; lower "
             "num_shots or num_queries, or add a larger task"
         )

@@ -11,14 +11,14 @@ from metarl.data.images import (
     Classes,
     Splits,
     divide,
-    opened,
+    hold_out_tenth,
+    open_image,
     pillow,
     read_images,
     require_disjoint,
+    resize_square,
     shuffled,
     split_classes,
-    squeeze,
-    without_tenth,
 )
 
 
@@ -52,14 +52,14 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
     root = data_root.expanduser().resolve()
     parts = _parts(root)
     files = {folder.name: _images(folder) for group in parts.values() for folder in group}
-    _require_enough(root, parts, files)
+    _check_counts(root, parts, files)
     everything = [file for group in files.values() for file in group]
     source = {"files": fingerprint(root, *everything), "size": image_size}
     classes = cached("folder", source, partial(_decode, files, image_size))
     if "" in parts:
         return split_classes(classes)
     train, *validation, test = ([path.name for path in group] for group in parts.values())
-    learning = (train, *validation) if validation else without_tenth(shuffled(train))
+    learning = (train, *validation) if validation else hold_out_tenth(shuffled(train))
     return divide(classes, *learning, test)
 
 
@@ -86,7 +86,7 @@ def _images(folder: Path) -> list[Path]:
     return sorted(path for path in files if path.suffix.lower() in SUFFIXES)
 
 
-def _require_enough(root: Path, parts: dict[str, list[Path]], files: dict[str, list[Path]]) -> None:
+def _check_counts(root: Path, parts: dict[str, list[Path]], files: dict[str, list[Path]]) -> None:
     if empty := [name for name, group in files.items() if not group]:
         raise ValueError(
             f"{len(empty)} of the {len(files)} class folders of {root} have no images, the first "
@@ -104,11 +104,14 @@ def _require_enough(root: Path, parts: dict[str, list[Path]], files: dict[str, l
 def _decode(files: dict[str, list[Path]], size: int) -> Classes:
     modes = set()
     for file in (file for group in files.values() for file in group):
-        with opened(file) as picture:
+        with open_image(file) as picture:
             modes.add(picture.mode)
     mode, channels = ("L", 1) if modes <= GRAY else ("RGB", 3)
     return read_images(
-        files, lambda picture: squeeze(_flat(picture), mode, size), channels=channels, size=size
+        files,
+        lambda picture: resize_square(_flat(picture), mode, size),
+        channels=channels,
+        size=size,
     )
 
 

@@ -32,16 +32,16 @@ FONTS = (
 )
 KINDS = {"Lu", "Ll", "Lt", "Lo", "Nd", "No", "Nl", "Sm", "Sc", "So"}
 # Lines and dots, which mean something by their place in the cell only: boxes, blocks, Braille.
-PLACED = {*range(0x2500, 0x25A0), *range(0x2800, 0x2900)}
+POSITIONAL = {*range(0x2500, 0x25A0), *range(0x2800, 0x2900)}
 SWAPPED = set("ӋӌӶӷ")  # DejaVu Sans Mono Oblique draws each pair for the other
 
 IMAGES_PER_CLASS = 20
 MIN_FONTS = 10
 MIN_INK = 9.0  # pixels of SIZE x SIZE
-ALIKE = 0.1
+MAX_DIFFERENCE = 0.1
 """Squared difference of two drawings, over the ink of the fainter one, that nobody would see."""
 SIZE = 28
-FINE = 3  # drawn this much larger, then averaged
+OVERSAMPLING = 3  # drawn this much larger, then averaged
 EM, FRAME = 26 / 28, 22 / 28  # size of the type, and what a larger glyph is shrunk to
 TURN, SHEAR, SCALE, SHIFT = 0.3, 0.25, 0.15, 3 / 28
 VERSION = 1  # of the drawings: part of the cache's key
@@ -63,11 +63,13 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
     """
     if data_root is not None:
         raise ValueError(f"data_root must be None for glyphs, which are drawn; got {data_root}")
-    source = {"version": VERSION, "made_by": _made_by(), "size": image_size}
-    return split_classes(cached("glyphs", source, lambda: draw(usable(), image_size=image_size)))
+    source = {"version": VERSION, "made_by": _library_versions(), "size": image_size}
+    return split_classes(
+        cached("glyphs", source, lambda: draw(usable_characters(), image_size=image_size))
+    )
 
 
-def usable(candidates: Iterable[str] | None = None) -> dict[str, list[str]]:
+def usable_characters(candidates: Iterable[str] | None = None) -> dict[str, list[str]]:
     """Return the characters that make classes, each with the fonts that draw it.
 
     Letters, digits and symbols that are no variant of another character by Unicode's
@@ -79,13 +81,15 @@ def usable(candidates: Iterable[str] | None = None) -> dict[str, list[str]]:
     """
     tables = {font: _characters(font) for font in FONTS}
     among = set().union(*tables.values()) if candidates is None else set(candidates)
-    shapes = sorted(name for name in among if _has_a_shape(name))
+    shapes = sorted(name for name in among if _is_candidate(name))
     fonts = {name: [font for font in FONTS if name in tables[font]] for name in shapes}
     names = [name for name in fonts if len(fonts[name]) >= MIN_FONTS]
     alike = np.zeros((len(names), len(names)), bool)
     for font in FONTS:
         there = [i for i, name in enumerate(names) if font in fonts[name]]
-        alike[np.ix_(there, there)] |= _alike(np.stack([_ink(names[i], font) for i in there]))
+        alike[np.ix_(there, there)] |= _similar_pairs(
+            np.stack([_ink(names[i], font) for i in there])
+        )
     kept: list[int] = []
     for i in range(len(names)):
         kept += [] if alike[i, [*kept, i]].any() else [i]
@@ -106,12 +110,12 @@ def _draw(name: str, fonts: Sequence[str], size: int) -> NDArray[np.uint8]:
     image = pillow("Image")
     bilinear = image.Resampling.BILINEAR
     random = np.random.RandomState(ord(name))
-    fine = [_fine(name, fonts[index], size) for index in random.permutation(len(fonts))]
+    fine = [_render(name, fonts[index], size) for index in random.permutation(len(fonts))]
     images = []
     for glyph in islice(cycle(fine), IMAGES_PER_CLASS):
-        data = _affine(random, size * FINE)
+        data = _affine(random, size * OVERSAMPLING)
         moved = glyph.transform(glyph.size, image.Transform.AFFINE, data, bilinear)
-        images.append(np.asarray(moved.reduce(FINE)))
+        images.append(np.asarray(moved.reduce(OVERSAMPLING)))
     return np.stack(images)
 
 
@@ -124,10 +128,10 @@ def _affine(random: np.random.RandomState, side: int) -> tuple[float, ...]:
     return (*matrix[0], offset[0], *matrix[1], offset[1])
 
 
-def _fine(name: str, font: str, size: int) -> Any:
-    """Draw a character in the middle of a square of ``FINE * size``, shrunk if it is large."""
-    image, side, frame = pillow("Image"), size * FINE, round(FRAME * size * FINE)
-    kind = _type(font, round(EM * side))
+def _render(name: str, font: str, size: int) -> Any:
+    """Draw a character in the middle of a square of ``OVERSAMPLING * size``, shrunk if it is large."""
+    image, side, frame = pillow("Image"), size * OVERSAMPLING, round(FRAME * size * OVERSAMPLING)
+    kind = _load_font(font, round(EM * side))
     left, top, right, bottom = kind.getbbox(name)
     glyph = image.new("L", (max(1, right - left), max(1, bottom - top)))
     pillow("ImageDraw").Draw(glyph).text((-left, -top), name, font=kind, fill=255)
@@ -139,20 +143,20 @@ def _fine(name: str, font: str, size: int) -> Any:
 
 
 def _ink(name: str, font: str) -> NDArray[np.float64]:
-    return np.asarray(_fine(name, font, SIZE).reduce(FINE)).ravel() / 255
+    return np.asarray(_render(name, font, SIZE).reduce(OVERSAMPLING)).ravel() / 255
 
 
-def _alike(ink: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _similar_pairs(ink: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return which pairs one font draws alike; what it does not show is like itself and dropped."""
     amount = (ink**2).sum(1)
     squares = amount[:, None] + amount - 2 * ink @ ink.T
-    like = np.asarray(squares <= ALIKE * np.minimum(amount[:, None], amount))
+    like = np.asarray(squares <= MAX_DIFFERENCE * np.minimum(amount[:, None], amount))
     np.fill_diagonal(like, ink.sum(1) < MIN_INK)
     return like
 
 
-def _has_a_shape(name: str) -> bool:
-    unlike = ord(name) in PLACED or name in SWAPPED or unicodedata.decomposition(name)
+def _is_candidate(name: str) -> bool:
+    unlike = ord(name) in POSITIONAL or name in SWAPPED or unicodedata.decomposition(name)
     return not unlike and unicodedata.category(name) in KINDS
 
 
@@ -161,7 +165,7 @@ def _characters(font: str) -> set[str]:
     return {chr(code) for code, glyph in codes.items() if glyph}
 
 
-def _made_by() -> list[str]:
+def _library_versions() -> list[str]:
     """Return the versions that the drawings depend on."""
     try:
         fonts = version("matplotlib")  # importing it takes longer than reading the cache
@@ -175,7 +179,7 @@ def _matplotlib(module: str = "matplotlib") -> Any:
 
 
 @cache
-def _type(font: str, size: int) -> Any:
+def _load_font(font: str, size: int) -> Any:
     module = pillow("ImageFont")
     # The basic layout is in every build of Pillow, and single characters need no other.
     return module.truetype(str(_path(font)), size, layout_engine=module.Layout.BASIC)

@@ -98,7 +98,7 @@ def find_files(data_root: Path | None, folder: str, names: Sequence[tuple[str, .
 
 
 @contextlib.contextmanager
-def opened(file: ImageFile) -> Iterator[Any]:
+def open_image(file: ImageFile) -> Iterator[Any]:
     """Open an image file as a Pillow image.
 
     Raises:
@@ -132,13 +132,13 @@ def read_images(
     everything = [file for group in files.values() for file in group]
     images = torch.empty((len(everything), channels, size, size), dtype=torch.uint8)
     for row, file in zip(images.numpy(), everything, strict=True):
-        with opened(file) as picture:
+        with open_image(file) as picture:
             pixels = np.asarray(convert(picture))
         row[:] = pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     return Classes(images, tuple(map(len, files.values())), tuple(files))
 
 
-def squeeze(picture: Any, mode: str, size: int) -> Any:
+def resize_square(picture: Any, mode: str, size: int) -> Any:
     """Return a picture in another mode and as a square, by bilinear interpolation."""
     return picture.convert(mode).resize((size, size), pillow("Image").Resampling.BILINEAR)
 
@@ -181,7 +181,7 @@ def divide(classes: Classes, *parts: Iterable[str]) -> Splits:
     return Splits(*(select(classes, names) for names in parts))
 
 
-def without_tenth(names: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+def hold_out_tenth(names: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     """Divide names in two: the last tenth, at least one, serves for validation."""
     last = len(names) - max(1, round(0.1 * len(names)))
     return names[:last], names[last:]

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from metarl.data.cache import cached, fingerprint
-from metarl.data.images import Classes, Splits, find_files, read_images, require_disjoint, squeeze
+from metarl.data.images import (
+    Classes,
+    Splits,
+    find_files,
+    read_images,
+    require_disjoint,
+    resize_square,
+)
 
 
 PARTS = ("train", "val", "test")
@@ -53,7 +60,7 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
 
     def part(table: Path) -> Classes:
         key = source | {"table": fingerprint(table)}
-        convert = partial(squeeze, mode="RGB", size=image_size)
+        convert = partial(resize_square, mode="RGB", size=image_size)
         make = partial(read_images, parts[table], convert, channels=3, size=image_size)
         return cached("mini-imagenet", key, make)
 

@@ -17,11 +17,11 @@ from metarl.data.images import (
     Splits,
     divide,
     find_files,
+    hold_out_tenth,
     join,
     pillow,
     read_images,
     shuffled,
-    without_tenth,
 )
 from metarl.util import warn
 
@@ -102,7 +102,7 @@ def _vinyals(background: Names, evaluation: Names) -> Sequence[Names]:
 
 
 def _background(background: Names, evaluation: Names) -> Sequence[Names]:
-    return *without_tenth(shuffled(background)), evaluation
+    return *hold_out_tenth(shuffled(background)), evaluation
 
 
 SPLITS = {"random": _random, "vinyals": _vinyals, "background": _background}

@@ -98,12 +98,12 @@ class Encoder(nn.Module):
         if not 0 <= top_layers <= len(layers):
             raise ValueError(f"top_layers must be at most {len(layers)}, got {top_layers}")
         first = len(layers) - top_layers
-        added = _takes_scores(model, max_length)
-        below, above = _halves(model, name, first)
-        lower = Lower(below, added=added)
-        cut = _same(Upper(model, "mean", added=added), lower, above)
+        additive = _needs_additive_mask(model, max_length)
+        below, above = _split_layers(model, name, first)
+        lower = Lower(below, additive=additive)
+        cut = _halves_match(Upper(model, "mean", additive=additive), lower, above)
         self.lower: nn.Module = lower if cut else nn.Identity()
-        self.upper = Upper(above if cut else model, pooling, added=added)
+        self.upper = Upper(above if cut else model, pooling, additive=additive)
         self.top = tuple(f"upper.model.{name}.{index}." for index in range(first, len(layers)))
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "n size"]:
@@ -114,37 +114,37 @@ class Encoder(nn.Module):
 class Lower(nn.Module):
     """Embeddings and the layers that never adapt."""
 
-    def __init__(self, model: nn.Module, *, added: bool) -> None:
-        """Take a model whose upper layers were taken out; for `added` see :func:`_arguments`."""
+    def __init__(self, model: nn.Module, *, additive: bool) -> None:
+        """Take a model whose upper layers were taken out; for `additive` see :func:`_arguments`."""
         super().__init__()
-        self.model, self.added = model, added
+        self.model, self.additive = model, additive
 
     def forward(self, inputs: Inputs) -> Inputs:
         """Return the inputs with the `hidden` states of every token; once computed, they stay."""
         if "hidden" in inputs:
             return inputs
-        hidden = self.model(**_arguments(inputs, added=self.added)).last_hidden_state
+        hidden = self.model(**_arguments(inputs, additive=self.additive)).last_hidden_state
         return {"hidden": hidden, "attention_mask": inputs["attention_mask"]}
 
 
 class Upper(nn.Module):
     """The layers that may adapt, and the pooling."""
 
-    def __init__(self, model: nn.Module, pooling: str, *, added: bool) -> None:
+    def __init__(self, model: nn.Module, pooling: str, *, additive: bool) -> None:
         """Take a model whose lower layers were taken out, or a whole one."""
         super().__init__()
-        self.model, self.pooling, self.added = model, pooling, added
+        self.model, self.pooling, self.additive = model, pooling, additive
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "n size"]:
         """Return a feature for every sentence."""
-        tokens: Tensor = self.model(**_arguments(inputs, added=self.added)).last_hidden_state
+        tokens: Tensor = self.model(**_arguments(inputs, additive=self.additive)).last_hidden_state
         if self.pooling == "cls":
             return tokens[:, 0]
         counted = inputs["attention_mask"].to(tokens.dtype)[..., None]
         return (tokens * counted).sum(-2) / counted.sum(-2)
 
 
-class _Skipped(nn.Module):
+class _PassThrough(nn.Module):
     """In place of a layer or of the embeddings: returns the states that it is given."""
 
     def forward(self, *positional: Any, **named: Any) -> Any:
@@ -160,22 +160,22 @@ def _layers_of(model: Any) -> tuple[str, nn.ModuleList]:
     raise ValueError(f"{type(model).__name__} has no list of layers; choose another encoder")
 
 
-def _halves(model: nn.Module, name: str, layer: int) -> tuple[nn.Module, nn.Module]:
+def _split_layers(model: nn.Module, name: str, layer: int) -> tuple[nn.Module, nn.Module]:
     below, above = copy.deepcopy(model), copy.deepcopy(model)
     count = len(below.get_submodule(name))  # type: ignore[arg-type]
     for half, skipped in ((below, range(layer, count)), (above, range(layer))):
         for index in skipped:
-            half.get_submodule(name)[index] = _Skipped()  # type: ignore[operator]
+            half.get_submodule(name)[index] = _PassThrough()  # type: ignore[operator]
     if hasattr(above, "embeddings"):
-        above.embeddings = _Skipped()
+        above.embeddings = _PassThrough()
     return below, above
 
 
-def _same(whole: Upper, lower: Lower, above: nn.Module) -> bool:
+def _halves_match(whole: Upper, lower: Lower, above: nn.Module) -> bool:
     """Say whether the halves compute what the model does: not every architecture can be cut."""
     if {n for n, _ in lower.model.named_parameters()} & {n for n, _ in above.named_parameters()}:
         return False  # such as one table of relative positions for all layers
-    inputs, upper = _example(whole.model, 3), Upper(above, "mean", added=whole.added)
+    inputs, upper = _example_inputs(whole.model, 3), Upper(above, "mean", additive=whole.additive)
     with torch.no_grad():
         try:
             return torch.equal(upper(lower(inputs)), whole(inputs))
@@ -183,28 +183,30 @@ def _same(whole: Upper, lower: Lower, above: nn.Module) -> bool:
             return False
 
 
-def _takes_scores(model: nn.Module, length: int) -> bool:
+def _needs_additive_mask(model: nn.Module, length: int) -> bool:
     """Say which mask of :func:`_arguments` means to a model, under ``vmap``, what it should."""
-    inputs = _example(model, length)
+    inputs = _example_inputs(model, length)
     mask = inputs["attention_mask"]
     with torch.no_grad():
-        for added in (True, False):
+        for additive in (True, False):
             try:
-                expected = model(**_arguments(inputs, added=False)).last_hidden_state[mask]
+                expected = model(**_arguments(inputs, additive=False)).last_hidden_state[mask]
                 tasks = {name: x[None] for name, x in inputs.items()}
-                apply = vmap(lambda x, a=added: model(**_arguments(x, added=a)).last_hidden_state)
+                apply = vmap(
+                    lambda x, a=additive: model(**_arguments(x, additive=a)).last_hidden_state
+                )
                 found = apply(tasks)[0][mask]
             except Exception:  # models fail in many ways
                 continue
             if torch.allclose(found, expected, rtol=1e-4, atol=1e-4):
-                return added
+                return additive
     raise ValueError(
         f"{type(model).__name__} cannot be meta-learned with {length} tokens; lower max_length, or "
         "choose another encoder, such as BERT"
     )
 
 
-def _example(model: Any, length: int) -> Inputs:
+def _example_inputs(model: Any, length: int) -> Inputs:
     """Return two sentences, the second a token shorter than the first."""
     tokens = torch.arange(2, 2 + 2 * length).reshape(2, length) % model.config.vocab_size
     mask = torch.ones(2, length, dtype=torch.bool)
@@ -212,16 +214,16 @@ def _example(model: Any, length: int) -> Inputs:
     return {"input_ids": tokens, "attention_mask": mask}
 
 
-def _arguments(inputs: Inputs, *, added: bool) -> dict[str, Tensor]:
+def _arguments(inputs: Inputs, *, additive: bool) -> dict[str, Tensor]:
     """Return the model's arguments: hidden states or tokens, and the mask as it is or as scores.
 
     Most models expand a mask of two dimensions with code that asks for values, which ``vmap``
-    refuses. With `added` the mask is what they add to attention scores, and they take it as it is;
+    refuses. With `additive` the mask is what they add to attention scores, and they take it as it is;
     some, such as DeBERTa, know no other than their tokenizer's.
     """
     given = {"inputs_embeds" if name == "hidden" else name: x for name, x in inputs.items()}
     mask = inputs["attention_mask"]
-    if not added:
+    if not additive:
         return {**given, "attention_mask": mask.long()}
     scores = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -1e9)
     dtype = inputs["hidden"].dtype if "hidden" in inputs else torch.get_default_dtype()

@@ -77,7 +77,7 @@ def accuracies(
         return torch.stack(chunks.parallel_map(one, [*range(len(samples))], device=device))
 
 
-def chosen_rows(count: int, limit: int | None, seed: int) -> Int64[Tensor, " n"]:
+def evaluation_rows(count: int, limit: int | None, seed: int) -> Int64[Tensor, " n"]:
     """Return the rows to evaluate on, of `count`: all, or `limit` of them drawn with a seed."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(count, generator=generator)[:limit].sort().values

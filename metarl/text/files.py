@@ -16,11 +16,11 @@ from metarl.util import parse_json
 
 
 NUM_SAMPLES = 10  # fixed support samples of every task and number of shots (Bansal et al. 2020)
-PART = 10  # one row in so many is for validation
+VALIDATION_EVERY = 10  # one row in so many is for validation
 SUFFIXES = (".json.gz", ".json", ".jsonl", ".jsonl.gz")
 PUBLISHED = re.compile(r"(?P<task>.+)_train_(?P<index>\d+)_(?P<shots>\d+)\.json(\.gz)?")
-HALF_A_LETTER = re.compile("[\ud800-\udfff]")  # such as a picture that was cut in two
-LIKE = '{"sentence1": TEXT, "label": NAME OR WHOLE NUMBER}'
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # such as a picture that was cut in two
+ROW_FORMAT = '{"sentence1": TEXT, "label": NAME OR WHOLE NUMBER}'
 ALIASES = {"conll_c": "conll"}  # the evaluation rows of conll are in conll_c_eval.json
 
 
@@ -46,7 +46,7 @@ class TextTask(NamedTuple):
         labels: The classes, sorted.
         samples: Fixed support samples, by ``(shots, index)``; none for JSON lines.
         rows: All rows to learn from, without repetitions.
-        evaluation: What adapted classifiers are judged on; may be empty.
+        evaluation: What adapted classifiers are evaluated on; may be empty.
     """
 
     name: str
@@ -75,8 +75,8 @@ class TextTask(NamedTuple):
         return rows
 
     def _draw(self, shots: int, index: int) -> tuple[Row, ...]:
-        judged = {*self.evaluation}  # what is judged on is not learned from
-        free = [row for row in self.rows if row not in judged]
+        evaluated = {*self.evaluation}  # what is evaluated on is not learned from
+        free = [row for row in self.rows if row not in evaluated]
         shuffled = [free[i] for i in np.random.RandomState(index).permutation(len(free))]
         by_label = [[row for row in shuffled if row.label == label] for label in self.labels]
         return tuple(row for rows in by_label for row in rows[:shots])
@@ -85,10 +85,10 @@ class TextTask(NamedTuple):
         """Say whether sentences come in pairs, in any row."""
         return any(row.sentence2 for row in (*self.rows, *self.evaluation))
 
-    def parted(self) -> tuple[list[Row], list[Row]]:
+    def train_validation_rows(self) -> tuple[list[Row], list[Row]]:
         """Return rows to meta-train on and, of every class a tenth, rows to validate with.
 
-        Both the support samples and the evaluation rows are used: adapted classifiers are judged
+        Both the support samples and the evaluation rows are used: adapted classifiers are evaluated
         on the evaluation rows of other tasks than those of meta-training.
         """
         known = set(self.labels)
@@ -97,7 +97,7 @@ class TextTask(NamedTuple):
         seen = dict.fromkeys(self.labels, 0)
         for row in sorted(rows):
             seen[row.label] += 1
-            parts[seen[row.label] % PART == 0].append(row)
+            parts[seen[row.label] % VALIDATION_EVERY == 0].append(row)
         return parts
 
     def require_evaluation(self) -> None:
@@ -185,7 +185,7 @@ def _read(name: str, files: list[Path]) -> TextTask:
     if len(labels) < 2:
         raise ValueError(
             f"task {name} needs rows of two labels at least to learn from, got {len(labels)} in "
-            f"{files[0]}; lines of {LIKE} go into TASK.jsonl, evaluation rows into TASK.eval.jsonl"
+            f"{files[0]}; lines of {ROW_FORMAT} go into TASK.jsonl, evaluation rows into TASK.eval.jsonl"
         )
     return TextTask(name, labels, samples, rows, tuple(evaluation))
 
@@ -218,9 +218,9 @@ def _row(path: Path, number: int, row: Any) -> Row:
     match row:
         case {"sentence1": str(one), "label": str(label) | int(label)}:
             two = row.get("sentence2")
-            whole = isinstance(two, str | None) and not HALF_A_LETTER.search(f"{one}{two}{label}")
+            whole = isinstance(two, str | None) and not LONE_SURROGATE.search(f"{one}{two}{label}")
             if whole and not isinstance(label, bool):
                 return Row(one, two or "", str(label))
     raise ValueError(
-        f'{path}: row {number} must be like {LIKE}, "sentence2" in pairs; got {ascii(row)[:60]}'
+        f'{path}: row {number} must be like {ROW_FORMAT}, "sentence2" in pairs; got {ascii(row)[:60]}'
     )

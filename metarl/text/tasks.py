@@ -32,7 +32,7 @@ class Sentences(NamedTuple):
     num_labels: int
     name: str
 
-    def fewest(self) -> int:
+    def smallest_class(self) -> int:
         """Return the number of rows of the smallest class."""
         return int(torch.bincount(self.labels, minlength=self.num_labels).min())
 
@@ -68,7 +68,9 @@ def tokenize(
     return Sentences(inputs, numbers, len(task.labels), task.name)
 
 
-def _drawn(pools: tuple[Sentences, ...], num_tasks: int, generator: torch.Generator) -> list[int]:
+def _draw_indices(
+    pools: tuple[Sentences, ...], num_tasks: int, generator: torch.Generator
+) -> list[int]:
     """Draw data sets of n rows with a probability proportional to √n (Bansal et al. 2020)."""
     sizes = torch.tensor([float(len(pool.labels)) for pool in pools])
     chances = sizes.sqrt().to(generator.device)
@@ -94,18 +96,18 @@ class TextTasks:
     def __post_init__(self) -> None:
         needed = self.num_shots + self.num_queries
         for pool in self.pools:
-            if pool.fewest() < needed:
+            if pool.smallest_class() < needed:
                 raise ValueError(
-                    f"num_shots + num_queries must be at most {pool.fewest()}, the rows of the "
+                    f"num_shots + num_queries must be at most {pool.smallest_class()}, the rows of the "
                     f"smallest class of task {pool.name}; got {needed}"
                 )
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> list[Task]:
         """Draw tasks of unequal sizes: a meta-batch of one task each, never padded to another."""
-        drawn = _drawn(self.pools, num_tasks, generator)
-        return [self._one(self.pools[index], generator) for index in drawn]
+        drawn = _draw_indices(self.pools, num_tasks, generator)
+        return [self._sample_one(self.pools[index], generator) for index in drawn]
 
-    def _one(self, pool: Sentences, generator: torch.Generator) -> Task:
+    def _sample_one(self, pool: Sentences, generator: torch.Generator) -> Task:
         chance = uniform(pool.num_labels, generator=generator)
         classes = chance.argsort()[: self.max_ways].to(pool.labels.device)
         order = torch.randperm(len(pool.labels), generator=generator, device=generator.device)
@@ -132,7 +134,7 @@ class AllLabels:
         """Draw batches, of one data set each, as tasks without a support set."""
         firsts = [0, *accumulate(pool.num_labels for pool in self.pools)]
         tasks = []
-        for index in _drawn(self.pools, num_tasks, generator):
+        for index in _draw_indices(self.pools, num_tasks, generator):
             pool = self.pools[index]
             size, device = (self.batch,), generator.device
             rows = torch.randint(len(pool.labels), size, generator=generator, device=device)

@@ -320,7 +320,7 @@ def test_swimmer_is_rewarded_for_meeting_its_velocity_and_not_for_missing_it() -
 def test_where_the_robot_is_cannot_be_seen(name: str) -> None:
     """Peers show the torso's absolute position; of ours only the paper's own cheetah does."""
     env, here = one_state(name)
-    _, there = one_state(name, q0=5.0, **({"q1": 3.0} if env.unseen == 2 else {}))
+    _, there = one_state(name, q0=5.0, **({"q1": 3.0} if env.hidden_positions == 2 else {}))
     changed = np.flatnonzero(env.features(here)[0] != env.features(there)[0])
     assert changed.tolist() == ([17] if "Rllab" in name else [])
 

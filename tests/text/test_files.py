@@ -80,7 +80,7 @@ def test_the_packed_format_and_pairs(tmp_path: Path) -> None:
 def test_rows_to_validate_with_are_a_tenth_of_each_class(tmp_path: Path) -> None:
     write_task(tmp_path, "colors", ["red", "blue"], 32, evaluation=2)
     (task,) = read_tasks(tmp_path, ["colors"])
-    train, validation = task.parted()
+    train, validation = task.train_validation_rows()
     assert Counter(row.label for row in train) == {"red": 31, "blue": 31}
     assert Counter(row.label for row in validation) == {"red": 3, "blue": 3}
     assert {*train, *validation} == {*task.rows, *task.evaluation}
