@@ -178,8 +178,8 @@ def test_malformed_task_is_one_clear_line_on_both_faces(name: str) -> None:
 def test_factors_are_positive_numbers(wrong: Any) -> None:
     task = copy.deepcopy(draw(HOPPER, 1)[0])
     task["scales"]["body_mass"][2] = wrong
-    positive = "the factors of body_mass are positive, of shape .*"
-    wanted = rf"\A({positive}|a task of this environment looks like .*'body_mass'.*)\Z"
+    positive = "the factors of body_mass must be positive numbers of shape .*"
+    wanted = rf"\A({positive}|a task of this environment must have the form .*'body_mass'.*)\Z"
     with pytest.raises(ValueError, match=wanted):
         make(HOPPER, task).reset()
 
@@ -555,7 +555,7 @@ def test_copies_and_pickles_keep_arguments_and_task(name: str) -> None:
 
 
 def test_arguments_that_would_be_ignored_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"AntDir takes observe_task, .*; got ctrl_cost_weight"):
+    with pytest.raises(TypeError, match=r"AntDir accepts observe_task, .*, got ctrl_cost_weight"):
         make(ANT, ctrl_cost_weight=0.1)
     with pytest.raises(TypeError, match="got frame_skip"):
         make_rows(ANT, [{"direction": 1}], frame_skip=2)

@@ -146,7 +146,7 @@ MALFORMED = [
 @pytest.mark.parametrize("task", MALFORMED)
 def test_malformed_task_is_one_clear_line_on_both_faces(task: Any) -> None:
     rows, env = make_rows([FAR, FAR]), make(task)
-    wanted = r"\Aa task of this environment looks like \{'goal': \[0\.0, 0\.0\]\}, got .*\Z"
+    wanted = r"\Aa task of this environment must have the form \{'goal': \[0\.0, 0\.0\]\}, got .*\Z"
     with pytest.raises(ValueError, match=wanted):
         rows.set_attr("task", [FAR, task])
     assert rows.get_attr("task") == (FAR, FAR)
