@@ -1,4 +1,4 @@
-"""Own images: a folder for each class."""
+"""Custom image data from a folder with one subfolder per class."""
 
 from functools import partial
 from pathlib import Path
@@ -28,22 +28,26 @@ MIN_CLASSES = 3
 
 
 def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
-    """Read ``ROOT/CLASS/*.png``, or ``ROOT/train/CLASS/*.png`` and ``ROOT/test/CLASS/*.png``.
+    """Load custom images from a folder with one subfolder per class.
 
-    Where there are ``train`` and ``test``, there may be ``validation`` or ``val``; without it a
-    tenth of the training classes serves. Otherwise classes are split 64 : 16 : 20. Images are
-    squeezed to a square by bilinear interpolation, transparent parts become white; they have one
-    channel if every file is stored in gray, else three. Hidden files and files of other types are
-    passed over, and so is what an image has beside its first frame.
+    The images are ``ROOT/CLASS/*.png``, split 64 : 16 : 20 by class, or ``ROOT/train/CLASS/*.png``
+    and ``ROOT/test/CLASS/*.png``. In the second case the validation classes are those of
+    ``ROOT/validation`` or ``ROOT/val``, or a tenth of the training classes if neither folder
+    exists.
+
+    Images are resized to a square by bilinear interpolation, and transparent pixels become white.
+    The images have one channel if all files are grayscale, otherwise three. Hidden files, files of
+    other types and all frames after the first are ignored.
 
     Args:
         data_root: The folder.
-        split: ``own``, the only one.
-        image_size: Height and width.
+        split: ``own``, the only split.
+        image_size: Height and width in pixels.
 
     Raises:
-        OSError: If there is no folder.
-        ValueError: If it has too few classes, a class without images or files that are no images.
+        OSError: If the folder does not exist.
+        ValueError: If the folder has too few classes, a class without images or a file that is not
+            an image.
     """
     if data_root is None or not data_root.expanduser().is_dir():
         raise FileNotFoundError(
@@ -64,15 +68,15 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
 
 
 def _parts(root: Path) -> dict[str, list[Path]]:
-    """Return the class folders of each part: of ``""`` if the root is not divided."""
+    """Return the class folders of each split by name, or under ``""`` if the root is not split."""
     folders = {path.name: path for path in _folders(root)}
     if not {"train", "test"} <= set(folders):
         return {"": list(folders.values())}
     if {"validation", "val"} <= set(folders):
-        raise ValueError(f"{root} has both validation and val; keep one of them")
+        raise ValueError(f"{root} contains both validation/ and val/. Keep one of them")
     names = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
     parts = {part: _folders(folders[name]) for name, part in names.items() if name in folders}
-    merge = "few-shot classes belong to one split: merge them"
+    merge = "Every class must be in exactly one split. Merge the two folders"
     require_disjoint({n: [path.name for path in parts[n]] for n in parts}, hint=merge)
     return parts
 
@@ -89,15 +93,15 @@ def _images(folder: Path) -> list[Path]:
 def _check_counts(root: Path, parts: dict[str, list[Path]], files: dict[str, list[Path]]) -> None:
     if empty := [name for name, group in files.items() if not group]:
         raise ValueError(
-            f"{len(empty)} of the {len(files)} class folders of {root} have no images, the first "
-            f"is {empty[0]}; images end in {', '.join(SUFFIXES)}"
+            f"{len(empty)} of the {len(files)} class folders of {root} contain no images (first: "
+            f"{empty[0]}): expected files that end in {', '.join(SUFFIXES)}"
         )
     sizes = {part or "all": len(group) for part, group in parts.items()}
     few = len(files) < MIN_CLASSES or (sizes.get("train") == 1 and len(sizes) == 2)
     if few or 0 in sizes.values():
         raise ValueError(
-            f"{root} has {len(files)} class folders {sizes}; expected at least {MIN_CLASSES}, "
-            "one each to train, to validate and to test on"
+            f"{root} must contain at least {MIN_CLASSES} class folders, one each for training, "
+            f"validation and test, got {len(files)} {sizes}"
         )
 
 
@@ -116,14 +120,14 @@ def _decode(files: dict[str, list[Path]], size: int) -> Classes:
 
 
 def _flat(picture: Any) -> Any:
-    """Turn a picture the right way up, without transparency and with 8 bits to a channel."""
+    """Return a picture in upright orientation, without transparency and with 8 bits per channel."""
     image = pillow("Image")
     picture = pillow("ImageOps").exif_transpose(picture)
     if picture.mode.startswith("I"):
-        # Pillow would cut 16 bits off at 255.
+        # Pillow would clip 16-bit values to 255 instead of scaling them.
         return image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if not picture.has_transparency_data:
         return picture
-    paper = image.new("RGBA", picture.size, "white")
-    paper.alpha_composite(picture.convert("RGBA"))
-    return paper
+    background = image.new("RGBA", picture.size, "white")
+    background.alpha_composite(picture.convert("RGBA"))
+    return background

@@ -176,7 +176,9 @@ def test_an_archive_that_is_not_whole_is_one_line(root: Path) -> None:
 
     files = members("images_background")
     write_zip(path.parent, path.stem, {k: v for k, v in files.items() if "Latin/ch" not in k})
-    refused(r"images_background\.zip has 47 of 50 characters and 94 of 100 images; get all of file")
+    refused(
+        r"images_background\.zip is incomplete: expected 50 .* 100 images, got 47 and 94\. Download all"
+    )
     write_zip(path.parent, path.stem, {"readme.txt": b"nothing"})
     refused(r"has 0 of 50 characters and 0 of 100 images")
     name = f"images_background/{NAMES['images_background'][0]}/0000_00.png"
@@ -184,12 +186,14 @@ def test_an_archive_that_is_not_whole_is_one_line(root: Path) -> None:
     refused(r"Armenian/character01/0000_00\.png cannot be read as an image")
     whole = write_zip(path.parent, path.stem, files).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    refused(r"images_background\.zip is no whole zip file \(.+\); get it again")
+    refused(r"images_background\.zip is a damaged archive \(.+\)\. Download it again")
     place = whole.index(files[name][40:])
     path.write_bytes(whole[:place] + b"flipped" + whole[place + 7 :])
-    refused(r"0000_00\.png cannot be read as an image \(Bad CRC-32.+\); replace it")
+    refused(r"0000_00\.png cannot be read as an image \(Bad CRC-32.+\)\. Replace it")
     path.unlink()
-    refused(r"not complete: it lacks images_background\.zip or images_b", FileNotFoundError)
+    refused(
+        r"incomplete: images_background\.zip or images_background is missing", FileNotFoundError
+    )
     (root / "omniglot/images_evaluation.zip").unlink()
     refused(
         r"data_root must contain images_b.* and .*data\. Leave it out to down",
@@ -225,12 +229,12 @@ def test_without_a_root_omniglot_is_downloaded_once(
 
 
 def test_a_download_that_fails_says_where_to_put_the_file(tmp_path: Path) -> None:
-    by_hand = rf"get it by hand and put it into {tmp_path}/cache/omniglot, or set data_root .*$"
-    with pytest.raises(OSError, match=rf"background\.zip cannot be downloaded \(.+\); {by_hand}"):
+    manually = rf"Download it manually into {tmp_path}/cache/omniglot, or set data_root .*$"
+    with pytest.raises(OSError, match=rf"background\.zip cannot be downloaded \(.+\)\. {manually}"):
         load_images("omniglot")
     for name in SHAPE:
         write_zip(tmp_path / "official", name, members(name))
-    with pytest.raises(ValueError, match=rf"has the MD5 \w{{32}}, not not downloaded; {by_hand}"):
+    with pytest.raises(ValueError, match=rf"expected not downloaded, got \w{{32}}\. {manually}"):
         load_images("omniglot")
     assert not (tmp_path / "cache").exists()
     for name in SHAPE:  # by hand

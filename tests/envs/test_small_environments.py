@@ -297,7 +297,7 @@ def test_bandit_shows_a_constant_one_and_the_oracle_the_means() -> None:
     assert env.reset(seed=0)[0].tolist() == env.step(0)[0].tolist() == [1.0]
     oracle = make(BANDIT, ARMS, observe_task=True)
     assert oracle.reset(seed=0)[0].tolist() == pytest.approx([1.0, *ARMS["means"]])
-    with pytest.raises(ValueError, match="at least one arm, got num_arms=0"):
+    with pytest.raises(ValueError, match="num_arms must be at least 1, got 0"):
         make(BANDIT, num_arms=0)
 
 
