@@ -146,6 +146,6 @@ class AntGoal(Goal, _Ant):
     goal_radius = 3.0
 
     def rewards(self, before: States, after: States, actions: Array, tasks: Array) -> Array:
-        """Return the rewards: goal reward − control cost weight · ‖controls‖² (rows,)."""
-        cost = self.control_cost_weight * self.squared_controls(actions)
-        return self.goal_reward(after.qpos[:, :2], tasks) - cost
+        """Return the rewards: goal reward − control cost (rows,)."""
+        goal_reward: Array = self.goal_reward(after.qpos[:, :2], tasks)
+        return goal_reward - self.control_cost(actions)

@@ -76,8 +76,8 @@ class BatchedLocomotion(BatchedTaskEnv):
         moved, readings = self._simulate(rows, full, clipped, steps=self.formulas.frame_skip)
         after = self._with_sensors(moved, readings)
         self._full[rows], self._sensors[rows] = moved, after.sensors
-        clock_error = moved[:, 0] - full[:, 0] - self.formulas.dt
-        results = self.formulas.transition(before, after, clipped, tasks, clock_error)
+        delay = moved[:, 0] - full[:, 0] - self.formulas.dt
+        results = self.formulas.transition(before, after, clipped, tasks, delay)
         seen, rewards, ended, diverged = (self._scatter(rows, x) for x in results)
         return seen, rewards, ended, {"diverged": diverged}
 

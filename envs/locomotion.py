@@ -144,15 +144,12 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         return self.nominal
 
     def sense(self, qpos: Array, qvel: Array, readings: Array) -> Array:
-        """Return the sensor values of states; by default the readings of the model's sensors.
+        """Return the sensor values of states (rows, n); by default the readings of the model's sensors.
 
         Args:
             qpos: Positions (rows, nq).
             qvel: Velocities (rows, nv).
             readings: Readings of the model's sensors (rows, nsensordata).
-
-        Returns:
-            Sensor values (rows, n), which are stored in ``States.sensors``.
         """
         del qpos, qvel
         return readings
@@ -182,13 +179,11 @@ class LocomotionEnv(MujocoEnv, EzPickle):
             Rewards (rows,).
         """
         progress = self.progress(self.velocity(before, after), tasks)
-        return (
-            progress + self.alive_bonus - self.control_cost_weight * self.squared_controls(actions)
-        )
+        return progress + self.alive_bonus - self.control_cost(actions)
 
-    def squared_controls(self, actions: Array) -> Array:
-        """Return the sum of squared controls (rows,)."""
-        return np.asarray(np.square(self.controls(actions)).sum(axis=1))
+    def control_cost(self, actions: Array) -> Array:
+        """Return the control cost: weight · ‖controls‖² (rows,)."""
+        return self.control_cost_weight * np.asarray(np.square(self.controls(actions)).sum(axis=1))
 
     def healthy(self, states: States) -> Array:
         """Return which rows continue their episode (rows,); by default all."""
@@ -197,10 +192,10 @@ class LocomotionEnv(MujocoEnv, EzPickle):
     def noise(self, rng: np.random.Generator) -> tuple[Array, Array]:
         """Sample the noise of the initial state: a displacement (nq,) and a velocity (nv,)."""
         scale, (nq, nv) = self._reset_noise_scale, (self.model.nq, self.model.nv)
-        displacement = rng.uniform(-scale, scale, nq)
+        moved = rng.uniform(-scale, scale, nq)
         if self.normal_start:
-            return displacement, scale * rng.standard_normal(nv)
-        return displacement, rng.uniform(-scale, scale, nv)
+            return moved, scale * rng.standard_normal(nv)
+        return moved, rng.uniform(-scale, scale, nv)
 
     # Shared code of the single and the vectorized environment.
 
@@ -218,7 +213,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         return np.asarray(self._center + self._half_range * actions)
 
     def transition(
-        self, before: States, after: States, actions: Array, tasks: Array, clock_error: Array
+        self, before: States, after: States, actions: Array, tasks: Array, delay: Array
     ) -> tuple[Array, Array, Array, Array]:
         """Return observations, rewards, terminations and divergence flags of all rows.
 
@@ -227,10 +222,10 @@ class LocomotionEnv(MujocoEnv, EzPickle):
             after: States after the step.
             actions: Actions clipped to [−1, 1] (rows, nu).
             tasks: Task values of each row (rows, values).
-            clock_error: Difference between the simulated and the expected time of each row (rows,).
+            delay: Simulated minus expected time of each row (rows,).
         """
         # MuJoCo resets a bad state at the next substep only, so the last state is checked here.
-        reset, limit = np.abs(clock_error) > self.model.opt.timestep / 2, mujoco.mjMAXVAL
+        reset, limit = np.abs(delay) > self.model.opt.timestep / 2, mujoco.mjMAXVAL
         valid = (np.abs(after.qpos) < limit).all(axis=1) & (np.abs(after.qvel) < limit).all(axis=1)
         diverged = reset | ~valid
         if diverged.any():
@@ -258,10 +253,10 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         """Start an episode of the current task."""
         self._values = self.task_values(self.task)[None]
         self._set_model(self.task_model(self.task))
-        displacement, velocity = self.noise(self.np_random)
+        moved, velocity = self.noise(self.np_random)
         with quiet():
             self.set_state(  # type: ignore[no-untyped-call]
-                self.init_qpos + displacement, self.init_qvel + velocity
+                self.init_qpos + moved, self.init_qvel + velocity
             )
             self.data.time = START_TIME
             return np.asarray(self.observe(self._states(), self._values)[0])
@@ -279,20 +274,16 @@ class LocomotionEnv(MujocoEnv, EzPickle):
             self.data.qacc_warmstart[:] = 0.0  # as in mujoco.rollout, for identical results
             self.do_simulation(self.controls(actions)[0], self.frame_skip)
             after = self._states()
-        clock_error = np.array([self.data.time - due])
-        seen, rewards, ended, diverged = self.transition(
-            before, after, actions, self._values, clock_error
-        )
+        delay = np.array([self.data.time - due])
+        results = self.transition(before, after, actions, self._values, delay)
+        seen, rewards, ended, diverged = (values[0] for values in results)
         if self.render_mode == "human":
             self.render()  # type: ignore[no-untyped-call]
-        info = {"diverged": bool(diverged[0])}
-        return seen[0], float(rewards[0]), bool(ended[0]), False, info
+        return seen, float(rewards), bool(ended), False, {"diverged": bool(diverged)}
 
 
 class SpatialRobot(LocomotionEnv):
-    """Base class of the three-dimensional robots, which must keep their torso at a certain height.
-
-    Episodes terminate when the height of the torso leaves the range.
+    """Base class of the three-dimensional robots, which terminate by the height of their torso.
 
     Class attributes:
         heights: Lowest and highest torso height in m, both included.

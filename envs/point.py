@@ -54,10 +54,6 @@ class PointEnv(gymnasium.Env[Array, Array]):
         self.task: TaskDescription = {"goal": [self.goal_range, self.goal_range]}
         self._goal, self._position = np.full(2, self.goal_range), np.zeros(2)
 
-    def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Sample goals."""
-        raise NotImplementedError
-
     def task_values(self, task: TaskDescription) -> Array:
         """Return the goal of a task, shape (2,).
 

@@ -53,8 +53,7 @@ class RandParams(LocomotionEnv):
         for (name, shape), values in zip(self.shapes.items(), factors, strict=True):
             if not (values > 0).all():
                 got = brief(values.tolist())
-                expected = f"positive numbers of shape {shape}"
-                raise ValueError(f"the factors of {name} must be {expected}, got {got}")
+                raise ValueError(f"factors of {name} must be positive, of shape {shape}, got {got}")
         return np.concatenate([values.ravel() for values in factors])
 
     def task_model(self, task: TaskDescription) -> mujoco.MjModel:

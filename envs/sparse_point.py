@@ -79,17 +79,12 @@ class SparsePoint(PointEnv):
         The reward is 0 where ‖position‖₁ < 0.5 or another corner is nearer than the goal. Episodes
         never terminate.
         """
-        next_positions = self.next_positions(positions, actions)
-        gained = _distance(positions, goals) - _distance(next_positions, goals)
-        outside = np.abs(next_positions).sum(axis=-1) >= ZERO_REWARD_RADIUS
-        nearest = (next_positions * goals >= 0).all(
-            axis=-1
-        )  # the goal is the corner of its quadrant
-        return (
-            next_positions,
-            np.where(outside & nearest, gained, 0.0),
-            np.zeros(outside.shape, dtype=bool),
-        )
+        after = self.next_positions(positions, actions)
+        progress = _distance(positions, goals) - _distance(after, goals)
+        outside = np.abs(after).sum(axis=-1) >= ZERO_REWARD_RADIUS
+        nearest = (after * goals >= 0).all(axis=-1)  # the goal is the corner of its quadrant
+        rewards = np.where(outside & nearest, progress, 0.0)
+        return after, rewards, np.zeros(outside.shape, dtype=bool)
 
 
 def _distance(positions: Array, goals: Array) -> Any:

@@ -27,7 +27,7 @@ def optimal_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
         task: A task of :class:`TabularMDP`.
         horizon: Number of time steps per episode.
     """
-    return _expected_return(task, horizon, lambda values: values.max(axis=1))
+    return _value(task, horizon, lambda values: values.max(axis=1))
 
 
 def uniform_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
@@ -37,12 +37,10 @@ def uniform_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
         task: A task of :class:`TabularMDP`.
         horizon: Number of time steps per episode.
     """
-    return _expected_return(task, horizon, lambda values: values.mean(axis=1))
+    return _value(task, horizon, lambda values: values.mean(axis=1))
 
 
-def _expected_return(
-    task: TaskDescription, horizon: int, choose: Callable[[Array], Array]
-) -> float:
+def _value(task: TaskDescription, horizon: int, choose: Callable[[Array], Array]) -> float:
     """Return the value of the first state, computed by dynamic programming.
 
     With h steps left, Q_h(s, a) = r(s, a) + Σ_s' P(s, a, s') V_{h−1}(s') and V_h = choose(Q_h).
@@ -60,12 +58,12 @@ class Tables(NamedTuple):
     Attributes:
         cumulative: Cumulative probabilities of the next states (state, action, next state).
         means: Mean rewards (state, action).
-        task_features: Task values that `observe_task` appends to the observation (values,).
+        features: Task values that `observe_task` appends to the observation (values,).
     """
 
     cumulative: Array
     means: Array
-    task_features: Array
+    features: Array
 
 
 class TabularMDP(gymnasium.Env[Array, Choice]):
@@ -206,17 +204,15 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
         states = (noise[0][..., None] >= tables.cumulative[at]).sum(axis=-1)
         return states, self.sample_rewards(tables.means[at], noise)
 
-    def observe(self, states: Any, task_features: Array) -> Array:
+    def observe(self, states: Any, features: Array) -> Array:
         """Return the observations of states.
 
         Args:
             states: States (...).
-            task_features: Features of each state's task (..., values), appended if `observe_task`
+            features: Features of each state's task (..., values), appended if `observe_task`
                 is set.
         """
-        seen = (
-            [self._one_hot[states], task_features] if self.observe_task else [self._one_hot[states]]
-        )
+        seen = [self._one_hot[states], features] if self.observe_task else [self._one_hot[states]]
         return np.concatenate(seen, axis=-1).astype(np.float32)
 
     def reset(
@@ -225,7 +221,7 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
         """Start an episode in state 0; the current `task` takes effect."""
         super().reset(seed=seed, options=options)
         self._tables, self._state, self._noise = self.task_values(self.task), 0, []
-        return self.observe(self._state, self._tables.task_features), {}
+        return self.observe(self._state, self._tables.features), {}
 
     def step(self, action: Choice) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Take one action."""
@@ -233,13 +229,7 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
             self._noise = list(self.draw_noise(self.np_random, 1))
         at, noise = (self._state, action), self._noise.pop(0)
         self._state, reward = self.advance(self._tables, at, noise)
-        return (
-            self.observe(self._state, self._tables.task_features),
-            float(reward),
-            False,
-            False,
-            {},
-        )
+        return (self.observe(self._state, self._tables.features), float(reward), False, False, {})
 
 
 class BatchedTabularMDP(BatchedTaskEnv):
@@ -263,6 +253,4 @@ class BatchedTabularMDP(BatchedTaskEnv):
         return self._observe(), rewards, np.zeros(self.num_envs, dtype=bool), {}
 
     def _observe(self) -> Array:
-        return np.asarray(
-            self.formulas.observe(self._states, self._tables.task_features[self._group])
-        )
+        return np.asarray(self.formulas.observe(self._states, self._tables.features[self._group]))

@@ -41,6 +41,7 @@ class Legged(LocomotionEnv):
 class Walker2dRobot(Legged, Walker2dEnv):
     """Gymnasium's walker with its termination bounds."""
 
+    constants = {"frame_skip": 8}  # noqa: RUF012
     heights = (0.8, 2.0)
     max_pitch = 1.0
 
@@ -88,8 +89,6 @@ class Walker2dDir(Direction, Walker2dRobot):
     different friction.
     """
 
-    constants = {"frame_skip": 8}  # noqa: RUF012
-
 
 class Walker2dVel(Velocity, Walker2dRobot):
     """A walker goes at a target velocity.
@@ -120,6 +119,5 @@ class Walker2dVel(Velocity, Walker2dRobot):
     v1: the constants of ProMP's `walker2d_rand_vel` (Rothfuss et al. 2018, arXiv:1810.06784).
     """
 
-    constants = {"frame_skip": 8}  # noqa: RUF012
     alive_bonus = 15.0
     velocity_range = (0.0, 10.0)

@@ -40,7 +40,7 @@ from metarl.text import (
     text_classifier,
     tokenize,
 )
-from metarl.text.files import VALIDATION_EVERY
+from metarl.text.files import PART
 from metarl.util import Conflicts, Ranged, at_least, refuse, warn
 
 
@@ -272,7 +272,7 @@ def _validated(config: TextConfig, pools: tuple[Sentences, ...]) -> tuple[Senten
     needed = config.num_shots + config.num_queries
     if not (enough := tuple(pool for pool in pools if pool.smallest_class() >= needed)):
         raise ValueError(
-            f"validation takes a tenth of the rows, and no task has {VALIDATION_EVERY * needed} of each class: "
+            f"validation takes a tenth of the rows, and no task has {PART * needed} of each class: "
             f"{config.num_shots} shots and {config.num_queries} queries of that tenth; lower "
             "num_shots or num_queries, or add a larger task"
         )

@@ -68,8 +68,7 @@ def load_images(
     family = FAMILIES[data]
     split, size = split or family.splits[0], image_size or family.image_size
     if split not in family.splits:
-        expected = ", ".join(family.splits)
-        raise ValueError(f"unknown split {split!r} of {data}: expected one of {expected}")
+        raise ValueError(f"unknown split {split!r}: expected one of {', '.join(family.splits)}")
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1 pixel, got {image_size}")
     return family.load(data_root, split=split, image_size=size)

@@ -16,9 +16,9 @@ from metarl.data.images import (
     pillow,
     read_images,
     require_disjoint,
-    resize_square,
     shuffled,
     split_classes,
+    to_square,
 )
 
 
@@ -112,10 +112,7 @@ def _decode(files: dict[str, list[Path]], size: int) -> Classes:
             modes.add(picture.mode)
     mode, channels = ("L", 1) if modes <= GRAY else ("RGB", 3)
     return read_images(
-        files,
-        lambda picture: resize_square(_flat(picture), mode, size),
-        channels=channels,
-        size=size,
+        files, lambda picture: to_square(_flat(picture), mode, size), channels=channels, size=size
     )
 
 

@@ -41,7 +41,7 @@ MIN_INK = 9.0  # minimum sum of pixel values in [0, 1] of a SIZE x SIZE drawing
 MAX_DIFFERENCE = 0.1
 """Maximum squared difference of similar drawings, relative to the ink of the fainter one."""
 SIZE = 28
-OVERSAMPLING = 3  # glyphs are drawn larger by this factor and then averaged
+ZOOM = 3  # glyphs are drawn larger by this factor and then averaged
 EM, FRAME = 26 / 28, 22 / 28  # font size and maximum glyph size, relative to the image size
 TURN, SHEAR, SCALE, SHIFT = 0.3, 0.25, 0.15, 3 / 28
 VERSION = 1  # version of the drawings, part of the cache key
@@ -65,11 +65,11 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
         raise ValueError(f"data_root must be None for glyphs, got {data_root}. Leave it out")
     source = {"version": VERSION, "made_by": _library_versions(), "size": image_size}
     return split_classes(
-        cached("glyphs", source, lambda: draw(usable_characters(), image_size=image_size))
+        cached("glyphs", source, lambda: draw(find_classes(), image_size=image_size))
     )
 
 
-def usable_characters(candidates: Iterable[str] | None = None) -> dict[str, list[str]]:
+def find_classes(candidates: Iterable[str] | None = None) -> dict[str, list[str]]:
     """Return the characters that are used as classes, each with the fonts that contain it.
 
     These are letters, digits and symbols that are not variants of other characters (Unicode
@@ -87,9 +87,7 @@ def usable_characters(candidates: Iterable[str] | None = None) -> dict[str, list
     alike = np.zeros((len(names), len(names)), bool)
     for font in FONTS:
         drawn = [i for i, name in enumerate(names) if font in fonts[name]]
-        alike[np.ix_(drawn, drawn)] |= _similar_pairs(
-            np.stack([_ink(names[i], font) for i in drawn])
-        )
+        alike[np.ix_(drawn, drawn)] |= _similar(np.stack([_ink(names[i], font) for i in drawn]))
     kept: list[int] = []
     for i in range(len(names)):
         kept += [] if alike[i, [*kept, i]].any() else [i]
@@ -115,9 +113,9 @@ def _draw(name: str, fonts: Sequence[str], size: int) -> NDArray[np.uint8]:
     fine = [_render(name, fonts[index], size) for index in random.permutation(len(fonts))]
     images = []
     for glyph in islice(cycle(fine), IMAGES_PER_CLASS):
-        data = _affine(random, size * OVERSAMPLING)
+        data = _affine(random, size * ZOOM)
         moved = glyph.transform(glyph.size, image.Transform.AFFINE, data, bilinear)
-        images.append(np.asarray(moved.reduce(OVERSAMPLING)))
+        images.append(np.asarray(moved.reduce(ZOOM)))
     return np.stack(images)
 
 
@@ -133,9 +131,9 @@ def _affine(random: np.random.RandomState, side: int) -> tuple[float, ...]:
 def _render(name: str, font: str, size: int) -> Any:
     """Draw a character in the center of a square image, scaled down if it exceeds the frame.
 
-    The image is larger than `size` by the factor ``OVERSAMPLING``.
+    The image is larger than `size` by the factor ``ZOOM``.
     """
-    image, side, frame = pillow("Image"), size * OVERSAMPLING, round(FRAME * size * OVERSAMPLING)
+    image, side, frame = pillow("Image"), size * ZOOM, round(FRAME * size * ZOOM)
     kind = _load_font(font, round(EM * side))
     left, top, right, bottom = kind.getbbox(name)
     glyph = image.new("L", (max(1, right - left), max(1, bottom - top)))
@@ -148,10 +146,10 @@ def _render(name: str, font: str, size: int) -> Any:
 
 
 def _ink(name: str, font: str) -> NDArray[np.float64]:
-    return np.asarray(_render(name, font, SIZE).reduce(OVERSAMPLING)).ravel() / 255
+    return np.asarray(_render(name, font, SIZE).reduce(ZOOM)).ravel() / 255
 
 
-def _similar_pairs(ink: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _similar(ink: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return which pairs of drawings look alike, as a boolean matrix.
 
     The diagonal marks drawings with less ink than ``MIN_INK``, so that they are dropped as well.

@@ -163,7 +163,7 @@ def read_images(
     return Classes(images, tuple(map(len, files.values())), tuple(files))
 
 
-def resize_square(picture: Any, mode: str, size: int) -> Any:
+def to_square(picture: Any, mode: str, size: int) -> Any:
     """Convert a picture to a Pillow mode and resize it to a square by bilinear interpolation."""
     return picture.convert(mode).resize((size, size), pillow("Image").Resampling.BILINEAR)
 

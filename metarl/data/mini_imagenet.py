@@ -9,14 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.data.cache import cached, fingerprint
-from metarl.data.images import (
-    Classes,
-    Splits,
-    find_files,
-    read_images,
-    require_disjoint,
-    resize_square,
-)
+from metarl.data.images import Classes, Splits, find_files, read_images, require_disjoint, to_square
 
 
 PARTS = ("train", "val", "test")
@@ -61,7 +54,7 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
 
     def part(table: Path) -> Classes:
         key = source | {"table": fingerprint(table)}
-        convert = partial(resize_square, mode="RGB", size=image_size)
+        convert = partial(to_square, mode="RGB", size=image_size)
         make = partial(read_images, parts[table], convert, channels=3, size=image_size)
         return cached("mini-imagenet", key, make)
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-LinearMap: TypeAlias = Callable[[Tensor], Tensor]
+Map: TypeAlias = Callable[[Tensor], Tensor]
 
 SIZE = 3  # kernel height and width
 
@@ -74,8 +74,8 @@ def _pad_to(part: Tensor, axis: int, start: int, length: int) -> Tensor:
     return F.pad(part, around)
 
 
-def _linear_map(x: Tensor, forward_map: LinearMap, adjoint: LinearMap) -> Tensor:
-    return cast(Tensor, cast(Any, _LinearMap).apply(x, forward_map, adjoint))
+def _linear_map(x: Tensor, function: Map, adjoint: Map) -> Tensor:
+    return cast(Tensor, cast(Any, _LinearMap).apply(x, function, adjoint))
 
 
 class _LinearMap(torch.autograd.Function):
@@ -86,9 +86,9 @@ class _LinearMap(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(x: Tensor, forward_map: LinearMap, adjoint: LinearMap) -> Tensor:
-        """Apply `forward_map`; the backward pass applies its `adjoint`."""
-        return forward_map(x)
+    def forward(x: Tensor, function: Map, adjoint: Map) -> Tensor:
+        """Apply `function`; the backward pass applies its `adjoint`."""
+        return function(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
@@ -99,8 +99,7 @@ class _LinearMap(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Any:
         """Apply the adjoint to the gradient of the output."""
-        forward_map, adjoint = ctx.maps
-        return _linear_map(slope, adjoint, forward_map), None, None
+        return _linear_map(slope, *reversed(ctx.maps)), None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
@@ -108,10 +107,8 @@ class _LinearMap(torch.autograd.Function):
         return _linear_map(tangent, *ctx.maps)
 
     @staticmethod
-    def vmap(
-        info: Any, in_dims: Any, x: Tensor, forward_map: LinearMap, adjoint: LinearMap
-    ) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: Any, x: Tensor, function: Map, adjoint: Map) -> tuple[Tensor, int]:
         """Apply the map to the examples of all tasks as one batch."""
         flat = x.movedim(in_dims[0], 0).flatten(0, 1)
-        result = _linear_map(flat, forward_map, adjoint)
+        result = _linear_map(flat, function, adjoint)
         return result.reshape(info.batch_size, -1, *result.shape[1:]), 0

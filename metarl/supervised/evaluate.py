@@ -111,5 +111,4 @@ def adaptation_curves(
                 lambda part: chunks.over_tasks(curves, part), own, device=generator.device
             )
             found += processes.interleaved(done, len(parts))
-    joined = chunks.join(found)
-    return Curves({name: x.double().cpu().numpy() for name, x in joined.items()})
+    return Curves({name: x.double().cpu().numpy() for name, x in chunks.join(found).items()})

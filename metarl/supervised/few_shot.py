@@ -56,8 +56,7 @@ class FewShot:
 
     def __post_init__(self) -> None:
         if (most := self.num_classes) < self.num_ways:
-            got = self.num_ways
-            raise ValueError(f"num_ways must be at most the number of classes, {most}, got {got}")
+            raise ValueError(f"num_ways must be at most {most} classes, got {self.num_ways}")
         needed, fewest = self.num_shots + self.num_queries, min(self.counts)
         if fewest < needed:
             raise ValueError(
@@ -83,8 +82,8 @@ class FewShot:
             generator: Random generator.
 
         Returns:
-            A task with one support batch and a query batch. Each batch contains images of shape
-            (task, example, channel, height, width) and targets of shape (task, example, way).
+            A task with one support batch and a query batch: images of shape (task, example,
+                channel, height, width) and targets of shape (task, example, way).
         """
         chance = uniform(num_tasks, self.num_classes, generator=generator)
         classes = chance.topk(self.num_ways, -1).indices.to(self.images.device)
@@ -140,12 +139,9 @@ class VariableFewShot:
 
     Example::
 
-        >>> from metarl.data import load_images
-        >>> from metarl.supervised import FewShot, VariableFewShot
-        >>> train = load_images("glyphs").train
-        >>> pool = FewShot(train.images, train.counts, num_ways=5, num_shots=1, num_queries=1)
-        >>> tasks = VariableFewShot(pool).sample(4, torch.Generator().manual_seed(0))
-        >>> len(tasks)
+        >>> images = torch.zeros(800, 1, 28, 28, dtype=torch.uint8)
+        >>> pool = FewShot(images, (10,) * 80, num_ways=5, num_shots=1, num_queries=1)
+        >>> len(VariableFewShot(pool).sample(4, torch.Generator()))
         4
     """
 
@@ -160,8 +156,7 @@ class VariableFewShot:
     def __post_init__(self) -> None:
         least, ways, most = self.MIN_WAYS, self.max_ways, self.pool.num_classes
         if not least <= ways <= most:
-            expected = f"from {least} to {most}, the number of classes"
-            raise ValueError(f"max_ways must be {expected}, got {ways}")
+            raise ValueError(f"max_ways must be from {least} to {most} classes, got {ways}")
         if self.max_support < ways:
             got = self.max_support
             raise ValueError(f"max_support must be at least max_ways ({ways}), got {got}")
@@ -169,11 +164,7 @@ class VariableFewShot:
             raise ValueError("variable tasks require at least 2 images per class, got a class of 1")
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> list[Task]:
-        """Sample tasks of different sizes.
-
-        Args:
-            num_tasks: Number of tasks.
-            generator: Random generator.
+        """Sample `num_tasks` tasks of different sizes.
 
         Returns:
             One meta-batch of a single task per sampled task. Tasks are never padded to equal sizes.
@@ -223,9 +214,8 @@ def minibatches(
 
     Example::
 
-        >>> from metarl.supervised import minibatches
         >>> support = (torch.rand(4, 50, 1), torch.rand(4, 50, 1))
-        >>> batches = minibatches(support, 10, steps=5, generator=torch.Generator().manual_seed(0))
+        >>> batches = minibatches(support, 10, steps=5, generator=torch.Generator())
         >>> len(batches), batches[0][0].shape
         (5, torch.Size([4, 10, 1]))
     """
@@ -255,10 +245,8 @@ def with_reference(tasks: Task) -> Task:
 
     Example::
 
-        >>> from metarl.data import load_images
-        >>> from metarl.supervised import FewShot, with_reference
-        >>> train = load_images("glyphs").train
-        >>> pool = FewShot(train.images, train.counts, num_ways=5, num_shots=1, num_queries=15)
+        >>> images = torch.zeros(100, 1, 28, 28, dtype=torch.uint8)
+        >>> pool = FewShot(images, (20,) * 5, num_ways=5, num_shots=1, num_queries=15)
         >>> inputs, targets, reference = with_reference(pool.sample(4, torch.Generator())).query
         >>> reference.shape
         torch.Size([4, 5, 1, 28, 28])
@@ -289,12 +277,9 @@ class AllClasses:
 
     Example::
 
-        >>> from metarl.data import load_images
-        >>> from metarl.supervised import AllClasses, FewShot
-        >>> train = load_images("glyphs").train
-        >>> pool = FewShot(train.images, train.counts, num_ways=5, num_shots=1, num_queries=1)
-        >>> images, targets = AllClasses(pool, batch=32).sample(4, torch.Generator()).query
-        >>> images.shape
+        >>> images = torch.zeros(100, 1, 28, 28, dtype=torch.uint8)
+        >>> pool = FewShot(images, (20,) * 5, num_ways=5, num_shots=1, num_queries=1)
+        >>> AllClasses(pool, batch=32).sample(4, torch.Generator()).query[0].shape
         torch.Size([4, 32, 1, 28, 28])
     """
 
@@ -302,11 +287,7 @@ class AllClasses:
     batch: int
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Task:
-        """Sample minibatches as tasks with an empty support set.
-
-        Args:
-            num_tasks: Number of minibatches.
-            generator: Random generator.
+        """Sample `num_tasks` minibatches as tasks with an empty support set.
 
         Returns:
             A task whose query contains images of shape (task, batch, channel, height, width) and

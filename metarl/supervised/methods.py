@@ -41,12 +41,10 @@ MAML: dict[str, Any] = {
 
 METHODS: dict[str, Method] = {
     "maml": Method("Finn et al. 2017", "gradient descent from a learned initialization", {}),
-    "fomaml": Method(
-        "Finn et al. 2017", "MAML with constant inner gradients", {"first_order": True}
-    ),
+    "fomaml": Method("Finn et al. 2017", "constant inner gradients", {"first_order": True}),
     "reptile": Method(
         "Nichol et al. 2018",
-        "moves toward the adapted parameters; no query set",
+        "moves toward the adapted parameters, without a query set",
         {
             "inner": "adam",
             "estimator": "reptile",

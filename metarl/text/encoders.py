@@ -112,7 +112,7 @@ class Encoder(nn.Module):
         if not 0 <= top_layers <= len(layers):
             raise ValueError(f"top_layers must be from 0 to {len(layers)}, got {top_layers}")
         first = len(layers) - top_layers
-        additive = _needs_additive_mask(model, max_length)
+        additive = _mask_format(model, max_length)
         below, above = _split_layers(model, name, first)
         lower = Lower(below, additive=additive)
         cut = _halves_match(Upper(model, "mean", additive=additive), lower, above)
@@ -203,7 +203,7 @@ def _halves_match(whole: Upper, lower: Lower, above: nn.Module) -> bool:
     """Return whether the two parts together compute the same output as the whole model."""
     if {n for n, _ in lower.model.named_parameters()} & {n for n, _ in above.named_parameters()}:
         return False  # shared parameters, such as a table of relative positions for all layers
-    inputs, upper = _example_inputs(whole.model, 3), Upper(above, "mean", additive=whole.additive)
+    inputs, upper = _example(whole.model, 3), Upper(above, "mean", additive=whole.additive)
     with torch.no_grad():
         try:
             return torch.equal(upper(lower(inputs)), whole(inputs))
@@ -211,13 +211,13 @@ def _halves_match(whole: Upper, lower: Lower, above: nn.Module) -> bool:
             return False
 
 
-def _needs_additive_mask(model: nn.Module, length: int) -> bool:
+def _mask_format(model: nn.Module, length: int) -> bool:
     """Return which mask format of :func:`_arguments` gives correct results under ``vmap``.
 
     Raises:
         ValueError: If neither format gives correct results.
     """
-    inputs = _example_inputs(model, length)
+    inputs = _example(model, length)
     mask = inputs["attention_mask"]
     with torch.no_grad():
         for additive in (True, False):
@@ -238,7 +238,7 @@ def _needs_additive_mask(model: nn.Module, length: int) -> bool:
     )
 
 
-def _example_inputs(model: Any, length: int) -> Inputs:
+def _example(model: Any, length: int) -> Inputs:
     """Return token ids and masks of two sentences, of which the second is one token shorter."""
     tokens = torch.arange(2, 2 + 2 * length).reshape(2, length) % model.config.vocab_size
     mask = torch.ones(2, length, dtype=torch.bool)

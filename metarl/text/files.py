@@ -16,7 +16,7 @@ from metarl.util import parse_json
 
 
 NUM_SAMPLES = 10  # number of support samples per task and number of shots (Bansal et al. 2020)
-VALIDATION_EVERY = 10  # every tenth row of a class is used for validation
+PART = 10  # every tenth row of a class is used for validation
 SUFFIXES = (".json.gz", ".json", ".jsonl", ".jsonl.gz")
 PUBLISHED = re.compile(r"(?P<task>.+)_train_(?P<index>\d+)_(?P<shots>\d+)\.json(\.gz)?")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, such as a truncated emoji
@@ -120,7 +120,7 @@ class TextTask(NamedTuple):
         seen = dict.fromkeys(self.labels, 0)
         for row in sorted(rows):
             seen[row.label] += 1
-            parts[seen[row.label] % VALIDATION_EVERY == 0].append(row)
+            parts[seen[row.label] % PART == 0].append(row)
         return parts
 
     def require_evaluation(self) -> None:
@@ -163,9 +163,8 @@ def find_tasks(data_root: Path | None) -> dict[str, list[Path]]:
     """
     root = data_root or os.environ.get("METARL_DATA")
     if not root or not Path(root).expanduser().is_dir():
-        raise FileNotFoundError(
-            f"data_root must be a folder with one TASK.jsonl per task, or LEOPARD's files, got {root}"
-        )
+        expected = "a folder with one TASK.jsonl per task, or with LEOPARD's files"
+        raise FileNotFoundError(f"data_root must be {expected}, got {root}")
     base = Path(root).expanduser()
     folder = next((p for p in (base / "leopard", base / "data" / "json") if p.is_dir()), base)
     tasks: dict[str, list[Path]] = {}

@@ -38,6 +38,8 @@ class TextBody(nn.Module):
 class TextClassifier(Classifier):
     """A text classifier with a linear head, and optionally a generator of this head.
 
+    Use :func:`text_classifier` to build one.
+
     Attributes:
         meta_only: Names of the parameters that are meta-learned but never adapt: the embeddings,
             the lower layers of the encoder and the generator.
@@ -73,6 +75,15 @@ def text_classifier(
         generated: Add LEOPARD's feature network and head generator, which have two layers with tanh
             in between.
         generator: Random generator for the new weights.
+
+    Example::
+
+        >>> from metarl.text import Encoder, generated_start, load_pretrained, text_classifier
+        >>> model, _ = load_pretrained("sentence-transformers/all-MiniLM-L6-v2")
+        >>> encoder = Encoder(model, top_layers=2, pooling="mean")
+        >>> random = torch.Generator().manual_seed(0)
+        >>> module = text_classifier(encoder, 384, ways=2, generated=True, generator=random)
+        >>> start = generated_start(module)
     """
     if not generated:
         body = TextBody(encoder, nn.Identity())
@@ -92,7 +103,7 @@ def generated_start(module: TextClassifier) -> StartFn:
     the head into the generator and the encoder, also with first-order inner gradients.
 
     Args:
-        module: A classifier with a head generator.
+        module: A classifier with a head generator; see the example of :func:`text_classifier`.
 
     Returns:
         A `start` for :class:`~metarl.core.InnerLoop`.

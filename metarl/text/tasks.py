@@ -95,9 +95,7 @@ def tokenize(
     return Sentences(inputs, numbers, len(task.labels), task.name)
 
 
-def _draw_indices(
-    pools: tuple[Sentences, ...], num_tasks: int, generator: torch.Generator
-) -> list[int]:
+def _choose(pools: tuple[Sentences, ...], num_tasks: int, generator: torch.Generator) -> list[int]:
     """Sample data sets of n rows with probabilities proportional to √n (Bansal et al. 2020)."""
     sizes = torch.tensor([float(len(pool.labels)) for pool in pools])
     chances = sizes.sqrt().to(generator.device)
@@ -120,6 +118,16 @@ class TextTasks:
 
     Raises:
         ValueError: If a class has fewer than num_shots + num_queries rows.
+
+    Example::
+
+        >>> from metarl.text import Sentences, TextTasks
+        >>> tokens = {"input_ids": torch.ones(20, 8), "attention_mask": torch.ones(20, 8).bool()}
+        >>> pool = Sentences(tokens, torch.arange(20) % 2, num_labels=2, name="opinions")
+        >>> tasks = TextTasks((pool,), num_shots=4, num_queries=5, max_ways=2)
+        >>> inputs, targets = tasks.sample(3, torch.Generator())[0].query
+        >>> targets.shape
+        torch.Size([1, 10, 2])
     """
 
     pools: tuple[Sentences, ...]
@@ -146,7 +154,7 @@ class TextTasks:
         Returns:
             One meta-batch of a single task per sampled task. Tasks are never padded to equal sizes.
         """
-        drawn = _draw_indices(self.pools, num_tasks, generator)
+        drawn = _choose(self.pools, num_tasks, generator)
         return [self._sample_one(self.pools[index], generator) for index in drawn]
 
     def _sample_one(self, pool: Sentences, generator: torch.Generator) -> Task:
@@ -186,7 +194,7 @@ class AllLabels:
         """
         firsts = [0, *accumulate(pool.num_labels for pool in self.pools)]
         tasks = []
-        for index in _draw_indices(self.pools, num_tasks, generator):
+        for index in _choose(self.pools, num_tasks, generator):
             pool = self.pools[index]
             size, device = (self.batch,), generator.device
             rows = torch.randint(len(pool.labels), size, generator=generator, device=device)

@@ -11,7 +11,7 @@ import torch
 
 from metarl.data import glyphs
 from metarl.data.families import load_images
-from metarl.data.glyphs import FONTS, IMAGES_PER_CLASS, MIN_FONTS, draw, usable_characters
+from metarl.data.glyphs import FONTS, IMAGES_PER_CLASS, MIN_FONTS, draw, find_classes
 from metarl.data.images import Classes
 
 
@@ -26,7 +26,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def some() -> dict[str, list[str]]:
-    return usable_characters(SOME)
+    return find_classes(SOME)
 
 
 def checksum(classes: Classes) -> str:
@@ -57,13 +57,13 @@ def test_characters_of_many_scripts_are_drawn_by_many_fonts(some: dict[str, list
     ],
 )
 def test_only_characters_that_can_be_told_apart_are_usable(candidates: str, expected: str) -> None:
-    assert list(usable_characters(candidates)) == list(expected)
+    assert list(find_classes(candidates)) == list(expected)
 
 
 def test_no_character_is_nearly_blank(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(usable_characters("x⋅")) == ["x"]  # a dot of three pixels by three, in some fonts
+    assert list(find_classes("x⋅")) == ["x"]  # a dot of three pixels by three, in some fonts
     monkeypatch.setattr(glyphs, "MIN_INK", 0.0)
-    assert list(usable_characters("x⋅")) == ["x", "⋅"]
+    assert list(find_classes("x⋅")) == ["x", "⋅"]
 
 
 def test_a_class_is_twenty_different_images_in_ink_of_255(some: dict[str, list[str]]) -> None:
@@ -105,8 +105,8 @@ def test_every_process_draws_the_same(some: dict[str, list[str]]) -> None:
     code = f"""
 import hashlib, sys, metarl.data.families
 print([module for module in ("PIL", "matplotlib", "torchvision") if module in sys.modules])
-from metarl.data.glyphs import draw, usable_characters
-images = draw(usable_characters({SOME!r}), image_size=28).images
+from metarl.data.glyphs import draw, find_classes
+images = draw(find_classes({SOME!r}), image_size=28).images
 print(hashlib.sha256(images.numpy().tobytes()).hexdigest())
 """
     seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"

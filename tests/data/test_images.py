@@ -106,7 +106,7 @@ def test_classes_can_be_pickled(tmp_path: Path) -> None:
             "unknown data set 'cifar': expected one of glyphs, omniglot, mini-imagenet, f",
         ),
         (("omniglot", "lake"), "no split 'lake'; choose one of random, vinyals, background"),
-        (("glyphs", "vinyals"), "unknown split 'vinyals' of glyphs: expected one of random"),
+        (("glyphs", "vinyals"), "unknown split 'vinyals': expected one of random"),
         (("glyphs", None, 0), "image_size must be at least 1 pixel, got 0"),
         (("glyphs", None, -3), "image_size must be at least 1 pixel, got -3"),
     ],

@@ -178,7 +178,7 @@ def test_malformed_task_is_one_clear_line_on_both_faces(name: str) -> None:
 def test_factors_are_positive_numbers(wrong: Any) -> None:
     task = copy.deepcopy(draw(HOPPER, 1)[0])
     task["scales"]["body_mass"][2] = wrong
-    positive = "the factors of body_mass must be positive numbers of shape .*"
+    positive = "factors of body_mass must be positive, of shape .*"
     wanted = rf"\A({positive}|a task of this environment must have the form .*'body_mass'.*)\Z"
     with pytest.raises(ValueError, match=wanted):
         make(HOPPER, task).reset()

@@ -190,7 +190,7 @@ def test_impossible_regressions_are_one_line(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--ways", "9"], "--num-ways must be at most the number of classes, 8, got 9"),
+        (["--ways", "9"], "--num-ways must be at most 8 classes, got 9"),
         (["--shots", "8"], "must be at most 8, the number of images of class 0, got 16"),
         (["--variable", "--ways", 6], "no fixed number of classes"),
         (["--variable", "--ways", 6, "--mode", "compiled"], "use --mode eager"),

@@ -89,9 +89,9 @@ def test_rows_to_validate_with_are_a_tenth_of_each_class(tmp_path: Path) -> None
 def test_what_is_wrong_with_a_task_is_one_line(tmp_path: Path) -> None:
     write_task(tmp_path, "colors", ["red", "blue"], 3, evaluation=1)
     (task,) = read_tasks(tmp_path, ["colors"])
-    with pytest.raises(ValueError, match="at least 4 rows per class, got 3 of 'blue'. Lower `sh"):
+    with pytest.raises(ValueError, match=r"at least 4 rows per class, got 3 of 'blue'\. Lower `sh"):
         task.sample(4, 0)
-    with pytest.raises(ValueError, match="no evaluation rows. Leave the task out"):
+    with pytest.raises(ValueError, match=r"no evaluation rows\. Leave the task out"):
         task._replace(evaluation=()).require_evaluation()
     with pytest.raises(ValueError, match=r"label 'grey'; expected .* blue, red"):
         task._replace(evaluation=(Row("a dog", "", "grey"),)).require_evaluation()
