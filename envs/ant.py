@@ -9,9 +9,9 @@ from metarl.envs.tasks import Direction, Goal, Velocity
 
 
 class _Ant(SpatialRobot, AntEnv):
-    """Gymnasium's ant, with rewards for the position of the root: the origin of the torso's frame.
+    """Base class of the ants, whose rewards use the position of the root.
 
-    Other implementations call this position "com".
+    The root position is the origin of the torso's frame. Other implementations call it "com".
     """
 
     normal_start = True

@@ -98,7 +98,7 @@ class Bandit(TabularMDP):
         return {"means": rng.uniform(size=self.num_arms).tolist()}
 
     def task_values(self, task: TaskDescription) -> Tables:
-        """Return a task as a :class:`Tables` of one state.
+        """Convert a task to a :class:`Tables` with one state.
 
         Raises:
             ValueError: If the task does not have one mean between 0 and 1 for each arm.

@@ -271,11 +271,11 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
             self.formulas.task_values(task)
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
-        """Return the value of an attribute for every row."""
+        """Return the value of the attribute `name` for every row."""
         return tuple(self.tasks) if name == "task" else (getattr(self, name),) * self.num_envs
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Call a method once, or read an attribute, and return the result for every row."""
+        """Call the method `name` once, or read an attribute, and return the result for each row."""
         if callable(member := self.get_attr(name)[0]):
             return (member(*args, **kwargs),) * self.num_envs
         return self.get_attr(name)

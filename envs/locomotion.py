@@ -98,7 +98,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         """
         if unknown := sorted(set(kwargs) - set(DISPLAY)):
             known = ", ".join(("observe_task", *DISPLAY))
-            raise TypeError(f"{type(self).__name__} accepts {known}, got {', '.join(unknown)}")
+            raise TypeError(f"{type(self).__name__} only accepts {known}, got {', '.join(unknown)}")
         with quiet():
             super().__init__(**{**self.constants, **kwargs})
         EzPickle.__init__(self, observe_task=observe_task, **kwargs)
@@ -144,7 +144,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         return self.nominal
 
     def sense(self, qpos: Array, qvel: Array, readings: Array) -> Array:
-        """Return the sensor values of states (rows, n); by default the readings of the model's sensors.
+        """Return the sensor values of states (rows, n); by default those of the model.
 
         Args:
             qpos: Positions (rows, nq).
@@ -186,7 +186,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         return self.control_cost_weight * np.asarray(np.square(self.controls(actions)).sum(axis=1))
 
     def healthy(self, states: States) -> Array:
-        """Return which rows continue their episode (rows,); by default all."""
+        """Return a boolean mask of the rows that do not terminate (rows,); by default all."""
         return np.ones(len(states.qpos), dtype=bool)
 
     def noise(self, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -244,7 +244,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         return States(qpos, qvel, self.sense(qpos, qvel, data.sensordata[None].copy()))
 
     def _set_model(self, model: mujoco.MjModel) -> None:
-        """Simulate and render a different model of this robot with the same simulation data."""
+        """Replace the MuJoCo model for simulation and rendering; the simulation data are kept."""
         self.model = self.mujoco_renderer.model = model
         if self.mujoco_renderer.viewer is not None:
             self.mujoco_renderer.viewer.model = model
@@ -294,6 +294,6 @@ class SpatialRobot(LocomotionEnv):
     heights: ClassVar[tuple[float, float]]
 
     def healthy(self, states: States) -> Array:
-        """Return whether the torso height of each row is within `heights` (rows,)."""
+        """Return a boolean mask of the rows with a torso height within `heights` (rows,)."""
         low, high = self.heights
         return np.asarray((low <= states.qpos[:, 2]) & (states.qpos[:, 2] <= high))

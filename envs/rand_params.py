@@ -34,7 +34,7 @@ class RandParams(LocomotionEnv):
         return {name: getattr(self.nominal, name).shape for name in self.bases}
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Sample factors."""
+        """Sample tasks with random factors for the model fields."""
         return [{"scales": self._draw(rng)} for _ in range(num_tasks)]
 
     def _draw(self, rng: np.random.Generator) -> TaskDescription:
@@ -120,7 +120,7 @@ class HopperRandParams(RandParams, Legged, HopperEnv):
     max_state: ClassVar[float] = 100.0
 
     def healthy(self, states: States) -> Array:
-        """Return which rows stand, with all other positions and velocities within ±100."""
+        """Return a boolean mask of the rows that stand and have all values within ±100 (rows,)."""
         rest = np.concatenate([states.qpos[:, 2:], states.qvel], axis=1)
         bounded: Array = (np.abs(rest) < self.max_state).all(axis=1)
         return super().healthy(states) & bounded

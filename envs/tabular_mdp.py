@@ -147,7 +147,7 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
         return {"transitions": transitions, "rewards": rng.normal(1.0, 1.0, self.size).tolist()}
 
     def task_values(self, task: TaskDescription) -> Tables:
-        """Return a task as a :class:`Tables`.
+        """Convert a task to a :class:`Tables`.
 
         Raises:
             ValueError: If the tables have wrong shapes, or the transitions are not probabilities

@@ -32,7 +32,7 @@ class Legged(LocomotionEnv):
         return super().features(states._replace(qvel=clipped))
 
     def healthy(self, states: States) -> Array:
-        """Return which rows stand: their torso height and pitch are within bounds (rows,)."""
+        """Return a boolean mask of the rows with a torso height and pitch within bounds (rows,)."""
         height, pitch = states.qpos[:, 1], states.qpos[:, 2]
         low, high = self.heights
         return np.asarray((low < height) & (height < high) & (np.abs(pitch) < self.max_pitch))

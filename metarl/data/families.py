@@ -22,6 +22,7 @@ class Family(NamedTuple):
     image_size: int
 
 
+# Image data sets by name; the keys are the values of `data` in load_images.
 FAMILIES = {
     "glyphs": Family(glyphs.load, ("random",), 28),
     "omniglot": Family(omniglot.load, tuple(omniglot.SPLITS), 28),
@@ -41,9 +42,9 @@ def load_images(
 
     Args:
         data: ``glyphs``, ``omniglot``, ``mini-imagenet`` or ``folder``.
-        data_root: Folder that contains the files; defaults to the environment variable
-            ``METARL_DATA``. Without either, Omniglot is downloaded. ``glyphs`` are drawn and accept
-            no folder.
+        data_root: Folder that contains the files. ``folder`` requires it, and ``glyphs`` does not
+            accept it. Otherwise it defaults to the environment variable ``METARL_DATA``, and if
+            that is not set either, Omniglot is downloaded.
         split: Name of the split; defaults to the first one of the data set in ``FAMILIES``.
         image_size: Height and width in pixels; defaults to 84 for ``mini-imagenet`` and ``folder``,
             otherwise 28.

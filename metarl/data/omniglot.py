@@ -64,6 +64,11 @@ VINYALS_TEST = {
 def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
     """Load Omniglot from a folder, or download it.
 
+    The split ``random`` has 1200 characters for training and 423 for test, as in MAML. The last 100
+    of the 1200 are for validation, which MAML counts as training. The split ``vinyals`` has 1028,
+    172 and 423 characters, split by alphabet. The split ``background`` uses the background set for
+    training, a tenth of it for validation, and the evaluation set for test.
+
     The drawings are resized by nearest-neighbor interpolation as in the papers, whose code requests
     a different filter that Pillow ignores for 1-bit images. The drawings are inverted so that ink
     is 255, as in MAML. Reptile and MAML++ keep a white background.
@@ -73,15 +78,7 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
             environment variable ``METARL_DATA``. The folder must contain the two official zip files
             or their unpacked folders. If neither is set, Omniglot is downloaded into the cache
             folder.
-        split: Name of the split.
-
-            ``random``: 1200 characters for training and 423 for test, as in MAML. The last 100 of
-                the 1200 are for validation, which MAML counts as training.
-
-            ``vinyals``: 1028, 172 and 423 characters, split by alphabet.
-
-            ``background``: the background set for training, of which a tenth is for validation, and
-                the evaluation set for test.
+        split: ``random``, ``vinyals`` or ``background``.
         image_size: Height and width in pixels.
 
     Raises:
@@ -164,9 +161,7 @@ def _decode(source: Path, files: Sequence[ImageFile], size: int) -> Classes:
         try:
             archive = zipfile.ZipFile(source)
         except zipfile.BadZipFile as error:
-            raise ValueError(
-                f"{source} is a damaged archive ({error}). Download it again"
-            ) from None
+            raise ValueError(f"{source} is a damaged zip file ({error}). Replace it") from None
         files = [zipfile.Path(archive, name) for name in sorted(archive.namelist())]
     characters: dict[str, list[ImageFile]] = {}
     for file in files:

@@ -82,8 +82,8 @@ class FewShot:
             generator: Random generator.
 
         Returns:
-            A task with one support batch and a query batch: images of shape (task, example,
-                channel, height, width) and targets of shape (task, example, way).
+            A task with one support batch and a query batch, each with images of shape (task,
+            example, channel, height, width) and targets of shape (task, example, way).
         """
         chance = uniform(num_tasks, self.num_classes, generator=generator)
         classes = chance.topk(self.num_ways, -1).indices.to(self.images.device)

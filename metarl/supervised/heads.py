@@ -12,7 +12,7 @@ from metarl.nn import Classifier
 
 
 StartFn: TypeAlias = Callable[[Params, tuple[Batch, ...]], tuple[Params, tuple[Batch, ...]]]
-"""``(params, batches) -> (params, batches)``: prepares one task, see :class:`InnerLoop`."""
+"""The `start` of an inner loop: a function ``(params, batches) -> (params, batches)``."""
 
 HEAD = "head."
 

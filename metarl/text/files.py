@@ -82,8 +82,10 @@ class TextTask(NamedTuple):
             ValueError: If the fixed sample does not exist, or a class has fewer than `shots` rows.
         """
         if self.samples and (shots, index) not in self.samples:
-            expected = f"expected (shots, index) in {sorted(self.samples)}"
-            raise ValueError(f"task {self.name} has no sample {(shots, index)}: {expected}")
+            raise ValueError(
+                f"task {self.name} has no support sample {(shots, index)}: expected (shots, index) "
+                f"in {sorted(self.samples)}"
+            )
         rows = self.samples[shots, index] if self.samples else self._draw(shots, index)
         found = Counter(row.label for row in rows)
         fewest = min(self.labels, key=found.__getitem__)
@@ -128,8 +130,10 @@ class TextTask(NamedTuple):
         if not self.evaluation:
             raise ValueError(f"task {self.name} has no evaluation rows. Leave the task out")
         if unknown := sorted({row.label for row in self.evaluation} - set(self.labels)):
-            wrong = f"unknown label {unknown[0]!r} in the evaluation rows of task {self.name}"
-            raise ValueError(f"{wrong}: expected one of {', '.join(self.labels)}")
+            raise ValueError(
+                f"unknown label {unknown[0]!r} in the evaluation rows of task {self.name}: "
+                f"expected one of {', '.join(self.labels)}"
+            )
 
 
 def find_tasks(data_root: Path | None) -> dict[str, list[Path]]:
@@ -163,8 +167,9 @@ def find_tasks(data_root: Path | None) -> dict[str, list[Path]]:
     """
     root = data_root or os.environ.get("METARL_DATA")
     if not root or not Path(root).expanduser().is_dir():
-        expected = "a folder with one TASK.jsonl per task, or with LEOPARD's files"
-        raise FileNotFoundError(f"data_root must be {expected}, got {root}")
+        raise FileNotFoundError(
+            f"data_root must be a folder with a TASK.jsonl per task or LEOPARD's files, got {root}"
+        )
     base = Path(root).expanduser()
     folder = next((p for p in (base / "leopard", base / "data" / "json") if p.is_dir()), base)
     tasks: dict[str, list[Path]] = {}

@@ -140,7 +140,7 @@ def test_glyphs_are_split_and_drawn_once(monkeypatch: pytest.MonkeyPatch, own_ca
 def test_glyphs_that_cannot_be_drawn_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match=r"data_root must be None for glyphs, .*; got"):
+    with pytest.raises(ValueError, match=r"data_root must be None for glyphs, got"):
         load_images("glyphs", data_root=tmp_path)
     monkeypatch.setattr(glyphs, "FONTS", ("DejaVuSans", "NoSuchFont"))
     with pytest.raises(FileNotFoundError, match=r"NoSuchFont\.ttf"):

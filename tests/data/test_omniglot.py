@@ -180,13 +180,13 @@ def test_an_archive_that_is_not_whole_is_one_line(root: Path) -> None:
         r"images_background\.zip is incomplete: expected 50 .* 100 .*, got 47 and 94\. Download all"
     )
     write_zip(path.parent, path.stem, {"readme.txt": b"nothing"})
-    refused(r"has 0 of 50 characters and 0 of 100 images")
+    refused(r"expected 50 characters and 100 images, got 0 and 0")
     name = f"images_background/{NAMES['images_background'][0]}/0000_00.png"
     write_zip(path.parent, path.stem, files | {name: b"no drawing"})
     refused(r"Armenian/character01/0000_00\.png cannot be read as an image")
     whole = write_zip(path.parent, path.stem, files).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    refused(r"images_background\.zip is a damaged archive \(.+\)\. Download it again")
+    refused(r"images_background\.zip is a damaged zip file \(.+\)\. Replace it")
     place = whole.index(files[name][40:])
     path.write_bytes(whole[:place] + b"flipped" + whole[place + 7 :])
     refused(r"0000_00\.png cannot be read as an image \(Bad CRC-32.+\)\. Replace it")

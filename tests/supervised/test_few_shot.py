@@ -214,9 +214,9 @@ def test_rotated_classes_of_tasks_of_many_sizes_are_distinct() -> None:
 
 
 def test_impossible_tasks_of_many_sizes_are_refused_with_both_numbers() -> None:
-    with pytest.raises(ValueError, match=r"max_ways must be from 5 to 7, .*, got 4"):
+    with pytest.raises(ValueError, match=r"max_ways must be from 5 to 7 classes, got 4"):
         VariableFewShot(pool(), max_ways=4)
-    with pytest.raises(ValueError, match=r"max_ways must be from 5 to 7, .*, got 8"):
+    with pytest.raises(ValueError, match=r"max_ways must be from 5 to 7 classes, got 8"):
         VariableFewShot(pool(), max_ways=8)
     with pytest.raises(ValueError, match=r"max_support must be .*6\), got 5"):
         VariableFewShot(pool(), max_ways=6, max_support=5)

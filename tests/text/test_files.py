@@ -93,7 +93,7 @@ def test_what_is_wrong_with_a_task_is_one_line(tmp_path: Path) -> None:
         task.sample(4, 0)
     with pytest.raises(ValueError, match=r"no evaluation rows\. Leave the task out"):
         task._replace(evaluation=()).require_evaluation()
-    with pytest.raises(ValueError, match=r"label 'grey'; expected .* blue, red"):
+    with pytest.raises(ValueError, match=r"label 'grey' .*: expected .* blue, red"):
         task._replace(evaluation=(Row("a dog", "", "grey"),)).require_evaluation()
     with pytest.raises(ValueError, match="unknown task 'sounds': expected one of colors"):
         read_tasks(tmp_path, ["sounds"])
@@ -103,7 +103,7 @@ def test_what_is_wrong_with_a_task_is_one_line(tmp_path: Path) -> None:
 def test_a_sample_that_the_authors_did_not_draw(tmp_path: Path) -> None:
     published(tmp_path, "colors")
     (task,) = read_tasks(tmp_path, ["colors"])
-    message = "no sample ({0}, {1}): expected (shots, index) in [(1, 0), (2, 0), (2, 1)]"
+    message = "no support sample ({0}, {1}): expected (shots, index) in [(1, 0), (2, 0), (2, 1)]"
     for shots, index in ((8, 0), (2, 5)):
         with pytest.raises(ValueError, match=re.escape(message.format(shots, index))):
             task.sample(shots, index)
@@ -115,8 +115,8 @@ def test_a_sample_that_the_authors_did_not_draw(tmp_path: Path) -> None:
         ("a.jsonl", b'{"sentence1": "a dog"}\n', "a.jsonl: row 1 must have the form"),
         ("a.jsonl", b'{"sentence1": "a", "label": 1.5}\n', "got {'sentence1': 'a', 'label': 1.5}"),
         ("a.jsonl", b'{"sentence1": "a", "label": true}\n', "NAME OR WHOLE NUMBER"),
-        ("a.jsonl", b'{"sentence1": "a", "sentence2": ["b"], "label": "c"}\n', "row 1 must be"),
-        ("a.jsonl", b'{"sentence1": "cut \\ud83d", "label": "c"}\n', "row 1 must be"),
+        ("a.jsonl", b'{"sentence1": "a", "sentence2": ["b"], "label": "c"}\n', "row 1 must have"),
+        ("a.jsonl", b'{"sentence1": "cut \\ud83d", "label": "c"}\n', "row 1 must have"),
         (
             "a.jsonl",
             b'{"sentence1": "a", "label": "c"}\n\n{',
@@ -131,13 +131,13 @@ def test_a_sample_that_the_authors_did_not_draw(tmp_path: Path) -> None:
         (
             "a.jsonl",
             b'{"sentence1": "a", "label": 1}\n',
-            "to learn from, got 1",
+            "at least two labels, got 1",
         ),
-        ("a.jsonl", b"", "a.jsonl; lines of"),
+        ("a.jsonl", b"", "a.jsonl. Write lines"),
         (
             "a.eval.jsonl",
             b'{"sentence1": "a", "label": "c"}',
-            "rows into TASK.eval.jsonl",
+            "rows to TASK.eval.jsonl",
         ),
         ("a.jsonl", b'{"sentence1": "a', "is not valid JSON"),
         ("a.json", b"\xff\xfe", "is not valid JSON"),
@@ -159,7 +159,7 @@ def test_a_folder_without_tasks_is_one_line(
     monkeypatch.delenv("METARL_DATA", raising=False)
     with pytest.raises(FileNotFoundError, match=r"data_root must be .* got None"):
         find_tasks(None)
-    with pytest.raises(FileNotFoundError, match=r"data_root must be .*; got .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"data_root must be .*, got .*nowhere"):
         find_tasks(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"contains no text tasks: expected .* TASK\.jsonl"):
         find_tasks(tmp_path)
@@ -194,7 +194,9 @@ def test_one_name_in_two_folders_is_one_line(tmp_path: Path) -> None:
     for folder in ("coats", "moods"):
         (tmp_path / folder).mkdir()
         write_task(tmp_path / folder, "train", ["red", "blue"], 2)
-    with pytest.raises(ValueError, match=r"two folders .* 'train': .*coats and .*moods; rename"):
+    with pytest.raises(
+        ValueError, match=r"'train' has files in two folders: .*coats and .*moods\. Rename"
+    ):
         find_tasks(tmp_path)
 
 
