@@ -6,20 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from metarl.data import images
 from metarl.data.cache import cached, fingerprint
-from metarl.data.images import (
-    Classes,
-    Splits,
-    divide,
-    hold_out_tenth,
-    open_image,
-    pillow,
-    read_images,
-    require_disjoint,
-    shuffled,
-    split_classes,
-    to_square,
-)
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
@@ -27,7 +15,7 @@ GRAY = {"1", "L", "LA", "I", "I;16", "I;16B"}
 MIN_CLASSES = 3
 
 
-def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
+def load(data_root: Path | None, *, split: str, image_size: int) -> images.Splits:
     """Load custom images from a folder with one subfolder per class.
 
     The images are ``ROOT/CLASS/*.png``, split 64 : 16 : 20 by class, or ``ROOT/train/CLASS/*.png``
@@ -61,10 +49,11 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
     source = {"files": fingerprint(root, *everything), "size": image_size}
     classes = cached("folder", source, partial(_decode, files, image_size))
     if "" in parts:
-        return split_classes(classes)
+        return images.split_classes(classes)
     train, *validation, test = ([path.name for path in group] for group in parts.values())
-    learning = (train, *validation) if validation else hold_out_tenth(shuffled(train))
-    return divide(classes, *learning, test)
+    if not validation:
+        train, *validation = images.hold_out_tenth(images.shuffled(train))
+    return images.divide(classes, train, *validation, test)
 
 
 def _parts(root: Path) -> dict[str, list[Path]]:
@@ -77,7 +66,7 @@ def _parts(root: Path) -> dict[str, list[Path]]:
     names = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
     parts = {part: _folders(folders[name]) for name, part in names.items() if name in folders}
     merge = "Every class must be in exactly one split. Merge the two folders"
-    require_disjoint({n: [path.name for path in parts[n]] for n in parts}, hint=merge)
+    images.require_disjoint({n: [path.name for path in parts[n]] for n in parts}, hint=merge)
     return parts
 
 
@@ -101,25 +90,27 @@ def _check_counts(root: Path, parts: dict[str, list[Path]], files: dict[str, lis
     if few or 0 in sizes.values():
         raise ValueError(
             f"{root} must contain at least {MIN_CLASSES} class folders, one each for training, "
-            f"validation and test, got {len(files)} {sizes}"
+            f"validation and test, got {sizes}"
         )
 
 
-def _decode(files: dict[str, list[Path]], size: int) -> Classes:
+def _decode(files: dict[str, list[Path]], size: int) -> images.Classes:
     modes = set()
     for file in (file for group in files.values() for file in group):
-        with open_image(file) as picture:
+        with images.open_image(file) as picture:
             modes.add(picture.mode)
     mode, channels = ("L", 1) if modes <= GRAY else ("RGB", 3)
-    return read_images(
-        files, lambda picture: to_square(_flat(picture), mode, size), channels=channels, size=size
-    )
+
+    def convert(picture: Any) -> Any:
+        return images.to_square(_flatten(picture), mode, size)
+
+    return images.read_images(files, convert, channels=channels, size=size)
 
 
-def _flat(picture: Any) -> Any:
+def _flatten(picture: Any) -> Any:
     """Return a picture in upright orientation, without transparency and with 8 bits per channel."""
-    image = pillow("Image")
-    picture = pillow("ImageOps").exif_transpose(picture)
+    image = images.pillow("Image")
+    picture = images.pillow("ImageOps").exif_transpose(picture)
     if picture.mode.startswith("I"):
         # Pillow would clip 16-bit values to 255 instead of scaling them.
         return image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))

@@ -64,9 +64,8 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
     if data_root is not None:
         raise ValueError(f"data_root must be None for glyphs, got {data_root}. Leave it out")
     source = {"version": VERSION, "made_by": _library_versions(), "size": image_size}
-    return split_classes(
-        cached("glyphs", source, lambda: draw(find_classes(), image_size=image_size))
-    )
+    classes = cached("glyphs", source, lambda: draw(find_classes(), image_size=image_size))
+    return split_classes(classes)
 
 
 def find_classes(candidates: Iterable[str] | None = None) -> dict[str, list[str]]:

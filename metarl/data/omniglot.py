@@ -10,19 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from metarl.data import images
 from metarl.data.cache import cache_folder, cached, fingerprint, replacing
-from metarl.data.images import (
-    Classes,
-    ImageFile,
-    Splits,
-    divide,
-    find_files,
-    hold_out_tenth,
-    join,
-    pillow,
-    read_images,
-    shuffled,
-)
 from metarl.util import warn
 
 
@@ -61,7 +50,7 @@ VINYALS_TEST = {
 }
 
 
-def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
+def load(data_root: Path | None, *, split: str, image_size: int) -> images.Splits:
     """Load Omniglot from a folder, or download it.
 
     The split ``random`` has 1200 characters for training and 423 for test, as in MAML. The last 100
@@ -85,7 +74,7 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
         OSError: If no data are found and the download fails.
         ValueError: If the data are incomplete.
     """
-    sources = find_files(data_root, "omniglot", [(f"{name}.zip", name) for name in ARCHIVES])
+    sources = images.find_files(data_root, "omniglot", [(f"{name}.zip", name) for name in ARCHIVES])
     if not sources and data_root is not None:
         raise FileNotFoundError(
             f"data_root must contain {' and '.join(ARCHIVES)} as zip files or folders, got "
@@ -94,11 +83,11 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
     sources = sources or [download(name, cache_folder() / "omniglot") for name in ARCHIVES]
     background, evaluation = (_read(path, image_size) for path in sources)
     parts = SPLITS[split](background.names, evaluation.names)
-    return divide(join(background, evaluation), *parts)
+    return images.divide(images.join(background, evaluation), *parts)
 
 
 def _random(background: Names, evaluation: Names) -> Sequence[Names]:
-    names = shuffled((*background, *evaluation))
+    names = images.shuffled((*background, *evaluation))
     first, last = NUM_TRAIN - NUM_VALIDATION, NUM_TRAIN
     return names[:first], names[first:last], names[last:]
 
@@ -112,7 +101,7 @@ def _vinyals(background: Names, evaluation: Names) -> Sequence[Names]:
 
 
 def _background(background: Names, evaluation: Names) -> Sequence[Names]:
-    return *hold_out_tenth(shuffled(background)), evaluation
+    return *images.hold_out_tenth(images.shuffled(background)), evaluation
 
 
 SPLITS = {"random": _random, "vinyals": _vinyals, "background": _background}
@@ -150,20 +139,20 @@ def download(name: str, folder: Path) -> Path:
     return path
 
 
-def _read(source: Path, size: int) -> Classes:
+def _read(source: Path, size: int) -> images.Classes:
     unpacked = sorted(source.rglob("*.png"), key=str)
     key = {"files": fingerprint(source, *unpacked), "size": size}
     return cached("omniglot", key, partial(_decode, source, unpacked, size))
 
 
-def _decode(source: Path, files: Sequence[ImageFile], size: int) -> Classes:
+def _decode(source: Path, files: Sequence[images.ImageFile], size: int) -> images.Classes:
     if not source.is_dir():
         try:
             archive = zipfile.ZipFile(source)
         except zipfile.BadZipFile as error:
             raise ValueError(f"{source} is a damaged zip file ({error}). Replace it") from None
         files = [zipfile.Path(archive, name) for name in sorted(archive.namelist())]
-    characters: dict[str, list[ImageFile]] = {}
+    characters: dict[str, list[images.ImageFile]] = {}
     for file in files:
         if match := DRAWING.search(str(file)):
             characters.setdefault(match[1], []).append(file)
@@ -174,8 +163,8 @@ def _decode(source: Path, files: Sequence[ImageFile], size: int) -> Classes:
             f"{expected.images:,} images, got {len(characters):,} and {found:,}. Download all of "
             f"{URL.format(source.stem)}"
         )
-    nearest = pillow("Image").Resampling.NEAREST
-    classes = read_images(
+    nearest = images.pillow("Image").Resampling.NEAREST
+    classes = images.read_images(
         characters, lambda x: x.resize((size, size), nearest).convert("L"), channels=1, size=size
     )
     return classes._replace(images=255 - classes.images)

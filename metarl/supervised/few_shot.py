@@ -296,5 +296,4 @@ class AllClasses:
         chance = uniform(num_tasks, self.batch, generator=generator)
         classes = (chance * self.pool.num_classes).long().to(self.pool.images.device)
         images = self.pool.draw(classes, 1, generator)[:, :, 0]
-        eye = torch.eye(self.pool.num_classes, device=images.device)
-        return Task((), (images, eye[classes]))
+        return Task((), (images, torch.eye(self.pool.num_classes, device=images.device)[classes]))

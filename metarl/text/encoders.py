@@ -145,7 +145,7 @@ class Lower(nn.Module):
         """
         if "hidden" in inputs:
             return inputs
-        hidden = self.model(**_arguments(inputs, additive=self.additive)).last_hidden_state
+        hidden = self.model(**_arguments(inputs, self.additive)).last_hidden_state
         return {"hidden": hidden, "attention_mask": inputs["attention_mask"]}
 
 
@@ -165,7 +165,7 @@ class Upper(nn.Module):
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "n size"]:
         """Return the feature vector of every sentence."""
-        tokens: Tensor = self.model(**_arguments(inputs, additive=self.additive)).last_hidden_state
+        tokens: Tensor = self.model(**_arguments(inputs, self.additive)).last_hidden_state
         if self.pooling == "cls":
             return tokens[:, 0]
         counted = inputs["attention_mask"].to(tokens.dtype)[..., None]
@@ -222,11 +222,9 @@ def _mask_format(model: nn.Module, length: int) -> bool:
     with torch.no_grad():
         for additive in (True, False):
             try:
-                expected = model(**_arguments(inputs, additive=False)).last_hidden_state[mask]
+                expected = model(**_arguments(inputs, False)).last_hidden_state[mask]
                 tasks = {name: x[None] for name, x in inputs.items()}
-                apply = vmap(
-                    lambda x, a=additive: model(**_arguments(x, additive=a)).last_hidden_state
-                )
+                apply = vmap(lambda x, a=additive: model(**_arguments(x, a)).last_hidden_state)
                 found = apply(tasks)[0][mask]
             except Exception:  # unsupported models raise different exceptions
                 continue
@@ -246,7 +244,7 @@ def _example(model: Any, length: int) -> Inputs:
     return {"input_ids": tokens, "attention_mask": mask}
 
 
-def _arguments(inputs: Inputs, *, additive: bool) -> dict[str, Tensor]:
+def _arguments(inputs: Inputs, additive: bool) -> dict[str, Tensor]:
     """Return the keyword arguments of the model: hidden states or tokens, and the attention mask.
 
     Most models expand a two-dimensional mask with data-dependent code, which ``vmap`` does not

@@ -39,8 +39,7 @@ def encoded(model: Model, meta: MetaParams, sentences: Sentences) -> list[Batch]
         return lower(meta.model, inputs), targets
 
     with torch.no_grad():
-        blocks = list(torch.split(order, BLOCK))
-        return chunks.parallel_map(encode, blocks, device=sentences.labels.device)
+        return chunks.parallel_map(encode, [*torch.split(order, BLOCK)], device=order.device)
 
 
 def accuracies(
