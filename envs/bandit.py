@@ -78,14 +78,9 @@ class Bandit(TabularMDP):
         """Create the environment with one sampled task.
 
         Args:
-            num_arms: Number of arms.
+            num_arms: Number of arms, at least 1.
             observe_task: Append the means of the arms to the observation.
-
-        Raises:
-            ValueError: If `num_arms` is below 1.
         """
-        if num_arms < 1:
-            raise ValueError(f"num_arms must be at least 1, got {num_arms}")
         self.num_arms = num_arms
         super().__init__(num_states=1, num_actions=num_arms, observe_task=observe_task)
 

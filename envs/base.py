@@ -15,9 +15,6 @@ TaskDescription: TypeAlias = dict[str, Any]
 
 Array: TypeAlias = NDArray[Any]
 
-Choice: TypeAlias = int | np.integer[Any]
-"""An action of a ``Discrete`` space."""
-
 MAX_FIELD = 80  # maximum number of characters per task field in an error message
 
 
@@ -215,7 +212,6 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
         Returns:
             Observations of shape (rows, ...), and an empty info dictionary.
         """
-        del options
         if isinstance(seed, int | np.integer):
             seed = range(int(seed), int(seed) + self.num_envs)
         seeds = itertools.repeat(None, self.num_envs) if seed is None else seed

@@ -117,5 +117,4 @@ class BatchedLocomotion(BatchedTaskEnv):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the simulation threads."""
-        del kwargs
         self._pool = None

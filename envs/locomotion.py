@@ -108,7 +108,6 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         self._values = self.task_values(self.task)[None]
         size = self.observe(self._states(), self._values).shape[1]
         self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float64)
-        self.observation_structure: dict[str, int] = {}  # Gymnasium's values do not apply here
 
     def _set_action_space(self) -> spaces.Box:
         low, high = self.model.actuator_ctrlrange.T
@@ -140,7 +139,6 @@ class LocomotionEnv(MujocoEnv, EzPickle):
 
     def task_model(self, task: TaskDescription) -> mujoco.MjModel:
         """Return the MuJoCo model of a task; by default the robot's model for all tasks."""
-        del task
         return self.nominal
 
     def sense(self, qpos: Array, qvel: Array, readings: Array) -> Array:
@@ -151,7 +149,6 @@ class LocomotionEnv(MujocoEnv, EzPickle):
             qvel: Velocities (rows, nv).
             readings: Readings of the model's sensors (rows, nsensordata).
         """
-        del qpos, qvel
         return readings
 
     def features(self, states: States) -> Array:
@@ -260,9 +257,6 @@ class LocomotionEnv(MujocoEnv, EzPickle):
             )
             self.data.time = START_TIME
             return np.asarray(self.observe(self._states(), self._values)[0])
-
-    def _get_reset_info(self) -> dict[str, float]:
-        return {}
 
     def step(  # type: ignore[override]
         self, action: Array

@@ -1,6 +1,5 @@
 """Base classes of the environments with a point on a plane, single and vectorized."""
 
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import gymnasium
@@ -103,28 +102,17 @@ class PointEnv(gymnasium.Env[Array, Array]):
         return self.observe(self._position, self._goal), float(reward), bool(done), False, {}
 
     def render(self) -> Array:
-        """Return an image of the plane: the goal is red, the point blue, and landmarks are gray."""
+        """Return an RGB image of the plane with y upwards, shape (240, 240, 3) and type uint8.
+
+        The goal is red, the point blue, and landmarks are gray.
+        """
+        image = np.full((SIZE, SIZE, 3), 255, np.uint8)
+        rows, columns = np.mgrid[:SIZE, :SIZE]
         places = [(place, GRAY) for place in self.landmarks]
-        points = [*places, (self._goal, RED), (self._position, BLUE)]
-        return draw_plane(points, half_width=self.half_width)
-
-
-def draw_plane(points: Iterable[tuple[Array, tuple[int, int, int]]], *, half_width: float) -> Array:
-    """Return an image of points on the plane [−half_width, half_width]², with y upwards.
-
-    Args:
-        points: Pairs of a position (x, y) and its color; later points are drawn on top.
-        half_width: Half the width of the plane; points outside are not drawn.
-
-    Returns:
-        An RGB image of shape (240, 240, 3) and type uint8.
-    """
-    image = np.full((SIZE, SIZE, 3), 255, np.uint8)
-    rows, columns = np.mgrid[:SIZE, :SIZE]
-    for point, color in points:
-        x, y = (point * [1, -1] / (2 * half_width) + 0.5) * SIZE
-        image[(columns - x) ** 2 + (rows - y) ** 2 < RADIUS**2] = color
-    return image
+        for point, color in (*places, (self._goal, RED), (self._position, BLUE)):
+            x, y = (point * [1, -1] / (2 * self.half_width) + 0.5) * SIZE
+            image[(columns - x) ** 2 + (rows - y) ** 2 < RADIUS**2] = color
+        return image
 
 
 class BatchedPointEnv(BatchedTaskEnv):

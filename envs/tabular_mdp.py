@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from metarl.envs.base import Array, BatchedTaskEnv, Choice, TaskDescription, distinct, task_arrays
+from metarl.envs.base import Array, BatchedTaskEnv, TaskDescription, distinct, task_arrays
 
 
 HORIZON = 10
@@ -66,7 +66,7 @@ class Tables(NamedTuple):
     features: Array
 
 
-class TabularMDP(gymnasium.Env[Array, Choice]):
+class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
     """A tabular MDP with unknown transition probabilities and unknown mean rewards.
 
     ## Description
@@ -111,16 +111,10 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
         """Create the environment with one sampled task.
 
         Args:
-            num_states: Number of states.
-            num_actions: Number of actions.
+            num_states: Number of states, at least 1.
+            num_actions: Number of actions, at least 1.
             observe_task: Append the task to the observation.
-
-        Raises:
-            ValueError: If `num_states` or `num_actions` is below 1.
         """
-        if num_states < 1 or num_actions < 1:
-            got = f"num_states={num_states}, num_actions={num_actions}"
-            raise ValueError(f"an MDP must have at least one state and one action, got {got}")
         self.size = num_states, num_actions
         self.observe_task = observe_task
         self.observation_space: spaces.Box = self.space()
@@ -223,7 +217,7 @@ class TabularMDP(gymnasium.Env[Array, Choice]):
         self._tables, self._state, self._noise = self.task_values(self.task), 0, []
         return self.observe(self._state, self._tables.features), {}
 
-    def step(self, action: Choice) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Take one action."""
         if not self._noise:
             self._noise = list(self.draw_noise(self.np_random, 1))

@@ -1,4 +1,4 @@
-"""What every supervised experiment has in common: training, validation, and its evaluation."""
+"""Training, validation and evaluation shared by the supervised experiments."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -22,9 +22,10 @@ from metarl.core import (
     tree,
 )
 from metarl.core.speed import processes
-from metarl.experiment import Evaluation, Experiment, Report, best_rate
+from metarl.experiment import Evaluation, Experiment, Report
 from metarl.experiments.supervised_settings import SupervisedConfig
 from metarl.experiments.supervised_setup import Parts, started
+from metarl.experiments.tuning import best_rate
 from metarl.runs import Run, Subject, unset
 from metarl.supervised import Curves, adaptation_curves
 from metarl.supervised.methods import METHODS, Start
@@ -36,7 +37,7 @@ Config = TypeVar("Config", bound=SupervisedConfig)
 AS_TRAINED = unset("as in the run")
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 OVERRIDES = ("test_steps", "num_ways", "num_shots", "test_queries", "bn_mode", "data_root")
-"""Settings that an evaluation can replace."""
+"""Settings of a run that an evaluation can override."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,9 @@ class SupervisedEvaluation(Evaluation):
         return [
             (
                 self.tune_inner_lr and rated,
-                "tune_inner_lr chooses the step size; leave out inner_lr",
+                "tune_inner_lr and inner_lr are mutually exclusive; leave out one of them",
             ),
-            (both, "`ensemble` chooses the checkpoints; leave out `checkpoint`"),
+            (both, "`ensemble` and `checkpoint` are mutually exclusive; leave out one of them"),
             (
                 self.nearest_neighbor and adapted,
                 "nearest_neighbor does not adapt; leave out "
@@ -101,12 +102,12 @@ class SupervisedEvaluation(Evaluation):
 
 
 class SupervisedTraining(Experiment[Config]):
-    """Few-shot learning from data: a family of tasks, a network, and how it adapts."""
+    """Few-shot learning: task samplers, a network and an inner loop."""
 
     data: ClassVar[str] = ""
-    """Name of the data in model cards, for experiments without a setting `data`."""
+    """Name of the data in model cards, if the configuration has no field `data`."""
     family: ClassVar[str]
-    """A tag of model cards."""
+    """Tag of the task family in model cards."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config.complete())
@@ -114,14 +115,14 @@ class SupervisedTraining(Experiment[Config]):
     @cached_property
     @abstractmethod
     def parts(self) -> Parts:
-        """The model, its learner, and what draws its tasks."""
+        """The model, its meta-learner and its task samplers."""
 
     def init(self) -> MetaState:
-        """Return the initial network and the outer optimizer's state."""
+        """Return the initial parameters and the state of the outer optimizer."""
         return self.learner(1).init(self.parts.model.params, device=self.device)
 
     def draw(self, state: MetaState, iteration: int) -> tuple[Tasks, Metrics]:
-        """Draw this process's tasks of a meta-batch; every process draws them all."""
+        """Sample a meta-batch and return the tasks of this process."""
         del state
         generator = torch_generator(self.config.seed, iteration, "tasks", device=self.device)
         return share_of(self.parts.draw(self.config.num_tasks or 1, generator)), {}
@@ -131,7 +132,7 @@ class SupervisedTraining(Experiment[Config]):
         return self.parts.learner(iteration)
 
     def validate(self, state: MetaState) -> Metrics:
-        """Measure on validation tasks, the same at every checkpoint, after the last inner step."""
+        """Measure loss and accuracy after the last inner step, always on the same tasks."""
         curves = adaptation_curves(
             self.parts.model,
             self.parts.test_loop,
@@ -150,13 +151,13 @@ class SupervisedTraining(Experiment[Config]):
 
 
 class Supervised(SupervisedTraining[Config]):
-    """Few-shot learning whose result is a curve over the inner steps."""
+    """Few-shot learning that is evaluated after each inner step."""
 
     evaluation = SupervisedEvaluation
     quick = ("--num-tasks", "100")
 
-    def asked(self, options: SupervisedEvaluation) -> Experiment[Config]:
-        """Put what was asked for in place of the run's settings."""
+    def with_options(self, options: SupervisedEvaluation) -> Experiment[Config]:
+        """Return the experiment with the settings that the evaluation overrides."""
         config, run, start = self.config, options.run, options.start
         values = {n: v for n in OVERRIDES if (v := getattr(options, n)) is not None}
         values |= {"test_steps": 0} if options.nearest_neighbor else {}
@@ -167,22 +168,28 @@ class Supervised(SupervisedTraining[Config]):
         learned = (start or config.start) == "learned" and config.method != "pretrained"
         steps = values.get("test_steps", config.test_steps)
         refuse(
-            (unknown, f"{run} is a run without {', '.join(unknown)}"),
-            (classes, f"{wants} needs classes, and {run} has none"),
-            (start == "learned" != config.start, f"{run} learned no head; leave out `start`"),
+            (unknown, f"{run} has no setting {', '.join(unknown)}; leave it out"),
+            (
+                classes,
+                f"{wants} requires classes, which the tasks of {run} do not have; leave it out",
+            ),
+            (start == "learned" != config.start, f"{run} has no learned head; leave out `start`"),
             (
                 options.num_ways not in (None, ways) and learned,
-                f"{run} learned a head for {ways} classes; use start=zero or prototypes for "
+                f"{run} has a learned head for {ways} classes; use start=zero or prototypes for "
                 f"{options.num_ways}",
             ),
-            (options.tune_inner_lr and not steps, "tune_inner_lr needs test_steps of at least 1"),
+            (
+                options.tune_inner_lr and not steps,
+                "tune_inner_lr requires test_steps of at least 1, got 0",
+            ),
         )
         return self.changed(**values)
 
-    def chosen(self, run: Run, options: SupervisedEvaluation) -> list[int]:
-        """Return the checkpoint asked for, or those with the best validation in training."""
+    def checkpoints_for(self, run: Run, options: SupervisedEvaluation) -> list[int]:
+        """Return the checkpoint of the options, or the best validated ones for an ensemble."""
         if options.ensemble == 1:
-            return super().chosen(run, options)
+            return super().checkpoints_for(run, options)
         scores = {
             entry["iteration"]: entry.get("validation/accuracy", -entry["validation/loss"])
             for entry in run.metrics()
@@ -191,14 +198,14 @@ class Supervised(SupervisedTraining[Config]):
         saved = [i for i in run.checkpoints() if not np.isnan(scores.get(i, np.nan))]
         if len(saved) < options.ensemble:
             raise ValueError(
-                f"ensemble={options.ensemble} needs as many checkpoints with a validation, "
+                f"ensemble={options.ensemble} requires as many validated checkpoints; "
                 f"{run.folder} has {len(saved)}"
             )
         return sorted(saved, key=lambda iteration: -scores[iteration])[: options.ensemble]
 
     def evaluate(self, metas: Sequence[MetaParams], options: SupervisedEvaluation) -> Report:
-        """Return loss and accuracy after 0, 1, ..., K steps on test tasks."""
-        self.require_fitting(metas[0])
+        """Report loss and accuracy after 0, 1, ..., K steps on test tasks."""
+        self.require_matching(metas[0])
         if options.start not in (None, self.config.start):
             loop = started(self.parts.test_loop, options.start, self.parts.model)
             self.parts = self.parts._replace(test_loop=loop)
@@ -233,7 +240,10 @@ class Supervised(SupervisedTraining[Config]):
     def measure(
         self, metas: Sequence[MetaParams], options: SupervisedEvaluation, rate: float | None
     ) -> Curves:
-        """Measure on the tasks asked for; `rate` replaces the inner optimizer by plain descent."""
+        """Measure loss and accuracy on the requested tasks.
+
+        If `rate` is set, gradient descent with this step size replaces the inner optimizer.
+        """
         loop = self.parts.test_loop
         return adaptation_curves(
             self.parts.model,
@@ -247,7 +257,7 @@ class Supervised(SupervisedTraining[Config]):
         )
 
     def _protocol(self, options: SupervisedEvaluation) -> dict[str, Any]:
-        """Return what was asked for: what distinguishes two evaluations of a checkpoint."""
+        """Return the settings that distinguish evaluations of the same checkpoint."""
         config: Any = self.config
         ways = getattr(config, "num_ways", None)
         generator = torch_generator(0, 0, "size", device=self.device)
@@ -271,19 +281,19 @@ class Supervised(SupervisedTraining[Config]):
 
 
 def share_of(tasks: Tasks) -> Tasks:
-    """Return the tasks of this process; every one draws them all, so that they are the same."""
+    """Return the tasks of this process. All processes sample the same meta-batch."""
     if isinstance(tasks, Task):
         return processes.share(len(tree.leaves(tasks)[0])).of_batch(tasks)
     return processes.share(len(tasks)).of_list(tasks)
 
 
 def main_measure(curves: Curves) -> str:
-    """Return the measure that the result is about."""
+    """Return the main measure: accuracy, or the loss of regression."""
     return "accuracy" if "accuracy" in curves.values else "loss"
 
 
 def _table(options: SupervisedEvaluation, curves: Curves) -> Table:
-    """Return one row for each number of steps."""
+    """Return a table with one row for each number of inner steps."""
     columns, numbers = ["inner steps"], []
     for name in curves.values:
         unit = 100 if name == "accuracy" else 1

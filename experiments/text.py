@@ -50,11 +50,11 @@ JOINT_BATCH = 16  # sentences of a data set in a batch of joint training
 
 @dataclass(frozen=True)
 class TextSettings(Ranged):
-    """The sentences and the tasks made of them."""
+    """Settings of the sentences and of the tasks sampled from them."""
 
     group: ClassVar[str] = "data"
     data_root: Annotated[Path | None, unset("METARL_DATA")] = None
-    """Folder of the tasks."""
+    """Folder of the text tasks."""
     tasks: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: all but the held-out)")] = ""
     """Tasks to train on, separated by commas."""
     held_out: str = HELD_OUT
@@ -72,7 +72,7 @@ class TextSettings(Ranged):
 
 @dataclass(frozen=True)
 class EncoderSettings(Ranged):
-    """The sentence encoder."""
+    """Settings of the sentence encoder."""
 
     group: ClassVar[str] = "encoder"
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
@@ -122,20 +122,26 @@ class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
         staged = self.mode not in (None, "eager")
         return [
             *super().conflicts(),
-            (rate and self.outer_lr == 0, f"encoder_lr={rate} is a part of outer_lr, which is 0"),
+            (
+                rate and self.outer_lr == 0,
+                f"encoder_lr={rate} requires outer_lr greater than 0, got 0",
+            ),
             (
                 learned,
-                "text has no fixed number of classes; use start=generated, zero or prototypes",
+                "tasks have no fixed number of classes; use start=generated, zero or prototypes",
             ),
             (trained, "method=pretrained adapts only in tests; leave out inner_steps and `start`"),
-            (rates, "method=pretrained learns no rates; use inner=sgd or adam"),
-            (self.per_step_norm, "per_step_norm is not for encoders; leave it out"),
-            (self.estimator == "reptile", "lower layers never adapt; use estimator=backprop"),
-            (staged, "tasks of text have a new shape each; use mode=eager"),
+            (rates, "method=pretrained cannot learn step sizes; use inner=sgd or adam"),
+            (self.per_step_norm, "text encoders do not support per_step_norm; leave it out"),
+            (
+                self.estimator == "reptile",
+                "estimator=reptile requires that all layers adapt; use estimator=backprop",
+            ),
+            (staged, "text tasks differ in shape; use mode=eager"),
         ]
 
     def complete(self) -> Any:
-        """Fill in what was left open."""
+        """Return the complete configuration; `tasks` lists the training tasks found in the data."""
         config = super().complete()
         if names(self.tasks):
             return config
@@ -143,8 +149,8 @@ class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
         unknown = [name for name in held_out if name not in known and self.held_out != HELD_OUT]
         found = [name for name in known if name not in held_out]
         refuse(
-            (unknown, f"held_out={''.join(unknown[:1])} is no task; there are {', '.join(known)}"),
-            (not found, f"every task is held out; held_out is {self.held_out}"),
+            (unknown, f"unknown task held_out={''.join(unknown[:1])}: expected {', '.join(known)}"),
+            (not found, f"no training tasks are left; shorten held_out={self.held_out}"),
         )
         return replace(config, tasks=",".join(found))
 
@@ -161,15 +167,16 @@ class TextClassification(SupervisedTraining[TextConfig]):
 
     @cached_property
     def parts(self) -> Parts:
-        """The model, its learner, and what draws its tasks."""
+        """The model, its meta-learner and its task samplers."""
         return self.built(read_tasks(self.config.data_root, names(self.config.tasks)))
 
     def built(self, tasks: Sequence[TextTask], *, ways: int | None = None) -> Parts:
-        """Return the parts for tasks; their sentences are tokenized when they are first needed.
+        """Build the model and the samplers for text tasks; sentences are tokenized on first use.
 
         Args:
-            tasks: What to draw from.
-            ways: Classes of the head; by default all labels in joint training, else 2.
+            tasks: Text tasks to sample from.
+            ways: Number of classes of the head. Default: the number of all labels in joint
+                training, otherwise 2.
         """
         config, joint = self.config, self.config.method == "pretrained"
         labels = sum(len(task.labels) for task in tasks) if joint else 2
@@ -211,31 +218,33 @@ class TextClassification(SupervisedTraining[TextConfig]):
         )
 
     def tokenized(self, rows: Sequence[Row], task: TextTask) -> Sentences:
-        """Return rows of a task as tokens."""
+        """Return the tokenized sentences of rows of a task."""
         tokenizer, length = load_pretrained(self.config.encoder).tokenizer, self.config.max_length
         return tokenize(tokenizer, rows, task, max_length=length, device=self.device)
 
     def prepare(self) -> dict[str, float]:
-        """Draw a task to train on and one to validate with."""
+        """Sample a training task and a validation task, to fail early if the data are too small."""
         if both := sorted({*names(self.config.tasks)} & {*names(self.config.held_out)}):
-            warn(f"trained on held-out task {both[0]}: no test of this run should be on it")
+            warn(f"training uses the held-out task {both[0]}; do not test this run on it")
         for draw in (self.parts.draw, self.parts.evaluated["validation"]):
             draw(1, torch_generator(self.config.seed, 0, "trial", device=self.device))
         return super().prepare()
 
-    def asked(self, options: TextEvaluation) -> Experiment[TextConfig]:
-        """Put what was asked for in place of the run's settings."""
+    def with_options(self, options: TextEvaluation) -> Experiment[TextConfig]:
+        """Return the experiment with the settings that the evaluation overrides."""
         if options.inner_lr is not None and self.config.inner == "lslr":
-            raise ValueError(f"{options.run} learned its rates (inner=lslr); leave out inner_lr")
+            raise ValueError(
+                f"{options.run} has learned step sizes (inner=lslr); leave out inner_lr"
+            )
         asked = ("data_root", "encoder", "test_steps", "inner_lr")
         return self.changed(**{n: v for n in asked if (v := getattr(options, n)) is not None})
 
     def evaluate(self, metas: Sequence[MetaParams], options: TextEvaluation) -> Report:
-        """Return the accuracy before and after adaptation to each fixed support sample."""
+        """Report the accuracy before and after adaptation to each fixed support sample."""
         (params,), config = metas, self.config
         tasks = chosen_tasks(config, options)
         self.parts = self.built(tasks, ways=len(params.model.get("head.bias", ())) or None)
-        self.require_fitting(params)
+        self.require_matching(params)
 
         def prepare(support: Batch, index: int) -> tuple[Batch, ...]:
             generator = torch_generator(options.seed, index, "minibatches", device=self.device)
@@ -249,7 +258,7 @@ class TextClassification(SupervisedTraining[TextConfig]):
 
 
 def chosen_tasks(config: TextConfig, options: TextEvaluation) -> list[TextTask]:
-    """Read the test tasks, and make sure that they have what the evaluation needs."""
+    """Read the test tasks. Raise a ValueError if one of them has no evaluation rows."""
     asked = names(options.tasks)
     known = find_tasks(config.data_root)
     kept = [name for name in names(config.held_out) if name in known]
@@ -258,29 +267,29 @@ def chosen_tasks(config: TextConfig, options: TextEvaluation) -> list[TextTask]:
         tasks = [task for task in tasks if task.evaluation]
     if not tasks:
         raise ValueError(
-            f"no task that was held out has evaluation rows; choose `tasks` of {', '.join(known)}"
+            f"no held-out task has evaluation rows; set `tasks` to some of {', '.join(known)}"
         )
     for task in tasks:
         task.require_evaluation()
         if task.name in names(config.tasks):
-            warn(f"{options.run} was trained on {task.name}: this is no test of new tasks")
+            warn(f"{options.run} was trained on {task.name}, so this does not test new tasks")
     return tasks
 
 
 def _validated(config: TextConfig, pools: tuple[Sentences, ...]) -> tuple[Sentences, ...]:
-    """Return the tasks to validate with: a tenth of a small one is not always enough."""
+    """Return the tasks with enough validation rows, a tenth of all rows, for a few-shot task."""
     needed = config.num_shots + config.num_queries
     if not (enough := tuple(pool for pool in pools if pool.smallest_class() >= needed)):
         raise ValueError(
-            f"validation takes a tenth of the rows, and no task has {PART * needed} of each class: "
-            f"{config.num_shots} shots and {config.num_queries} queries of that tenth; lower "
+            f"validation uses a tenth of the rows: expected a task with {PART * needed} rows of "
+            f"each class, for {config.num_shots} shots and {config.num_queries} queries; lower "
             "num_shots or num_queries, or add a larger task"
         )
     return enough
 
 
 def _outer_factor(config: TextConfig, name: str) -> float:
-    """Return what the outer step size of a parameter is multiplied by."""
+    """Return the factor of the outer step size of a parameter."""
     own = config.encoder_lr if name.startswith("body.encoder.") else None
     return own / config.outer_lr if own is not None and config.outer_lr else 1.0
 
@@ -288,7 +297,7 @@ def _outer_factor(config: TextConfig, name: str) -> float:
 def support_of(
     config: TextConfig, support: Batch, steps: int, generator: torch.Generator
 ) -> tuple[Batch, ...]:
-    """Return what `steps` inner steps take of one task's support set, with a task axis of 1."""
+    """Return the support batches of `steps` inner steps of one task, with a task axis of size 1."""
     if config.start == "generated":
         return support_batches(support, shots=config.part_shots, steps=steps)
     if config.inner_batch and steps:

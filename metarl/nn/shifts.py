@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any, TypeAlias, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -59,19 +58,13 @@ def _fold(size: Sequence[int], stride: int, columns: Tensor) -> Tensor:
 
 def _overlap_add(parts: Sequence[Tensor], axis: int, length: int, stride: int) -> Tensor:
     """Sum three tensors along `axis`, placing tensor i at the positions i, i + stride, ...."""
-    rows = -(-length // stride)
-    phases = []
-    for phase in range(stride):
-        first, *more = (
-            _pad_to(parts[i], axis, i // stride, rows) for i in range(phase, SIZE, stride)
-        )
-        phases.append(sum(more, first))
-    return torch.stack(phases, axis + 1).flatten(axis, axis + 1).narrow(axis, 0, length)
-
-
-def _pad_to(part: Tensor, axis: int, start: int, length: int) -> Tensor:
-    around = (0, 0) * (part.ndim - 1 - axis) + (start, length - start - part.shape[axis])
-    return F.pad(part, around)
+    shape = list(parts[0].shape)
+    shape[axis] = length
+    total = parts[0].new_zeros(shape)
+    for start, part in enumerate(parts):
+        end = start + stride * part.shape[axis]
+        total.movedim(axis, 0)[start:end:stride] += part.movedim(axis, 0)
+    return total
 
 
 def _linear_map(x: Tensor, function: Map, adjoint: Map) -> Tensor:
@@ -93,7 +86,6 @@ class _LinearMap(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
         """Store the map and its adjoint for the derivatives."""
-        del output
         ctx.maps = inputs[1:]
 
     @staticmethod

@@ -18,12 +18,6 @@ from metarl.data.images import Classes
 SOME = "AaДфΣღՖ5<♀"
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("METARL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @pytest.fixture(scope="module")
 def some() -> dict[str, list[str]]:
     return find_classes(SOME)
@@ -146,5 +140,5 @@ def test_glyphs_that_cannot_be_drawn_are_one_line(
     with pytest.raises(FileNotFoundError, match=r"NoSuchFont\.ttf"):
         load_images("glyphs")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"glyphs need matplotlib: .*'metarl-torch\[vision\]'"):
+    with pytest.raises(ImportError, match=r"glyphs require matplotlib: .*'metarl-torch\[vision\]'"):
         load_images("glyphs")

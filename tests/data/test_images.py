@@ -17,17 +17,10 @@ from safetensors.torch import save_file
 from metarl.data import cache, images
 from metarl.data.families import FAMILIES, load_images
 from metarl.data.images import Classes, Splits
-from tests.support.image_data import mini_imagenet, paint
+from tests.support.image_data import mini_imagenet, paint, same
 
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("METARL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("METARL_DATA", raising=False)
-    return tmp_path / "cache"
 
 
 def numbered(counts: dict[str, int]) -> Classes:
@@ -39,10 +32,6 @@ def numbered(counts: dict[str, int]) -> Classes:
 
 def numbers(classes: Classes) -> list[int]:
     return classes.images[:, 0, 0, 0].tolist()
-
-
-def same(a: Classes, b: Classes) -> bool:
-    return torch.equal(a.images, b.images) and a[1:] == b[1:]
 
 
 def class_folders(root: Path, names: list[str], *, num_images: int = 2) -> Path:
@@ -132,7 +121,7 @@ def test_without_pillow_the_command_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    with pytest.raises(ImportError, match=r"image files need PIL: .*'metarl-torch\[vision\]'"):
+    with pytest.raises(ImportError, match=r"image files require PIL: .*'metarl-torch\[vision\]'"):
         load_images("folder", data_root=class_folders(tmp_path / "own", ["a", "b", "c"]))
 
 

@@ -27,13 +27,6 @@ MODES = ["L", "RGB", "RGBA", "P", "1", "CMYK", "I;16", "LA"]
 SIZE = 6
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("METARL_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 def picture(mode: str, size: tuple[int, int], suffix: str) -> bytes:
     data = io.BytesIO()
     kind = FORMATS[suffix]

@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode
 
 import metarl.envs
 from metarl.envs.base import TaskEnv, task_array
+from tests.support import environments
 
 
 ID = "metarl/Navigation2D-v0"
@@ -17,20 +18,16 @@ FAR = {"goal": [-0.5, 0.5]}
 STEP = np.ones(2, np.float32)  # moves by (0.1, 0.1)
 
 
-def make(task: dict[str, Any] = FAR, **options: Any) -> gymnasium.Env[Any, Any]:
-    env = gymnasium.make(ID, **options)
-    env.unwrapped.task = task
-    return env
+def make(task: dict[str, Any] = FAR, **options: Any) -> Any:
+    return environments.make(ID, task, **options)
 
 
 def make_rows(tasks: list[dict[str, Any]], **options: Any) -> Any:
-    env = gymnasium.make_vec(ID, num_envs=len(tasks), **options)
-    env.set_attr("task", tasks)
-    return env
+    return environments.make_rows(ID, tasks, **options)
 
 
 def goals(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    return make().unwrapped.sample_tasks(count, np.random.default_rng(seed))
+    return environments.draw(ID, count, seed)
 
 
 @pytest.mark.parametrize("observe_task", [False, True])

@@ -297,8 +297,6 @@ def test_bandit_shows_a_constant_one_and_the_oracle_the_means() -> None:
     assert env.reset(seed=0)[0].tolist() == env.step(0)[0].tolist() == [1.0]
     oracle = make(BANDIT, ARMS, observe_task=True)
     assert oracle.reset(seed=0)[0].tolist() == pytest.approx([1.0, *ARMS["means"]])
-    with pytest.raises(ValueError, match="num_arms must be at least 1, got 0"):
-        make(BANDIT, num_arms=0)
 
 
 def test_gradient_reaches_every_layer_of_a_policy_for_the_bandit() -> None:
@@ -397,8 +395,6 @@ def test_oracle_of_the_mdp_sees_rewards_and_transitions() -> None:
     assert seen.shape == (560,)
     assert np.array_equal(seen[10:60].reshape(10, 5), np.float32(task["rewards"]))
     assert np.array_equal(seen[60:].reshape(10, 5, 10), np.float32(task["transitions"]))
-    with pytest.raises(ValueError, match="got num_states=10, num_actions=0"):
-        make(MDP, num_actions=0)
 
 
 # The sparse point.

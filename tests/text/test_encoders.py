@@ -33,12 +33,6 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = save_encoder(tmp_path_factory.mktemp("encoders") / "bert")
-    return load_pretrained(str(folder)).model.double()
-
-
 def own_features(model: Any, inputs: dict[str, Tensor], pooling: str) -> Tensor:
     states: Tensor = model(**inputs | {"attention_mask": inputs["attention_mask"].long()})[0]
     if pooling == "cls":

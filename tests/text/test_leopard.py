@@ -18,21 +18,15 @@ from metarl.experiments.supervised_setup import make_learner, make_model
 from metarl.experiments.text import TextConfig
 from metarl.supervised.losses import evaluate_batch, present_cross_entropy
 from metarl.supervised.model import Model
-from metarl.text.encoders import Encoder, load_pretrained
+from metarl.text.encoders import Encoder
 from metarl.text.leopard import text_classifier
 from tests.support.problems import FLOAT64, randn, random_like, relative_error, seeded
 from tests.support.reference_text import Plain
-from tests.support.sentences import LAYERS, SIZE, random_task, save_encoder
+from tests.support.sentences import LAYERS, SIZE, random_task
 
 
 STEPS = 3
 TIGHT: dict[str, float] = {"rtol": 1e-10, "atol": 1e-10}
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = save_encoder(tmp_path_factory.mktemp("encoders") / "bert")
-    return load_pretrained(str(folder)).model.double()
 
 
 class Problem(NamedTuple):
@@ -190,8 +184,6 @@ def test_the_cut_of_a_gradient_that_vanished_has_a_derivative() -> None:
     zero = torch.zeros(3, dtype=FLOAT64)
     found = jacrev(lambda x: clip_norm(1.0).update({}, {"a": x}, (), 0)[0]["a"])(zero)
     assert_close(found, -torch.eye(3, dtype=FLOAT64))
-    with pytest.raises(ValueError, match="limit must be greater than 0, got 0"):
-        clip_norm(0.0)
 
 
 @pytest.mark.parametrize("start", ["generated", "prototypes", "zero"])
