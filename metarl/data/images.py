@@ -207,7 +207,7 @@ def divide(classes: Classes, *parts: Iterable[str]) -> Splits:
     return Splits(*(select(classes, names) for names in parts))
 
 
-def hold_out_tenth(names: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+def hold_out_tenth(names: list[str]) -> tuple[list[str], list[str]]:
     """Split names into training names and the last tenth (at least one) for validation."""
     last = len(names) - max(1, round(0.1 * len(names)))
     return names[:last], names[last:]
