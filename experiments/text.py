@@ -80,7 +80,7 @@ class TextClassification(SupervisedTraining[TextConfig]):
 
         @cache
         def pools(validation: bool) -> tuple[Sentences, ...]:
-            rows = [(task.parted()[validation], task) for task in tasks]
+            rows = [(task.train_validation_rows()[validation], task) for task in tasks]
             # A small task has none to validate with.
             return tuple(self.tokenized(some, task) for some, task in rows if some)
 
@@ -166,7 +166,7 @@ def chosen_tasks(config: TextConfig, options: TextEvaluation) -> list[TextTask]:
 def _validated(config: TextConfig, pools: tuple[Sentences, ...]) -> tuple[Sentences, ...]:
     """Return the tasks with enough validation rows, a tenth of all rows, for a few-shot task."""
     needed = config.num_shots + config.num_queries
-    if not (enough := tuple(pool for pool in pools if pool.fewest() >= needed)):
+    if not (enough := tuple(pool for pool in pools if pool.smallest_class() >= needed)):
         raise ValueError(
             f"validation uses a tenth of the rows: expected a task with {PART * needed} rows of "
             f"each class, for {config.num_shots} shots and {config.num_queries} queries; lower "

@@ -198,8 +198,8 @@ def test_impossible_regressions_are_one_line(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--ways", "9"], "--num-ways must be at most 8, all classes; got 9"),
-        (["--shots", "8"], "must be at most 8, the images of class 0; got 16"),
+        (["--ways", "9"], "--num-ways must be at most 8 classes, got 9"),
+        (["--shots", "8"], "must be at most 8, the number of images of class 0, got 16"),
         (["--variable", "--ways", 6], "no fixed number of classes"),
         (["--variable", "--ways", 6, "--mode", "compiled"], "use --mode eager"),
         (["--method", "zero-head", "--variable"], "set --num-ways, such as 50"),
