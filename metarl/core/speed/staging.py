@@ -1,8 +1,9 @@
-"""Stage a function: do once what does not depend on its late inputs, repeat only what does.
+"""Staging of a function: operations that do not depend on its late inputs are computed only once.
 
-A conjugate gradient applies the same linear map many times. Traced to tensor operators and cut
-where the vector enters, everything else (activations, their squares, transposes) is computed once,
-and what is left runs without autograd: about twice as fast as differentiating a retained graph.
+Conjugate gradients apply the same linear map many times. The map is traced to tensor operators and
+split where the vector enters: everything else (activations, their squares, transposes) is computed
+once, and each product runs without autograd. This is about twice as fast as differentiating a
+retained graph.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,14 +22,14 @@ SUMS = (aten.add.Tensor, aten.bmm.default, aten.mm.default, aten.sum.dim_IntList
 ELEMENTWISE = (aten.mul.Scalar, aten.mul.Tensor, aten.neg.default)
 AXES = (aten.expand.default, aten.squeeze.dim, aten.unsqueeze.default, aten.select.int)
 VIEWS = (aten.t.default, aten.transpose.int, aten.view.default)
-# Operators by the quickest way to call them: a method of the tensor costs a third of an overload.
+# Tensor methods of operators: calling a method has a third of the overhead of the operator.
 METHODS: dict[Any, str] = {
     operator: operator.__name__.split(".")[0] for operator in (*SUMS, *ELEMENTWISE, *AXES, *VIEWS)
 }
 
 
 class Staged(NamedTuple):
-    """A function in two programs.
+    """A function split into two programs.
 
     Attributes:
         early: ``(*early inputs) -> (early outputs, residuals)``.
@@ -42,16 +43,17 @@ class Staged(NamedTuple):
 def stage(
     function: Callable[[Tensors, Tensors], tuple[Tensors, Tensors]], early: Tensors, late: Tensors
 ) -> Staged:
-    """Trace ``function(early, late) -> (early outputs, late outputs)`` and cut it in two.
+    """Trace ``function(early, late) -> (early outputs, late outputs)`` and split it in two.
 
     Args:
-        function: Any composition of tensor operators, ``vmap`` and gradients; its Python control
-            flow and numbers become part of the programs.
-        early: Example inputs, known first. The programs hold for these shapes and dtypes.
-        late: Example inputs that only the late outputs may depend on.
+        function: A composition of tensor operators, ``vmap`` and gradients. Its Python control flow
+            and numbers become constants of the programs.
+        early: Example inputs of the early program. The programs are valid for these shapes and
+            dtypes.
+        late: Example inputs of the late program; early outputs must not depend on them.
 
     Raises:
-        ValueError: If the function writes to a tensor in place, which cannot be moved in time.
+        ValueError: If the function modifies a tensor in place.
     """
     split: list[int] = []
 
@@ -90,13 +92,13 @@ def _refuse_in_place(nodes: list[fx.Node]) -> None:
         schema = getattr(node.target, "_schema", None)
         if schema is not None and schema.is_mutable:
             hint = "use out-of-place operators, such as ReLU(inplace=False)"
-            raise ValueError(f"the function writes in place ({node.target}); {hint}")
+            raise ValueError(f"the function modifies a tensor in place ({node.target}); {hint}")
 
 
 def _program(
     root: fx.GraphModule, body: list[fx.Node], inputs: list[fx.Node], outputs: Any
 ) -> Callable[..., Any]:
-    """Copy nodes into a graph of their own, drop what does nothing and generate its code."""
+    """Copy nodes into a new graph, remove operations without effect, and generate its code."""
     graph = fx.Graph()
     copies = {node: graph.placeholder(node.name) for node in inputs}
     for node in body:
@@ -112,7 +114,7 @@ def _program(
 
 
 def _skip(node: fx.Node) -> None:
-    """Skip two transposes, and ``x + zeros``: what the second derivative of a ReLU adds."""
+    """Remove double transposes, and the ``x + zeros`` of second derivatives of ReLUs."""
     sources = [a for a in node.args if isinstance(a, fx.Node)]
     if node.target is aten.t.default and sources[0].target is aten.t.default:
         node.replace_all_uses_with(sources[0].args[0])  # type: ignore[arg-type]
@@ -124,5 +126,5 @@ def _skip(node: fx.Node) -> None:
 
 
 def _kind(node: fx.Node) -> tuple[Any, ...]:
-    value = node.meta["val"]  # strides too: a view further on may fit one layout and not the other
+    value = node.meta["val"]  # later views may depend on the strides
     return value.shape, value.stride(), value.dtype
