@@ -17,13 +17,14 @@ Tensors: TypeAlias = Sequence[Tensor]
 aten = torch.ops.aten
 
 RESHAPES = {aten.squeeze_.dim: aten.squeeze.dim, aten.squeeze_.dims: aten.squeeze.dims}
-SUMS = (aten.add.Tensor, aten.bmm.default, aten.mm.default, aten.sum.dim_IntList)
-ELEMENTWISE = (aten.mul.Scalar, aten.mul.Tensor, aten.neg.default)
-AXES = (aten.expand.default, aten.squeeze.dim, aten.unsqueeze.default, aten.select.int)
-VIEWS = (aten.t.default, aten.transpose.int, aten.view.default)
+PRODUCTS = {aten.mm.default: "addmm", aten.bmm.default: "baddbmm"}
+ARITHMETIC = (aten.add.Tensor, aten.mul.Scalar, aten.mul.Tensor, aten.neg.default)
+AXES = (aten.squeeze.dim, aten.unsqueeze.default, aten.select.int, aten.sum.dim_IntList)
+VIEWS = (aten.expand.default, aten.t.default, aten.transpose.int, aten.view.default)
 # Operators by the quickest way to call them: a method of the tensor costs a third of an overload.
 METHODS: dict[Any, str] = {
-    operator: operator.__name__.split(".")[0] for operator in (*SUMS, *ELEMENTWISE, *AXES, *VIEWS)
+    operator: operator.__name__.split(".")[0]
+    for operator in (*PRODUCTS, *ARITHMETIC, *AXES, *VIEWS)
 }
 
 
@@ -96,22 +97,23 @@ def _refuse_in_place(nodes: list[fx.Node]) -> None:
 def _program(
     root: fx.GraphModule, body: list[fx.Node], inputs: list[fx.Node], outputs: Any
 ) -> Callable[..., Any]:
-    """Copy nodes into a graph of their own, drop what does nothing and generate its code."""
+    """Copy nodes into a graph of their own, simplify it and generate its code."""
     graph = fx.Graph()
     copies = {node: graph.placeholder(node.name) for node in inputs}
     for node in body:
         copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(fx.map_arg(outputs, copies.__getitem__))
-    for node in list(graph.nodes):
-        _skip(node)
-    graph.eliminate_dead_code()
+    for rewrite in (_skip, _accumulate):
+        for node in list(graph.nodes):
+            rewrite(graph, node)
+        graph.eliminate_dead_code()
     for node in graph.nodes:
         if node.target in METHODS:
             node.op, node.target = "call_method", METHODS[node.target]
     return fx.GraphModule(root, graph).forward
 
 
-def _skip(node: fx.Node) -> None:
+def _skip(graph: fx.Graph, node: fx.Node) -> None:
     """Skip two transposes, and ``x + zeros``: what the second derivative of a ReLU adds."""
     sources = [a for a in node.args if isinstance(a, fx.Node)]
     if node.target is aten.t.default and sources[0].target is aten.t.default:
@@ -121,6 +123,23 @@ def _skip(node: fx.Node) -> None:
             if zeros.target is aten.zeros_like.default and _kind(other) == _kind(node):
                 node.replace_all_uses_with(other)
                 return
+
+
+def _accumulate(graph: fx.Graph, node: fx.Node) -> None:
+    """Turn ``x + a @ b`` into one product that adds to x."""
+    if node.target is not aten.add.Tensor or node.kwargs:
+        return
+    terms = [a for a in node.args if isinstance(a, fx.Node)]
+    if len(terms) != 2 or terms[0] is terms[1]:
+        return
+    order = {n: i for i, n in enumerate(graph.nodes)}
+    x, product = sorted(terms, key=lambda n: (n.target in PRODUCTS, order[n]))
+    if product.target not in PRODUCTS or len(product.users) > 1 or _kind(product) != _kind(node):
+        return
+    with graph.inserting_before(node):
+        fused = graph.call_method(PRODUCTS[product.target], (x, *product.args))
+    fused.meta = dict(node.meta)
+    node.replace_all_uses_with(fused)
 
 
 def _kind(node: fx.Node) -> tuple[Any, ...]:
