@@ -1,6 +1,6 @@
-"""Experiments: settings that become an :class:`~metarl.experiment.Experiment`, and their registry.
+"""Registry of the experiments that ``metarl train`` runs, and :func:`train`.
 
-Importing this package imports none of them.
+Importing this package does not import the experiments.
 """
 
 import importlib
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class Entry(NamedTuple):
-    """A row of the registry.
+    """A registered experiment.
 
     Attributes:
-        kind: Its :class:`~metarl.experiment.Experiment`, as ``module:name`` of this package; the
-            module is imported when it is first used.
-        summary: One line of help.
+        kind: ``module:name`` of its :class:`~metarl.experiment.Experiment` class in this package;
+            the module is imported on first use.
+        summary: One-line description in the help.
         method: Name of the meta-RL method; None for other experiments.
     """
 
@@ -30,7 +30,7 @@ class Entry(NamedTuple):
     method: str | None = None
 
     def load(self) -> tuple[Any, Any]:
-        """Return the experiment's class and its configuration dataclass."""
+        """Import the experiment and return its class and its configuration dataclass."""
         module, _, name = self.kind.partition(":")
         kind = getattr(importlib.import_module(f"metarl.experiments.{module}"), name)
         return kind, kind.settings(self.method) if self.method else kind.settings
@@ -42,20 +42,20 @@ OTHERS = {
     "fewshot": Entry("fewshot:ImageClassification", "few-shot classification of images"),
     "text": Entry("text:TextClassification", "few-shot classification of sentences"),
 }
-"""Experiments besides the meta-RL methods, which are rows of :data:`metarl.rl.methods.METHODS`."""
+"""Experiments other than meta-RL; each row of :data:`metarl.rl.methods.METHODS` is also one."""
 
 
 def experiments() -> dict[str, Entry]:
-    """Return every experiment that ``metarl train`` knows, registered methods included."""
+    """Return all experiments by name, including registered meta-RL methods."""
     rows = {name: Entry("meta_rl:MetaRL", row.summary, name) for name, row in METHODS.items()}
     return rows | OTHERS
 
 
 def experiment_of(run: "Run") -> "Experiment[Any]":
-    """Return the experiment of a run folder, as it was trained.
+    """Return the experiment of a run folder, with the settings of the run.
 
     Raises:
-        ValueError: If there is no such experiment, or config.json is damaged.
+        ValueError: If the experiment is not registered, or config.json is damaged.
     """
     from metarl.runs import read_config
 
@@ -64,7 +64,7 @@ def experiment_of(run: "Run") -> "Experiment[Any]":
     if name not in known:
         raise ValueError(
             f"{run.folder} was trained with {name!r}, which is not registered: expected one of "
-            f"{', '.join(known)}. Import the module that registers it first (--import MODULE)"
+            f"{', '.join(known)}. Import the module that registers {name!r} (--import MODULE)"
         )
     kind, config = known[name].load()
     experiment: Experiment[Any] = kind(read_config(config, run))
@@ -72,12 +72,13 @@ def experiment_of(run: "Run") -> "Experiment[Any]":
 
 
 def settings(name: str, *, preset: str | None = None, **changed: Any) -> Any:
-    """Return the configuration of an experiment: the preset's values, then the given ones.
+    """Create the configuration of an experiment from a preset and single settings.
 
     Args:
         name: A name of :func:`experiments`.
-        preset: A name of :mod:`metarl.experiments.presets`; values without a field are left out.
-        changed: Fields of the configuration.
+        preset: A name in :mod:`metarl.experiments.presets`; values that the experiment does not
+            have are ignored.
+        **changed: Settings that override the preset.
     """
     from metarl.experiments import presets
 
@@ -88,17 +89,18 @@ def settings(name: str, *, preset: str | None = None, **changed: Any) -> Any:
 
 
 def train(name: str, out: str | Path, *, preset: str | None = None, **changed: Any) -> None:
-    """Train an experiment into a new run folder, as ``metarl train`` does.
+    """Train an experiment in a new run folder, like ``metarl train``.
 
     Args:
-        name: A method of meta-RL, or ``"sb3"``, ``"regression"``, ``"fewshot"`` or ``"text"``.
-        out: The run folder.
-        preset: Named settings to start from.
-        changed: Fields of the configuration, such as ``iterations=50``.
+        name: A meta-RL method (``metarl methods`` lists them), or ``"sb3"``, ``"regression"``,
+            ``"fewshot"`` or ``"text"``.
+        out: The run folder to create.
+        preset: Name of a preset.
+        **changed: Settings that override the preset, such as ``iterations=50``.
 
     Raises:
-        ValueError: If a setting is impossible.
-        FileExistsError: If the folder contains something already.
+        ValueError: If a setting is invalid.
+        FileExistsError: If the folder exists and is not empty.
 
     Example::
 

@@ -44,17 +44,19 @@ QUERIES = 15  # of each class in validation and test, where the images suffice
 
 @dataclass(frozen=True)
 class ImageSettings(Ranged):
-    """The images and the tasks made of them."""
+    """Settings of the images and of the tasks sampled from them."""
 
     group: ClassVar[str] = "data"
     data: Literal["glyphs", "omniglot", "mini-imagenet", "folder"] = "glyphs"
-    """Images; folder is your own data, with one subfolder per class. glyphs needs no download."""
+    """Image data. folder is your own data, with one subfolder per class; glyphs needs no
+    download."""
     data_root: Annotated[Path | None, unset("METARL_DATA, or a download of Omniglot")] = None
     """Folder of the images."""
     split: Annotated[str | None, unset("random for Omniglot")] = None
-    """Split of the classes; Omniglot: random, vinyals or background."""
+    """Split of the classes into training, validation and test. Omniglot has random, vinyals and
+    background."""
     image_size: Annotated[int | None, at_least(1), unset("28, photographs 84")] = None
-    """Height and width in pixels."""
+    """Height and width of the images in pixels."""
     rotations: Literal["none", "train", "all"] | None = None
     """Splits in which images rotated by 90, 180 and 270 degrees are additional classes."""
     num_ways: Annotated[int, at_least(2), tyro.conf.arg(aliases=["--ways"])] = 5
@@ -77,7 +79,7 @@ class ImageSettings(Ranged):
 
 @dataclass(frozen=True)
 class NetworkSettings(Ranged):
-    """The convolutional network."""
+    """Settings of the convolutional network."""
 
     group: ClassVar[str] = "network"
     network: Annotated[str, among(NETWORKS)] = "conv4-stride"
@@ -127,9 +129,12 @@ class FewShotConfig(SupervisedConfig, NetworkSettings, ImageSettings):
         return [
             *super().conflicts(),
             (self.method == "oracle", "method=oracle is only supported by `train regression`"),
-            (varied and joint, "method=pretrained trains on all classes; leave out `variable`"),
-            (varied and given, f"`variable` tasks have their own sizes; leave out {given}"),
-            (varied and staged, "`variable` tasks have a new shape each; use mode=eager"),
+            (
+                varied and joint,
+                "method=pretrained does not support `variable` tasks; leave out `variable`",
+            ),
+            (varied and given, f"`variable` samples the sizes of tasks; leave out {given}"),
+            (varied and staged, "`variable` tasks differ in shape; use mode=eager"),
             (
                 varied and learned,
                 "`variable` tasks have no fixed number of classes; use start=zero",
@@ -154,20 +159,20 @@ class ImageClassification(Supervised[FewShotConfig]):
 
     @cached_property
     def splits(self) -> Splits:
-        """The images, by split; others can be put in their place."""
+        """The images of each split; assign to this attribute to train on other images."""
         config = self.config
         options: Any = {n: getattr(config, n) for n in ("data_root", "split", "image_size")}
         return load_images(config.data, **options)
 
     @cached_property
     def parts(self) -> Parts:
-        """The model, its learner, and what draws its tasks."""
+        """The model, its meta-learner and its task samplers."""
         config = self.config
         if config.classes not in (None, self.splits.digest()):
             raise ValueError(
-                f"data={config.data} no longer has the classes that this run was trained on, so "
-                "its test classes may differ; data_root is the folder of the images, and glyphs "
-                "come from matplotlib's fonts"
+                f"the classes of data={config.data} have changed since training, so the test "
+                "classes may differ: check data_root, or for glyphs the version of matplotlib, "
+                "whose fonts they use"
             )
         splits = Splits(*(c._replace(images=c.images.to(self.device)) for c in self.splits))
         trained = _pool(config, splits.train, "train", training=True)
@@ -194,14 +199,17 @@ class ImageClassification(Supervised[FewShotConfig]):
         )
 
     def prepare(self) -> dict[str, float]:
-        """Draw a task of each split, and record which classes the data have."""
+        """Sample a task of each split, and record a digest of the classes in the configuration."""
         config, fewest = self.config, VariableFewShot.MIN_WAYS
         few = config.variable and config.num_ways <= fewest
         adapts = config.inner_steps or config.start != "learned"
         error = "method=pretrained adapts only in the test; leave out inner_steps and `start`"
         refuse(
             (adapts and config.method == "pretrained", error),
-            (few, f"`variable` tasks have more than {fewest} classes; set num_ways, such as 50"),
+            (
+                few,
+                f"with `variable`, num_ways must be greater than {fewest}; Meta-Dataset uses 50",
+            ),
         )
         self.config = replace(config, classes=self.splits.digest())
         for name in ("validation", "test"):
@@ -211,7 +219,7 @@ class ImageClassification(Supervised[FewShotConfig]):
 
 
 def _chunk_size(config: FewShotConfig, per_class: int) -> int:
-    """Return how many tasks with so many images of each class make a chunk of a good size."""
+    """Return the number of tasks per chunk for tasks with `per_class` images of each class."""
     return 1 if config.variable else max(1, EXAMPLES_PER_CHUNK // (config.num_ways * per_class))
 
 
@@ -224,8 +232,8 @@ def _network(config: FewShotConfig, classes: Classes, ways: int) -> Classifier:
     size = body(torch.zeros(1, channels, height, width)).shape[-1]
     if not size:
         raise ValueError(
-            f"network={config.network} shrinks images of {height}x{width} pixels to nothing; use "
-            "a different one, or a larger image_size"
+            f"network={config.network} is too deep for images of {height}x{width} pixels; use "
+            "a different network or a larger image_size"
         )
     return Classifier(body, linear(size, ways, generator=generator))
 
@@ -233,7 +241,7 @@ def _network(config: FewShotConfig, classes: Classes, ways: int) -> Classifier:
 def _pool(
     config: FewShotConfig, classes: Classes, split: str, *, training: bool = False
 ) -> FewShot:
-    """Return the classes of a split as few-shot tasks, of training or of tests."""
+    """Return a sampler of few-shot tasks over the classes of a split."""
     shots = (training and config.train_shots) or config.num_shots
     left = max(1, min(classes.counts) - config.num_shots)
     tested = config.test_queries or min(QUERIES, left)
@@ -249,7 +257,7 @@ def _pool(
 
 
 def _tasks(config: FewShotConfig, pool: Callable[[], FewShot], steps: int) -> Draw:
-    """Draw tasks with what the settings add: minibatches of the support set, a norm reference."""
+    """Return a sampler that also adds support minibatches and a reference batch for the norms."""
 
     def source() -> Draw:
         if not config.variable:

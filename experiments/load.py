@@ -15,24 +15,25 @@ def load(
     trust_env: bool = False,
     **options: Any,
 ) -> Any:
-    """Load a trained policy that `metarl train` or `metarl push` wrote; no code of its files runs.
+    """Load the trained policy of a run. Loading never runs code from the files of the run.
 
     Args:
-        source: A folder, or a repository of the hub: ``hub:USER/NAME`` or
-            ``hub:USER/NAME@REVISION``, which goes into the hub's cache.
-        checkpoint: Iteration of the checkpoint, by default the last.
-        device: Where to put it: ``auto``, ``cpu`` or ``cuda``.
-        trust_env: Import the module that its environment names. Importing it yourself before has
-            the same effect.
-        options: Of the model. Of a policy: `episodes` of each inner step, by default as many as
-            have 4,000 time steps.
+        source: A run folder, a folder written by ``metarl push``, or a repository of the Hugging
+            Face hub: ``hub:USER/NAME`` or ``hub:USER/NAME@REVISION``.
+        checkpoint: Iteration of the checkpoint. Default: the last.
+        device: Device of the parameters: ``auto``, ``cpu`` or ``cuda``.
+        trust_env: Import the module that the environment id names (``module:Name-v0``). It is not
+            needed if you have imported the module.
+        options: Options of the model. For a policy, `episodes` is the number of episodes of each
+            inner step. Default: as many as have 4000 time steps.
 
     Returns:
         A :class:`~metarl.experiments.policies.MetaPolicy`.
 
     Raises:
-        OSError: If there is no run, or the hub cannot be reached.
-        ValueError: If it does not adapt, is damaged, or would import a module.
+        OSError: If the source contains no run, or the hub cannot be reached.
+        ValueError: If the run has no policy that adapts, is damaged, or requires a module that is
+            not trusted.
 
     Example::
 

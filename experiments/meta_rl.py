@@ -1,4 +1,4 @@
-"""Meta-train a policy with any method of the table.
+"""Meta-RL with any method of :data:`metarl.rl.methods.METHODS`.
 
 ``metarl train maml-trpo --preset navigation-quick --out runs/quick``
 """
@@ -17,13 +17,14 @@ from metarl.core import (
     numpy_generator,
     torch_generator,
 )
-from metarl.experiment import Evaluation, Experiment, Report, best_rate
+from metarl.experiment import Evaluation, Experiment, Report
 from metarl.experiments.policies import MetaPolicy, sampler_of
 from metarl.experiments.policies import Parts as Parts
 from metarl.experiments.policies import build as build
 from metarl.experiments.rl_rendering import RLRendering, draw_episodes, draw_paths
 from metarl.experiments.rl_settings import RLConfig as RLConfig
 from metarl.experiments.rl_settings import config_class as config_class
+from metarl.experiments.tuning import best_rate
 from metarl.rl import AdaptationCurve, TaskDescription, paper_episodes, paper_tasks, rollout_metrics
 from metarl.rl.methods import METHODS
 from metarl.runs import Subject, unset
@@ -60,7 +61,7 @@ class RLEvaluation(Evaluation):
     def conflicts(self) -> Conflicts:
         """Return the combinations of settings that are errors."""
         both = self.tune_inner_lr and self.inner_lr is not None
-        return [(both, "tune_inner_lr chooses the step size; leave out inner_lr")]
+        return [(both, "tune_inner_lr and inner_lr are mutually exclusive; leave out one of them")]
 
 
 class MetaRL(Experiment[RLConfig]):
@@ -72,20 +73,20 @@ class MetaRL(Experiment[RLConfig]):
 
     @property
     def name(self) -> str:
-        """The method."""
+        """Name of the meta-RL method."""
         return self.config.method
 
     @cached_property
     def parts(self) -> Parts:
-        """What training needs."""
+        """The environments, the policy, the inner loop and the meta-learner."""
         return build(self.config)
 
     def init(self) -> MetaState:
-        """Return the initial policy and what the method carries."""
+        """Return the initial meta-parameters and the state of the method."""
         return self.parts.learner.init(self.parts.params, device=self.device)
 
     def draw(self, state: MetaState, iteration: int) -> tuple[Any, Metrics]:
-        """Collect episodes of new tasks, before and after each inner step."""
+        """Sample tasks and collect episodes before and after each inner step."""
         parts, seed = self.parts, self.config.seed
         tasks = parts.sampler.sample_tasks(numpy_generator(seed, iteration, "tasks"))
         generator = torch_generator(seed, iteration, "rollouts", device=self.device)
@@ -103,16 +104,17 @@ class MetaRL(Experiment[RLConfig]):
     def model(  # type: ignore[override]
         self, params: MetaParams, *, num_tasks: int = 1, episodes: int | None = None
     ) -> MetaPolicy:
-        """Return the policy, ready to adapt to a number of tasks on a number of episodes.
+        """Return the policy of these meta-parameters, ready to adapt.
 
         Args:
             params: The meta-parameters.
-            num_tasks: Tasks that it adapts to at a time.
-            episodes: Episodes of each inner step; by default as many as have 4,000 time steps.
+            num_tasks: Number of tasks that it adapts to at the same time.
+            episodes: Number of episodes of each inner step. Default: as many as have 4000 time
+                steps.
         """
         episodes = episodes or paper_episodes(sampler_of(self.config, 1, 1).horizon)
         self.parts = build(self.config, num_tasks=num_tasks, episodes=episodes)
-        self.require_fitting(params)
+        self.require_matching(params)
         return MetaPolicy(self.config, self.parts, params)
 
     def describe(self) -> Subject:
@@ -123,7 +125,7 @@ class MetaRL(Experiment[RLConfig]):
         return Subject(method, paper, env, "reinforcement-learning", True, "render")
 
     def evaluate(self, metas: Sequence[MetaParams], options: RLEvaluation) -> Report:
-        """Return the return after 0, 1, ..., K steps on test tasks (Finn et al. 2017)."""
+        """Report the return after 0, 1, ..., K steps on test tasks (Finn et al. 2017)."""
         num_steps, seed = self._steps_to_take(options), options.seed
         rate, tables = self.config.inner_lr if options.inner_lr is None else options.inner_lr, []
         policy = self.model(
@@ -166,7 +168,7 @@ class MetaRL(Experiment[RLConfig]):
         return Report(name, values, tables)
 
     def _steps_to_take(self, options: RLEvaluation) -> int:
-        """Return the number of adaptation steps; refuse step sizes that nothing would use."""
+        """Return the number of adaptation steps, and check the step sizes."""
         config = self.config
         oracle = config.observe_task and config.inner_steps == 0
         num_steps = options.inner_steps if options.inner_steps is not None else 0 if oracle else 3
@@ -179,14 +181,17 @@ class MetaRL(Experiment[RLConfig]):
             ),
             (
                 options.tune_inner_lr and not num_steps,
-                "tune_inner_lr needs inner_steps of at least 1",
+                "tune_inner_lr requires inner_steps of at least 1",
             ),
         )
         return num_steps
 
     def draw_adaptation(
-        self, shown: Sequence[Experiment[Any]], metas: Sequence[MetaParams], options: RLRendering
+        self,
+        experiments: Sequence[Experiment[Any]],
+        metas: Sequence[MetaParams],
+        options: RLRendering,
     ) -> None:
-        """Draw paths on the plane, or one episode before and after adaptation."""
+        """Draw paths in the plane, or one episode before and after adaptation."""
         draw_rows = draw_paths if self.config.env == PLANE else draw_episodes
-        draw_rows(list(zip(shown, metas, strict=True)), options)
+        draw_rows(list(zip(experiments, metas, strict=True)), options)

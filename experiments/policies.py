@@ -1,4 +1,4 @@
-"""What a meta-RL configuration means, and the policy that its training makes, ready to adapt."""
+"""The parts that a meta-RL configuration describes, and trained policies that adapt."""
 
 import difflib
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ if TYPE_CHECKING:  # at run time it is imported where it is needed
 
 
 class Parts(NamedTuple):
-    """Everything that a configuration means."""
+    """The environments, the policy, the inner loop and the meta-learner of a configuration."""
 
     policy: Policy
     params: Params
@@ -62,15 +62,15 @@ class Parts(NamedTuple):
 
 
 def build(config: RLConfig, *, num_tasks: int | None = None, episodes: int | None = None) -> Parts:
-    """Build the parts of a run.
+    """Build the environments, the policy and the meta-learner of a configuration.
 
     Args:
-        config: Its settings.
-        num_tasks: Instead of the run's, for an evaluation.
-        episodes: Episodes per task instead of the run's, for an evaluation.
+        config: The settings of the run.
+        num_tasks: Number of tasks, if different from the settings.
+        episodes: Number of episodes per task, if different from the settings.
 
     Raises:
-        ValueError: If there is no such environment, or it has no tasks.
+        ValueError: If the environment does not exist or has no tasks.
     """
     count, share = num_tasks or config.num_tasks, None
     if num_tasks is None:  # give each process whole chunks, if the horizon is registered
@@ -113,10 +113,10 @@ def build(config: RLConfig, *, num_tasks: int | None = None, episodes: int | Non
 def sampler_of(
     config: RLConfig, num_tasks: int, episodes: int, share: processes.TaskSlice | None = None
 ) -> Sampler:
-    """Return the environments of a number of tasks and episodes.
+    """Return a sampler with one environment for each task and episode.
 
     Raises:
-        ValueError: If there is no such environment, or it has no tasks.
+        ValueError: If the environment does not exist or has no tasks.
     """
     try:
         return make_sampler(
@@ -134,19 +134,19 @@ def sampler_of(
         close = difflib.get_close_matches(name, ours, 1, cutoff=0.8)
         hint = f"did you mean {close[0]}?" if close else str(error)
         raise ValueError(
-            f"there is no environment `env`={config.env}: {hint} (`metarl envs` lists ours)"
+            f"unknown environment `env`={config.env}: {hint} (`metarl envs` lists them)"
         ) from None
 
 
 @dataclass(frozen=True)
 class AdaptedPolicy:
-    """A policy that adapted to a task.
+    """A policy that has adapted to a task.
 
     Attributes:
         parts: The policy as a function, and its environment.
-        params: Its parameters, of this task.
-        returns: Mean return after 0, 1, ..., K steps, on the episodes that the steps learned from
-            and, the last, on new ones.
+        params: The parameters adapted to the task.
+        returns: Mean return after 0, 1, ..., K steps, each measured on the episodes of the next
+            step, the last one on new episodes.
     """
 
     parts: Parts
@@ -154,11 +154,12 @@ class AdaptedPolicy:
     returns: list[float]
 
     def act(self, observation: Any, *, generator: torch.Generator | None = None) -> Any:
-        """Return the most likely action at one observation or a batch; with a generator, draw it.
+        """Return the action for one observation or a batch of observations.
 
         Args:
-            observation: An array (*batch, features).
-            generator: Source of the noise that the policy adapts with.
+            observation: Array of shape (*batch, features).
+            generator: Generator of the exploration noise. Default: the mode of the action
+                distribution, without noise.
         """
         seen = torch.as_tensor(np.asarray(observation), device=self.parts.sampler.device).float()
         with torch.no_grad():
@@ -167,7 +168,7 @@ class AdaptedPolicy:
         return chosen.numpy(force=True)
 
     def to_sb3(self) -> "ActorCriticPolicy":
-        """Return the same policy as Stable-Baselines3's own."""
+        """Return the policy as a policy of Stable-Baselines3."""
         from metarl.sb3 import sb3_policy  # the import takes a second
 
         env: Any = self.parts.sampler.env
@@ -177,10 +178,10 @@ class AdaptedPolicy:
 
 @dataclass(frozen=True)
 class MetaPolicy:
-    """A meta-learned policy, ready to adapt.
+    """A meta-trained policy that adapts to tasks of its environment.
 
     Attributes:
-        config: The settings of its run.
+        config: The settings of the run.
         parts: The policy as a function, its inner loop and its environment.
         params: The meta-parameters.
     """
@@ -190,15 +191,16 @@ class MetaPolicy:
     params: MetaParams
 
     def sample_task(self, seed: int = 0) -> TaskDescription:
-        """Draw a task of its environment."""
+        """Sample a task of the environment."""
         return self.parts.sampler.sample_tasks(numpy_generator(seed, 0, "tasks"))[0]
 
     def loop(self, steps: int, rate: float | None = None) -> InnerLoop:
-        """Return the inner loop of the paper's test; rates that were learned stay what they are.
+        """Return the inner loop of test time (Finn et al. 2017); it keeps learned step sizes.
 
         Args:
-            steps: Inner steps.
-            rate: Step size of the first, by default the run's; later ones are half of it.
+            steps: Number of inner steps.
+            rate: Step size of the first inner step; later steps use half of it. Default: that of
+                the run.
         """
         config, loop = self.config, self.parts.loop
         rate = config.inner_lr if rate is None else rate
@@ -210,7 +212,7 @@ class MetaPolicy:
     def play(
         self, loop: InnerLoop, tasks: Sequence[TaskDescription], generator: torch.Generator
     ) -> list[Episodes]:
-        """Return the episodes of tasks after 0, 1, ..., K steps, each step on fresh ones."""
+        """Collect episodes of tasks after 0, 1, ..., K steps; each step uses new episodes."""
         parts = self.parts
         batch, _ = parts.sampler.collect(
             parts.policy, loop, self.params, list(tasks), generator, parts.process
@@ -220,7 +222,7 @@ class MetaPolicy:
     def curve(
         self, loop: InnerLoop, tasks: Sequence[TaskDescription], generator: torch.Generator
     ) -> AdaptationCurve:
-        """Return the returns of tasks after 0, 1, ..., K steps."""
+        """Measure the returns of tasks after 0, 1, ..., K steps."""
         parts = self.parts
         return adaptation_curve(
             parts.sampler, parts.policy, loop, self.params, tasks, generator, process=parts.process
@@ -229,12 +231,12 @@ class MetaPolicy:
     def adapt(
         self, task: TaskDescription, *, steps: int | None = None, seed: int = 0
     ) -> AdaptedPolicy:
-        """Play episodes of a task and adapt to it, with the step sizes of `metarl evaluate`.
+        """Collect episodes of a task and adapt to it, with the step sizes of `metarl evaluate`.
 
         Args:
-            task: A task of its environment.
-            steps: Inner steps, each on new episodes; by default as many as in training, and one
-                of a policy that was pretrained.
+            task: A task of the environment.
+            steps: Number of inner steps; each uses new episodes. Default: as many as in training,
+                or one if the policy was pretrained.
             seed: Seed of the episodes.
         """
         usual = max(self.config.inner_steps, 0 if self.config.observe_task else 1)

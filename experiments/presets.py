@@ -1,4 +1,4 @@
-"""Named settings: the papers' values, and quick ones to look around with."""
+"""Presets: named settings of the papers, and quick ones for a first look."""
 
 from typing import Any
 
@@ -99,21 +99,21 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "fewshot": IMAGES,
     "text": {},
 }
-"""Presets by the experiments that take them: those on policies share theirs."""
+"""Presets by experiment; all meta-RL methods share the same presets."""
 
 
 def presets_of(experiment: str) -> dict[str, dict[str, Any]]:
-    """Return the presets that an experiment takes."""
+    """Return the presets of an experiment by name."""
     family = experiment if experiment in PRESETS else "policies"
     own = METHODS[experiment].with_preset if experiment in METHODS else {}
     return {name: values | own for name, values in PRESETS[family].items()}
 
 
 def preset(name: str, experiment: str) -> dict[str, Any]:
-    """Return the settings called `name`.
+    """Return the settings of a preset.
 
     Raises:
-        ValueError: If the experiment has none of that name.
+        ValueError: If the experiment has no preset of this name.
     """
     own = presets_of(experiment)
     if name not in own:

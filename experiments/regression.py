@@ -1,4 +1,4 @@
-"""Few-shot regression of sinusoids (Finn et al. 2017, section 5.1) with any method.
+"""Few-shot regression of sinusoids (Finn et al. 2017, section 5.1).
 
 ``metarl train regression --method maml --out runs/sine``
 """
@@ -27,7 +27,7 @@ QUERIES = 100  # points of validation and test
 
 @dataclass(frozen=True)
 class SinusoidSettings(Ranged):
-    """The tasks and the network."""
+    """Settings of the sinusoids and of the network."""
 
     group: ClassVar[str] = "data and network"
     num_shots: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--shots"])] = 10
@@ -68,11 +68,11 @@ class RegressionConfig(SupervisedConfig, SinusoidSettings):
         classes = self.method in ("protomaml", "protonet", "zero-head")
         return [
             *super().conflicts(),
-            (not self.hidden, "`hidden` needs at least one width"),
+            (not self.hidden, "`hidden` must have at least one width"),
             (self.start not in (None, "learned"), f"`start` is {fewshot}"),
             (self.inner_batch, f"`inner_batch` is {fewshot}"),
             (self.per_step_norm, f"`per_step_norm` is {fewshot}"),
-            (classes, f"method={self.method} needs classes: use `train fewshot`"),
+            (classes, f"method={self.method} requires classes; use `train fewshot`"),
         ]
 
 
@@ -85,12 +85,12 @@ class SinusoidRegression(Supervised[RegressionConfig]):
     family = "few-shot-regression"
 
     def sinusoids(self, queries: int) -> Sinusoids:
-        """Return the family of tasks, with a number of query points."""
+        """Return a sampler of sinusoids with `queries` query points."""
         return Sinusoids(self.config.num_shots, queries, self.config.method == "oracle")
 
     @cached_property
     def parts(self) -> Parts:
-        """The model, its learner, and what draws its tasks."""
+        """The model, its meta-learner and its task samplers."""
         config, inputs = self.config, 3 if self.config.method == "oracle" else 1
         generator = torch_generator(config.seed, 0, "parameters")
         layers = mlp((inputs, *config.hidden), activation=config.activation, generator=generator)
@@ -106,9 +106,9 @@ class SinusoidRegression(Supervised[RegressionConfig]):
         )
 
     def examples(self, run: Run, *, tasks: int = 2, seed: int = 1) -> list[Fit]:
-        """Adapt the last checkpoint of a run to test sinusoids, for a picture."""
+        """Return the last checkpoint of a run adapted to test sinusoids, to be plotted."""
         params = self.read(run, run.choose_checkpoint(None))
-        self.require_fitting(params)
+        self.require_matching(params)
         drawn = self.sinusoids(QUERIES).sample(tasks, torch_generator(seed, 0, "picture"))
         return [
             self._fit(

@@ -7,19 +7,19 @@ from typing import Annotated, Any, NamedTuple
 from metarl.core import InnerLoop, MetaParams, Params, torch_generator
 from metarl.drawing import (
     SUFFIXES,
-    Film,
     Pace,
+    Recording,
     Shot,
     adapted_path,
     choose_pace,
-    draw_films,
-    film,
+    draw_recordings,
     headline,
     label,
     make_recorder,
     panels,
     paths_figure,
     paths_video,
+    record_episodes,
 )
 from metarl.experiment import Experiment, Rendering
 from metarl.experiments.policies import MetaPolicy
@@ -37,7 +37,7 @@ from metarl.util import Conflicts, at_least
 
 
 Rows = Sequence[tuple[Experiment[Any], MetaParams]]
-"""Experiments of the runs to show, and their parameters."""
+"""Experiments of the runs to show, with their meta-parameters."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class RLRendering(Rendering):
     def conflicts(self) -> Conflicts:
         """Return the combinations of settings that are errors."""
         wanted, got = len(self.runs), len(self.inner_lr)
-        error = f"inner_lr needs one step size per run: {wanted}, got {got}"
+        error = f"inner_lr must have one step size per run: expected {wanted}, got {got}"
         return [(got and wanted != got, error)]
 
 
 class Adapted(NamedTuple):
-    """A policy that adapted to tasks: episodes after 0, 1, ..., K steps."""
+    """An adapted policy with episodes after 0, 1, ..., K inner steps."""
 
     policy: MetaPolicy
     loop: InnerLoop
@@ -75,7 +75,7 @@ class Adapted(NamedTuple):
 
 
 def draw_paths(rows: Rows, options: RLRendering) -> None:
-    """Draw paths of several episodes: on one task in a video, on several in a picture."""
+    """Draw the paths of several episodes: on one task in a video, on several tasks in an image."""
     moving, drawn = options.out.suffix in SUFFIXES, []
     for index in range(len(rows)):
         done = adapted(rows, options, index, steps=3, num_tasks=1 if moving else options.num_tasks)
@@ -87,42 +87,42 @@ def draw_paths(rows: Rows, options: RLRendering) -> None:
 
 
 def draw_episodes(rows: Rows, options: RLRendering) -> None:
-    """Play one episode on one task before and after adaptation."""
+    """Record one episode of a task before and after adaptation."""
     shots = []
     for index, (one, params) in enumerate(rows):
         recorder = recorder_of(one)  # fails before any work where nothing can be drawn
         usual = max(one.config.inner_steps, 0 if one.config.observe_task else 1)
         done = adapted(rows, options, index, steps=usual)
         path, task = adapted_path(done.loop, params, done.batches), done.tasks[0]
-        films, pace = play(recorder, done.policy.parts.policy, path, task, options)
+        recordings, pace = play(recorder, done.policy.parts.policy, path, task, options)
         name = f"{options.runs[index].name}, " if len(rows) > 1 else ""
         shots.append([
             Shot(name + label(steps), float(mean_return(batch)[0]), shown)
-            for steps, (batch, shown) in enumerate(zip(done.batches, films, strict=True))
+            for steps, (batch, shown) in enumerate(zip(done.batches, recordings, strict=True))
         ])  # fmt: skip
-    draw_films(shots, options.out, title=headline(rows[0][0].config.env, task), pace=pace)
+    draw_recordings(shots, options.out, title=headline(rows[0][0].config.env, task), pace=pace)
 
 
 def recorder_of(one: Experiment[Any]) -> Sampler:
-    """Return the environment that episodes of a run are filmed in."""
+    """Return a renderer of episodes in the environment of a run."""
     known = {"observe_task": True} if one.config.observe_task else {}
     return make_recorder(one.config.env, device=one.device, **known)
 
 
 def play(
     recorder: Sampler, policy: Policy, path: list[Params], task: TaskDescription, options: Rendering
-) -> tuple[list[Film], Pace]:
-    """Film an episode of a task with each of several parameters; return how often it was drawn."""
+) -> tuple[list[Recording], Pace]:
+    """Record an episode of a task for each set of parameters; also return the frame rate."""
     pace = choose_pace(recorder, options.out.suffix)
-    films = film(recorder, policy, path, task, seed=options.seed, every=pace.every)
+    recordings = record_episodes(recorder, policy, path, task, seed=options.seed, every=pace.every)
     recorder.env.call("close")  # before the next one opens a window
-    return films, pace
+    return recordings, pace
 
 
 def adapted(
     rows: Rows, options: RLRendering, index: int, *, steps: int, num_tasks: int = 1
 ) -> Adapted:
-    """Adapt a run to the task asked for, or to test tasks, as the evaluation does."""
+    """Adapt a run to the task of the options, or to test tasks, as in an evaluation."""
     one, params = rows[index]
     num_tasks = 1 if options.task else num_tasks
     policy = one.model(params, num_tasks=num_tasks, episodes=options.episodes_per_task)
@@ -135,5 +135,5 @@ def adapted(
 
 
 def tasks_shown(sampler: Sampler, options: Rendering, task: str | None) -> list[TaskDescription]:
-    """Return the task that is given as JSON, else test tasks."""
+    """Return the task given as JSON, or test tasks if there is none."""
     return [read_task(task, sampler)] if task else paper_tasks(sampler, options.seed)

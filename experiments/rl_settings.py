@@ -1,4 +1,4 @@
-"""The settings of meta-RL: those that all methods share, and those of each method."""
+"""Settings of meta-RL: those shared by all methods, and those of each method."""
 
 from dataclasses import dataclass, field, make_dataclass
 from functools import cache
@@ -20,7 +20,7 @@ Loss: TypeAlias = Literal["reinforce", "ratio", "dice", "clipped"]
 
 @dataclass(frozen=True)
 class EnvironmentSettings(Ranged):
-    """The environment and the episodes of a meta-batch."""
+    """Settings of the environment and of the episodes in a meta-batch."""
 
     group: ClassVar[str] = "environment"
     env: str = "metarl/Navigation2D-v0"
@@ -43,7 +43,7 @@ class EnvironmentSettings(Ranged):
 
 @dataclass(frozen=True)
 class PolicySettings(Ranged):
-    """The policy network and its action distribution."""
+    """Settings of the policy network and its action distribution."""
 
     group: ClassVar[str] = "policy"
     network: Annotated[str, among(NETWORKS)] = "mlp"
@@ -64,7 +64,7 @@ class PolicySettings(Ranged):
 
 @dataclass(frozen=True)
 class InnerLoopSettings(Ranged):
-    """The adaptation to one task."""
+    """Settings of the adaptation to one task."""
 
     group: ClassVar[str] = "inner loop"
     inner_steps: Annotated[int, at_least(0)] = 1
@@ -91,22 +91,22 @@ class InnerLoopSettings(Ranged):
 
 @dataclass(frozen=True)
 class RLConfig(InnerLoopSettings, PolicySettings, EnvironmentSettings, RunConfig):
-    """The settings of meta-RL; each method adds those of its outer update."""
+    """Settings of meta-RL; each method adds the settings of its outer update."""
 
     chunk_size: Annotated[int | None, at_least(1), unset("fits the cache")] = None
     """Number of tasks processed at a time."""
 
     group: ClassVar[str] = "run"
     method: ClassVar[str]
-    """Name of the method, a row of :data:`metarl.rl.methods.METHODS`."""
+    """Name of the method in :data:`metarl.rl.methods.METHODS`."""
 
 
 @cache
 def config_class(method: str) -> type[RLConfig]:
-    """Return the configuration class of a method: the shared settings and the method's own.
+    """Return the configuration class of a method: the shared settings and those of the method.
 
     Args:
-        method: A name of :data:`metarl.rl.methods.METHODS`.
+        method: A name in :data:`metarl.rl.methods.METHODS`.
     """
     row = METHODS[method]
     hints = get_type_hints(RLConfig, include_extras=True)

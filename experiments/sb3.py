@@ -1,4 +1,4 @@
-"""Train with Stable-Baselines3 on one task, or on all of them as an oracle that sees the task.
+"""Training with Stable-Baselines3 on one task, or on all tasks as an oracle or pretrained policy.
 
 ``metarl train sb3 --algo ppo --env metarl/HalfCheetahDir-v1 --task '{"direction": -1}' --out DIR``
 """
@@ -14,7 +14,7 @@ import tyro
 
 from metarl.core import MetaLearner, Metrics, numpy_generator, seed_sequence, torch_generator, tree
 from metarl.core.speed import processes
-from metarl.drawing import Shot, draw_films, headline
+from metarl.drawing import Shot, draw_recordings, headline
 from metarl.experiment import Device, Evaluation, Experiment, Report
 from metarl.experiments.rl_rendering import play, recorder_of, tasks_shown
 from metarl.rl import (
@@ -48,7 +48,7 @@ class SB3Config(RunConfig):
     """
 
     iterations: int = 20
-    """Evaluations, each after --eval-every environment steps."""
+    """Number of evaluations, each after --eval-every environment steps."""
     eval_every: Annotated[int, at_least(1)] = 10_000
     """Environment steps between evaluations; PPO finishes its rollout first."""
     total_steps: Annotated[int | None, at_least(1), unset("iterations × eval-every")] = None
@@ -79,7 +79,7 @@ class SB3Config(RunConfig):
     log_every: tyro.conf.Suppress[int] = 1
 
     def __post_init__(self) -> None:
-        """Raise a ValueError for impossible settings."""
+        """Validate the settings and convert total_steps into `iterations`."""
         super().__post_init__()
         if self.total_steps is not None:  # from here on --iterations says it
             object.__setattr__(self, "iterations", math.ceil(self.total_steps / self.eval_every))
@@ -106,7 +106,7 @@ class SB3Evaluation(Evaluation):
 
 
 class StableBaselines(Experiment[SB3Config]):
-    """Stable-Baselines3, which has its own models and checkpoints: a state is a model."""
+    """Training with Stable-Baselines3; the training state is an SB3 model."""
 
     name = "sb3"
     settings = SB3Config
@@ -114,32 +114,32 @@ class StableBaselines(Experiment[SB3Config]):
 
     @property
     def env_options(self) -> dict[str, Any]:
-        """Arguments of the environment."""
+        """Keyword arguments of the environment."""
         return {"observe_task": True} if self.config.observe_task else {}
 
     def sampler(self, num_tasks: int, episodes: int) -> Sampler:
-        """Return an environment for evaluations."""
+        """Return a sampler for evaluations."""
         return make_sampler(
             self.config.env, num_tasks=num_tasks, episodes_per_task=episodes, **self.env_options
         )
 
     @cached_property
     def single(self) -> Sampler:
-        """The environment of one episode, which knows the horizon and the tasks."""
+        """An environment with one episode, used for its horizon and its tasks."""
         return self.sampler(1, 1)
 
     @cached_property
     def task(self) -> TaskDescription | None:
-        """The task of the run; None if each episode draws one."""
+        """The task of the run; None if each episode samples a task."""
         return None if self.config.task is None else read_task(self.config.task, self.single)
 
     @cached_property
     def evaluator(self) -> Sampler:
-        """The environment of the evaluations in training."""
+        """The sampler of the evaluations during training."""
         return self.sampler(self.config.episodes, 1)
 
     def init(self) -> Any:
-        """Return an untrained model."""
+        """Return an untrained SB3 model."""
         processes.require_alone("runs of Stable-Baselines3")
         config = self.config
         return make_model(
@@ -154,21 +154,21 @@ class StableBaselines(Experiment[SB3Config]):
         )
 
     def seed_of(self, iteration: int) -> int:
-        """Return the seed of SB3's generators in one iteration."""
+        """Return the seed of SB3's random numbers in one iteration."""
         drawn = seed_sequence(self.config.seed, iteration, "sb3").generate_state(1)[0]
         return int(drawn >> 1)
 
     def prepare(self) -> dict[str, float]:
-        """Return what the untrained model earns."""
+        """Return the metrics of the untrained model."""
         super().prepare()
         return {"env/steps": 0.0, "return/step_0": self.earned(self.init()).item()}
 
     def draw(self, state: Any, iteration: int) -> tuple[Any, Metrics]:
-        """Return nothing: SB3 collects its own experience."""
+        """Return an empty meta-batch: SB3 collects its own experience."""
         return (), {}
 
     def learner(self, iteration: int) -> MetaLearner:
-        """Return what trains a model until the next evaluation, and evaluates it."""
+        """Return a learner that trains the model until the next evaluation and evaluates it."""
 
         def step(model: Any, tasks: Any) -> tuple[Any, Metrics]:
             before = model.num_timesteps
@@ -179,9 +179,9 @@ class StableBaselines(Experiment[SB3Config]):
         return MetaLearner(self.init, step, adapt=self.model)  # type: ignore[arg-type]
 
     def earned(self, model: Any) -> torch.Tensor:
-        """Return the mean return; the tasks and the starts are the same in every evaluation.
+        """Measure the mean return on the same tasks and initial states in every evaluation.
 
-        It is logged as the return of a meta-learned policy without inner steps.
+        It is logged like the return of a meta-learned policy without inner steps.
         """
         seed = self.config.seed
         drawn = self.evaluator.sample_tasks(numpy_generator(seed, 0, "evaluation"))
@@ -189,21 +189,21 @@ class StableBaselines(Experiment[SB3Config]):
         return mean_return(play_tasks(model, self.evaluator, tasks, seed=seed)).mean()
 
     def save(self, run: Run, iteration: int, state: Any) -> None:
-        """Write SB3's own checkpoint."""
+        """Write a checkpoint in SB3's format."""
         sb3_checkpoint.save(run, state, iteration)
 
     def restore(self, run: Run, iteration: int, *, replay: bool = True) -> Any:
-        """Return the model of a checkpoint; without `replay`, not the replay buffer."""
+        """Load the model of a checkpoint, with its replay buffer if `replay` is true."""
         model = self.init()
         sb3_checkpoint.restore(run, model, iteration, replay=replay)
         return model
 
     def read(self, run: Run, iteration: int) -> Any:
-        """Return the model of a checkpoint, for an evaluation."""
+        """Load the model of a checkpoint for an evaluation."""
         return self.restore(run, iteration, replay=False)
 
     def copy(self, run: Run, iteration: int, new: Run, config: RunConfig) -> None:
-        """Copy the tensors of a checkpoint, without pickles."""
+        """Copy the tensors of a checkpoint, without its pickles."""
         del config
         sb3_checkpoint.copy(run, new, iteration)
 
@@ -215,14 +215,14 @@ class StableBaselines(Experiment[SB3Config]):
         )
 
     def model(self, params: Any, **options: Any) -> Any:
-        """Raise a ValueError: nothing adapts."""
+        """Raise a ValueError: SB3's policies do not adapt."""
         raise ValueError(
             "it was trained by Stable-Baselines3 and does not adapt; `metarl pull` and `metarl "
             "evaluate` show its return"
         )
 
     def evaluate(self, metas: Sequence[Any], options: SB3Evaluation) -> Report:
-        """Return the return on the run's task, or on test tasks."""
+        """Report the return on the run's task, or on test tasks."""
         num_tasks = options.num_tasks if self.task is None else 1
         episodes = options.episodes_per_task or paper_episodes(self.single.horizon)
         sampler, seed = self.sampler(num_tasks, episodes), options.seed
@@ -250,21 +250,21 @@ class StableBaselines(Experiment[SB3Config]):
         return Report(name, values, [Table(title, ["mean return", "95 % interval"], rows)])
 
     def draw_adaptation(
-        self, shown: Sequence[Experiment[Any]], metas: Sequence[Any], options: Any
+        self, experiments: Sequence[Experiment[Any]], metas: Sequence[Any], options: Any
     ) -> None:
-        """Play one episode of each run."""
+        """Record one episode of each run."""
         rows = []
-        for one, model in zip(shown, metas, strict=True):
+        for one, model in zip(experiments, metas, strict=True):
             task = tasks_shown(self.single, options, options.task or one.config.task)[0]
             (played,), pace = play(recorder_of(one), policy_of(model), [NO_PARAMS], task, options)
             rows.append([Shot(one.config.algo, float(played.returns[-1]), played)])
-        draw_films(rows, options.out, title=headline(self.config.env, task), pace=pace)
+        draw_recordings(rows, options.out, title=headline(self.config.env, task), pace=pace)
 
 
 def play_tasks(
     model: Any, sampler: Sampler, tasks: list[TaskDescription], *, seed: int, explore: bool = False
 ) -> Rollout:
-    """Play the episodes of an evaluation."""
+    """Collect the episodes of an evaluation."""
     if explore:  # by draws from the global generators
         model.set_random_seed(seed)
     policy = policy_of(model, deterministic=not explore)

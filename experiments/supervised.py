@@ -1,15 +1,13 @@
-"""What every supervised experiment has in common: training, validation, and its evaluation."""
+"""Training, validation and evaluation shared by the supervised experiments."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
-import tyro
 
 from metarl.core import (
     MetaLearner,
@@ -22,91 +20,31 @@ from metarl.core import (
     tree,
 )
 from metarl.core.speed import processes
-from metarl.experiment import Evaluation, Experiment, Report, best_rate
+from metarl.experiment import Experiment, Report
+from metarl.experiments.supervised_evaluation import SupervisedEvaluation
 from metarl.experiments.supervised_settings import SupervisedConfig
 from metarl.experiments.supervised_setup import Parts, started
-from metarl.runs import Run, Subject, unset
+from metarl.experiments.tuning import best_rate
+from metarl.runs import Run, Subject
 from metarl.supervised import Curves, adaptation_curves
-from metarl.supervised.methods import METHODS, Start
+from metarl.supervised.methods import METHODS
 from metarl.supervised.model import Tasks
-from metarl.util import Conflicts, Table, at_least, refuse
+from metarl.util import Table, refuse
 
 
 Config = TypeVar("Config", bound=SupervisedConfig)
-AS_TRAINED = unset("as in the run")
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 OVERRIDES = ("test_steps", "num_ways", "num_shots", "test_queries", "bn_mode", "data_root")
-"""Settings that an evaluation can replace."""
-
-
-@dataclass(frozen=True)
-class SupervisedEvaluation(Evaluation):
-    """Adapt to test tasks as in the papers, and report loss and accuracy after every step.
-
-    Test tasks use classes or sinusoids that training has not used.
-    """
-
-    test_steps: Annotated[
-        int | None, at_least(0), tyro.conf.arg(aliases=["--inner-steps"]), AS_TRAINED
-    ] = None
-    """Number of inner steps."""
-    num_tasks: Annotated[int, at_least(1)] = 600
-    """Number of tasks."""
-    tasks: Literal["test", "validation", "train"] = "test"
-    """Split of the tasks."""
-    num_ways: Annotated[int | None, tyro.conf.arg(aliases=["--ways"]), AS_TRAINED] = None
-    """Number of classes of a task; a learned head cannot change it."""
-    num_shots: Annotated[
-        int | None, at_least(1), tyro.conf.arg(aliases=["--shots"]), AS_TRAINED
-    ] = None
-    """Number of support examples of each class, or of support points."""
-    test_queries: Annotated[
-        int | None, at_least(1), tyro.conf.arg(aliases=["--queries"]), AS_TRAINED
-    ] = None
-    """Number of query images of each class. With one image, as in MAML's own evaluation, a
-    transductive method can exploit that classes are equally frequent."""
-    bn_mode: Annotated[Literal["query", "support"] | None, AS_TRAINED] = None
-    """Batch statistics of the query: its own (transductive) or those of the support set."""
-    start: Annotated[Start | None, AS_TRAINED] = None
-    """Initial head, for fine-tuning a pretrained run."""
-    nearest_neighbor: bool = False
-    """Classify by the nearest support image in feature space, without adaptation."""
-    inner_lr: Annotated[float | None, at_least(0), unset("the run's inner optimizer")] = None
-    """Use gradient descent with this step size."""
-    tune_inner_lr: bool = False
-    """Choose --inner-lr first, on 100 validation tasks: for fine-tuning a pretrained run or, with
-    --checkpoint 0, a random network."""
-    ensemble: Annotated[int, at_least(1)] = 1
-    """Number of checkpoints whose logits are averaged: the best on validation tasks (MAML++: 5)."""
-    data_root: Annotated[Path | None, AS_TRAINED] = None
-    """Folder of the images, if it has moved since training."""
-
-    def conflicts(self) -> Conflicts:
-        """Return the combinations of settings that are errors."""
-        adapts = ("test_steps", "inner_lr", "tune_inner_lr", "start")
-        adapted = self.ensemble > 1 or any(getattr(self, name) for name in adapts)
-        rated, both = self.inner_lr is not None, self.ensemble > 1 and self.checkpoint is not None
-        return [
-            (
-                self.tune_inner_lr and rated,
-                "tune_inner_lr chooses the step size; leave out inner_lr",
-            ),
-            (both, "`ensemble` chooses the checkpoints; leave out `checkpoint`"),
-            (
-                self.nearest_neighbor and adapted,
-                "nearest_neighbor does not adapt; leave out "
-                "`ensemble`, test_steps, inner_lr, tune_inner_lr, `start`",
-            ),
-        ]
+"""Settings of a run that an evaluation can override."""
 
 
 class SupervisedTraining(Experiment[Config]):
-    """Few-shot learning from data: a family of tasks, a network, and how it adapts."""
+    """Few-shot learning: task samplers, a network and an inner loop."""
 
     data: ClassVar[str] = ""
-    """Name of the data in model cards, for experiments without a setting `data`."""
+    """Name of the data in model cards, if the configuration has no field `data`."""
     family: ClassVar[str]
-    """A tag of model cards."""
+    """Tag of the task family in model cards."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config.complete())
@@ -114,14 +52,14 @@ class SupervisedTraining(Experiment[Config]):
     @cached_property
     @abstractmethod
     def parts(self) -> Parts:
-        """The model, its learner, and what draws its tasks."""
+        """The model, its meta-learner and its task samplers."""
 
     def init(self) -> MetaState:
-        """Return the initial network and the outer optimizer's state."""
+        """Return the initial parameters and the state of the outer optimizer."""
         return self.learner(1).init(self.parts.model.params, device=self.device)
 
     def draw(self, state: MetaState, iteration: int) -> tuple[Tasks, Metrics]:
-        """Draw this process's tasks of a meta-batch; every process draws them all."""
+        """Sample a meta-batch and return the tasks of this process."""
         del state
         generator = torch_generator(self.config.seed, iteration, "tasks", device=self.device)
         return share_of(self.parts.draw(self.config.num_tasks or 1, generator)), {}
@@ -131,7 +69,7 @@ class SupervisedTraining(Experiment[Config]):
         return self.parts.learner(iteration)
 
     def validate(self, state: MetaState) -> Metrics:
-        """Measure on validation tasks, the same at every checkpoint, after the last inner step."""
+        """Measure loss and accuracy after the last inner step, always on the same tasks."""
         curves = adaptation_curves(
             self.parts.model,
             self.parts.test_loop,
@@ -150,13 +88,13 @@ class SupervisedTraining(Experiment[Config]):
 
 
 class Supervised(SupervisedTraining[Config]):
-    """Few-shot learning whose result is a curve over the inner steps."""
+    """Few-shot learning that is evaluated after each inner step."""
 
     evaluation = SupervisedEvaluation
     quick = ("--num-tasks", "100")
 
-    def asked(self, options: SupervisedEvaluation) -> Experiment[Config]:
-        """Put what was asked for in place of the run's settings."""
+    def with_options(self, options: SupervisedEvaluation) -> Experiment[Config]:
+        """Return the experiment with the settings that the evaluation overrides."""
         config, run, start = self.config, options.run, options.start
         values = {n: v for n in OVERRIDES if (v := getattr(options, n)) is not None}
         values |= {"test_steps": 0} if options.nearest_neighbor else {}
@@ -167,22 +105,28 @@ class Supervised(SupervisedTraining[Config]):
         learned = (start or config.start) == "learned" and config.method != "pretrained"
         steps = values.get("test_steps", config.test_steps)
         refuse(
-            (unknown, f"{run} is a run without {', '.join(unknown)}"),
-            (classes, f"{wants} needs classes, and {run} has none"),
-            (start == "learned" != config.start, f"{run} learned no head; leave out `start`"),
+            (unknown, f"{run} has no setting {', '.join(unknown)}; leave it out"),
+            (
+                classes,
+                f"{wants} requires classes, which the tasks of {run} do not have; leave it out",
+            ),
+            (start == "learned" != config.start, f"{run} has no learned head; leave out `start`"),
             (
                 options.num_ways not in (None, ways) and learned,
-                f"{run} learned a head for {ways} classes; use start=zero or prototypes for "
+                f"{run} has a learned head for {ways} classes; use start=zero or prototypes for "
                 f"{options.num_ways}",
             ),
-            (options.tune_inner_lr and not steps, "tune_inner_lr needs test_steps of at least 1"),
+            (
+                options.tune_inner_lr and not steps,
+                "tune_inner_lr requires test_steps of at least 1, got 0",
+            ),
         )
         return self.changed(**values)
 
-    def chosen(self, run: Run, options: SupervisedEvaluation) -> list[int]:
-        """Return the checkpoint asked for, or those with the best validation in training."""
+    def checkpoints_for(self, run: Run, options: SupervisedEvaluation) -> list[int]:
+        """Return the checkpoint of the options, or the best validated ones for an ensemble."""
         if options.ensemble == 1:
-            return super().chosen(run, options)
+            return super().checkpoints_for(run, options)
         scores = {
             entry["iteration"]: entry.get("validation/accuracy", -entry["validation/loss"])
             for entry in run.metrics()
@@ -191,14 +135,14 @@ class Supervised(SupervisedTraining[Config]):
         saved = [i for i in run.checkpoints() if not np.isnan(scores.get(i, np.nan))]
         if len(saved) < options.ensemble:
             raise ValueError(
-                f"ensemble={options.ensemble} needs as many checkpoints with a validation, "
+                f"ensemble={options.ensemble} requires as many validated checkpoints; "
                 f"{run.folder} has {len(saved)}"
             )
         return sorted(saved, key=lambda iteration: -scores[iteration])[: options.ensemble]
 
     def evaluate(self, metas: Sequence[MetaParams], options: SupervisedEvaluation) -> Report:
-        """Return loss and accuracy after 0, 1, ..., K steps on test tasks."""
-        self.require_fitting(metas[0])
+        """Report loss and accuracy after 0, 1, ..., K steps on test tasks."""
+        self.require_matching(metas[0])
         if options.start not in (None, self.config.start):
             loop = started(self.parts.test_loop, options.start, self.parts.model)
             self.parts = self.parts._replace(test_loop=loop)
@@ -233,7 +177,10 @@ class Supervised(SupervisedTraining[Config]):
     def measure(
         self, metas: Sequence[MetaParams], options: SupervisedEvaluation, rate: float | None
     ) -> Curves:
-        """Measure on the tasks asked for; `rate` replaces the inner optimizer by plain descent."""
+        """Measure loss and accuracy on the requested tasks.
+
+        If `rate` is set, gradient descent with this step size replaces the inner optimizer.
+        """
         loop = self.parts.test_loop
         return adaptation_curves(
             self.parts.model,
@@ -247,7 +194,7 @@ class Supervised(SupervisedTraining[Config]):
         )
 
     def _protocol(self, options: SupervisedEvaluation) -> dict[str, Any]:
-        """Return what was asked for: what distinguishes two evaluations of a checkpoint."""
+        """Return the settings that distinguish evaluations of the same checkpoint."""
         config: Any = self.config
         ways = getattr(config, "num_ways", None)
         generator = torch_generator(0, 0, "size", device=self.device)
@@ -271,19 +218,19 @@ class Supervised(SupervisedTraining[Config]):
 
 
 def share_of(tasks: Tasks) -> Tasks:
-    """Return the tasks of this process; every one draws them all, so that they are the same."""
+    """Return the tasks of this process. All processes sample the same meta-batch."""
     if isinstance(tasks, Task):
         return processes.share(len(tree.leaves(tasks)[0])).of_batch(tasks)
     return processes.share(len(tasks)).of_list(tasks)
 
 
 def main_measure(curves: Curves) -> str:
-    """Return the measure that the result is about."""
+    """Return the main measure: accuracy, or the loss of regression."""
     return "accuracy" if "accuracy" in curves.values else "loss"
 
 
 def _table(options: SupervisedEvaluation, curves: Curves) -> Table:
-    """Return one row for each number of steps."""
+    """Return a table with one row for each number of inner steps."""
     columns, numbers = ["inner steps"], []
     for name in curves.values:
         unit = 100 if name == "accuracy" else 1

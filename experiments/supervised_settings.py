@@ -1,4 +1,4 @@
-"""The settings shared by the supervised experiments: flags, defaults by method, conflicts."""
+"""Settings of the supervised experiments: flags, default values by method, conflicts."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
@@ -14,7 +14,7 @@ from metarl.util import Conflicts, Ranged, among, at_least, between, greater_tha
 
 @dataclass(frozen=True)
 class InnerLoopSettings(Ranged):
-    """The inner loop; values that are not set are those of the method."""
+    """Settings of the inner loop; the method sets the defaults."""
 
     group: ClassVar[str] = "inner loop"
     inner_steps: Annotated[int | None, at_least(0)] = None
@@ -40,7 +40,7 @@ class InnerLoopSettings(Ranged):
 
 @dataclass(frozen=True)
 class OuterUpdateSettings(Ranged):
-    """The meta-gradient and the optimizer that applies it."""
+    """Settings of the meta-gradient and of the outer optimizer."""
 
     group: ClassVar[str] = "outer update"
     num_tasks: Annotated[int | None, at_least(1)] = None
@@ -80,10 +80,10 @@ class OuterUpdateSettings(Ranged):
 
 @dataclass(frozen=True)
 class SupervisedConfig(OuterUpdateSettings, InnerLoopSettings, RunConfig):
-    """A family of tasks, a network, and a method.
+    """Settings of the supervised experiments.
 
-    --method NAME chooses a method of `metarl methods`; flags that are not set take the values of
-    the method. config.json in the run folder contains the values used.
+    --method NAME chooses a method; `metarl methods` lists them. The method sets the defaults of the
+    other flags. config.json in the run folder contains the values used.
     """
 
     method: str = "maml"
@@ -98,8 +98,8 @@ class SupervisedConfig(OuterUpdateSettings, InnerLoopSettings, RunConfig):
 
     def conflicts(self) -> Conflicts:
         """Return the combinations of settings that are errors."""
-        names = f"choose one of {', '.join(METHODS)} (`metarl methods` explains them)"
-        error = f"there is no method={self.method}; {names}"
+        names = f"expected one of {', '.join(METHODS)} (`metarl methods` describes them)"
+        error = f"unknown method={self.method}: {names}"
         return [*super().conflicts(), (self.method not in METHODS, error)]
 
     def filled(self) -> Any:
@@ -107,7 +107,7 @@ class SupervisedConfig(OuterUpdateSettings, InnerLoopSettings, RunConfig):
         return resolve(self, self.defaults)
 
     def complete(self) -> Any:
-        """Return the configuration that is trained: nothing is left open."""
+        """Return the complete configuration, as it is trained and saved."""
         return self.filled()
 
 
@@ -115,14 +115,14 @@ Config = TypeVar("Config", bound=SupervisedConfig)
 
 
 def resolve(config: Config, settings: dict[str, dict[str, Any]]) -> Config:
-    """Fill in what was left open: by the method, then by the experiment's settings for it.
+    """Replace settings that are None by the defaults of the method and the experiment.
 
-    Learned rates are tested with the steps that they learned for, and other methods with as many at
-    least.
+    The default number of test steps is at least the number of training steps; with learned step
+    sizes it equals the number of training steps.
 
     Args:
-        config: The settings that a user gave.
-        settings: Defaults of the experiment, by method; ``""`` holds those of all methods.
+        config: The settings of the user.
+        settings: Defaults of the experiment by method; ``""`` applies to every method.
     """
     chosen = MAML | settings[""] | METHODS[config.method].values | settings.get(config.method, {})
     flags = {n: chosen[n] or getattr(config, n) for n in ("first_order", "per_step_norm")}
@@ -135,13 +135,13 @@ def resolve(config: Config, settings: dict[str, dict[str, Any]]) -> Config:
 
 
 def require_compatible(config: SupervisedConfig) -> None:
-    """Refuse what would fail in the first step, or train less than it says.
+    """Raise a ValueError for settings that fail in the first step or have no effect.
 
     Args:
-        config: Resolved settings.
+        config: A complete configuration.
 
     Raises:
-        ValueError: If they do not go together; the message says why.
+        ValueError: If two settings conflict; the message names them.
     """
     start, steps, estimator = config.start, config.inner_steps, config.estimator
     inner, learned = f"inner={config.inner}", config.inner in LEARNED_RATES
@@ -153,17 +153,20 @@ def require_compatible(config: SupervisedConfig) -> None:
     fixed = not steps or config.adapts == "body"
     constant = config.outer_schedule in (None, "constant")
     refuse(
-        (batches, f"{whole} takes the whole support set; leave out inner_batch"),
-        (made and config.per_step_norm, f"{whole} has no step whose per_step_norm it could read"),
+        (batches, f"{whole} uses the whole support set; leave out inner_batch"),
+        (made and config.per_step_norm, f"{whole} does not support per_step_norm; leave it out"),
         (
             sized,
-            f"{inner} learns rates for every number of the head, and start={start} makes a "
-            "new one for each task; use inner=sgd, adam or lslr",
+            f"{inner} learns a step size for every element of the head, but start={start} creates "
+            "a new head for each task; use inner=sgd, adam or lslr",
         ),
-        (zero and fixed, "start=zero needs inner_steps of at least 1, and no adapts=body"),
+        (
+            zero and fixed,
+            "start=zero requires inner_steps of at least 1 and does not support adapts=body",
+        ),
         (
             constant and config.outer_lr_end,
-            "outer_lr_end ends a schedule; add outer_schedule=cosine",
+            "outer_lr_end requires a schedule; add outer_schedule=cosine",
         ),
     )
     if estimator not in ("reptile", "implicit"):  # which see no path
@@ -171,16 +174,19 @@ def require_compatible(config: SupervisedConfig) -> None:
     asked, proximal = f"estimator={estimator}", config.proximal
     first_order = config.first_order or config.first_order_until
     refuse(
-        (learned, f"{asked} has no gradient for what {inner} learns; use sgd or adam"),
-        (first_order, f"{asked} takes no second derivatives; leave out first_order"),
-        (config.multi_step_until, f"{asked} has no multi-step loss; leave out multi_step_until"),
-        (not steps, f"{asked} needs inner_steps of at least 1, got {steps}"),
+        (learned, f"{asked} cannot learn the step sizes of {inner}; use inner=sgd or adam"),
+        (first_order, f"{asked} uses no second derivatives; leave out first_order"),
+        (
+            config.multi_step_until,
+            f"{asked} does not support the multi-step loss; leave out multi_step_until",
+        ),
+        (not steps, f"{asked} requires inner_steps of at least 1, got {steps}"),
     )
     if estimator == "reptile":
         partial = config.adapts != "all" or config.per_step_norm
-        refuse((partial, f"{asked} learns what adapts; use adapts=all, and no per_step_norm"))
+        refuse((partial, f"{asked} requires adapts=all and does not support per_step_norm"))
     else:
         refuse(
-            (start != "learned", f"{asked} needs start=learned, got {start}"),
-            (not proximal, f"{asked} needs `proximal` greater than 0, got {proximal}"),
+            (start != "learned", f"{asked} requires start=learned, got start={start}"),
+            (not proximal, f"{asked} requires `proximal` greater than 0, got {proximal}"),
         )

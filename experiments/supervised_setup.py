@@ -1,4 +1,4 @@
-"""The parts of every supervised experiment: the learner and the inner loops its settings mean."""
+"""Construction of the meta-learner and the inner loops of supervised experiments."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -49,16 +49,16 @@ OUTER: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 class Parts(NamedTuple):
-    """Everything that a configuration means.
+    """The model, the meta-learner and the task samplers of a configuration.
 
     Attributes:
         model: The network and its inner loop.
-        learner: The meta-learner of an iteration, from 1: schedules make it change.
-        test_loop: How it adapts in validation and test.
-        draw: Draws what it is trained on.
-        evaluated: Draws tasks to be judged by, from what ``train``, ``validation`` and ``test``
-            have.
-        chunk_size: Tasks worked on at a time; ``None`` is all of them.
+        learner: Function from an iteration (starting at 1) to its meta-learner; schedules change
+            it.
+        test_loop: Inner loop of validation and test.
+        draw: Sampler of training tasks.
+        evaluated: Samplers of evaluation tasks by split: ``train``, ``validation`` and ``test``.
+        chunk_size: Number of tasks processed at a time in an evaluation; None processes all tasks.
     """
 
     model: Model
@@ -70,10 +70,10 @@ class Parts(NamedTuple):
 
 
 def make_model(config: SupervisedConfig, module: nn.Module, criterion: Criterion) -> Model:
-    """Build the inner loop of a resolved configuration.
+    """Build the inner loop of a complete configuration.
 
     Raises:
-        ValueError: If the module cannot be used with the method; the message says why.
+        ValueError: If the method does not support the module.
     """
     apply, params = functional(module)
     fast = _fast(config, module)
@@ -109,10 +109,10 @@ def make_learner(
     chunk_size: int | None = None,
     factor: Callable[[str], float] = lambda name: 1.0,
 ) -> Callable[[int], MetaLearner]:
-    """Return the meta-learner of every iteration, from 1 to ``config.iterations``.
+    """Return a function from an iteration, 1 to ``config.iterations``, to its meta-learner.
 
     Raises:
-        ValueError: If the estimator has no gradient for these settings; the message says why.
+        ValueError: If settings conflict.
     """
     require_compatible(config)
 
@@ -153,18 +153,19 @@ def make_test_loop(
     Args:
         config: The settings.
         model: The network.
-        start: Head to start from where the training's cannot serve and no other was asked for.
+        start: Initial head of the test, used instead of a learned head.
     """
     loop = replace(model.loop, num_steps=config.test_steps)
     return started(loop, start, model) if start and config.start == "learned" else loop
 
 
 def mapped(source: Callable[[], Draw], function: Callable[[Task, torch.Generator], Task]) -> Draw:
-    """Return a draw that applies a function to what another draws: to a batch, or to each task.
+    """Return a sampler that applies a function to the tasks of another sampler.
 
     Args:
-        source: Makes the other, when it is first needed.
-        function: ``(task, generator) -> task``.
+        source: Function that creates the other sampler on first use.
+        function: ``(task, generator) -> task``, applied to a batch of tasks or to each task of a
+            list.
     """
     made = cache(source)
 
@@ -178,7 +179,7 @@ def mapped(source: Callable[[], Draw], function: Callable[[Task, torch.Generator
 
 
 def started(loop: InnerLoop, start: str, model: Model) -> InnerLoop:
-    """Return the loop with another start: ``prototypes`` or ``zero``."""
+    """Return the inner loop with a different initial head: ``prototypes`` or ``zero``."""
     return replace(loop, start=_start(start, model.apply.module, detach=loop.first_order))
 
 
@@ -206,7 +207,9 @@ def _start(name: str | None, module: nn.Module, *, detach: bool) -> StartFn:
         start = zero_start(cast(Any, module).head.in_features)
     elif name == "generated":
         if not isinstance(module, TextClassifier):
-            raise ValueError("start=generated (method=leopard) is only for `metarl train text`")
+            raise ValueError(
+                "start=generated (method=leopard) is only supported by `metarl train text`"
+            )
         start = generated_start(module)
     return (
         with_lower_layers(start, module, detach=detach)

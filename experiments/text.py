@@ -4,18 +4,13 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-import tyro
 
 from metarl.core import Batch, MetaParams, Task, torch_generator
 from metarl.experiment import Experiment, Report
 from metarl.experiments.supervised import SupervisedTraining
-from metarl.experiments.supervised_settings import SupervisedConfig
 from metarl.experiments.supervised_setup import (
     Parts,
     make_learner,
@@ -24,7 +19,7 @@ from metarl.experiments.supervised_setup import (
     mapped,
 )
 from metarl.experiments.text_evaluation import TextEvaluation, measure, names, report
-from metarl.runs import unset
+from metarl.experiments.text_settings import TextConfig
 from metarl.supervised import Draw, minibatches, present_cross_entropy
 from metarl.text import (
     AllLabels,
@@ -41,112 +36,10 @@ from metarl.text import (
     tokenize,
 )
 from metarl.text.files import PART
-from metarl.util import Conflicts, Ranged, at_least, refuse, warn
+from metarl.util import warn
 
 
-HELD_OUT = "airline,restaurant,conll,political_audience,political_bias,political_message"
 JOINT_BATCH = 16  # sentences of a data set in a batch of joint training
-
-
-@dataclass(frozen=True)
-class TextSettings(Ranged):
-    """The sentences and the tasks made of them."""
-
-    group: ClassVar[str] = "data"
-    data_root: Annotated[Path | None, unset("METARL_DATA")] = None
-    """Folder of the tasks."""
-    tasks: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: all but the held-out)")] = ""
-    """Tasks to train on, separated by commas."""
-    held_out: str = HELD_OUT
-    """Test tasks, separated by commas; training excludes them unless --tasks names them."""
-    num_shots: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--shots"])] = 4
-    """Number of support sentences of each class."""
-    num_queries: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--queries"])] = 4
-    """Number of query sentences of each class."""
-    max_ways: Annotated[int, at_least(2)] = 6
-    """Maximum number of classes of a training task; larger tasks are subsampled."""
-    part_shots: Annotated[int, at_least(1)] = 2
-    """Maximum number of support sentences of each class in one part of the support set. With a
-    generated head, the first part generates the head and the inner steps use the other parts."""
-
-
-@dataclass(frozen=True)
-class EncoderSettings(Ranged):
-    """The sentence encoder."""
-
-    group: ClassVar[str] = "encoder"
-    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
-    """Hugging Face encoder: a folder or a model name."""
-    encoder_lr: Annotated[float | None, at_least(0), unset("outer-lr")] = None
-    """Outer step size of the encoder; it follows --outer-schedule."""
-    top_layers: Annotated[int, at_least(0)] = 2
-    """Number of top layers that adapt; lower layers are only meta-learned (LEOPARD's ν)."""
-    pooling: Literal["mean", "cls"] = "mean"
-    """Sentence feature: the mean over tokens, or the first token."""
-    max_length: Annotated[int, at_least(1)] = 64
-    """Maximum number of tokens of a sentence; longer sentences are truncated."""
-
-
-@dataclass(frozen=True)
-class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
-    """Learn to classify sentences into any number of classes from K examples of each.
-
-    --method pretrained trains one classifier of all tasks; its checkpoint 0 is the unchanged
-    encoder, the baseline of plain fine-tuning. With an encoder of 23 million parameters, a
-    checkpoint takes 270 MB.
-    """
-
-    method: str = "leopard"
-    """Method: leopard, protonet, protomaml, zero-head or pretrained."""
-    iterations: int = 1000
-    checkpoint_every: int = 250
-    log_every: int = 10
-    group: ClassVar[str] = "run"
-
-    defaults = {  # noqa: RUF012
-        "": {"mode": "eager", "num_tasks": 4, "inner_steps": 3, "test_steps": 3, "inner_lr": 0.1,
-             "outer_lr": 1e-4, "validation_tasks": 50},
-        # Faster, an encoder forgets what tasks unlike those of the meta-training need.
-        "leopard": {"encoder_lr": 1e-5},
-        # Fine-tuned with Adam, as encoders are.
-        "pretrained": {"inner": "adam", "inner_lr": 1e-3, "inner_batch": 16, "test_steps": 100,
-                       "validation_tasks": 5},
-    }  # fmt: skip
-
-    def conflicts(self) -> Conflicts:
-        """Return the combinations of settings that are errors."""
-        joint, rate = self.method == "pretrained", self.encoder_lr
-        learned = self.start == "learned" and not joint
-        trained = joint and (self.inner_steps or self.start not in (None, "learned"))
-        rates = joint and self.inner not in (None, "sgd", "adam")
-        staged = self.mode not in (None, "eager")
-        return [
-            *super().conflicts(),
-            (rate and self.outer_lr == 0, f"encoder_lr={rate} is a part of outer_lr, which is 0"),
-            (
-                learned,
-                "text has no fixed number of classes; use start=generated, zero or prototypes",
-            ),
-            (trained, "method=pretrained adapts only in tests; leave out inner_steps and `start`"),
-            (rates, "method=pretrained learns no rates; use inner=sgd or adam"),
-            (self.per_step_norm, "per_step_norm is not for encoders; leave it out"),
-            (self.estimator == "reptile", "lower layers never adapt; use estimator=backprop"),
-            (staged, "tasks of text have a new shape each; use mode=eager"),
-        ]
-
-    def complete(self) -> Any:
-        """Fill in what was left open."""
-        config = super().complete()
-        if names(self.tasks):
-            return config
-        known, held_out = find_tasks(self.data_root), names(self.held_out)
-        unknown = [name for name in held_out if name not in known and self.held_out != HELD_OUT]
-        found = [name for name in known if name not in held_out]
-        refuse(
-            (unknown, f"held_out={''.join(unknown[:1])} is no task; there are {', '.join(known)}"),
-            (not found, f"every task is held out; held_out is {self.held_out}"),
-        )
-        return replace(config, tasks=",".join(found))
 
 
 class TextClassification(SupervisedTraining[TextConfig]):
@@ -161,15 +54,16 @@ class TextClassification(SupervisedTraining[TextConfig]):
 
     @cached_property
     def parts(self) -> Parts:
-        """The model, its learner, and what draws its tasks."""
+        """The model, its meta-learner and its task samplers."""
         return self.built(read_tasks(self.config.data_root, names(self.config.tasks)))
 
     def built(self, tasks: Sequence[TextTask], *, ways: int | None = None) -> Parts:
-        """Return the parts for tasks; their sentences are tokenized when they are first needed.
+        """Build the model and the samplers for text tasks; sentences are tokenized on first use.
 
         Args:
-            tasks: What to draw from.
-            ways: Classes of the head; by default all labels in joint training, else 2.
+            tasks: Text tasks to sample from.
+            ways: Number of classes of the head. Default: the number of all labels in joint
+                training, otherwise 2.
         """
         config, joint = self.config, self.config.method == "pretrained"
         labels = sum(len(task.labels) for task in tasks) if joint else 2
@@ -186,7 +80,7 @@ class TextClassification(SupervisedTraining[TextConfig]):
 
         @cache
         def pools(validation: bool) -> tuple[Sentences, ...]:
-            rows = [(task.parted()[validation], task) for task in tasks]
+            rows = [(task.train_validation_rows()[validation], task) for task in tasks]
             # A small task has none to validate with.
             return tuple(self.tokenized(some, task) for some, task in rows if some)
 
@@ -211,31 +105,33 @@ class TextClassification(SupervisedTraining[TextConfig]):
         )
 
     def tokenized(self, rows: Sequence[Row], task: TextTask) -> Sentences:
-        """Return rows of a task as tokens."""
+        """Return the tokenized sentences of rows of a task."""
         tokenizer, length = load_pretrained(self.config.encoder).tokenizer, self.config.max_length
         return tokenize(tokenizer, rows, task, max_length=length, device=self.device)
 
     def prepare(self) -> dict[str, float]:
-        """Draw a task to train on and one to validate with."""
+        """Sample a training task and a validation task, to fail early if the data are too small."""
         if both := sorted({*names(self.config.tasks)} & {*names(self.config.held_out)}):
-            warn(f"trained on held-out task {both[0]}: no test of this run should be on it")
+            warn(f"training uses the held-out task {both[0]}; do not test this run on it")
         for draw in (self.parts.draw, self.parts.evaluated["validation"]):
             draw(1, torch_generator(self.config.seed, 0, "trial", device=self.device))
         return super().prepare()
 
-    def asked(self, options: TextEvaluation) -> Experiment[TextConfig]:
-        """Put what was asked for in place of the run's settings."""
+    def with_options(self, options: TextEvaluation) -> Experiment[TextConfig]:
+        """Return the experiment with the settings that the evaluation overrides."""
         if options.inner_lr is not None and self.config.inner == "lslr":
-            raise ValueError(f"{options.run} learned its rates (inner=lslr); leave out inner_lr")
+            raise ValueError(
+                f"{options.run} has learned step sizes (inner=lslr); leave out inner_lr"
+            )
         asked = ("data_root", "encoder", "test_steps", "inner_lr")
         return self.changed(**{n: v for n in asked if (v := getattr(options, n)) is not None})
 
     def evaluate(self, metas: Sequence[MetaParams], options: TextEvaluation) -> Report:
-        """Return the accuracy before and after adaptation to each fixed support sample."""
+        """Report the accuracy before and after adaptation to each fixed support sample."""
         (params,), config = metas, self.config
         tasks = chosen_tasks(config, options)
         self.parts = self.built(tasks, ways=len(params.model.get("head.bias", ())) or None)
-        self.require_fitting(params)
+        self.require_matching(params)
 
         def prepare(support: Batch, index: int) -> tuple[Batch, ...]:
             generator = torch_generator(options.seed, index, "minibatches", device=self.device)
@@ -249,7 +145,7 @@ class TextClassification(SupervisedTraining[TextConfig]):
 
 
 def chosen_tasks(config: TextConfig, options: TextEvaluation) -> list[TextTask]:
-    """Read the test tasks, and make sure that they have what the evaluation needs."""
+    """Read the test tasks. Raise a ValueError if one of them has no evaluation rows."""
     asked = names(options.tasks)
     known = find_tasks(config.data_root)
     kept = [name for name in names(config.held_out) if name in known]
@@ -258,29 +154,29 @@ def chosen_tasks(config: TextConfig, options: TextEvaluation) -> list[TextTask]:
         tasks = [task for task in tasks if task.evaluation]
     if not tasks:
         raise ValueError(
-            f"no task that was held out has evaluation rows; choose `tasks` of {', '.join(known)}"
+            f"no held-out task has evaluation rows; set `tasks` to some of {', '.join(known)}"
         )
     for task in tasks:
         task.require_evaluation()
         if task.name in names(config.tasks):
-            warn(f"{options.run} was trained on {task.name}: this is no test of new tasks")
+            warn(f"{options.run} was trained on {task.name}, so this does not test new tasks")
     return tasks
 
 
 def _validated(config: TextConfig, pools: tuple[Sentences, ...]) -> tuple[Sentences, ...]:
-    """Return the tasks to validate with: a tenth of a small one is not always enough."""
+    """Return the tasks with enough validation rows, a tenth of all rows, for a few-shot task."""
     needed = config.num_shots + config.num_queries
-    if not (enough := tuple(pool for pool in pools if pool.fewest() >= needed)):
+    if not (enough := tuple(pool for pool in pools if pool.smallest_class() >= needed)):
         raise ValueError(
-            f"validation takes a tenth of the rows, and no task has {PART * needed} of each class: "
-            f"{config.num_shots} shots and {config.num_queries} queries of that tenth; lower "
+            f"validation uses a tenth of the rows: expected a task with {PART * needed} rows of "
+            f"each class, for {config.num_shots} shots and {config.num_queries} queries; lower "
             "num_shots or num_queries, or add a larger task"
         )
     return enough
 
 
 def _outer_factor(config: TextConfig, name: str) -> float:
-    """Return what the outer step size of a parameter is multiplied by."""
+    """Return the factor of the outer step size of a parameter."""
     own = config.encoder_lr if name.startswith("body.encoder.") else None
     return own / config.outer_lr if own is not None and config.outer_lr else 1.0
 
@@ -288,7 +184,7 @@ def _outer_factor(config: TextConfig, name: str) -> float:
 def support_of(
     config: TextConfig, support: Batch, steps: int, generator: torch.Generator
 ) -> tuple[Batch, ...]:
-    """Return what `steps` inner steps take of one task's support set, with a task axis of 1."""
+    """Return the support batches of `steps` inner steps of one task, with a task axis of size 1."""
     if config.start == "generated":
         return support_batches(support, shots=config.part_shots, steps=steps)
     if config.inner_batch and steps:

@@ -1,4 +1,4 @@
-"""Evaluation on few-shot tasks of text: accuracy over their fixed support samples.
+"""Evaluation on few-shot text tasks: accuracy over fixed support samples.
 
 ``metarl evaluate runs/leopard --tasks airline,restaurant,conll --shots 4,8,16``
 """
@@ -17,13 +17,13 @@ from metarl.core import InnerLoop, MetaParams
 from metarl.experiment import Evaluation, Report
 from metarl.runs import unset
 from metarl.supervised import Model
-from metarl.text import Prepare, Sentences, TextTask, accuracies, chosen_rows, encoded
+from metarl.text import Prepare, Sentences, TextTask, accuracies, encoded, evaluation_rows
 from metarl.text.files import NUM_SAMPLES
 from metarl.util import Conflicts, Table, at_least, interval95
 
 
 Results: TypeAlias = dict[str, dict[int, torch.Tensor]]
-"""By task and number of shots: accuracies (sample, before and after the inner steps)."""
+"""Accuracies by task and number of shots, of shape (sample, 2): before and after adaptation."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class TextEvaluation(Evaluation):
         """Return the combinations of settings that are errors."""
         numbers = names(self.shots)
         wrong = not numbers or not all(n.isdecimal() and int(n) for n in numbers)
-        return [(wrong, f"`shots` must be numbers such as 4,8,16, got {self.shots!r}")]
+        return [(wrong, f"`shots` must be positive integers such as 4,8,16, got {self.shots!r}")]
 
 
 def names(listed: str) -> list[str]:
-    """Return the names in a list separated by commas, each once."""
+    """Return the distinct names in a comma-separated list."""
     return list(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
 
 
@@ -74,16 +74,16 @@ def measure(
     tokenizer: Callable[..., Sentences],
     prepare: Prepare,
 ) -> Results:
-    """Adapt to every support sample of every task, and print a line for each task and shot.
+    """Adapt to every support sample of every task, and print one line per task and shots.
 
     Args:
         model: The classifier.
-        loop: How it adapts.
-        params: Meta-parameters.
-        tasks: Test tasks.
+        loop: The inner loop.
+        params: The meta-parameters.
+        tasks: The test tasks.
         options: Shots, samples, queries and seed.
         tokenizer: ``(rows, task) -> Sentences``.
-        prepare: Makes the inner steps' batches of a support set.
+        prepare: Function from a support set to the batches of the inner steps.
     """
     shots = [int(number) for number in names(options.shots)]
     samples = {  # all before the minutes of the first
@@ -93,7 +93,7 @@ def measure(
     }
     results: Results = {}
     for task in tasks:
-        rows = chosen_rows(len(task.evaluation), options.queries, options.seed).tolist()
+        rows = evaluation_rows(len(task.evaluation), options.queries, options.seed).tolist()
         judged = tokenizer([task.evaluation[row] for row in rows], task)
         evaluation = encoded(model, params, judged)
         results[task.name] = {}
@@ -108,7 +108,7 @@ def measure(
 
 
 def report(results: Results, options: TextEvaluation, about: dict[str, Any]) -> Report:
-    """Return one row for each task, and the mean over tasks and shots of every sample."""
+    """Return a report with one row per task, and each sample's mean over tasks and shots."""
     shots = [*next(iter(results.values()))]
     rows = [[task, *(_cell(ends) for ends in found.values())] for task, found in results.items()]
     title = f"accuracy of {about['method']} in %, mean ± standard deviation over "
@@ -135,7 +135,7 @@ def report(results: Results, options: TextEvaluation, about: dict[str, Any]) -> 
 
 
 def file_name(options: TextEvaluation, values: dict[str, Any]) -> str:
-    """Name an evaluation by what distinguishes two of them."""
+    """Return the file name of an evaluation: the settings that distinguish evaluations."""
     tasks = values["tasks"].replace(", ", "_")
     if len(tasks) > 80:  # file systems allow a name of 255 letters
         tasks = f"{values['num_tasks']}-tasks-{zlib.crc32(tasks.encode()):08x}"

@@ -1,7 +1,20 @@
 """Gradient-based meta-learning on PyTorch, Gymnasium and MuJoCo.
 
-Importing the package registers its environments; it imports neither torch nor mujoco. The public
-names of a package are those of its ``__init__.pyi``; they are imported when they are first used.
+- :func:`metarl.train` trains an experiment into a run folder.
+- :func:`metarl.load` loads a trained policy.
+- :func:`metarl.register_method` adds a meta-RL method.
+- :mod:`metarl.rl`, :mod:`metarl.supervised` and :mod:`metarl.core` contain the building blocks.
+
+Importing the package registers its environments and does not import torch or mujoco. The public
+names of each package are listed in its ``__init__.pyi`` and are imported on first use.
+
+Example::
+
+    import metarl
+
+    metarl.train("maml-trpo", "runs/quick", preset="navigation-quick", iterations=2)
+    policy = metarl.load("runs/quick")
+    adapted = policy.adapt({"goal": [0.3, -0.2]}, steps=1)
 """
 
 import lazy_loader

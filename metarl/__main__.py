@@ -1,4 +1,4 @@
-"""``python -m metarl`` is ``metarl``."""
+"""The entry point of ``python -m metarl``, which runs the ``metarl`` command."""
 
 from metarl.commands.cli import main
 

@@ -1,8 +1,7 @@
-"""The experiment: all that the commands need of a configuration, and the only training loop.
+"""The base class of experiments, and the training loop that all experiments share.
 
-Every command is written once against :class:`Experiment`. What differs between experiments (their
-tasks, their learner, the flags and tables of an evaluation, their pictures) is a method or a value
-of the experiment.
+Every command is implemented once, with the interface of :class:`Experiment`. Subclasses define the
+tasks, the meta-learner, the flags and tables of an evaluation, and the figures.
 """
 
 from abc import ABC, abstractmethod
@@ -12,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
-import numpy as np
 import torch
 import tyro
 
@@ -33,21 +31,21 @@ from metarl.util import Ranged, Table, at_least, resolve_device
 
 Config = TypeVar("Config", bound=RunConfig)
 State: TypeAlias = Any
-"""A :class:`~metarl.core.types.MetaState`; of Stable-Baselines3 its model."""
+"""Training state: a :class:`~metarl.core.types.MetaState`, or a model of Stable-Baselines3."""
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
 class Evaluation(Ranged):
-    """Evaluate a run on test tasks. The other flags depend on the run: metarl evaluate RUN --help.
+    """Evaluate a run on test tasks.
 
-    An experiment adds its own fields.
+    Most flags depend on the experiment: `metarl evaluate RUN --help` lists the flags of a run.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder."""
     seed: Annotated[int, at_least(0)] = 1
-    """Seed of the tasks and of all other random numbers."""
+    """Seed of the test tasks and of all other random numbers."""
     checkpoint: Annotated[int | None, unset("the last")] = None
     """Iteration of the checkpoint; 0 is the initialization."""
     device: Device = "auto"
@@ -56,43 +54,30 @@ class Evaluation(Ranged):
 
 @dataclass(frozen=True)
 class Rendering(Ranged):
-    """Show policies of one or more runs, side by side, as a picture or a video."""
+    """Render the policies of one or more runs, side by side, as an image or a video."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run folders with the same environment; each is one row."""
+    """Run folders with the same environment; each run is one row of the figure."""
     out: Path
     """Output file: an image (.png, .pdf, .svg) or a video (.mp4, .gif)."""
-    task: Annotated[str | None, unset("that of the run, or test tasks")] = None
+    task: Annotated[str | None, unset("the task of the run, or test tasks")] = None
     """Task as JSON, such as '{"direction": -1}'."""
     seed: Annotated[int, at_least(0)] = 1
-    """Seed of tasks and episodes."""
+    """Seed of the test tasks and the episodes."""
     checkpoint: Annotated[int | None, unset("the last")] = None
     """Iteration of the checkpoint; 0 is the untrained policy."""
     device: Device = "auto"
     """Device of the policy."""
 
 
-def best_rate(
-    title: str, measure: str, rates: Sequence[float], results: Any, *, least: bool = False
-) -> tuple[float, Table]:
-    """Return the step size with the largest (or least) result, and a table of all results.
-
-    Raises a ValueError if no result is finite.
-    """
-    if not np.isfinite(results).any():
-        raise ValueError(f"every step size of {tuple(rates)} diverges; take fewer steps")
-    rows = [[f"{rate:g}", f"{result:.4g}"] for rate, result in zip(rates, results, strict=True)]
-    best = (np.nanargmin if least else np.nanargmax)(results)
-    return rates[int(best)], Table(title, ["inner lr", measure], rows)
-
-
 class Report(NamedTuple):
     """The result of an evaluation.
 
     Attributes:
-        name: The settings that distinguish two evaluations of one checkpoint, for the file name.
-        values: What is written, ``mean`` and ``interval95`` by step among it.
-        tables: What is printed; the title of the last follows the run and the iteration.
+        name: File name, made of the settings that distinguish evaluations of one checkpoint.
+        values: JSON values for the evaluation's file, with ``mean`` and ``interval95`` after each
+            adaptation step.
+        tables: Tables to print. The command adds the run and the iteration to the last title.
     """
 
     name: str
@@ -101,22 +86,22 @@ class Report(NamedTuple):
 
 
 class Experiment(ABC, Generic[Config]):
-    """A configuration turned into values.
+    """The base class of experiments: it trains, evaluates and renders one configuration.
 
-    Constructing one is cheap: environments, data and networks are built when they are first needed.
+    The constructor is cheap: environments, data and networks are built on first use.
 
     Args:
         config: The settings of the run.
     """
 
     settings: ClassVar[Any]
-    """The configuration dataclass; of meta-RL a function that returns a method's."""
+    """Configuration dataclass; meta-RL has a function that maps a method to its dataclass."""
     evaluation: ClassVar[type[Evaluation]]
-    """Flags of ``metarl evaluate``."""
+    """Dataclass with the flags of ``metarl evaluate``."""
     rendering: ClassVar[type[Rendering]] = Rendering
-    """Flags of ``metarl render``."""
+    """Dataclass with the flags of ``metarl render``."""
     quick: ClassVar[tuple[str, ...]] = ("--num-tasks", "20")
-    """Flags of an evaluation that does not hold up the training."""
+    """Flags of the short evaluations during training (``--media-every``)."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -124,7 +109,7 @@ class Experiment(ABC, Generic[Config]):
     @property
     @abstractmethod
     def name(self) -> str:
-        """The name that ``metarl train`` uses."""
+        """Name of the experiment in ``metarl train NAME``."""
 
     @cached_property
     def device(self) -> torch.device:
@@ -132,50 +117,51 @@ class Experiment(ABC, Generic[Config]):
         return resolve_device(self.config.device)
 
     def changed(self, **settings: Any) -> "Experiment[Config]":
-        """Return the same experiment with other settings."""
+        """Return a copy of the experiment in which some settings have new values."""
         return type(self)(replace(self.config, **settings))
 
     def prepare(self) -> dict[str, float]:
-        """Fail early if something that training needs is missing, before there is a run folder.
+        """Check the requirements of training, before the run folder is created.
 
-        It also replaces settings that depend on the machine or the data by their values.
+        The method also fills in settings that depend on the machine or the data.
 
         Returns:
-            The metrics of iteration 0; empty for most experiments.
+            Metrics of iteration 0; empty for most experiments.
         """
         self.config = replace(self.config, device=self.device.type)  # type: ignore[arg-type]
         return {}
 
     @abstractmethod
     def init(self) -> State:
-        """Return the state before the first iteration."""
+        """Return the training state before the first iteration."""
 
     @abstractmethod
     def draw(self, state: State, iteration: int) -> tuple[Any, Metrics]:
-        """Draw the meta-batch of an iteration; policies collect it with the current parameters.
+        """Sample the meta-batch of an iteration.
 
-        All randomness comes from the seed and the iteration.
+        In meta-RL, the current policy collects the episodes. All random numbers depend only on the
+        seed and the iteration.
 
         Returns:
-            The tasks, and metrics collected on the way.
+            The meta-batch, and metrics collected while sampling.
         """
 
     @abstractmethod
     def learner(self, iteration: int) -> MetaLearner:
-        """Return the meta-update of an iteration, from 1; schedules make it change."""
+        """Return the meta-learner of an iteration, counted from 1, with its scheduled settings."""
 
     def validate(self, state: State) -> Metrics:
-        """Return metrics of validation tasks, measured at checkpoints; empty for most."""
+        """Return metrics on validation tasks at a checkpoint; empty for most experiments."""
         del state
         return {}
 
     def save(self, run: Run, iteration: int, state: State) -> None:
-        """Write a checkpoint."""
+        """Write the checkpoint of an iteration to the run folder."""
         config = to_json(self.config)
         checkpoint.save(run.checkpoint_path(iteration), state, iteration=iteration, config=config)
 
     def restore(self, run: Run, iteration: int) -> State:
-        """Return the state of a checkpoint, to train on.
+        """Load the training state of a checkpoint, to resume training.
 
         Raises:
             ValueError: If the checkpoint is damaged or does not match the run's configuration.
@@ -184,7 +170,7 @@ class Experiment(ABC, Generic[Config]):
         return checkpoint.restore(self.init(), saved)
 
     def read(self, run: Run, iteration: int) -> MetaParams:
-        """Return the parameters of a checkpoint; nothing is built.
+        """Load the meta-parameters of a checkpoint without building the model.
 
         Raises:
             ValueError: If the checkpoint is damaged or belongs to a different run.
@@ -192,30 +178,36 @@ class Experiment(ABC, Generic[Config]):
         try:
             return load_checkpoint(run, self.config, iteration, device=self.device).params
         except ValueError as error:
-            raise ValueError(f"{error}; choose another `checkpoint`: {run.checkpoints()}") from None
+            raise ValueError(f"{error}. Choose a `checkpoint` of {run.checkpoints()}") from None
 
     def copy(self, run: Run, iteration: int, new: Run, config: RunConfig) -> None:
-        """Copy the tensors of a checkpoint into a run with another configuration."""
+        """Copy the tensors of a checkpoint to a new run.
+
+        Args:
+            run: The run to copy from.
+            iteration: Iteration of the checkpoint.
+            new: The run to copy to.
+            config: The configuration of the new run.
+        """
         saved = load_checkpoint(run, self.config, iteration)
         path = new.checkpoint_path(iteration)
         checkpoint.write(path, saved._replace(config=to_json(config)))
 
-    def require_fitting(self, params: MetaParams) -> None:
-        """Make sure that parameters match the run's configuration.
+    def require_matching(self, params: MetaParams) -> None:
+        """Raise a ValueError if a parameter differs in name, shape or dtype from the configuration.
 
-        Raises:
-            ValueError: If a name, shape or type differs, as when another version wrote them.
+        Parameters can differ if a different version of the package wrote the checkpoint.
         """
         for mine, theirs in zip(self.init().params, params, strict=True):
-            checkpoint.require_same_form(mine, theirs)
+            checkpoint.require_same_tensors(mine, theirs)
 
-    def asked(self, options: Any) -> "Experiment[Config]":
-        """Return the experiment with the settings that an evaluation replaces."""
+    def with_options(self, options: Any) -> "Experiment[Config]":
+        """Return the experiment with the settings that the options of an evaluation override."""
         del options
         return self
 
-    def chosen(self, run: Run, options: Any) -> list[int]:
-        """Return the iterations of the checkpoints that an evaluation uses."""
+    def checkpoints_for(self, run: Run, options: Any) -> list[int]:
+        """Return the iterations of the checkpoints that the options of an evaluation select."""
         return [run.choose_checkpoint(options.checkpoint)]
 
     @abstractmethod
@@ -223,51 +215,54 @@ class Experiment(ABC, Generic[Config]):
         """Adapt to test tasks and report the results after 0, 1, ..., K steps.
 
         Args:
-            metas: Parameters of the checkpoints of :meth:`chosen`.
-            options: The flags, of type :attr:`evaluation`.
+            metas: Meta-parameters of the checkpoints that :meth:`checkpoints_for` returns.
+            options: The flags, an instance of :attr:`evaluation`.
         """
 
     @abstractmethod
     def describe(self) -> Subject:
-        """Return what the run is about, for model cards and tables."""
+        """Return the method, paper and data of the run, for model cards and tables."""
 
     def model(self, params: MetaParams, **options: Any) -> Any:
         """Return the trained model, ready to adapt.
 
         Raises:
-            ValueError: If there is nothing to adapt in Python.
+            ValueError: If the experiment has no policy that adapts.
         """
         run = f"a run of `metarl train {self.name}`"
-        raise ValueError(f"{run} has no policy that adapts; see it with `metarl evaluate RUN`")
+        raise ValueError(f"{run} has no policy that adapts. Use `metarl evaluate RUN` instead")
 
     def draw_adaptation(
-        self, shown: Sequence["Experiment[Any]"], metas: Sequence[MetaParams], options: Any
+        self, experiments: Sequence["Experiment[Any]"], metas: Sequence[MetaParams], options: Any
     ) -> None:
-        """Draw policies before and after adaptation, one row per run.
+        """Render policies before and after adaptation, one row per run.
 
         Args:
-            shown: Experiments of the runs, this one first.
-            metas: Parameters of each.
-            options: The flags, of type :attr:`rendering`.
+            experiments: Experiments of the runs, starting with this one.
+            metas: Meta-parameters of each run.
+            options: The flags, an instance of :attr:`rendering`.
 
         Raises:
             ValueError: If the run has no policy.
         """
         run = f"a run of `metarl train {self.name}`"
-        raise ValueError(f"{run} has no policy; see it with `metarl plot RUN --out FILE.png`")
+        raise ValueError(f"{run} has no policy. Use `metarl plot RUN --out FILE.png` instead")
 
     def examples(self, run: Run) -> Sequence[Any]:
-        """Return adapted functions to plot next to the learning curves of a run; empty for most."""
+        """Return adapted functions to plot next to the learning curves; empty for most.
+
+        A regression experiment returns the fits of a few test tasks.
+        """
         del run
         return ()
 
 
 def start(experiment: Experiment[Any], out: Path) -> None:
-    """Make a run folder, save the initialization, and train.
+    """Create a run folder, save the initialization, and train.
 
     Args:
-        experiment: The experiment.
-        out: The run folder; it must not exist, or be empty.
+        experiment: The experiment to train.
+        out: The run folder, which must be empty or not exist.
     """
     require_tracker(experiment.config.track)
     first, state = experiment.prepare(), experiment.init()
@@ -277,14 +272,14 @@ def start(experiment: Experiment[Any], out: Path) -> None:
 
 
 def begin(experiment: Experiment[Any], run: Run, state: State, first: dict[str, float]) -> None:
-    """Write iteration 0: its metrics, if there are any, and the initialization."""
-    if first and not run.metrics():  # a process may have died after this line
+    """Write the metrics of iteration 0, if there are any, and the checkpoint of iteration 0."""
+    if first and not run.metrics():  # an interrupted run may already contain them
         run.log(0, first)
     experiment.save(run, 0, state)
 
 
 def train(experiment: Experiment[Any], run: Run, state: State, *, start: int) -> None:
-    """Train from iteration `start` + 1 on."""
+    """Train from iteration ``start + 1`` to the last iteration of the configuration."""
     with Journal(run, experiment.config, start=start, save=experiment.save) as journal:
         for iteration in journal.iterations():
             tasks, collected = experiment.draw(state, iteration)

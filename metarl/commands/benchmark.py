@@ -1,4 +1,4 @@
-"""Measure sampling and updates, and what the machine can do at most: ``metarl benchmark``."""
+"""``metarl benchmark``: the speed of sampling and of updates, compared with that of the machine."""
 
 import importlib
 import json
@@ -29,34 +29,35 @@ PARTS = {
     "text": "text",
     "scaling": "scaling",
 }
-"""What is measured, and the module of :mod:`metarl.commands.measures` with a function of that name.
+"""Measurements, with the module of :mod:`metarl.commands.measures` that has a function of this
+name.
 
-The function takes the settings and returns cases, built and ready to be measured.
+The function returns the cases to measure for the settings of the command.
 """
 ALL = ("sampling", "update", "regression", "fewshot")
 
 
 @dataclass(frozen=True)
 class Benchmark(Ranged):
-    """Measure how fast this machine samples, updates and takes supervised meta-steps.
+    """Measure the speed of sampling, of meta-RL updates and of supervised meta-steps.
 
-    Figures are medians; they stand beside the matrix product, the memory copy and the raw physics
-    measured in the same run, and supervised meta-steps beside a plain loop over tasks, since all
-    vary with the machine and its load.
+    Results are medians. The speed of a matrix product, of a memory copy, of the raw physics and of
+    a plain loop over tasks is measured in the same run, because all results depend on the machine
+    and its load.
     """
 
     what: Annotated[
         Literal["all", "sampling", "update", "regression", "fewshot", "text", "scaling"],
         tyro.conf.Positional,
     ] = "all"
-    """What to measure; all leaves out text, which needs the encoder of `metarl train text`, and
-    scaling, which starts --processes with torchrun."""
+    """Measurement. all excludes text, which needs the encoder of `metarl train text`, and scaling,
+    which starts --processes with torchrun."""
     repeats: Annotated[int, at_least(1)] = 5
-    """Measurements of each figure, after one to warm up."""
+    """Number of measurements of each result, after one warm-up."""
     env: tuple[str, ...] = (
         "metarl/Navigation2D-v0", "metarl/RllabHalfCheetahDir-v0", "metarl/HalfCheetahDir-v1",
     )  # fmt: skip
-    """Environments to measure."""
+    """Environments of the meta-RL measurements."""
     num_tasks: Annotated[int | None, unset("20 for navigation, 40 for others")] = None
     """Number of tasks in a meta-batch."""
     episodes_per_task: int = 20
@@ -64,32 +65,32 @@ class Benchmark(Ranged):
     hidden: tuple[int, ...] = ()
     """Widths of hidden layers; by default 64 64 in navigation and 100 100 elsewhere."""
     fisher_fraction: tuple[float, ...] = (1.0, 0.25)
-    """Parts of the episodes that the update's Fisher is computed on."""
+    """Fractions of the episodes that the Fisher product of the update uses."""
     compiled: bool = True
-    """Also compile the supervised meta-steps, which takes a minute or more."""
+    """Also measure compiled supervised meta-steps; compilation takes a minute or more."""
     processes: int = 2
-    """The most processes of scaling."""
+    """Maximum number of processes of the scaling measurement."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the parameters live."""
+    """Device of the parameters."""
     out: Annotated[Path | None, unset("no file")] = None
     """JSON file for the results."""
 
 
 class Case(NamedTuple):
-    """Figures under one title, and the function that measures them."""
+    """A titled group of results, with the function that measures them."""
 
     title: str
     measure: Callable[[], Figures]
 
 
 def main(args: Benchmark) -> None:
-    """Measure and print."""
+    """Run the measurements, print the tables and write the JSON file."""
     if args.out is not None:
         require_writable(args.out)
     cases = [Case("this machine", lambda: machine(resolve_device(args.device), args.repeats))]
     for name in ALL if args.what == "all" else (args.what,):
         module = importlib.import_module(f"metarl.commands.measures.{PARTS[name]}")
-        cases += getattr(module, name)(args)  # an impossible setting fails before any measurement
+        cases += getattr(module, name)(args)  # invalid settings fail before any measurement
     report: dict[str, Figures] = {}
     for title, measure in cases:
         figures = measure()

@@ -1,4 +1,4 @@
-"""The command line: ``metarl VERB ...``. Verbs are loaded only when they are used."""
+"""The command line ``metarl COMMAND ...``. The module of a command is imported when it is used."""
 
 import contextlib
 import difflib
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import metarl
 from metarl.commands.parsing import UsageError, flags_named, parse, take_option
-from metarl.drawing import explained
+from metarl.drawing import explain_missing_opengl
 from metarl.experiments import experiments, settings
 from metarl.runs import Stopped
 
@@ -22,10 +22,10 @@ class Verb(NamedTuple):
     """A command.
 
     Attributes:
-        module: Module of :mod:`metarl.commands`, imported when it is used.
-        options: Name of its options, a dataclass that its ``main`` takes, or of a function
-            ``words -> (dataclass, main)`` where the options depend on the run.
-        summary: One line of help.
+        module: Module of :mod:`metarl.commands`, imported when the command is used.
+        options: Name of the options in the module: a dataclass that its ``main`` takes, or a
+            function ``words -> (dataclass, main)`` if the options depend on the run.
+        summary: One-line description in the help.
     """
 
     module: str
@@ -33,7 +33,7 @@ class Verb(NamedTuple):
     summary: str
 
     def load(self, words: Sequence[str]) -> tuple[type[Any], Callable[[Any], None]]:
-        """Return the options of a command line, and the function that takes them."""
+        """Return the options dataclass and the main function for a command line."""
         module = importlib.import_module(f"metarl.commands.{self.module}")
         found = getattr(module, self.options)
         return (found, module.main) if isinstance(found, type) else found(words)
@@ -53,7 +53,7 @@ VERBS = {
     "benchmark": Verb("benchmark", "Benchmark", "speed of sampling and of the meta-update"),
 }
 IMPORTS = "METARL_IMPORT"
-"""Environment variable: modules that ``--import`` named, for the processes of this one."""
+"""Environment variable that passes the modules of ``--import`` to child processes."""
 OVERVIEW = """\
 usage: metarl COMMAND ...   (metarl COMMAND --help explains each)
 
@@ -61,19 +61,23 @@ Gradient-based meta-learning on PyTorch, Gymnasium and MuJoCo.
 
 {}
 
---import MODULE adds your own methods; --debug shows where an error comes from
-start with: metarl train maml-trpo --preset navigation-quick --out runs/quick"""
-LONGEST = 1500  # characters of an error: an environment of somebody else may say anything
+--import MODULE registers your own methods; --debug shows the traceback of an error
+To start: metarl train maml-trpo --preset navigation-quick --out runs/quick"""
+LONGEST = 1500  # characters of an error; user environments can raise long ones
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 1 failed, 2 misunderstood, 128 + n by signal n."""
+    """Run the command line and exit.
+
+    The exit status is 0 for success, 1 for a failure, 2 for an invalid command line, and 128 + n if
+    signal n stopped the command.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # one that cannot show an arrow shows a ?
+        if isinstance(stream, io.TextIOWrapper):  # characters without an encoding become ?
             stream.reconfigure(errors="replace")
     try:
-        with explained():
+        with explain_missing_opengl():
             run(words)
     except KeyboardInterrupt:
         trains = words[:1] in (["train"], ["resume"])
@@ -83,17 +87,17 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         _fail(str(stopped), 128 + stopped.number, once=True)
     except UsageError as error:
         _fail(str(error), 2, once=True)
-    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
+    except BrokenPipeError:  # the output is piped to a process that has ended, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
         if "--debug" in words:
             raise
-        if getattr(error, "told_elsewhere", False):  # by the process that failed, if one did
+        if getattr(error, "told_elsewhere", False):  # a different process has printed the error
             print(f"metarl: {error}", file=sys.stderr)
             sys.exit(1)
         once = isinstance(error, FloatingPointError) or getattr(error, "same_everywhere", False)
         _fail(" ".join(str(error).split()) or type(error).__name__, 1, once=once)
-    except Exception as error:  # gymnasium's errors share no base class
+    except Exception as error:  # the errors of Gymnasium have no common base class
         if not type(error).__module__.startswith("gymnasium"):
             raise
         _fail(" ".join(str(error).split()), 1)
@@ -101,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(argv: list[str]) -> None:
-    """Run one command line; raise what goes wrong."""
+    """Run one command line; errors are raised."""
     argv = import_modules(argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(overview())
@@ -120,9 +124,10 @@ def run(argv: list[str]) -> None:
 
 
 def import_modules(argv: list[str]) -> list[str]:
-    """Import what ``--import MODULE`` names, also for child processes; return the other words.
+    """Import the modules named by ``--import MODULE``; return the remaining words.
 
-    The modules may register methods, inner optimizers and environments.
+    The modules can register methods, inner optimizers and environments. Child processes import them
+    too.
     """
     named = [name for name in os.environ.get(IMPORTS, "").split(",") if name]
     name, argv = take_option(argv, "--import")
@@ -133,13 +138,13 @@ def import_modules(argv: list[str]) -> list[str]:
         sys.path.insert(0, os.getcwd())
     for module in named:
         importlib.import_module(module)
-    if named:  # only once they could be imported
+    if named:  # after all imports have succeeded
         os.environ[IMPORTS] = ",".join(dict.fromkeys(named))
     return argv
 
 
 def _world() -> contextlib.AbstractContextManager[None]:
-    """Join the other processes of ``torchrun``, if it started this one."""
+    """Join the process group if ``torchrun`` started this process."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return contextlib.nullcontext()
     from metarl.core.speed import processes
@@ -161,7 +166,7 @@ def train(argv: list[str]) -> None:
 
 
 class Parsed(NamedTuple):
-    """A training command: its experiment's class, configuration and run folder."""
+    """A parsed training command: class of the experiment, configuration and run folder."""
 
     kind: Any
     config: Any
@@ -169,7 +174,7 @@ class Parsed(NamedTuple):
 
 
 def parse_train(argv: list[str]) -> Parsed:
-    """Read the words after ``metarl train``: flags override the preset."""
+    """Parse the words after ``metarl train``; flags override the preset."""
     from metarl.experiments.presets import preset
 
     kind, options = experiments()[argv[0]].load()
@@ -179,18 +184,18 @@ def parse_train(argv: list[str]) -> Parsed:
     if method not in (None, chosen.get("method", method)):
         raise UsageError(
             f"--preset {name} sets --method {chosen['method']}, got --method {method}; leave out "
-            "one of the two"
+            "one of these flags"
         )
     out, rest = take_option(rest, "--out")
     if out is None and not {"-h", "--help"} & set(rest):
-        raise UsageError("train needs --out DIR, the run folder to make")
+        raise UsageError("train requires --out DIR, the run folder to create")
     prog = f"metarl train {argv[0]} --out DIR"
     config = parse(options, rest, prog, default=settings(argv[0], preset=name))
     return Parsed(kind, config, Path(out or ""))
 
 
 def overview() -> str:
-    """Return the help of the bare command."""
+    """Return the help of ``metarl`` without a command."""
     rows = [("train", "train an experiment into a run folder"), *_rows(VERBS)]
     lines = [f"  {name:<11} {summary}" for name, summary in rows]
     return OVERVIEW.format("\n".join(lines))
@@ -228,17 +233,18 @@ def _settings(values: dict[str, Any]) -> str:
 
 def _unknown(kind: str, name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(known)}"
-    return f"there is no {kind} {name!r}; {hint}"
+    hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
+    return f"unknown {kind} {name!r}: {hint}"
 
 
 def _fail(message: str, code: int, *, once: bool = False) -> NoReturn:
-    """Tell an error and exit; one that all processes of ``torchrun`` share is told by the first.
+    """Print an error and exit.
 
-    What is not finite is so in sums over all of them.
+    With `once`, only the first process of ``torchrun`` prints: all processes raise the same error,
+    for example for sums over processes that are not finite.
     """
     if once and int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0":
-        time.sleep(1)  # when one has failed, torchrun ends the others: the first tells it before
+        time.sleep(1)  # torchrun ends all processes after a failure; the first one prints before
     else:
         cut = f"{message[:LONGEST]}... (--debug shows all)" if len(message) > LONGEST else message
         print(f"metarl: error: {cut}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Compare methods over seeds: ``metarl compare maml-trpo promp --preset navigation-quick --out D``.
 
-Every argument before the flags is a method as ``metarl train`` knows it, with flags of its own in
-the same quotes: ``metarl compare maml-trpo "maml-trpo --first-order" "promp --epochs 3" ...``.
+Every argument before the flags is a method of ``metarl train``, with its flags in the same quotes:
+``metarl compare maml-trpo "maml-trpo --first-order" "promp --epochs 3" ...``.
 """
 
 import re
@@ -30,17 +30,17 @@ Execute: TypeAlias = Callable[[Path, list[str]], None]
 
 @dataclass(frozen=True)
 class Compare(Ranged):
-    """Train methods over seeds, evaluate each run, and show them in one table and one figure.
+    """Train methods over seeds, evaluate each run, and compare them in a table and a figure.
 
-    Put flags of one method in quotes with it: "maml-trpo --first-order". The same command again
-    goes on where it stopped; with more seeds or methods it adds them. What it makes are plain run
+    Quote the flags of a method with its name: "maml-trpo --first-order". Repeating the command
+    resumes it; more seeds or methods are added to the existing runs. The runs are ordinary run
     folders, OUT/METHOD-SEED.
     """
 
     methods: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Methods, such as maml-trpo promp "maml-trpo --first-order"."""
+    """Methods with their flags, such as maml-trpo promp "maml-trpo --first-order"."""
     out: Path
-    """Folder of the runs, table.md and curves.png."""
+    """Folder for the runs, table.md and curves.png."""
     preset: Annotated[str | None, unset("none")] = None
     """Preset of all methods; `metarl train` lists presets."""
     env: Annotated[str | None, unset("that of the preset or the experiment")] = None
@@ -48,26 +48,28 @@ class Compare(Ranged):
     iterations: Annotated[int | None, at_least(1), unset("that of the preset or the method")] = None
     """Number of meta-updates of all methods."""
     seeds: Annotated[tuple[int, ...], at_least(0)] = (0, 1, 2)
-    """One run of each method for each of these."""
+    """Seeds; each method is trained once per seed."""
     evaluate: str = ""
-    """Flags for `metarl evaluate`, after an equals sign: --evaluate="--num-tasks 100"."""
+    """Flags of `metarl evaluate`, after an equals sign: --evaluate="--num-tasks 100"."""
     jobs: Annotated[int, at_least(1)] = 1
-    """Runs at a time, each in a process with its part of the cores, or a GPU of its own in turn;
-    what they print goes into OUT/METHOD-SEED.log."""
+    """Number of runs at a time. Each run is a process with its share of the cores, or one GPU; its
+    output is appended to OUT/METHOD-SEED.log."""
 
     def __post_init__(self) -> None:
-        """Refuse a comparison of nothing."""
+        """Validate the methods and the seeds."""
         super().__post_init__()
         if not self.methods:
-            raise ValueError('compare needs methods: metarl compare maml-trpo "promp --epochs 3"')
+            raise ValueError(
+                'compare requires methods: metarl compare maml-trpo "promp --epochs 3"'
+            )
         if not self.seeds:
-            raise ValueError("`seeds` needs at least one")
+            raise ValueError("`seeds` must contain at least one seed")
         if len({*self.seeds}) < len(self.seeds):
-            raise ValueError(f"`seeds` are one run each, got {self.seeds}; name each once")
+            raise ValueError(f"`seeds` must be distinct, got {self.seeds}")
 
 
 class Entry(NamedTuple):
-    """One method with its flags."""
+    """A method with its flags."""
 
     name: str
     experiment: str
@@ -75,7 +77,7 @@ class Entry(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """One run: its folder, the words of ``metarl train``, and how far it goes."""
+    """A planned run: its folder, its ``metarl train`` command and its number of iterations."""
 
     folder: Path
     words: list[str]
@@ -83,12 +85,12 @@ class Planned(NamedTuple):
 
 
 def main(args: Compare) -> None:
-    """Train what is missing, evaluate what is new, and draw."""
+    """Train and evaluate the runs that are incomplete, then print the table and draw the figure."""
     processes.require_alone("comparisons")
     entries = read_entries(args.methods)
-    planned = [  # a mistake in the last method costs no time
+    planned = [  # all settings are validated before the first run
         plan(folder_of(args, entry, seed), words_of(args, entry, seed))
-        for seed in args.seeds  # all methods of one seed before the next: a first look comes early
+        for seed in args.seeds  # seed by seed, for early results of all methods
         for entry in entries
     ]
     flags = shlex.split(args.evaluate)
@@ -105,7 +107,7 @@ def main(args: Compare) -> None:
 
 
 def make(planned: Planned, flags: list[str], execute: Execute) -> None:
-    """Train or resume a run and evaluate it; skip what is already complete."""
+    """Train or resume a run and evaluate it, unless it is already complete."""
     folder, words, iterations = planned
     if not (folder / "config.json").exists():
         print(f"\n{folder}")
@@ -116,31 +118,31 @@ def make(planned: Planned, flags: list[str], execute: Execute) -> None:
 
 
 def read_entries(texts: Sequence[str]) -> list[Entry]:
-    """Read all methods.
+    """Parse all methods.
 
     Raises:
-        ValueError: If one does not exist, or two have the same name and so the same folders.
+        ValueError: If a method does not exist, or two methods would use the same folders.
     """
     entries: dict[str, Entry] = {}
     for text in texts:
         entry = read_entry(text)
         if entry.name in entries:
-            raise ValueError(f"{text!r} would share its folders, {entry.name}-SEED, with another "
-                             "method; name each method once")  # fmt: skip
+            raise ValueError(f"two methods have the run folders {entry.name}-SEED: {text!r} must "
+                             "be listed once")  # fmt: skip
         entries[entry.name] = entry
     return list(entries.values())
 
 
 def read_entry(text: str) -> Entry:
-    """Read ``METHOD --FLAG VALUE ...``; its name in tables and folders is made of all words.
+    """Parse ``METHOD --FLAG VALUE ...``; all words become part of its name in tables and folders.
 
     Raises:
-        ValueError: If there is no such experiment.
+        ValueError: If the method does not exist.
     """
     experiment, *flags = shlex.split(text) or [""]
     if experiment not in experiments():
         raise ValueError(
-            f"there is no method {experiment!r}; choose of {', '.join(experiments())}, with its "
+            f"unknown method {experiment!r}: expected one of {', '.join(experiments())}, with its "
             'flags in the same quotes: "maml-trpo --first-order"'
         )
     signed = [re.sub(r"(?<!\w)-(?=\.?\d)", "minus", word) for word in flags]
@@ -149,12 +151,12 @@ def read_entry(text: str) -> Entry:
 
 
 def folder_of(args: Compare, entry: Entry, seed: int) -> Path:
-    """Return the run folder of one method and seed."""
+    """Return the run folder of a method and a seed."""
     return args.out / f"{entry.name}-{seed}"
 
 
 def words_of(args: Compare, entry: Entry, seed: int) -> list[str]:
-    """Return the words of ``metarl train`` for one method and seed."""
+    """Return the arguments of ``metarl train`` for a method and a seed."""
     shared = {"--preset": args.preset, "--env": args.env, "--iterations": args.iterations}
     given = [w for flag, value in shared.items() if value is not None for w in (flag, str(value))]
     own = ["--seed", str(seed), "--out", str(folder_of(args, entry, seed))]
@@ -162,10 +164,10 @@ def words_of(args: Compare, entry: Entry, seed: int) -> list[str]:
 
 
 def plan(folder: Path, words: list[str]) -> Planned:
-    """Read the settings of a run; refuse impossible ones, and others than it was started with.
+    """Validate the settings of a run and compare them with those of an existing run folder.
 
     Raises:
-        ValueError: If they are.
+        ValueError: If a setting is invalid, or differs from that of the existing run.
     """
     kind, config, _ = cli.parse_train(words)
     config = kind(config).config
@@ -173,28 +175,29 @@ def plan(folder: Path, words: list[str]) -> Planned:
     if not (folder / "config.json").exists():
         return planned
     kept = Run.open(folder).read_config()["config"]
-    # None takes what the method chose when the run was started.
-    asked = {n: v for n, v in to_json(config).items() if v is not None}
-    if different := {n for n, v in asked.items() if kept.get(n) != v} - NEUTRAL - {"iterations"}:
+    # None stands for the value that the method set when the run was started.
+    values = {n: v for n, v in to_json(config).items() if v is not None}
+    if different := {n for n, v in values.items() if kept.get(n) != v} - NEUTRAL - {"iterations"}:
         names = ", ".join(f"`{name}`" for name in sorted(different))
         raise ValueError(
-            f"{folder} was started with another {names}; repeat "
-            "the command it was started with, or choose another folder"
+            f"{folder} was started with a different value of {names}; repeat the original command "
+            "or choose a different `out`"
         )
     return planned
 
 
 def evaluate(folder: Path, flags: list[str], execute: Execute) -> None:
-    """Evaluate a run, unless its last checkpoint has such an evaluation."""
+    """Evaluate a run, unless its last checkpoint already has this evaluation."""
     run = Run.open(folder)
     if [e["iteration"] for e in evaluations(run, flags)[:1]] != run.checkpoints()[-1:]:
         execute(folder, ["evaluate", str(folder), *flags])
 
 
 def evaluations(run: Run, flags: list[str]) -> list[dict[str, Any]]:
-    """Return what a comparison found, and nothing typed by hand; that of the last checkpoint first.
+    """Return the evaluations made by this comparison, that of the last checkpoint first.
 
-    With ``--checkpoint`` among the flags there is none of the last: then the newest is first.
+    With ``--checkpoint`` in the flags, no evaluation is of the last checkpoint, and the newest
+    evaluation is first.
     """
     command = shlex.join(["metarl", "evaluate", str(run.folder), *flags])
     found = [entry for entry in run.evaluations() if entry["command"] == command]
@@ -202,7 +205,7 @@ def evaluations(run: Run, flags: list[str]) -> list[dict[str, Any]]:
 
 
 def typed(folder: Path, words: list[str]) -> None:
-    """Run a command as if it had been typed: runs and evaluations write down what made them."""
+    """Run a command line in this process; runs and evaluations record it as their command."""
     del folder
     before, sys.argv = sys.argv, ["metarl", *words]
     try:
@@ -212,7 +215,7 @@ def typed(folder: Path, words: list[str]) -> None:
 
 
 def show(groups: dict[str, list[Run]], flags: list[str], out: Path) -> None:
-    """Print the table, and write it and the figure, of the comparison's own evaluations."""
+    """Print and write the table and the figure of the comparison."""
 
     def chosen(members: Sequence[Run]) -> list[dict[str, Any]]:
         return [evaluations(run, flags)[0] for run in members]

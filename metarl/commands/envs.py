@@ -1,4 +1,4 @@
-"""List the environments that this package registers: ``metarl envs``."""
+"""``metarl envs``: list the environments of metarl."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ from metarl.util import print_table
 
 @dataclass(frozen=True)
 class Envs:
-    """List the environments with tasks that this package registers."""
+    """List the environments with tasks that metarl registers."""
 
 
 def main(args: Envs) -> None:
-    """Print one line for each environment, from the first of its docstring."""
+    """Print the id, the first line of the docstring and the horizon of each environment."""
     del args
     rows = [
         [row.id, (row.scalar().__doc__ or "").partition("\n")[0], row.horizon]

@@ -1,4 +1,4 @@
-"""Evaluate a run on test tasks: ``metarl evaluate runs/quick``."""
+"""``metarl evaluate RUN``: evaluate a run on test tasks."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from metarl.util import print_table, require_writable
 
 
 def command(words: Sequence[str]) -> tuple[type[Evaluation], Callable[[Any], None]]:
-    """Return the flags of the run that a command line names, and what evaluates it."""
+    """Return the flags of the run in a command line, and the function that evaluates it."""
     found = first_run(words)
     if found is None:  # --help, or no run folder at all
         return Evaluation, lambda options: main(opened(options.run), options)
@@ -21,13 +21,13 @@ def command(words: Sequence[str]) -> tuple[type[Evaluation], Callable[[Any], Non
 
 
 def main(named: Opened, options: Any) -> None:
-    """Evaluate, print the tables and write the results to the run folder."""
+    """Evaluate a run, print the tables and write the results to the run folder."""
     began = time.perf_counter()
     run, trained = named.run, named.experiment.changed(device=options.device)
-    iterations = trained.chosen(run, options)
+    iterations = trained.checkpoints_for(run, options)
     metas = [trained.read(run, iteration) for iteration in iterations]
     require_writable(run.evaluation_path("new"))
-    report = trained.asked(options).evaluate(metas, options)
+    report = trained.with_options(options).evaluate(metas, options)
     *tables, result = report.tables
     used = ", ".join(map(str, iterations))
     title = f"{options.run}, iteration {used}: {result.title}"

@@ -1,4 +1,4 @@
-"""How many environment steps from scratch an adapted policy saves on a new task.
+"""``metarl headstart``: compare adaptation with training from scratch.
 
 ``metarl headstart runs/maml --scratch runs/ppo-forwards runs/ppo-backwards --out headstart.png``
 """
@@ -22,10 +22,11 @@ from metarl.util import Ranged, at_least, optional, print_table, require_writabl
 
 @dataclass(frozen=True)
 class Headstart(Ranged):
-    """Set a policy that adapts with a few episodes against training from scratch.
+    """Compare a policy that adapts with a few episodes with training from scratch.
 
-    The runs to compare with are of `metarl train sb3 --task ...`; those of one task are seeds.
-    Their returns are without exploration noise, those of the adapted policy with it.
+    The runs from scratch are made by `metarl train sb3 --task ...`; several runs of one task are
+    treated as seeds. Returns from scratch are measured without exploration noise, returns of the
+    adapted policy with noise.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -33,33 +34,34 @@ class Headstart(Ranged):
     scratch: tuple[Path, ...]
     """Run folders of `metarl train sb3`, on one task each."""
     out: Path
-    """Picture to write: .png, .pdf or .svg; the table is printed and written beside it, .json."""
+    """Output figure: .png, .pdf or .svg. The table is written to a .json file with the same
+    name."""
     episodes: Annotated[int, at_least(1)] = 20
-    """Episodes of each adaptation step."""
+    """Number of episodes of each adaptation step."""
     inner_steps: Annotated[int, at_least(1)] = 3
-    """Adaptation steps."""
+    """Number of adaptation steps."""
     repeats: Annotated[int, at_least(1)] = 20
-    """How often to adapt to each task, every time with episodes of its own."""
+    """Number of adaptations to each task, each with new episodes."""
     seed: int = 1
     """Seed of the episodes."""
 
     def __post_init__(self) -> None:
-        """Raise a ValueError for impossible settings."""
+        """Validate the settings."""
         super().__post_init__()
         if not self.scratch:
-            raise ValueError("`scratch` needs runs of `metarl train sb3 --task ...`")
+            raise ValueError("`scratch` requires runs of `metarl train sb3 --task ...`")
         if self.out.suffix not in (".png", ".pdf", ".svg"):
             raise ValueError(f"`out` must end in .png, .pdf or .svg, got {self.out}")
 
 
 class Learning(NamedTuple):
-    """Returns of one run from scratch, by the environment steps that it had taken."""
+    """Learning curve of one run from scratch: returns and the environment steps before each."""
 
     steps: NDArray[np.float64]
     returns: NDArray[np.float64]
 
     def reaches(self, level: float) -> float | None:
-        """Return the steps after which the return is at least `level`; None if it never is."""
+        """Return the number of steps until the return reaches `level`, or None."""
         there = self.steps[self.returns >= level]
         return float(there[0]) if len(there) else None
 
@@ -88,10 +90,10 @@ def main(args: Headstart) -> None:
 
 
 def by_task(args: Headstart, env: str) -> dict[str, list[Learning]]:
-    """Read the runs from scratch, grouped by the JSON of their tasks.
+    """Read the runs from scratch and group them by task (as JSON).
 
     Raises:
-        ValueError: If one is not a run on one task of `env`, or has not been trained.
+        ValueError: If a run is not a run on one task of `env`, or has no metrics.
     """
     found: dict[str, list[Learning]] = {}
     for folder in args.scratch:
@@ -100,11 +102,11 @@ def by_task(args: Headstart, env: str) -> dict[str, list[Learning]]:
         config = about["config"]
         if about["experiment"] != "sb3" or config.get("task") is None or config["env"] != env:
             raise ValueError(
-                f"{folder} is no run on one task of {env}; make it with `metarl train sb3 --env "
-                f"{env} --task JSON --out {folder}`"
+                f"{folder} is not a run on one task of {env}; train one with `metarl train sb3 "
+                f"--env {env} --task JSON --out {folder}`"
             )
         if not history:
-            raise ValueError(f"{folder} has no metrics yet: metarl resume {folder}")
+            raise ValueError(f"{folder} has no metrics yet; train it with `metarl resume {folder}`")
         steps = np.cumsum([entry["env/steps"] for entry in history])
         returns = np.array([entry["return/step_0"] for entry in history])
         key = json.dumps(json.loads(config["task"]), sort_keys=True)
@@ -113,7 +115,7 @@ def by_task(args: Headstart, env: str) -> dict[str, list[Learning]]:
 
 
 def row_of(task: str, curve: AdaptationCurve, runs: list[Learning], steps: int) -> dict[str, Any]:
-    """Return the returns on one task, and the steps that each run from scratch took to reach them.
+    """Return the returns on one task, and the steps that each run from scratch needs to reach them.
 
     The level to reach is the return after the first adaptation step.
     """
@@ -151,9 +153,11 @@ def draw(
     for axes, (task, curve) in zip(panels[0], curves.items(), strict=True):
         for index, run in enumerate(learned[task]):
             label = None if index else "from scratch, one line a seed"
-            begun = run.steps > 0  # 0 has no place on a logarithmic axis
+            begun = run.steps > 0  # a logarithmic axis has no 0
             axes.plot(run.steps[begun], run.returns[begun], color="C1", alpha=0.7, label=label)
-        taken = np.maximum(steps * np.arange(len(curve.mean)), steps / 10)  # here neither
+        taken = np.maximum(
+            steps * np.arange(len(curve.mean)), steps / 10
+        )  # the same for the adapted policy
         axes.errorbar(taken, curve.mean, curve.interval, color="C0", marker="o", capsize=3,
                       label="adapted")  # fmt: skip
         axes.axhline(curve.mean[1], color="C0", ls=":", lw=1)

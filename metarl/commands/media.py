@@ -1,4 +1,4 @@
-"""Draw the last checkpoint of a run into its folder: what ``--media-every`` runs.
+"""Pictures of the last checkpoint of a run, drawn in a separate process by ``--media-every``.
 
 ``python -m metarl.commands.media runs/quick 30 png``
 """
@@ -12,7 +12,7 @@ from metarl.commands.opened import Opened, opened
 
 
 def commands(found: Opened, iteration: int, kind: str) -> list[list[str]]:
-    """Return the command lines that draw a run: what ``evaluate``, ``plot`` and ``render`` do."""
+    """Return the command lines of ``evaluate``, ``plot`` and ``render`` that draw a run."""
     run, experiment = found
     folder, media = str(run.folder), run.folder / "media"
     device = ("--device", experiment.config.device)
@@ -27,13 +27,13 @@ def commands(found: Opened, iteration: int, kind: str) -> list[list[str]]:
 
 
 def main(argv: list[Any]) -> int:
-    """Run each of the commands, even if others fail; return how many failed."""
+    """Run all commands, even if some fail; return the number of failures."""
     folder, iteration, kind = argv
     failed = 0
     for words in commands(opened(Path(folder)), int(iteration), kind):
         try:
             cli.main(words)
-        except SystemExit as stopped:  # it has reported why
+        except SystemExit as stopped:  # the command has printed the error
             failed += bool(stopped.code)
     return failed
 

@@ -1,4 +1,4 @@
-"""List the methods: ``metarl methods``."""
+"""``metarl methods``: list the methods and inner optimizers."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ from metarl.util import print_table
 
 @dataclass(frozen=True)
 class Methods:
-    """List the methods, their papers and the flags they stand for.
+    """List the methods with their papers and settings.
 
-    Supervised ones are rows of one table, `metarl train regression` or `fewshot --method NAME`;
-    those on policies are experiments, `metarl train NAME`.
+    Supervised methods are used with `metarl train regression --method NAME` or `fewshot --method
+    NAME`, meta-RL methods with `metarl train NAME`.
     """
 
 
-# What flags make of a method: its command, its paper, and what is different about it.
+# Variants of methods by flags: command, paper and difference.
 VARIANTS = (
     ("maml-trpo --first-order", "Finn et al. 2017", "inner gradients are constants"),
     ("maml-trpo --inner meta-sgd", "Li et al. 2017", "learned rates, inside the trust region"),
@@ -29,14 +29,14 @@ VARIANTS = (
 
 
 def policies() -> list[tuple[str, str, str]]:
-    """Return the meta-RL methods and their variants: command, paper, what is different."""
+    """Return the command, the paper and a summary of each meta-RL method and variant."""
     rows = [(name, row.paper, row.summary) for name, row in POLICY_METHODS.items()]
     order = list(POLICY_METHODS)
     return sorted([*rows, *VARIANTS], key=lambda row: order.index(row[0].partition(" ")[0]))
 
 
 def main(args: Methods) -> None:
-    """Print one line for each method."""
+    """Print one row for each method and inner optimizer."""
     del args
     rows = []
     for name, method in METHODS.items():

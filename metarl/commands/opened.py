@@ -1,4 +1,4 @@
-"""Run folders that a command line names, opened once."""
+"""Access to the run folders of a command line."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from metarl.runs import Run
 
 
 class Opened(NamedTuple):
-    """A run and its experiment."""
+    """A run with its experiment."""
 
     run: Run
     experiment: Experiment[Any]
@@ -20,7 +20,7 @@ def opened(folder: Path) -> Opened:
     """Open a run folder.
 
     Raises:
-        FileNotFoundError: If there is no run.
+        FileNotFoundError: If the folder contains no run.
         ValueError: If its experiment is unknown, or config.json is damaged.
     """
     run = Run.open(folder)
@@ -28,10 +28,10 @@ def opened(folder: Path) -> Opened:
 
 
 def first_run(words: Sequence[str]) -> Opened | None:
-    """Return the run that a command line names first: its experiment decides which flags there are.
+    """Return the first run in a command line; its experiment determines the flags.
 
     Raises:
-        FileNotFoundError: If the line begins with a folder that contains no run.
+        FileNotFoundError: If the first word is a folder that contains no run.
     """
     for index, word in enumerate(words):
         if (Path(word) / "config.json").is_file() or (index == 0 and not word.startswith("-")):

@@ -1,4 +1,4 @@
-"""Reading a command line: flags, and errors that name them."""
+"""Parsing of the command line, and error messages with the names of flags."""
 
 import ast
 import contextlib
@@ -16,12 +16,12 @@ HELP = ("-h", "--help")
 
 
 class UsageError(Exception):
-    """A command line that cannot be understood."""
+    """An invalid command line."""
 
 
 @contextlib.contextmanager
 def flags_named(options: Any) -> Iterator[None]:
-    """Replace the names of arguments in errors by flags: ``num_tasks``, ```out```, ``task=1``."""
+    """Replace argument names in errors by flags: ``num_tasks``, ```out```, ``task=1``."""
     try:
         yield
     except (ValueError, OSError, ArithmeticError) as error:
@@ -36,9 +36,9 @@ def flag(name: str) -> str:
 
 
 def flags_of(text: str, names: Sequence[str]) -> str:
-    """Return an error text with arguments as flags.
+    """Return a message in which flags replace the names of arguments.
 
-    A name with an underscore is replaced wherever it stands, others as ```name``` or ``name=``.
+    A name with an underscore is replaced everywhere; other names only as ```name``` or ``name=``.
     """
     known = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
     long = "|".join(name for name in names if "_" in name) or "(?!)"
@@ -113,7 +113,7 @@ def grouped(config: Any) -> type[Any]:
         hint: Any = hints[name]
         if name in helps:
             hint = Annotated[hint, tyro.conf.arg(help=helps[name])]
-        if entry.default is None:  # None is not a value then, but leaves the choice to the run
+        if entry.default is None:  # None means "not set" and is not a valid value of the flag
             hint = Annotated[hint, tyro.conf.DisallowNone]
         bases = reversed(kind.__mro__)
         base = next(base for base in bases if name in vars(base).get("__annotations__", {}))
@@ -131,7 +131,7 @@ def help_texts(kind: type[Any]) -> dict[str, str]:
     """Return the docstrings of the fields of a dataclass, by name."""
     found = {}
     for base in reversed(kind.__mro__):
-        with contextlib.suppress(OSError, TypeError):  # built in, or created without source
+        with contextlib.suppress(OSError, TypeError):  # classes without source code
             (body,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
             for entry, text in pairwise(body.body if isinstance(body, ast.ClassDef) else ()):
                 if isinstance(entry, ast.AnnAssign) and isinstance(text, ast.Expr):
@@ -141,8 +141,8 @@ def help_texts(kind: type[Any]) -> dict[str, str]:
 
 
 def _one_line(box: str) -> str:
-    """Turn tyro's boxed message into one line."""
-    # Its frame is drawn with | and - where the output is not UTF-8.
+    """Return tyro's boxed error message as one line."""
+    # The frame consists of | and - if the output is not UTF-8.
     lines = [re.sub(r"[^\x20-\x7e]+", "", line).strip(" |") for line in box.splitlines()[1:]]
     text = " ".join(line for line in lines if re.search(r"\w", line))
     text = re.sub(r"^Error parsing \w+: ", "", text)
@@ -150,13 +150,13 @@ def _one_line(box: str) -> str:
 
 
 def take_option(argv: list[str], name: str) -> tuple[str | None, list[str]]:
-    """Take ``--name VALUE`` or ``--name=VALUE`` out of a command line."""
+    """Return the value of ``--name VALUE`` or ``--name=VALUE``, and the other words."""
     for index, argument in enumerate(argv):
         if argument.startswith(name + "="):
             return argument.partition("=")[2], argv[:index] + argv[index + 1 :]
         if argument == name:
             if index + 1 == len(argv):
                 where = "metarl methods" if name == "--method" else "metarl train --help"
-                raise UsageError(f"{name} needs a value; `{where}` lists them")
+                raise UsageError(f"{name} requires a value; `{where}` lists the values")
             return argv[index + 1], argv[:index] + argv[index + 2 :]
     return None, argv

@@ -1,4 +1,4 @@
-"""Plot learning and adaptation curves: ``metarl plot runs/a runs/b --out curves.png``."""
+"""``metarl plot RUN... --out FILE``: plot learning curves and adaptation curves."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +14,20 @@ from metarl.util import require_writable
 
 @dataclass(frozen=True)
 class Plot:
-    """Plot learning curves and adaptation curves of runs; seeds of one setting are averaged.
+    """Plot learning curves and adaptation curves of runs; seeds of the same settings are averaged.
 
-    A single regression run also shows what it fits: one test sinusoid before and after adaptation.
+    For a single regression run, test sinusoids are plotted before and after adaptation.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders."""
     out: Path
-    """Picture to write: .png, .pdf or .svg."""
+    """Output figure: .png, .pdf or .svg."""
 
     def __post_init__(self) -> None:
-        """Raise a ValueError for a call without runs."""
+        """Validate the runs and the file name."""
         if not self.runs:
-            raise ValueError("plot needs a run folder: metarl plot RUN... --out FILE.png")
+            raise ValueError("plot requires a run folder: metarl plot RUN... --out FILE.png")
         if self.out.suffix not in (".png", ".pdf", ".svg"):
             raise ValueError(f"`out` must end in .png, .pdf or .svg, got {self.out}")
 

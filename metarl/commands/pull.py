@@ -1,4 +1,4 @@
-"""Take in a run from the Hugging Face hub or a folder: ``metarl pull hub:USER/NAME --out DIR``."""
+"""``metarl pull SOURCE --out DIR``: copy a shared run from the hub or from a folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,36 +7,37 @@ from typing import Annotated
 import tyro
 
 from metarl.experiments import experiment_of
-from metarl.runs import Run, copy, hub, made, require_inside, require_known_module
+from metarl.runs import Run, copy, hub, new_folder, require_inside, require_known_module
 
 
 @dataclass(frozen=True)
 class Pull:
-    """Make a run folder of a run that somebody shared; it is evaluated and drawn like your own.
+    """Create a run folder from a shared run, to evaluate, plot and render it.
 
-    Only files of a run are taken, and read before they are written. No code of theirs is run.
+    Only the files of a run are copied, after they have been validated. No code from the source is
+    run.
     """
 
     source: Annotated[str, tyro.conf.Positional]
-    """Where it is: hub:USER/NAME or hub:USER/NAME@REVISION, all else is a folder."""
+    """Source: hub:USER/NAME, hub:USER/NAME@REVISION, or a folder."""
     out: Path
-    """Run folder to make."""
+    """Run folder to create."""
     trust_env: bool = False
-    """Take a run whose environment is in a module of its own, module:Name-v0: commands on the run
-    will import that module."""
+    """Accept a run whose environment id names a module, module:Name-v0. Commands on the run will
+    import this module."""
 
 
 def main(args: Pull) -> None:
-    """Download, check and write."""
+    """Download, validate and copy the run."""
     place = hub.place(args.source)
-    with made(args.out) as folder:
+    with new_folder(args.out) as folder:
         if isinstance(place, Path):
             run, origin = Run.open(place), str(place)
             require_inside(run, place)
         else:
             snapshot = hub.download(place)
             run, origin = Run.open(snapshot), str(place._replace(revision=snapshot.name))
-            require_inside(run, snapshot.parents[1])  # links to the blobs of the same repository
+            require_inside(run, snapshot.parents[1])  # the cache of the hub links to its blobs
         experiment = experiment_of(run)
         require_known_module(run, experiment.config, trusted=args.trust_env)
         last = run.choose_checkpoint(None)

@@ -1,4 +1,4 @@
-"""Share a run, in a folder or on the Hugging Face hub: ``metarl push runs/quick hub:USER/NAME``."""
+"""``metarl push RUN TARGET``: share a run in a folder or on the Hugging Face hub."""
 
 import contextlib
 import io
@@ -12,7 +12,7 @@ import tyro
 from metarl.commands import cli
 from metarl.commands.opened import opened
 from metarl.drawing import require_video
-from metarl.runs import Run, Subject, copy, hub, made, newest_evaluation, unset
+from metarl.runs import Run, Subject, copy, hub, new_folder, newest_evaluation, unset
 from metarl.runs.card import card
 from metarl.util import warn
 
@@ -21,16 +21,15 @@ from metarl.util import warn
 class Push:
     """Share a run: one checkpoint, evaluations, metrics, pictures, and a model card as README.md.
 
-    What is written is a run folder again, without what belongs to this machine. Optimizer moments
-    go with it, so that others can train on; of Stable-Baselines3 the tensors alone, without the
-    pickles that would run code.
+    The result is a run folder without the paths of this machine. It includes the state of the
+    optimizer, so that training can be resumed. Models of Stable-Baselines3 are shared as tensors,
+    without pickles, which could run code.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder."""
     to: Annotated[str, tyro.conf.Positional]
-    """Where: hub:USER/NAME (or hub:USER/NAME@BRANCH) is a repository of the hub, all else a new
-    folder."""
+    """Target: a repository hub:USER/NAME (or hub:USER/NAME@BRANCH), or a new folder."""
     checkpoint: Annotated[int | None, unset("the last")] = None
     """Iteration of the checkpoint."""
     license: Annotated[str | None, unset("none")] = None
@@ -44,16 +43,16 @@ class Push:
 
 
 def main(args: Push) -> None:
-    """Write the folder, and upload it if that was asked for."""
+    """Write the shared folder, and upload it if the target is a repository."""
     to = hub.place(args.to)
     if isinstance(to, Path):
-        with made(to) as folder:
+        with new_folder(to) as folder:
             write(args, folder, to.name)
         print(
             f"written to the folder {to}; to the hub instead: metarl push {args.run} hub:USER/NAME"
         )
         return
-    hub.require_token()  # before the work
+    hub.require_token()  # fail before the work
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / args.run.resolve().name
         title = write(args, folder, str(to))
@@ -62,12 +61,12 @@ def main(args: Push) -> None:
 
 
 def write(args: Push, folder: Path, place: str) -> str:
-    """Write the folder that is shared; return what it holds, in a line.
+    """Write the shared folder and return a one-line summary of its contents.
 
     Args:
         args: The settings.
-        folder: Where; it does not exist.
-        place: What others will call it.
+        folder: The folder to create.
+        place: Name of the shared run in the model card.
     """
     run, experiment = opened(args.run)
     iteration = run.choose_checkpoint(args.checkpoint)
@@ -75,8 +74,8 @@ def write(args: Push, folder: Path, place: str) -> str:
     new, subject = Run(folder), experiment.describe()
     if newest_evaluation(new, iteration) is None:
         warn(
-            f"the model card has no results of iteration {iteration}; `metarl evaluate {args.run} "
-            f"--checkpoint {iteration}` makes some for the next push"
+            f"the model card has no results for iteration {iteration}; run `metarl evaluate "
+            f"{args.run} --checkpoint {iteration}` and push again"
         )
     if args.picture and not any((folder / "media").iterdir()):
         draw(new, subject)
@@ -86,29 +85,29 @@ def write(args: Push, folder: Path, place: str) -> str:
 
 
 def draw(run: Run, subject: Subject) -> None:
-    """Film the shared checkpoint, or else draw a picture; without one, it is shared all the same.
+    """Render a video of the shared checkpoint, or an image if that fails.
 
-    A film is a .gif, which every page of Markdown shows. Without the packages for it, and for what
-    is plotted, there is a picture only.
+    The video is a .gif, which Markdown pages display. Without the video packages, or for runs that
+    are plotted, only an image is drawn. The run is shared even if both fail.
     """
     kinds = ("gif", "png") if subject.shows == "render" and _films() else ("png",)
     reasons: dict[str, str] = {}
     for kind in kinds:
         out = run.folder / "media" / f"adaptation.{kind}"
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # where is nobody's business
+            with contextlib.redirect_stdout(io.StringIO()):  # it names a temporary file
                 cli.run([subject.shows, str(run.folder), "--out", str(out)])
             break
-        except Exception as error:  # whatever an environment's own drawing may raise
+        except Exception as error:  # rendering code of user environments can raise anything
             out.unlink(missing_ok=True)
             reasons[kind] = str(error)
     if "png" in reasons:
         warn(
-            f"no picture ({reasons['png']}); make one with `metarl {subject.shows} RUN --out "
+            f"shared without a picture ({reasons['png']}); run `metarl {subject.shows} RUN --out "
             "RUN/media/picture.png` and push again"
         )
     elif reasons:
-        warn(f"a picture and no film ({reasons['gif']})")
+        warn(f"shared an image instead of a video ({reasons['gif']})")
 
 
 def _films() -> bool:

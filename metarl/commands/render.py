@@ -1,4 +1,4 @@
-"""Render policies before and after adaptation: ``metarl render runs/quick --out paths.png``."""
+"""``metarl render RUN... --out FILE``: render policies before and after adaptation."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,16 +14,16 @@ PICTURES = (".png", ".pdf", ".svg")
 
 
 def command(words: Sequence[str]) -> tuple[type[Rendering], Callable[[Any], None]]:
-    """Return the flags of the first run that a command line names, and what renders runs."""
+    """Return the flags of the first run in a command line, and the function that renders."""
     found = first_run(words)
     kind = Rendering if found is None else found.experiment.rendering
     return kind, partial(main, found)
 
 
 def main(first: Opened | None, options: Any) -> None:
-    """Read the runs and draw them."""
+    """Load the policies of the runs and render them."""
     if first is None:
-        raise ValueError("render needs a run folder: metarl render RUN --out FILE")
+        raise ValueError("render requires a run folder: metarl render RUN --out FILE")
     if options.out.suffix not in (kinds := (*PICTURES, *SUFFIXES)):
         raise ValueError(f"`out` must end in one of {', '.join(kinds)}, got {options.out}")
     known = {first.run.folder: first}
@@ -31,9 +31,11 @@ def main(first: Opened | None, options: Any) -> None:
     shown = [experiment.changed(device=options.device) for _, experiment in runs]
     subjects = sorted({experiment.describe().what for experiment in shown})
     if len(subjects) > 1:
-        raise ValueError(f"render shows one environment at a time, not {' and '.join(subjects)}")
+        raise ValueError(f"all runs must have the same environment, got {' and '.join(subjects)}")
     if len({type(experiment) for experiment in shown}) > 1:
-        raise ValueError("render shows runs that adapt and runs that do not in separate files")
+        raise ValueError(
+            "runs that adapt and runs that do not adapt must be rendered to separate files"
+        )
     require_writable(options.out)
     (require_video if options.out.suffix in SUFFIXES else pyplot)()
     metas = [

@@ -1,4 +1,4 @@
-"""Continue a run from its last checkpoint: ``metarl resume runs/quick``."""
+"""``metarl resume RUN``: continue a run from its last checkpoint."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,10 +14,10 @@ from metarl.util import warn
 
 @dataclass(frozen=True)
 class Resume:
-    """Continue a run exactly where its last checkpoint left it.
+    """Continue a run from its last checkpoint.
 
-    From there on every metric but time/* is what an undisturbed run would have written (with
-    Stable-Baselines3, on a CPU).
+    All metrics except time/* equal those of an uninterrupted run (with Stable-Baselines3, on a
+    CPU).
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -31,7 +31,7 @@ class Resume:
 
 
 def main(args: Resume) -> None:
-    """Load the last checkpoint, cut the metrics back to it and train on."""
+    """Load the last checkpoint, remove later metrics and continue training."""
     run, trained = opened(args.run)
     with run.lock():
         experiment = trained.changed(**_changes(args, trained.config))
@@ -45,7 +45,7 @@ def main(args: Resume) -> None:
             )
             return
         warn_of_schedules(trained.config, config)
-        if state is None:  # it died before its first checkpoint
+        if state is None:  # the run stopped before its first checkpoint
             state = initial
             begin(experiment, run, state, experiment.prepare())
         if config != trained.config:
@@ -56,7 +56,7 @@ def main(args: Resume) -> None:
 
 
 def _changes(args: Resume, config: RunConfig) -> dict[str, Any]:
-    """Return the settings that the command line changes."""
+    """Return the settings that the command line overrides."""
     given = {name: getattr(args, name) for name in ("iterations", "total_steps", "device")}
     changes = {name: value for name, value in given.items() if value is not None}
     if unknown := set(changes) - {field.name for field in fields(config)}:
@@ -65,24 +65,24 @@ def _changes(args: Resume, config: RunConfig) -> dict[str, Any]:
 
 
 def newest_state(experiment: Experiment[Any], run: Run) -> tuple[int, State | None]:
-    """Return the newest checkpoint that can be read, and its iteration; warn of damaged ones."""
+    """Return the newest readable checkpoint and its iteration; warn about damaged ones."""
     for iteration in reversed(run.checkpoints()):
         try:
             return iteration, experiment.restore(run, iteration)
         except ValueError as error:
-            warn(f"{error}; trying an earlier one")
+            warn(f"{error}; trying an earlier checkpoint")
     if run.checkpoints():
-        raise ValueError(f"no checkpoint of {run.folder} can be read; nothing was changed")
+        raise ValueError(f"no checkpoint of {run.folder} can be read; the run was not changed")
     return 0, None
 
 
 def warn_of_schedules(before: RunConfig, after: RunConfig) -> None:
-    """Warn if more iterations change what the next ones do."""
+    """Warn if the new number of iterations changes the schedules."""
     if before.iterations == after.iterations:
         return
     usual = before.scheduled.items()
     if moved := [name for name, value in usual if getattr(before, name) not in (None, value)]:
         warn(
-            f"{', '.join(moved)} depend on the number of iterations: with {after.iterations} "
-            f"instead of {before.iterations} they continue at a different point"
+            f"{', '.join(moved)} depend on the number of iterations, which changed from "
+            f"{before.iterations} to {after.iterations}: the schedules change accordingly"
         )

@@ -1,4 +1,4 @@
-"""Commands side by side: each in its own process, with its part of the machine."""
+"""Commands that run in parallel, each in a process with its share of the machine."""
 
 import os
 import signal
@@ -21,20 +21,20 @@ PROGRAM = (sys.executable, "-m", "metarl")
 
 
 class AllStopped(Stopped):
-    """Commands side by side were asked to stop, and did."""
+    """Exception after a signal has stopped all parallel commands."""
 
     def __init__(self, number: int) -> None:
-        """Name the signal."""
+        """Create the exception for a signal number."""
         name = signal.Signals(number).name
         Exception.__init__(self, f"stopped by {name}; the same command continues")
         self.number = number
 
 
 class SideBySide:
-    """Runs commands in processes, a number at a time; a signal stops them all."""
+    """A runner of commands in parallel processes; a signal stops all of them."""
 
     def __init__(self, jobs: int) -> None:
-        """Divide the machine among `jobs` processes."""
+        """Create a runner with `jobs` processes at a time."""
         self._places: Queue[dict[str, str]] = Queue()
         for place in divided(jobs):
             self._places.put(place)
@@ -42,35 +42,35 @@ class SideBySide:
         self._running: set[subprocess.Popen[bytes]] = set()
 
     def map(self, work: Callable[[Item], None], items: Iterable[Item]) -> None:
-        """Call `work`, which calls :meth:`execute`, on all items, each in a thread.
+        """Call `work`, which calls :meth:`execute`, on each item in a thread.
 
         Raises:
-            AllStopped: If a signal came, after every process has ended.
+            AllStopped: If a signal was received, after all processes have ended.
         """
         with self._stop, ThreadPoolExecutor(self._jobs) as pool:
-            list(pool.map(work, items))  # an error cancels what has not begun
+            list(pool.map(work, items))  # an error cancels the items that have not started
 
     def execute(self, folder: Path, words: list[str]) -> None:
-        """Run one command; its output is appended to FOLDER.log.
+        """Run one command and append its output to FOLDER.log.
 
         Args:
-            folder: The run folder that it writes.
-            words: The command, without ``metarl``.
+            folder: The run folder of the command.
+            words: The command without ``metarl``.
 
         Raises:
-            RuntimeError: If it fails.
-            AllStopped: If a signal came.
+            RuntimeError: If the command fails.
+            AllStopped: If a signal was received.
         """
         place, path = self._places.get(), folder.with_name(f"{folder.name}.log")
         try:
-            code = None if self._stop.asked else self._run([*PROGRAM, *words], place, path)
+            code = None if self._stop.received else self._run([*PROGRAM, *words], place, path)
         finally:
             self._places.put(place)
-        if self._stop.asked:
-            raise AllStopped(self._stop.asked)
+        if self._stop.received:
+            raise AllStopped(self._stop.received)
         if code:
             last = path.read_text().strip().splitlines()[-1:]
-            raise RuntimeError(f"{folder} failed: {' '.join(last)} ({path} has the rest)")
+            raise RuntimeError(f"{folder} failed: {' '.join(last)} (the full output is in {path})")
 
     def _run(self, argv: list[str], variables: dict[str, str], path: Path) -> int:
         with path.open("ab") as log:
@@ -78,20 +78,20 @@ class SideBySide:
                 argv, env=os.environ | variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         self._running.add(process)
-        if self._stop.asked:  # since it was started
+        if self._stop.received:  # a signal during the start of the process
             process.terminate()
         code = process.wait()
         self._running.remove(process)
         return code
 
     def _terminate(self) -> None:
-        """Ask all processes to write a checkpoint and end."""
+        """Signal all processes to save a checkpoint and end."""
         for process in list(self._running):
             process.terminate()
 
 
 def divided(jobs: int) -> list[dict[str, str]]:
-    """Return environment variables that give each of `jobs` processes its part of the machine."""
+    """Return environment variables that give each process its share of the machine."""
     has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS and Windows
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     shared = {"OMP_NUM_THREADS": str(max(1, cores // jobs)), "LOCAL_WORLD_SIZE": str(jobs)}
@@ -101,9 +101,11 @@ def divided(jobs: int) -> list[dict[str, str]]:
 
 
 def visible_gpus() -> list[str]:
-    """Return the names in CUDA_VISIBLE_DEVICES of the GPUs that this process may use."""
+    """Return the GPUs of this process, as named in CUDA_VISIBLE_DEVICES."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is None:
         return [str(number) for number in range(torch.cuda.device_count())]
     names = [name.strip() for name in given.split(",")]
-    return list(takewhile(lambda name: name not in ("", "-1"), names))  # as CUDA reads it
+    return list(
+        takewhile(lambda name: name not in ("", "-1"), names)
+    )  # CUDA ignores the entries after an invalid one

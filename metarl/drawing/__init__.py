@@ -1,4 +1,4 @@
-"""Plots, pictures and videos."""
+"""Learning curves, pictures of adaptation, and videos of episodes."""
 
 import lazy_loader
 

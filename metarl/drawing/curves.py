@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import cycle
 from os.path import commonprefix
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,16 @@ from metarl.util import interval95, optional, warn
 
 
 class Measure(NamedTuple):
-    """What a family of runs is judged by: metrics after and before adaptation, and the x axis."""
+    """The metric that the curves of a run show.
+
+    Attributes:
+        text: Name of the metric on the y axis.
+        key: Key of the metric after adaptation in metrics.jsonl.
+        before: Key of the metric before adaptation, or None.
+        x: Label of the x axis of the learning curve.
+        log: Whether the y axis is logarithmic.
+        adapting: Label of the x axis of the adaptation curve.
+    """
 
     text: str
     key: str
@@ -28,7 +37,20 @@ class Measure(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A function of one variable that a run fitted, for a panel of its own."""
+    """A function of one variable that a model fitted to a regression task.
+
+    Attributes:
+        title: Title of the panel.
+        x: Points at which the functions are drawn, shape (n,).
+        truth: Values of the true function, shape (n,).
+        support: Support points of the task: inputs and targets.
+        curves: Predictions of the model by number of adaptation steps, each of shape (n,).
+
+    Example::
+
+        x = np.linspace(-5, 5, 100)
+        Fit("sine", x, np.sin(x), (x[::20], np.sin(x[::20])), {0: 0 * x, 1: 0.9 * np.sin(x)})
+    """
 
     title: str
     x: NDArray[np.float64]
@@ -37,16 +59,21 @@ class Fit(NamedTuple):
     curves: dict[int, NDArray[np.float64]]
 
 
-Choose: TypeAlias = Callable[[Sequence[Run]], list[dict[str, Any]]]
-"""``runs -> the evaluation of each to draw``."""
-VARIES = NEUTRAL | {"seed"}  # not what is compared
-FEW = 5  # groups whose names find room inside a panel
+VARIES = NEUTRAL | {"seed"}  # settings that may differ within a group of runs
+FEW = 5  # largest number of groups for a legend inside the panels
 BEFORE = ", before adaptation"
 BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "fontsize": 8}
 
 
 def group_by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Group runs that differ in nothing but their seed."""
+    """Group the runs with equal settings, except for the seed and settings in ``NEUTRAL``.
+
+    Args:
+        runs: The runs.
+
+    Returns:
+        The groups by name: the common prefix of their folder names and the number of seeds.
+    """
     groups: dict[str, list[Run]] = {}
     for run in runs:
         about = run.read_config()
@@ -57,37 +84,49 @@ def group_by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _name(members: list[Run]) -> str:
-    """Name a group of runs by what its folders' names begin with."""
+    """Return the common prefix of the folder names of a group, and its number of seeds."""
     names = [run.folder.name for run in members]
     if len(names) == 1:
         return names[0]
-    shared = commonprefix(names).rstrip("-_. ")  # noqa: RUF071 (of letters, not of folders)
+    shared = commonprefix(names).rstrip("-_. ")  # noqa: RUF071 (prefix of characters)
     return f"{shared or names[0]} ({len(names)} seeds)"
 
 
 def figure(
-    runs: Sequence[Run], out: Path, *, fits: Sequence[Fit] = (), choose: Choose | None = None
+    runs: Sequence[Run],
+    out: Path,
+    *,
+    fits: Sequence[Fit] = (),
+    choose: Callable[[Sequence[Run]], list[dict[str, Any]]] | None = None,
 ) -> None:
-    """Draw learning curves and, by the number of inner steps, evaluations.
+    """Draw learning curves and adaptation curves of runs.
 
-    Bands are 95 % intervals: over seeds where a setting has several runs, and for a single run
-    over the tasks of its evaluation, or of sentences over its support samples.
+    Runs with the same settings but different seeds share a curve. Bands and error bars are 95 %
+    confidence intervals: over seeds for several runs, and over the tasks of the evaluation (for
+    text, over its support samples) for a single run.
 
     Args:
-        runs: Runs of one family: returns, accuracies or losses.
-        out: The picture to write.
-        fits: Also draw these functions before and after adaptation, one panel each.
-        choose: Which evaluations to draw; by default :func:`furthest_evaluations`.
+        runs: Runs with the same metric: returns, accuracies or losses.
+        out: Image file to write.
+        fits: Fitted functions, drawn in one additional panel each.
+        choose: Function from the runs of a curve to the evaluations to draw;
+            :func:`comparable_evaluations` by default.
 
     Raises:
-        ValueError: If a run has no metrics yet, or the runs measure different things.
-        ImportError: If matplotlib is missing; the message has the command.
+        ValueError: If a run has no metrics, or the runs have different metrics.
+        ImportError: If matplotlib is not installed; the message contains the install command.
+
+    Example::
+
+        figure([Run.open(Path("runs/quick"))], Path("curves.png"))
     """
     plt = optional.pyplot()
     measures = {_measure(run).text: run.folder for run in runs}
     if len(measures) > 1:
         each = " and ".join(f"{text} ({folder})" for text, folder in measures.items())
-        raise ValueError(f"one figure shows one measure, got {each}; plot them apart")
+        raise ValueError(
+            f"all runs of a figure must have the same metric, got {each}. Plot them separately"
+        )
     measure, groups = _measure(runs[0]), group_by_setting(runs)
     few, width = len(groups) <= FEW, 2 + len(fits)
     drawn, panels = plt.subplots(1, width, figsize=(5.5 * width, 4.2))
@@ -96,7 +135,9 @@ def figure(
     for (folder, members), color in zip(groups.items(), cycle(palette), strict=False):
         name = optional.plain_text(folder)
         _draw_learning(learning, name, members, color, few=few)
-        _draw_adaptation(adapting, name, members, (choose or furthest_evaluations)(members), color)
+        _draw_adaptation(
+            adapting, name, members, (choose or comparable_evaluations)(members), color
+        )
     dotted = " (dotted: before adaptation)" if measure.before and not few else ""
     learning.set(xlabel=measure.x, title=f"meta-training{dotted}")
     adapting.set(xlabel=measure.adapting, title="test tasks")
@@ -120,15 +161,15 @@ def figure(
 
 
 def _measure(run: Run) -> Measure:
-    """Find out what a run measures, from the last line of its metrics."""
+    """Return the metric to plot for a run, based on the last line of metrics.jsonl."""
     history = run.metrics()
     if not history:
         raise ValueError(
-            f"{run.folder.name} has no metrics yet; train it first: metarl resume {run.folder}"
+            f"{run.folder.name} has no metrics yet. Train it with `metarl resume {run.folder}`"
         )
-    taken = [int(k.rpartition("_")[2]) for k in history[-1] if re.fullmatch(r"return/step_\d+", k)]
-    if taken:
-        last, before = f"return/step_{max(taken)}", "return/step_0" if max(taken) else None
+    steps = [int(k.rpartition("_")[2]) for k in history[-1] if re.fullmatch(r"return/step_\d+", k)]
+    if steps:
+        last, before = f"return/step_{max(steps)}", "return/step_0" if max(steps) else None
         return Measure("mean return", last, before, "environment steps")
     if run.read_config()["experiment"] == "text":
         shots = "support sentences of each class"
@@ -145,7 +186,7 @@ def _draw_learning(axes: Any, name: str, members: list[Run], color: Any, *, few:
     x = _column(members[0], histories[0], "iteration")
     if "env/steps" in histories[0][0]:
         x = np.cumsum(_column(members[0], histories[0], "env/steps"))
-    before = f"{name}{BEFORE}" if few else None  # without a line in the legend
+    before = f"{name}{BEFORE}" if few else None  # None omits the legend entry
     for key, text, style in ((measure.before, before, ":"), (measure.key, name, "-")):
         if key is not None:
             pairs = zip(members, histories, strict=True)
@@ -156,10 +197,10 @@ def _draw_learning(axes: Any, name: str, members: list[Run], color: Any, *, few:
 
 
 def _column(run: Run, history: list[dict[str, Any]], key: str) -> NDArray[np.float64]:
-    """Return one measure of every line of a run's metrics."""
-    if lacking := [entry["iteration"] for entry in history if key not in entry]:
-        where = f"{run.folder / 'metrics.jsonl'} has no {key} in iteration {lacking[0]}"
-        raise ValueError(f"{where}; restore it from a copy")
+    """Return one metric of all lines of metrics.jsonl, shape (lines,)."""
+    if missing := [entry["iteration"] for entry in history if key not in entry]:
+        path = run.folder / "metrics.jsonl"
+        raise ValueError(f"{path} has no {key} in iteration {missing[0]}. Restore it from a copy")
     return np.array([entry[key] for entry in history], dtype=np.float64)
 
 
@@ -179,24 +220,24 @@ def _draw_adaptation(
     if not newest:
         return
     if len(newest) < len(members):
-        warn(f"{name}: {len(members) - len(newest)} runs have no evaluation like the others'")
+        warn(f"{name}: {len(members) - len(newest)} runs have no comparable evaluation")
     if "accuracies" in newest[0]:
         _draw_shots(axes, name, newest, color)
         return
     values = np.array([entry["mean"] for entry in newest])
     half = interval95(values) if len(newest) > 1 else np.array(newest[0]["interval95"])
     steps = np.arange(values.shape[1])
-    if len(steps) == 1:  # an oracle does not adapt: a level, not a point
+    if len(steps) == 1:  # an oracle does not adapt, so its return is drawn as a line
         axes.axhline(values.mean(), color=color, ls="--", label=name)
         return
     axes.errorbar(steps, values.mean(0), half, color=color, marker="o", capsize=3, label=name)
 
 
 def _draw_shots(axes: Any, name: str, entries: list[dict[str, Any]], color: Any) -> None:
-    """Draw accuracies before and after adaptation by the number of shots, means over the tasks."""
-    tables = [list(entry["accuracies"].values()) for entry in entries]  # by task
+    """Draw the mean accuracy over tasks, before and after adaptation, by number of shots."""
+    tables = [list(entry["accuracies"].values()) for entry in entries]  # one item per task
     shots = list(tables[0][0])
-    # (run, shots, support sample, end)
+    # shape (runs, shots, support samples, 2): accuracy before and after adaptation
     values = np.array([[np.mean([of[n] for of in table], 0) for n in shots] for table in tables])
     values = values.mean(2) if len(entries) > 1 else values[0].swapaxes(0, 1)
     ends = [(1, "o-", name), (0, "o:", f"{name}{BEFORE}")]
@@ -206,15 +247,24 @@ def _draw_shots(axes: Any, name: str, entries: list[dict[str, Any]], color: Any)
         axes.errorbar([*map(int, shots)], mean, half, **options)
 
 
-def furthest_evaluations(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return the last evaluation of each run at its furthest checkpoint, all of one protocol.
+def comparable_evaluations(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return the evaluation of the last evaluated checkpoint of each run, with equal protocols.
 
-    The protocol is that of the first run that was evaluated; a run without such an evaluation is
-    left out.
+    Args:
+        runs: The runs. A run without a comparable evaluation is omitted.
+
+    Returns:
+        Evaluations with the protocol of the first evaluated run, see
+        :func:`metarl.runs.protocol`; of several evaluations of one checkpoint, the newest.
+
+    Example::
+
+        entries = comparable_evaluations([Run.open(path) for path in Path("runs").iterdir()])
+        [entry["mean"] for entry in entries]
     """
-    chosen: list[dict[str, Any]] = []
+    latest: list[dict[str, Any]] = []
     for run in runs:
-        found = [e for e in run.evaluations() if not chosen or protocol(e) == protocol(chosen[0])]
+        found = [e for e in run.evaluations() if not latest or protocol(e) == protocol(latest[0])]
         if found:
-            chosen.append(max(found, key=lambda entry: int(entry["iteration"])))
-    return chosen
+            latest.append(max(found, key=lambda entry: int(entry["iteration"])))
+    return latest

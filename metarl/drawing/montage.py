@@ -1,4 +1,4 @@
-"""Films of an episode before and after adaptation, side by side: as a video, or as a strip."""
+"""Videos and image strips of recorded episodes before and after adaptation."""
 
 import json
 import textwrap
@@ -9,39 +9,45 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.drawing.recording import Film, Pace
+from metarl.drawing.recording import Pace, Recording
 from metarl.drawing.video import SUFFIXES, write_video
 from metarl.util import optional
 
 
-WIDTH = 480  # of a panel
+WIDTH = 480  # width of a panel in pixels
 MARGIN = 16
-HOLD = 1.5  # seconds that the end stays
+HOLD = 1.5  # seconds that a video shows the last frame
 INK, FAINT = "#202124", "#80868b"
-HEADING, CAPTION = 46, 34  # their heights
-COLUMNS = 5
+HEADING, CAPTION = 46, 34  # heights in pixels
+COLUMNS = 5  # number of frames in a row of an image strip
 
 
 class Shot(NamedTuple):
-    """A film and what it shows.
+    """A recorded episode with its label and the mean return of the policy.
 
     Attributes:
-        label: Such as "after 1 step".
-        mean_return: Of the many episodes of this policy from which it adapts or is evaluated.
-        film: One more episode.
+        label: Label such as "after 1 step".
+        mean_return: Mean return of the policy over the episodes of the adaptation or evaluation.
+        recording: The recorded episode.
     """
 
     label: str
     mean_return: float
-    film: Film
+    recording: Recording
 
 
 def headline(env_id: str, task: dict[str, Any]) -> str:
-    """Name an environment and a task in at most 72 characters, numbers rounded to three digits.
+    """Return a title with the environment and the task, of at most 72 characters.
 
     Args:
-        env_id: A Gymnasium id.
-        task: A task description, see :class:`metarl.envs.base.TaskEnv`.
+        env_id: Gymnasium ID of the environment.
+        task: Task description, see :class:`metarl.envs.base.TaskEnv`; numbers are rounded to three
+            significant digits.
+
+    Example::
+
+        headline("metarl/Navigation2D-v0", {"goal": [0.3, -0.4]})
+        # "Navigation2D-v0, goal [0.3, -0.4]"
     """
     rounded = json.loads(json.dumps(task), parse_float=lambda digits: f"{float(digits):.3g}")
     values = ", ".join(f"{name} {value}" for name, value in rounded.items()).replace("'", "")
@@ -49,28 +55,35 @@ def headline(env_id: str, task: dict[str, Any]) -> str:
 
 
 def label(steps: int) -> str:
-    """Say how many inner steps a policy or a model has taken.
+    """Return a label for a number of inner steps.
 
     Args:
-        steps: Their number, from 0.
+        steps: Number of inner steps, from 0.
 
-    Returns:
-        Such as "before adaptation" or "after 2 steps".
+    Example::
+
+        label(0), label(2)  # ("before adaptation", "after 2 steps")
     """
     return f"after {steps} step{'s' if steps > 1 else ''}" if steps else "before adaptation"
 
 
-def draw_films(rows: list[list[Shot]], out: Path, *, title: str, pace: Pace) -> None:
-    """Draw films as the suffix of `out` says: side by side as a video, or as a strip.
+def draw_recordings(rows: list[list[Shot]], out: Path, *, title: str, pace: Pace) -> None:
+    """Draw recorded episodes side by side as a video, or as an image strip.
 
     Args:
-        rows: The films, one row per run, recorded at the same pace.
-        out: A picture, .mp4 or .gif.
-        title: Heading.
-        pace: Of :func:`metarl.drawing.recording.choose_pace`.
+        rows: Recorded episodes, one row per run, all recorded with the same `pace`.
+        out: File to write. The suffixes .mp4 and .gif select a video, others an image strip.
+        title: Title above the episodes.
+        pace: Frame rate of the recordings, from :func:`choose_pace`.
 
     Raises:
-        ImportError: If a package is missing; the message has the command.
+        ImportError: If a required package is not installed; the message contains the command.
+
+    Example::
+
+        recordings = record_episodes(recorder, policy, path, task, seed=0, every=pace.every)
+        row = [Shot(label(steps), r.returns[-1], r) for steps, r in enumerate(recordings)]
+        draw_recordings([row], Path("adaptation.png"), title="goal 1", pace=pace)
     """
     if out.suffix in SUFFIXES:
         title += " (half speed)" if pace.slowdown == 2 else ""
@@ -80,25 +93,34 @@ def draw_films(rows: list[list[Shot]], out: Path, *, title: str, pace: Pace) -> 
 
 
 def panel_frames(rows: list[list[Shot]], title: str, *, every: int) -> Iterator[NDArray[np.uint8]]:
-    """Compose the frames of a video, one by one, until the longest episode has ended."""
+    """Yield the frames of a video of all episodes, until the longest episode ends.
+
+    Args:
+        rows: Recorded episodes, one row per run.
+        title: Title above the episodes.
+        every: Number of time steps between two frames.
+
+    Yields:
+        Frames of shape (height, width, 3).
+    """
     from PIL import Image, ImageDraw, ImageFont
 
-    tall, wide = rows[0][0].film.at(0).shape[:2]
-    tall = 2 * round(tall * WIDTH / wide / 2)  # even, as videos need
+    tall, wide = rows[0][0].recording.at(0).shape[:2]
+    tall = 2 * round(tall * WIDTH / wide / 2)  # even, as video codecs require
     right, down = WIDTH + MARGIN, tall + CAPTION + MARGIN // 2
     size = MARGIN + right * max(map(len, rows)), HEADING + down * len(rows)
     large, small = ImageFont.load_default(22), ImageFont.load_default(18)
     places = [((i, j), shot) for i, row in enumerate(rows) for j, shot in enumerate(row)]
-    end = max(shot.film.length for _, shot in places)
+    end = max(shot.recording.length for _, shot in places)
     for time in [*range(0, end, every), end]:
         page = Image.new("RGB", size, "white")
         draw = ImageDraw.Draw(page)
         draw.text((MARGIN, HEADING // 2), title, INK, font=large, anchor="lm")
         for (row, column), shot in places:
             x, y = MARGIN + right * column, HEADING + down * row
-            image = Image.fromarray(shot.film.at(time))
+            image = Image.fromarray(shot.recording.at(time))
             page.paste(image.resize((WIDTH, tall), Image.Resampling.LANCZOS), (x, y))
-            when, total = state_text(shot.film, time)
+            when, total = state_text(shot.recording, time)
             y += tall + CAPTION // 2
             draw.text((x, y), shot.label, INK, font=small, anchor="lm")
             draw.text((x + WIDTH - 150, y), when, FAINT, font=small, anchor="rm")
@@ -106,24 +128,24 @@ def panel_frames(rows: list[list[Shot]], title: str, *, every: int) -> Iterator[
         yield np.asarray(page)
 
 
-def state_text(film: Film, time: int) -> tuple[str, str]:
-    """Say when and with which return an episode is at a time, or was when it ended before."""
-    shown = min(time, film.length)
-    when = f"step {shown}" if time <= film.length else f"ended at step {shown}"
-    return when, f"return {film.returns[shown]:.1f}"
+def state_text(recording: Recording, time: int) -> tuple[str, str]:
+    """Return captions with the time step and the return so far; after the end, the final values."""
+    shown = min(time, recording.length)
+    when = f"step {shown}" if time <= recording.length else f"ended at step {shown}"
+    return when, f"return {recording.returns[shown]:.1f}"
 
 
 def strip_figure(shots: list[Shot], out: Path, title: str) -> None:
-    """Draw films as rows of evenly spaced moments.
+    """Draw an image with one row of evenly spaced frames per recorded episode.
 
     Args:
-        shots: The films.
-        out: A picture file; its suffix chooses the format.
-        title: Heading.
+        shots: The recorded episodes.
+        out: Image file to write; the suffix selects the format.
+        title: Title above the rows.
     """
     plt = optional.pyplot("pictures")
     moments = strip_moments(shots)
-    height, width = shots[0].film.at(0).shape[:2]
+    height, width = shots[0].recording.at(0).shape[:2]
     size = (2.1 * len(moments) + 0.6, (2.1 * height / width + 0.17) * len(shots) + 0.42)
     bare = {"xticks": [], "yticks": [], "frame_on": False}
     shape = len(shots), len(moments)
@@ -131,9 +153,9 @@ def strip_figure(shots: list[Shot], out: Path, title: str) -> None:
     figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.02)
     for row, shot in zip(grid, shots, strict=True):
         for axes, moment in zip(row, moments, strict=True):
-            axes.imshow(shot.film.at(moment), interpolation="lanczos")
-            when, total = state_text(shot.film, moment)
-            when = f" ({when})" if moment > shot.film.length else ""
+            axes.imshow(shot.recording.at(moment), interpolation="lanczos")
+            when, total = state_text(shot.recording, moment)
+            when = f" ({when})" if moment > shot.recording.length else ""
             axes.set_xlabel(total + when, fontsize=8, labelpad=2)
         row[0].set_ylabel(f"{shot.label}\nmean return {shot.mean_return:.1f}", fontsize=9)
     for axes, moment in zip(grid[0], moments, strict=True):
@@ -144,7 +166,7 @@ def strip_figure(shots: list[Shot], out: Path, title: str) -> None:
 
 
 def strip_moments(shots: list[Shot]) -> list[int]:
-    """Return evenly spaced times at which the longest film has a frame, from start to end."""
-    longest = max((shot.film for shot in shots), key=lambda film: film.length)
-    wanted = np.linspace(0, longest.length, COLUMNS)
-    return sorted({min(longest.frames, key=lambda taken: abs(taken - time)) for time in wanted})
+    """Return evenly spaced time steps of the frames of the longest episode."""
+    longest = max((shot.recording for shot in shots), key=lambda recording: recording.length)
+    times = np.linspace(0, longest.length, COLUMNS)
+    return sorted({min(longest.frames, key=lambda step: abs(step - time)) for time in times})

@@ -1,4 +1,4 @@
-"""OpenGL for MuJoCo, with or without a screen."""
+"""OpenGL contexts for MuJoCo, with or without a display."""
 
 import importlib
 import os
@@ -9,36 +9,49 @@ from typing import Any
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Explain an import of MuJoCo that fails inside for want of OpenGL.
+def explain_missing_opengl() -> Iterator[None]:
+    """Convert the error of ``import mujoco`` without an OpenGL library to a clear RuntimeError.
 
     Raises:
-        RuntimeError: If ``MUJOCO_GL`` asks for a library that is not there.
+        RuntimeError: If ``MUJOCO_GL`` selects a library that is not installed; the message contains
+            the packages to install.
+
+    Example::
+
+        with explain_missing_opengl():
+            import mujoco
     """
     try:
         yield
     except AttributeError as error:
         if "mujoco" in sys.modules or "mujoco._structs" not in sys.modules:
-            raise  # it was not the import of MuJoCo that failed
+            raise  # the error is not from importing MuJoCo
         raise _cannot_draw(os.environ["MUJOCO_GL"], error) from None
 
 
 def contexts(model: Any, *, width: int, height: int) -> tuple[Any, Any]:
-    """Open a context of OpenGL and one of MuJoCo for a model, and make them current.
+    """Create an OpenGL context and a MuJoCo rendering context for a model, and activate them.
 
-    ``MUJOCO_GL`` chooses the backend. If it is not set, that is EGL on Linux, which needs no
-    screen, and GLFW elsewhere; the choice is left in ``MUJOCO_GL``, for Gymnasium.
+    The environment variable ``MUJOCO_GL`` selects the backend. If it is not set, the backend is
+    EGL on Linux, which does not require a display, and GLFW on other systems. The selected
+    backend is stored in ``MUJOCO_GL`` for Gymnasium.
 
     Args:
-        model: An ``mujoco.MjModel``.
-        width: Largest width of a picture, in pixels.
-        height: Largest height of a picture, in pixels.
+        model: The ``mujoco.MjModel``.
+        width: Maximum width of an image in pixels.
+        height: Maximum height of an image in pixels.
 
     Returns:
-        A ``GLContext`` and an ``MjrContext``; free the second one first.
+        A ``GLContext`` and an ``MjrContext``. Free the ``MjrContext`` first.
 
     Raises:
-        RuntimeError: If this machine cannot draw; the message has what to install.
+        RuntimeError: If OpenGL is not available; the message contains the packages to install.
+
+    Example::
+
+        window, context = contexts(mujoco.MjModel.from_xml_string(xml), width=480, height=360)
+        context.free()
+        window.free()
     """
     import mujoco
 
@@ -47,11 +60,11 @@ def contexts(model: Any, *, width: int, height: int) -> tuple[Any, Any]:
     try:
         window = importlib.import_module(f"mujoco.{backend}").GLContext(width, height)
         window.make_current()
-        made = window, mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        opened = window, mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
     except Exception as error:  # from AttributeError to mujoco.FatalError
         raise _cannot_draw(backend, error) from None
     os.environ["MUJOCO_GL"] = backend
-    return made
+    return opened
 
 
 def _cannot_draw(backend: str, error: Exception) -> RuntimeError:
@@ -59,7 +72,7 @@ def _cannot_draw(backend: str, error: Exception) -> RuntimeError:
     if isinstance(error, AttributeError):  # raised by PyOpenGL
         text = "its library is missing"
     return RuntimeError(
-        f"this machine cannot draw with OpenGL ({backend}: {text.partition('. ')[0]}). Without a "
-        "screen, MuJoCo needs EGL; on Debian and Ubuntu: apt-get install libegl1 libgl1-mesa-dri "
-        "libgles2, and set MUJOCO_GL=egl"
+        f"rendering with OpenGL failed ({backend}: {text.partition('. ')[0]}). Without a display, "
+        "MuJoCo requires EGL. On Debian and Ubuntu, run apt-get install libegl1 libgl1-mesa-dri "
+        "libgles2 and set MUJOCO_GL=egl"
     )

@@ -1,4 +1,4 @@
-"""Pictures and videos of a policy before and after adaptation, on tasks of the plane."""
+"""Pictures and videos of paths in the plane, before and after adaptation."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -16,16 +16,18 @@ from metarl.util import optional
 
 
 COLORS = ("#9aa0a6", "#f4a261", "#2a9d8f", "#1d3557", "#8338ec", "#e63946")
+FIGURE_EPISODES, VIDEO_EPISODES = 3, 5  # episodes drawn for each number of inner steps
 
 
 class Panel(NamedTuple):
-    """What one run did on one task.
+    """The episodes of a run on a single task, which is a goal in the plane.
 
     Attributes:
-        title: Heading of the panel.
-        goal: Where to go.
-        paths: For 0, 1, ... adaptation steps, positions (time, episode, 2); NaN after the end.
-        returns: Mean return after each number of steps.
+        title: Title of the panel.
+        goal: Position of the goal, (x, y).
+        paths: Positions after 0, 1, ..., K inner steps, each of shape (time, episodes, 2); NaN
+            after the end of an episode.
+        returns: Mean return after 0, 1, ..., K inner steps.
     """
 
     title: str
@@ -35,8 +37,18 @@ class Panel(NamedTuple):
 
 
 def panels(name: str, tasks: list[dict[str, Any]], batches: list[Episodes]) -> list[Panel]:
-    """Make the panels of one run from its episodes after 0, 1, ... steps, one for each task."""
-    paths = [  # (task, time, episode, 2)
+    """Return the panels of a run, one per task.
+
+    Args:
+        name: Name of the run in the titles.
+        tasks: Task descriptions with the key ``goal``.
+        batches: Episodes after 0, 1, ..., K inner steps, of all tasks.
+
+    Example::
+
+        paths_figure([panels("maml", tasks, batches)], Path("paths.png"))
+    """
+    paths = [  # shape (tasks, time, episodes, 2)
         batch.observations[..., :2].double().where(batch.mask[..., None], torch.nan).cpu().numpy()
         for batch in batches
     ]
@@ -48,52 +60,62 @@ def panels(name: str, tasks: list[dict[str, Any]], batches: list[Episodes]) -> l
     return found
 
 
-def paths_figure(rows: list[list[Panel]], out: Path, *, episodes: int = 3) -> None:
-    """Draw paths: one row per run, one column per task, one color per number of steps.
+def paths_figure(rows: list[list[Panel]], out: Path) -> None:
+    """Draw paths with one row per run, one column per task and one color per number of steps.
 
     Args:
-        rows: Panels; every row has the same tasks.
-        out: A picture file; its suffix chooses the format.
-        episodes: Episodes drawn for each number of steps.
+        rows: Panels of each run; all rows have the same tasks.
+        out: Image file to write; the suffix selects the format.
+
+    Raises:
+        ImportError: If matplotlib is not installed; the message contains the install command.
+
+    Example::
+
+        paths_figure([panels("maml", tasks, batches)], Path("paths.png"))
     """
     size = (3.1 * len(rows[0]), 3.65 * len(rows) + 0.2)
-    figure, planes = _planes(rows, episodes, figsize=size)
+    figure, planes = _planes(rows, FIGURE_EPISODES, figsize=size)
     for axes, panel in planes:
         for steps, path in enumerate(panel.paths):
             color = COLORS[steps % len(COLORS)]
-            x, y = path[:, :episodes].transpose(2, 0, 1)
+            x, y = path[:, :FIGURE_EPISODES].transpose(2, 0, 1)
             first, *_ = axes.plot(x, y, color=color, lw=1.2, alpha=0.8)
             first.set_label(f"{_when(steps)} ({panel.returns[steps]:.1f})")
         axes.set_title(panel.title, fontsize=9)
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncols": 2, "frameon": False}
         axes.legend(fontsize=7.5, handlelength=1.2, columnspacing=1.0, **below)
-    key = "star: goal, dot: start; before and after adaptation steps, mean return in brackets"
+    key = "star: goal, dot: start, numbers: mean return before and after adaptation"
     figure.supxlabel(key, fontsize=8)
     figure.savefig(out, dpi=150)
 
 
-def paths_video(panels: list[Panel], out: Path, *, episodes: int = 5, fps: float = 20.0) -> None:
-    """Film the points of one panel per run side by side, one plane per number of steps.
+def paths_video(panels: list[Panel], out: Path) -> None:
+    """Draw a video of moving points with one row per run and one column per number of steps.
+
+    The video shows 20 time steps per second.
 
     Args:
-        panels: Panels of one task, with the same numbers of steps.
-        out: An .mp4 or .gif.
-        episodes: Points in every plane.
-        fps: Time steps a second.
+        panels: One panel per run, all with the same task and the same number of inner steps.
+        out: File to write, .mp4 or .gif.
 
     Raises:
-        ImportError: If matplotlib or imageio is missing; the message has the command.
+        ImportError: If matplotlib or imageio is not installed; the message contains the command.
+
+    Example::
+
+        paths_video([panels("maml", [task], batches)[0]], Path("paths.gif"))
     """
     columns = len(panels[0].paths)
     size = (3.2 * columns, 3.6 * len(panels))
-    figure, planes = _planes([[panel] * columns for panel in panels], episodes, figsize=size)
+    figure, planes = _planes([[panel] * columns for panel in panels], VIDEO_EPISODES, figsize=size)
     moving = []
     for number, (axes, panel) in enumerate(planes):
         steps = number % columns
         caption = f"{panel.title}\n{_when(steps)}: return {panel.returns[steps]:.1f}"
         axes.set_title(caption, fontsize=8)
         color = COLORS[steps % len(COLORS)]
-        for path in panel.paths[steps].swapaxes(0, 1)[:episodes]:
+        for path in panel.paths[steps].swapaxes(0, 1)[:VIDEO_EPISODES]:
             (trail,) = axes.plot([], [], color=color, lw=1, alpha=0.6)
             (point,) = axes.plot([], [], "o", color=color, markersize=6)
             moving.append((trail, point, path))
@@ -108,20 +130,20 @@ def paths_video(panels: list[Panel], out: Path, *, episodes: int = 5, fps: float
         figure.canvas.draw()
         return np.array(figure.canvas.buffer_rgba())[..., :3]
 
-    write_video(map(frame, range(len(panels[0].paths[0]))), out, fps=fps)
+    write_video(map(frame, range(len(panels[0].paths[0]))), out, fps=20.0)
 
 
 def _planes(rows: list[list[Panel]], episodes: int, **options: Any) -> tuple[Any, list[Any]]:
-    """Return a figure, and the axes and the panel of each of its planes, with goal and start."""
+    """Return a figure and its pairs of axes and panel, with goal and start drawn in all axes."""
     optional.require("matplotlib", extra="plot", purpose="pictures")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(layout="constrained", **options)
-    FigureCanvasAgg(figure)  # what draws the frames of a video
+    FigureCanvasAgg(figure)  # renders the frames of a video
     grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
     planes = list(zip(grid.flat, chain(*rows), strict=True))
-    # Every goal is shown, and nearly all of every path.
+    # The axes contain all goals and 99 % of the positions.
     paths = [np.abs(path[:, :episodes]) for _, panel in planes for path in panel.paths]
     reach = max(float(np.nanquantile(path, 0.99)) for path in paths)
     goal = max(float(np.abs(panel.goal).max()) for _, panel in planes)

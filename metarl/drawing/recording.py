@@ -1,4 +1,4 @@
-"""One episode of a policy as it looks: frames of the scalar environment, and the running return."""
+"""Recording of episodes: rendered frames of the scalar environment and the cumulative return."""
 
 import math
 import warnings
@@ -16,16 +16,15 @@ from metarl.drawing.video import SUFFIXES
 from metarl.rl import Episodes, Policy, Sampler, TaskDescription, make_sampler
 
 
-MOMENTS = 40  # of a picture, to choose from
-NO_FRAMES = "draws no frames: it needs the render_mode 'rgb_array'"
+MOMENTS = 40  # approximate number of recorded frames for an image strip
 
 
-class Film(NamedTuple):
-    """An episode.
+class Recording(NamedTuple):
+    """A recorded episode.
 
     Attributes:
-        frames: Images (height, width, 3) by time step; the last is that of the end.
-        returns: Sum of the rewards up to each time step, from 0 on.
+        frames: Images of shape (height, width, 3) by time step, including the last time step.
+        returns: Cumulative reward after 0, 1, ... time steps, shape (length + 1,).
     """
 
     frames: dict[int, NDArray[np.uint8]]
@@ -33,16 +32,22 @@ class Film(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Time steps of the episode."""
+        """The number of time steps of the episode."""
         return len(self.returns) - 1
 
     def at(self, time: int) -> NDArray[np.uint8]:
-        """Return the latest frame; that of the end for all times after it."""
+        """Return the latest frame at or before a time step."""
         return self.frames[max(step for step in self.frames if step <= time)]
 
 
 class Pace(NamedTuple):
-    """How time steps become frames: one of `every`, `fps` a second, `slowdown` times too slow."""
+    """The frame rate of a recording.
+
+    Attributes:
+        every: Number of time steps between two frames.
+        fps: Frames per second of the video.
+        slowdown: Factor by which the video is slower than real time.
+    """
 
     every: int
     fps: float
@@ -50,29 +55,35 @@ class Pace(NamedTuple):
 
 
 class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Keeps the frames of the current episode: of every so many time steps, and of the end."""
+    """A wrapper that records frames of the current episode.
+
+    Attributes:
+        every: Number of time steps between two frames; the last time step is always recorded.
+        frames: Images of shape (height, width, 3) by time step.
+    """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        """Find out whether this machine can draw `env`, before anything costs time.
+        """Check that the environment can be rendered, before a long computation starts.
 
         Raises:
-            ValueError: If the environment draws no ``rgb_array``.
-            RuntimeError: If there is no OpenGL for MuJoCo.
+            ValueError: If the environment does not support ``render_mode="rgb_array"``.
+            RuntimeError: If MuJoCo finds no OpenGL.
         """
         super().__init__(env)
         if "rgb_array" not in env.metadata.get("render_modes", ()):
-            raise ValueError(f"{env.spec.id if env.spec else env} {NO_FRAMES}")
+            name = env.spec.id if env.spec else env
+            raise ValueError(f"{name} draws no frames: it must support render_mode='rgb_array'")
         self.every = 1
         self._scene = _scene_of(env.unwrapped)
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Start anew."""
+        """Reset the environment and record the first frame."""
         started = super().reset(**kwargs)
         self._time, self.frames = 0, {0: self._draw()}
         return started
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Go on, and draw if it is time."""
+        """Step the environment and record a frame if it is due."""
         stepped = super().step(action)
         self._time += 1
         if stepped[2] or stepped[3] or self._time % self.every == 0:
@@ -80,7 +91,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         return stepped
 
     def close(self) -> None:
-        """Close the scene too."""
+        """Close the environment and the rendering context."""
         if self._scene:
             self._scene.close()
         self._scene = None
@@ -89,11 +100,11 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
     def _draw(self) -> NDArray[np.uint8]:
         robot: Any = self.unwrapped
         drawn = self._scene.frame(robot.data) if self._scene else self.env.render()
-        return np.array(drawn, np.uint8)  # a copy
+        return np.array(drawn, np.uint8)  # environments may reuse the array
 
 
 def _scene_of(robot: Any) -> Any:
-    """Return a scene of a MuJoCo environment whose model has a camera that follows, else None."""
+    """Return a scene for a MuJoCo environment with a camera named ``track``, else None."""
     model: Any = getattr(robot, "model", None)
     if not hasattr(robot, "data") or not hasattr(model, "cam_bodyid"):
         return None
@@ -101,39 +112,54 @@ def _scene_of(robot: Any) -> Any:
 
     if "track" in {model.camera(number).name for number in range(model.ncam)}:
         return Scene(model)
-    for context in reversed(opengl.contexts(model, width=16, height=16)):  # can it be drawn at all?
+    for context in reversed(opengl.contexts(model, width=16, height=16)):  # raises without OpenGL
         context.free()
     return None
 
 
 def make_recorder(env_id: str, *, device: Any = "cpu", **kwargs: Any) -> Sampler:
-    """Build the scalar face of an environment, and a sampler of one episode that is filmed.
+    """Return a sampler of single episodes that records the frames of a scalar environment.
 
     Args:
-        env_id: A Gymnasium id.
-        device: Where the policy lives.
-        kwargs: Arguments of the environment, such as ``observe_task=True``.
+        env_id: Gymnasium ID of the environment.
+        device: Device of the policy.
+        kwargs: Additional arguments of the environment, such as ``observe_task=True``.
 
     Raises:
-        ValueError: If the environment draws no ``rgb_array``.
-        RuntimeError: If this machine cannot draw it.
+        ValueError: If the environment does not support ``render_mode="rgb_array"``.
+        RuntimeError: If MuJoCo finds no OpenGL.
+
+    Example::
+
+        recorder = make_recorder("metarl/RllabHalfCheetahDir-v0")
+        pace = choose_pace(recorder, ".mp4")
     """
     kwargs |= {"vectorization_mode": "sync", "wrappers": [Recorder], "render_mode": "rgb_array"}
-    try:
-        with opengl.explained(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*not in the possible render_modes")  # an error here
+    try:  # Recorder raises an error instead of Gymnasium's warning
+        with opengl.explain_missing_opengl(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*not in the possible render_modes")
             return make_sampler(env_id, num_tasks=1, episodes_per_task=1, device=device, **kwargs)
     except TypeError as error:
         if "render_mode" not in str(error):
             raise
-        raise ValueError(f"{env_id} {NO_FRAMES}") from None
+        text = f"{env_id} draws no frames: it must support render_mode='rgb_array'"
+        raise ValueError(text) from None
 
 
 def choose_pace(recorder: Sampler, suffix: str) -> Pace:
-    """Choose how often to draw, for a file of the kind `suffix`.
+    """Return the frame rate of a recording for a type of file.
 
-    A video plays in real time, at half speed where there are more than 50 time steps a second, and
-    has at most 50 frames a second (a .gif 25). A picture needs few moments.
+    A video plays in real time, or at half speed if the environment has more than 50 time steps per
+    second. A .mp4 file has at most 50 and a .gif file at most 25 frames per second. For an image
+    strip, about 40 frames are recorded.
+
+    Args:
+        recorder: A sampler from :func:`make_recorder`.
+        suffix: Suffix of the file, such as ``".mp4"``.
+
+    Example::
+
+        choose_pace(make_recorder("metarl/RllabHalfCheetahDir-v0"), ".mp4").fps
     """
     rate = float(recorder.env.call("metadata")[0].get("render_fps", 30))
     slowdown = 2 if rate > 50 else 1
@@ -144,19 +170,27 @@ def choose_pace(recorder: Sampler, suffix: str) -> Pace:
 
 
 def adapted_path(loop: InnerLoop, meta: MetaParams, batches: list[Episodes]) -> list[Params]:
-    """Return the first task's parameters after 0, 1, ..., K inner steps.
+    """Return the adapted parameters of the first task after 0, 1, ..., K inner steps.
 
     Args:
-        loop: The loop that the sampler collected with.
-        meta: The meta-parameters that it started from.
-        batches: What it collected: the episodes of every step, the last of them unused here.
+        loop: Inner loop of the collected episodes.
+        meta: Meta-parameters before adaptation.
+        batches: Episodes collected after 0, 1, ..., K inner steps; the last item is not used.
+
+    Returns:
+        Parameters of the policy without a task dimension, one item per number of steps.
+
+    Example::
+
+        path = adapted_path(loop, meta, batches)
+        len(path) == len(batches)
     """
     support = tuple(tree.map_leaves(lambda x: x[0], batch) for batch in batches[:-1])
     with torch.no_grad(), chunks.one_thread_per_operator():
         return loop.path(meta, support)
 
 
-def film(
+def record_episodes(
     recorder: Sampler,
     policy: Policy,
     path: list[Params],
@@ -164,23 +198,32 @@ def film(
     *,
     seed: int,
     every: int,
-) -> list[Film]:
-    """Film one episode for each of several parameters, from one start and with the same noise.
+) -> list[Recording]:
+    """Record one episode for each item of a list of parameters.
+
+    All episodes have the same initial state and the same noise. Actions are sampled from the
+    policy, as in training and evaluation.
 
     Args:
-        recorder: Of :func:`make_recorder`.
-        policy: The policy; its actions are drawn as in training and evaluation.
-        path: Parameters, without a task axis.
-        task: The task.
-        seed: Of the start and of the noise.
-        every: Time steps from one frame to the next.
+        recorder: A sampler from :func:`make_recorder`.
+        policy: The policy.
+        path: Parameters of the policy without a task dimension, one item per episode.
+        task: Task description.
+        seed: Seed of the initial state and of the noise.
+        every: Number of time steps between two frames.
+
+    Example::
+
+        before, after = record_episodes(
+            recorder, policy, adapted_path(loop, meta, batches), task, seed=0, every=1
+        )
     """
     recorder.env.set_attr("every", every)
-    films = []
+    recordings = []
     for params in path:
         generator = torch_generator(seed, 0, "film", device=recorder.device)
         rollout = recorder.rollout(policy, tree.expand(params, 1), [task], generator)
         rewards = rollout.rewards[0, rollout.mask[0, :, 0], 0].double().cpu().numpy()
         (frames,) = recorder.env.call("frames")
-        films.append(Film(frames, np.append(0.0, np.cumsum(rewards))))
-    return films
+        recordings.append(Recording(frames, np.append(0.0, np.cumsum(rewards))))
+    return recordings

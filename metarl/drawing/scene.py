@@ -1,4 +1,4 @@
-"""A MuJoCo robot as a picture: from its side, on a pale floor with a ruler, followed."""
+"""Rendering of MuJoCo robots with a side camera, which follows the robot along a ruler."""
 
 import copy
 from typing import Any
@@ -12,27 +12,38 @@ from metarl.drawing import opengl
 
 WIDTH, HEIGHT = 480, 360
 VIEW = mujoco.MjrRect(0, 0, WIDTH, HEIGHT)
-TILES = 232, 214  # gray levels of the floor, squares of 1 m
-FLOOR = 400.0  # meters to its edges
+TILES = 232, 214  # gray levels of the 1 m tiles of the floor
+FLOOR = 400.0  # half the size of the floor in meters
 SKY = 226, 236, 245
 GRAY, RED = (0.3, 0.3, 0.3, 1.0), (0.84, 0.16, 0.16, 1.0)
-MARK = np.array([0.012, 0.05, 0.003])  # half the size of a mark of the ruler, in meters
-SHADOW_SIZE = 1024  # a quarter of the default, and several times faster on a processor
-SHADOW_REACH = 6.0  # meters around the light; where it is less, the floor gets specks
+MARK = np.array([0.012, 0.05, 0.003])  # half the size of a ruler mark in meters
+SHADOW_SIZE = 1024  # a quarter of the default size, which is several times faster on a CPU
+SHADOW_REACH = 6.0  # meters around the light; smaller values cause artifacts on the floor
 
 
 class Scene:
-    """Draws the robot of one environment, whose model has a camera called ``track``.
+    """A renderer for MuJoCo models with a camera named ``track``, such as Gymnasium's robots.
 
-    All of Gymnasium's robots have it; but its own renderer follows none of them since 1.4, and its
-    mirroring checkerboard leaves little to see in a small panel.
+    Gymnasium's own renderer does not follow the robots since version 1.4, and its reflecting
+    checkerboard floor makes small images hard to read.
+
+    Args:
+        model: The ``mujoco.MjModel``.
+
+    Example::
+
+        env = gymnasium.make("HalfCheetah-v5").unwrapped
+        env.reset()
+        scene = Scene(env.model)
+        image = scene.frame(env.data)  # shape (360, 480, 3)
+        scene.close()
     """
 
     def __init__(self, model: Any) -> None:
-        """Open an OpenGL context for a copy of `model`.
+        """Create the OpenGL contexts for a copy of the model.
 
         Raises:
-            RuntimeError: If this machine cannot draw.
+            RuntimeError: If OpenGL is not available.
         """
         self._track = model.camera("track").id
         self._body = int(model.cam_bodyid[self._track])
@@ -43,10 +54,16 @@ class Scene:
         self._camera: Any = None
 
     def frame(self, data: Any) -> NDArray[np.uint8]:
-        """Draw a state, (HEIGHT, WIDTH, 3); the first one drawn decides how far the camera is."""
+        """Return an image of a state, uint8 of shape (360, 480, 3).
+
+        The first state determines the distance of the camera.
+
+        Args:
+            data: The ``mujoco.MjData`` of the model.
+        """
         center = data.subtree_com[self._body]
         self._camera = self._camera or self._place_camera(data)
-        self._camera.lookat[:2] = center[:2]  # but not up and down: that makes one seasick
+        self._camera.lookat[:2] = center[:2]  # a fixed height keeps the image steady
         self._gl.make_current()
         option, parts = mujoco.MjvOption(), mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(self._model, data, option, None, self._camera, parts, self._scene)
@@ -61,13 +78,13 @@ class Scene:
         return pixels[::-1]
 
     def close(self) -> None:
-        """Free the context; with another one current, this would free objects of that one."""
-        self._gl.make_current()
+        """Free the contexts."""
+        self._gl.make_current()  # free() deletes objects of the current context
         self._context.free()
         self._gl.free()
 
     def _place_camera(self, data: Any) -> Any:
-        """Look along +y, a little from above, or as steeply as the model's own camera."""
+        """Return a camera that looks along +y and downwards, at least as steeply as ``track``."""
         center, floors = data.subtree_com[self._body], _floors(self._model)
         parts = np.delete(data.geom_xpos, floors, axis=0)
         self._reach = max(0.75, float(np.linalg.norm(parts - center, axis=1).max()))
@@ -81,7 +98,7 @@ class Scene:
         return camera
 
     def _add_ruler(self, center: NDArray[np.float64]) -> None:
-        """Mark every meter along x in front of the robot; the start is red."""
+        """Add a labeled mark at every meter along x in front of the robot; x = 0 is red."""
         box, upright = mujoco.mjtGeom.mjGEOM_BOX, np.eye(3).ravel()
         for meter in range(round(center[0]) - 4, round(center[0]) + 5):
             geom = self._scene.geoms[self._scene.ngeom]
@@ -97,7 +114,7 @@ def _floors(model: Any) -> NDArray[np.intp]:
 
 
 def _restyled(model: Any) -> Any:
-    """Return a copy with a white sky, pale tiles of 1 m, soft light and no mirrors."""
+    """Return a copy of a model with a light sky, gray 1 m tiles, soft light and no reflections."""
     model = copy.copy(model)
     model.vis.global_.offwidth, model.vis.global_.offheight = WIDTH, HEIGHT
     model.vis.quality.shadowsize = SHADOW_SIZE
@@ -109,7 +126,7 @@ def _restyled(model: Any) -> Any:
     model.mat_specular[:] = 0.1
     floors = _floors(model)
     model.geom_rgba[floors] = 1.0
-    model.geom_size[floors, :2] = FLOOR  # "infinite" planes jump with the camera
+    model.geom_size[floors, :2] = FLOOR  # "infinite" planes move with the camera
     materials = [material for material in model.geom_matid[floors] if material >= 0]
     model.mat_texuniform[materials] = True
     model.mat_texrepeat[materials] = 1.0  # tiles of 1 m

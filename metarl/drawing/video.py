@@ -1,4 +1,4 @@
-"""The one place that writes videos."""
+"""Writing of .mp4 and .gif videos."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -11,13 +11,23 @@ from metarl.util import optional
 
 
 SUFFIXES = (".mp4", ".gif")
+"""Suffixes of video files."""
 
 
 _require = partial(optional.require, extra="video", purpose="videos")
 
 
 def require_video() -> None:
-    """Raise ImportError, with the command to type, if a package that writes videos is missing."""
+    """Raise an ImportError if a package that writes videos is not installed.
+
+    Raises:
+        ImportError: If Pillow, imageio or imageio-ffmpeg is missing; the message contains the
+            install command.
+
+    Example::
+
+        require_video()
+    """
     for module in ("PIL", "imageio", "imageio_ffmpeg"):
         _require(module)
 
@@ -25,17 +35,23 @@ def require_video() -> None:
 def write_video(
     frames: Iterable[NDArray[np.uint8]], out: Path, *, fps: float, hold: float = 0.0
 ) -> None:
-    """Write frames of one shape (height, width, 3) as an .mp4 or .gif, one at a time.
+    """Write frames to an .mp4 or .gif file.
 
     Args:
-        frames: The frames; they may be made while they are written. The codec of .mp4 needs even
-            sides; it scales others.
-        out: The file; its suffix chooses the format.
-        fps: Frames a second; a .gif rounds to multiples of 10 ms a frame.
-        hold: Seconds for which the last frame stays.
+        frames: Frames of the same shape (height, width, 3); a generator is consumed while the file
+            is written. Frames of an .mp4 file with an odd height or width are rescaled.
+        out: File to write; the suffix selects the format.
+        fps: Frames per second; a .gif file rounds the frame duration to a multiple of 10 ms.
+        hold: Seconds that the last frame is shown longer.
 
     Raises:
-        ImportError: If imageio, imageio-ffmpeg or Pillow is missing; the message has the command.
+        ImportError: If Pillow, imageio or imageio-ffmpeg is missing; the message contains the
+            install command.
+
+    Example::
+
+        frames = [np.full((64, 64, 3), 5 * i, np.uint8) for i in range(50)]
+        write_video(frames, Path("gray.gif"), fps=25)
     """
     require_video()
     held = round(hold * fps)

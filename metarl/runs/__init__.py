@@ -1,4 +1,4 @@
-"""The files of a run: folder, configuration, checkpoints, journal, trackers, sharing."""
+"""Run folders: configuration, checkpoints, metrics, experiment tracking and sharing."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Model cards: a README for the hub with the method, the results and the use of a shared run."""
+"""Model cards: a README.md for shared runs with the method, the results and example code."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -18,19 +18,20 @@ policy = metarl.load({place})
 task = policy.sample_task(seed=0)
 adapted = policy.adapt(task, steps=1)
 print("return before and after:", adapted.returns)
-# adapted.act(observation) is an action, adapted.to_sb3() a policy of Stable-Baselines3"""
+# adapted.act(observation) returns an action, adapted.to_sb3() a Stable-Baselines3 policy"""
 
 
 class Subject(NamedTuple):
-    """The subject of a card.
+    """The description of a run for its model card.
 
     Attributes:
         method: Name of the method.
-        paper: Source of the method.
-        what: The environment or the data that it was trained on.
-        family: ``reinforcement-learning``, or ``few-shot-learning`` and the like: a tag.
-        adapts: Whether it is a policy that ``metarl.load`` returns.
-        shows: The verb that draws it, ``render`` or ``plot``.
+        paper: Paper of the method.
+        what: Environment or data set of the training.
+        family: Tag on the Hugging Face hub, such as ``reinforcement-learning`` or
+            ``few-shot-learning``.
+        adapts: Whether ``metarl.load`` returns a policy for the run.
+        shows: Command that draws the run: ``render`` or ``plot``.
     """
 
     method: str
@@ -45,11 +46,11 @@ def card(run: Run, iteration: int, subject: Subject, *, place: str, license: str
     """Return the model card of a shared run, as Markdown.
 
     Args:
-        run: The copy that is shared.
-        iteration: Iteration of its checkpoint.
-        subject: Its method and data.
-        place: Where `metarl pull` finds it.
-        license: An identifier such as ``mit``; None leaves it open.
+        run: The shared copy of the run.
+        iteration: Iteration of the shared checkpoint.
+        subject: Method and data of the run.
+        place: Argument of `metarl pull` that downloads the run.
+        license: License identifier such as ``mit``; None omits the license.
 
     Raises:
         ValueError: If config.json or an evaluation is damaged.
@@ -64,18 +65,18 @@ def card(run: Run, iteration: int, subject: Subject, *, place: str, license: str
         *(_image(path.name) for path in sorted((run.folder / "media").iterdir())),
         "## Results",
         _results(newest_evaluation(run, iteration)),
-        "## Use it",
-        f"With [metarl]({HOME}) and its extra `hub` installed:",
+        "## Usage",
+        f"Install [metarl]({HOME}) with the extra `hub`, then run:",
         f"```bash\nmetarl pull {place} --out runs/pulled\nmetarl evaluate runs/pulled\n"
         f"metarl {subject.shows} runs/pulled --out runs/pulled/media/picture.png\n```",
     ]
     if subject.adapts:
         code = PYTHON.format(place=json.dumps(place))
-        parts += ["or in Python:", f"```python\n{code}\n```"]
+        parts += ["In Python:", f"```python\n{code}\n```"]
     parts += [
-        "## How it was trained",
+        "## Training",
         f"```bash\n{about.get('command', '')}\n```",
-        *(f"Changed later by `{command}`." for command in about.get("changed_by", [])),
+        *(f"Configuration changed later: `{command}`" for command in about.get("changed_by", [])),
         markdown_table(["package", "version"], about.get("versions", {}).items()),
         "Settings:",
         markdown_table(["setting", "value"], settings),
@@ -84,12 +85,25 @@ def card(run: Run, iteration: int, subject: Subject, *, place: str, license: str
 
 
 def newest_evaluation(run: Run, iteration: int) -> dict[str, Any] | None:
-    """Return the newest evaluation of a checkpoint, if there is one."""
+    """Return the newest evaluation of a checkpoint, or None if it was not evaluated.
+
+    Args:
+        run: The run.
+        iteration: Iteration of the checkpoint.
+
+    Raises:
+        ValueError: If an evaluation file is damaged.
+
+    Example::
+
+        run = Run.open(Path("runs/quick"))
+        newest_evaluation(run, run.choose_checkpoint(None))
+    """
     return next((e for e in run.evaluations() if e["iteration"] == iteration), None)
 
 
 def _front(subject: Subject, license: str | None) -> str:
-    """Return the metadata that the hub reads; JSON strings are YAML."""
+    """Return the YAML metadata of the model card; JSON strings are valid YAML."""
     tags = ["metarl", "meta-learning", subject.family, subject.method.partition(" ")[0]]
     about = {"library_name": "metarl", "license": license, "tags": tags}
     if subject.family == POLICY:
@@ -108,7 +122,7 @@ def _image(name: str) -> str:
 
 def _results(entry: dict[str, Any] | None) -> str:
     if entry is None:
-        return "This checkpoint was not evaluated: `metarl evaluate RUN`."
+        return "This checkpoint was not evaluated. Evaluate it with `metarl evaluate RUN`."
     measure = str(entry.get("measure", "return"))
     unit, factor = (" in %", 100) if measure == "accuracy" else ("", 1)
     digits = 4 if measure == "loss" else 2
@@ -117,7 +131,7 @@ def _results(entry: dict[str, Any] | None) -> str:
         for step, (mean, half) in enumerate(zip(entry["mean"], entry["interval95"], strict=True))
     ]
     columns = ["adaptation steps", f"mean {measure}{unit}", "95 % interval"]
-    # Meta-RL lists its tasks; else `tasks` is a split of the classes, or names of the tasks.
+    # `tasks` is a list in meta-RL, which protocol() omits; otherwise a split or names of tasks.
     settings = {"tasks": "test"} | protocol(entry)
     words = [f"{n.replace('_', ' ')} {v}" for n, v in settings.items() if v is not False]
     about = f"Evaluated with {', '.join(words)}: `{entry.get('command', '')}`"
@@ -125,7 +139,16 @@ def _results(entry: dict[str, Any] | None) -> str:
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return a table as Markdown."""
+    """Return a table in Markdown.
+
+    Args:
+        columns: Names of the columns.
+        rows: Cells of each row, one per column.
+
+    Example::
+
+        print(markdown_table(["steps", "return"], [(0, -40.1), (1, -18.2)]))
+    """
     lines = [columns, ["---"] * len(columns), *rows]
     cells = ([str(cell).replace("|", r"\|") for cell in line] for line in lines)
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)

@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors files that describe themselves. Loading one never runs code."""
+"""Checkpoints as safetensors files with their configuration. Loading a file never runs code."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from metarl.util import parse_json
 FORMAT = "metarl-checkpoint-1"
 GROUPS = ("model", "inner", "optimizer", "own")
 ERRORS = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError)
-"""What reading a file raises that is damaged or no checkpoint."""
+"""Exceptions that may occur when a damaged file, or a different kind of file, is loaded."""
 
 
 class Checkpoint(NamedTuple):
@@ -27,10 +27,16 @@ class Checkpoint(NamedTuple):
 
     Attributes:
         params: The meta-parameters.
-        optimizer: The outer optimizer's tensors, ``"0/exp_avg"`` and so on; ``{}`` without one.
-        own: Other tensors that the method carries from one update to the next; ``{}`` for most.
-        iteration: Number of meta-updates made.
-        config: The configuration of the run.
+        optimizer: State tensors of the outer optimizer, such as ``"0/exp_avg"``: the index of the
+            parameter and the name of the moment. Empty if the method has no optimizer.
+        own: Other tensors that the method keeps between updates; empty for most methods.
+        iteration: Number of meta-updates before the checkpoint.
+        config: Configuration of the run, as JSON values.
+
+    Example::
+
+        saved = metarl.runs.checkpoint.load(run.checkpoint_path(100))
+        saved.params.model, saved.config["seed"]
     """
 
     params: MetaParams
@@ -41,16 +47,20 @@ class Checkpoint(NamedTuple):
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that, whenever the process dies, either the old or the new one is whole.
+    """Write a file atomically: after a crash, it has either its old or its new contents.
 
-    Of several processes that share a run, only the first writes.
+    With several processes, only the first one writes.
 
     Args:
-        path: The file; its folder exists.
-        data: Its new contents.
+        path: The file; its folder must exist.
+        data: New contents of the file.
 
     Raises:
-        OSError: If the file cannot be written; the old one is unchanged.
+        OSError: If the file cannot be written; an existing file is left unchanged.
+
+    Example::
+
+        write_atomically(run.folder / "notes.txt", b"second attempt")
     """
     if not processes.writes():
         return
@@ -67,18 +77,20 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def save(path: Path, state: MetaState, *, iteration: int, config: dict[str, Any]) -> None:
-    """Write the state of a meta-learner.
+    """Save the state of a meta-learner to a checkpoint.
+
+    With several processes, only the first one writes.
 
     Args:
         path: The file to write; its folder is created.
         state: The state, on any device.
-        iteration: Number of meta-updates made.
-        config: The configuration of the run, as JSON values.
+        iteration: Number of meta-updates before the checkpoint.
+        config: Configuration of the run, as JSON values.
 
     Raises:
         OSError: If the file cannot be written.
     """
-    if not processes.writes():  # the other processes need not copy their state either
+    if not processes.writes():  # avoids copying the state in the other processes
         return
     entries = state.optimizer.state_dict()["state"] if state.optimizer else {}
     optimizer = {
@@ -90,7 +102,11 @@ def save(path: Path, state: MetaState, *, iteration: int, config: dict[str, Any]
 
 
 def write(path: Path, saved: Checkpoint) -> None:
-    """Write a checkpoint, for example one that was read from another file.
+    """Write a checkpoint from its contents, such as the contents of a different checkpoint.
+
+    Args:
+        path: The file to write; its folder is created.
+        saved: Contents of the checkpoint.
 
     Raises:
         OSError: If the file cannot be written.
@@ -108,21 +124,26 @@ def write(path: Path, saved: Checkpoint) -> None:
         "sha256": _digest(tensors),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    # One entry: safetensors writes several in an order that changes from process to process.
-    # And "order", because it sorts tensors by size and name, and parameters have their own order.
+    # One metadata entry, because safetensors writes several entries in a random order.
+    # The order of the tensors is stored, because safetensors sorts tensors by size and name.
     write_atomically(path, to_bytes(tensors, {FORMAT: json.dumps(about)}))
 
 
 def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
-    """Read a checkpoint onto `device`.
+    """Load a checkpoint.
 
     Args:
         path: The file.
-        device: Where to put its tensors.
+        device: Device of the loaded tensors.
 
     Raises:
-        ValueError: If the file is missing or damaged, has numbers that are not finite, or is not a
-            checkpoint of this package.
+        ValueError: If the file is missing or damaged, contains values that are not finite, or is
+            not a metarl checkpoint.
+
+    Example::
+
+        saved = load(Path("runs/quick/checkpoints/00000100.safetensors"))
+        saved.iteration, list(saved.params.model)
     """
     try:
         with safe_open(path, "pt", device=str(device)) as file:
@@ -136,21 +157,21 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
         model, inner, optimizer, own = groups.values()
     except ERRORS as error:
         raise ValueError(
-            f"{path} is not a whole checkpoint of metarl ({error}); it was left unchanged"
+            f"{path} is not a valid metarl checkpoint ({error}). The file was left unchanged"
         ) from None
     params = MetaParams(model, inner)
     return Checkpoint(params, optimizer, own, about["iteration"], about["config"])
 
 
 def _require_whole(about: dict[str, Any], tensors: dict[str, Tensor], stored: set[str]) -> None:
-    """Raise a ValueError if the tensors of a file are not those that its header describes."""
+    """Raise a ValueError if the tensors of a checkpoint file do not match its header."""
     if not isinstance(about["iteration"], int) or not isinstance(about["config"], dict):
-        raise ValueError("it has no iteration or no configuration")
+        raise ValueError("the iteration or the configuration is missing")
     if tensors.keys() != stored:
-        raise ValueError("it has other tensors than its header lists")
-    # Checkpoints of older versions have no checksum.
+        raise ValueError("the tensors do not match the list in the header")
+    # Older versions wrote no checksum.
     if about.get("sha256", found := _digest(tensors)) != found:
-        raise ValueError("its checksum is wrong")
+        raise ValueError("the checksum is wrong")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f"{name} is not finite")
@@ -160,22 +181,26 @@ def restore(state: MetaState, checkpoint: Checkpoint) -> MetaState:
     """Return a freshly initialized state with the values of a checkpoint.
 
     Args:
-        state: A state of the same meta-learner; the parameters that its optimizer updates are
-            overwritten.
-        checkpoint: The values, on the device of `state`.
+        state: Initial state of the same meta-learner. With an outer optimizer, its parameters are
+            overwritten in place.
+        checkpoint: The checkpoint, on the device of `state`.
 
     Raises:
-        ValueError: If the checkpoint does not have the tensors of the state. Nothing is changed.
+        ValueError: If names, shapes or types of the tensors differ; `state` is left unchanged.
+
+    Example::
+
+        state = restore(learner.init(params), load(path))
     """
     saved = (*checkpoint.params, checkpoint.own)
-    for mine, theirs in zip((*state.params, state.own), saved, strict=True):
-        require_same_form(mine, theirs)
+    for expected, tensors in zip((*state.params, state.own), saved, strict=True):
+        require_same_tensors(expected, tensors)
     if state.optimizer is None:
         return MetaState(checkpoint.params, own=checkpoint.own)
     moments = _moments(checkpoint.optimizer, state.optimizer)
-    for mine, theirs in zip(state.params, checkpoint.params, strict=True):
-        for name, parameter in mine.items():
-            parameter.copy_(theirs[name])
+    for parameters, values in zip(state.params, checkpoint.params, strict=True):
+        for name, parameter in parameters.items():
+            parameter.copy_(values[name])
     state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": moments})
     return state._replace(own=checkpoint.own)
 
@@ -183,9 +208,10 @@ def restore(state: MetaState, checkpoint: Checkpoint) -> MetaState:
 def _moments(
     saved: dict[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> dict[int, dict[str, Tensor]]:
-    """Sort the tensors of an optimizer by parameter; every parameter has the same kinds, or none.
+    """Return the saved optimizer tensors by parameter index and kind, such as ``exp_avg``.
 
-    A moment has the shape of its parameter: one that only broadcasts would fail at the first step.
+    Every parameter has the same kinds of tensors. A moment must have exactly the shape of its
+    parameter, because a moment that only broadcasts would fail at the first step.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     kinds = list(dict.fromkeys(name.partition("/")[2] for name in saved))
@@ -195,18 +221,22 @@ def _moments(
         for index, parameter in enumerate(parameters)
         for kind in kinds
     }
-    require_same_form(expected, saved)
+    require_same_tensors(expected, saved)
     return {
         index: {kind: saved[f"{index}/{kind}"] for kind in kinds}
         for index in range(len(parameters) if kinds else 0)
     }
 
 
-def require_same_form(expected: dict[str, Tensor], got: dict[str, Tensor]) -> None:
-    """Require that two groups of tensors have the same names, shapes and types.
+def require_same_tensors(expected: dict[str, Tensor], got: dict[str, Tensor]) -> None:
+    """Raise a ValueError if two groups of tensors differ in names, shapes or types.
+
+    Args:
+        expected: Tensors of the run by name.
+        got: Tensors of the checkpoint by name.
 
     Raises:
-        ValueError: If they differ; the message names the first tensor that does.
+        ValueError: If the groups differ; the message names the first different tensor.
     """
     for name in expected | got:
         needed, found = (
@@ -215,13 +245,13 @@ def require_same_form(expected: dict[str, Tensor], got: dict[str, Tensor]) -> No
         )
         if needed != found:
             raise ValueError(
-                f"the checkpoint does not match the run: {name} must be {needed}, got {found}; it "
-                "may have been written by another version"
+                f"the checkpoint does not match the run: {name} must be {needed}, got {found}. "
+                "The checkpoint may have been written by a different version"
             )
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
-    """Return a checksum of names, types, shapes and every bit."""
+    """Return the SHA-256 checksum of the names, types, shapes and values of tensors."""
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())

@@ -1,7 +1,11 @@
-"""Configurations: frozen dataclasses whose fields are flags, validated when created or read."""
+"""Configurations of runs: frozen dataclasses that are validated, saved and loaded as JSON."""
 
 import json
+import platform
+import shlex
+import sys
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -11,10 +15,17 @@ from metarl.util import Conflicts, Ranged, at_least
 
 
 def unset(meaning: str) -> Any:
-    """Annotate a field that may be None with the default that ``--help`` prints.
+    """Return an annotation that replaces the default None of an optional field in ``--help``.
 
     Args:
-        meaning: What None stands for, such as ``"all"``.
+        meaning: Meaning of None, such as ``"all"``.
+
+    Returns:
+        Metadata for :data:`typing.Annotated`.
+
+    Example::
+
+        keep: Annotated[int | None, unset("all")] = None  # help: (default: all)
     """
     return tyro.conf.arg(
         help_behavior_hint=lambda value: f"(default: {meaning if value == 'None' else value})"
@@ -23,10 +34,14 @@ def unset(meaning: str) -> Any:
 
 @dataclass(frozen=True)
 class RunConfig(Ranged):
-    """The settings of every run; an experiment adds its own fields.
+    """The settings that all experiments share; every experiment adds more fields in a subclass.
 
-    A new field needs a default with the behavior of older versions: configurations that lack the
-    field are read with its default.
+    The default of a new field must keep the behavior of older versions, because configurations
+    without the field are loaded with its default.
+
+    Example::
+
+        config = RunConfig(iterations=500, seed=1, checkpoint_every=50)
     """
 
     iterations: Annotated[int, at_least(1)] = 100
@@ -36,30 +51,30 @@ class RunConfig(Ranged):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the parameters; auto uses a GPU if there is one."""
     checkpoint_every: Annotated[int, at_least(1)] = 10
-    """Iterations between checkpoints; a multiple of --log-every."""
+    """Number of iterations between checkpoints; must be a multiple of --log-every."""
     keep_checkpoints: Annotated[int | None, at_least(1), unset("all")] = None
     """Number of most recent checkpoints to keep; the initialization is always kept."""
     log_every: Annotated[int, at_least(1)] = 1
-    """Iterations averaged in one line of metrics.jsonl."""
+    """Number of iterations that are averaged in one line of metrics.jsonl."""
     track: Literal["none", "tensorboard", "wandb"] = "none"
-    """Tracker that also receives the metrics."""
+    """Experiment tracker that receives the metrics, in addition to metrics.jsonl."""
     media_every: Annotated[int | None, at_least(1), unset("never")] = None
-    """Iterations between pictures in media/: learning curves and, for policies, episodes before and
-    after adaptation on a few test tasks. They are drawn at the next checkpoint."""
+    """Number of iterations between pictures in media/, which are drawn at the next checkpoint:
+    learning curves and, for policies, episodes before and after adaptation on a few test tasks."""
     media_format: Literal["png", "gif"] = "png"
-    """Format of the pictures of a policy: an image or a video."""
+    """Format of the pictures of policies: png for an image, gif for a video."""
 
     group: ClassVar[str] = "run"
-    """Heading of the settings in ``--help``."""
+    """Heading of these settings in ``--help``."""
     scheduled: ClassVar[dict[str, Any]] = {}
-    """Settings that depend on the number of iterations, with the values that disable them."""
+    """Schedules that depend on the number of iterations, with the values that disable them."""
 
     def filled(self) -> Any:
-        """Return the configuration with the values of fields whose default depends on others."""
+        """Return the configuration with defaults that depend on other fields filled in."""
         return self
 
     def conflicts(self) -> Conflicts:
-        """Return the combinations of settings that are errors."""
+        """Return invalid combinations of settings as pairs of a condition and an error message."""
         every = self.checkpoint_every
         error = f"checkpoint_every must be a multiple of log_every={self.log_every}, got {every}"
         return [(every % self.log_every, error)]
@@ -70,41 +85,47 @@ NEUTRAL = frozenset({
     "device", "track", "checkpoint_every", "keep_checkpoints", "chunk_size", "media_every",
     "media_format",
 })  # fmt: skip
-"""Settings that do not change what is learned."""
+"""Settings that do not affect the training result."""
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:
-    """Return the fields of a configuration as JSON values."""
+    """Return the fields of a configuration as JSON values.
+
+    Example::
+
+        to_json(RunConfig(seed=1))["seed"]  # 1
+    """
     values: dict[str, Any] = json.loads(json.dumps(asdict(config), default=str))
     return values
 
 
 def from_json(kind: type[Kind], values: Any, source: Path) -> Kind:
-    """Rebuild a configuration; fields that are missing take their defaults.
+    """Build a configuration from JSON values; missing fields take their defaults.
 
     Args:
-        kind: The configuration dataclass of the experiment.
-        values: Its fields as JSON values.
-        source: The file that they were read from.
+        kind: Configuration dataclass of the experiment.
+        values: Fields as JSON values.
+        source: File that contains the values; errors name this file.
 
     Raises:
-        ValueError: If there are unknown fields or impossible values.
+        ValueError: If there are unknown fields or invalid values.
     """
     if not isinstance(values, dict):
-        raise ValueError(f"{source} is damaged: its configuration is {str(values)[:60]!r}")
+        got = str(values)[:60]
+        raise ValueError(f"{source} is damaged: its config must be a JSON object, got {got!r}")
     if unknown := sorted(set(values) - set(kind.__dataclass_fields__)):
         raise ValueError(
-            f"{source} has unknown fields {unknown}; it may have been written by another version"
+            f"{source} has unknown fields {unknown}. A different version may have written it"
         )
     try:
         types = get_type_hints(kind)
         return kind(**{name: _read(name, types[name], value) for name, value in values.items()})
-    except (ValueError, OverflowError) as error:  # OverflowError: an integer for a float
+    except (ValueError, OverflowError) as error:  # OverflowError: an integer too large for float
         raise ValueError(f"{source} is damaged: {error}") from None
 
 
 def _read(name: str, kind: Any, value: Any) -> Any:
-    """Turn a JSON value into one of type `kind`; JSON has no tuples and may write 1 for 1.0."""
+    """Convert a JSON value to the type `kind`; JSON has no tuples and may write 1 for 1.0."""
     options = (kind,) if get_origin(kind) in (None, tuple, Literal) else get_args(kind)
     for option in options:
         origin, inner = get_origin(option), get_args(option)
@@ -118,3 +139,24 @@ def _read(name: str, kind: Any, value: Any) -> Any:
             return value
     text = " or ".join(str(getattr(o, "__name__", o) if not get_args(o) else o) for o in options)
     raise ValueError(f"`{name}` must be {text.replace('typing.', '')}, got {value!r}")
+
+
+def command() -> str:
+    """Return the command line of this process, quoted for a shell.
+
+    Example::
+
+        command()  # such as 'metarl evaluate runs/quick'
+    """
+    return shlex.join(["metarl", *sys.argv[1:]])
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that affect results.
+
+    Example::
+
+        versions()["torch"]
+    """
+    packages = ("metarl-torch", "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}

@@ -1,61 +1,72 @@
-"""The run folder: everything that a run leaves on disk, and the only code that writes it.
+"""The run folder, which contains all files of a run.
 
 ::
 
-    config.json      experiment, configuration, command, versions
-    metrics.jsonl    one line per iteration
-    checkpoints/     00000000.safetensors (the initialization), 00000010.safetensors, ...; those of
-                     Stable-Baselines3 are its own, 00000010.zip
+    config.json      experiment, configuration, command line and package versions
+    metrics.jsonl    metrics, one JSON object per line
+    checkpoints/     00000000.safetensors (the initialization), 00000010.safetensors, ...;
+                     Stable-Baselines3 runs have .zip files instead
     evaluations/     one JSON file per evaluation
-    media/           pictures and videos; those of --media-every begin with the iteration
-    tracking/        TensorBoard or wandb files, if asked for, and the id of the run at wandb
-    lock             held by the process that trains
+    media/           pictures and videos; names from --media-every start with the iteration
+    tracking/        TensorBoard or Weights & Biases files, if tracking is enabled
+    lock             lock file of the process that writes the run
 """
 
 import json
 import os
-import platform
-import shlex
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from metarl.core.speed import processes
 from metarl.runs.checkpoint import write_atomically
-from metarl.runs.lock import holding, is_held
+from metarl.runs.config import command, versions
+from metarl.runs.lock import is_held, locked
 from metarl.runs.records import read_evaluation, read_line
 from metarl.runs.stopping import Stopped
 from metarl.util import parse_json
 
 
 CHECKPOINTS = (".safetensors", ".zip")
-"""Suffixes of checkpoints."""
+"""Suffixes of checkpoint files."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder that exists."""
+    """An existing run folder.
+
+    Attributes:
+        folder: Path of the folder.
+
+    Example::
+
+        run = Run.open(Path("runs/quick"))
+        run.metrics()[-1], run.checkpoints()
+    """
 
     folder: Path
 
     @classmethod
     @contextmanager
     def create(cls, folder: Path, experiment: str, config: dict[str, Any]) -> Iterator["Run"]:
-        """Make a new run folder and hold it for writing.
+        """Create a run folder and lock it while the context is active.
 
-        A run that fails before it has trained anything leaves nothing behind: what is wrong with it
-        can be mended, and the same command typed again.
+        If an error occurs before the first iteration is logged, the files of the run are deleted,
+        so that the same command can be run again. After an OSError or a stop signal, they are kept,
+        because the run can be resumed.
+
+        Args:
+            folder: The folder; it must be empty or not exist.
+            experiment: Name of the experiment.
+            config: Configuration of the run, as JSON values.
 
         Raises:
-            FileExistsError: If `folder` holds a run, or anything else.
-            RuntimeError: If another process is making a run of it.
+            FileExistsError: If the folder contains a run or other files.
+            RuntimeError: If a different process writes to the folder.
         """
         run = cls(folder)
         if not processes.writes():
@@ -65,13 +76,13 @@ class Run:
         new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         with run.lock():
-            _require_empty(folder)  # a different process may have come and gone since
+            _require_empty(folder)  # a different process may have written it meanwhile
             about = {"experiment": experiment, "config": config}
             run.write_config(about | {"command": command(), "versions": versions()})
             try:
                 yield run
             except Exception as error:
-                if not isinstance(error, OSError | Stopped):  # after those, a run can be resumed
+                if not isinstance(error, OSError | Stopped):  # these runs can be resumed
                     run.discard_untrained(new=new)
                 raise
 
@@ -80,20 +91,23 @@ class Run:
         """Open an existing run folder.
 
         Raises:
-            FileNotFoundError: If there is no run in `folder`.
+            FileNotFoundError: If the folder contains no run.
         """
         if not (folder / "config.json").is_file():
             shared = str(folder).startswith("hub:")
             verb = f"pull {folder} --out RUN" if shared else f"train maml-trpo --out {folder}"
             raise FileNotFoundError(
-                f"{folder} contains no run (no config.json); make one with `metarl {verb}`"
+                f"{folder} contains no run (no config.json). Create one with `metarl {verb}`"
             )
         return cls(folder)
 
     def discard_untrained(self, *, new: bool) -> None:
-        """Empty the folder if no iteration was logged, and remove it if it is `new`.
+        """Delete the files of the run if no training iteration was logged.
 
-        A different run that has replaced this one keeps its files.
+        Nothing is deleted if a different run has replaced this one in the same folder.
+
+        Args:
+            new: Whether this run created the folder, which is then removed too.
         """
         if not is_held(self.folder) or any(entry["iteration"] for entry in self.metrics()):
             return
@@ -103,80 +117,88 @@ class Run:
             self.folder.rmdir()
 
     def write_config(self, about: dict[str, Any]) -> None:
-        """Write config.json: experiment, configuration, command and versions."""
+        """Write config.json: the experiment, its configuration, the command line and versions."""
         write_atomically(self.folder / "config.json", _json(about))
-        self.__dict__.pop("_about", None)
 
     def change_config(self, config: dict[str, Any]) -> None:
-        """Write a changed configuration, and add the command that changed it."""
+        """Replace the configuration in config.json and record the current command line."""
         about = self.read_config()
         changes = [*about.get("changed_by", []), command()]
         self.write_config(about | {"config": config, "changed_by": changes})
 
     def read_config(self) -> dict[str, Any]:
-        """Return config.json: experiment, configuration, command and versions; it is read once.
+        """Return the contents of config.json.
+
+        Returns:
+            The keys ``experiment``, ``config``, ``command``, ``versions`` and, for a changed
+            configuration, ``changed_by``.
 
         Raises:
             ValueError: If the file is damaged.
         """
-        return self._about
-
-    @cached_property
-    def _about(self) -> dict[str, Any]:
         path = self.folder / "config.json"
         try:
             about: dict[str, Any] = parse_json(path.read_bytes())
             if not isinstance(about["experiment"], str) or not isinstance(about["config"], dict):
-                raise TypeError("no experiment or no config")
+                raise TypeError("`experiment` or `config` is missing")
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not a configuration that metarl wrote ({error})") from None
+            raise ValueError(f"{path} is not a metarl configuration ({error})") from None
         return about
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold the run for writing: see :func:`~metarl.runs.lock.holding`."""
-        return holding(self.folder)
+        """Lock the run for writing; see :func:`~metarl.runs.lock.locked`."""
+        return locked(self.folder)
 
     def checkpoint_path(self, iteration: int, suffix: str = ".safetensors") -> Path:
-        """Return where the checkpoint after `iteration` meta-updates belongs."""
+        """Return the path of the checkpoint after `iteration` meta-updates."""
         return self.folder / "checkpoints" / f"{iteration:08d}{suffix}"
 
     def checkpoints(self) -> list[int]:
-        """List the iterations that have a checkpoint, in order."""
+        """Return the iterations that have a checkpoint, in ascending order."""
         found = (self.folder / "checkpoints").glob("[0-9]*")
         return sorted(int(p.stem) for p in found if p.suffix in CHECKPOINTS and p.stem.isdigit())
 
-    def forget_checkpoints(self, keep: int | None) -> None:
-        """Remove all but the newest `keep` checkpoints and the initialization; None keeps all."""
+    def prune_checkpoints(self, keep: int | None) -> None:
+        """Delete all checkpoints but the initialization and the newest `keep`; None keeps all."""
         found = [iteration for iteration in self.checkpoints() if iteration and processes.writes()]
         for iteration in found[:-keep] if keep else ():
             for suffix in CHECKPOINTS:
                 self.checkpoint_path(iteration, suffix).unlink(missing_ok=True)
 
     def choose_checkpoint(self, iteration: int | None) -> int:
-        """Return the iteration of a checkpoint, by default of the last.
+        """Return the iteration of a checkpoint.
+
+        Args:
+            iteration: Iteration of an existing checkpoint, or None for the newest checkpoint.
 
         Raises:
-            ValueError: If there is no such checkpoint.
+            ValueError: If the run has no checkpoint of this iteration.
         """
         found = self.checkpoints()
         if not found or (iteration is not None and iteration not in found):
-            wanted = "" if iteration is None else f" of iteration {iteration}"
-            raise ValueError(f"{self.folder} has no checkpoint{wanted}; it has {found or 'none'}")
+            name = "" if iteration is None else f" of iteration {iteration}"
+            known = f"available iterations: {found or 'none'}"
+            raise ValueError(f"{self.folder} has no checkpoint{name}; {known}")
         return found[-1] if iteration is None else iteration
 
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
-        """Append one line to metrics.jsonl.
+        """Append one line to metrics.jsonl and flush it to disk.
+
+        With several processes, only the first one writes.
+
+        Args:
+            iteration: Iteration of the metrics.
+            metrics: Values by name.
 
         Raises:
-            OSError: If it cannot be written.
-            RuntimeError: If another run has taken the folder's place.
+            OSError: If the file cannot be written.
+            RuntimeError: If the locked run folder was removed or replaced.
         """
         if not processes.writes():
             return
         if not is_held(self.folder):
             raise RuntimeError(
-                f"{self.folder} was removed or replaced while this run was writing it; the run "
-                "has stopped"
+                f"{self.folder} was removed or replaced during the run. The run has stopped"
             )
         path = self.folder / "metrics.jsonl"
         try:
@@ -186,47 +208,56 @@ class Run:
                 os.fsync(file.fileno())
         except OSError as error:
             raise OSError(
-                f"{path} cannot be written ({error.strerror}); `metarl resume {self.folder}` goes "
-                "on from the last checkpoint"
+                f"{path} cannot be written ({error.strerror}). `metarl resume {self.folder}` "
+                "continues from the last checkpoint"
             ) from None
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Read metrics.jsonl; a last line that a dying process left unfinished is ignored."""
+        """Return the entries of metrics.jsonl, one dictionary per line.
+
+        An incomplete last line, which a killed process may leave, is ignored.
+
+        Raises:
+            ValueError: If a different line is damaged; the message contains its number.
+        """
         path = self.folder / "metrics.jsonl"
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         entries = [read_line(line) for line in lines]
         if None in entries[:-1]:
             bad = entries.index(None)
             raise ValueError(
-                f"{path}, line {bad + 1} is no line of metrics: {lines[bad][:60]!r}; restore it "
-                "from a copy"
+                f"{path}, line {bad + 1} is damaged: expected metrics as a JSON object, got "
+                f"{lines[bad][:60]!r}. Restore the file from a copy"
             )
         return [entry for entry in entries if entry is not None]
 
-    def cut_metrics(self, iteration: int, *, every: int = 1) -> None:
-        """Drop the lines after `iteration`, which a resumed run will write again.
+    def cut_metrics(self, iteration: int, *, every: int) -> None:
+        """Remove the lines after `iteration` from metrics.jsonl; a resumed run writes them again.
 
         Args:
-            iteration: The last to keep.
-            every: Iterations from line to line.
+            iteration: Last iteration to keep.
+            every: Number of iterations between two lines.
+
+        Raises:
+            ValueError: If lines up to `iteration` are missing; the file is left unchanged.
         """
-        kept = [entry for entry in self.metrics() if entry.get("iteration", 0) <= iteration]
-        found = [int(entry.get("iteration", 0)) for entry in kept]
+        kept = [entry for entry in self.metrics() if entry["iteration"] <= iteration]
+        found = [entry["iteration"] for entry in kept]
         needed = {*range(every, iteration + 1, every), *([iteration] if iteration else [])}
         if not needed <= set(found) or found != sorted(set(found)):
             raise ValueError(
-                f"{self.folder / 'metrics.jsonl'} lacks iterations up to {iteration}; restore it "
-                "from a copy; nothing was changed"
+                f"{self.folder / 'metrics.jsonl'} does not have all lines up to iteration "
+                f"{iteration}. Restore it from a copy; nothing was changed"
             )
         text = "".join(json.dumps(entry) + "\n" for entry in kept)
         write_atomically(self.folder / "metrics.jsonl", text.encode())
 
     def evaluation_path(self, name: str) -> Path:
-        """Return where the evaluation called `name` belongs."""
+        """Return the path of the evaluation with this name."""
         return self.folder / "evaluations" / f"{name}.json"
 
     def write_evaluation(self, name: str, values: dict[str, Any]) -> Path:
-        """Write evaluations/NAME.json, with the time, by which evaluations are ordered."""
+        """Write JSON values and the current time to evaluations/NAME.json; return its path."""
         path = self.evaluation_path(name)
         path.parent.mkdir(exist_ok=True)
         written = datetime.now(UTC).isoformat(timespec="microseconds")
@@ -234,37 +265,28 @@ class Run:
         return path
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """Read every evaluation, the newest first; those of older versions know no time.
+        """Return all evaluations, newest first.
+
+        Evaluations of older versions of metarl have no time and come last.
 
         Raises:
-            ValueError: If a file is damaged; the message names it.
+            ValueError: If a file is damaged; the message contains its path.
         """
         paths = sorted((self.folder / "evaluations").glob("[!.]*.json"))
         entries = [read_evaluation(path) for path in paths]
         return sorted(entries, key=lambda entry: str(entry.get("written", "")), reverse=True)
 
 
-def command() -> str:
-    """Return the command line of this process, as it can be typed again."""
-    return shlex.join(["metarl", *sys.argv[1:]])
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide a result."""
-    packages = ("metarl-torch", "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-
 def _require_empty(folder: Path) -> None:
     if (folder / "config.json").exists():
         raise FileExistsError(
-            f"{folder} already contains a run; continue it with `metarl resume {folder}`, "
+            f"{folder} already contains a run. Continue it with `metarl resume {folder}` "
             "or choose a different folder"
         )
-    # A process that died before it wrote config.json may have left its lock and a hidden file.
+    # A process that was killed before it wrote config.json leaves a lock and a hidden file.
     found = folder.iterdir() if folder.is_dir() else [folder] if folder.exists() else ()
     if not all(path.name == "lock" or path.name.startswith(".") for path in found):
-        raise FileExistsError(f"{folder} exists and is not empty; choose a different folder")
+        raise FileExistsError(f"{folder} is not an empty folder. Choose a different folder")
 
 
 def _json(values: dict[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""Repositories of the Hugging Face hub: ``hub:USER/NAME`` or ``hub:USER/NAME@REVISION``."""
+"""Download and upload of runs on the Hugging Face hub."""
 
 import re
 import sys
@@ -17,69 +17,84 @@ FILES = [
     "config.json", "metrics.jsonl", "README.md", f"{CHECKPOINT}.safetensors", f"{CHECKPOINT}.zip",
     "evaluations/*.json", "media/*.png", "media/*.gif", "media/*.mp4",
 ]  # fmt: skip
-"""Files that are downloaded from a repository, and replaced when a run is pushed again."""
+"""Patterns of the files that are downloaded, and replaced when a run is pushed again."""
 NEVER = ["*/*/*", "*..*"]  # in these patterns, * also matches /
 LIBRARY = {"library_name": "metarl", "library_version": metarl.__version__}
-LOGIN = "look at its name and revision, and log in with `hf auth login` or HF_TOKEN"
-ADVICE = {None: "is there a network?", 401: LOGIN, 403: LOGIN, 404: LOGIN}
-"""What to do by the HTTP status of an error; None is no answer."""
+LOGIN = "check its name and revision, and log in with `hf auth login` or HF_TOKEN"
+ADVICE = {None: "check the network connection", 401: LOGIN, 403: LOGIN, 404: LOGIN}
+"""Advice by HTTP status of the error; the key None means that there was no response."""
 
 
 class Repository(NamedTuple):
-    """A repository of the hub, at a branch, tag or commit; None is its main branch."""
+    """A repository of the Hugging Face hub.
+
+    Attributes:
+        name: Name of the repository, ``USER/NAME``.
+        revision: Branch, tag or commit; None is the main branch.
+
+    Example::
+
+        str(Repository("ada/quick", "v1"))  # "hub:ada/quick@v1"
+    """
 
     name: str
     revision: str | None = None
 
     def __str__(self) -> str:
-        """Return the text that :func:`place` reads."""
+        """Return the address that :func:`place` parses."""
         return f"hub:{self.name}" + (f"@{self.revision}" if self.revision else "")
 
 
 def place(text: str) -> Path | Repository:
-    """Read where a run is.
+    """Parse the address of a run.
 
     Args:
         text: ``hub:USER/NAME``, ``hub:USER/NAME@REVISION``, or a folder.
 
+    Returns:
+        The path of the folder, or the repository.
+
     Raises:
-        ValueError: If it names a repository in a different way.
+        ValueError: If the text starts with ``hub:`` but is not the address of a repository.
     """
     if not text.startswith("hub:"):
         return Path(text).expanduser()
     name, _, revision = text.removeprefix("hub:").partition("@")
     if not NAME.fullmatch(name):
-        raise ValueError(f"a repository is hub:USER/NAME or hub:USER/NAME@REVISION, got {text}")
+        raise ValueError(f"{text} is not a repository: expected hub:USER/NAME[@REVISION]")
     return Repository(name, revision or None)
 
 
 def require_token() -> None:
-    """Require a token to write with.
+    """Raise a PermissionError if there is no Hugging Face access token.
 
     Raises:
-        PermissionError: If there is none.
+        PermissionError: If there is no token.
         ImportError: If ``huggingface_hub`` is not installed.
     """
     if _client().get_token() is None:
         raise PermissionError(
-            "the hub needs a token to write: run `hf auth login`, or set HF_TOKEN to one from "
+            "uploads require an access token: run `hf auth login` or set HF_TOKEN to a token from "
             "https://huggingface.co/settings/tokens"
         )
 
 
 def download(repository: Repository) -> Path:
-    """Download the files of a run into the cache of the hub.
+    """Download the files of a run to the cache of ``huggingface_hub``.
 
-    Files that are in the cache are not downloaded again, and need no network.
+    Files in the cache are not downloaded again and are available without a network.
+
+    Args:
+        repository: The repository.
 
     Returns:
-        Their folder in the cache, in which nothing may be changed.
+        The folder in the cache. It is shared and must not be modified.
 
     Raises:
-        OSError: If it cannot be downloaded; the message says what to do.
+        OSError: If the download fails; the message contains the next step.
     """
     hub = _client()
-    with _explained(repository, "read"):
+    with _as_os_error(repository, "read"):
         folder = hub.snapshot_download(
             repository.name,
             revision=repository.revision,
@@ -91,21 +106,24 @@ def download(repository: Repository) -> Path:
 
 
 def upload(folder: Path, repository: Repository, *, message: str, private: bool) -> str:
-    """Make the repository unless it exists, and upload a folder; return its page.
+    """Upload a run folder to the hub and create the repository if it does not exist.
 
-    Files of a run that was there before are deleted, other files stay.
+    Files of a previous run in the repository are deleted; other files are kept.
 
     Args:
-        folder: The files.
-        repository: Where to; its revision is a branch, which is made unless it exists.
-        message: Message of the commit.
-        private: Visibility of a repository that is made; that of an existing one stays.
+        folder: The run folder.
+        repository: The repository. Its revision is a branch, which is created if it does not exist.
+        message: Commit message.
+        private: Whether a new repository is private; an existing repository is not changed.
+
+    Returns:
+        The URL of the repository.
 
     Raises:
-        OSError: If the hub cannot be reached or refuses; the message says what to do.
+        OSError: If the upload fails; the message contains the next step.
     """
     api = _client().HfApi(**LIBRARY)
-    with _explained(repository, "written"):
+    with _as_os_error(repository, "written"):
         page = api.create_repo(repository.name, private=private or None, exist_ok=True)
         if repository.revision:
             api.create_branch(repository.name, branch=repository.revision, exist_ok=True)
@@ -120,7 +138,7 @@ def upload(folder: Path, repository: Repository, *, message: str, private: bool)
 
 
 def _client(module: str = "") -> Any:
-    """Return ``huggingface_hub`` or a module of it; a stderr that is no terminal gets no bars."""
+    """Return ``huggingface_hub`` or a submodule; without a terminal, disable progress bars."""
     found = optional.require(f"huggingface_hub{module}", extra="hub", purpose="shared runs")
     if not module and not sys.stderr.isatty():
         _client(".utils").disable_progress_bars()
@@ -128,12 +146,12 @@ def _client(module: str = "") -> Any:
 
 
 @contextmanager
-def _explained(repository: Repository, action: str) -> Iterator[None]:
-    """Turn errors of the hub and the network into one line."""
+def _as_os_error(repository: Repository, action: str) -> Iterator[None]:
+    """Convert errors of the hub and the network to an OSError with one line."""
     try:
         yield
     except (_client(".errors").HTTPError, OSError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
-        answer = f"HTTP {status}" if status else " ".join(f"no answer, {error}".split())
+        answer = f"HTTP {status}" if status else " ".join(f"no response, {error}".split())
         advice = ADVICE.get(status, "try again later")
         raise OSError(f"{repository} cannot be {action} ({answer}): {advice}") from None

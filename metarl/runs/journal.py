@@ -1,11 +1,11 @@
-"""The journal of a training run: metrics, checkpoints, tracker, pictures, progress in one place."""
+"""Logging of a training run: metrics, checkpoints, experiment tracking, pictures and progress."""
 
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from statistics import fmean
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,25 +20,29 @@ from metarl.runs.trackers import tracker
 from metarl.util import Progress
 
 
-Save: TypeAlias = Callable[[Run, int, Any], None]
-"""``(run, iteration, state) -> None``."""
-
-
 class Journal:
-    """Writes a run down while it trains.
+    """A logger that writes the metrics and checkpoints of a run during training.
 
-    ::
+    Args:
+        run: The run folder.
+        config: Configuration of the run.
+        start: Iteration that the run starts or continues from.
+        save: Function that writes a checkpoint: ``save(run, iteration, state)``.
 
-    with Journal(run, config, start=start, save=save) as journal:
-        for iteration in journal.iterations():
-            ...  # collect the tasks
-            journal.collected()
-            ...  # update the state
-            journal.write(iteration, state, metrics)
+    Example::
+
+        with Journal(run, config, start=0, save=save) as journal:
+            for iteration in journal.iterations():
+                tasks = sample_tasks()
+                journal.collected()
+                state, metrics = learner.step(state, tasks)
+                journal.write(iteration, state, metrics)
     """
 
-    def __init__(self, run: Run, config: RunConfig, *, start: int, save: Save) -> None:
-        """Begin after iteration `start`; `save` writes checkpoints."""
+    def __init__(
+        self, run: Run, config: RunConfig, *, start: int, save: Callable[[Run, int, Any], None]
+    ) -> None:
+        """Start the experiment tracker and the clock."""
         self._run, self._config, self._start, self._save = run, config, start, save
         self._tracker = tracker(config.track, run, start=start)
         self._progress = Progress(config.iterations, start=start, shown=processes.writes())
@@ -58,51 +62,57 @@ class Journal:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self._parts.__exit__(kind, error, trace)
         if isinstance(error, FloatingPointError):
-            stays = f"; the run up to here stays in {self._run.folder}"
+            hint = f". {self._run.folder} contains the run up to this iteration"
             raise FloatingPointError(
-                f"iteration {self._iteration}: {error}{stays if self._run.metrics() else ''}"
+                f"iteration {self._iteration}: {error}{hint if self._run.metrics() else ''}"
             ) from None
 
     def iterations(self) -> Iterator[int]:
-        """Yield the iterations that are left."""
+        """Yield the numbers of the remaining iterations."""
         for iteration in range(self._start + 1, self._config.iterations + 1):
             self._iteration, self._began = iteration, time.perf_counter()
             yield iteration
 
     def collected(self) -> None:
-        """Note that the tasks are at hand and the update begins."""
+        """Record that the tasks of the iteration are collected and the update starts."""
         self._collected = time.perf_counter()
 
     def checkpoint_is_due(self, iteration: int) -> bool:
-        """Say whether :meth:`write` will save the state after this iteration."""
+        """Return whether :meth:`write` saves a checkpoint after this iteration."""
         return (
             iteration % self._config.checkpoint_every == 0 or iteration == self._config.iterations
         )
 
     def write(self, iteration: int, state: Any, metrics: Metrics) -> None:
-        """Write one iteration down, and a checkpoint where one is due.
+        """Log an iteration, and save a checkpoint if it is due.
 
-        A line of metrics holds the means since the last line.
+        Every ``log_every`` iterations, the means since the previous line are written to
+        metrics.jsonl and sent to the tracker.
+
+        Args:
+            iteration: Number of the iteration, from 1.
+            state: State after the update.
+            metrics: Metrics of the iteration, scalar tensors by name.
 
         Raises:
-            Stopped: If a signal asked for it; the checkpoint is written before.
+            Stopped: If the process received a stop signal; a checkpoint is written first.
         """
         for name, value in metrics.items():
             self._since[name].append(value)
         last = iteration == self._config.iterations
         line_is_due = iteration % self._config.log_every == 0 or last
-        means = self._means() if line_is_due else {}  # .item() waits for an accelerator
+        means = self._means() if line_is_due else {}  # .item() waits for the GPU
         self._note_times()
         if line_is_due:
             values = means | {name: fmean(times) for name, times in self._times.items()}
             self._times.clear()
             self._run.log(iteration, values)
-        # Where a line ends, so that a resumed run writes the lines of an undisturbed one.
-        # All processes stop at the same one, also if a signal has not reached each yet.
-        stops = processes.most(self._stop.asked or 0) if line_is_due and not last else 0
+        # A run stops after a line of metrics, so that a resumed run writes the same lines.
+        # All processes stop at the same iteration, even if the signal reached only some of them.
+        stops = processes.most(self._stop.received or 0) if line_is_due and not last else 0
         if self.checkpoint_is_due(iteration) or stops:
             self._save(self._run, iteration, state)
-            self._run.forget_checkpoints(self._config.keep_checkpoints)
+            self._run.prune_checkpoints(self._config.keep_checkpoints)
         if line_is_due:
             self._tracker.log(iteration, values)
             self._progress.update(iteration, values)

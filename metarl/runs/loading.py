@@ -1,4 +1,4 @@
-"""Reading a run: its configuration, and a checkpoint that belongs to it."""
+"""Loading of configurations and of checkpoints that match their run."""
 
 import torch
 
@@ -8,10 +8,18 @@ from metarl.runs.folder import Run
 
 
 def read_config(kind: type[Kind], run: Run) -> Kind:
-    """Read the configuration of a run.
+    """Load the configuration of a run.
+
+    Args:
+        kind: Configuration dataclass of the experiment.
+        run: The run.
 
     Raises:
-        ValueError: If config.json is damaged, or written by a different version.
+        ValueError: If config.json is damaged or was written by a different version.
+
+    Example::
+
+        read_config(RunConfig, run).seed
     """
     return from_json(kind, run.read_config()["config"], run.folder / "config.json")
 
@@ -19,21 +27,32 @@ def read_config(kind: type[Kind], run: Run) -> Kind:
 def load_checkpoint(
     run: Run, config: Kind, iteration: int, *, device: torch.device | str = "cpu"
 ) -> checkpoint.Checkpoint:
-    """Read a checkpoint and make sure that it belongs to this run.
+    """Load a checkpoint and check that it matches the run.
 
-    Both configurations are compared as read, so that what both lack takes the same default, and
-    what config.json alone has lost is found out.
+    The configuration in the checkpoint must equal `config`, except for the number of iterations and
+    the settings in :data:`~metarl.runs.config.NEUTRAL`. Missing fields take their defaults.
+
+    Args:
+        run: The run.
+        config: Configuration of the run.
+        iteration: Iteration of the checkpoint.
+        device: Device of the loaded tensors.
 
     Raises:
-        ValueError: If it is damaged, or was renamed or copied from elsewhere.
+        ValueError: If the checkpoint is damaged, was renamed, or was copied from a different run.
+
+    Example::
+
+        saved = load_checkpoint(run, config, run.choose_checkpoint(None))
     """
     path = run.checkpoint_path(iteration)
     saved = checkpoint.load(path, device=device)
-    mine, theirs = to_json(config), to_json(from_json(type(config), saved.config, path))
-    different = {name for name in mine if mine[name] != theirs[name]} - NEUTRAL - {"iterations"}
+    current, stored = to_json(config), to_json(from_json(type(config), saved.config, path))
+    changed = {name for name in current if current[name] != stored[name]}
+    different = sorted(changed - NEUTRAL - {"iterations"})
     if saved.iteration != iteration or different:
         raise ValueError(
             f"{path} does not match this run: it was written at iteration {saved.iteration}"
-            + (f" and differs from config.json in {sorted(different)}" if different else "")
+            + (f" and differs from config.json in {different}" if different else "")
         )
     return saved

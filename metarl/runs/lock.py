@@ -1,4 +1,4 @@
-"""Holding a run folder: one process writes it, and only as long as it is the same folder."""
+"""Locks of run folders: at most one process writes to a run."""
 
 import os
 from collections.abc import Iterator
@@ -11,40 +11,48 @@ from metarl.core.speed import processes
 
 
 _held: dict[Path, int] = {}
-"""Descriptors of the lock files in the run folders that this process holds."""
+"""File descriptors of the lock files of this process, by run folder."""
 
 
 @contextmanager
-def holding(folder: Path) -> Iterator[None]:
-    """Hold a run folder for writing; the system releases it however the process ends.
+def locked(folder: Path) -> Iterator[None]:
+    """Lock a run folder for writing; the operating system releases the lock of a killed process.
 
-    Of several processes that share a run, only the first holds its folder.
+    With several processes, only the first one locks the folder.
+
+    Args:
+        folder: The run folder.
 
     Raises:
-        RuntimeError: If another process holds it.
+        RuntimeError: If a different process has locked the folder.
     """
     if not processes.writes():
         yield
         return
     path = folder / "lock"
     try:
-        with FileLock(path, timeout=0), path.open() as mine:
-            _held[folder] = mine.fileno()
+        with FileLock(path, timeout=0), path.open() as file:
+            _held[folder] = file.fileno()
             try:
                 yield
             finally:
                 del _held[folder]
     except Timeout:
-        raise RuntimeError(f"{folder} is being written by another process; wait for it") from None
+        raise RuntimeError(f"{folder} is locked by another process. Wait until it ends") from None
 
 
 def is_held(folder: Path) -> bool:
-    """Return whether a folder still is the one that :func:`holding` locked.
+    """Return whether a locked run folder still exists and was not replaced.
 
-    If somebody deletes it and starts another run of that name, no line of this run may be added.
+    A user may delete the folder of an active run and start a different run with the same name. The
+    first run must then stop writing.
+
+    Args:
+        folder: The run folder.
 
     Returns:
-        False if it was removed or replaced since; True also if this process never held it.
+        False if the folder was removed or replaced since it was locked. True if it was not, or if
+        this process never locked it.
     """
     if folder not in _held:
         return True

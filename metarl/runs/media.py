@@ -1,7 +1,7 @@
-"""Pictures and videos of a run while it trains, for ``--media-every``.
+"""Pictures and videos of a run during training.
 
-Another process makes them, from the checkpoint: whatever drawing needs or does, the numbers of the
-training stay the same, and what breaks there does not break here.
+A separate process draws them from a checkpoint, so that drawing cannot change the results of the
+training or stop it with an error.
 """
 
 import os
@@ -12,50 +12,60 @@ from pathlib import Path
 from metarl.core.speed import processes
 from metarl.runs.config import RunConfig
 from metarl.runs.folder import Run
-from metarl.runs.trackers import CarefulTracker
+from metarl.runs.trackers import SafeTracker
 from metarl.util import warn
 
 
-DRAWING = "metarl.commands.media"  # a program, and nothing to import here
-LIMIT = 900.0  # seconds, after which it is stuck
+DRAWING = "metarl.commands.media"  # run with python -m; runs must not import commands
+LIMIT = 900.0  # timeout of the drawing process, in seconds
 
 
 class Media:
-    """Has a run drawn every ``media_every`` iterations, and shows it to the tracker."""
+    """The pictures of a run, drawn every ``media_every`` iterations and sent to the tracker.
 
-    def __init__(self, run: Run, config: RunConfig, tracker: CarefulTracker) -> None:
-        """Begin; if ``media_every`` is None, nothing is ever due."""
+    Args:
+        run: The run folder.
+        config: Configuration of the run; if ``media_every`` is None, nothing is drawn.
+        tracker: Experiment tracker that receives the pictures.
+    """
+
+    def __init__(self, run: Run, config: RunConfig, tracker: SafeTracker) -> None:
+        """Store the run, its configuration and the tracker."""
         self._run, self._config, self._tracker = run, config, tracker
         self._warned = self._disabled = False
 
     def is_due(self, iteration: int) -> bool:
-        """Return whether a multiple of ``media_every`` follows the checkpoint before this one."""
+        """Return whether the checkpoint of this iteration must be drawn.
+
+        It is drawn if the iterations since the previous checkpoint contain a multiple of
+        ``media_every``.
+        """
         every, step = self._config.media_every, self._config.checkpoint_every
         if every is None or (iteration % step and iteration != self._config.iterations):
             return False
         return iteration // every > (iteration - 1) // step * step // every
 
     def update(self, iteration: int) -> None:
-        """Draw the checkpoint that was written after this iteration, if that is due."""
+        """Draw the checkpoint of this iteration if :meth:`is_due` returns True."""
         if self._disabled or not self.is_due(iteration) or not processes.writes():
             return
         problem = _draw(self._run.folder, iteration, self._config.media_format)
-        made = sorted((self._run.folder / "media").glob(f"{iteration:08d}-*"))
-        for path in made:
+        files = sorted((self._run.folder / "media").glob(f"{iteration:08d}-*"))
+        for path in files:
             self._tracker.show(iteration, f"media/{path.stem.partition('-')[2]}", path)
-        self._disabled = not made
+        self._disabled = not files
         if problem and not self._warned:
             self._warned = True
-            lost = "not every picture" if made else "no picture, and is disabled"
-            warn(f"media_every made {lost} ({problem}); the run continues")
+            effect = "the run continues" if files else "it is disabled and the run continues"
+            warn(f"media_every could not draw all pictures ({problem}); {effect}")
 
 
 def _draw(folder: Path, iteration: int, kind: str) -> str:
-    """Draw a run in another process; return the last line of its error, if it failed."""
+    """Draw a run in a separate process; return the last line of its error, or an empty string."""
     words = [sys.executable, "-P", "-m", DRAWING, str(folder), str(iteration), kind]
-    # It finds every module that this process finds, such as that of a custom environment.
+    # The process must find the same modules, such as the module of a custom environment.
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
-    try:  # in a session of its own: Ctrl-C is for the training
+    try:  # in a new session, because Ctrl-C must not reach the drawing process
         subprocess.run(
             words, env=env, check=True, capture_output=True, text=True, errors="replace",
             timeout=LIMIT, start_new_session=True,

@@ -1,4 +1,4 @@
-"""What a run wrote, read again: lines of metrics, evaluations, and which of these compare."""
+"""Reading of metrics and evaluations, and the settings that make evaluations comparable."""
 
 from pathlib import Path
 from typing import Any
@@ -10,21 +10,26 @@ PROTOCOL = (
     "num_tasks", "seed", "episodes_per_task", "tasks", "num_ways", "num_shots", "num_queries",
     "transductive", "start", "nearest_neighbor", "ensemble", "tuned", "samples", "test_steps",
 )  # fmt: skip
-"""Settings that two evaluations must share to be compared; every one has the first two."""
+"""Settings that comparable evaluations share; every evaluation has the first two."""
 
 
 def protocol(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that two evaluations must share to be compared.
+    """Return the settings of an evaluation that comparable evaluations share.
 
     Args:
-        evaluation: The contents of its file.
+        evaluation: Contents of the evaluation file.
 
     Returns:
-        Those settings of :data:`PROTOCOL` that it has, and its number of inner steps. A list is
-        left out: meta-RL lists its tasks with their returns.
+        The settings of :data:`PROTOCOL` that the evaluation contains, and ``inner_steps``. Lists
+        are omitted, because meta-RL evaluations list their tasks.
 
     Raises:
-        KeyError: If it is not an evaluation.
+        KeyError: If required fields of an evaluation are missing.
+
+    Example::
+
+        first, second = run.evaluations()[:2]
+        comparable = protocol(first) == protocol(second)
     """
     shared = {name: evaluation[name] for name in PROTOCOL[:2]}
     for name in PROTOCOL[2:]:
@@ -34,7 +39,7 @@ def protocol(evaluation: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_line(line: str) -> dict[str, Any] | None:
-    """Return the metrics of one line of metrics.jsonl; None if it is damaged."""
+    """Return the metrics in a line of metrics.jsonl, or None if the line is damaged."""
     try:
         entry = parse_json(line)
     except ValueError:
@@ -44,10 +49,13 @@ def read_line(line: str) -> dict[str, Any] | None:
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
-    """Read an evaluation.
+    """Load an evaluation.
+
+    Args:
+        path: The file.
 
     Raises:
-        ValueError: If the file is damaged; the message names it.
+        ValueError: If the file is damaged; the message contains its path.
     """
     try:
         entry: dict[str, Any] = parse_json(path.read_bytes())
@@ -55,9 +63,9 @@ def read_evaluation(path: Path) -> dict[str, Any]:
         means, halves = entry["mean"], entry["interval95"]
         numbers = all(map(is_number, [*means, *halves])) and 0 < len(means) == len(halves)
         if not numbers or not isinstance(entry["iteration"], int):
-            raise ValueError("iteration, mean or interval95 is missing or wrong")
+            raise ValueError("`iteration`, `mean` or `interval95` is missing or invalid")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} is not an evaluation that metarl wrote ({error}); remove it, or evaluate again"
+            f"{path} is not a valid evaluation ({error}). Remove it or evaluate again"
         ) from None
     return entry

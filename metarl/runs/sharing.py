@@ -1,4 +1,4 @@
-"""Runs to give away and runs from elsewhere: known files alone, checked, and written anew."""
+"""Copies of runs for sharing: only known files are copied, after their contents are checked."""
 
 import shutil
 import sys
@@ -7,40 +7,45 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from metarl.runs.config import RunConfig, to_json
 from metarl.runs.folder import Run
 
 
 MEDIA = (".png", ".gif", ".mp4")
-OURS = ("metarl", "metarl.envs")
-"""Modules that an environment's id may name, ``module:Name-v0``: importing them does nothing."""
-ELSEWHERE: dict[str, Any] = {"track": "none", "data_root": None}
-"""Settings of the machine that trained, which mean nothing on another."""
-SAID = ("experiment", "config", "command", "changed_by", "versions")
-"""What is kept of config.json."""
+TRUSTED = ("metarl", "metarl.envs")
+"""Modules that an environment ID ``module:Name-v0`` of a shared run may always import."""
+REPLACED: dict[str, Any] = {"track": "none", "data_root": None}
+"""Replacement values of settings that only apply to the training machine."""
+KEPT = ("experiment", "config", "command", "changed_by", "versions")
+"""Keys of config.json that are copied."""
 
 
 def require_known_module(run: Run, config: RunConfig, *, trusted: bool) -> None:
-    """Make sure that building the environment of a run from elsewhere runs no unknown code.
+    """Raise a ValueError if the environment of a run would import an unknown module.
 
-    Gymnasium imports the module in front of an id, ``module:Name-v0``. One that this process has
-    imported already is known.
+    Gymnasium imports the module in an environment ID ``module:Name-v0``. A module that this process
+    has already imported is accepted.
+
+    Args:
+        run: The run.
+        config: Configuration of the run.
+        trusted: Whether to accept any module.
 
     Raises:
-        ValueError: If another would be imported, and is not trusted.
+        ValueError: If an unknown module would be imported and `trusted` is False.
+
+    Example::
+
+        require_known_module(run, config, trusted=False)
     """
     module, colon, _ = str(getattr(config, "env", "")).rpartition(":")
-    if colon and module not in (*OURS, *sys.modules) and not trusted:
+    if colon and module not in (*TRUSTED, *sys.modules) and not trusted:
         raise ValueError(
-            f"the environment of {run.folder} would import the module {module!r}, which runs its "
-            "code; if you trust it, use trust_env, or import the module first"
+            f"the environment of {run.folder} would import the module {module!r} and run its code. "
+            "If you trust the module, set trust_env or import it first"
         )
-
-
-Copy: TypeAlias = Callable[[Run, int, Run, RunConfig], None]
-"""``(run, iteration, new run, its configuration)``: writes a checkpoint into another run."""
 
 
 def copy(
@@ -48,46 +53,63 @@ def copy(
     config: RunConfig,
     iteration: int,
     out: Path,
-    copy_checkpoint: Copy,
+    copy_checkpoint: Callable[[Run, int, Run, RunConfig], None],
     **about: Any,
 ) -> None:
-    """Write a run with one checkpoint into a new folder, from what was understood of the old.
+    """Copy a run with a single checkpoint to a new folder.
 
-    Everything is read before it is written: settings by their types, tensors without what else
-    their files hold. Pictures and videos are copied as they are.
+    The configuration and the tensors are parsed and written again, so that unknown contents of the
+    files are not copied. Metrics, evaluations, the model card, pictures and videos are copied
+    unchanged.
 
     Args:
         run: The run.
-        config: Its configuration.
-        iteration: The checkpoint to keep.
-        out: A folder that does not exist.
-        copy_checkpoint: Copies the checkpoint.
-        about: More to say in config.json.
+        config: Configuration of the run.
+        iteration: Iteration of the checkpoint to copy.
+        out: The new folder; it must not exist.
+        copy_checkpoint: Function that copies the checkpoint:
+            ``copy_checkpoint(run, iteration, new_run, new_config)``.
+        about: Additional entries of config.json.
 
     Raises:
-        ValueError: If a file is damaged, or something else than its name says.
+        ValueError: If a file is damaged.
+
+    Example::
+
+        copy(run, experiment.config, 100, Path("shared"), experiment.copy)
     """
-    run.metrics(), run.evaluations()  # raise what is wrong with them
-    known = {name: value for name, value in ELSEWHERE.items() if hasattr(config, name)}
+    run.metrics(), run.evaluations()  # raise a ValueError if a file is damaged
+    known = {name: value for name, value in REPLACED.items() if hasattr(config, name)}
     new, changed = Run(out), replace(config, **known)
     for folder in (new.checkpoint_path(0).parent, new.evaluation_path("").parent, out / "media"):
         folder.mkdir(parents=True)
-    said = run.read_config() | {"config": to_json(changed)}
-    new.write_config({name: said[name] for name in SAID if name in said} | about)
+    entries = run.read_config() | {"config": to_json(changed)}
+    new.write_config({name: entries[name] for name in KEPT if name in entries} | about)
     copy_checkpoint(run, iteration, new, changed)
-    for path in _as_they_are(run.folder):
+    for path in _copied_files(run.folder):
         shutil.copyfile(path, out / path.relative_to(run.folder))
 
 
 @contextmanager
-def made(out: Path) -> Iterator[Path]:
-    """Yield a path beside `out`, which becomes `out` if nothing goes wrong: never half a folder.
+def new_folder(out: Path) -> Iterator[Path]:
+    """Yield a temporary path, and rename it to `out` if the context ends without an error.
+
+    Args:
+        out: The new folder; it must be empty or not exist.
+
+    Yields:
+        A path that does not exist yet, on the same file system as `out`.
 
     Raises:
-        FileExistsError: If there is something at `out`.
+        FileExistsError: If `out` exists and is not an empty folder.
+
+    Example::
+
+        with new_folder(Path("shared")) as folder:
+            folder.mkdir()
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists and is not empty; choose another folder")
+        raise FileExistsError(f"{out} is not an empty folder. Choose a different folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".metarl-") as work:
         yield Path(work) / out.name
@@ -97,19 +119,29 @@ def made(out: Path) -> Iterator[Path]:
 
 
 def require_inside(run: Run, root: Path) -> None:
-    """Make sure that no file of a run is a link that leads out of a folder.
+    """Raise a ValueError if a file of a run is a symbolic link to a target outside a folder.
+
+    A copy of the run would otherwise contain a file that is not part of the run.
+
+    Args:
+        run: The run.
+        root: The folder.
 
     Raises:
-        ValueError: If one is; a copy would hold a file that was never part of the run.
+        ValueError: If there is such a link.
+
+    Example::
+
+        require_inside(run, run.folder)
     """
     checkpoints = (run.folder / "checkpoints").glob("[0-9]*")
-    for path in (run.folder / "config.json", *checkpoints, *_as_they_are(run.folder)):
+    for path in (run.folder / "config.json", *checkpoints, *_copied_files(run.folder)):
         if not path.resolve().is_relative_to(root.resolve()):
-            raise ValueError(f"{path} is a link out of the run, to {path.resolve()}; remove it")
+            raise ValueError(f"{path} is a link out of the run to {path.resolve()}. Remove it")
 
 
-def _as_they_are(folder: Path) -> list[Path]:
-    """List the files that are copied."""
+def _copied_files(folder: Path) -> list[Path]:
+    """Return the files that :func:`copy` copies unchanged."""
     media = (path for path in (folder / "media").glob("[!.]*") if path.suffix in MEDIA)
     evaluations = (folder / "evaluations").glob("[!.]*.json")
     found = [folder / "metrics.jsonl", folder / "README.md", *evaluations, *media]

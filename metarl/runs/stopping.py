@@ -1,4 +1,4 @@
-"""Stopping a run from outside: the first signal lets it write a checkpoint, the second does not."""
+"""Stop signals: the first one stops a run after a checkpoint, the second one immediately."""
 
 import signal
 import sys
@@ -10,44 +10,63 @@ from typing import Any
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""Ctrl-C, and what a scheduler sends before it kills."""
-ONE = 1.0
-"""Seconds in which a second signal is an echo of the first: a scheduler signals a process, and its
-group as well."""
+"""Signals that stop a run: Ctrl-C, and the signal of a job scheduler before it kills a job."""
+ECHO = 1.0
+"""Seconds after the first signal in which a second signal is ignored, because some job schedulers
+send the same signal to the process and to its process group."""
 
 
 class Stopped(Exception):
-    """A run stopped because a signal asked for it, after it wrote a checkpoint.
+    """An exception that ends a run at a stop signal, after its checkpoint is saved.
 
     Attributes:
         number: Number of the signal.
+
+    Example::
+
+        try:
+            metarl.train("maml-trpo", out="runs/quick")
+        except Stopped as stopped:
+            sys.exit(128 + stopped.number)
     """
 
     def __init__(self, number: int, iteration: int, folder: object) -> None:
-        """Name the signal, the last iteration, and the run."""
+        """Create the message from the signal number, the last iteration and the run folder."""
         name = signal.Signals(number).name
         super().__init__(
-            f"stopped by {name} after iteration {iteration}; `metarl resume {folder}` continues"
+            f"stopped by {name} after iteration {iteration}. Continue with `metarl resume {folder}`"
         )
         self.number = number
 
 
 class StopSignal(AbstractContextManager["StopSignal"]):
-    """Listens for signals; outside the main thread, which alone receives them, it does nothing.
+    """A context manager that records SIGINT and SIGTERM instead of ending the process.
+
+    A second signal after more than a second has its default effect. Outside the main thread, the
+    context manager does nothing, because Python delivers signals only to the main thread.
+
+    Args:
+        then: Function that is called at the first signal.
 
     Attributes:
-        asked: Number of the signal that came, if one did.
+        received: Number of the received signal, or None.
+
+    Example::
+
+        with StopSignal() as stop:
+            while stop.received is None:
+                train_one_iteration()
     """
 
     def __init__(self, then: Callable[[], None] = lambda: None) -> None:
-        """Call `then` at the first signal."""
-        self.asked: int | None = None
+        """Store the function; signals are recorded after the context is entered."""
+        self.received: int | None = None
         self._then, self._at = then, 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
@@ -55,12 +74,14 @@ class StopSignal(AbstractContextManager["StopSignal"]):
             signal.signal(number, handler)
         self._before = {}
 
-    def _ask(self, number: int, frame: object) -> None:
+    def _receive(self, number: int, frame: object) -> None:
         del frame
-        if self.asked is None:
-            self.asked, self._at = number, time.monotonic()
-            print("\nstopping at the next checkpoint; once more stops at once", file=sys.stderr)
+        if self.received is None:
+            self.received, self._at = number, time.monotonic()
+            print(
+                "\nstopping at the next checkpoint; a second signal stops at once", file=sys.stderr
+            )
             self._then()
-        elif time.monotonic() - self._at > ONE:
+        elif time.monotonic() - self._at > ECHO:
             self.__exit__(None, None, None)
-            signal.raise_signal(number)  # does what it always did
+            signal.raise_signal(number)  # with the handler from before the context

@@ -1,4 +1,4 @@
-"""Trackers: metrics and pictures that are also sent to TensorBoard or Weights & Biases."""
+"""Experiment trackers, which send metrics and pictures to TensorBoard or Weights & Biases."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,16 +13,23 @@ from metarl.util import optional, warn
 
 
 class Tracker:
-    """Sends metrics and pictures elsewhere, in addition to the run folder; this one nowhere."""
+    """The interface of experiment trackers; the base class discards metrics and pictures.
+
+    Example::
+
+        class Printer(Tracker):
+            def log(self, iteration, metrics):
+                print(iteration, metrics)
+    """
 
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
-        """Record the metrics of one iteration."""
+        """Log the metrics of an iteration, values by name."""
 
     def show(self, iteration: int, name: str, path: Path) -> None:
-        """Record a picture, or a video that is a .gif."""
+        """Log a picture, or a video as a .gif file, under a name."""
 
     def close(self, *, failed: bool) -> None:
-        """Send the rest; another run may begin in this process."""
+        """Send the remaining data; `failed` reports that the run ended with an error."""
 
 
 class _TensorBoard(Tracker):
@@ -36,7 +43,7 @@ class _TensorBoard(Tracker):
         self._writer.flush()
 
     def show(self, iteration: int, name: str, path: Path) -> None:
-        """Record the file as it is: SummaryWriter needs moviepy for a video."""
+        """Log the file unchanged, because SummaryWriter requires moviepy for videos."""
         from PIL import Image
         from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -58,7 +65,7 @@ class _Wandb(Tracker):
         del start
         folder = run.folder / "tracking"
         folder.mkdir(exist_ok=True)
-        identity = folder / "wandb-id"  # a resumed run continues under the same one
+        identity = folder / "wandb-id"  # a resumed run continues under the same ID
         if not identity.exists():
             write_atomically(identity, uuid.uuid4().hex.encode())
         self._wandb = require_tracker("wandb")
@@ -67,7 +74,7 @@ class _Wandb(Tracker):
             name=run.folder.resolve().name,
             id=identity.read_text().strip(),
             resume="allow",
-            dir=str(folder),  # wandb 0.19 takes no path
+            dir=str(folder),  # wandb 0.19 does not accept a Path
             config=run.read_config()["config"],
         )
 
@@ -86,14 +93,21 @@ _TRACKERS: dict[str, tuple[Callable[[Run, int], Tracker], str, str]] = {
     "tensorboard": (_TensorBoard, "torch.utils.tensorboard", "track"),
     "wandb": (_Wandb, "wandb", "wandb"),
 }
-"""Names, classes, modules and extras of metarl-torch."""
+"""Class, required module and extra of metarl-torch, by name of the tracker."""
 
 
 def require_tracker(name: str) -> Any:
-    """Import the module of the tracker called ``tensorboard`` or ``wandb``; ``none`` needs none.
+    """Import and return the module of a tracker, or raise an ImportError if it is missing.
+
+    Args:
+        name: ``"tensorboard"``, ``"wandb"`` or ``"none"``, which returns None.
 
     Raises:
-        ImportError: If its package is not installed; the message has the command.
+        ImportError: If the package is not installed; the message contains the install command.
+
+    Example::
+
+        require_tracker("tensorboard")
     """
     if name == "none":
         return None
@@ -101,51 +115,58 @@ def require_tracker(name: str) -> Any:
     return optional.require(module, extra=extra, purpose=f"runs with track={name}")
 
 
-class CarefulTracker(AbstractContextManager["CarefulTracker"]):
-    """A tracker that never stops a run: after its first error it warns and is disabled."""
+class SafeTracker(AbstractContextManager["SafeTracker"]):
+    """A tracker that is disabled with a warning after its first error, so that the run continues.
+
+    Args:
+        name: Name of the tracker in the warning.
+        make: Function that returns the tracker.
+    """
 
     def __init__(self, name: str, make: Callable[[], Tracker]) -> None:
-        """Start the tracker that `make` returns."""
+        """Create the tracker; an error in its constructor is logged as a warning."""
         self._name, self._tracker = name, Tracker()
-        with self._careful():
+        with self._guarded():
             self._tracker = make()
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        with self._careful():
+        with self._guarded():
             self._tracker.close(failed=error is not None)
 
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
-        """Record the metrics of one iteration."""
-        with self._careful():
+        """Log the metrics of an iteration, values by name."""
+        with self._guarded():
             self._tracker.log(iteration, metrics)
 
     def show(self, iteration: int, name: str, path: Path) -> None:
-        """Record a picture, or a video that is a .gif."""
-        with self._careful():
+        """Log a picture, or a video as a .gif file, under a name."""
+        with self._guarded():
             self._tracker.show(iteration, name, path)
 
     @contextmanager
-    def _careful(self) -> Iterator[None]:
+    def _guarded(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # whatever a network or a full disk does to it
+        except Exception as error:  # any error of the network, the disk or the package
             self._tracker = Tracker()
-            warn(f"track={self._name} failed ({error}) and is off; metrics.jsonl has everything")
+            warn(f"track={self._name} failed ({error}) and is disabled; metrics.jsonl is complete")
 
 
-def tracker(name: str, run: Run, *, start: int) -> CarefulTracker:
-    """Start the tracker called ``none``, ``tensorboard`` or ``wandb``.
+def tracker(name: str, run: Run, *, start: int) -> SafeTracker:
+    """Return the tracker with the given name.
+
+    With several processes, only the first one sends data. Errors other than a missing package are
+    logged as warnings.
 
     Args:
-        name: Its name.
-        run: The run that it follows.
-        start: Iteration that the run starts or continues from; later ones are sent again.
+        name: ``"none"``, ``"tensorboard"`` or ``"wandb"``.
+        run: The run folder.
+        start: Iteration that the run starts or continues from; later iterations are sent again.
 
     Raises:
-        ImportError: If its package is not installed; the message has the command. Every other
-            error is a warning.
+        ImportError: If the package is not installed; the message contains the install command.
     """
     if name == "none" or not processes.writes():
-        return CarefulTracker(name, Tracker)
+        return SafeTracker(name, Tracker)
     require_tracker(name)
-    return CarefulTracker(name, lambda: _TRACKERS[name][0](run, start))
+    return SafeTracker(name, lambda: _TRACKERS[name][0](run, start))

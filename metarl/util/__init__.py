@@ -1,4 +1,4 @@
-"""Helpers without a word of meta-learning: parsing, console, device, statistics, measuring."""
+"""General helpers without meta-learning: JSON, console, devices, statistics, timing."""
 
 import lazy_loader
 

@@ -1,8 +1,5 @@
-"""What a person sees: progress (a bar, or plain lines where output is no terminal) and tables."""
+"""Console output: training progress, tables and warnings."""
 
-import importlib
-import io
-import math
 import sys
 import time
 from contextlib import AbstractContextManager
@@ -14,8 +11,8 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table as RichTable
 
 
-LINES = 20  # plain lines of a whole run
-NEWS = {
+LINES = 20  # number of plain progress lines per run
+METRICS = {
     "query/loss": "loss {:.4f}",
     "query/accuracy": "accuracy {:.1%}",
     "validation/loss": "validation loss {:.4f}",
@@ -23,30 +20,44 @@ NEWS = {
     "trpo/kl": "KL {:.4f}",
     "outer/kl": "KL {:.4f}",
 }
-"""Metrics that progress shows after the returns, and how."""
+"""Metrics that the training progress shows after the returns, with their formats."""
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """Shows iteration, returns before and after adaptation, KL and the time left."""
+    """The training progress: iteration, the most important metrics and the remaining time.
+
+    A terminal shows a progress bar. Other outputs, such as log files and notebooks, get about 20
+    plain lines per run.
+
+    Args:
+        total: Number of iterations of the run.
+        start: Iteration that the run starts or continues from.
+        shown: Whether to print anything; with several processes, only the first one prints.
+
+    Example::
+
+        with Progress(total=3) as progress:
+            for iteration in (1, 2, 3):
+                progress.update(iteration, {"query/loss": 0.5})
+    """
 
     def __init__(self, total: int, *, start: int = 0, shown: bool = True) -> None:
-        """Count from `start` to `total` iterations; of several processes one shows them."""
-        self._shown = shown
+        """Create the progress without showing it."""
         self._total, self._start, self._began = total, start, time.monotonic()
         self._every = max(1, total // LINES)
-        self._drawn, self._printed = -math.inf, start - start % self._every
-        self._console = Console()
-        self._cell: Any = None  # of a notebook: what is shown there, and replaced
+        self._printed = start - start % self._every
+        console = Console()
+        self._lines = shown and not console.is_terminal
         self._bar = RichProgress(
             TextColumn("iteration"),
             MofNCompleteColumn(),
             BarColumn(bar_width=12),
-            TextColumn("{task.fields[news]}"),
+            TextColumn("{task.fields[text]}"),
             TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal or not shown,
+            console=console,
+            disable=self._lines or not shown,
         )
-        self._row = self._bar.add_task("", total=total, completed=start, news="")
+        self._row = self._bar.add_task("", total=total, completed=start, text="")
 
     def __enter__(self) -> "Progress":
         self._bar.start()
@@ -56,44 +67,38 @@ class Progress(AbstractContextManager["Progress"]):
         self._bar.stop()
 
     def update(self, iteration: int, metrics: dict[str, float]) -> None:
-        """Report one iteration."""
-        news = _news(metrics)
-        self._bar.update(self._row, completed=iteration, news=news)
-        if self._console.is_jupyter:
-            self._show_in_notebook(last=iteration == self._total)
-            return
+        """Show the metrics of one iteration.
+
+        Args:
+            iteration: Number of the iteration, from 1.
+            metrics: Values by name; only returns and the names in :data:`METRICS` are shown.
+        """
+        text = _summary(metrics)
+        self._bar.update(self._row, completed=iteration, text=text)
         due = iteration - self._printed >= self._every or iteration == self._total
-        if due and self._shown and not self._console.is_terminal:
+        if due and self._lines:
             self._printed = iteration
             elapsed = time.monotonic() - self._began
             left = elapsed / (iteration - self._start) * (self._total - iteration)
-            print(f"iteration {iteration}/{self._total}  {news}  {left:.0f} s left", flush=True)
-
-    def _show_in_notebook(self, *, last: bool) -> None:
-        """Put the bar where it was before; Rich's own way would need ipywidgets."""
-        now = time.monotonic()
-        if not self._shown or not (last or now - self._drawn > 0.2):
-            return
-        self._drawn, text = now, io.StringIO()
-        Console(file=text, width=100, force_jupyter=False, force_terminal=False).print(self._bar)
-        content = {"text/plain": text.getvalue().rstrip()}
-        if self._cell is None:
-            show = importlib.import_module("IPython.display").display
-            self._cell = show(content, raw=True, display_id=True)
-        else:
-            self._cell.update(content, raw=True)
+            print(f"iteration {iteration}/{self._total}  {text}  {left:.0f} s left", flush=True)
 
 
-def _news(metrics: dict[str, float]) -> str:
-    """Word the most important metrics of an iteration."""
+def _summary(metrics: dict[str, float]) -> str:
+    """Format the most important metrics of an iteration."""
     returns = [f"{x:.2f}" for name, x in metrics.items() if name.startswith("return/step_")]
     words = [f"return {' → '.join(returns)}"] if returns else []
-    words += [text.format(metrics[name]) for name, text in NEWS.items() if name in metrics]
+    words += [text.format(metrics[name]) for name, text in METRICS.items() if name in metrics]
     return "  ".join(words)
 
 
 class Table(NamedTuple):
-    """A table to print: title, column names and rows."""
+    """A table for :func:`print_table`.
+
+    Attributes:
+        title: Title above the table.
+        columns: Names of the columns.
+        rows: Cells of each row, one per column.
+    """
 
     title: str
     columns: list[str]
@@ -101,7 +106,18 @@ class Table(NamedTuple):
 
 
 def print_table(title: str, columns: list[str], rows: list[list[Any]], *, left: int = 1) -> None:
-    """Print a table, the first `left` columns flush left and the others right."""
+    """Print a table to stdout.
+
+    Args:
+        title: Title above the table.
+        columns: Names of the columns.
+        rows: Cells of each row, one per column.
+        left: Number of leading columns that are left-aligned; the others are right-aligned.
+
+    Example::
+
+        print_table("test tasks", ["steps", "return"], [[0, "-40.1"], [1, "-18.2"]])
+    """
     table = RichTable(title=title, title_justify="left")
     for index, column in enumerate(columns):
         justify: Any = "left" if index < left else "right"
@@ -112,5 +128,5 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]], *, left: 
 
 
 def warn(message: str) -> None:
-    """Print one line to stderr."""
+    """Print a one-line warning to stderr, prefixed with ``metarl: warning:``."""
     print(f"metarl: warning: {message}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The choice of a device: the only place that asks the machine what it has."""
+"""Selection of the torch device."""
 
 import os
 
@@ -6,18 +6,27 @@ import torch
 
 
 def resolve_device(name: str) -> torch.device:
-    """Turn ``auto``, ``cpu`` or ``cuda`` into a device; ``auto`` is CUDA where there is one.
+    """Return the torch device with the given name.
+
+    Args:
+        name: ``"auto"``, or a torch device such as ``"cpu"`` or ``"cuda"``. ``"auto"`` selects CUDA
+            if it is available and the CPU otherwise. Under ``torchrun``, ``"cuda"`` selects the GPU
+            of this process by ``LOCAL_RANK``.
 
     Raises:
-        ValueError: If CUDA is asked for and torch sees none.
+        ValueError: If CUDA is requested, but torch finds no CUDA device.
+
+    Example::
+
+        device = resolve_device("auto")
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
-            f"device={name}: torch {torch.__version__} finds no CUDA device; "
-            "use device=cpu, or install a CUDA build of torch"
+            f"device={name} is not available: torch {torch.__version__} finds no CUDA device. "
+            "Use device=cpu or install a CUDA build of torch"
         )
-    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: a device for each process
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return torch.device(name)

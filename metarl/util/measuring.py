@@ -1,4 +1,4 @@
-"""How fast this machine is, and how to find out."""
+"""Speed measurements: wall times of calls, and the speed of the machine."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -9,13 +9,27 @@ from torch.utils.benchmark import timer
 
 
 Figures: TypeAlias = dict[str, float]
-"""Values by name and unit: ``{"collecting (s)": 2.1}``."""
+"""Measured values by name and unit, for example ``{"collecting (s)": 2.1}``."""
 
 
 def machine(device: torch.device, repeats: int) -> Figures:
-    """Measure the machine itself: its matrix product and its memory."""
+    """Measure the speed of the machine, to compare benchmarks of different machines.
+
+    Args:
+        device: Device to measure.
+        repeats: Number of repetitions; the medians are returned.
+
+    Returns:
+        The speed of a product of 2048 x 2048 matrices in GFLOP/s, the memory bandwidth of a copy of
+        128 MiB in GB/s (bytes read and written), and the number of CPU threads of torch.
+
+    Example::
+
+        figures = machine(torch.device("cpu"), repeats=5)
+        figures["memory copy (GB/s)"]
+    """
     a = torch.randn(2048, 2048, device=device)
-    source = torch.randn(32 * 2**20, device=device)  # 128 MiB: more than any cache
+    source = torch.randn(32 * 2**20, device=device)  # 128 MiB: larger than any cache
     target = torch.empty_like(source)
     product = median(lambda: a @ a, repeats)
     copy = median(lambda: target.copy_(source), repeats)
@@ -27,12 +41,22 @@ def machine(device: torch.device, repeats: int) -> Figures:
 
 
 def median(function: Callable[[], Any], repeats: int, *, warm_up: bool = True) -> float:
-    """Return the median wall time of a call in seconds, after one to warm up."""
+    """Return the median wall time of a function call in seconds.
+
+    Args:
+        function: The function to call; its result is discarded.
+        repeats: Number of timed calls.
+        warm_up: Whether to call the function once before the timed calls.
+
+    Example::
+
+        seconds = median(lambda: torch.ones(1000).sum(), repeats=10)
+    """
     if warm_up:
         function()
     times = []
     for _ in range(repeats):
-        began = timer()  # it waits for an accelerator
+        began = timer()  # synchronizes with an accelerator
         function()
         times.append(timer() - began)
     return float(np.median(times))

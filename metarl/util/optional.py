@@ -1,39 +1,50 @@
-"""Optional packages: loaded where they are needed, with one text for when they are missing."""
+"""Imports of optional packages, with the install command in the error if one is missing."""
 
 import importlib
 from typing import Any
 
 
 def require(module: str, *, extra: str, purpose: str) -> Any:
-    """Import and return a module of an optional package.
+    """Import a module of an optional package and return it.
 
     Args:
-        module: Its full name.
-        extra: The extra of metarl-torch that installs it.
-        purpose: What needs it, in the plural: ``"plots"``.
+        module: Full name of the module.
+        extra: Extra of metarl-torch that installs the package.
+        purpose: Feature that requires the package, as a plural noun such as ``"plots"``.
 
     Raises:
-        ImportError: If it is not installed; the message has the command.
+        ImportError: If the package is not installed; the message contains the install command.
+
+    Example::
+
+        image = require("PIL.Image", extra="vision", purpose="image files")
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         package = (error.name or module).partition(".")[0]
         raise ImportError(
-            f"{purpose} need {package}: pip install 'metarl-torch[{extra}]'"
+            f"{purpose} require {package}: pip install 'metarl-torch[{extra}]'"
         ) from None
 
 
 def pyplot(purpose: str = "plots") -> Any:
-    """Return ``matplotlib.pyplot``, drawing into files.
+    """Return ``matplotlib.pyplot`` with the Agg backend, which draws to files without a display.
+
+    Args:
+        purpose: Feature that requires matplotlib, as a plural noun.
 
     Raises:
-        ImportError: If matplotlib is missing; the message has the command.
+        ImportError: If matplotlib is not installed; the message contains the install command.
+
+    Example::
+
+        figure, axes = pyplot().subplots()
     """
     require("matplotlib", extra="plot", purpose=purpose).use("Agg")
     return importlib.import_module("matplotlib.pyplot")
 
 
 def plain_text(text: str) -> str:
-    """Return a text as matplotlib takes it: a $ in the name of a folder begins no formula."""
+    """Escape dollar signs, so that matplotlib does not parse the text as a formula."""
     return text.replace("$", r"\$")

@@ -1,14 +1,21 @@
-"""Files that a command is asked to write: looked at before the work, not after it."""
+"""Checks of output files before a long computation."""
 
 import os
 from pathlib import Path
 
 
 def require_writable(path: Path) -> None:
-    """Make sure that a file can be written, and make the folder that it goes into.
+    """Raise an OSError if a file cannot be written, and create its parent folder.
+
+    Args:
+        path: The file; it may exist.
 
     Raises:
-        OSError: If it cannot; the message names the file and says why.
+        OSError: If the path is a folder, its parent cannot be created, or permission is denied.
+
+    Example::
+
+        require_writable(Path("runs/curves.png"))
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file in it")

@@ -1,22 +1,34 @@
-"""Reading JSON that may be damaged."""
+"""Parsing of JSON from files that may be damaged."""
 
 import json
 from typing import Any
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse JSON.
+    """Parse JSON, and raise a ValueError for every kind of invalid input.
+
+    Args:
+        text: JSON as text or as UTF-8, UTF-16 or UTF-32 bytes.
 
     Raises:
-        JSONDecodeError: If it is none, or nested deeper than Python can follow.
-        UnicodeDecodeError: If it is bytes and no text; both are ValueErrors.
+        JSONDecodeError: If the text is not JSON, or is nested too deeply for Python's parser.
+        UnicodeDecodeError: If the bytes are not text. Both errors are ValueErrors.
+
+    Example::
+
+        parse_json('{"seed": 0}')["seed"]
     """
     try:
         return json.loads(text)
     except RecursionError:
-        raise json.JSONDecodeError("it is nested too deeply", "", 0) from None
+        raise json.JSONDecodeError("JSON is nested too deeply", "", 0) from None
 
 
 def is_number(value: Any) -> bool:
-    """Say whether a JSON value is a number; ``true`` is none."""
+    """Return whether a JSON value is a number; ``true`` and ``false`` are not.
+
+    Example::
+
+        is_number(1.5), is_number(True)  # (True, False)
+    """
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Ranges of numbers that settings accept."""
+"""Accepted ranges of settings, and dataclasses that check them."""
 
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -7,66 +7,101 @@ from typing import Any, NamedTuple, TypeAlias, get_type_hints
 
 
 class Range(NamedTuple):
-    """A set of accepted values, and how an error describes it; a function where that may change."""
+    """A set of accepted values.
+
+    Attributes:
+        text: Description for errors, such as ``"at least 1"``, or a function that returns it.
+        accepts: Function that returns whether a value is accepted.
+    """
 
     text: str | Callable[[], str]
-    holds: Callable[[Any], bool]
+    accepts: Callable[[Any], bool]
 
     def check(self, name: str, value: Any) -> None:
-        """Make sure that a number, or each number of a tuple, is finite and accepted; None passes.
+        """Raise a ValueError if a value is not finite or not accepted; None is always accepted.
 
         Args:
-            name: What the error calls the setting.
-            value: A number, a tuple of numbers or None.
+            name: Name of the setting in the error.
+            value: A single value, a tuple of values that are checked one by one, or None.
 
         Raises:
-            ValueError: If a number is not finite or not in the range.
+            ValueError: If a value is not finite or not accepted.
         """
         for number in value if isinstance(value, tuple) else () if value is None else (value,):
             if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"{name} must be finite, got {value}")
-            if not self.holds(number):
+            if not self.accepts(number):
                 text = self.text() if callable(self.text) else self.text
                 raise ValueError(f"{name} must be {text}, got {value}")
 
 
 def at_least(low: int) -> Range:
-    """Accept `low` and more."""
+    """Return the range of numbers greater than or equal to `low`.
+
+    Example::
+
+        at_least(1).check("num_tasks", 20)
+    """
     return Range(f"at least {low}", lambda value: value >= low)
 
 
 def greater_than(low: int) -> Range:
-    """Accept more than `low`."""
+    """Return the range of numbers greater than `low`.
+
+    Example::
+
+        greater_than(0).check("outer_lr", 1e-3)
+    """
     return Range(f"greater than {low}", lambda value: value > low)
 
 
 def between(low: int, high: int) -> Range:
-    """Accept `low`, `high` and what lies between them."""
+    """Return the closed interval from `low` to `high`.
+
+    Example::
+
+        between(0, 1).check("gae_lambda", 1.0)
+    """
     return Range(f"between {low} and {high}", lambda value: low <= value <= high)
 
 
 def inside(low: int, high: int) -> Range:
-    """Accept what lies between `low` and `high`, but neither of them."""
-    return Range(f"between {low} and {high}, without them", lambda value: low < value < high)
+    """Return the open interval from `low` to `high`, which excludes both ends.
+
+    Example::
+
+        inside(0, 1).check("backtrack_ratio", 0.8)
+    """
+    return Range(f"strictly between {low} and {high}", lambda value: low < value < high)
 
 
 def above(low: int, high: int) -> Range:
-    """Accept more than `low` and at most `high`."""
+    """Return the half-open interval that excludes `low` and includes `high`.
+
+    Example::
+
+        above(0, 1).check("fisher_fraction", 1.0)
+    """
     text = f"greater than {low} and at most {high}"
     return Range(text, lambda value: low < value <= high)
 
 
 def among(names: Collection[str]) -> Range:
-    """Accept the names of a table, as it is when a name is checked."""
+    """Return the set of the names in a collection, including names that are added later.
+
+    Example::
+
+        among({"relu": 0, "tanh": 1}).check("activation", "relu")
+    """
     return Range(lambda: f"one of {', '.join(names)}", lambda value: value in names)
 
 
 Conflicts: TypeAlias = Sequence[tuple[Any, str]]
-"""Pairs of a condition that is an error and its message."""
+"""Pairs of a condition and an error message; a true condition is an error."""
 
 
 class Ranged:
-    """A dataclass that checks its fields against the ranges of their annotations.
+    """A base class for dataclasses whose fields are checked against annotated ranges.
 
     Example::
 
@@ -76,35 +111,43 @@ class Ranged:
     """
 
     def __post_init__(self) -> None:
-        """Raise a ValueError for a number out of its range, or values that do not go together."""
+        """Raise a ValueError if a field is out of its range or conflicts with another field."""
         kind: type = type(self)
         for name, accepted in ranges_of(kind).items():
             accepted.check(f"`{name}`", getattr(self, name))
         refuse(*self.conflicts())
 
     def conflicts(self) -> Conflicts:
-        """Return what does not go together: conditions, and errors where they hold."""
+        """Return invalid combinations of fields as pairs of a condition and an error message."""
         return ()
 
 
 def refuse(*cases: tuple[Any, str]) -> None:
-    """Raise the error of the first condition that holds.
+    """Raise a ValueError with the message of the first true condition, if there is one.
 
     Args:
-        cases: Conditions, and what to say where they hold.
+        cases: Pairs of a condition and an error message.
 
     Raises:
-        ValueError: If one does.
+        ValueError: If a condition is true.
+
+    Example::
+
+        shots = 5
+        refuse((shots < 1, f"num_shots must be at least 1, got {shots}"))
     """
-    for holds, message in cases:
-        if holds:
+    for condition, message in cases:
+        if condition:
             raise ValueError(message)
 
 
 @cache
 def ranges_of(kind: type) -> dict[str, Range]:
-    """Return the ranges of the annotated fields of a dataclass, by name."""
+    """Return the ranges of the annotated fields of a dataclass, by field name.
+
+    A field that a subclass overrides without a range keeps the range of its base class.
+    """
     bases = (get_type_hints(base, include_extras=True) for base in reversed(kind.__mro__))
-    hints = [item for base in bases for item in base.items()]  # an override keeps the range
+    hints = [item for base in bases for item in base.items()]
     notes = [(name, note) for name, hint in hints for note in getattr(hint, "__metadata__", ())]
     return {name: note for name, note in notes if isinstance(note, Range)}

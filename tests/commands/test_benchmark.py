@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import mujoco
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 
 from metarl.commands.benchmark import Benchmark, main
-from metarl.commands.measures import scaling
+from metarl.commands.measures import scaling, supervised
 from metarl.commands.measures.rl import raw_physics
 from metarl.commands.measures.supervised import MODES, PLAIN
+from metarl.experiments import settings
 from metarl.rl.sampler import make_sampler
 from tests.support import ranks
 
@@ -20,8 +22,9 @@ ENV = "metarl/HalfCheetahDir-v1"
 
 
 def test_figures_are_printed_and_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(supervised, "settings", partial(settings, num_tasks=2))
     out = tmp_path / "new" / "speed.json"
     main(
         Benchmark(
@@ -70,7 +73,6 @@ def share_a_small_benchmark(out: Path) -> None:
         out.write_text(json.dumps(figures))
 
 
-@pytest.mark.slow
 def test_processes_that_share_an_iteration_are_measured(tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
     started = ranks.start(2, tmp_path / "ranks", share_a_small_benchmark, out)
@@ -96,7 +98,7 @@ def fail(repeats: int) -> None:
     raise ValueError(f"{repeats} is no good number")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_processes_of_a_benchmark_that_fail_print_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

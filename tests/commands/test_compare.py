@@ -20,7 +20,7 @@ from metarl.commands.side_by_side import AllStopped, SideBySide, divided
 from metarl.drawing.curves import figure
 from metarl.experiments import presets
 from metarl.runs.folder import Run
-from tests.support.commands import checkpoints, history, metarl, refusal
+from tests.support.commands import FEW, checkpoints, history, metarl, refusal
 
 
 METHODS = ("maml-trpo", "vpg-maml --outer-lr 0.01")
@@ -92,7 +92,7 @@ def test_evaluations_typed_by_hand_stay_out_of_the_table_and_the_figure(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table, drawn = (folder / "table.md").read_bytes(), []
-    sizes = ("--num-tasks", 2, "--episodes-per-task", 2)
+    sizes = FEW
     metarl("evaluate", folder / NAMES[0], *sizes, "--inner-lr", 2)  # the same protocol
     metarl("evaluate", folder / NAMES[1], "--num-tasks", 3, "--episodes-per-task", 2)
 
@@ -156,7 +156,9 @@ def test_another_question_in_the_same_folder_is_refused(
 ) -> None:
     before = contents(folder)
     flags = ("--env", "metarl/Bandit-v0", "--preset", "tiny", "--out", "c")
-    assert "was started with another --env" in refusal(capsys, "compare", "maml-trpo", *flags)
+    assert "was started with a different value of --env" in refusal(
+        capsys, "compare", "maml-trpo", *flags
+    )
     assert contents(folder) == before
 
 
@@ -170,7 +172,7 @@ def test_the_last_method_is_checked_before_the_first_is_trained(
 
 @pytest.mark.parametrize("text", ["", "maml", "render"])
 def test_an_unknown_method_is_named(text: str) -> None:
-    with pytest.raises(ValueError, match="there is no method"):
+    with pytest.raises(ValueError, match="unknown method"):
         read_entry(text)
 
 
@@ -196,16 +198,16 @@ def test_methods_of_one_name_are_refused(
     methods: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = refusal(capsys, "compare", *methods, "--out", tmp_path / "c")
-    assert "would share its folders" in told
+    assert "must be listed once" in told
     assert not (tmp_path / "c").exists()
 
 
 def test_a_comparison_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="compare needs methods"):
+    with pytest.raises(ValueError, match="compare requires methods"):
         Compare(methods=(), out=Path("x"))
-    with pytest.raises(ValueError, match="`seeds` needs at least one"):
+    with pytest.raises(ValueError, match="`seeds` must contain at least one seed"):
         Compare(methods=("promp",), out=Path("x"), seeds=())
-    with pytest.raises(ValueError, match="name each once"):
+    with pytest.raises(ValueError, match="must be distinct"):
         Compare(methods=("promp",), out=Path("x"), seeds=(0, 0))
 
 
@@ -298,7 +300,6 @@ def test_torchrun_compares_nothing_and_says_so_once(
 SMALL = "--num-tasks 2 --episodes-per-task 2 --hidden 4"
 
 
-@pytest.mark.slow
 def test_runs_side_by_side_are_the_same_runs(tmp_path: Path) -> None:
     words = [f"maml-trpo {SMALL}", "--iterations", 2, "--seeds", 0, 1]
     asked = "--evaluate=--num-tasks 2 --episodes-per-task 2"
@@ -312,7 +313,6 @@ def test_runs_side_by_side_are_the_same_runs(tmp_path: Path) -> None:
     assert Path("beside/table.md").read_text() == Path("alone/table.md").read_text()
 
 
-@pytest.mark.slow
 def test_a_run_that_fails_beside_others_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"maml-trpo {SMALL} --env gone:gone/Gone-v0", "--iterations", 1, "--seeds", 0]
     told = refusal(capsys, "compare", *words, "--jobs", 2, "--out", "failed")
@@ -320,7 +320,7 @@ def test_a_run_that_fails_beside_others_says_why(capsys: pytest.CaptureFixture[s
     assert ".log has the rest" in told
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_runs_stopped_side_by_side_go_on(tmp_path: Path) -> None:
     method = f"maml-trpo {SMALL} --checkpoint-every 100000"
     words = ["compare", method, "--seeds", "0", "1"]

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metarl.drawing.curves import furthest_evaluations
+from metarl.drawing.curves import comparable_evaluations
 from metarl.experiments import meta_rl, policies
 from metarl.rl.evaluate import AdaptationCurve, adaptation_curve
 from metarl.runs.folder import Run
 from metarl.util.output import require_writable
-from tests.support.commands import TRAIN, metarl, refusal
+from tests.support.commands import FEW, TRAIN, metarl, refusal
 
 
 def test_evaluate_render_and_plot(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,7 +31,6 @@ def test_evaluate_render_and_plot(whole: Path, capsys: pytest.CaptureFixture[str
         assert (whole / "media" / name).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
 # imageio leaves the pipes of its ffmpeg process to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_render_films_a_given_task(whole: Path) -> None:
@@ -61,7 +60,7 @@ def test_render_films_a_given_task(whole: Path) -> None:
 )
 def test_variants_train_and_evaluate(flags: list[str], tmp_path: Path) -> None:
     metarl(*TRAIN, *flags, "--iterations", 1, "--out", tmp_path / "run")
-    metarl("evaluate", tmp_path / "run", "--num-tasks", 2, "--episodes-per-task", 2)
+    metarl("evaluate", tmp_path / "run", *FEW)
     oracle = flags[-1] == "--observe-task"
     (path,) = (tmp_path / "run/evaluations").iterdir()
     assert len(json.loads(path.read_text())["mean"]) == (1 if oracle else 4)
@@ -71,8 +70,11 @@ def test_variants_train_and_evaluate(flags: list[str], tmp_path: Path) -> None:
     ("words", "expected"),
     [
         (["evaluate", "--inner-lr", "nan"], "--inner-lr must be finite"),
-        (["evaluate", "--inner-lr", "1", "--tune-inner-lr"], "leave out --inner-lr"),
-        (["evaluate", "--inner-steps", "0", "--tune-inner-lr"], "needs --inner-steps of at least"),
+        (["evaluate", "--inner-lr", "1", "--tune-inner-lr"], "are mutually exclusive"),
+        (
+            ["evaluate", "--inner-steps", "0", "--tune-inner-lr"],
+            "requires --inner-steps of at least",
+        ),
         (["render", "--inner-lr", "1", "2", "--out", "a.png"], "one step size per run: 1, got 2"),
         (["render", "--task", "{bad", "--out", "a.png"], "must be JSON"),
         (["render", "--inner-steps=-1", "--out", "a.png"], "--inner-steps must be at least 0"),
@@ -101,9 +103,8 @@ def test_runs_that_do_not_fit_a_command_are_one_line(
 
 
 def test_the_step_size_is_tuned_as_it_is_evaluated_but_on_other_tasks(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(whole, tmp_path / "run")
     calls: list[tuple[Any, ...]] = []
 
     def spy(*args: Any, **kwargs: Any) -> AdaptationCurve:
@@ -113,7 +114,7 @@ def test_the_step_size_is_tuned_as_it_is_evaluated_but_on_other_tasks(
     monkeypatch.setattr(policies, "adaptation_curve", spy)
     monkeypatch.setattr(meta_rl, "TUNING_RATES", (0.1, 0.2))
     sizes = ["--num-tasks", 3, "--episodes-per-task", 4, "--inner-steps", 2]
-    metarl("evaluate", tmp_path / "run", *sizes, "--tune-inner-lr")
+    metarl("evaluate", copied, *sizes, "--tune-inner-lr")
     tasks = [call[4] for call in calls]
     assert [len(drawn) for drawn in tasks] == [3, 3, 3]
     assert tasks[0] == tasks[1]
@@ -121,18 +122,17 @@ def test_the_step_size_is_tuned_as_it_is_evaluated_but_on_other_tasks(
     assert all(call[0].episodes_per_task == 4 and call[2].num_steps == 2 for call in calls)
     draws = [call[5].initial_seed() for call in calls]
     assert draws[0] == draws[1] != draws[2]
-    (entry,) = [e for e in Run.open(tmp_path / "run").evaluations() if e["tuned"]]
+    (entry,) = [e for e in Run.open(copied).evaluations() if e["tuned"]]
     assert entry["inner_lr"] in (0.1, 0.2)
 
 
 def test_a_tuned_evaluation_replaces_no_untuned_one(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run.open(Path(shutil.copytree(whole, tmp_path / "run")))
+    run = Run.open(copied)
     rate = run.read_config()["config"]["inner_lr"]
     monkeypatch.setattr(meta_rl, "TUNING_RATES", (rate,))
-    shutil.rmtree(run.folder / "evaluations", ignore_errors=True)
-    sizes = ["--num-tasks", 2, "--episodes-per-task", 2, "--inner-steps", 1]
+    sizes = [*FEW, "--inner-steps", 1]
     metarl("evaluate", run.folder, *sizes)
     metarl("evaluate", run.folder, *sizes, "--tune-inner-lr")
     assert [(e["tuned"], e["inner_lr"]) for e in run.evaluations()] == [(True, rate), (False, rate)]
@@ -147,8 +147,8 @@ def test_a_plot_compares_evaluations_of_one_protocol_only(tmp_path: Path) -> Non
                 entry |= {"interval95": [0.0], "episodes_per_task": 1, "seed": 1}
                 run.write_evaluation(str(iteration), entry)
         runs.append(run)
-    assert [e["mean"] for e in furthest_evaluations(runs)] == [[0.0], [1.0]]
-    assert [e["mean"] for e in furthest_evaluations(runs[::-1])] == [[2.0], [0.0]]
+    assert [e["mean"] for e in comparable_evaluations(runs)] == [[0.0], [1.0]]
+    assert [e["mean"] for e in comparable_evaluations(runs[::-1])] == [[2.0], [0.0]]
 
 
 def test_the_name_of_a_folder_is_no_formula(whole: Path, tmp_path: Path) -> None:
@@ -175,4 +175,4 @@ def test_missing_matplotlib_is_one_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     message = refusal(capsys, "plot", whole, "--out", tmp_path / "curves.png")
-    assert "plots need matplotlib: pip install 'metarl-torch[plot]'" in message
+    assert "plots require matplotlib: pip install 'metarl-torch[plot]'" in message

@@ -63,7 +63,7 @@ def test_runs_that_cannot_be_compared_are_one_line(
     out = ("--out", tmp_path / "x.png")
     swapped = refusal(capsys, "headstart", scratch[0], "--scratch", whole, *out)
     assert "was trained by Stable-Baselines3 and does not adapt" in swapped
-    assert "is no run on one task of metarl/Navigation2D-v0" in refusal(
+    assert "is not a run on one task of metarl/Navigation2D-v0" in refusal(
         capsys, "headstart", whole, "--scratch", whole, *out
     )
     assert "--scratch" in refusal(capsys, "headstart", whole, *out)

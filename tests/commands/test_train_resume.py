@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from metarl.commands import cli
+from tests.support import nightly
 from tests.support.commands import TRAIN, checkpoints, history, metarl, refusal
 
 
@@ -23,7 +24,7 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(whole: Path, tmp_
     assert history(tmp_path / "other") != history(whole)[:1]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_number_of_threads_changes_nothing(whole: Path, tmp_path: Path) -> None:
     for threads in ("1", "2", "3"):
         command = [sys.executable, "-m", "metarl", *TRAIN, "--iterations", "3"]
@@ -33,20 +34,18 @@ def test_the_number_of_threads_changes_nothing(whole: Path, tmp_path: Path) -> N
         assert history(out) == history(whole)[:3]
 
 
-@pytest.mark.parametrize("dies_at", [0, 1, 3, 4, 5])
-def test_resume_continues_bit_for_bit(whole: Path, tmp_path: Path, dies_at: int) -> None:
+@pytest.mark.parametrize("dies_at", [nightly(0), 1, nightly(3), 4, 5])
+def test_resume_continues_bit_for_bit(whole: Path, copied: Path, dies_at: int) -> None:
     """Rebuild what a process leaves that dies in the middle of an iteration."""
-    run = tmp_path / "run"
-    shutil.copytree(whole, run)
     lines = (whole / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (run / "metrics.jsonl").write_text("".join(lines[:dies_at]) + lines[dies_at][:20])
-    for path in (run / "checkpoints").iterdir():
+    (copied / "metrics.jsonl").write_text("".join(lines[:dies_at]) + lines[dies_at][:20])
+    for path in (copied / "checkpoints").iterdir():
         if int(path.stem) > dies_at:
             path.rename(path.with_name(f".{path.name}.tmp"))
             path.with_name(f".{path.name}.tmp").write_bytes(b"half a checkp")
-    metarl("resume", run)
-    assert history(run) == history(whole)
-    assert checkpoints(run) == checkpoints(whole)
+    metarl("resume", copied)
+    assert history(copied) == history(whole)
+    assert checkpoints(copied) == checkpoints(whole)
 
 
 def test_resume_of_a_run_that_died_at_birth(whole: Path, tmp_path: Path) -> None:
@@ -59,7 +58,7 @@ def test_resume_of_a_run_that_died_at_birth(whole: Path, tmp_path: Path) -> None
     assert checkpoints(run) == checkpoints(whole)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # runs/test_long_runs.py kills processes that start faster
 def test_a_killed_process_is_resumed_bit_for_bit(whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [
@@ -87,45 +86,39 @@ def test_a_killed_process_is_resumed_bit_for_bit(whole: Path, tmp_path: Path) ->
 
 
 def test_resume_of_a_whole_run_says_so_and_can_go_further(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: Path, copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(whole, run)
-    metarl("resume", run)
+    metarl("resume", copied)
     assert "complete" in capsys.readouterr().out
-    metarl("resume", run, "--iterations", 7)
-    assert len(history(run)) == 7
-    assert history(run)[:6] == history(whole)
+    metarl("resume", copied, "--iterations", 7)
+    assert len(history(copied)) == 7
+    assert history(copied)[:6] == history(whole)
 
 
 def test_resume_falls_back_to_the_last_whole_checkpoint(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: Path, copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(whole, run)
-    last = run / "checkpoints/00000006.safetensors"
+    last = copied / "checkpoints/00000006.safetensors"
     last.write_bytes(last.read_bytes()[:100])
-    metarl("resume", run)
-    assert "not a whole checkpoint" in capsys.readouterr().err
-    assert history(run) == history(whole)
-    assert checkpoints(run) == checkpoints(whole)
+    metarl("resume", copied)
+    assert "not a valid metarl checkpoint" in capsys.readouterr().err
+    assert history(copied) == history(whole)
+    assert checkpoints(copied) == checkpoints(whole)
     assert load_file(last)
 
 
 def test_resume_changes_nothing_where_no_checkpoint_or_not_all_metrics_can_be_read(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: Path, copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(whole, run)
-    (run / "metrics.jsonl").write_text("")
-    (run / "checkpoints/00000006.safetensors").unlink()
-    assert "lacks iterations up to 4" in refusal(capsys, "resume", run)
-    for path in (run / "checkpoints").iterdir():
+    (copied / "metrics.jsonl").write_text("")
+    (copied / "checkpoints/00000006.safetensors").unlink()
+    assert "does not have all lines up to iteration 4" in refusal(capsys, "resume", copied)
+    for path in (copied / "checkpoints").iterdir():
         path.write_bytes(b"damaged")
-    (run / "metrics.jsonl").write_bytes((whole / "metrics.jsonl").read_bytes())
+    (copied / "metrics.jsonl").write_bytes((whole / "metrics.jsonl").read_bytes())
     capsys.readouterr()
     with pytest.raises(SystemExit):
-        cli.main(["resume", str(run), "--iterations", "1"])
-    assert "nothing was changed" in capsys.readouterr().err.splitlines()[-1]
-    assert history(run) == history(whole)
-    assert {path.read_bytes() for path in (run / "checkpoints").iterdir()} == {b"damaged"}
+        cli.main(["resume", str(copied), "--iterations", "1"])
+    assert "the run was not changed" in capsys.readouterr().err.splitlines()[-1]
+    assert history(copied) == history(whole)
+    assert {path.read_bytes() for path in (copied / "checkpoints").iterdir()} == {b"damaged"}

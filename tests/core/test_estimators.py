@@ -22,23 +22,14 @@ from metarl.core import (
     sgd,
     tree,
 )
-from tests.support.problems import randn, relative_error
+from tests.support.problems import Bowl, bowl, positive, randn, relative_error
 
 
 SIZE = 3
-Bowl = tuple[Tensor, Tensor]
-
-
-def bowl(params: Params, batch: Bowl) -> Tensor:
-    """½ (w − center)ᵀ H (w − center)."""
-    hessian, center = batch
-    gap = params["w"] - center
-    return gap @ hessian @ gap / 2
 
 
 def random_bowl(seed: int) -> Bowl:
-    root = randn(SIZE, SIZE, seed=seed)
-    return root @ root.mT / SIZE, randn(SIZE, seed=seed + 50)
+    return positive(SIZE, seed), randn(SIZE, seed=seed + 50)
 
 
 def slope(start: Tensor, batch: Bowl) -> Tensor:

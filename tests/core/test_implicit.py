@@ -28,7 +28,7 @@ from metarl.core import (
     tree,
 )
 from metarl.nn.dense import mlp
-from tests.support.problems import randn, random_like, relative_error, task_of
+from tests.support.problems import bowl, positive, randn, random_like, relative_error, task_of
 from tests.support.reference_supervised import LR, NETS, Rule, implicit_by_hand, through_the_path
 
 
@@ -36,19 +36,7 @@ SIZE = 4
 LAMBDA = 1.5
 
 
-def positive(seed: int) -> Tensor:
-    root = randn(SIZE, SIZE, seed=seed)
-    return root @ root.mT / SIZE
-
-
-def bowl(params: Params, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """½ (w − center)ᵀ H (w − center)."""
-    hessian, center = batch
-    gap = params["w"] - center
-    return gap @ hessian @ gap / 2
-
-
-BOWLS = Task(((positive(0), randn(SIZE, seed=1)),), (positive(2), randn(SIZE, seed=3)))
+BOWLS = Task(((positive(SIZE, 0), randn(SIZE, seed=1)),), (positive(SIZE, 2), randn(SIZE, seed=3)))
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.7])

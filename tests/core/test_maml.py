@@ -34,7 +34,7 @@ from tests.support.problems import (
     seeded,
     task_of,
 )
-from tests.support.reference_losses import plain_path
+from tests.support.reference_losses import gradient, plain_path
 
 
 def network(*layers: nn.Module) -> tuple[LossFn, Params]:
@@ -64,9 +64,7 @@ def plain_objective(loss: LossFn, meta: MetaParams, tasks: Task, first_order: bo
 def plain_meta_gradient(
     loss: LossFn, meta: MetaParams, tasks: Task, *, first_order: bool = False
 ) -> MetaParams:
-    meta = tree.map_leaves(lambda p: p.detach().requires_grad_(), meta)
-    outer = plain_objective(loss, meta, tasks, first_order)
-    return tree.replace_leaves(meta, torch.autograd.grad(outer, tree.leaves(meta)))
+    return gradient(lambda at: plain_objective(loss, at, tasks, first_order), meta)
 
 
 def central_differences(value: Callable[[MetaParams], Tensor], meta: MetaParams) -> MetaParams:

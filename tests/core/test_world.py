@@ -16,7 +16,8 @@ import torch
 from metarl.core import MetaState, tree
 from metarl.core.seeding import numpy_generator, torch_generator
 from metarl.core.speed import processes
-from tests.support import ranks
+from tests.support import nightly, ranks
+from tests.support.commands import history
 
 
 RL = ["--num-tasks", 5, "--episodes-per-task", 4, "--hidden", 8, "--checkpoint-every", 5]
@@ -76,23 +77,29 @@ def largest_gap(mine: list[dict[str, float]], theirs: list[dict[str, float]]) ->
     return max(abs(a - b) / max(abs(a), abs(b), 1e-3) for a, b in pairs)
 
 
-@pytest.mark.slow
+FEW = {name: 2 for name in COMMANDS if name != "vpg-maml"}
+MANY = {name: 20 for name in ("maml-trpo", "promp", "sinusoid", "maml++")}
+MANY |= dict.fromkeys(("e-maml", "cavia", "reptile"), 5)
+
+
 @pytest.mark.parametrize(
-    ("name", "iterations"),
+    ("name", "iterations", "sizes"),
     [
-        *(("maml-trpo", 20), ("promp", 20), ("sinusoid", 20), ("maml++", 20)),
-        *(("e-maml", 5), ("cavia", 5), ("reptile", 5)),
+        *((name, number, (2,)) for name, number in FEW.items()),
+        *(nightly(name, number, (2, 3)) for name, number in MANY.items()),
     ],
 )
-def test_any_number_of_processes_trains_alike(name: str, iterations: int, tmp_path: Path) -> None:
+def test_any_number_of_processes_trains_alike(
+    name: str, iterations: int, sizes: tuple[int, ...], tmp_path: Path
+) -> None:
     words = [*COMMANDS[name], "--iterations", iterations]
-    for size in (1, 2, 3):
+    for size in (1, *sizes):
         started = ranks.start(size, tmp_path, ranks.metarl, [*words, "--out", tmp_path / str(size)])
         assert started.join() == [0] * size, started.told()
-    alone = ranks.metrics(tmp_path / "1")
+    alone = history(tmp_path / "1")
     assert len(alone) == iterations
-    for size in (2, 3):
-        assert largest_gap(ranks.metrics(tmp_path / str(size)), alone) < 1e-5
+    for size in sizes:
+        assert largest_gap(history(tmp_path / str(size)), alone) < 1e-5
 
 
 def in_float64(out: Path, name: str) -> None:
@@ -138,8 +145,9 @@ def in_float64(out: Path, name: str) -> None:
             out.write_text(json.dumps(lines))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["maml-trpo", "promp", "sinusoid", "maml++"])
+@pytest.mark.parametrize(
+    "name", ["sinusoid", *(nightly(name) for name in ("maml-trpo", "promp", "maml++"))]
+)
 def test_in_float64_they_agree_to_ten_digits(name: str, tmp_path: Path) -> None:
     found = []
     for size in (1, 2, 3):
@@ -151,19 +159,21 @@ def test_in_float64_they_agree_to_ten_digits(name: str, tmp_path: Path) -> None:
         assert largest_gap(mine, found[0]) < 1e-10
 
 
-@pytest.mark.slow
-def test_a_killed_process_ends_the_run_and_another_number_goes_on(tmp_path: Path) -> None:
-    words = [*COMMANDS["vpg-maml"], "--iterations", 60]
+@pytest.mark.parametrize(("kills", "iterations"), [(2, 12), nightly(10, 60)])
+def test_a_killed_process_ends_the_run_and_another_number_goes_on(
+    kills: int, iterations: int, tmp_path: Path
+) -> None:
+    words = [*COMMANDS["vpg-maml"], "--iterations", iterations]
     alone = ranks.start(1, tmp_path, ranks.metarl, [*words, "--out", tmp_path / "whole"])
     assert alone.join() == [0]
     folder, chance = tmp_path / "killed", random.Random(0)
     sizes = itertools.cycle((2, 3, 2, 1))
-    for attempt in range(10):
+    for attempt in range(kills):  # at most 5 lines each: the run is never done before
         size = next(sizes)
         begun = (folder / "config.json").exists()
         argv = ["resume", folder] if begun else [*words, "--out", folder]
         started = ranks.start(size, tmp_path, ranks.metarl, argv)
-        wait_for_lines(started, folder, chance.randrange(1, 6))
+        ranks.wait_for_lines(started.processes, folder, chance.randrange(1, 6))
         time.sleep(chance.random() * 0.02)
         victim = chance.randrange(size)
         started.processes[victim].kill()
@@ -176,18 +186,7 @@ def test_a_killed_process_ends_the_run_and_another_number_goes_on(tmp_path: Path
         assert started.told() == []
     started = ranks.start(3, tmp_path, ranks.metarl, ["resume", folder])
     assert started.join() == [0, 0, 0], started.told()
-    assert largest_gap(ranks.metrics(folder), ranks.metrics(tmp_path / "whole")) < 1e-5
-
-
-def wait_for_lines(started: ranks.Ranks, folder: Path, more: int) -> None:
-    path = folder / "metrics.jsonl"
-
-    def lines() -> int:
-        return path.read_bytes().count(b"\n") if path.exists() else 0
-
-    goal = lines() + more
-    while lines() < goal and all(process.is_alive() for process in started.processes):
-        time.sleep(0.002)
+    assert largest_gap(history(folder), history(tmp_path / "whole")) < 1e-5
 
 
 def failing_in_one(words: list[Any]) -> None:
@@ -204,7 +203,6 @@ def failing_in_one(words: list[Any]) -> None:
     ranks.metarl(words)
 
 
-@pytest.mark.slow
 def test_an_error_in_one_process_is_shown_once(tmp_path: Path) -> None:
     words = [*COMMANDS["vpg-maml"], "--iterations", 3, "--out", tmp_path / "run"]
     started = ranks.start(3, tmp_path, failing_in_one, words)
@@ -213,7 +211,6 @@ def test_an_error_in_one_process_is_shown_once(tmp_path: Path) -> None:
     assert "metarl/Navigation2D-v0 failed in step: KeyError: 'sensor'" in line
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -230,21 +227,19 @@ def test_what_cannot_be_shared_is_refused(words: list[Any], message: str, tmp_pa
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-@pytest.mark.slow
 def test_a_signal_stops_all_processes_after_one_checkpoint(tmp_path: Path) -> None:
     words = [*COMMANDS["vpg-maml"], "--iterations", 40, "--checkpoint-every", 40]
     folder = tmp_path / "run"
     started = ranks.start(2, tmp_path, ranks.metarl, [*words, "--out", folder])
-    wait_for_lines(started, folder, 2)
+    ranks.wait_for_lines(started.processes, folder, 2)
     started.processes[1].terminate()  # one alone: the others learn it from that one
     assert started.join() == [128 + signal.SIGTERM] * 2
     (line,) = started.told()
     assert "stopped by SIGTERM" in line
     (_, stopped) = sorted(int(p.stem) for p in (folder / "checkpoints").iterdir())
-    assert len(ranks.metrics(folder)) == stopped
+    assert len(history(folder)) == stopped
 
 
-@pytest.mark.slow
 def test_what_is_not_finite_is_told_once(tmp_path: Path) -> None:
     words = [*COMMANDS["sinusoid"], "--iterations", 20, "--inner-lr", 1e30]
     started = ranks.start(2, tmp_path, ranks.metarl, [*words, "--out", tmp_path / "run"])

@@ -15,7 +15,7 @@ from metarl.data import omniglot
 from metarl.data.families import load_images
 from metarl.data.images import Splits
 from metarl.data.omniglot import Archive
-from tests.support.image_data import OMNIGLOT, needs_omniglot
+from tests.support.image_data import OMNIGLOT, needs_omniglot, same
 
 
 SHAPE = {  # archive: alphabet: number of characters
@@ -77,8 +77,6 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(omniglot, "NUM_TRAIN", 45)
     monkeypatch.setattr(omniglot, "NUM_VALIDATION", 5)
     monkeypatch.setattr(omniglot, "URL", f"file://{tmp_path}/official/{{}}.zip")
-    monkeypatch.setenv("METARL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("METARL_DATA", raising=False)
 
 
 @pytest.fixture
@@ -94,10 +92,8 @@ def names(splits: Splits) -> list[set[str]]:
     return found
 
 
-def same(a: Splits, b: Splits) -> bool:
-    return all(
-        torch.equal(x.images, y.images) and x[1:] == y[1:] for x, y in zip(a, b, strict=True)
-    )
+def same_splits(a: Splits, b: Splits) -> bool:
+    return all(same(x, y) for x, y in zip(a, b, strict=True))
 
 
 def test_the_random_split_is_of_all_characters(root: Path) -> None:
@@ -146,17 +142,17 @@ def test_folders_archives_and_both_are_the_same(root: Path, tmp_path: Path) -> N
     splits = load_images("omniglot", data_root=root)
     for name in SHAPE:
         unpack(tmp_path / "unpacked", name)
-    assert same(load_images("omniglot", data_root=tmp_path / "unpacked"), splits)
-    assert same(load_images("omniglot", data_root=root / "omniglot"), splits)
+    assert same_splits(load_images("omniglot", data_root=tmp_path / "unpacked"), splits)
+    assert same_splits(load_images("omniglot", data_root=root / "omniglot"), splits)
     (root / "omniglot/images_background.zip").unlink()
     unpack(root / "omniglot", "images_background")
-    assert same(load_images("omniglot", data_root=root), splits)
+    assert same_splits(load_images("omniglot", data_root=root), splits)
 
 
 def test_the_second_time_nothing_is_decoded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     splits = load_images("omniglot", data_root=root)
-    monkeypatch.setattr(omniglot, "read_images", None)
-    assert same(load_images("omniglot", data_root=root), splits)
+    monkeypatch.setattr(omniglot.images, "read_images", None)
+    assert same_splits(load_images("omniglot", data_root=root), splits)
     assert len(load_images("omniglot", data_root=root, split="vinyals").validation.names) == 2
     with pytest.raises(TypeError):
         load_images("omniglot", data_root=root, image_size=20)
@@ -176,20 +172,24 @@ def test_an_archive_that_is_not_whole_is_one_line(root: Path) -> None:
 
     files = members("images_background")
     write_zip(path.parent, path.stem, {k: v for k, v in files.items() if "Latin/ch" not in k})
-    refused(r"images_background\.zip has 47 of 50 characters and 94 of 100 images; get all of file")
+    refused(
+        r"images_background\.zip is incomplete: expected 50 .* 100 .*, got 47 and 94\. Download all"
+    )
     write_zip(path.parent, path.stem, {"readme.txt": b"nothing"})
-    refused(r"has 0 of 50 characters and 0 of 100 images")
+    refused(r"expected 50 characters and 100 images, got 0 and 0")
     name = f"images_background/{NAMES['images_background'][0]}/0000_00.png"
     write_zip(path.parent, path.stem, files | {name: b"no drawing"})
     refused(r"Armenian/character01/0000_00\.png cannot be read as an image")
     whole = write_zip(path.parent, path.stem, files).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    refused(r"images_background\.zip is no whole zip file \(.+\); get it again")
+    refused(r"images_background\.zip is a damaged zip file \(.+\)\. Replace it")
     place = whole.index(files[name][40:])
     path.write_bytes(whole[:place] + b"flipped" + whole[place + 7 :])
-    refused(r"0000_00\.png cannot be read as an image \(Bad CRC-32.+\); replace it")
+    refused(r"0000_00\.png cannot be read as an image \(Bad CRC-32.+\)\. Replace it")
     path.unlink()
-    refused(r"not complete: it lacks images_background\.zip or images_b", FileNotFoundError)
+    refused(
+        r"incomplete: images_background\.zip or images_background is missing", FileNotFoundError
+    )
     (root / "omniglot/images_evaluation.zip").unlink()
     refused(
         r"data_root must contain images_b.* and .*data\. Leave it out to down",
@@ -214,23 +214,23 @@ def test_without_a_root_omniglot_is_downloaded_once(
 ) -> None:
     publish(tmp_path, monkeypatch)
     splits = load_images("omniglot")
-    assert same(splits, load_images("omniglot", data_root=root))
+    assert same_splits(splits, load_images("omniglot", data_root=root))
     folder = tmp_path / "cache/omniglot"
     assert sorted(p.name for p in folder.iterdir()) == [f"{name}.zip" for name in sorted(SHAPE)]
     monkeypatch.setattr(omniglot, "URL", "file:///nowhere/{}.zip")
-    assert same(load_images("omniglot"), splits)
+    assert same_splits(load_images("omniglot"), splits)
     (tmp_path / "other").mkdir()
     monkeypatch.setenv("METARL_DATA", str(tmp_path / "other"))
-    assert same(load_images("omniglot"), splits)
+    assert same_splits(load_images("omniglot"), splits)
 
 
 def test_a_download_that_fails_says_where_to_put_the_file(tmp_path: Path) -> None:
-    by_hand = rf"get it by hand and put it into {tmp_path}/cache/omniglot, or set data_root .*$"
-    with pytest.raises(OSError, match=rf"background\.zip cannot be downloaded \(.+\); {by_hand}"):
+    manually = rf"Download it manually into {tmp_path}/cache/omniglot, or set data_root .*$"
+    with pytest.raises(OSError, match=rf"background\.zip cannot be downloaded \(.+\)\. {manually}"):
         load_images("omniglot")
     for name in SHAPE:
         write_zip(tmp_path / "official", name, members(name))
-    with pytest.raises(ValueError, match=rf"has the MD5 \w{{32}}, not not downloaded; {by_hand}"):
+    with pytest.raises(ValueError, match=rf"expected not downloaded, got \w{{32}}\. {manually}"):
         load_images("omniglot")
     assert not (tmp_path / "cache").exists()
     for name in SHAPE:  # by hand
@@ -253,7 +253,7 @@ def real(real_cache: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> Path
     return OMNIGLOT
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_omniglot
 @pytest.mark.parametrize(
     ("split", "sizes"),
@@ -268,7 +268,7 @@ def test_the_real_omniglot_has_its_sizes(split: str, sizes: list[int], real: Pat
     assert 0.05 < ink < 0.12
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_omniglot
 def test_the_vinyals_split_is_the_published_one(real: Path) -> None:
     published = json.loads((real / "vinyals_split.json").read_text())

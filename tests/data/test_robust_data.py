@@ -27,13 +27,6 @@ MODES = ["L", "RGB", "RGBA", "P", "1", "CMYK", "I;16", "LA"]
 SIZE = 6
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("METARL_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 def picture(mode: str, size: tuple[int, int], suffix: str) -> bytes:
     data = io.BytesIO()
     kind = FORMATS[suffix]
@@ -219,7 +212,7 @@ def test_text_tasks(data: st.DataObject, tmp_path_factory: pytest.TempPathFactor
         assert len(task.labels) > 1
         read(lambda task=task: task.sample(1, 0))
         read(task.require_evaluation)
-        task.parted()
+        task.train_validation_rows()
 
 
 def test_links_that_lead_up_or_nowhere_are_passed_over(tmp_path: Path) -> None:

@@ -31,7 +31,6 @@ def test_the_guide_installs_as_the_readme_does(capsys: pytest.CaptureFixture[str
     assert "usage: metarl COMMAND" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 @runs("docs/guide.md", "train", "evaluate", "film", "resume")
 def test_the_guide_runs_in_small() -> None:
     """Word for word but for the sizes."""
@@ -47,7 +46,6 @@ def test_the_guide_runs_in_small() -> None:
     run_in_small(resume.replace("--iterations 60", "--iterations 2"))
 
 
-@pytest.mark.slow
 @runs("docs/guide.md", "long")
 def test_the_long_run_of_the_guide_keeps_what_it_says() -> None:
     pytest.importorskip("tensorboard", reason="pip install 'metarl-torch[track]'")
@@ -57,7 +55,6 @@ def test_the_long_run_of_the_guide_keeps_what_it_says() -> None:
     assert kept == ["00000000", "00000010", "00000015", "00000020"]
 
 
-@pytest.mark.slow
 @runs("docs/guide.md", "cheetah")
 def test_the_half_cheetah_of_the_guide_is_filmed_in_small(egl: None) -> None:
     pytest.importorskip("imageio", reason="pip install 'metarl-torch[all]'")
@@ -66,7 +63,6 @@ def test_the_half_cheetah_of_the_guide_is_filmed_in_small(egl: None) -> None:
     metarl("resume", "runs/cheetah")
 
 
-@pytest.mark.slow
 @runs("docs/guide.md", "compare")
 @runs("docs/meta-rl.md", "compare")
 def test_the_comparisons_run_in_small_and_the_second_adds_to_the_first() -> None:
@@ -92,7 +88,6 @@ def test_the_cell_of_the_guide_trains_in_small() -> None:
     assert Run.open(Path("runs/quick")).checkpoints() == [0, 1]
 
 
-@pytest.mark.slow
 @runs("docs/few-shot.md", "first", "baselines")
 def test_the_page_on_few_shot_learning_runs_in_small() -> None:
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[vision]'")
@@ -103,7 +98,6 @@ def test_the_page_on_few_shot_learning_runs_in_small() -> None:
     assert len(Run.open(Path("RUN")).evaluations()) == 3
 
 
-@pytest.mark.slow
 @runs("docs/text.md", "leopard", "baselines")
 def test_the_page_on_text_runs_in_small(monkeypatch: pytest.MonkeyPatch) -> None:
     importlib.import_module("tests.support.sentences").save_documented(Path())
@@ -114,14 +108,14 @@ def test_the_page_on_text_runs_in_small(monkeypatch: pytest.MonkeyPatch) -> None
     assert {e["iteration"] for e in Run.open(Path("runs/joint")).evaluations()} == {0, 1}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @runs("docs/robustness.md", "thorough")
 def test_the_thorough_check_is_collected() -> None:
     """It takes hours."""
     run_in_small(block("docs/robustness.md", "thorough"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @runs("docs/scaling.md", "torchrun")
 def test_the_launcher_trains_and_resumes_with_two_processes() -> None:
     train, resume = block("docs/scaling.md", "torchrun").splitlines()
@@ -177,7 +171,6 @@ def test_the_page_on_own_methods_runs_from_top_to_bottom(
     momentum_is_used(scope)
 
 
-@pytest.mark.slow
 @runs("docs/own-method.md", "awr", "es-maml", "my-commands")
 def test_custom_meta_rl_methods_train_and_are_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -224,7 +217,6 @@ def test_the_family_of_own_data_is_learned(capsys: pytest.CaptureFixture[str]) -
     assert tree.norm(tree.add(scope["adapted"], scope["state"].params.model, scale=-1.0)) > 0
 
 
-@pytest.mark.slow
 @runs("docs/own-data.md", "pictures", "train-pictures")
 def test_own_pictures_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("PIL", reason="pip install 'metarl-torch[vision]'")
@@ -236,7 +228,6 @@ def test_own_pictures_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert accuracy("runs/pictures") > 0.43  # guessing is 0.2, the network as it begins 0.36
 
 
-@pytest.mark.slow
 @runs("docs/own-data.md", "sentences", "encoder", "train-sentences")
 def test_own_sentences_are_learned() -> None:
     pytest.importorskip("transformers", reason="pip install 'metarl-torch[text]'")

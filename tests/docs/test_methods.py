@@ -83,7 +83,6 @@ def test_a_measured_line_has_the_first_and_the_last_step_and_what_was_published(
     assert "accuracy 50.00 ± 10.00 %, without a step (1 seed)" in writer._line(result, row)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in OF_METHODS if any(map(is_code, fences(page)))])
 def test_the_commands_of_a_page_run_in_small(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -94,18 +93,18 @@ def test_the_commands_of_a_page_run_in_small(
     blocks = [fence for fence in fences(page) if is_code(fence)]
     assert {fence.language for fence in blocks} == {"bash"}
     for command in "".join(fence.text for fence in blocks).splitlines():
-        make_data(command)
+        make_data(command, monkeypatch)
         run_in_small(command, SIZES.get(Path(page).stem))
 
 
-def make_data(command: str) -> None:
-    """Write in the folder data what a command reads."""
+def make_data(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write in the folder data what a command reads; Omniglot is read where it is."""
     if "--preset omniglot" in command:
         if not OMNIGLOT.is_dir():
             pytest.skip(f"{command} {NO_OMNIGLOT}")
-        Path("data").mkdir()
-        Path("data/omniglot").symlink_to(OMNIGLOT)
+        monkeypatch.setenv("METARL_DATA", str(OMNIGLOT.parent))
     if "--preset mini-imagenet" in command:
+        monkeypatch.setenv("METARL_DATA", "data")
         tables = {"train": ["n00", "n01"], "val": ["n02", "n03"], "test": ["n04", "n05"]}
         mini_imagenet(Path("data"), tables)
     if command.startswith("metarl train text"):

@@ -27,7 +27,6 @@ def test_the_example_runs() -> None:
     assert metrics["query/loss"] < metrics["query/loss_before"]
 
 
-@pytest.mark.slow
 @runs("README.md", "quick")
 def test_the_quick_command_runs_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Word for word but for the size, which flags appended to the preset make small."""
@@ -41,16 +40,16 @@ def test_the_quick_command_runs_in_small(tmp_path: Path, monkeypatch: pytest.Mon
 
 @runs("README.md", "tests")
 def test_the_checks_run_the_test_command_word_for_word() -> None:
-    checks = (ROOT / ".ci/run").read_text()
-    (function,) = re.findall(r"^block\(\) .*$", checks, re.MULTILINE)
+    shared, checks = ((ROOT / ".ci" / name).read_text() for name in ("common.sh", "run"))
+    (function,) = re.findall(r"^block\(\) .*$", shared, re.MULTILINE)
     assert 'command="$(block tests)"' in checks
+    assert 'bash -euo pipefail -c "$command"' in checks
     bash = ["bash", "-c", f"{function}\nblock tests"]
     taken = subprocess.run(bash, check=True, cwd=ROOT, capture_output=True, text=True).stdout
     assert taken == block("README.md", "tests")
     assert taken.endswith(" && pytest -n auto\n")
 
 
-@pytest.mark.slow
 @runs("README.md", "few-shot")
 def test_the_few_shot_commands_run_in_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -58,15 +57,14 @@ def test_the_few_shot_commands_run_in_small(
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[vision]'")
     monkeypatch.chdir(tmp_path)
     small = {
-        "regression": "--iterations 20",
-        "fewshot": "--iterations 10 --num-tasks 2 --filters 4 --checkpoint-every 10",
+        "regression": "--iterations 20 --mode eager",
+        "fewshot": "--iterations 10 --num-tasks 2 --filters 4 --checkpoint-every 10 --mode eager",
         "evaluate": "--num-tasks 4",
     }
     run_in_small(block("README.md", "few-shot"), small)
     assert (tmp_path / "runs/sine/media/fits.png").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*Box observation space m.* is -?infinity:UserWarning")
 @runs("README.md", "pendulum.py", "own")
 def test_the_environment_of_the_readme_is_trained_on_and_filmed_in_small(

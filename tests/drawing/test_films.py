@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.commands import cli
 from metarl.core import tree
 from metarl.core.seeding import torch_generator
 from metarl.drawing import opengl
@@ -27,9 +26,17 @@ from metarl.drawing.montage import (
     state_text,
     strip_moments,
 )
-from metarl.drawing.recording import Film, Pace, adapted_path, choose_pace, film, make_recorder
+from metarl.drawing.recording import (
+    Pace,
+    Recording,
+    adapted_path,
+    choose_pace,
+    make_recorder,
+    record_episodes,
+)
 from metarl.drawing.scene import Scene
 from metarl.experiments.meta_rl import build, config_class
+from tests.support.commands import metarl, refusal
 from tests.support.problems import at_once
 
 
@@ -88,21 +95,6 @@ for name, entry_point in (("Marcher", Marcher), ("Blind", Blind), ("Deaf", Deaf)
     gymnasium.register(f"tests/{name}-v0", entry_point=entry_point, max_episode_steps=HORIZON)
 
 
-def metarl(*argv: Any) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        cli.main([str(word) for word in argv])
-    assert stopped.value.code == 0
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *argv: Any) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        cli.main([str(word) for word in argv])
-    assert stopped.value.code in (1, 2)
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line.removeprefix("metarl: error: ")
-
-
 def tiny_run(folder: Path, env: str) -> Path:
     size = ["--num-tasks", 2, "--episodes-per-task", 3, "--iterations", 1, "--hidden", 4]
     metarl("train", "maml-trpo", "--env", env, *size, "--out", folder)
@@ -119,18 +111,20 @@ def cheetah(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_run(tmp_path_factory.mktemp("runs") / "cheetah", CHEETAH)
 
 
-def films_of(lengths: list[int], *, every: int) -> list[Film]:
+def recordings_of(lengths: list[int], *, every: int) -> list[Recording]:
     config = MAMLTRPO(env="tests/Marcher-v0", hidden=(4,))
     parts = build(config, num_tasks=1, episodes=1)
     recorder = make_recorder(config.env)
     return [
-        film(recorder, parts.policy, [parts.params], {"length": n}, seed=0, every=every)[0]
+        record_episodes(recorder, parts.policy, [parts.params], {"length": n}, seed=0, every=every)[
+            0
+        ]
         for n in lengths
     ]
 
 
 def test_a_film_has_the_frames_of_regular_times_and_of_the_end() -> None:
-    short, long = films_of([5, 8], every=3)
+    short, long = recordings_of([5, 8], every=3)
     assert sorted(short.frames) == [0, 3, 5]
     assert sorted(long.frames) == [0, 3, 6, 8]
     assert (short.length, long.length) == (5, 8)
@@ -138,14 +132,14 @@ def test_a_film_has_the_frames_of_regular_times_and_of_the_end() -> None:
     assert short.returns[0] == 0
 
 
-def test_films_of_one_seed_start_alike_and_meet_the_same_noise() -> None:
+def test_episodes_of_one_seed_start_alike_and_meet_the_same_noise() -> None:
     config = MAMLTRPO(env="tests/Marcher-v0", hidden=(4,))
     parts = build(config, num_tasks=1, episodes=1)
     recorder = make_recorder(config.env)
     path, task = [parts.params, parts.params], {"length": 6}
-    first, again = film(recorder, parts.policy, path, task, seed=3, every=1)
+    first, again = record_episodes(recorder, parts.policy, path, task, seed=3, every=1)
     assert np.array_equal(first.returns, again.returns)
-    (other,) = film(recorder, parts.policy, path[:1], task, seed=4, every=1)
+    (other,) = record_episodes(recorder, parts.policy, path[:1], task, seed=4, every=1)
     assert not np.array_equal(first.returns, other.returns)
 
 
@@ -186,7 +180,7 @@ def test_videos_play_in_real_time_or_at_half_speed(
 
 def test_panels_wait_when_their_episode_has_ended() -> None:
     pytest.importorskip("PIL", reason="pip install 'metarl-torch[video]'")
-    short, long = films_of([4, 8], every=1)
+    short, long = recordings_of([4, 8], every=1)
     rows = [[Shot("before adaptation", 0.0, short), Shot("after 1 step", 0.0, long)]]
     frames = list(panel_frames(rows, "a task", every=2))
     assert len(frames) == 5
@@ -201,7 +195,7 @@ def test_panels_wait_when_their_episode_has_ended() -> None:
 
 
 def test_captions_name_the_state_the_steps_and_the_task() -> None:
-    shown = Film({}, np.array([0.0, -1.25, -2.5]))
+    shown = Recording({}, np.array([0.0, -1.25, -2.5]))
     assert state_text(shown, 1) == ("step 1", "return -1.2")
     assert state_text(shown, 2) == ("step 2", "return -2.5")
     assert state_text(shown, 9) == ("ended at step 2", "return -2.5")
@@ -219,8 +213,10 @@ def test_captions_name_the_state_the_steps_and_the_task() -> None:
 
 
 def test_a_strip_shows_evenly_spaced_moments_of_the_longest_film() -> None:
-    def still(times: range) -> Film:
-        return Film(dict.fromkeys(times, np.zeros((2, 2, 3), np.uint8)), np.zeros(times[-1] + 1))
+    def still(times: range) -> Recording:
+        return Recording(
+            dict.fromkeys(times, np.zeros((2, 2, 3), np.uint8)), np.zeros(times[-1] + 1)
+        )
 
     shots = [Shot("", 0.0, still(range(0, 31, 5))), Shot("", 0.0, still(range(0, 201, 5)))]
     assert strip_moments(shots) == [0, 50, 100, 150, 200]
@@ -315,7 +311,9 @@ def test_a_machine_without_opengl_gets_one_line_before_any_work(
 
 @pytest.mark.skipif(find_library("OSMesa") is not None, reason="this machine has OSMesa")
 def test_mujoco_that_cannot_be_imported_is_explained_too(tmp_path: Path) -> None:
-    code = "from metarl.drawing.opengl import explained\nwith explained():\n    import mujoco"
+    code = """from metarl.drawing.opengl import explain_missing_opengl
+with explain_missing_opengl():
+    import mujoco"""
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "osmesa"},
@@ -324,9 +322,7 @@ def test_mujoco_that_cannot_be_imported_is_explained_too(tmp_path: Path) -> None
         cwd=tmp_path,
     )
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(
-        "RuntimeError: this machine cannot draw with OpenGL (osmesa: its library"
-    )
+    assert last.startswith("RuntimeError: rendering with OpenGL failed (osmesa: its library")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode
 
 import metarl.envs
 from metarl.envs.base import TaskEnv, task_array
+from tests.support import environments
 
 
 ID = "metarl/Navigation2D-v0"
@@ -17,20 +18,16 @@ FAR = {"goal": [-0.5, 0.5]}
 STEP = np.ones(2, np.float32)  # moves by (0.1, 0.1)
 
 
-def make(task: dict[str, Any] = FAR, **options: Any) -> gymnasium.Env[Any, Any]:
-    env = gymnasium.make(ID, **options)
-    env.unwrapped.task = task
-    return env
+def make(task: dict[str, Any] = FAR, **options: Any) -> Any:
+    return environments.make(ID, task, **options)
 
 
 def make_rows(tasks: list[dict[str, Any]], **options: Any) -> Any:
-    env = gymnasium.make_vec(ID, num_envs=len(tasks), **options)
-    env.set_attr("task", tasks)
-    return env
+    return environments.make_rows(ID, tasks, **options)
 
 
 def goals(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    return make().unwrapped.sample_tasks(count, np.random.default_rng(seed))
+    return environments.draw(ID, count, seed)
 
 
 @pytest.mark.parametrize("observe_task", [False, True])
@@ -146,7 +143,7 @@ MALFORMED = [
 @pytest.mark.parametrize("task", MALFORMED)
 def test_malformed_task_is_one_clear_line_on_both_faces(task: Any) -> None:
     rows, env = make_rows([FAR, FAR]), make(task)
-    wanted = r"\Aa task of this environment looks like \{'goal': \[0\.0, 0\.0\]\}, got .*\Z"
+    wanted = r"\Aa task of this environment must have the form \{'goal': \[0\.0, 0\.0\]\}, got .*\Z"
     with pytest.raises(ValueError, match=wanted):
         rows.set_attr("task", [FAR, task])
     assert rows.get_attr("task") == (FAR, FAR)
@@ -164,7 +161,7 @@ def test_attributes_of_rows_are_set_read_and_called() -> None:
     assert rows.call("sample_tasks", 2, np.random.default_rng(0)) == (goals(2),) * 3
     with pytest.raises(ValueError, match="expected 3 tasks, one per row, got 2"):
         rows.set_attr("task", [FAR] * 2)
-    with pytest.raises(AttributeError, match="'task' alone, got 'speed'"):
+    with pytest.raises(AttributeError, match="can only set 'task', got 'speed'"):
         rows.set_attr("speed", 1)
     with pytest.raises(AttributeError, match="speed"):
         rows.get_attr("speed")

@@ -55,7 +55,6 @@ def roll(sampler: Sampler, tasks: list[dict[str, Any]]) -> Rollout:
     return sampler.rollout(*guesses(sampler), tasks, seeded(0))
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*Box observation space m.* is -?infinity:UserWarning")
 @runs(PAGE, "playground.py", "train", "commands", "adapt", "async", "batched", "film")
 def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +117,6 @@ def test_flag_of_the_command_line_chooses_the_vector_environment(
     env.close()
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_processes_change_no_number_of_a_run(folder: Path, tmp_path: Path) -> None:
     for mode in ("sync", "async"):

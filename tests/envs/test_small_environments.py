@@ -179,19 +179,23 @@ def mdp_with(field: str, value: Any) -> Any:
     return {**draw(MDP, 1)[0], field: value}
 
 
-LOOKS = "a task of this environment looks like "
+LOOKS = "a task of this environment must have the form "
 SHAPES = LOOKS + "{'transitions': [10][5][10], 'rewards': [10][5]}, got "
 UNEVEN = [[[0.1] * 10] * 5] * 9 + [[[0.1] * 10] * 4 + [[0.2] * 10]]
 NEGATIVE = [[[0.1] * 10] * 5] * 9 + [[[0.1] * 10] * 4 + [[-1.0, 2.0, *[0.0] * 8]]]
 PROBABILITIES = (
-    "the transitions of a task are probabilities that sum to 1 over the next states, got "
+    "the transitions of a task must be probabilities that sum to 1 over next states, got "
 )
 MALFORMED = [
     (BANDIT, {}, LOOKS + "{'means': [0.0, 0.0, 0.0, 0.0, 0.0]}, got {}"),
     (BANDIT, {"means": [0.5, 0.5]}, "got {'means': [0.5, 0.5]}"),
     (BANDIT, {"means": [0.5] * 50}, "got {'means': [50]}"),
-    (BANDIT, {"means": [1.5] * 5}, "means of a task are between 0 and 1, got {'means': [1.5, 1.5"),
-    (BANDIT, {"means": [-0.1] * 5}, "means of a task are between 0 and 1, got {'means': [-0.1"),
+    (
+        BANDIT,
+        {"means": [1.5] * 5},
+        "means of a task must be between 0 and 1, got {'means': [1.5, 1.5",
+    ),
+    (BANDIT, {"means": [-0.1] * 5}, "means of a task must be between 0 and 1, got {'means': [-0.1"),
     (BANDIT, {"means": [np.nan] * 5}, "got {'means': [nan, nan, nan, nan, nan]}"),
     (BANDIT, {"means": "what we all would like to know " * 9}, "got {'means': 'what we all"),
     (MDP, {}, SHAPES + "{}"),
@@ -210,7 +214,11 @@ MALFORMED = [
     (MDP, mdp_with("transitions", UNEVEN), PROBABILITIES + f"{[0.2] * 10} for state 9, action 4"),
     (MDP, mdp_with("transitions", NEGATIVE), PROBABILITIES + "[-1.0, 2.0, 0.0"),
     (POINT, {"goal": [0.0]}, LOOKS + "{'goal': [0.0, 0.0]}, got {'goal': [0.0]}"),
-    (POINT, {"goal": [2.0, 1.0]}, "goal of a task is a corner (±2, ±2), got {'goal': [2.0, 1.0]}"),
+    (
+        POINT,
+        {"goal": [2.0, 1.0]},
+        "goal of a task must be a corner (±2, ±2), got {'goal': [2.0, 1.0]}",
+    ),
 ]
 
 

@@ -15,7 +15,7 @@ from metarl.core.optimizers import (
     inner_optimizer,
     register_inner_optimizer,
 )
-from tests.support.commands import TINY, metarl, refusal
+from tests.support.commands import FEW, TINY, metarl, refusal
 
 
 def sign_sgd(lr: float, **_: Any) -> InnerOptimizer:
@@ -40,7 +40,7 @@ def test_it_trains_and_evaluates_a_policy(tmp_path: Path) -> None:
     flags = ("--inner", "sign-sgd", "--inner-lr", 0.01, "--iterations", 1)
     metarl("train", "maml-trpo", *TINY, *flags, "--out", tmp_path / "run")
     assert json.loads((tmp_path / "run/config.json").read_text())["config"]["inner"] == "sign-sgd"
-    metarl("evaluate", tmp_path / "run", "--num-tasks", 2, "--episodes-per-task", 2)
+    metarl("evaluate", tmp_path / "run", *FEW)
 
 
 def test_it_trains_and_evaluates_a_regressor(tmp_path: Path) -> None:
@@ -54,11 +54,13 @@ def test_it_is_listed_compared_and_pushed(
 ) -> None:
     metarl("methods")
     assert "sign-sgd" in capsys.readouterr().out
-    flags = ("--seeds", 0, "--iterations", 1, "--evaluate=--num-tasks 2 --episodes-per-task 2")
+    flags = ("--seeds", 0, "--iterations", 1, f"--evaluate={' '.join(FEW)}")
     method = f"maml-trpo {' '.join(TINY)} --inner sign-sgd --inner-lr 0.01"
     metarl("compare", method, *flags, "--out", tmp_path / "compared")
     (run,) = (path.parent for path in (tmp_path / "compared").glob("*/config.json"))
     assert "sign-sgd" in (tmp_path / "compared/table.md").read_text()
+    (run / "media").mkdir()
+    (run / "media/paths.png").write_bytes(b"a picture, so that none has to be drawn")
     metarl("push", run, tmp_path / "pushed")
     assert "sign-sgd" in (tmp_path / "pushed/README.md").read_text()
 

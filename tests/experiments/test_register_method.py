@@ -16,7 +16,7 @@ from metarl.rl.policies import Policy
 from metarl.rl.policy_gradients import policy_gradient, surrogate_loss
 from metarl.rl.sampler import Sampler
 from metarl.util.ranges import greater_than
-from tests.support.commands import TINY, history, metarl, refusal
+from tests.support.commands import FEW, TINY, history, metarl, refusal
 
 
 def toy(
@@ -45,9 +45,11 @@ def test_a_registered_method_trains_evaluates_resumes_and_is_shared(tmp_path: Pa
     metarl("train", "toy", *TINY, "--boldness", 0.2, "--iterations", 2, "--out", run)
     config = json.loads((run / "config.json").read_text())["config"]
     assert (config["boldness"], config["inner_lr"]) == (0.2, 0.3)
-    metarl("evaluate", run, "--num-tasks", 2, "--episodes-per-task", 2)
+    metarl("evaluate", run, *FEW)
     metarl("resume", run, "--iterations", 3)
     assert len(history(run)) == 3
+    (run / "media").mkdir()
+    (run / "media/paths.png").write_bytes(b"a picture, so that none has to be drawn")
     metarl("push", run, pushed)
     assert "Nobody 2026" in (pushed / "README.md").read_text()
 
@@ -57,7 +59,7 @@ def test_a_registered_method_is_listed_and_compared(
 ) -> None:
     metarl("methods")
     assert "Nobody 2026" in capsys.readouterr().out
-    flags = ("--seeds", 0, "--iterations", 1, "--evaluate=--num-tasks 2 --episodes-per-task 2")
+    flags = ("--seeds", 0, "--iterations", 1, f"--evaluate={' '.join(FEW)}")
     small = " ".join(["toy", *TINY])
     metarl("compare", small, "--out", tmp_path / "compared", *flags)
     assert "toy" in (tmp_path / "compared/table.md").read_text()

@@ -1,7 +1,6 @@
 """The table of meta-RL experiments: what every row must satisfy, and that each of them learns."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from metarl.core.seeding import numpy_generator
 from metarl.experiments import experiments
 from metarl.experiments.meta_rl import Parts, build
 from metarl.runs import checkpoint
+from tests.support import nightly
 from tests.support.commands import TINY, checkpoints, history, metarl, refusal
 from tests.support.problems import FLOAT64, relative_error, seeded
 
@@ -47,6 +47,7 @@ ROWS = {
 every_row = pytest.mark.parametrize("name", ROWS)
 # MAML-TRPO itself has commands/test_train_resume.py; these carry or do something of their own.
 OWN = ["promp", "e-maml", "cavia-meta-sgd", "reptile"]
+QUICKEST = ("maml-trpo", "vpg-maml", "cavia")  # one of each kind of update
 every_own_row = pytest.mark.parametrize("name", OWN)
 
 
@@ -129,22 +130,22 @@ def test_resumed_a_run_goes_on_with_the_same_bits(name: str, tmp_path: Path) -> 
     assert checkpoints(tmp_path / "run")[last] == checkpoints(tmp_path / "whole")[last]
 
 
-@pytest.fixture
-def _threads() -> Iterator[None]:
-    allowed = torch.get_num_threads()
-    yield
-    torch.set_num_threads(allowed)
-
-
 # Torch splits a sum of more than 32,768 terms over threads: over weights, or over transitions.
 WIDE = ("--num-tasks", 2, "--episodes-per-task", 2, "--hidden", 192, 192)
 MANY = ("--num-tasks", 20, "--episodes-per-task", 20, "--hidden", 4)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("_threads")
-@pytest.mark.parametrize("size", [WIDE, MANY], ids=["wide", "many"])
-@every_own_row
+@pytest.mark.usefixtures("free_threads")
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("e-maml", WIDE), ("promp", MANY)]
+    + [
+        nightly(name, size)
+        for name in OWN
+        for size in (WIDE, MANY)
+        if (name, size) not in (("e-maml", WIDE), ("promp", MANY))
+    ],
+)
 def test_number_of_threads_changes_no_bit(name: str, size: tuple[Any, ...], tmp_path: Path) -> None:
     row = ROWS[name]
     for threads in (1, 2):
@@ -205,8 +206,7 @@ def evaluated(run: Path, steps: int, *flags: Any) -> list[float]:
     return mean
 
 
-@pytest.mark.slow
-@every_row
+@pytest.mark.parametrize("name", [name if name in QUICKEST else nightly(name) for name in ROWS])
 def test_every_method_learns_to_adapt(name: str, tmp_path: Path) -> None:
     row, run = ROWS[name], tmp_path / "run"
     size = ("--num-tasks", 10, "--episodes-per-task", 10, "--hidden", 16)

@@ -17,6 +17,7 @@ from metarl.runs import checkpoint
 from metarl.runs.folder import Run
 from metarl.runs.records import protocol
 from metarl.supervised.methods import METHODS
+from tests.support import nightly
 from tests.support.commands import checkpoints, history, metarl, refusal
 
 
@@ -24,6 +25,7 @@ SINE = ["train", "regression", "--hidden", "8", "--num-tasks", "4", "--log-every
 SINE += ["--checkpoint-every", "4", "--validation-tasks", "5"]
 MANY_STEPS = {"imaml", "reptile", "maml++", "protomaml"}
 FEW_STEPS = ("--inner-steps", 2, "--test-steps", 3)  # listing the operators of 16 takes a minute
+OF_IMAGES = sorted(set(METHODS) - {"oracle", "leopard"})
 OF_CLASSES = {"leopard", "protomaml", "protonet", "zero-head"}
 
 
@@ -55,7 +57,7 @@ def images(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> lis
     settings = {
         "--data": "folder", "--data-root": folder, "--image-size": 12, "--ways": 2, "--filters": 4,
         "--iterations": 4, "--checkpoint-every": 2, "--log-every": 2, "--num-tasks": 2,
-        "--validation-tasks": 3,
+        "--validation-tasks": 3, "--mode": "eager",
     }  # fmt: skip
     return ["train", "fewshot", *(str(word) for pair in settings.items() for word in pair)]
 
@@ -97,15 +99,21 @@ def test_every_method_of_regression_trains_and_is_evaluated(method: str, tmp_pat
     assert len(json.loads(path.read_text())["mean"]) == 3
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"oracle", "leopard"}))
+@pytest.mark.parametrize(
+    ("method", "mode"),
+    [
+        *((method, "eager") for method in OF_IMAGES),
+        ("maml", "traced"),
+        *(nightly(method, "traced") for method in OF_IMAGES if method != "maml"),
+    ],
+)
 def test_every_method_of_classification_trains_and_is_evaluated(
-    method: str, images: list[str], tmp_path: Path
+    method: str, mode: str, images: list[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     shots = ("--train-shots", 4) if method == "reptile" else ()
     few = FEW_STEPS if method in MANY_STEPS else ()
-    metarl(*images, "--method", method, *shots, *few, "--out", out)
+    metarl(*images, "--method", method, *shots, *few, "--mode", mode, "--out", out)
     metarl("evaluate", out, "--num-tasks", 4)
     (path,) = (out / "evaluations").iterdir()
     result = json.loads(path.read_text())
@@ -172,9 +180,9 @@ def test_the_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--method", "mamml"], "there is no --method mamml"),
-        (["--method", "protomaml"], "needs classes: use `train fewshot`"),
-        (["--preset", "omniglot-maml"], "choose one of sinusoid-paper"),
+        (["--method", "mamml"], "unknown --method mamml"),
+        (["--method", "protomaml"], "requires classes; use `train fewshot`"),
+        (["--preset", "omniglot-maml"], "expected one of sinusoid-paper"),
         (["--method", "maml", "--no-first-order"], "--no-first-order"),
         (["--checkpoint-every", "5"], "must be a multiple of --log-every 2, got 5"),
         (["--inner-lr", "-1"], "--inner-lr must be at least 0"),
@@ -190,8 +198,8 @@ def test_impossible_regressions_are_one_line(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--ways", "9"], "--num-ways must be at most 8, all classes; got 9"),
-        (["--shots", "8"], "must be at most 8, the images of class 0; got 16"),
+        (["--ways", "9"], "--num-ways must be at most 8 classes, got 9"),
+        (["--shots", "8"], "must be at most 8, the number of images of class 0, got 16"),
         (["--variable", "--ways", 6], "no fixed number of classes"),
         (["--variable", "--ways", 6, "--mode", "compiled"], "use --mode eager"),
         (["--method", "zero-head", "--variable"], "set --num-ways, such as 50"),
@@ -199,11 +207,11 @@ def test_impossible_regressions_are_one_line(
         (["--data-root", "nowhere"], "nowhere"),
         (
             ["--start", "prototypes", "--inner", "meta-sgd"],
-            "learns rates for every number of the head",
+            "learns a step size for every element of the head",
         ),
         (["--start", "zero", "--inner", "meta-curvature+lslr"], "use --inner sgd, adam or lslr"),
         (["--method", "reptile", "--train-shots", 1, "--adapts", "head"], "use --adapts all"),
-        (["--method", "imaml", "--start", "zero"], "needs --start learned, got zero"),
+        (["--method", "imaml", "--start", "zero"], "requires --start learned, got --start zero"),
         (["--method", "protomaml", "--inner-batch", 2], "leave out --inner-batch"),
         (["--method", "imaml", "--inner-batch", 2], "leave out --inner-batch"),
         (["--method", "imaml", "--first-order"], "leave out --first-order"),
@@ -234,13 +242,13 @@ def test_impossible_classifications_are_one_line(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--tune-inner-lr", "--inner-lr", 1], "leave out --inner-lr"),
-        (["--tune-inner-lr", "--test-steps", 0], "needs --test-steps of at least 1"),
-        (["--ensemble", 2, "--checkpoint", 0], "leave out --checkpoint"),
-        (["--ensemble", 9], "needs as many checkpoints with a validation"),
+        (["--tune-inner-lr", "--inner-lr", 1], "are mutually exclusive"),
+        (["--tune-inner-lr", "--test-steps", 0], "requires --test-steps of at least 1"),
+        (["--ensemble", 2, "--checkpoint", 0], "are mutually exclusive"),
+        (["--ensemble", 9], "requires as many validated checkpoints"),
         (["--nearest-neighbor", "--inner-lr", 1], "does not adapt; leave out --ensemble"),
-        (["--nearest-neighbor"], "--nearest-neighbor needs classes"),
-        (["--ways", 3], "is a run without --num-ways"),
+        (["--nearest-neighbor"], "--nearest-neighbor requires classes"),
+        (["--ways", 3], "has no setting --num-ways"),
         (["--checkpoint", 3], "has no checkpoint of iteration 3"),
     ],
 )
@@ -274,7 +282,7 @@ def test_a_run_is_evaluated_from_another_start_than_its_own(
         assert len({json.dumps(protocol(entry)) for entry in entries}) == 3
     metarl(*images, "--method", "protomaml", *FEW_STEPS, "--out", tmp_path / "proto")
     line = refusal(capsys, "evaluate", tmp_path / "proto", "--start", "learned")
-    assert "learned no head; leave out --start" in line
+    assert "has no learned head; leave out --start" in line
 
 
 def test_queries_are_written_down_as_they_were(
@@ -350,4 +358,4 @@ def test_other_ways_need_another_head(
 ) -> None:
     metarl(*images, "--out", tmp_path / "run")
     line = refusal(capsys, "evaluate", tmp_path / "run", "--ways", "3")
-    assert "learned a head for 2 classes; use --start zero or prototypes for 3" in line
+    assert "has a learned head for 2 classes; use --start zero or prototypes for 3" in line

@@ -144,7 +144,9 @@ def test_networks_have_the_shapes_that_were_asked_for(
 def test_a_network_with_nothing_left_of_the_images_is_refused(size: int) -> None:
     images = Splits(*(c._replace(images=c.images[..., :size, :size]) for c in splits()))
     config = FewShotConfig(num_ways=2, network="conv4-pool")
-    with pytest.raises(ValueError, match=f"conv4-pool shrinks images of {size}x{size} pixels"):
+    with pytest.raises(
+        ValueError, match=f"conv4-pool is too deep for images of {size}x{size} pixels"
+    ):
         built(config, images)
 
 

@@ -269,7 +269,7 @@ def test_seeds_share_a_curve_and_other_accuracies_are_plotted_apart(
     sine = tmp_path / "sine"
     metarl("train", "regression", "--hidden", 4, "--iterations", 1, "--out", sine)
     line = refusal(capsys, "plot", evaluated, sine, "--out", tmp_path / "x.png")
-    assert "one figure shows one measure" in line
+    assert "must have the same metric" in line
 
 
 @pytest.mark.parametrize(
@@ -280,12 +280,12 @@ def test_seeds_share_a_curve_and_other_accuracies_are_plotted_apart(
         (["--inner", "meta-sgd"], "--start generated makes a new one for each task"),
         (["--method", "meta-sgd", "--start", "zero"], "use --inner sgd, adam or lslr"),
         (["--top-layers", 4], "--top-layers must be at most 3"),
-        (["--max-length", 99], "cannot be meta-learned with 99 tokens; lower --max-length"),
-        (["--encoder", "no-such-folder/x"], "no encoder 'no-such-folder/x'"),
-        (["--tasks", "coats,sounds"], "there is no task 'sounds'; choose of coats"),
+        (["--max-length", 99], "meta-learning with 99 tokens. Lower --max-length"),
+        (["--encoder", "no-such-folder/x"], "cannot load encoder 'no-such-folder/x'"),
+        (["--tasks", "coats,sounds"], "unknown task 'sounds': expected one of coats"),
         (["--data-root", "nowhere"], "--data-root must be a folder with a TASK.jsonl"),
         (["--held-out", ",".join(TASKS)], "every task is held out"),
-        (["--held-out", "eye,hats"], "--held-out eye is no task; there are coats, eyes"),
+        (["--held-out", "eye,hats"], "unknown task --held-out eye: expected coats, eyes"),
         (["--tasks", ",", "--held-out", ",".join(TASKS)], "every task is held out"),
         (["--per-step-norm"], "not for encoders; leave it out"),
         (["--outer-lr", 0], "--encoder-lr 1e-05 is a part of --outer-lr, which is 0"),
@@ -296,8 +296,11 @@ def test_seeds_share_a_curve_and_other_accuracies_are_plotted_apart(
         (["--method", "pretrained", "--inner-steps", 2], "adapts only in tests"),
         (["--method", "pretrained", "--start", "zero"], "adapts only in tests"),
         (["--method", "pretrained", "--inner", "lslr"], "use --inner sgd or adam"),
-        (["--shots", 5, "--queries", 5], "at most 8, the rows of the smallest class of task few"),
-        (["--tasks", "few"], "validation takes a tenth of the rows, and no task has 40"),
+        (
+            ["--shots", 5, "--queries", 5],
+            "at most 8, the number of rows in the smallest class of task few",
+        ),
+        (["--tasks", "few"], "validation uses a tenth of the rows: expected a task with 40"),
         (["--shots", 0], "--num-shots must be at least 1"),
     ],
 )
@@ -312,11 +315,11 @@ def test_impossible_runs_are_one_line(
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--tasks", "coats"], "task coats has no evaluation rows; leave it out"),
-        (["--tasks", "sounds"], "there is no task 'sounds'"),
-        (["--tasks", "hats", "--shots", 8], "8 rows of each class, got 6 of 'red'; lower"),
+        (["--tasks", "coats"], "task coats has no evaluation rows. Leave the task out"),
+        (["--tasks", "sounds"], "unknown task 'sounds'"),
+        (["--tasks", "hats", "--shots", 8], "8 rows per class, got 6 of 'red'. Lower"),
         (["--shots", "2,x"], "--shots must be numbers such as 4,8,16"),
-        (["--inner-lr", 0.1], "learned its rates (inner=lslr); leave out --inner-lr"),
+        (["--inner-lr", 0.1], "has learned step sizes (inner=lslr); leave out --inner-lr"),
         (["--checkpoint", 3], "has no checkpoint of iteration 3"),
     ],
 )
@@ -336,7 +339,7 @@ def test_a_run_without_a_task_to_test_asks_for_one(
     assert "no task that was held out has evaluation rows; choose --tasks of coats" in line
     capsys.readouterr()
     metarl("evaluate", tmp_path / "run", "--tasks", "walls", "--shots", 2, "--samples", 1)
-    assert "was trained on walls: this is no test of new tasks" in capsys.readouterr().err
+    assert "was trained on walls, so this does not test new tasks" in capsys.readouterr().err
 
 
 def test_a_benchmark_on_sentences_of_noise(

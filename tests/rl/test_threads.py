@@ -1,6 +1,5 @@
 """The number of threads decides how long a run takes and nothing else."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,7 @@ from metarl.rl.trpo import trust_region_step
 from tests.support.problems import seeded
 
 
-@pytest.fixture(autouse=True)
-def _restore_threads() -> Iterator[None]:
-    allowed = torch.get_num_threads()
-    yield
-    torch.set_num_threads(allowed)
+pytestmark = pytest.mark.usefixtures("free_threads")
 
 
 def test_collecting_and_stepping_are_bit_identical_for_one_and_two_threads() -> None:

@@ -75,6 +75,6 @@ def test_a_damaged_configuration_names_its_file_and_field(
 
 def test_a_range_without_its_ends_refuses_them() -> None:
     for ratio in (0.0, 1.0):
-        with pytest.raises(ValueError, match="`backtrack_ratio` must be between 0 and 1, without"):
+        with pytest.raises(ValueError, match="`backtrack_ratio` must be strictly between 0 and 1"):
             MAMLTRPO(backtrack_ratio=ratio)
-    assert inside(0, 1).holds(0.5)
+    assert inside(0, 1).accepts(0.5)

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from metarl.runs.folder import Run
-from tests.support.commands import TRAIN, checkpoints, metarl, refusal
+from tests.support.commands import FEW, TRAIN, checkpoints, metarl, refusal
 
 
 def test_a_run_folder_holds_what_it_should(whole: Path) -> None:
@@ -57,51 +57,47 @@ def test_an_out_that_exists_is_refused_and_left_alone(
     assert f"metarl resume {whole}" in refusal(capsys, *TRAIN, "--out", whole)
     assert checkpoints(whole) == before
     (tmp_path / "thesis.tex").write_text("precious")
-    assert "not empty" in refusal(capsys, *TRAIN, "--out", tmp_path)
+    assert "not an empty folder" in refusal(capsys, *TRAIN, "--out", tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
-    assert "not empty" in refusal(capsys, *TRAIN, "--out", tmp_path / "thesis.tex")
+    assert "not an empty folder" in refusal(capsys, *TRAIN, "--out", tmp_path / "thesis.tex")
 
 
 def test_damaged_and_foreign_checkpoints_are_one_line_and_stay(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: Path, copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(whole, run)
-    last = run / "checkpoints/00000006.safetensors"
+    last = copied / "checkpoints/00000006.safetensors"
     good = last.read_bytes()
     for damaged in (good[: len(good) // 2], b"", b"not a checkpoint at all", good[:-1]):
         last.write_bytes(damaged)
-        assert "choose another --checkpoint: [0, 2, 4, 6]" in refusal(capsys, "evaluate", run)
+        assert "Choose a --checkpoint of [0, 2, 4, 6]" in refusal(capsys, "evaluate", copied)
         assert last.read_bytes() == damaged
     save_file({"weights": np.zeros(3)}, last)
-    assert "not a whole checkpoint of metarl" in refusal(capsys, "evaluate", run)
-    metarl("evaluate", run, "--checkpoint", 4, "--num-tasks", 2, "--episodes-per-task", 2)
-    assert "[0, 2, 4, 6]" in refusal(capsys, "evaluate", run, "--checkpoint", 3)
+    assert "not a valid metarl checkpoint" in refusal(capsys, "evaluate", copied)
+    metarl("evaluate", copied, "--checkpoint", 4, *FEW)
+    assert "[0, 2, 4, 6]" in refusal(capsys, "evaluate", copied, "--checkpoint", 3)
 
 
 def test_a_checkpoint_of_another_run_or_iteration_is_refused(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(whole, run)
-    shutil.copy(run / "checkpoints/00000002.safetensors", run / "checkpoints/00000006.safetensors")
-    assert "written at iteration 2" in refusal(capsys, "evaluate", run)
+    shutil.copy(
+        copied / "checkpoints/00000002.safetensors", copied / "checkpoints/00000006.safetensors"
+    )
+    assert "written at iteration 2" in refusal(capsys, "evaluate", copied)
 
 
 def test_damaged_configuration_is_one_line(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(whole, run)
-    about = json.loads((run / "config.json").read_text())
+    about = json.loads((copied / "config.json").read_text())
     del about["config"]["hidden"]  # takes its default, which is not what the checkpoints say
-    (run / "config.json").write_text(json.dumps(about))
-    assert "differs from config.json in ['hidden']" in refusal(capsys, "evaluate", run)
+    (copied / "config.json").write_text(json.dumps(about))
+    assert "differs from config.json in ['hidden']" in refusal(capsys, "evaluate", copied)
     about["config"]["hidden"] = "8x8"
-    (run / "config.json").write_text(json.dumps(about))
-    assert "`hidden` must be tuple" in refusal(capsys, "resume", run)
-    (run / "config.json").write_text("{")
-    assert "not a configuration" in refusal(capsys, "resume", run)
+    (copied / "config.json").write_text(json.dumps(about))
+    assert "`hidden` must be tuple" in refusal(capsys, "resume", copied)
+    (copied / "config.json").write_text("{")
+    assert "not a metarl configuration" in refusal(capsys, "resume", copied)
 
 
 def test_of_two_processes_that_make_one_folder_a_run_exactly_one_wins(tmp_path: Path) -> None:

@@ -27,12 +27,11 @@ from metarl.runs import checkpoint
 from metarl.runs.checkpoint import FORMAT, Checkpoint
 from metarl.runs.config import to_json
 from metarl.runs.folder import Run
-from tests.support.commands import metarl, refusal
+from tests.support.commands import FEW, metarl, refusal
 from tests.support.hub import serving
 
 
 LAST = "checkpoints/00000006.safetensors"
-SMALL = ["--num-tasks", 2, "--episodes-per-task", 2]
 
 
 class Payload:
@@ -49,9 +48,8 @@ def marker(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(whole: Path, tmp_path: Path) -> Path:
-    shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("evaluations", "media"))
-    return tmp_path / "run"
+def run(copied: Path) -> Path:
+    return copied
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +75,7 @@ def every_way_in(capsys: pytest.CaptureFixture[str], run: Path) -> list[str]:
     """Return what each way to load a policy says of a run that it must refuse."""
     out = run.parent / "out"
     told = [
-        refusal(capsys, "evaluate", run, *SMALL),
+        refusal(capsys, "evaluate", run, *FEW),
         refusal(capsys, "pull", run, "--out", out),
         refusal(capsys, "push", run, out),
     ]
@@ -100,7 +98,7 @@ def test_a_pickle_is_no_checkpoint_whatever_it_is_called(
     for data in (pickle.dumps(Payload(marker)), packed.getvalue()):
         (run / LAST).write_bytes(data)
         for line in every_way_in(capsys, run):
-            assert "not a whole checkpoint" in line
+            assert "not a valid metarl checkpoint" in line
     assert not marker.exists()
 
 
@@ -120,7 +118,7 @@ def test_a_header_that_says_something_else_is_one_line(
 ) -> None:
     data = save({"config/x": torch.zeros(1)}, {FORMAT: json.dumps(about)})
     (run / LAST).write_bytes(data)
-    assert str(run / LAST) in refusal(capsys, "evaluate", run, *SMALL)
+    assert str(run / LAST) in refusal(capsys, "evaluate", run, *FEW)
     assert str(run / LAST) in refusal(capsys, "pull", run, "--out", run.parent / "out")
 
 
@@ -142,9 +140,9 @@ def test_a_zip_with_a_pickle_for_tensors_is_refused(
     torch.save(Payload(marker), packed)
     for payload in (packed.getvalue(), pickle.dumps(Payload(marker))):
         spoil(run / "checkpoints/00000001.zip", lambda m, p=payload: m.update({"policy.pth": p}))
-        for words in (["evaluate", run, *SMALL], ["pull", run, "--out", tmp_path / "out"],
+        for words in (["evaluate", run, *FEW], ["pull", run, "--out", tmp_path / "out"],
                       ["push", run, tmp_path / "out"]):  # fmt: skip
-            assert "not a whole checkpoint" in refusal(capsys, *words)
+            assert "not a valid metarl checkpoint" in refusal(capsys, *words)
     assert not marker.exists()
 
 
@@ -156,11 +154,11 @@ def test_the_pickles_beside_the_tensors_of_a_zip_are_left_behind(
     code = base64.b64encode(pickle.dumps(Payload(marker))).decode()
     data = json.dumps({"policy_class": {":type:": "x", ":serialized:": code}}).encode()
     spoil(run / name, lambda members: members.update(data=data))
-    metarl("evaluate", run, *SMALL)
+    metarl("evaluate", run, *FEW)
     metarl("pull", run, "--out", tmp_path / "pulled")
     with zipfile.ZipFile(tmp_path / "pulled" / name) as archive:
         assert {Path(member).suffix for member in archive.namelist()} == {".pth"}
-    metarl("evaluate", tmp_path / "pulled", *SMALL)
+    metarl("evaluate", tmp_path / "pulled", *FEW)
     mine, theirs = (
         next((f / "evaluations").iterdir()).read_text() for f in (run, tmp_path / "pulled")
     )
@@ -205,7 +203,7 @@ def test_an_environment_is_imported_by_those_who_ask_for_it(
     metarl("pull", importing, "--out", tmp_path / "pulled", "--trust-env")
     assert not marker.exists()
     try:
-        metarl("evaluate", tmp_path / "pulled", *SMALL)
+        metarl("evaluate", tmp_path / "pulled", *FEW)
         assert marker.exists()
         load(importing, episodes=1)  # imported by now
     finally:
@@ -283,7 +281,9 @@ def test_damaged_evaluations_and_metrics_are_one_line(
     assert "not an evaluation" in refusal(capsys, "pull", run, "--out", tmp_path / "out")
     (run / "evaluations/x.json").unlink()
     (run / "metrics.jsonl").write_text("{\n{}\n")
-    assert "line 1 is no line of metrics" in refusal(capsys, "pull", run, "--out", tmp_path / "out")
+    assert "line 1 is damaged: expected metrics" in refusal(
+        capsys, "pull", run, "--out", tmp_path / "out"
+    )
 
 
 def test_trackers_and_folders_of_another_machine_are_forgotten(tmp_path: Path) -> None:
@@ -303,4 +303,4 @@ def test_safetensors_of_others_are_no_checkpoints(
 ) -> None:
     save_file({"weights": np.zeros(3)}, run / LAST)
     message = refusal(capsys, "pull", run, "--out", tmp_path / "out")
-    assert "not a whole checkpoint of metarl" in message
+    assert "not a valid metarl checkpoint" in message

@@ -1,7 +1,6 @@
 """What a run survives: kills, signals, full disks, damaged files, trackers that fail."""
 
 import errno
-import multiprocessing
 import os
 import random
 import signal
@@ -14,12 +13,13 @@ import pytest
 from metarl.commands import cli
 from metarl.runs import checkpoint, stopping, trackers
 from metarl.runs.folder import Run
+from tests.support import nightly, ranks
 from tests.support.commands import checkpoints, history, metarl, refusal
+from tests.support.ranks import lines
 
 
 # A method with an outer optimizer, whose moments are part of a checkpoint, and a quick start.
 TRAIN = ["train", "vpg-maml", "--num-tasks", "2", "--episodes-per-task", "2", "--hidden", "4"]
-KILLS = 25
 
 
 def command(argv: list[str]) -> None:
@@ -28,79 +28,57 @@ def command(argv: list[str]) -> None:
     cli.main(argv)
 
 
-@pytest.fixture(scope="module")
-def processes() -> Any:
-    """Processes that start in no time: forked from one that has imported everything."""
-    context = multiprocessing.get_context("forkserver")
-    modules = ["metarl.experiments.meta_rl", "metarl.envs.navigation", "tyro", "torch._dynamo"]
-    context.set_forkserver_preload(modules)
-    return context
-
-
-def started(processes: Any, *argv: Any) -> Any:
-    process = processes.Process(target=command, args=([str(word) for word in argv],))
+def started(*argv: Any) -> Any:
+    process = ranks.processes().Process(target=command, args=([str(word) for word in argv],))
     process.start()
     return process
 
 
-def finished(processes: Any, *argv: Any) -> None:
+def finished(*argv: Any) -> None:
     """Run a command line to its end, without the checks of shapes that this process makes."""
-    process = started(processes, *argv)
+    process = started(*argv)
     process.join()
     assert process.exitcode == 0
 
 
-def lines(folder: Path) -> int:
-    path = folder / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def wait_for_lines(process: Any, folder: Path, more: int) -> None:
-    """Wait until a run has written so many more lines, or has ended."""
-    goal = lines(folder) + more
-    while process.is_alive() and lines(folder) < goal:
-        time.sleep(0.002)
-
-
-@pytest.mark.slow
-def test_a_run_killed_at_25_random_moments_is_the_undisturbed_one(
-    processes: Any, tmp_path: Path
+@pytest.mark.parametrize(("kills", "iterations"), [(4, 20), nightly(25, 120)])
+def test_a_run_killed_at_random_moments_is_the_undisturbed_one(
+    kills: int, iterations: int, tmp_path: Path
 ) -> None:
-    words = [*TRAIN, "--iterations", 120, "--checkpoint-every", 4, "--keep-checkpoints", 2]
-    finished(processes, *words, "--out", tmp_path / "whole")
+    words = [*TRAIN, "--iterations", iterations, "--checkpoint-every", 4, "--keep-checkpoints", 2]
+    finished(*words, "--out", tmp_path / "whole")
     killed, chance = tmp_path / "killed", random.Random(0)
-    for _ in range(KILLS):  # at most 4 lines each: the run is never done before
+    for _ in range(kills):  # at most 4 lines each: the run is never done before
         begun = (killed / "config.json").exists()
         argv = ["resume", killed] if begun else [*words, "--out", killed]
-        process = started(processes, *argv)
-        wait_for_lines(process, killed, chance.randrange(4))
+        process = started(*argv)
+        ranks.wait_for_lines([process], killed, chance.randrange(4))
         time.sleep(chance.random() * 0.02)
         assert process.is_alive()
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-    finished(processes, "resume", killed)
+    finished("resume", killed)
     assert checkpoints(killed) == checkpoints(tmp_path / "whole")
     assert history(killed) == history(tmp_path / "whole")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(
-    processes: Any, tmp_path: Path, number: signal.Signals
+    tmp_path: Path, number: signal.Signals
 ) -> None:
     words = [*TRAIN, "--iterations", 30, "--checkpoint-every", 30]
-    finished(processes, *words, "--out", tmp_path / "whole")
+    finished(*words, "--out", tmp_path / "whole")
     asked = tmp_path / "asked"
-    process = started(processes, *words, "--out", asked)
-    wait_for_lines(process, asked, 2)
+    process = started(*words, "--out", asked)
+    ranks.wait_for_lines([process], asked, 2)
     os.kill(process.pid, number)
     process.join()
     assert process.exitcode == 128 + number
     stopped = max(Run.open(asked).checkpoints())
     assert 2 <= stopped < 30
     assert lines(asked) == stopped
-    finished(processes, "resume", asked)
+    finished("resume", asked)
     final = "00000030.safetensors"
     assert checkpoints(asked)[final] == checkpoints(tmp_path / "whole")[final]
     assert history(asked) == history(tmp_path / "whole")
@@ -117,7 +95,7 @@ def test_an_echo_of_a_signal_is_not_a_second_one(
         with stopping.StopSignal() as stop:
             for _ in range(3):
                 signal.raise_signal(number)
-            assert stop.asked == number
+            assert stop.received == number
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(number)
     finally:
@@ -167,12 +145,12 @@ def test_a_flipped_bit_is_found_and_an_older_checkpoint_taken(
     data = bytearray(path.read_bytes())
     data[-3] ^= 1  # in a tensor: safetensors itself does not see it
     path.write_bytes(data)
-    with pytest.raises(ValueError, match="its checksum is wrong"):
+    with pytest.raises(ValueError, match="the checksum is wrong"):
         checkpoint.load(path)
     capsys.readouterr()
     metarl("resume", folder)
     told = capsys.readouterr()
-    assert "its checksum is wrong" in told.err
+    assert "the checksum is wrong" in told.err
     assert "resuming" in told.out
     assert checkpoints(folder) == undisturbed
 

@@ -15,7 +15,7 @@ from metarl.experiments import OTHERS, experiments
 from metarl.runs import checkpoint, media
 from metarl.runs.config import RunConfig
 from metarl.runs.folder import Run
-from metarl.runs.trackers import CarefulTracker, Tracker
+from metarl.runs.trackers import SafeTracker, Tracker
 from tests.support.commands import TRAIN, history, metarl
 
 
@@ -37,7 +37,7 @@ class Heard(Tracker):
 
 def due(**settings: Any) -> list[int]:
     config = RunConfig(iterations=25, **settings)
-    made = media.Media(Run(Path("run")), config, CarefulTracker("none", Tracker))
+    made = media.Media(Run(Path("run")), config, SafeTracker("none", Tracker))
     return [iteration for iteration in range(1, 26) if made.is_due(iteration)]
 
 
@@ -50,7 +50,6 @@ def test_pictures_are_due_every_so_many_iterations_or_at_the_next_checkpoint() -
     assert due(checkpoint_every=1, media_every=26) == []
 
 
-@pytest.mark.slow
 def test_pictures_change_no_number_and_reach_the_tracker(whole: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -89,13 +88,13 @@ def test_what_cannot_be_drawn_is_one_warning_and_the_rest_is_shown(
     heard = Heard()
     monkeypatch.setattr(subprocess, "run", draw)
     monkeypatch.setattr(
-        "metarl.runs.journal.tracker", lambda *_, **__: CarefulTracker("heard", lambda: heard)
+        "metarl.runs.journal.tracker", lambda *_, **__: SafeTracker("heard", lambda: heard)
     )
     metarl(*TRAIN, "--iterations", 4, "--media-every", 2, "--out", tmp_path / "run")
     assert heard.shown == [(2, "media/curves", "a curve"), (4, "media/curves", "a curve")]
     told = capsys.readouterr().err.splitlines()
     assert [line for line in told if "media_every" in line] == [
-        "metarl: warning: media_every made not every picture (no OpenGL); the run continues"
+        "metarl: warning: media_every could not draw all pictures (no OpenGL); the run continues"
     ]
 
 
@@ -113,7 +112,7 @@ def test_a_run_that_cannot_be_drawn_goes_on_and_is_not_tried_again(
     (told,) = capsys.readouterr().err.splitlines()
     reason = {"no program": "there_is_none", "no end": "timed out", "no python": "nowhere"}[how]
     assert reason in told
-    assert "no picture, and is disabled" in told
+    assert "it is disabled and the run continues" in told
     assert [entry["iteration"] for entry in history(tmp_path / "run")] == [1, 2, 3, 4]
 
 
@@ -130,7 +129,6 @@ def test_what_draws_a_run_understands_its_commands(experiment: str, tmp_path: Pa
         assert getattr(parsed, "out", tmp_path / "run/media/00000030").name.startswith("00000030")
 
 
-@pytest.mark.slow
 def test_a_regression_shows_what_it_fits_and_a_failure_leaves_the_rest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,7 +146,6 @@ def test_a_regression_shows_what_it_fits_and_a_failure_leaves_the_rest(
     assert "evaluations" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_run_of_stable_baselines3_is_drawn_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,6 @@
 """Checkpoints that are whole files and not what they should be, and damaged ones of other kinds."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from metarl.runs import checkpoint
 from tests.support.commands import metarl
-from tests.support.robustness import cases, contents, damaged_bytes, end_of, json_values
+from tests.support.robustness import cases, contents, copied, damaged_bytes, end_of, json_values
 
 
 COMMANDS: dict[str, list[Any]] = {
@@ -40,13 +39,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, words in COMMANDS.items():
         metarl("train", name, *words, "--out", folder / name)
     return {name: folder / name for name in COMMANDS}
-
-
-def copied(run: Path) -> Path:
-    copy = run.with_name(f"{run.name} copied")
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(run, copy)
-    return copy
 
 
 def changed(draw: st.DrawFn, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
 """Damaged run folders: whatever config.json or metrics.jsonl hold, one line or a correct run."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,13 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from metarl.runs import checkpoint
-from tests.support.commands import metarl
-from tests.support.robustness import cases, contents, damaged_bytes, end_of, json_values
+from tests.support.commands import FEW, metarl
+from tests.support.robustness import cases, contents, copied, damaged_bytes, end_of, json_values
 
 
 TINY = ["--num-tasks", 2, "--hidden", 3, "--validation-tasks", 2, "--log-every", 1]
 SINES = ["regression", "--mode", "eager", "--iterations", 3, "--checkpoint-every", 1, *TINY]
 BANDIT = ["vpg-maml", "--env", "metarl/Bandit-v0", "--iterations", 2, "--checkpoint-every", 1]
-FEW = ["--num-tasks", 2, "--episodes-per-task", 2]
 
 
 @pytest.fixture(scope="module", params=["regression", "vpg-maml"])
@@ -29,14 +27,6 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     metarl("train", *words, "--out", folder)
     metarl("evaluate", folder, "--num-tasks", 2)
     return folder
-
-
-def copied(run: Path, *parts: str) -> Path:
-    """Copy a run beside it, over the last copy; return the copy, or a file in it."""
-    copy = run.with_name("copy")
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(run, copy)
-    return copy.joinpath(*parts)
 
 
 def spots(tree: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -18,12 +18,11 @@ from metarl.runs import checkpoint
 from metarl.runs.card import card
 from metarl.runs.config import to_json
 from metarl.runs.folder import Run
-from tests.support.commands import TRAIN, metarl, refusal
+from tests.support.commands import FEW, TRAIN, metarl, refusal
 from tests.support.hub import Hub, serving
 from tests.support.pages import block, run_in_small, runs
 
 
-SMALL = ["--num-tasks", 2, "--episodes-per-task", 2]
 REPOSITORY = "ada/quick"
 
 
@@ -38,7 +37,7 @@ def run(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was evaluated, and has a picture so that none has to be drawn."""
     folder = tmp_path_factory.mktemp("runs") / "evaluated"
     shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("evaluations", "media"))
-    metarl("evaluate", folder, *SMALL)
+    metarl("evaluate", folder, *FEW)
     (folder / "media").mkdir()
     (folder / "media/the paths.png").write_bytes(b"a picture")
     (folder / "tracking").mkdir()
@@ -59,7 +58,7 @@ def result(folder: Path) -> dict[str, Any]:
 
 def evaluated(folder: Path) -> dict[str, Any]:
     shutil.rmtree(folder / "evaluations")
-    metarl("evaluate", folder, *SMALL)
+    metarl("evaluate", folder, *FEW)
     return result(folder)
 
 
@@ -126,14 +125,12 @@ def test_every_experiment_has_a_card(experiment: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def bare(whole: Path, tmp_path: Path) -> Path:
+def bare(copied: Path) -> Path:
     """A run without evaluation and picture."""
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
-    ignored = shutil.ignore_patterns("evaluations", "media")
-    return Path(shutil.copytree(whole, tmp_path / "bare", ignore=ignored))
+    return copied
 
 
-@pytest.mark.slow
 def test_a_run_without_evaluation_and_picture_is_shared_with_a_film(
     bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,7 +173,7 @@ def test_a_film_that_fails_stops_no_push(
 
     monkeypatch.setattr("metarl.experiments.rl_rendering.paths_video", broken)
     metarl("push", bare, tmp_path / "shared")
-    assert "a picture and no film (no ink)" in capsys.readouterr().err
+    assert "shared an image instead of a video (no ink)" in capsys.readouterr().err
     assert files(tmp_path / "shared/media") == {"adaptation.png"}
 
 
@@ -256,9 +253,9 @@ def test_a_hub_that_refuses_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     out = ["--out", tmp_path / "pulled"]
-    assert "look at its name" in refusal(capsys, "pull", "hub:ada/nothing", *out)
+    assert "check its name" in refusal(capsys, "pull", "hub:ada/nothing", *out)
     hub.share(REPOSITORY, run)
-    assert "look at its name and revision" in refusal(capsys, "pull", f"hub:{REPOSITORY}@v9", *out)
+    assert "check its name and revision" in refusal(capsys, "pull", f"hub:{REPOSITORY}@v9", *out)
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert "hf auth login" in refusal(capsys, "push", run, "hub:ada/other")
     hub.fails = 500
@@ -273,9 +270,9 @@ def test_without_a_network_a_line_says_so(
     nowhere = "http://127.0.0.1:9"  # the port that discards
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", nowhere)
     message = refusal(capsys, "push", run, f"hub:{REPOSITORY}")
-    assert "is there a network?" in message
+    assert "check the network connection" in message
     message = refusal(capsys, "pull", f"hub:{REPOSITORY}", "--out", tmp_path / "pulled")
-    assert "is there a network?" in message
+    assert "check the network connection" in message
 
 
 @pytest.mark.parametrize("name", ["hub:quick", "hub:", "hub:a/b/c", "hub:a b/c", "hub:../.."])
@@ -292,7 +289,7 @@ def test_folders_that_hold_something_are_left_alone(
 ) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     for words in (["push", run, tmp_path], ["pull", run, "--out", tmp_path]):
-        assert "not empty" in refusal(capsys, *words)
+        assert "not an empty folder" in refusal(capsys, *words)
     assert files(tmp_path) == {"thesis.tex"}
     assert "metarl pull hub:a/b" in refusal(capsys, "evaluate", "hub:a/b")
     assert "has no checkpoint" in refusal(capsys, "push", run, tmp_path / "a", "--checkpoint", 3)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from metarl.runs.folder import Run
-from metarl.runs.trackers import CarefulTracker, tracker
+from metarl.runs.trackers import SafeTracker, tracker
 from tests.support.commands import TRAIN, history, refusal
 
 
@@ -63,7 +63,7 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_wandb_works_offline_asks_no_server_and_goes_on_under_one_id(
     tmp_path: Path, server: Server
 ) -> None:
@@ -102,8 +102,8 @@ def test_a_tracker_is_closed_and_told_whether_the_run_failed(tmp_path: Path) -> 
             self.told.append(failed)
 
     closing: Any = Closing()
-    with CarefulTracker("closing", lambda: closing):
+    with SafeTracker("closing", lambda: closing):
         assert closing.told == []
-    with pytest.raises(FloatingPointError), CarefulTracker("closing", lambda: closing):
+    with pytest.raises(FloatingPointError), SafeTracker("closing", lambda: closing):
         raise FloatingPointError
     assert closing.told == [False, True]

@@ -1,7 +1,6 @@
 """Stable-Baselines3: policies there and back, its environments, runs of `metarl train sb3`."""
 
 import contextlib
-import shutil
 import types
 import zipfile
 from pathlib import Path
@@ -273,19 +272,17 @@ def test_run_leaves_the_folder_of_every_run(whole: Path) -> None:
 
 @pytest.mark.parametrize("last", [None, 0, 2])
 def test_resumed_run_is_what_an_undisturbed_one_is(
-    whole: Path, tmp_path: Path, last: int | None
+    whole: Path, copied: Path, last: int | None
 ) -> None:
     """Rebuild what a process leaves that dies after a line, before or within its checkpoint."""
-    run = tmp_path / "run"
-    shutil.copytree(whole, run)
-    for path in (run / "checkpoints").iterdir():
+    for path in (copied / "checkpoints").iterdir():
         if last is None or int(path.stem) > last:
             path.unlink()
     kept = (whole / "metrics.jsonl").read_text().splitlines(keepends=True)
     count = 1 if last is None else last + 2
-    (run / "metrics.jsonl").write_text("".join(kept[:count]) + '{"iterat')
-    metarl("resume", run)
-    assert history(run) == history(whole)
+    (copied / "metrics.jsonl").write_text("".join(kept[:count]) + '{"iterat')
+    metarl("resume", copied)
+    assert history(copied) == history(whole)
 
 
 def test_complete_run_is_left_as_it_is(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -296,47 +293,42 @@ def test_complete_run_is_left_as_it_is(whole: Path, capsys: pytest.CaptureFixtur
 
 
 def test_run_without_a_whole_checkpoint_is_one_line_and_left_as_it_is(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: Path, copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(whole, run)
-    for path in (run / "checkpoints").iterdir():
+    for path in (copied / "checkpoints").iterdir():
         path.write_bytes(b"")
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["resume", str(run)])
+        cli.main(["resume", str(copied)])
     assert stopped.value.code == 1
-    assert "nothing was changed" in capsys.readouterr().err.splitlines()[-1]
-    assert history(run) == history(whole)
+    assert "the run was not changed" in capsys.readouterr().err.splitlines()[-1]
+    assert history(copied) == history(whole)
 
 
-def test_damaged_checkpoint_is_passed_over(whole: Path, tmp_path: Path, capsys: Any) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(whole, run)
-    path = run / "checkpoints/00000003.zip"
+def test_damaged_checkpoint_is_passed_over(whole: Path, copied: Path, capsys: Any) -> None:
+    path = copied / "checkpoints/00000003.zip"
     path.write_bytes(path.read_bytes()[:1000])
-    assert "00000003.zip is not a whole checkpoint of this run" in refusal(capsys, "evaluate", run)
-    metarl("resume", run)
+    assert "00000003.zip is not a whole checkpoint of this run" in refusal(
+        capsys, "evaluate", copied
+    )
+    metarl("resume", copied)
     assert "trying an earlier one" in capsys.readouterr().err
-    assert history(run) == history(whole)
+    assert history(copied) == history(whole)
 
 
-def test_commands_read_tensors_alone_from_a_checkpoint(whole: Path, tmp_path: Path) -> None:
+def test_commands_read_tensors_alone_from_a_checkpoint(whole: Path, copied: Path) -> None:
     """The entry "data" of SB3's zip holds pickles."""
-    run = tmp_path / "run"
-    shutil.copytree(whole, run)
-    path = run / "checkpoints/00000003.zip"
+    path = copied / "checkpoints/00000003.zip"
     with (
         zipfile.ZipFile(whole / "checkpoints/00000003.zip") as old,
         zipfile.ZipFile(path, "w") as new,
     ):
         for name in old.namelist():
             new.writestr(name, b"no pickle" if name == "data" else old.read(name))
-    metarl("evaluate", run, "--episodes-per-task", 1)
-    metarl("resume", run, "--iterations", 4)
-    assert history(run)[:4] == history(whole)
+    metarl("evaluate", copied, "--episodes-per-task", 1)
+    metarl("resume", copied, "--iterations", 4)
+    assert history(copied)[:4] == history(whole)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("algo", ["sac", "td3"])
 def test_replay_buffer_is_resumed_too(algo: str, tmp_path: Path) -> None:
     words = ["train", "sb3", "--algo", algo, "--hidden", 8, "--num-envs", 4, "--eval-every", 600]
@@ -372,20 +364,18 @@ def test_another_process_leaves_replay_buffers_alone(
 
 
 def test_run_on_one_task_is_evaluated_on_it(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(whole, run)
-    metarl("evaluate", run, "--episodes-per-task", 3)
-    (entry,) = evaluations(run)
+    metarl("evaluate", copied, "--episodes-per-task", 3)
+    (entry,) = evaluations(copied)
     assert entry["tasks"] == [GOAL]
-    assert entry["mean"] == [pytest.approx(history(run)[-1]["return/step_0"], rel=1e-6)]
-    metarl("evaluate", run, "--episodes-per-task", 3, "--explore", "--checkpoint", 0)
-    assert len(evaluations(run)) == 2
-    assert "[0, 1, 2, 3]" in refusal(capsys, "evaluate", run, "--checkpoint", 7)
+    assert entry["mean"] == [pytest.approx(history(copied)[-1]["return/step_0"], rel=1e-6)]
+    metarl("evaluate", copied, "--episodes-per-task", 3, "--explore", "--checkpoint", 0)
+    assert len(evaluations(copied)) == 2
+    assert "[0, 1, 2, 3]" in refusal(capsys, "evaluate", copied, "--checkpoint", 7)
     pytest.importorskip("matplotlib")
-    metarl("plot", run, "--out", tmp_path / "curve.png")
-    metarl("render", run, "--out", tmp_path / "episode.png")
+    metarl("plot", copied, "--out", tmp_path / "curve.png")
+    metarl("render", copied, "--out", tmp_path / "episode.png")
     assert (tmp_path / "episode.png").stat().st_size > 1000
 
 
@@ -445,7 +435,10 @@ def test_discrete_actions_train_and_a_wrong_algorithm_is_one_line(
     ("flags", "expected"),
     [
         (["--task", "direction"], 'must be JSON such as \'{"goal": ['),
-        (["--task", '{"direction": 1}'], "a task of this environment looks like {'goal': [0.0, 0."),
+        (
+            ["--task", '{"direction": 1}'],
+            "a task of this environment must have the form {'goal': [0.0, 0.",
+        ),
         (["--env", "CartPole-v1"], "has no tasks"),
         (["--eval-every", "0"], "--eval-every must be at least 1, got 0"),
         (["--discount", "2"], "--discount must be between 0 and 1, got 2"),
@@ -459,7 +452,6 @@ def test_mistake_is_one_line_and_leaves_no_folder(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 @runs(PAGE, "train", "headstart", "adapt", "wrap", "fine-tune")
 def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Word for word but for the sizes, with the runs that the text between the blocks names."""

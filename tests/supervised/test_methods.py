@@ -373,9 +373,9 @@ def test_methods_that_need_a_head_refuse_a_network_without_one(method: str) -> N
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"inner": "lslr"}, "no gradient for what inner=lslr learns; use sgd or adam"),
+        ({"inner": "lslr"}, "cannot learn the step sizes of inner=lslr; use inner=sgd or adam"),
         ({"multi_step_until": 0.1}, "leave out multi_step_until"),
-        ({"inner_steps": 0}, "needs inner_steps of at least 1, got 0"),
+        ({"inner_steps": 0}, "requires inner_steps of at least 1, got 0"),
     ],
 )
 def test_methods_that_see_no_path_refuse_what_they_cannot_learn(
@@ -386,13 +386,13 @@ def test_methods_that_see_no_path_refuse_what_they_cannot_learn(
 
 
 def test_implicit_gradient_needs_a_proximal_term() -> None:
-    message = r"estimator=implicit needs `proximal` greater than 0, got 0\.0"
+    message = r"estimator=implicit requires `proximal` greater than 0, got 0\.0"
     with pytest.raises(ValueError, match=message):
         problem("mlp", "imaml", proximal=0.0)
 
 
 def test_unknown_method_is_refused() -> None:
-    with pytest.raises(ValueError, match="there is no method=maxml; choose one of maml, fomaml"):
+    with pytest.raises(ValueError, match="unknown method=maxml: expected one of maml, fomaml"):
         SupervisedConfig(method="maxml")
 
 

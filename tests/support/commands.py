@@ -15,6 +15,7 @@ TINY = [
     *("--num-tasks", "2", "--episodes-per-task", "3"),
     *("--hidden", "8", "8", "--checkpoint-every", "2"),
 ]
+FEW = ["--num-tasks", "2", "--episodes-per-task", "2"]
 TRAIN = ["train", "maml-trpo", *TINY]
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
+from metarl.data.images import Classes
 from tests.support import ROOT
 
 
@@ -22,6 +24,10 @@ TABLES = {"train": ["n03", "n01"], "val": ["n02"], "test": ["n04"]}
 def paint(path: Path, color: Any, *, mode: str = "RGB", size: tuple[int, int] = (9, 5)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, color).save(path)
+
+
+def same(a: Classes, b: Classes) -> bool:
+    return torch.equal(a.images, b.images) and a[1:] == b[1:]
 
 
 def mini_imagenet(

@@ -138,14 +138,14 @@ def _torchrun(words: list[str], small: dict[str, str]) -> None:
 
 
 def _pip(words: list[str], small: dict[str, str]) -> None:
-    """Nothing is installed: the extras must exist, and .ci/run installs all else."""
+    """Nothing is installed: the extras must exist, and .ci/common.sh installs all else."""
     command = shlex.join(words).replace("'", "")
     if found := INSTALL.fullmatch(command):
         assert command.partition(" -e ")[0] in (ROOT / "README.md").read_text()
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         assert {*found[1].split(",")} <= {*extras["optional-dependencies"]}
     else:
-        assert command.replace("install", "install -q") in (ROOT / ".ci/run").read_text()
+        assert command.replace("install", "install -q") in (ROOT / ".ci/common.sh").read_text()
 
 
 def _tensorboard(words: list[str], small: dict[str, str]) -> None:

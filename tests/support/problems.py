@@ -48,6 +48,23 @@ def relative_error(actual: Any, expected: Any) -> float:
     return (tree.norm(tree.add(actual, expected, scale=-1.0)) / tree.norm(expected)).item()
 
 
+Bowl = tuple[Tensor, Tensor]
+"""The Hessian and the center of a quadratic function."""
+
+
+def bowl(params: Params, batch: Bowl) -> Tensor:
+    """½ (w − center)ᵀ H (w − center)."""
+    hessian, center = batch
+    gap = params["w"] - center
+    return gap @ hessian @ gap / 2
+
+
+def positive(size: int, seed: int) -> Tensor:
+    """Draw a matrix that is positive definite."""
+    root = randn(size, size, seed=seed)
+    return root @ root.mT / size
+
+
 def tiny_policy(kind: str, *, hidden: int = 2) -> tuple[Policy, Params]:
     """Build a policy of about 15 parameters, all of them away from zero."""
     policy, params = Policy.of(POLICIES[kind]((FEATURES, hidden, 2), activation="tanh").double())

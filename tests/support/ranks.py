@@ -1,10 +1,10 @@
 """Starting the processes of ``torchrun`` in a test, from one that has imported everything."""
 
-import json
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,7 +79,14 @@ def _as_rank(
     function(*args)
 
 
-def metrics(folder: Path) -> list[dict[str, float]]:
-    """Read the metrics of a run, without times."""
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+def lines(folder: Path) -> int:
+    """Return how many lines of metrics a run has written."""
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def wait_for_lines(started: Iterable[Any], folder: Path, more: int) -> None:
+    """Wait until a run has written so many more lines, or one of its processes has ended."""
+    goal = lines(folder) + more
+    while lines(folder) < goal and all(process.is_alive() for process in started):
+        time.sleep(0.002)

@@ -15,6 +15,9 @@ from metarl.rl.policies import Policy
 from tests.support.problems import LR, task_of
 
 
+ALL: dict[str, Any] = {"materialize_grads": True, "allow_unused": True}
+
+
 def plain_path(
     loss: LossFn, meta: MetaParams, batches: Sequence[Any], *, lr: float, first_order: bool = False
 ) -> list[Params]:
@@ -84,21 +87,31 @@ def attached(meta: MetaParams) -> MetaParams:
     return tree.map_leaves(lambda p: p.detach().requires_grad_(), meta)
 
 
-def plain_gradient(objective: PostAdaptationObjective, meta: MetaParams, tasks: Task) -> MetaParams:
+def gradient(value: Callable[[MetaParams], Tensor], meta: MetaParams) -> MetaParams:
+    """The gradient of a function of meta-parameters."""
     meta = attached(meta)
-    loss = plain_sum(objective, meta, tasks, plain_surrogate)
-    grads = torch.autograd.grad(loss, tree.leaves(meta), materialize_grads=True, allow_unused=True)
+    grads = torch.autograd.grad(value(meta), tree.leaves(meta), **ALL)
     return tree.replace_leaves(meta, grads)
+
+
+def hessian_product(
+    value: Callable[[MetaParams], Tensor], meta: MetaParams, vector: MetaParams
+) -> MetaParams:
+    """The Hessian of a function of meta-parameters by double backward, applied to `vector`."""
+    meta = attached(meta)
+    slopes = torch.autograd.grad(value(meta), tree.leaves(meta), create_graph=True, **ALL)
+    slope = tree.dot(slopes, tree.leaves(vector))
+    return tree.replace_leaves(meta, torch.autograd.grad(slope, tree.leaves(meta), **ALL))
+
+
+def plain_gradient(objective: PostAdaptationObjective, meta: MetaParams, tasks: Task) -> MetaParams:
+    return gradient(lambda at: plain_sum(objective, at, tasks, plain_surrogate), meta)
 
 
 def double_backward(
     objective: PostAdaptationObjective, meta: MetaParams, tasks: Task, vector: MetaParams
 ) -> MetaParams:
-    meta, options = attached(meta), {"materialize_grads": True, "allow_unused": True}
-    kl = plain_sum(objective, meta, tasks, plain_kl)
-    first = torch.autograd.grad(kl, tree.leaves(meta), create_graph=True, **options)
-    slope = tree.dot(first, tree.leaves(vector))
-    return tree.replace_leaves(meta, torch.autograd.grad(slope, tree.leaves(meta), **options))
+    return hessian_product(lambda at: plain_sum(objective, at, tasks, plain_kl), meta, vector)
 
 
 def dense_product(

@@ -33,7 +33,13 @@ from tests.support.problems import (
     seeded,
     task_of,
 )
-from tests.support.reference_losses import attached, happened, plain_distribution
+from tests.support.reference_losses import (
+    attached,
+    gradient,
+    happened,
+    hessian_product,
+    plain_distribution,
+)
 
 
 LR = 0.3
@@ -201,10 +207,7 @@ def plain_objective(
 
 
 def plain_gradient(case: Case, meta: MetaParams, tasks: Task, **outer: Any) -> MetaParams:
-    meta = attached(meta)
-    loss = plain_objective(case, meta, tasks, **outer)
-    grads = torch.autograd.grad(loss, tree.leaves(meta), materialize_grads=True, allow_unused=True)
-    return tree.replace_leaves(meta, grads)
+    return gradient(lambda at: plain_objective(case, at, tasks, **outer), meta)
 
 
 def plain_adapted_kl(case: Case, meta: MetaParams, tasks: Task) -> Tensor:
@@ -215,11 +218,7 @@ def plain_adapted_kl(case: Case, meta: MetaParams, tasks: Task) -> Tensor:
 
 def plain_kl_product(case: Case, meta: MetaParams, tasks: Task, vector: MetaParams) -> MetaParams:
     """The Hessian of that KL by double backward, applied to `vector`."""
-    meta, options = attached(meta), {"materialize_grads": True, "allow_unused": True}
-    kl = plain_adapted_kl(case, meta, tasks)
-    slopes = torch.autograd.grad(kl, tree.leaves(meta), create_graph=True, **options)
-    slope = tree.dot(slopes, tree.leaves(vector))
-    return tree.replace_leaves(meta, torch.autograd.grad(slope, tree.leaves(meta), **options))
+    return hessian_product(lambda at: plain_adapted_kl(case, at, tasks), meta, vector)
 
 
 def build(case: Case) -> tuple[Policy, InnerLoop, MetaParams]:

@@ -1,11 +1,12 @@
 """Cases for the properties of test_robust_*.py: commands that must end well, or in one clear line.
 
 ``pytest tests/*/test_robust_*.py`` takes a sample, the same each time. ``--hypothesis-profile
-thorough`` takes 30 times as many, more than 10,000 over all: see docs/robustness.md.
+thorough`` takes 60 times as many, more than 10,000 over all: see docs/robustness.md.
 """
 
 import contextlib
 import io
+import shutil
 import signal
 import warnings
 from collections.abc import Callable, Iterator
@@ -114,6 +115,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
     files = (path for path in files if path.parent.name != "evaluations")
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def copied(run: Path, *parts: str) -> Path:
+    """Copy a run beside it, over the last copy; return the copy, or a file in it."""
+    copy = run.with_name(f"{run.name} copied")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(run, copy)
+    return copy.joinpath(*parts)
 
 
 json_values: st.SearchStrategy[Any] = st.recursive(

@@ -1,1 +1,1 @@
-"""What ``metarl benchmark`` measures."""
+"""Measurements of ``metarl benchmark``."""

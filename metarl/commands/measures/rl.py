@@ -1,4 +1,4 @@
-"""Speed of sampling and of the trust-region update, compared with the physics alone."""
+"""Speed of sampling and of the trust-region update, compared with that of the raw physics."""
 
 import time
 from collections.abc import Callable
@@ -26,12 +26,12 @@ RAW = "raw mj_step (steps/s)"
 
 
 def sampling(args: Benchmark) -> list[Case]:
-    """Build the cases of sampling, one for each environment."""
+    """Return the sampling measurements, one for each environment."""
     return [_case(sampling_speed, args, env) for env in args.env]
 
 
 def update(args: Benchmark) -> list[Case]:
-    """Build the cases of the update, one for each environment and part of the episodes."""
+    """Return the update measurements, one for each environment and Fisher fraction."""
     parts = args.fisher_fraction
     return [_case(update_speed, args, env, fisher_fraction=f) for env in args.env for f in parts]
 
@@ -53,7 +53,7 @@ def _case(measure: Callable[[MetaRL, int], Figures], args: Benchmark, env: str, 
 
 
 def sampling_speed(experiment: MetaRL, repeats: int) -> Figures:
-    """Measure closed-loop rollouts, the environment alone, and the physics of the same actions."""
+    """Measure rollouts with a policy, the environment without a policy, and the raw physics."""
     parts, sampler = experiment.parts, experiment.parts.sampler
     env = sampler.env
     params = tree.expand(parts.loop.init(parts.params).model, sampler.num_tasks)
@@ -88,7 +88,7 @@ def sampling_speed(experiment: MetaRL, repeats: int) -> Figures:
 
 
 def raw_physics(env: BatchedLocomotion, actions: Any) -> None:
-    """Apply recorded actions (time, rows, nu) with mj_step and nothing else, on as many threads."""
+    """Simulate recorded actions, shape (time, rows, nu), with only mj_step."""
     model, robot = env.model, env.formulas
     controls = robot.controls(robot.clip(actions))
 
@@ -108,7 +108,7 @@ def raw_physics(env: BatchedLocomotion, actions: Any) -> None:
 
 
 def update_speed(experiment: MetaRL, repeats: int) -> Figures:
-    """Measure one iteration: collecting a meta-batch, and the trust-region update."""
+    """Measure one iteration: collection of a meta-batch, and the trust-region update."""
     collecting = median(lambda: collect(experiment), repeats)
     update, tracing = update_seconds(experiment, repeats)
     return {
@@ -120,7 +120,7 @@ def update_speed(experiment: MetaRL, repeats: int) -> Figures:
 
 
 def update_seconds(experiment: MetaRL, repeats: int) -> tuple[float, float]:
-    """Measure the trust-region update on one meta-batch, and what its first call takes longer."""
+    """Measure the trust-region update on one meta-batch, and the extra time of its first call."""
     batch, learner = collect(experiment), experiment.learner(1)
 
     def step() -> None:
@@ -135,6 +135,6 @@ def update_seconds(experiment: MetaRL, repeats: int) -> tuple[float, float]:
 
 
 def collect(experiment: MetaRL) -> Task:
-    """Collect a meta-batch at the initial parameters."""
+    """Collect a meta-batch with the initial parameters."""
     task: Task = experiment.draw(experiment.init(), 0)[0]
     return task

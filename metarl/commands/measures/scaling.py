@@ -1,4 +1,4 @@
-"""Time of one iteration that is shared by 1, 2, ... processes of one thread each."""
+"""Time of one iteration that 1, 2, ... processes share, with one thread each."""
 
 import os
 from functools import partial
@@ -24,7 +24,7 @@ CHEETAH: dict[str, Any] = rl.CHEETAH | {
 
 
 def scaling(args: Benchmark) -> list[Case]:
-    """Build the case of MAML-TRPO on half-cheetahs at the papers' scale."""
+    """Return the measurement of MAML-TRPO on half-cheetahs at the scale of the papers."""
     title = (
         f"{CHEETAH['env']}: {CHEETAH['num_tasks']} tasks x {CHEETAH['episodes_per_task']} "
         "episodes, processes of one thread, each on a core of its own"
@@ -50,19 +50,19 @@ def by_number(most: int, repeats: int) -> Figures:
 
 
 def _start(number: int, repeats: int) -> Figures:
-    """Measure in processes that are started as ``torchrun`` starts them, all on the same cores."""
+    """Run the measurement in processes started like those of ``torchrun``, on the same cores."""
     launch = LaunchConfig(
         1, 1, number, run_id="metarl", rdzv_backend="c10d", rdzv_endpoint="localhost:0"
     )
     try:
         found: Figures = elastic_launch(launch, measure)(repeats)[0]
     except ChildFailedError as error:
-        raise RuntimeError(f"{number} processes failed; see the error that one printed") from error
+        raise RuntimeError(f"{number} processes failed; their output contains the error") from error
     return found
 
 
 def measure(repeats: int) -> Figures:
-    """Measure in one of the processes."""
+    """Run the measurement in one process."""
     _own_core()
     with processes.joined():
         experiment = MetaRL(settings("maml-trpo", **CHEETAH))
@@ -72,14 +72,14 @@ def measure(repeats: int) -> Figures:
 
 
 def _bytes_sent(experiment: MetaRL) -> float:
-    """Count the bytes that one process hands to the sums over all, in one iteration."""
+    """Return the number of bytes that one process sends to sums over processes in one iteration."""
     with mock.patch.object(dist, "all_reduce", wraps=dist.all_reduce) as spy:
         experiment.learner(1).step(experiment.init(), rl.collect(experiment))
     return float(sum(call.args[0].nbytes for call in spy.call_args_list))
 
 
 def _own_core() -> None:
-    """Stay on one core, which decides how many threads physics and operators take."""
+    """Pin this process to one core; physics and operators then use one thread."""
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(os.environ["LOCAL_RANK"]) % len(cores)]})

@@ -27,7 +27,7 @@ MODES: dict[str, Mode] = {
 
 
 def regression(args: Benchmark) -> list[Case]:
-    """Build the case of MAML on sinusoids at the paper's size."""
+    """Return the measurement of MAML on sinusoids at the size of the paper."""
     experiments = {
         name: SinusoidRegression(settings("regression", mode=mode, device=args.device))
         for name, mode in MODES.items()
@@ -37,7 +37,7 @@ def regression(args: Benchmark) -> list[Case]:
 
 
 def fewshot(args: Benchmark) -> list[Case]:
-    """Build the case of MAML on 28x28 images, 5-way 1-shot, as on Omniglot, here of noise."""
+    """Return the measurement of 5-way 1-shot MAML on 28x28 noise images, as for Omniglot."""
     noise = torch.randint(0, 256, (400, 1, 28, 28), generator=torch.Generator().manual_seed(0))
     classes = Classes(noise.to(torch.uint8), (20,) * 20, tuple(map(str, range(20))))
     experiments = {
@@ -52,12 +52,12 @@ def fewshot(args: Benchmark) -> list[Case]:
 
 
 def meta_step(args: Benchmark, experiments: dict[str, Any], *, calls: int = 1) -> Figures:
-    """Measure one MAML meta-step, second order, in every mode.
+    """Measure one second-order MAML meta-step in every mode.
 
     Args:
         args: Number of repeats, and whether to compile.
-        experiments: One for each mode, with plain gradient descent as the inner optimizer.
-        calls: Steps of one measurement.
+        experiments: One experiment for each mode, with SGD as the inner optimizer.
+        calls: Number of steps in one measurement.
     """
     steps: dict[str, Callable[[], Any]] = {}
     for name, experiment in experiments.items():
@@ -78,7 +78,7 @@ def meta_step(args: Benchmark, experiments: dict[str, Any], *, calls: int = 1) -
 
 
 def plain_step(parts: Parts, tasks: Task) -> Callable[[], None]:
-    """Return the same step as people write it: autograd through a loop over tasks, then Adam."""
+    """Return the same step in plain PyTorch: autograd through a loop over tasks, then Adam."""
     loop = parts.model.loop
     params: Params = {n: p.clone().requires_grad_() for n, p in parts.model.params.items()}
     optimizer = torch.optim.Adam(list(params.values()), lr=1e-3)

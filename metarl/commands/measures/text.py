@@ -23,7 +23,7 @@ NOISE = tuple(
 
 
 def text(args: Benchmark) -> list[Case]:
-    """Build the case of LEOPARD at its default size."""
+    """Return the measurement of LEOPARD at its default size."""
     experiment = TextClassification(settings("text", device=args.device, tasks="noise"))
     config = experiment.config
     experiment.parts = experiment.built([TextTask("noise", LABELS, {}, NOISE, ())])
@@ -36,7 +36,7 @@ def text(args: Benchmark) -> list[Case]:
 
 
 def meta_step(experiment: TextClassification, repeats: int) -> Figures:
-    """Measure one meta-step: its time, the products of its matrices, and the memory it takes."""
+    """Measure the time, the matrix-product speed and the memory of one meta-step."""
     learner, state = experiment.learner(1), experiment.init()
     tasks: Any = experiment.draw(state, 0)[0]
     seconds = median(lambda: learner.step(state, tasks), repeats)
@@ -52,7 +52,7 @@ def meta_step(experiment: TextClassification, repeats: int) -> Figures:
 
 
 def _peak_memory(device: torch.device) -> float:
-    """Return the most memory that was held so far, in bytes: of the device, or of the process."""
+    """Return the peak memory of the device or of the process, in bytes."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     import resource  # Windows has none
