@@ -1,8 +1,16 @@
-"""Task-distribution environments: Gymnasium, numpy and MuJoCo only.
+"""Environments with task distributions, built on Gymnasium, NumPy and MuJoCo.
 
-Importing this package registers every environment of :data:`ENVIRONMENTS` with Gymnasium, with a
-scalar and a vectorized implementation: ``gymnasium.make(id)`` and
+Importing this package registers every environment of :data:`ENVIRONMENTS` with Gymnasium, as a
+single environment for ``gymnasium.make(id)`` and as a vectorized implementation for
 ``gymnasium.make_vec(id, num_envs=...)``.
+
+Example::
+
+    >>> import gymnasium
+    >>> import metarl.envs
+    >>> env = gymnasium.make("metarl/Navigation2D-v0")
+    >>> env.unwrapped.task = env.unwrapped.sample_tasks(1, np.random.default_rng(0))[0]
+    >>> observation, info = env.reset(seed=0)
 """
 
 from functools import partial
@@ -13,13 +21,13 @@ import gymnasium
 
 
 class Row(NamedTuple):
-    """One environment.
+    """The registration of one environment.
 
     Attributes:
         id: Gymnasium id.
-        module: Module of ``metarl.envs`` that holds its classes.
-        name: Name of the scalar class.
-        horizon: Time steps of an episode.
+        module: Name of the module in ``metarl.envs`` that defines the environment.
+        name: Class name of the single environment.
+        horizon: Number of time steps after which an episode is truncated.
     """
 
     id: str
@@ -28,7 +36,7 @@ class Row(NamedTuple):
     horizon: int
 
     def scalar(self) -> Any:
-        """Import and return the scalar class."""
+        """Import and return the class of the single environment."""
         return resolve_name(f"metarl.envs.{self.module}:{self.name}")
 
 
@@ -54,7 +62,7 @@ ENVIRONMENTS = (
 
 
 def __getattr__(name: str) -> Any:
-    """Return the vectorized class of an environment, whose first argument is the scalar class."""
+    """Return the vectorized environment ``Batched<name>`` of the single environment ``<name>``."""
     for row in ENVIRONMENTS:
         if name == f"Batched{row.name}":
             return partial(resolve_name(row.scalar().vectorized), row.scalar())
@@ -62,7 +70,7 @@ def __getattr__(name: str) -> Any:
 
 
 def register_all() -> None:
-    """Register every environment that Gymnasium does not know yet."""
+    """Register all environments with Gymnasium, except ids that are already registered."""
     for row in ENVIRONMENTS:
         if row.id not in gymnasium.registry:
             gymnasium.register(

@@ -1,4 +1,4 @@
-"""Ants that walk forwards or backwards, at a velocity, or to a place."""
+"""Ants that walk forwards or backwards, at a target velocity, or to a goal position."""
 
 import numpy as np
 from gymnasium.envs.mujoco.ant_v5 import AntEnv
@@ -9,7 +9,10 @@ from metarl.envs.tasks import Direction, Goal, Velocity
 
 
 class _Ant(SpatialRobot, AntEnv):
-    """The peers' "com" of an ant is the origin of its torso's frame: the root's position."""
+    """Base class of the ants, whose rewards use the position of the root.
+
+    The root position is the origin of the torso's frame. Other implementations call it "com".
+    """
 
     normal_start = True
 
@@ -18,11 +21,12 @@ class AntDir(Direction, _Ant):
     """An ant walks forwards or backwards.
 
     ## Description
-    The direction is not observed: it shows in the rewards alone. A quadruped with eight motors, in
-    three dimensions; one step is five substeps of 0.01 s.
+    The direction is not observed; only the rewards depend on it. A quadruped with eight motors in
+    three dimensions. One step is five substeps of 0.01 s.
 
-    Contact forces (`cfrc_ext`) are neither observed nor paid for: the simulator that steps all
-    episodes at once does not report them. Peers have 84 of them, and a cost of 0.0005 ‖·‖².
+    Contact forces (`cfrc_ext`) are neither observed nor part of the reward, because the simulator
+    that steps all episodes at once does not report them. Other implementations observe 84 contact
+    forces and subtract 0.0005 ‖·‖² from the reward.
 
     ## Action space
     `Box(-1, 1, (8,))`; larger actions are clipped.
@@ -30,9 +34,9 @@ class AntDir(Direction, _Ant):
     | num | action |
     |---|---|
     | 0, 1 | torques at hip and ankle of leg 4 (right back) |
-    | 2, 3 | of leg 1 (front left) |
-    | 4, 5 | of leg 2 (front right) |
-    | 6, 7 | of leg 3 (left back) |
+    | 2, 3 | torques at hip and ankle of leg 1 (front left) |
+    | 4, 5 | torques at hip and ankle of leg 2 (front right) |
+    | 6, 7 | torques at hip and ankle of leg 3 (left back) |
 
     ## Observation space
     `Box(-inf, inf, (27,))`
@@ -46,10 +50,10 @@ class AntDir(Direction, _Ant):
     | 19-26 | velocities of the joints |
 
     ## Rewards
-    direction · Δx / 0.05 s + 1 − 0.5 ‖action‖², where Δx is how far the torso moved along x.
+    direction · Δx / 0.05 s + 1 − 0.5 ‖action‖², where Δx is the displacement of the torso along x.
 
     ## Tasks
-    `{"direction": 1}` or `{"direction": -1}`, with equal odds.
+    `{"direction": 1}` or `{"direction": -1}`, with equal probability.
 
     ## Starting state
     Positions + U(−0.1, 0.1), velocities + N(0, 0.1²).
@@ -59,7 +63,7 @@ class AntDir(Direction, _Ant):
 
     ## Version history
     v1: the constants of ProMP's `ant_rand_direc` (Rothfuss et al. 2018, arXiv:1810.06784). There is
-    no v0: the rllab ant of Finn et al. 2017 is another robot.
+    no v0, because the rllab ant of Finn et al. 2017 is a different robot.
     """
 
     control_cost_weight = 0.5
@@ -68,20 +72,20 @@ class AntDir(Direction, _Ant):
 
 
 class AntVel(Velocity, _Ant):
-    """An ant walks at a velocity.
+    """An ant walks at a target velocity.
 
     ## Description
-    The velocity is not observed. Physics as in :class:`AntDir`, without contact forces.
+    The velocity is not observed. The physics are those of :class:`AntDir`, without contact forces.
 
     ## Action space
     `Box(-1, 1, (8,))`: torques, as in :class:`AntDir`.
 
     ## Observation space
-    `Box(-inf, inf, (27,))`, as in :class:`AntDir`. (pytorch-maml-rl also shows the absolute
-    position, twice, and the orientation a second time, as a matrix.)
+    `Box(-inf, inf, (27,))`, as in :class:`AntDir`. (pytorch-maml-rl also observes the absolute
+    position twice, and the orientation a second time as a matrix.)
 
     ## Rewards
-    −|Δx / 0.05 s − v*| + 1.05 − 0.005 ‖action‖², where Δx is how far the torso moved along x.
+    −|Δx / 0.05 s − v*| + 1.05 − 0.005 ‖action‖², where Δx is the displacement of the torso along x.
 
     ## Tasks
     `{"velocity": v*}` with v* ~ U(0, 3) m/s.
@@ -98,16 +102,16 @@ class AntVel(Velocity, _Ant):
     """
 
     control_cost_weight = 0.005
-    alive_bonus = 1.05  # 1 against walking off, 0.05 for being alive
+    alive_bonus = 1.05  # 1 so that ending the episode early does not pay, 0.05 for being alive
     heights = (0.2, 1.0)
     velocity_range = (0.0, 3.0)
 
 
 class AntGoal(Goal, _Ant):
-    """An ant walks to a place that it cannot see.
+    """An ant walks to a goal position.
 
     ## Description
-    The goal is not observed. Physics as in :class:`AntDir`, without contact forces.
+    The goal is not observed. The physics are those of :class:`AntDir`, without contact forces.
 
     ## Action space
     `Box(-1, 1, (8,))`: torques, as in :class:`AntDir`.
@@ -117,14 +121,14 @@ class AntGoal(Goal, _Ant):
 
     | num | observation |
     |---|---|
-    | 0, 1 | position of the torso (x, y); this task is about it |
+    | 0, 1 | position of the torso (x, y) |
     | 2-28 | as in :class:`AntDir` |
 
     ## Rewards
     −‖position − goal‖₁ − 0.1 ‖action‖², where position is the torso's (x, y) after the step.
 
     ## Tasks
-    `{"goal": [x, y]}`, uniform in a disc of 3 m around the start.
+    `{"goal": [x, y]}`, uniform in a disc with a radius of 3 m around the start.
 
     ## Starting state
     Positions + U(−0.1, 0.1), velocities + N(0, 0.1²).
@@ -136,12 +140,12 @@ class AntGoal(Goal, _Ant):
     v1: the constants of ProMP's `ant_rand_goal` (Rothfuss et al. 2018, arXiv:1810.06784).
     """
 
-    unseen = 0
+    hidden_positions = 0
     control_cost_weight = 0.1
     heights = (-np.inf, np.inf)
     goal_radius = 3.0
 
     def rewards(self, before: States, after: States, actions: Array, tasks: Array) -> Array:
-        """Return nearness − weight · ‖controls‖² (rows,)."""
-        nearness: Array = self.nearness(after.qpos[:, :2], tasks)
-        return nearness - self.control_cost_weight * self.effort(actions)
+        """Return the rewards: goal reward − control cost (rows,)."""
+        goal_reward: Array = self.goal_reward(after.qpos[:, :2], tasks)
+        return goal_reward - self.control_cost(actions)

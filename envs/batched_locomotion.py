@@ -1,4 +1,4 @@
-"""The batched face of the robots: all episodes step together, in mujoco.rollout."""
+"""The vectorized implementation of the robots, which steps all episodes with ``mujoco.rollout``."""
 
 import os
 from typing import Any
@@ -12,19 +12,19 @@ from metarl.envs.locomotion import START_TIME, LocomotionEnv, States, quiet
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use: its part, if it shares the machine with others.
+    """Return the number of CPU cores available to this process.
 
-    ``torchrun`` says in LOCAL_WORLD_SIZE how many those are.
+    Under ``torchrun``, the processes of a machine share its cores equally (LOCAL_WORLD_SIZE).
     """
-    affine = hasattr(os, "sched_getaffinity")  # not on macOS and Windows
+    affine = hasattr(os, "sched_getaffinity")  # not available on macOS and Windows
     cores = len(os.sched_getaffinity(0)) if affine else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 class BatchedLocomotion(BatchedTaskEnv):
-    """Many episodes of a :class:`LocomotionEnv` at once, stepped by MuJoCo's own threads.
+    """Vectorized implementation of a :class:`LocomotionEnv`, stepped by MuJoCo's own threads.
 
-    Ended rows are not simulated. Results do not depend on the number of threads.
+    Rows whose episode has ended are not simulated. Results do not depend on the number of threads.
     """
 
     def __init__(
@@ -36,14 +36,14 @@ class BatchedLocomotion(BatchedTaskEnv):
         num_threads: int | None = None,
         **kwargs: Any,
     ) -> None:
-        """Make `num_envs` rows.
+        """Create the rows.
 
         Args:
-            scalar: The environment.
+            scalar: Class of the single environment.
             num_envs: Number of rows.
-            max_episode_steps: Horizon.
-            num_threads: Threads of the simulation; by default one for each available core.
-            kwargs: Of the scalar environment.
+            max_episode_steps: Number of time steps after which episodes are truncated.
+            num_threads: Number of simulation threads; defaults to the number of available cores.
+            kwargs: Keyword arguments of `scalar`.
         """
         super().__init__(scalar, num_envs, max_episode_steps=max_episode_steps, **kwargs)
         self.model, self.num_threads = self.formulas.model, num_threads or available_cores()
@@ -64,7 +64,7 @@ class BatchedLocomotion(BatchedTaskEnv):
         qpos[:], qvel[:] = self.formulas.init_qpos + moved, self.formulas.init_qvel + velocity
         everyone, still = np.arange(self.num_envs), np.zeros((self.num_envs, self.model.nu))
         _, readings = self._simulate(everyone, self._full, still, steps=0)
-        states = self._sensed(self._full, readings)
+        states = self._with_sensors(self._full, readings)
         self._sensors = states.sensors
         return np.asarray(self.formulas.observe(states, self._values))
 
@@ -74,23 +74,23 @@ class BatchedLocomotion(BatchedTaskEnv):
         before = States(*self._split(full), self._sensors[rows])
         clipped = self.formulas.clip(np.asarray(actions)[rows])
         moved, readings = self._simulate(rows, full, clipped, steps=self.formulas.frame_skip)
-        after = self._sensed(moved, readings)
+        after = self._with_sensors(moved, readings)
         self._full[rows], self._sensors[rows] = moved, after.sensors
-        late = moved[:, 0] - full[:, 0] - self.formulas.dt
-        results = self.formulas.transition(before, after, clipped, tasks, late)
-        seen, rewards, ended, diverged = (self._spread(rows, x) for x in results)
+        delay = moved[:, 0] - full[:, 0] - self.formulas.dt
+        results = self.formulas.transition(before, after, clipped, tasks, delay)
+        seen, rewards, ended, diverged = (self._scatter(rows, x) for x in results)
         return seen, rewards, ended, {"diverged": diverged}
 
     def _split(self, full: Array) -> tuple[Array, Array]:
         nq, nv = self.model.nq, self.model.nv
         return full[:, 1 : 1 + nq], full[:, 1 + nq : 1 + nq + nv]
 
-    def _sensed(self, full: Array, readings: Array) -> States:
+    def _with_sensors(self, full: Array, readings: Array) -> States:
         qpos, qvel = self._split(full)
         return States(qpos, qvel, self.formulas.sense(qpos, qvel, readings))
 
-    def _spread(self, rows: Array, values: Array) -> Array:
-        """Put the values of running rows into an array of all rows; the others get 0."""
+    def _scatter(self, rows: Array, values: Array) -> Array:
+        """Return an array over all rows with the values of the running rows, and 0 elsewhere."""
         spread = np.zeros((self.num_envs, *values.shape[1:]), values.dtype)
         spread[rows] = values
         return spread
@@ -98,10 +98,10 @@ class BatchedLocomotion(BatchedTaskEnv):
     def _simulate(
         self, rows: Array, full: Array, actions: Array, *, steps: int
     ) -> tuple[Array, Array]:
-        """Return the states of rows after `steps` substeps, and the sensors' readings of those.
+        """Return the states after `steps` substeps, and the sensor readings in these states.
 
-        A rollout's readings belong to the state *before* each substep, so a model with sensors
-        takes one substep more, whose state is thrown away.
+        The readings of a rollout belong to the state *before* each substep. A model with sensors
+        therefore takes one additional substep, whose state is discarded.
         """
         sensing = int(self.model.nsensordata > 0)
         if steps + sensing == 0 or len(rows) == 0:
@@ -116,6 +116,5 @@ class BatchedLocomotion(BatchedTaskEnv):
         return states[:, max(steps, 1) - 1], sensors[:, steps * sensing]
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Stop the threads."""
-        del kwargs
+        """Stop the simulation threads."""
         self._pool = None

@@ -1,4 +1,4 @@
-"""Half-cheetahs that run forwards or backwards, or at a velocity; the paper's and Gymnasium's."""
+"""Half-cheetahs that run forwards or backwards, or at a target velocity."""
 
 from functools import cached_property
 
@@ -12,11 +12,15 @@ from metarl.envs.tasks import Direction, Velocity
 
 
 class _HalfCheetah(LocomotionEnv, HalfCheetahEnv):
-    control_cost_weight = 0.05  # of all four; Gymnasium's own is 0.1
+    control_cost_weight = 0.05  # 0.1 in Gymnasium
 
 
 class _FinnHalfCheetah(_HalfCheetah):
-    """The one of Finn et al. 2017: one substep of 0.01 s, whole-body velocity, 20 observations."""
+    """The half-cheetah of Finn et al. 2017.
+
+    It has one substep of 0.01 s per step, 20 observations, and rewards the velocity of the whole
+    body.
+    """
 
     constants = {"frame_skip": 1}  # noqa: RUF012
 
@@ -39,18 +43,21 @@ class _FinnHalfCheetah(_HalfCheetah):
 
 
 class _GymHalfCheetah(_HalfCheetah):
-    """The Gymnasium-era one: five substeps of 0.01 s, root velocity, 17 observations."""
+    """The half-cheetah of Gymnasium.
+
+    It has five substeps of 0.01 s per step, 17 observations, and rewards the velocity of the root.
+    """
 
     constants = {"frame_skip": 5}  # noqa: RUF012
     normal_start = True
 
 
 class RllabHalfCheetahDir(Direction, _FinnHalfCheetah):
-    """A half-cheetah runs forwards or backwards, in the physics of Finn et al. 2017.
+    """A half-cheetah runs forwards or backwards, with the physics of Finn et al. 2017.
 
     ## Description
-    The direction is not observed: it shows in the rewards alone. A planar robot with six motors;
-    one step is one substep of 0.01 s, so an episode is 2 s from rest.
+    The direction is not observed; only the rewards depend on it. A planar robot with six motors.
+    One step is one substep of 0.01 s, so an episode is 2 s long and starts from rest.
 
     ## Action space
     `Box(-1, 1, (6,))`; larger actions are clipped.
@@ -70,14 +77,14 @@ class RllabHalfCheetahDir(Direction, _FinnHalfCheetah):
     | 8-16 | velocities: root x and z, pitch, joints |
     | 17, 18, 19 | center of mass of the whole body (x, y, z); y is 0 |
 
-    The absolute x among them is the paper's; `HalfCheetahDir-v1` has none.
+    The absolute x coordinate is observed as in the paper; `HalfCheetahDir-v1` does not observe it.
 
     ## Rewards
     direction · v − 0.05 ‖action‖², where v is the velocity of the center of mass along x right
     after the step.
 
     ## Tasks
-    `{"direction": 1}` or `{"direction": -1}`, with equal odds.
+    `{"direction": 1}` or `{"direction": -1}`, with equal probability.
 
     ## Starting state
     Positions + N(0, 0.01²), velocities + N(0, 0.1²).
@@ -86,16 +93,16 @@ class RllabHalfCheetahDir(Direction, _FinnHalfCheetah):
     Terminates only if the simulation diverges; truncated after 200 steps.
 
     ## Version history
-    v0: of Finn et al. 2017 (arXiv:1703.03400) and its code, which is on rllab. Returns cannot be
-    compared with those of `HalfCheetahDir-v1`, whose physics is Gymnasium's.
+    v0: the environment of Finn et al. 2017 (arXiv:1703.03400) and its rllab code. Returns are not
+    comparable with those of `HalfCheetahDir-v1`, which uses Gymnasium's physics.
     """
 
 
 class RllabHalfCheetahVel(Velocity, _FinnHalfCheetah):
-    """A half-cheetah runs at a velocity, in the physics of Finn et al. 2017.
+    """A half-cheetah runs at a target velocity, with the physics of Finn et al. 2017.
 
     ## Description
-    The velocity is not observed: it shows in the rewards alone. One step is 0.01 s.
+    The velocity is not observed; only the rewards depend on it. One step is 0.01 s.
 
     ## Action space
     `Box(-1, 1, (6,))`: torques, as in :class:`RllabHalfCheetahDir`.
@@ -117,18 +124,18 @@ class RllabHalfCheetahVel(Velocity, _FinnHalfCheetah):
     Terminates only if the simulation diverges; truncated after 200 steps.
 
     ## Version history
-    v0: of Finn et al. 2017 (arXiv:1703.03400) and its code, which is on rllab. Returns cannot be
-    compared with those of `HalfCheetahVel-v1`, of Gymnasium's physics and U(0, 3).
+    v0: the environment of Finn et al. 2017 (arXiv:1703.03400) and its rllab code. Returns are not
+    comparable with those of `HalfCheetahVel-v1`, which uses Gymnasium's physics and U(0, 3).
     """
 
     velocity_range = (0.0, 2.0)
 
 
 class HalfCheetahDir(Direction, _GymHalfCheetah):
-    """A half-cheetah runs forwards or backwards, in Gymnasium's physics.
+    """A half-cheetah runs forwards or backwards, with Gymnasium's physics.
 
     ## Description
-    The direction is not observed. One step is five substeps of 0.01 s; an episode is 5 s.
+    The direction is not observed. One step is five substeps of 0.01 s, so an episode is 5 s long.
 
     ## Action space
     `Box(-1, 1, (6,))`; larger actions are clipped.
@@ -148,10 +155,10 @@ class HalfCheetahDir(Direction, _GymHalfCheetah):
     | 8-16 | velocities: root x and z, pitch, joints |
 
     ## Rewards
-    direction · Δx / 0.05 s − 0.05 ‖action‖², where Δx is how far the root moved along x.
+    direction · Δx / 0.05 s − 0.05 ‖action‖², where Δx is the displacement of the root along x.
 
     ## Tasks
-    `{"direction": 1}` or `{"direction": -1}`, with equal odds.
+    `{"direction": 1}` or `{"direction": -1}`, with equal probability.
 
     ## Starting state
     Positions + U(−0.1, 0.1), velocities + N(0, 0.1²).
@@ -160,17 +167,17 @@ class HalfCheetahDir(Direction, _GymHalfCheetah):
     Terminates only if the simulation diverges; truncated after 100 steps.
 
     ## Version history
-    v1: of ProMP (Rothfuss et al. 2018, arXiv:1810.06784) and later work, whose codes mostly let the
-    policy act in [−10, 10] instead. The environment of Finn et al. 2017 is
+    v1: the environment of ProMP (Rothfuss et al. 2018, arXiv:1810.06784) and later work. Most of
+    these implementations use actions in [−10, 10] instead. The environment of Finn et al. 2017 is
     `RllabHalfCheetahDir-v0`.
     """
 
 
 class HalfCheetahVel(Velocity, _GymHalfCheetah):
-    """A half-cheetah runs at a velocity, in Gymnasium's physics.
+    """A half-cheetah runs at a target velocity, with Gymnasium's physics.
 
     ## Description
-    The velocity is not observed. One step is five substeps of 0.01 s; an episode is 5 s.
+    The velocity is not observed. One step is five substeps of 0.01 s, so an episode is 5 s long.
 
     ## Action space
     `Box(-1, 1, (6,))`: torques, as in :class:`HalfCheetahDir`.
@@ -179,11 +186,11 @@ class HalfCheetahVel(Velocity, _GymHalfCheetah):
     `Box(-inf, inf, (17,))`, as in :class:`HalfCheetahDir`.
 
     ## Rewards
-    −|Δx / 0.05 s − v*| − 0.05 ‖action‖², where Δx is how far the root moved along x.
+    −|Δx / 0.05 s − v*| − 0.05 ‖action‖², where Δx is the displacement of the root along x.
 
     ## Tasks
-    `{"velocity": v*}` with v* ~ U(0, 3) m/s. ProMP, PEARL and VariBAD have the same; Finn et
-    al. 2017 have U(0, 2).
+    `{"velocity": v*}` with v* ~ U(0, 3) m/s. ProMP, PEARL and VariBAD use the same range; Finn et
+    al. 2017 use U(0, 2).
 
     ## Starting state
     Positions + U(−0.1, 0.1), velocities + N(0, 0.1²).
@@ -192,8 +199,8 @@ class HalfCheetahVel(Velocity, _GymHalfCheetah):
     Terminates only if the simulation diverges; truncated after 100 steps.
 
     ## Version history
-    v1: of ProMP (Rothfuss et al. 2018, arXiv:1810.06784) and later work. The environment of Finn et
-    al. 2017 is `RllabHalfCheetahVel-v0`.
+    v1: the environment of ProMP (Rothfuss et al. 2018, arXiv:1810.06784) and later work. The
+    environment of Finn et al. 2017 is `RllabHalfCheetahVel-v0`.
     """
 
     velocity_range = (0.0, 3.0)

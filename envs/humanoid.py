@@ -1,4 +1,4 @@
-"""Humanoids that walk forwards or backwards."""
+"""A humanoid that walks forwards or backwards."""
 
 import mujoco
 import numpy as np
@@ -16,13 +16,13 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     """A humanoid walks forwards or backwards.
 
     ## Description
-    The direction is not observed: it shows in the rewards alone. A robot with 17 motors, in three
-    dimensions; one step is five substeps of 0.003 s.
+    The direction is not observed; only the rewards depend on it. A robot with 17 motors in three
+    dimensions. One step is five substeps of 0.003 s.
 
-    Inertias and velocities of the bodies (`cinert`, `cvel`), forces of the motors (`qfrc_actuator`)
-    and of contacts (`cfrc_ext`) are not observed, and contacts cost nothing: the simulator that
-    steps all episodes at once does not report them. Peers observe 376 numbers, and subtract
-    min(5e-7 ‖cfrc_ext‖², 10).
+    The inertias and velocities of the bodies (`cinert`, `cvel`), the forces of the motors
+    (`qfrc_actuator`) and the contact forces (`cfrc_ext`) are not observed, and contacts have no
+    cost, because the simulator that steps all episodes at once does not report them. Other
+    implementations have 376 observations and subtract min(5e-7 ‖cfrc_ext‖², 10) from the reward.
 
     ## Action space
     `Box(-1, 1, (17,))`, mapped to controls in ±0.4; larger actions are clipped.
@@ -30,10 +30,10 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     | num | action |
     |---|---|
     | 0-2 | torques at the abdomen (y, z, x) |
-    | 3-6 | at the right hip (x, z, y) and knee |
-    | 7-10 | at the left hip (x, z, y) and knee |
-    | 11-13 | at the right shoulder (two) and elbow |
-    | 14-16 | at the left shoulder (two) and elbow |
+    | 3-6 | torques at the right hip (x, z, y) and knee |
+    | 7-10 | torques at the left hip (x, z, y) and knee |
+    | 11-13 | torques at the right shoulder (two) and elbow |
+    | 14-16 | torques at the left shoulder (two) and elbow |
 
     ## Observation space
     `Box(-inf, inf, (45,))`
@@ -42,16 +42,16 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     |---|---|
     | 0 | height of the torso |
     | 1-4 | orientation of the torso, a quaternion |
-    | 5-21 | angles of the joints: as the actions, but the abdomen's in the order z, y, x |
+    | 5-21 | angles of the joints, in the order of the actions, except the abdomen's (z, y, x) |
     | 22-27 | linear and angular velocity of the torso |
     | 28-44 | velocities of the joints |
 
     ## Rewards
-    1.25 · direction · Δx / 0.015 s + 5 − 0.1 ‖0.4 action‖², where Δx is how far the center of mass
-    of the whole body moved along x.
+    1.25 · direction · Δx / 0.015 s + 5 − 0.1 ‖0.4 action‖², where Δx is the displacement of the
+    center of mass of the whole body along x.
 
     ## Tasks
-    `{"direction": 1}` or `{"direction": -1}`, with equal odds.
+    `{"direction": 1}` or `{"direction": -1}`, with equal probability.
 
     ## Starting state
     Positions and velocities + U(−0.01, 0.01).
@@ -60,8 +60,9 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     Terminates when the torso's height leaves [1, 2]; truncated after 200 steps.
 
     ## Version history
-    v1: the constants of ProMP's `humanoid_rand_direc` (Rothfuss et al. 2018, arXiv:1810.06784),
-    which writes the weight as 0.25 and divides by one substep; and where an action of 1 is not 0.4.
+    v1: the constants of ProMP's `humanoid_rand_direc` (Rothfuss et al. 2018, arXiv:1810.06784).
+    ProMP writes the weight as 0.25 and divides by one substep, and it does not map an action of 1
+    to 0.4.
     """
 
     heights = (1.0, 2.0)
@@ -69,16 +70,16 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     alive_bonus = 5.0
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
-        """Load the model of Gymnasium with a sensor more: where the center of mass is."""
+        """Load Gymnasium's model with an additional sensor for the center of mass."""
         spec = mujoco.MjSpec.from_file(self.fullpath)
         spec.add_sensor(
             type=mujoco.mjtSensor.mjSENS_SUBTREECOM,
             objtype=mujoco.mjtObj.mjOBJ_BODY,
             objname="torso",
         )
-        drawn = spec.visual.global_
-        drawn.offwidth = max(drawn.offwidth, self.width)
-        drawn.offheight = max(drawn.offheight, self.height)
+        visual = spec.visual.global_
+        visual.offwidth = max(visual.offwidth, self.width)
+        visual.offheight = max(visual.offheight, self.height)
         model = spec.compile()
         return model, mujoco.MjData(model)
 
@@ -87,5 +88,5 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
         return np.asarray((after.sensors[:, 0] - before.sensors[:, 0]) / self.dt)
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
-        """Return direction · velocity, weighted (rows,)."""
+        """Return the task reward 1.25 · direction · velocity (rows,)."""
         return FORWARD_WEIGHT * super().progress(velocity, tasks)

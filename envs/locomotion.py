@@ -1,7 +1,8 @@
-"""MuJoCo robots with tasks: Gymnasium's robots, with formulas that work on rows of states.
+"""Base classes of the MuJoCo robots with tasks.
 
-An environment is one class. Its scalar face, here, applies the formulas to one row; the batched
-one (:mod:`metarl.envs.batched_locomotion`) to all of them, so that both agree to the last bit.
+A robot extends an environment of Gymnasium with formulas for its observations, rewards and
+termination. The single environment applies the formulas to one state and the vectorized environment
+(:mod:`metarl.envs.batched_locomotion`) to all rows, so that both return identical numbers.
 """
 
 from collections.abc import Iterator
@@ -17,8 +18,8 @@ from gymnasium.utils import EzPickle
 from metarl.envs.base import Array, TaskDescription
 
 
-# Episodes start at this time and not at 0: MuJoCo resets a simulation that diverges, clock
-# included, and from 0 the first step could not be told from such a reset.
+# MuJoCo resets the state and the clock of a simulation that diverges. Episodes do not start at time
+# 0, so that such a reset can be detected in the first step.
 START_TIME = 1.0
 
 DISPLAY = (
@@ -28,12 +29,13 @@ DISPLAY = (
 
 
 class States(NamedTuple):
-    """Rows of simulator states.
+    """Simulator states of several rows.
 
     Attributes:
         qpos: Generalized positions (rows, nq).
         qvel: Generalized velocities (rows, nv).
-        sensors: What the robot senses *in these states* (rows, readings).
+        sensors: Sensor values *in these states*, as returned by :meth:`LocomotionEnv.sense` (rows,
+            n).
     """
 
     qpos: Array
@@ -43,7 +45,10 @@ class States(NamedTuple):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep MuJoCo's warnings out of MUJOCO_LOG.TXT, unless a user handles them already."""
+    """Suppress MuJoCo's warnings, unless a warning handler is already installed.
+
+    Without a handler, MuJoCo would write them to MUJOCO_LOG.TXT.
+    """
     handler = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(handler or (lambda message: None))
     try:
@@ -53,41 +58,47 @@ def quiet() -> Iterator[None]:
 
 
 class LocomotionEnv(MujocoEnv, EzPickle):
-    """Base of the scalar faces, mixed in before a robot of Gymnasium.
+    """Base class of the robots, to be inherited before an environment of Gymnasium.
 
-    Actions are in [−1, 1] and mapped to the actuators' range; anything beyond is clipped. The
-    current `task` takes effect at the next reset. A simulation that diverges ends its episode:
-    terminated, reward 0, the observation that went before, and ``info["diverged"]``.
+    Actions in [−1, 1] are mapped to the control range of the actuators; larger actions are clipped.
+    The current `task` takes effect at the next reset. If the simulation diverges, the episode
+    terminates with reward 0, the previous observation and ``info["diverged"]``.
 
-    A robot is described by these class attributes and by the methods under "the formulas":
+    A robot is defined by the following class attributes and by the formulas: the methods from
+    :meth:`sample_tasks` to :meth:`noise`.
 
     Class attributes:
-        constants: Arguments of the Gymnasium class, such as ``frame_skip``.
-        unseen: How many of the leading positions the policy does not see.
-        control_cost_weight: What a unit of squared control costs.
-        alive_bonus: Reward of every step.
-        normal_start: Draw the first velocities from a normal distribution, not a uniform one.
+        constants: Keyword arguments of the Gymnasium class, such as ``frame_skip``.
+        hidden_positions: Number of leading positions that the observation omits.
+        control_cost_weight: Weight of the sum of squared controls in the reward.
+        alive_bonus: Constant reward per step.
+        normal_start: Draw the initial velocities from a normal instead of a uniform distribution.
     """
 
     vectorized = "metarl.envs.batched_locomotion:BatchedLocomotion"
     constants: ClassVar[dict[str, Any]] = {}
-    unseen: ClassVar[int] = 1
+    hidden_positions: ClassVar[int] = 1
     control_cost_weight: ClassVar[float]
     alive_bonus: ClassVar[float] = 0.0
     normal_start: ClassVar[bool] = False
-    observation_space: "spaces.Box[Any]"  # quoted: not every supported Gymnasium has it generic
-    _reset_noise_scale: float  # of Gymnasium's class
+    observation_space: (
+        "spaces.Box[Any]"  # quoted, as Box is not generic in older Gymnasium versions
+    )
+    _reset_noise_scale: float  # defined by Gymnasium's class
 
     def __init__(self, *, observe_task: bool = False, **kwargs: Any) -> None:
-        """Load the model.
+        """Load the MuJoCo model.
 
         Args:
             observe_task: Append the task to the observation (for an oracle).
-            kwargs: The settings of Gymnasium's class named in `DISPLAY`.
+            kwargs: Rendering arguments of Gymnasium's class, which `DISPLAY` lists.
+
+        Raises:
+            TypeError: If a keyword argument is not in `DISPLAY`.
         """
         if unknown := sorted(set(kwargs) - set(DISPLAY)):
             known = ", ".join(("observe_task", *DISPLAY))
-            raise TypeError(f"{type(self).__name__} takes {known}; got {', '.join(unknown)}")
+            raise TypeError(f"{type(self).__name__} only accepts {known}, got {', '.join(unknown)}")
         with quiet():
             super().__init__(**{**self.constants, **kwargs})
         EzPickle.__init__(self, observe_task=observe_task, **kwargs)
@@ -97,7 +108,6 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         self._values = self.task_values(self.task)[None]
         size = self.observe(self._states(), self._values).shape[1]
         self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float64)
-        self.observation_structure: dict[str, int] = {}  # that of the class no longer holds
 
     def _set_action_space(self) -> spaces.Box:
         low, high = self.model.actuator_ctrlrange.T
@@ -105,7 +115,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         self.action_space = spaces.Box(-1.0, 1.0, (self.model.nu,), np.float32)
         return self.action_space
 
-    # A copy is a new environment with the arguments and the task of this one.
+    # A copy is a new environment with the same arguments and the same task.
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "task": self.task}
 
@@ -113,114 +123,115 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         super().__setstate__(state)
         self.task = state["task"]
 
-    # The formulas: what a subclass says about its robot and its tasks.
+    # The formulas, which subclasses override for their robot and tasks.
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Draw tasks from the distribution."""
+        """Sample tasks from the task distribution."""
         raise NotImplementedError
 
     def task_values(self, task: TaskDescription) -> Array:
-        """Check a task and turn it into a vector (values,).
+        """Validate a task and return its values as a vector (values,).
 
         Raises:
-            ValueError: If it is not a task of this environment.
+            ValueError: If the task is malformed.
         """
         raise NotImplementedError
 
     def task_model(self, task: TaskDescription) -> mujoco.MjModel:
-        """Return the simulated model of a task; by default that of the robot, for all."""
-        del task
+        """Return the MuJoCo model of a task; by default the robot's model for all tasks."""
         return self.nominal
 
     def sense(self, qpos: Array, qvel: Array, readings: Array) -> Array:
-        """Return what else a robot needs to know of states, once for all formulas (rows, n).
+        """Return the sensor values of states (rows, n); by default those of the model.
 
         Args:
             qpos: Positions (rows, nq).
             qvel: Velocities (rows, nv).
-            readings: Of the model's sensors, which are the default (rows, nsensordata).
+            readings: Readings of the model's sensors (rows, nsensordata).
         """
-        del qpos, qvel
         return readings
 
     def features(self, states: States) -> Array:
-        """Return what the policy sees of the robot, (rows, features)."""
-        return np.concatenate([states.qpos[:, self.unseen :], states.qvel], axis=1)
+        """Return the observations without the task (rows, features)."""
+        return np.concatenate([states.qpos[:, self.hidden_positions :], states.qvel], axis=1)
 
     def velocity(self, before: States, after: States) -> Array:
-        """Return the velocity that is rewarded (rows,); by default the root's, along x."""
+        """Return the rewarded velocity (rows,); by default that of the root along x."""
         return np.asarray((after.qpos[:, 0] - before.qpos[:, 0]) / self.dt)
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
-        """Return what the task thinks of a velocity (rows,)."""
+        """Return the task reward of a velocity (rows,)."""
         raise NotImplementedError
 
     def rewards(self, before: States, after: States, actions: Array, tasks: Array) -> Array:
-        """Return the reward of each row: progress + bonus − weight · ‖controls‖².
+        """Return the rewards: progress + alive bonus − control cost weight · ‖controls‖².
 
         Args:
             before: States before the step.
-            after: States after it.
-            actions: Clipped to [−1, 1], (rows, nu).
-            tasks: What :meth:`task_values` made of each row's task, (rows, values).
+            after: States after the step.
+            actions: Actions clipped to [−1, 1] (rows, nu).
+            tasks: Task values of each row (rows, values), see :meth:`task_values`.
+
+        Returns:
+            Rewards (rows,).
         """
         progress = self.progress(self.velocity(before, after), tasks)
-        return progress + self.alive_bonus - self.control_cost_weight * self.effort(actions)
+        return progress + self.alive_bonus - self.control_cost(actions)
 
-    def effort(self, actions: Array) -> Array:
-        """Return the sum of squared controls (rows,)."""
-        return np.asarray(np.square(self.controls(actions)).sum(axis=1))
+    def control_cost(self, actions: Array) -> Array:
+        """Return the control cost: weight · ‖controls‖² (rows,)."""
+        return self.control_cost_weight * np.asarray(np.square(self.controls(actions)).sum(axis=1))
 
     def healthy(self, states: States) -> Array:
-        """Say which rows may go on; by default all."""
+        """Return a boolean mask of the rows that do not terminate (rows,); by default all."""
         return np.ones(len(states.qpos), dtype=bool)
 
     def noise(self, rng: np.random.Generator) -> tuple[Array, Array]:
-        """Draw the displacement (nq,) and the velocity (nv,) that an episode starts with."""
+        """Sample the noise of the initial state: a displacement (nq,) and a velocity (nv,)."""
         scale, (nq, nv) = self._reset_noise_scale, (self.model.nq, self.model.nv)
         moved = rng.uniform(-scale, scale, nq)
         if self.normal_start:
             return moved, scale * rng.standard_normal(nv)
         return moved, rng.uniform(-scale, scale, nv)
 
-    # What follows from them, for both faces.
+    # Shared code of the single and the vectorized environment.
 
     def observe(self, states: States, tasks: Array) -> Array:
-        """Return observations (rows, features)."""
+        """Return observations (rows, features), including the task values with `observe_task`."""
         seen = self.features(states)
         return np.concatenate([seen, tasks], axis=1) if self.observe_task else seen
 
     def clip(self, actions: Array) -> Array:
-        """Limit actions to [−1, 1], in double precision."""
+        """Return the actions clipped to [−1, 1], in double precision."""
         return np.minimum(np.maximum(actions, -1.0), 1.0).astype(np.float64)
 
     def controls(self, actions: Array) -> Array:
-        """Map clipped actions to the actuators' range."""
+        """Map clipped actions to the control range of the actuators."""
         return np.asarray(self._center + self._half_range * actions)
 
     def transition(
-        self, before: States, after: States, actions: Array, tasks: Array, late: Array
+        self, before: States, after: States, actions: Array, tasks: Array, delay: Array
     ) -> tuple[Array, Array, Array, Array]:
-        """Return observations, rewards, terminations and divergences of rows.
+        """Return observations, rewards, terminations and divergence flags of all rows.
 
         Args:
             before: States before the step.
-            after: States after it.
-            actions: Clipped to [−1, 1].
-            tasks: Values of each row's task.
-            late: By how much each row's clock differs from what it should show.
+            after: States after the step.
+            actions: Actions clipped to [−1, 1] (rows, nu).
+            tasks: Task values of each row (rows, values).
+            delay: Simulated minus expected time of each row (rows,).
         """
-        # MuJoCo resets a state that it finds to be bad, but not yet one that the last substep left.
-        reset, limit = np.abs(late) > self.model.opt.timestep / 2, mujoco.mjMAXVAL
-        fine = (np.abs(after.qpos) < limit).all(axis=1) & (np.abs(after.qvel) < limit).all(axis=1)
-        diverged = reset | ~fine
+        # MuJoCo resets a bad state at the next substep only, so the last state is checked here.
+        reset, limit = np.abs(delay) > self.model.opt.timestep / 2, mujoco.mjMAXVAL
+        valid = (np.abs(after.qpos) < limit).all(axis=1) & (np.abs(after.qvel) < limit).all(axis=1)
+        diverged = reset | ~valid
         if diverged.any():
             pairs = zip(before, after, strict=True)
             after = States(*(np.where(diverged[:, None], x, y) for x, y in pairs))
         rewards = np.where(diverged, 0.0, self.rewards(before, after, actions, tasks))
         return self.observe(after, tasks), rewards, diverged | ~self.healthy(after), diverged
 
-    # The scalar face.
+    # The single environment.
 
     def _states(self) -> States:
         if self.model.nsensordata:
@@ -229,8 +240,8 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         qpos, qvel = data.qpos[None].copy(), data.qvel[None].copy()
         return States(qpos, qvel, self.sense(qpos, qvel, data.sensordata[None].copy()))
 
-    def _use(self, model: mujoco.MjModel) -> None:
-        """Simulate and draw another model of this robot; the data belong to any of them."""
+    def _set_model(self, model: mujoco.MjModel) -> None:
+        """Replace the MuJoCo model for simulation and rendering; the simulation data are kept."""
         self.model = self.mujoco_renderer.model = model
         if self.mujoco_renderer.viewer is not None:
             self.mujoco_renderer.viewer.model = model
@@ -238,7 +249,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
     def reset_model(self) -> Array:
         """Start an episode of the current task."""
         self._values = self.task_values(self.task)[None]
-        self._use(self.task_model(self.task))
+        self._set_model(self.task_model(self.task))
         moved, velocity = self.noise(self.np_random)
         with quiet():
             self.set_state(  # type: ignore[no-untyped-call]
@@ -247,9 +258,6 @@ class LocomotionEnv(MujocoEnv, EzPickle):
             self.data.time = START_TIME
             return np.asarray(self.observe(self._states(), self._values)[0])
 
-    def _get_reset_info(self) -> dict[str, float]:
-        return {}
-
     def step(  # type: ignore[override]
         self, action: Array
     ) -> tuple[Array, float, bool, bool, dict[str, Any]]:
@@ -257,29 +265,29 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         actions, due = self.clip(np.asarray(action)[None]), self.data.time + self.dt
         with quiet():
             before = self._states()
-            self.data.qacc_warmstart[:] = 0.0  # as every call of mujoco.rollout does
+            self.data.qacc_warmstart[:] = 0.0  # as in mujoco.rollout, for identical results
             self.do_simulation(self.controls(actions)[0], self.frame_skip)
             after = self._states()
-        late = np.array([self.data.time - due])
-        seen, rewards, ended, diverged = self.transition(before, after, actions, self._values, late)
+        delay = np.array([self.data.time - due])
+        results = self.transition(before, after, actions, self._values, delay)
+        seen, rewards, ended, diverged = (values[0] for values in results)
         if self.render_mode == "human":
             self.render()  # type: ignore[no-untyped-call]
-        info = {"diverged": bool(diverged[0])}
-        return seen[0], float(rewards[0]), bool(ended[0]), False, info
+        return seen, float(rewards), bool(ended), False, {"diverged": bool(diverged)}
 
 
 class SpatialRobot(LocomotionEnv):
-    """Base of the robots in three dimensions, which end where their torso is too low or too high.
+    """Base class of the three-dimensional robots, which terminate by the height of their torso.
 
     Class attributes:
-        heights: Where the torso's height must be, the ends included.
+        heights: Lowest and highest torso height in m, both included.
     """
 
     constants = {"frame_skip": 5}  # noqa: RUF012
-    unseen = 2
+    hidden_positions = 2
     heights: ClassVar[tuple[float, float]]
 
     def healthy(self, states: States) -> Array:
-        """Return whether the torso of each row is neither low nor high (rows,)."""
+        """Return a boolean mask of the rows with a torso height within `heights` (rows,)."""
         low, high = self.heights
         return np.asarray((low <= states.qpos[:, 2]) & (states.qpos[:, 2] <= high))

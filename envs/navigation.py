@@ -1,4 +1,4 @@
-"""2D navigation: a point that moves to a goal it cannot see."""
+"""2D navigation: a point moves to a goal that it does not observe."""
 
 from typing import Any
 
@@ -8,28 +8,29 @@ from metarl.envs.base import Array, TaskDescription
 from metarl.envs.point import PointEnv
 
 
-DONE_RANGE = 0.01
+DONE_RANGE = 0.01  # maximum distance to the goal along each axis at which an episode terminates
 
 
 class Navigation2D(PointEnv):
-    """A point starts at the origin and moves towards a goal that its observation does not show.
+    """A point starts at the origin and moves to a goal that is not part of the observation.
 
     ## Description
-    The task distribution of Finn et al. 2017 (section 5.3). The policy sees only where it is; which
-    goal it should go to it can learn from rewards alone, by adapting.
+    The task distribution of Finn et al. 2017 (section 5.3). The policy observes only its position,
+    so it has to find the goal from the rewards.
 
     ## Action space
-    `Box(-1, 1, (2,))`: the velocity; ±1 moves ±0.1 a step, and larger actions are clipped.
+    `Box(-1, 1, (2,))`: the velocity. An action of ±1 moves the point by ±0.1 per step; larger
+    actions are clipped.
 
     ## Observation space
     | num | observation | min | max |
     |---|---|---|---|
-    | 0, 1 | position (x, y); 100 steps of 0.1 reach no further | -10 | 10 |
-    | 2, 3 | goal (x, y), with `observe_task=True` only | -0.5 | 0.5 |
+    | 0, 1 | position (x, y), bounded by 100 steps of 0.1 | -10 | 10 |
+    | 2, 3 | goal (x, y), only with `observe_task=True` | -0.5 | 0.5 |
 
     ## Rewards
-    −‖position − goal‖₂ after the move. (The paper's text says squared; its code, and its published
-    returns, are not.)
+    −‖position − goal‖₂ after the move. (The text of the paper squares the distance, but its code
+    and published returns do not.)
 
     ## Tasks
     `{"goal": [x, y]}`, drawn from U(−0.5, 0.5)².
@@ -50,13 +51,16 @@ class Navigation2D(PointEnv):
     half_width = 0.6
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Draw goals from U(−0.5, 0.5)²."""
+        """Sample goals from U(−0.5, 0.5)²."""
         goals = rng.uniform(-self.goal_range, self.goal_range, size=(num_tasks, 2))
         return [{"goal": goal} for goal in goals.tolist()]
 
     def move(self, positions: Array, actions: Array, goals: Array) -> tuple[Array, Any, Any]:
-        """Advance points; rewards are −‖position − goal‖, a box of ±0.01 at the goal is the end."""
-        positions = self.moved(positions, actions)
+        """Move the points and return −‖position − goal‖ as the reward.
+
+        Episodes terminate inside a box of ±0.01 around the goal.
+        """
+        positions = self.next_positions(positions, actions)
         gaps = positions - goals
         squares = gaps * gaps
         rewards = -np.sqrt(squares[..., 0] + squares[..., 1])

@@ -1,4 +1,4 @@
-"""Where the mass of a planar robot is and how it moves, in closed form for many rows at once."""
+"""Center of mass of planar robots, computed in closed form for many rows at once."""
 
 from typing import Any
 
@@ -8,23 +8,23 @@ from metarl.envs.base import Array
 
 
 class PlanarMass:
-    """The mass of a robot in the x-z plane, as a function of its state.
+    """The center of mass of a robot in the x-z plane, as a function of its state.
 
-    MuJoCo knows the center of mass and its velocity (``subtree_com``, ``subtree_linvel``), but a
-    rollout would report them for the state before its last substep, and one more substep costs as
+    MuJoCo computes the center of mass and its velocity (``subtree_com``, ``subtree_linvel``), but a
+    rollout reports them for the state before its last substep, and an additional substep costs as
     much as the physics itself.
 
-    Turning a body turns all that hangs on it, so the center of mass is the root's position plus,
-    for every body, one vector (its mass moment and those of the joints it carries, over the whole
-    mass) turned by the pitch of that body.
+    Rotating a body rotates all bodies attached to it. The center of mass is therefore the position
+    of the root plus one vector per body, rotated by the pitch of that body. The vector is the mass
+    moment of the body and of the joints that it carries, divided by the total mass.
     """
 
     def __init__(self, model: Any) -> None:
-        """Read masses and lengths.
+        """Read masses and lengths from a model.
 
         Args:
             model: A model whose first joints are slides along x and z and a hinge about y, and
-                whose other bodies each have one hinge about y at their origin (checked by a test).
+                whose other bodies each have one hinge about y at their origin. A test checks this.
         """
         self._parents = model.body_parentid[2:] - 1
         self._joints = model.body_jntadr[2:].copy()
@@ -36,16 +36,16 @@ class PlanarMass:
         self._along, _, self._up = (moments[1:] / model.body_subtreemass[1]).T[..., None]
 
     def center(self, qpos: Array, qvel: Array) -> tuple[Array, Array]:
-        """Compute the center of mass (rows, 3) and its velocity (rows, 3).
+        """Return the center of mass (rows, 3) and its velocity (rows, 3).
 
         Args:
             qpos: Positions (rows, nq).
             qvel: Velocities (rows, nv).
         """
-        # Bodies first, rows last: long contiguous rows, and the same sums for one row as for many.
+        # Bodies on the first axis: contiguous memory, and the same sums for any number of rows.
         positions, velocities = np.ascontiguousarray(qpos.T), np.ascontiguousarray(qvel.T)
         pitch, rate = self._accumulated(positions), self._accumulated(velocities)
-        sine, cosine = np.sin(pitch), np.cos(pitch)  # about +y, which turns x towards -z
+        sine, cosine = np.sin(pitch), np.cos(pitch)  # rotation about +y, from x towards -z
         along = self._along * cosine + self._up * sine
         up = self._up * cosine - self._along * sine
         still = np.zeros(len(qpos))
@@ -55,7 +55,7 @@ class PlanarMass:
         return center, np.stack([dx, still, dz], axis=1)
 
     def _accumulated(self, joints: Array) -> Array:
-        """Add up joint values (joints, rows) from the root to each body (bodies, rows)."""
+        """Sum the joint values (joints, rows) from the root to each body (bodies, rows)."""
         total = np.empty((1 + len(self._joints), joints.shape[1]))
         total[0] = joints[2]
         for body, (parent, joint) in enumerate(zip(self._parents, self._joints, strict=True), 1):

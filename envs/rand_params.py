@@ -1,4 +1,4 @@
-"""Robots whose bodies differ from task to task: masses, inertias, damping, friction."""
+"""Robots with body parameters randomized per task: masses, inertias, damping and friction."""
 
 import copy
 from typing import ClassVar
@@ -13,11 +13,11 @@ from metarl.envs.walker2d import Legged, Walker2dRobot
 
 
 class RandParams(LocomotionEnv):
-    """Tasks ``{"scales": {"body_mass": [...], ...}}``: factors of each element of model fields.
+    """Tasks ``{"scales": {"body_mass": [...], ...}}``: factors for each element of model fields.
 
     Class attributes:
-        bases: For each field of the model, the b of the distribution bᵘ, u ~ U(exponents).
-        exponents: Their range.
+        bases: Base b of the factors bᵘ by name of the model field.
+        exponents: Range of u, which is uniform.
     """
 
     bases: ClassVar[dict[str, float]] = {
@@ -30,11 +30,11 @@ class RandParams(LocomotionEnv):
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the fields."""
+        """Shapes of the randomized model fields by name."""
         return {name: getattr(self.nominal, name).shape for name in self.bases}
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Draw factors."""
+        """Sample tasks with random factors for the model fields."""
         return [{"scales": self._draw(rng)} for _ in range(num_tasks)]
 
     def _draw(self, rng: np.random.Generator) -> TaskDescription:
@@ -43,42 +43,42 @@ class RandParams(LocomotionEnv):
         return {name: factors.tolist() for name, factors in drawn.items()}
 
     def task_values(self, task: TaskDescription) -> Array:
-        """Return all factors (values,), in the order of `bases`.
+        """Return all factors of a task (values,), in the order of `bases`.
 
         Raises:
-            ValueError: If there is not one positive factor for each element of the fields.
+            ValueError: If the task does not contain a positive factor for each element of the
+                fields.
         """
         factors = task_arrays(task, self.shapes, under="scales")
         for (name, shape), values in zip(self.shapes.items(), factors, strict=True):
             if not (values > 0).all():
                 got = brief(values.tolist())
-                raise ValueError(f"the factors of {name} are positive, of shape {shape}; got {got}")
+                raise ValueError(f"factors of {name} must be positive, of shape {shape}, got {got}")
         return np.concatenate([values.ravel() for values in factors])
 
     def task_model(self, task: TaskDescription) -> mujoco.MjModel:
-        """Return the robot with the factors of a task."""
+        """Return the robot's model with its fields multiplied by the factors of a task."""
         model = copy.copy(self.nominal)
         for name, scales in task["scales"].items():
             getattr(model, name)[:] *= scales
-        # The compiler has left numbers in the model that follow from masses and inertias, such as
-        # the inverse weights which set how soft contacts are; without this they stay the old ones.
+        # Recompute the constants that the compiler derives from masses and inertias, such as the
+        # inverse weights that determine the softness of contacts.
         with quiet():
             mujoco.mj_setConst(model, mujoco.MjData(model))
         return model
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
-        """Return the velocity: every body should run forwards."""
-        del tasks
+        """Return the velocity, since every task rewards running forwards (rows,)."""
         return velocity
 
 
 class HopperRandParams(RandParams, Legged, HopperEnv):
-    """A hopper whose body is another in every task runs forwards.
+    """A hopper with body parameters randomized per task runs forwards.
 
     ## Description
-    Neither the task nor what it changes is observed. A planar leg with three motors; one step is
-    four substeps of 0.002 s. Masses and inertias are scaled independently of one another, so some
-    bodies are such as no solid could be, in the peers as here.
+    The task and the parameters that it changes are not observed. A planar leg with three motors.
+    One step is four substeps of 0.002 s. Masses and inertias are scaled independently, so some
+    bodies are physically impossible for a rigid body, as in other implementations.
 
     ## Action space
     `Box(-1, 1, (3,))`: torques at thigh, leg and foot; larger actions are clipped.
@@ -93,24 +93,24 @@ class HopperRandParams(RandParams, Legged, HopperEnv):
     | 5-10 | velocities, clipped to ±10: root x and z, pitch, joints |
 
     ## Rewards
-    Δx / 0.008 s + 1 − 0.001 ‖action‖², where Δx is how far the root moved along x.
+    Δx / 0.008 s + 1 − 0.001 ‖action‖², where Δx is the displacement of the root along x.
 
     ## Tasks
-    `{"scales": {...}}`, factors of masses, inertias, friction and damping. There is one for every
-    element of these fields of the model (the world and the floor included), `{"body_mass": [5],
-    "body_inertia": [5][3], "geom_friction": [5][3], "dof_damping": [6]}`: 1.5ᵘ, for damping 1.3ᵘ,
-    with u ~ U(−3, 3) of its own.
+    `{"scales": {...}}`, factors of masses, inertias, friction and damping. There is one factor for
+    every element of these fields of the model, including the world and the floor: `{"body_mass":
+    [5], "body_inertia": [5][3], "geom_friction": [5][3], "dof_damping": [6]}`. A factor is 1.5ᵘ, or
+    1.3ᵘ for damping, with an independent u ~ U(−3, 3).
 
     ## Starting state
     Positions and velocities + U(−0.005, 0.005).
 
     ## Episode end
-    Terminates unless height > 0.7, |pitch| < 0.2 and everything else is within ±100; truncated
-    after 200 steps.
+    Terminates unless height > 0.7, |pitch| < 0.2 and all other positions and velocities are within
+    ±100; truncated after 200 steps.
 
     ## Version history
-    v1: the constants of rand_param_envs, as ProMP uses it (Rothfuss et al. 2018, arXiv:1810.06784);
-    MuJoCo's derived constants follow the new masses here, as they do not there.
+    v1: the constants of rand_param_envs, as used by ProMP (Rothfuss et al. 2018, arXiv:1810.06784).
+    Unlike there, MuJoCo's derived constants are recomputed from the new masses.
     """
 
     constants = {"frame_skip": 4}  # noqa: RUF012
@@ -119,17 +119,17 @@ class HopperRandParams(RandParams, Legged, HopperEnv):
     max_state: ClassVar[float] = 100.0
 
     def healthy(self, states: States) -> Array:
-        """Say which rows stand, and have no joint or velocity out of bounds."""
+        """Return a boolean mask of the rows that stand and have all values within ±100 (rows,)."""
         rest = np.concatenate([states.qpos[:, 2:], states.qvel], axis=1)
         bounded: Array = (np.abs(rest) < self.max_state).all(axis=1)
         return super().healthy(states) & bounded
 
 
 class Walker2dRandParams(RandParams, Walker2dRobot):
-    """A walker whose body is another in every task runs forwards.
+    """A walker with body parameters randomized per task runs forwards.
 
     ## Description
-    Neither the task nor what it changes is observed. The robot of
+    The task and the parameters that it changes are not observed. The robot of
     :class:`~metarl.envs.walker2d.Walker2dDir`, but one step is four substeps of 0.002 s.
 
     ## Action space
@@ -140,7 +140,7 @@ class Walker2dRandParams(RandParams, Walker2dRobot):
     `Box(-inf, inf, (17,))`, as in :class:`~metarl.envs.walker2d.Walker2dDir`.
 
     ## Rewards
-    Δx / 0.008 s + 1 − 0.001 ‖action‖², where Δx is how far the root moved along x.
+    Δx / 0.008 s + 1 − 0.001 ‖action‖², where Δx is the displacement of the root along x.
 
     ## Tasks
     `{"scales": {...}}`, factors of masses, inertias, friction and damping. They are drawn as in
@@ -154,8 +154,8 @@ class Walker2dRandParams(RandParams, Walker2dRobot):
     Terminates unless 0.8 < height < 2 and |pitch| < 1; truncated after 200 steps.
 
     ## Version history
-    v1: the constants of rand_param_envs, as ProMP uses it (Rothfuss et al. 2018, arXiv:1810.06784);
-    its "5" substeps are ignored there too.
+    v1: the constants of rand_param_envs, as used by ProMP (Rothfuss et al. 2018, arXiv:1810.06784),
+    where the "5" substeps of the code have no effect either.
     """
 
     constants = {"frame_skip": 4}  # noqa: RUF012

@@ -1,4 +1,4 @@
-"""A point that is paid on its way to one of four corners, and near the start not at all."""
+"""A point with sparse rewards, whose goal is one of four corners."""
 
 from typing import Any
 
@@ -9,37 +9,37 @@ from metarl.envs.point import PointEnv
 
 
 CORNER = 2.0
-SILENT_RADIUS = 0.5
+ZERO_REWARD_RADIUS = 0.5
 CORNERS = CORNER * np.array([(-1.0, -1.0), (1.0, -1.0), (-1.0, 1.0), (1.0, 1.0)])
 
 
 class SparsePoint(PointEnv):
-    """A point looks for the one of four corners that it is paid to approach.
+    """A point has to find which of four corners is the rewarded goal.
 
     ## Description
     A task in which a policy must explore before it can adapt. The point starts in U(−0.2, 0.2)².
-    Rewards tell nothing before it has left the middle, and nothing in the quadrants of the three
-    other corners: whoever never walks towards the goal sees the same zeros whatever the task is.
+    The rewards are 0 in the middle and in the quadrants of the other three corners, so an episode
+    that never enters the goal's quadrant contains no information about the task.
 
     ## Action space
-    `Box(-1, 1, (2,))`: the velocity; ±1 moves ±0.2 a step, and larger actions are clipped.
+    `Box(-1, 1, (2,))`: the velocity. An action of ±1 moves the point by ±0.2 per step; larger
+    actions are clipped.
 
     ## Observation space
     | num | observation | min | max |
     |---|---|---|---|
-    | 0, 1 | position (x, y); 100 steps of 0.2 reach no further | -20.2 | 20.2 |
-    | 2, 3 | goal (x, y), with `observe_task=True` only | -2 | 2 |
+    | 0, 1 | position (x, y), bounded by 100 steps of 0.2 | -20.2 | 20.2 |
+    | 2, 3 | goal (x, y), only with `observe_task=True` | -2 | 2 |
 
     ## Rewards
     0 near the start, then the progress towards the nearest corner if it is the goal. With p the
-    position after the step: 0 while ‖p‖₁ < 0.5; then ‖p_before − goal‖₂ − ‖p − goal‖₂ if no other
-    corner is nearer to p than the goal, else 0. Walking straight to the goal earns about 2.6. It is
-    not the most that one can earn, here as in ProMP's code: steps out of the goal's quadrant cost
-    nothing, so going back and forth across its border is paid at every return, up to 0.2 for two
-    steps.
+    position after the step, the reward is 0 while ‖p‖₁ < 0.5; then ‖p_before − goal‖₂ − ‖p − goal‖₂
+    if no other corner is nearer to p than the goal, else 0. Walking straight to the goal earns
+    about 2.6. This is not the maximum, as in ProMP's code: steps out of the goal's quadrant cost
+    nothing, so a policy that crosses its border back and forth earns up to 0.2 per two steps.
 
     ## Tasks
-    `{"goal": [x, y]}`: one of (±2, ±2), with equal odds.
+    `{"goal": [x, y]}`: one of (±2, ±2), with equal probability.
 
     ## Episode end
     Never terminates; truncated after 100 steps.
@@ -49,7 +49,7 @@ class SparsePoint(PointEnv):
 
     ## Version history
     v0: `MetaPointEnvCorner` of ProMP (Rothfuss et al. 2018, arXiv:1810.06784), with its sparse
-    rewards; the range of actions is [−1, 1].
+    rewards. The range of actions is [−1, 1].
     """
 
     max_step = 0.2
@@ -59,31 +59,32 @@ class SparsePoint(PointEnv):
     half_width = 1.2 * CORNER
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Draw corners with equal odds."""
+        """Sample corners with equal probability."""
         return [{"goal": CORNERS[index].tolist()} for index in rng.integers(4, size=num_tasks)]
 
     def task_values(self, task: TaskDescription) -> Array:
-        """Return the goal (2,).
+        """Return the goal of a task, shape (2,).
 
         Raises:
-            ValueError: If it is none of the four corners.
+            ValueError: If the goal is not one of the four corners.
         """
         goal = super().task_values(task)
         if not (np.abs(goal) == CORNER).all():
-            raise ValueError(f"the goal of a task is a corner (±2, ±2), got {brief(task)}")
+            raise ValueError(f"the goal of a task must be a corner (±2, ±2), got {brief(task)}")
         return goal
 
     def move(self, positions: Array, actions: Array, goals: Array) -> tuple[Array, Any, Any]:
-        """Advance points; episodes never end here.
+        """Move the points and return the progress towards the goal as the reward.
 
-        Rewards are 0 where ‖position‖₁ < 0.5 or another corner is nearer than the goal, else how
-        much nearer the step came to the goal.
+        The reward is 0 where ‖position‖₁ < 0.5 or another corner is nearer than the goal. Episodes
+        never terminate.
         """
-        moved = self.moved(positions, actions)
-        gained = _distance(positions, goals) - _distance(moved, goals)
-        outside = np.abs(moved).sum(axis=-1) >= SILENT_RADIUS
-        nearest = (moved * goals >= 0).all(axis=-1)  # the goal is the corner of its quadrant
-        return moved, np.where(outside & nearest, gained, 0.0), np.zeros(outside.shape, dtype=bool)
+        after = self.next_positions(positions, actions)
+        progress = _distance(positions, goals) - _distance(after, goals)
+        outside = np.abs(after).sum(axis=-1) >= ZERO_REWARD_RADIUS
+        nearest = (after * goals >= 0).all(axis=-1)  # the goal is the corner of its quadrant
+        rewards = np.where(outside & nearest, progress, 0.0)
+        return after, rewards, np.zeros(outside.shape, dtype=bool)
 
 
 def _distance(positions: Array, goals: Array) -> Any:

@@ -1,4 +1,4 @@
-"""Swimmers that keep a velocity."""
+"""A swimmer that swims at a target velocity."""
 
 from gymnasium.envs.mujoco.swimmer_v5 import SwimmerEnv
 
@@ -7,11 +7,11 @@ from metarl.envs.tasks import Velocity
 
 
 class SwimmerVel(Velocity, LocomotionEnv, SwimmerEnv):
-    """A swimmer keeps a velocity.
+    """A swimmer swims at a target velocity.
 
     ## Description
-    The velocity is not observed: it shows in the rewards alone. Three links in a viscous plane with
-    two motors; one step is four substeps of 0.01 s, an episode 4 s.
+    The velocity is not observed; only the rewards depend on it. Three links with two motors in a
+    viscous plane. One step is four substeps of 0.01 s, so an episode is 4 s long.
 
     ## Action space
     `Box(-1, 1, (2,))`: torques at the front and the back joint; larger actions are clipped.
@@ -27,8 +27,9 @@ class SwimmerVel(Velocity, LocomotionEnv, SwimmerEnv):
     | 5-7 | velocities of the angles |
 
     ## Rewards
-    −|Δx / 0.04 s − v*| − 0.0001 ‖action‖², where Δx is how far the tip moved along x. (ProMP's code
-    adds the first term, and so rewards to miss the velocity.)
+    −|Δx / 0.04 s − v*| − 0.0001 ‖action‖², where Δx is the displacement of the tip along x.
+    (ProMP's code adds the first term with the opposite sign and so rewards deviations from the
+    velocity.)
 
     ## Tasks
     `{"velocity": v*}` with v* ~ U(0.1, 0.2) m/s.
@@ -40,11 +41,12 @@ class SwimmerVel(Velocity, LocomotionEnv, SwimmerEnv):
     Terminates only if the simulation diverges; truncated after 100 steps.
 
     ## Version history
-    v1: the constants of ProMP's `swimmer_rand_vel` (Rothfuss et al. 2018, arXiv:1810.06784), its
-    sign mended. No experiment with it is published; the horizon is that of the half-cheetahs.
+    v1: the constants of ProMP's `swimmer_rand_vel` (Rothfuss et al. 2018, arXiv:1810.06784), with
+    the sign of the reward corrected. No published experiment uses it; the horizon is that of the
+    half-cheetahs.
     """
 
     constants = {"frame_skip": 4}  # noqa: RUF012
-    unseen = 2
+    hidden_positions = 2
     control_cost_weight = 1e-4
     velocity_range = (0.1, 0.2)

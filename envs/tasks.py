@@ -1,4 +1,4 @@
-"""What a robot may be asked to do: take a direction, keep a velocity, reach a place."""
+"""Task distributions of the robots: directions, velocities and goal positions."""
 
 from typing import ClassVar
 
@@ -8,58 +8,70 @@ from metarl.envs.base import Array, TaskDescription, task_array
 
 
 class Direction:
-    """Tasks ``{"direction": ±1}``, drawn with equal odds; the reward is direction · velocity."""
+    """Tasks ``{"direction": ±1}`` with equal probability; the reward is direction · velocity."""
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Draw directions."""
+        """Sample directions."""
         return [{"direction": 1 if bit else -1} for bit in rng.integers(2, size=num_tasks)]
 
     def task_values(self, task: TaskDescription) -> Array:
-        """Return the direction (1,)."""
+        """Return the direction of a task, shape (1,).
+
+        Raises:
+            ValueError: If the task is not ``{"direction": 1}`` or ``{"direction": -1}``.
+        """
         direction = task_array(task, "direction", ())
         if abs(direction) != 1:
-            raise ValueError(f"the direction of a task is 1 or -1, got {task!r}")
+            raise ValueError(f"the direction of a task must be 1 or -1, got {task!r}")
         return direction[None]
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
-        """Return what the task thinks of a velocity (rows,)."""
+        """Return the velocity reward of each row: direction · velocity, shape (rows,)."""
         return tasks[:, 0] * velocity
 
 
 class Velocity:
-    """Tasks ``{"velocity": v*}``, v* ~ U(range); the reward is −|velocity − v*|."""
+    """Tasks ``{"velocity": v*}`` with v* ~ U(velocity_range); the reward is −|velocity − v*|.
+
+    Class attributes:
+        velocity_range: Lowest and highest target velocity in m/s.
+    """
 
     velocity_range: ClassVar[tuple[float, float]]
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Draw velocities."""
+        """Sample target velocities."""
         return [{"velocity": v} for v in rng.uniform(*self.velocity_range, num_tasks).tolist()]
 
     def task_values(self, task: TaskDescription) -> Array:
-        """Return the velocity (1,)."""
+        """Return the target velocity of a task, shape (1,)."""
         return task_array(task, "velocity", ())[None]
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
-        """Return what the task thinks of a velocity (rows,)."""
+        """Return the velocity reward of each row: −|velocity − target|, shape (rows,)."""
         return np.asarray(-np.abs(velocity - tasks[:, 0]))
 
 
 class Goal:
-    """Tasks ``{"goal": [x, y]}``, uniform in a disc; the reward is −‖position − goal‖₁."""
+    """Tasks ``{"goal": [x, y]}``, uniform in a disc; the reward is −‖position − goal‖₁.
+
+    Class attributes:
+        goal_radius: Radius of the disc in m.
+    """
 
     goal_radius: ClassVar[float]
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Draw goals; the root makes their density even, which a uniform radius would not."""
+        """Sample goals; the square root makes their density uniform over the disc."""
         radius = self.goal_radius * np.sqrt(rng.uniform(size=num_tasks))
         angle = rng.uniform(0.0, 2 * np.pi, num_tasks)
         goals = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
         return [{"goal": goal} for goal in goals.tolist()]
 
     def task_values(self, task: TaskDescription) -> Array:
-        """Return the goal (2,)."""
+        """Return the goal of a task, shape (2,)."""
         return task_array(task, "goal", (2,))
 
-    def nearness(self, positions: Array, tasks: Array) -> Array:
-        """Return what the task thinks of positions (rows, 2)."""
+    def goal_reward(self, positions: Array, tasks: Array) -> Array:
+        """Return the goal reward of each row: −‖position − goal‖₁, shape (rows,)."""
         return np.asarray(-np.abs(positions - tasks).sum(axis=1))

@@ -1,4 +1,4 @@
-"""Walkers that go forwards or backwards, or at a velocity."""
+"""Walkers that go forwards or backwards, or at a target velocity."""
 
 from typing import ClassVar
 
@@ -10,15 +10,15 @@ from metarl.envs.locomotion import LocomotionEnv, States
 from metarl.envs.tasks import Direction, Velocity
 
 
-MAX_VELOCITY = 10.0  # what the policy sees of velocities is clipped to this
+MAX_VELOCITY = 10.0  # observed velocities are clipped to this value
 
 
 class Legged(LocomotionEnv):
-    """Base of the planar robots that may fall: rewarded for being alive, ended when they lie.
+    """Base class of the planar robots whose episodes terminate when they fall.
 
     Class attributes:
-        heights: Where the torso's height must be, the ends excluded.
-        max_pitch: How far the torso may lean, in radians.
+        heights: Lowest and highest torso height in m, both excluded.
+        max_pitch: Largest absolute pitch of the torso in radians.
     """
 
     control_cost_weight = 1e-3
@@ -27,20 +27,21 @@ class Legged(LocomotionEnv):
     max_pitch: ClassVar[float]
 
     def features(self, states: States) -> Array:
-        """Return positions without x, and velocities clipped to ±10."""
+        """Return positions without x, and velocities clipped to ±10 (rows, features)."""
         clipped = np.clip(states.qvel, -MAX_VELOCITY, MAX_VELOCITY)
         return super().features(states._replace(qvel=clipped))
 
     def healthy(self, states: States) -> Array:
-        """Say which rows stand."""
+        """Return a boolean mask of the rows with a torso height and pitch within bounds (rows,)."""
         height, pitch = states.qpos[:, 1], states.qpos[:, 2]
         low, high = self.heights
         return np.asarray((low < height) & (height < high) & (np.abs(pitch) < self.max_pitch))
 
 
 class Walker2dRobot(Legged, Walker2dEnv):
-    """Gymnasium's walker and when it has fallen."""
+    """Gymnasium's walker with its termination bounds."""
 
+    constants = {"frame_skip": 8}  # noqa: RUF012
     heights = (0.8, 2.0)
     max_pitch = 1.0
 
@@ -49,8 +50,8 @@ class Walker2dDir(Direction, Walker2dRobot):
     """A walker goes forwards or backwards.
 
     ## Description
-    The direction is not observed: it shows in the rewards alone. A planar biped with six motors;
-    one step is eight substeps of 0.002 s, twice those of Gymnasium's own walker.
+    The direction is not observed; only the rewards depend on it. A planar biped with six motors.
+    One step is eight substeps of 0.002 s, twice as many as in Gymnasium.
 
     ## Action space
     `Box(-1, 1, (6,))`; larger actions are clipped.
@@ -70,10 +71,11 @@ class Walker2dDir(Direction, Walker2dRobot):
     | 8-16 | velocities, clipped to ±10: root x and z, pitch, joints |
 
     ## Rewards
-    direction · Δx / 0.016 s + 1 − 0.001 ‖action‖², where Δx is how far the root moved along x.
+    direction · Δx / 0.016 s + 1 − 0.001 ‖action‖², where Δx is the displacement of the root along
+    x.
 
     ## Tasks
-    `{"direction": 1}` or `{"direction": -1}`, with equal odds.
+    `{"direction": 1}` or `{"direction": -1}`, with equal probability.
 
     ## Starting state
     Positions and velocities + U(−0.005, 0.005).
@@ -83,17 +85,16 @@ class Walker2dDir(Direction, Walker2dRobot):
 
     ## Version history
     v1: the constants of ProMP's `walker2d_rand_direc` (Rothfuss et al. 2018, arXiv:1810.06784) on
-    the model of Gymnasium's v5, whose feet have one friction where the older one's have two.
+    the model of Gymnasium's v5, whose feet have equal friction. The feet of the older model have
+    different friction.
     """
-
-    constants = {"frame_skip": 8}  # noqa: RUF012
 
 
 class Walker2dVel(Velocity, Walker2dRobot):
-    """A walker goes at a velocity.
+    """A walker goes at a target velocity.
 
     ## Description
-    The velocity is not observed. Physics as in :class:`Walker2dDir`.
+    The velocity is not observed. The physics are those of :class:`Walker2dDir`.
 
     ## Action space
     `Box(-1, 1, (6,))`: torques, as in :class:`Walker2dDir`.
@@ -102,8 +103,8 @@ class Walker2dVel(Velocity, Walker2dRobot):
     `Box(-inf, inf, (17,))`, as in :class:`Walker2dDir`.
 
     ## Rewards
-    −|Δx / 0.016 s − v*| + 15 − 0.001 ‖action‖², where Δx is how far the root moved along x. The 15
-    keep standing better than falling, however far the velocity is.
+    −|Δx / 0.016 s − v*| + 15 − 0.001 ‖action‖², where Δx is the displacement of the root along x.
+    The constant 15 keeps the reward of standing above that of falling for every velocity.
 
     ## Tasks
     `{"velocity": v*}` with v* ~ U(0, 10) m/s.
@@ -118,6 +119,5 @@ class Walker2dVel(Velocity, Walker2dRobot):
     v1: the constants of ProMP's `walker2d_rand_vel` (Rothfuss et al. 2018, arXiv:1810.06784).
     """
 
-    constants = {"frame_skip": 8}  # noqa: RUF012
     alive_bonus = 15.0
     velocity_range = (0.0, 10.0)

@@ -17,7 +17,7 @@ from metarl.core import InnerLoop, MetaParams
 from metarl.experiment import Evaluation, Report
 from metarl.runs import unset
 from metarl.supervised import Model
-from metarl.text import Prepare, Sentences, TextTask, accuracies, chosen_rows, encoded
+from metarl.text import Prepare, Sentences, TextTask, accuracies, encoded, evaluation_rows
 from metarl.text.files import NUM_SAMPLES
 from metarl.util import Conflicts, Table, at_least, interval95
 
@@ -93,7 +93,7 @@ def measure(
     }
     results: Results = {}
     for task in tasks:
-        rows = chosen_rows(len(task.evaluation), options.queries, options.seed).tolist()
+        rows = evaluation_rows(len(task.evaluation), options.queries, options.seed).tolist()
         judged = tokenizer([task.evaluation[row] for row in rows], task)
         evaluation = encoded(model, params, judged)
         results[task.name] = {}

@@ -64,7 +64,18 @@ class InnerLoop:
     def update(
         self, meta: MetaParams, params: Params, grads: Params, state: Any, index: int
     ) -> tuple[Params, Any]:
-        """Apply the inner gradient of step `index`; return the parameters and the state."""
+        """Apply the inner gradient of one step.
+
+        Args:
+            meta: Meta-parameters: the optimizer's learned constants, and θ of a proximal term.
+            params: The parameters of this task before the step, per-step rows already picked.
+            grads: What :meth:`gradient` returned for them.
+            state: The inner optimizer's state.
+            index: The number of the step, from 0.
+
+        Returns:
+            The parameters after the step, and the state.
+        """
         if self.proximal:
             grads = {
                 n: g + self.proximal * (params[n] - meta.model[n]) if n in meta.model else g
@@ -72,23 +83,6 @@ class InnerLoop:
             }
         updates, state = self.optimizer.update(meta.inner, grads, state, index)
         return merge(params, {name: params[name] + u for name, u in updates.items()}), state
-
-    def step(
-        self, meta: MetaParams, params: Params, state: Any, batch: Batch, index: int
-    ) -> tuple[Params, Any]:
-        """Take one inner update on one batch.
-
-        Args:
-            meta: Meta-parameters; only the learned constants of the optimizer are read.
-            params: The parameters of this task before the step, per-step rows already picked.
-            state: The inner optimizer's state.
-            batch: The support batch of this step.
-            index: The number of the step, from 0.
-
-        Returns:
-            The parameters after the step, and the state.
-        """
-        return self.update(meta, params, self.gradient(params, batch), state, index)
 
     def steps(self, meta: MetaParams, batches: Batches) -> Iterator[Params]:
         """Yield the parameters after 0, 1, ..., K steps on one task; see :meth:`path`."""
@@ -100,7 +94,8 @@ class InnerLoop:
         for index, batch in enumerate(batches):
             own = rows(params, self.per_step, index)
             adapted = {n: own[n] if n in self.per_step else p for n, p in adapted.items()}
-            adapted, state = self.step(meta, adapted, state, batch, index)
+            grads = self.gradient(adapted, batch)
+            adapted, state = self.update(meta, adapted, grads, state, index)
             yield adapted
 
     def path(self, meta: MetaParams, batches: Batches) -> list[Params]:
@@ -134,9 +129,10 @@ class InnerLoop:
         return name not in self.per_step and self.fast(name)
 
     def _one_per_step(self, batches: Batches) -> Batches:
-        if self.num_steps is None or len(batches) == self.num_steps:
+        if self.num_steps is None:
             return batches
-        if len(batches) == 1 or 1 < len(batches) < self.num_steps:
-            return tuple(islice(cycle(batches), self.num_steps))
-        most = max(1, self.num_steps)
-        raise ValueError(f"expected one to {most} support batches (num_steps), got {len(batches)}")
+        least, most = min(1, self.num_steps), max(1, self.num_steps)
+        if not least <= len(batches) <= most:
+            given = len(batches)
+            raise ValueError(f"expected one to {most} support batches (num_steps), got {given}")
+        return tuple(islice(cycle(batches), self.num_steps))

@@ -57,9 +57,6 @@ def query_loss(
     ) -> tuple[Tensor, Metrics]:
         total, metrics = after, _ = evaluate(path[-1], task)
         if step_weights is not None:
-            if len(step_weights) != len(path) - 1:
-                steps, given = len(path) - 1, len(step_weights)
-                raise ValueError(f"step_weights needs one per inner step: {steps}, got {given}")
             total = step_weights[-1] * after
             for weight, params in zip(step_weights[:-1].unbind(), path[1:-1], strict=True):
                 total = total + weight * evaluate(params, task)[0]

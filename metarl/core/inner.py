@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metarl.core.types import Params
-from metarl.util import at_least, greater_than
 
 
 class InnerOptimizer(NamedTuple):
@@ -44,13 +43,8 @@ def sgd(lr: float | Sequence[float]) -> InnerOptimizer:
 
     Args:
         lr: α, or one rate per inner step; steps beyond the last rate use the last.
-
-    Raises:
-        ValueError: If a rate is negative or none is given.
     """
     rates = tuple(lr) if isinstance(lr, Sequence) else (lr,)
-    if not rates or min(rates) < 0:
-        raise ValueError(f"lr must be one or more rates of at least 0, got {lr}")
 
     def update(constants: Params, grads: Params, state: Any, step: int) -> tuple[Params, Any]:
         rate = rates[min(step, len(rates) - 1)]
@@ -64,11 +58,7 @@ def meta_sgd(lr: float) -> InnerOptimizer:
 
     Args:
         lr: The value at which every rate starts; equal to :func:`sgd` until the rates are learned.
-
-    Raises:
-        ValueError: If `lr` is negative.
     """
-    at_least(0).check("lr", lr)
 
     def constants(params: Params) -> Params:
         return {f"lr.{name}": torch.full_like(p, lr) for name, p in params.items()}
@@ -89,12 +79,7 @@ def lslr(
         steps: Rates of each tensor; steps beyond the last use the last.
         group: Maps the name of a parameter to the name of the group that shares its rates, such as
             a layer; by default every tensor has its own.
-
-    Raises:
-        ValueError: If `lr` is negative or `steps` is not positive.
     """
-    at_least(0).check("lr", lr)
-    at_least(1).check("steps", steps)
 
     def constants(params: Params) -> Params:
         return {f"lr.{group(name)}": p.new_full((steps,), lr) for name, p in params.items()}
@@ -113,13 +98,7 @@ def adam(
 
     Its moments start fresh for every task. β₁ is 0 by default, as in Reptile (Nichol et al. 2018):
     momentum hurts over a few steps.
-
-    Raises:
-        ValueError: If `lr` is negative, or a β is outside [0, 1).
     """
-    at_least(0).check("lr", lr)
-    if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
-        raise ValueError(f"beta1 and beta2 must be at least 0 and below 1, got {beta1}, {beta2}")
 
     def state(params: Params) -> tuple[Params, Params]:
         zeros = {name: torch.zeros_like(p) for name, p in params.items()}
@@ -137,12 +116,7 @@ def adam(
 
 
 def clip_norm(limit: float) -> InnerOptimizer:
-    """Scale the gradient down to a global norm of `limit` where it is longer, for :func:`chain`.
-
-    Raises:
-        ValueError: If `limit` is not positive.
-    """
-    greater_than(0).check("limit", limit)
+    """Scale the gradient down to a global norm of `limit` where it is longer, for :func:`chain`."""
 
     def update(constants: Params, grads: Params, state: Any, step: int) -> tuple[Params, Any]:
         squares = torch.stack([(g * g).sum() for g in grads.values()]).sum()
@@ -159,12 +133,7 @@ def chain(*optimizers: InnerOptimizer) -> InnerOptimizer:
     What an optimizer subtracts is the gradient of the next, so a rate of 1 leaves a gradient as it
     is: ``chain(meta_curvature(1.0), lslr(0.1, steps=5))``. Learned constants are prefixed by the
     place in the chain, ``0.``, ``1.``, ...
-
-    Raises:
-        ValueError: If no optimizer is given.
     """
-    if not optimizers:
-        raise ValueError("chain needs at least one optimizer, got none")
 
     def constants(params: Params) -> Params:
         return {
@@ -208,11 +177,7 @@ def meta_curvature(lr: float, *, max_size: int | None = None) -> InnerOptimizer:
         lr: α, which is not learned.
         max_size: Modes wider than this keep the identity: a head on 800 features would have 640,000
             numbers in its factor alone.
-
-    Raises:
-        ValueError: If `lr` is negative.
     """
-    at_least(0).check("lr", lr)
 
     def constants(params: Params) -> Params:
         found: Params = {}

@@ -3,16 +3,8 @@
 from collections.abc import Callable
 from typing import TypeAlias
 
-from metarl.core.inner import (
-    InnerOptimizer,
-    adam,
-    chain,
-    clip_norm,
-    lslr,
-    meta_curvature,
-    meta_sgd,
-    sgd,
-)
+from metarl.core import inner
+from metarl.core.inner import InnerOptimizer
 from metarl.util import among
 
 
@@ -22,13 +14,13 @@ MakeInner: TypeAlias = Callable[..., InnerOptimizer]
 MAX_SIZE = 600  # of a curvature matrix: any kernel, but not miniImageNet's 800-wide head
 
 INNER_OPTIMIZERS: dict[str, MakeInner] = {
-    "sgd": lambda lr, **_: sgd(lr),
-    "adam": lambda lr, **_: adam(lr),
-    "lslr": lslr,
-    "meta-sgd": lambda lr, **_: meta_sgd(lr),
-    "meta-curvature": lambda lr, **_: meta_curvature(lr, max_size=MAX_SIZE),
-    "meta-curvature+lslr": lambda lr, **options: chain(
-        meta_curvature(1.0, max_size=MAX_SIZE), lslr(lr, **options)
+    "sgd": lambda lr, **_: inner.sgd(lr),
+    "adam": lambda lr, **_: inner.adam(lr),
+    "lslr": inner.lslr,
+    "meta-sgd": lambda lr, **_: inner.meta_sgd(lr),
+    "meta-curvature": lambda lr, **_: inner.meta_curvature(lr, max_size=MAX_SIZE),
+    "meta-curvature+lslr": lambda lr, **options: inner.chain(
+        inner.meta_curvature(1.0, max_size=MAX_SIZE), inner.lslr(lr, **options)
     ),
 }
 """The inner optimizers by name; :func:`register_inner_optimizer` adds one."""
@@ -81,4 +73,4 @@ def inner_optimizer(
     """
     among(INNER_OPTIMIZERS).check("inner", name)
     made = INNER_OPTIMIZERS[name](lr, steps=max(1, steps), group=group)
-    return made if clip is None else chain(clip_norm(clip), made)
+    return made if clip is None else inner.chain(inner.clip_norm(clip), made)

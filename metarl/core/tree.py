@@ -64,11 +64,6 @@ def norm(tree: Any) -> Float[Tensor, ""]:
     return dot(tree, tree).sqrt()
 
 
-def mean_over_tasks(tree: Tree) -> Tree:
-    """Average every tensor over its leading (task) axis."""
-    return map_leaves(lambda x: x.mean(0), tree)
-
-
 def stack(trees: list[Tree]) -> Tree:
     """Stack trees of one structure along a new leading (task) axis."""
     return map_leaves(lambda *x: torch.stack(x), *trees)

@@ -1,4 +1,4 @@
-"""Image data: arrays, folders, Omniglot, miniImageNet, glyphs, cache."""
+"""Image data sets for few-shot learning: Omniglot, miniImageNet, glyphs and image folders."""
 
 import lazy_loader
 

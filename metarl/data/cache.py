@@ -1,4 +1,4 @@
-"""Decoded images as one file each in a cache folder, which may be deleted at any time."""
+"""A cache of decoded images, with one file per data set. The folder can be deleted at any time."""
 
 import contextlib
 import hashlib
@@ -15,11 +15,14 @@ from safetensors.torch import save_file
 from metarl.data.images import Classes
 
 
-FORMAT = "metarl-images-1"
+FORMAT = "metarl-images-1"  # metadata key; increase the number when the file format changes
 
 
 def cache_folder() -> Path:
-    """Return ``METARL_CACHE``, else ``XDG_CACHE_HOME/metarl``, else ``~/.cache/metarl``."""
+    """Return the cache folder: ``METARL_CACHE``, ``XDG_CACHE_HOME/metarl`` or ``~/.cache/metarl``.
+
+    The first of the two environment variables that is set takes precedence.
+    """
     if own := os.environ.get("METARL_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metarl"
@@ -32,15 +35,16 @@ def fingerprint(*paths: Path) -> str:
 
 
 def cached(kind: str, source: dict[str, Any], make: Callable[[], Classes]) -> Classes:
-    """Return what `make` returned when it was last called for the same source.
+    """Return decoded images from the cache, or decode and cache them.
 
-    The tensor of a cached result lies in the file and is read as it is used. A file that is
-    damaged is made anew; a folder that cannot be written to costs the time, not the run.
+    The returned tensor is memory-mapped, so images are read from disk when they are used. A damaged
+    cache file is replaced. If the cache folder is not writable, the images are returned without
+    being cached.
 
     Args:
-        kind: The first word of the file's name.
-        source: Everything that the result depends on, as JSON values.
-        make: Decodes the images.
+        kind: Prefix of the file name.
+        source: All values that the result depends on, as JSON-serializable values.
+        make: Function that decodes the images.
     """
     key = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:20]
     path = cache_folder() / f"{kind}-{key}.safetensors"
@@ -55,15 +59,15 @@ def cached(kind: str, source: dict[str, Any], make: Callable[[], Classes]) -> Cl
         temporary.touch()
         mode = temporary.stat().st_mode
         save_file({"images": classes.images.contiguous()}, temporary, {FORMAT: about})
-        temporary.chmod(mode)  # safetensors makes it private, and the folder may be shared
+        temporary.chmod(mode)  # safetensors makes the file private, but the cache may be shared
     return classes
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file that becomes `path` if the block ends well.
+    """Yield a temporary file that replaces `path` if the block succeeds.
 
-    Its name is its own, because runs that are started together make the same files.
+    The temporary name is unique, because several runs may write the same file at the same time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")

@@ -1,4 +1,4 @@
-"""Families of images by name."""
+"""The table of image data sets, and the function that loads them by name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +9,12 @@ from metarl.data.images import Splits
 
 
 class Family(NamedTuple):
-    """A source of images.
+    """An image data set.
 
     Attributes:
-        load: ``(data_root, *, split, image_size) -> Splits``.
-        splits: The splits that it knows, its usual one first.
-        image_size: The usual height and width.
+        load: Function ``(data_root, *, split, image_size) -> Splits``.
+        splits: Names of the supported splits; the first is the default.
+        image_size: Default height and width in pixels.
     """
 
     load: Callable[..., Splits]
@@ -22,6 +22,7 @@ class Family(NamedTuple):
     image_size: int
 
 
+# Image data sets by name; the keys are the values of `data` in load_images.
 FAMILIES = {
     "glyphs": Family(glyphs.load, ("random",), 28),
     "omniglot": Family(omniglot.load, tuple(omniglot.SPLITS), 28),
@@ -37,26 +38,38 @@ def load_images(
     split: str | None = None,
     image_size: int | None = None,
 ) -> Splits:
-    """Return the classes of a family of images, split, as uint8 tensors on the CPU.
+    """Load an image data set, split into training, validation and test classes.
 
     Args:
         data: ``glyphs``, ``omniglot``, ``mini-imagenet`` or ``folder``.
-        data_root: Where the files are; ``None`` means the environment variable ``METARL_DATA``, and
-            without it Omniglot is downloaded.
-        split: One of the family's; ``None`` means its usual one.
-        image_size: Height and width; ``None`` means the usual size.
+        data_root: Folder that contains the files. ``folder`` requires it, and ``glyphs`` does not
+            accept it. Otherwise it defaults to the environment variable ``METARL_DATA``, and if
+            that is not set either, Omniglot is downloaded.
+        split: Name of the split; defaults to the first one of the data set in ``FAMILIES``.
+        image_size: Height and width in pixels; defaults to 84 for ``mini-imagenet`` and ``folder``,
+            otherwise 28.
+
+    Returns:
+        The splits, with uint8 images on the CPU.
 
     Raises:
-        ImportError: If a package is missing.
+        ImportError: If a required package is not installed.
         OSError: If files are missing.
-        ValueError: If the choice is impossible or the files are damaged.
+        ValueError: If an argument is invalid or the files are damaged.
+
+    Example::
+
+        >>> from metarl.data import load_images
+        >>> splits = load_images("glyphs")
+        >>> splits.train.images.shape[1:]
+        torch.Size([1, 28, 28])
     """
     if data not in FAMILIES:
-        raise ValueError(f"there are no data {data!r}; choose one of {', '.join(FAMILIES)}")
+        raise ValueError(f"unknown data set {data!r}: expected one of {', '.join(FAMILIES)}")
     family = FAMILIES[data]
     split, size = split or family.splits[0], image_size or family.image_size
     if split not in family.splits:
-        raise ValueError(f"{data} has no split {split!r}; choose one of {', '.join(family.splits)}")
+        raise ValueError(f"unknown split {split!r}: expected one of {', '.join(family.splits)}")
     if image_size is not None and image_size < 1:
-        raise ValueError(f"expected an image size of at least 1 pixel, got {image_size}")
+        raise ValueError(f"image_size must be at least 1 pixel, got {image_size}")
     return family.load(data_root, split=split, image_size=size)

@@ -1,4 +1,4 @@
-"""Own images: a folder for each class."""
+"""Custom image data from a folder with one subfolder per class."""
 
 from functools import partial
 from pathlib import Path
@@ -6,20 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from metarl.data import images
 from metarl.data.cache import cached, fingerprint
-from metarl.data.images import (
-    Classes,
-    Splits,
-    divide,
-    opened,
-    pillow,
-    read_images,
-    require_disjoint,
-    shuffled,
-    split_classes,
-    squeeze,
-    without_tenth,
-)
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
@@ -27,23 +15,27 @@ GRAY = {"1", "L", "LA", "I", "I;16", "I;16B"}
 MIN_CLASSES = 3
 
 
-def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
-    """Read ``ROOT/CLASS/*.png``, or ``ROOT/train/CLASS/*.png`` and ``ROOT/test/CLASS/*.png``.
+def load(data_root: Path | None, *, split: str, image_size: int) -> images.Splits:
+    """Load custom images from a folder with one subfolder per class.
 
-    Where there are ``train`` and ``test``, there may be ``validation`` or ``val``; without it a
-    tenth of the training classes serves. Otherwise classes are split 64 : 16 : 20. Images are
-    squeezed to a square by bilinear interpolation, transparent parts become white; they have one
-    channel if every file is stored in gray, else three. Hidden files and files of other types are
-    passed over, and so is what an image has beside its first frame.
+    The images are ``ROOT/CLASS/*.png``, split 64 : 16 : 20 by class, or ``ROOT/train/CLASS/*.png``
+    and ``ROOT/test/CLASS/*.png``. In the second case the validation classes are those of
+    ``ROOT/validation`` or ``ROOT/val``, or a tenth of the training classes if neither folder
+    exists.
+
+    Images are resized to a square by bilinear interpolation, and transparent pixels become white.
+    The images have one channel if all files are grayscale, otherwise three. Hidden files, files of
+    other types and all frames after the first are ignored.
 
     Args:
         data_root: The folder.
-        split: ``own``, the only one.
-        image_size: Height and width.
+        split: ``own``, the only split.
+        image_size: Height and width in pixels.
 
     Raises:
-        OSError: If there is no folder.
-        ValueError: If it has too few classes, a class without images or files that are no images.
+        OSError: If the folder does not exist.
+        ValueError: If the folder has too few classes, a class without images or a file that is not
+            an image.
     """
     if data_root is None or not data_root.expanduser().is_dir():
         raise FileNotFoundError(
@@ -52,28 +44,29 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
     root = data_root.expanduser().resolve()
     parts = _parts(root)
     files = {folder.name: _images(folder) for group in parts.values() for folder in group}
-    _require_enough(root, parts, files)
+    _check_counts(root, parts, files)
     everything = [file for group in files.values() for file in group]
     source = {"files": fingerprint(root, *everything), "size": image_size}
     classes = cached("folder", source, partial(_decode, files, image_size))
     if "" in parts:
-        return split_classes(classes)
+        return images.split_classes(classes)
     train, *validation, test = ([path.name for path in group] for group in parts.values())
-    learning = (train, *validation) if validation else without_tenth(shuffled(train))
-    return divide(classes, *learning, test)
+    if not validation:
+        train, *validation = images.hold_out_tenth(images.shuffled(train))
+    return images.divide(classes, train, *validation, test)
 
 
 def _parts(root: Path) -> dict[str, list[Path]]:
-    """Return the class folders of each part: of ``""`` if the root is not divided."""
+    """Return the class folders of each split by name, or under ``""`` if the root is not split."""
     folders = {path.name: path for path in _folders(root)}
     if not {"train", "test"} <= set(folders):
         return {"": list(folders.values())}
     if {"validation", "val"} <= set(folders):
-        raise ValueError(f"{root} has both validation and val; keep one of them")
+        raise ValueError(f"{root} contains both validation/ and val/. Keep one of them")
     names = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
     parts = {part: _folders(folders[name]) for name, part in names.items() if name in folders}
-    merge = "few-shot classes belong to one split: merge them"
-    require_disjoint({n: [path.name for path in parts[n]] for n in parts}, hint=merge)
+    merge = "Every class must be in exactly one split. Merge the two folders"
+    images.require_disjoint({n: [path.name for path in parts[n]] for n in parts}, hint=merge)
     return parts
 
 
@@ -86,41 +79,43 @@ def _images(folder: Path) -> list[Path]:
     return sorted(path for path in files if path.suffix.lower() in SUFFIXES)
 
 
-def _require_enough(root: Path, parts: dict[str, list[Path]], files: dict[str, list[Path]]) -> None:
+def _check_counts(root: Path, parts: dict[str, list[Path]], files: dict[str, list[Path]]) -> None:
     if empty := [name for name, group in files.items() if not group]:
         raise ValueError(
-            f"{len(empty)} of the {len(files)} class folders of {root} have no images, the first "
-            f"is {empty[0]}; images end in {', '.join(SUFFIXES)}"
+            f"{len(empty)} of the {len(files)} class folders of {root} contain no images (first: "
+            f"{empty[0]}): expected files that end in {', '.join(SUFFIXES)}"
         )
     sizes = {part or "all": len(group) for part, group in parts.items()}
     few = len(files) < MIN_CLASSES or (sizes.get("train") == 1 and len(sizes) == 2)
     if few or 0 in sizes.values():
         raise ValueError(
-            f"{root} has {len(files)} class folders {sizes}; expected at least {MIN_CLASSES}, "
-            "one each to train, to validate and to test on"
+            f"{root} must contain at least {MIN_CLASSES} class folders, one each for training, "
+            f"validation and test, got {sizes}"
         )
 
 
-def _decode(files: dict[str, list[Path]], size: int) -> Classes:
+def _decode(files: dict[str, list[Path]], size: int) -> images.Classes:
     modes = set()
     for file in (file for group in files.values() for file in group):
-        with opened(file) as picture:
+        with images.open_image(file) as picture:
             modes.add(picture.mode)
     mode, channels = ("L", 1) if modes <= GRAY else ("RGB", 3)
-    return read_images(
-        files, lambda picture: squeeze(_flat(picture), mode, size), channels=channels, size=size
-    )
+
+    def convert(picture: Any) -> Any:
+        return images.to_square(_flatten(picture), mode, size)
+
+    return images.read_images(files, convert, channels=channels, size=size)
 
 
-def _flat(picture: Any) -> Any:
-    """Turn a picture the right way up, without transparency and with 8 bits to a channel."""
-    image = pillow("Image")
-    picture = pillow("ImageOps").exif_transpose(picture)
+def _flatten(picture: Any) -> Any:
+    """Return a picture in upright orientation, without transparency and with 8 bits per channel."""
+    image = images.pillow("Image")
+    picture = images.pillow("ImageOps").exif_transpose(picture)
     if picture.mode.startswith("I"):
-        # Pillow would cut 16 bits off at 255.
+        # Pillow would clip 16-bit values to 255 instead of scaling them.
         return image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if not picture.has_transparency_data:
         return picture
-    paper = image.new("RGBA", picture.size, "white")
-    paper.alpha_composite(picture.convert("RGBA"))
-    return paper
+    background = image.new("RGBA", picture.size, "white")
+    background.alpha_composite(picture.convert("RGBA"))
+    return background

@@ -1,7 +1,7 @@
-"""Glyphs: characters of several scripts, drawn with the fonts that come with matplotlib.
+"""Glyphs: characters of several scripts, drawn with the fonts of matplotlib.
 
-Real shapes for few-shot learning where nothing can be downloaded. A class is a character; its
-images are that character in different fonts, each turned, sheared, scaled and shifted a little.
+This data set requires no download. A class is a character. Its images show the character in
+different fonts, with small random rotations, shears, scalings and shifts.
 """
 
 import unicodedata
@@ -21,9 +21,9 @@ from metarl.data.images import Classes, Splits, pillow, split_classes
 from metarl.util import optional
 
 
-# The other 25 fonts lie or have too little: Computer Modern has its own encodings (cmsy10 draws a
-# symbol for a letter, cmr10 "¡" for "<"), Last Resort draws one box for a whole script, and the
-# rest of STIX has sizes of brackets and private characters.
+# The other 25 fonts of matplotlib are excluded. Computer Modern has its own encodings (cmsy10 draws
+# a symbol for a letter, cmr10 "¡" for "<"), Last Resort draws one box for a whole script, and the
+# other STIX fonts contain only bracket sizes and private characters.
 FONTS = (
     *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
     *(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
@@ -31,61 +31,62 @@ FONTS = (
     *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
 )
 KINDS = {"Lu", "Ll", "Lt", "Lo", "Nd", "No", "Nl", "Sm", "Sc", "So"}
-# Lines and dots, which mean something by their place in the cell only: boxes, blocks, Braille.
-PLACED = {*range(0x2500, 0x25A0), *range(0x2800, 0x2900)}
-SWAPPED = set("ӋӌӶӷ")  # DejaVu Sans Mono Oblique draws each pair for the other
+# Box drawing, block elements and Braille, which differ only by their position in the cell.
+POSITIONAL = {*range(0x2500, 0x25A0), *range(0x2800, 0x2900)}
+SWAPPED = set("ӋӌӶӷ")  # DejaVu Sans Mono Oblique swaps these two pairs
 
 IMAGES_PER_CLASS = 20
 MIN_FONTS = 10
-MIN_INK = 9.0  # pixels of SIZE x SIZE
-ALIKE = 0.1
-"""Squared difference of two drawings, over the ink of the fainter one, that nobody would see."""
+MIN_INK = 9.0  # minimum sum of pixel values in [0, 1] of a SIZE x SIZE drawing
+MAX_DIFFERENCE = 0.1
+"""Maximum squared difference of similar drawings, relative to the ink of the fainter one."""
 SIZE = 28
-FINE = 3  # drawn this much larger, then averaged
-EM, FRAME = 26 / 28, 22 / 28  # size of the type, and what a larger glyph is shrunk to
+ZOOM = 3  # glyphs are drawn larger by this factor and then averaged
+EM, FRAME = 26 / 28, 22 / 28  # font size and maximum glyph size, relative to the image size
 TURN, SHEAR, SCALE, SHIFT = 0.3, 0.25, 0.15, 3 / 28
-VERSION = 1  # of the drawings: part of the cache's key
+VERSION = 1  # version of the drawings, part of the cache key
 
 
 def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
-    """Draw the glyphs, ink 255 on 0, and split the characters 64 : 16 : 20.
+    """Draw the glyphs with ink 255 on background 0, and split the characters 64 : 16 : 20.
 
-    Rotated copies make poor extra classes here: n is u and 6 is 9, upside down.
+    Rotations are poor additional classes here, because a rotated n is a u and a rotated 6 is a 9.
 
     Args:
-        data_root: ``None``; nothing is read.
-        split: ``random``, the only one.
-        image_size: Height and width.
+        data_root: Must be ``None``, since no files are read.
+        split: ``random``, the only split.
+        image_size: Height and width in pixels.
 
     Raises:
-        ImportError: If matplotlib is missing.
-        ValueError: If a root is given.
+        ImportError: If matplotlib is not installed.
+        ValueError: If `data_root` is not ``None``.
     """
     if data_root is not None:
-        raise ValueError(f"data_root must be None for glyphs, which are drawn; got {data_root}")
-    source = {"version": VERSION, "made_by": _made_by(), "size": image_size}
-    return split_classes(cached("glyphs", source, lambda: draw(usable(), image_size=image_size)))
+        raise ValueError(f"data_root must be None for glyphs, got {data_root}. Leave it out")
+    source = {"version": VERSION, "made_by": _library_versions(), "size": image_size}
+    classes = cached("glyphs", source, lambda: draw(find_classes(), image_size=image_size))
+    return split_classes(classes)
 
 
-def usable(candidates: Iterable[str] | None = None) -> dict[str, list[str]]:
-    """Return the characters that make classes, each with the fonts that draw it.
+def find_classes(candidates: Iterable[str] | None = None) -> dict[str, list[str]]:
+    """Return the characters that are used as classes, each with the fonts that contain it.
 
-    Letters, digits and symbols that are no variant of another character by Unicode's
-    decompositions, that at least ``MIN_FONTS`` fonts draw, and that no font draws like one that
-    comes before: Latin A is Cyrillic А is Greek Α.
+    These are letters, digits and symbols that are not variants of other characters (Unicode
+    decompositions) and that at least ``MIN_FONTS`` fonts contain. Of characters that look alike in
+    any font, such as Latin A, Cyrillic А and Greek Α, only the first is kept.
 
     Args:
-        candidates: Characters to choose from; ``None`` means all that the fonts have.
+        candidates: Characters to choose from; all characters of the fonts if ``None``.
     """
     tables = {font: _characters(font) for font in FONTS}
-    among = set().union(*tables.values()) if candidates is None else set(candidates)
-    shapes = sorted(name for name in among if _has_a_shape(name))
+    pool = set().union(*tables.values()) if candidates is None else set(candidates)
+    shapes = sorted(name for name in pool if _is_candidate(name))
     fonts = {name: [font for font in FONTS if name in tables[font]] for name in shapes}
     names = [name for name in fonts if len(fonts[name]) >= MIN_FONTS]
     alike = np.zeros((len(names), len(names)), bool)
     for font in FONTS:
-        there = [i for i, name in enumerate(names) if font in fonts[name]]
-        alike[np.ix_(there, there)] |= _alike(np.stack([_ink(names[i], font) for i in there]))
+        drawn = [i for i, name in enumerate(names) if font in fonts[name]]
+        alike[np.ix_(drawn, drawn)] |= _similar(np.stack([_ink(names[i], font) for i in drawn]))
     kept: list[int] = []
     for i in range(len(names)):
         kept += [] if alike[i, [*kept, i]].any() else [i]
@@ -93,9 +94,11 @@ def usable(candidates: Iterable[str] | None = None) -> dict[str, list[str]]:
 
 
 def draw(characters: Mapping[str, Sequence[str]], *, image_size: int) -> Classes:
-    """Draw ``IMAGES_PER_CLASS`` images of each character with the fonts that it comes with.
+    """Return ``IMAGES_PER_CLASS`` images of every character.
 
-    The random numbers of a character are seeded by its code.
+    Args:
+        characters: Fonts of every character.
+        image_size: Height and width in pixels.
     """
     images = np.concatenate([_draw(name, characters[name], image_size) for name in characters])
     counts = (IMAGES_PER_CLASS,) * len(characters)
@@ -106,17 +109,17 @@ def _draw(name: str, fonts: Sequence[str], size: int) -> NDArray[np.uint8]:
     image = pillow("Image")
     bilinear = image.Resampling.BILINEAR
     random = np.random.RandomState(ord(name))
-    fine = [_fine(name, fonts[index], size) for index in random.permutation(len(fonts))]
+    fine = [_render(name, fonts[index], size) for index in random.permutation(len(fonts))]
     images = []
     for glyph in islice(cycle(fine), IMAGES_PER_CLASS):
-        data = _affine(random, size * FINE)
+        data = _affine(random, size * ZOOM)
         moved = glyph.transform(glyph.size, image.Transform.AFFINE, data, bilinear)
-        images.append(np.asarray(moved.reduce(FINE)))
+        images.append(np.asarray(moved.reduce(ZOOM)))
     return np.stack(images)
 
 
 def _affine(random: np.random.RandomState, side: int) -> tuple[float, ...]:
-    """Return where each pixel comes from, as Pillow wants it: about the center of the image."""
+    """Return the coefficients of a random affine map about the image center, in Pillow's format."""
     turn, shear, *more = random.uniform(-1, 1, 6) * (TURN, SHEAR, SCALE, SCALE, SHIFT, SHIFT)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     matrix = rotation @ [[1, shear], [0, 1]] @ np.diag(1 + np.array(more[:2]))
@@ -124,14 +127,17 @@ def _affine(random: np.random.RandomState, side: int) -> tuple[float, ...]:
     return (*matrix[0], offset[0], *matrix[1], offset[1])
 
 
-def _fine(name: str, font: str, size: int) -> Any:
-    """Draw a character in the middle of a square of ``FINE * size``, shrunk if it is large."""
-    image, side, frame = pillow("Image"), size * FINE, round(FRAME * size * FINE)
-    kind = _type(font, round(EM * side))
+def _render(name: str, font: str, size: int) -> Any:
+    """Draw a character in the center of a square image, scaled down if it exceeds the frame.
+
+    The image is larger than `size` by the factor ``ZOOM``.
+    """
+    image, side, frame = pillow("Image"), size * ZOOM, round(FRAME * size * ZOOM)
+    kind = _load_font(font, round(EM * side))
     left, top, right, bottom = kind.getbbox(name)
     glyph = image.new("L", (max(1, right - left), max(1, bottom - top)))
     pillow("ImageDraw").Draw(glyph).text((-left, -top), name, font=kind, fill=255)
-    glyph = glyph.crop(glyph.getbbox() or (0, 0, 1, 1))  # the font's own box has empty margins
+    glyph = glyph.crop(glyph.getbbox() or (0, 0, 1, 1))  # the font's bounding box has margins
     glyph.thumbnail((frame, frame), image.Resampling.BILINEAR)
     square = image.new("L", (side, side))
     square.paste(glyph, ((side - glyph.width) // 2, (side - glyph.height) // 2))
@@ -139,21 +145,24 @@ def _fine(name: str, font: str, size: int) -> Any:
 
 
 def _ink(name: str, font: str) -> NDArray[np.float64]:
-    return np.asarray(_fine(name, font, SIZE).reduce(FINE)).ravel() / 255
+    return np.asarray(_render(name, font, SIZE).reduce(ZOOM)).ravel() / 255
 
 
-def _alike(ink: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return which pairs one font draws alike; what it does not show is like itself and dropped."""
+def _similar(ink: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which pairs of drawings look alike, as a boolean matrix.
+
+    The diagonal marks drawings with less ink than ``MIN_INK``, so that they are dropped as well.
+    """
     amount = (ink**2).sum(1)
     squares = amount[:, None] + amount - 2 * ink @ ink.T
-    like = np.asarray(squares <= ALIKE * np.minimum(amount[:, None], amount))
+    like = np.asarray(squares <= MAX_DIFFERENCE * np.minimum(amount[:, None], amount))
     np.fill_diagonal(like, ink.sum(1) < MIN_INK)
     return like
 
 
-def _has_a_shape(name: str) -> bool:
-    unlike = ord(name) in PLACED or name in SWAPPED or unicodedata.decomposition(name)
-    return not unlike and unicodedata.category(name) in KINDS
+def _is_candidate(name: str) -> bool:
+    excluded = ord(name) in POSITIONAL or name in SWAPPED or unicodedata.decomposition(name)
+    return not excluded and unicodedata.category(name) in KINDS
 
 
 def _characters(font: str) -> set[str]:
@@ -161,10 +170,10 @@ def _characters(font: str) -> set[str]:
     return {chr(code) for code, glyph in codes.items() if glyph}
 
 
-def _made_by() -> list[str]:
-    """Return the versions that the drawings depend on."""
+def _library_versions() -> list[str]:
+    """Return the library versions that the drawings depend on."""
     try:
-        fonts = version("matplotlib")  # importing it takes longer than reading the cache
+        fonts = version("matplotlib")  # importing matplotlib takes longer than reading the cache
     except PackageNotFoundError:
         fonts = _matplotlib().__version__
     return [fonts, pillow("Image").__version__, pillow("features").version("freetype2")]
@@ -175,9 +184,9 @@ def _matplotlib(module: str = "matplotlib") -> Any:
 
 
 @cache
-def _type(font: str, size: int) -> Any:
+def _load_font(font: str, size: int) -> Any:
     module = pillow("ImageFont")
-    # The basic layout is in every build of Pillow, and single characters need no other.
+    # Basic layout is available in every build of Pillow and sufficient for single characters.
     return module.truetype(str(_path(font)), size, layout_engine=module.Layout.BASIC)
 
 

@@ -1,4 +1,4 @@
-"""Images by class in one uint8 tensor: reading them, choosing classes, splitting classes."""
+"""Labeled images in one uint8 tensor: finding, reading, selecting and splitting classes."""
 
 import contextlib
 import hashlib
@@ -21,10 +21,10 @@ from metarl.util import optional
 
 
 ImageFile: TypeAlias = Path | zipfile.Path
-"""A file in a folder or in a zip file."""
+"""An image file in a folder or in a zip archive."""
 
 SPLIT_SEED = 0
-# What Pillow and zipfile raise at a damaged file: a broken PNG is a SyntaxError.
+# Exceptions of Pillow and zipfile for damaged files; a damaged PNG raises a SyntaxError.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, zipfile.BadZipFile)
 
 
@@ -32,9 +32,16 @@ class Classes(NamedTuple):
     """Images sorted by class.
 
     Attributes:
-        images: All of them on the CPU, those of one class next to each other.
+        images: Images of all classes on the CPU; the images of a class are contiguous.
         counts: Number of images of each class, in order.
-        names: Name of each class.
+        names: Name of each class, in order.
+
+    Example::
+
+        >>> from metarl.data import load_images
+        >>> train = load_images("glyphs").train
+        >>> len(train.images) == sum(train.counts) and len(train.counts) == len(train.names)
+        True
     """
 
     images: UInt8[Tensor, "images channels height width"]
@@ -43,49 +50,67 @@ class Classes(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """Classes to meta-train on, to choose between runs by, and to report on: none is in two."""
+    """Disjoint sets of classes for meta-training, validation and test.
+
+    Validation classes are for choosing between runs and settings, test classes for final results.
+
+    Attributes:
+        train: Classes for meta-training.
+        validation: Classes for validation.
+        test: Classes for the final evaluation.
+
+    Example::
+
+        >>> from metarl.data import load_images
+        >>> train, validation, test = load_images("glyphs")
+        >>> set(train.names) & set(test.names)
+        set()
+    """
 
     train: Classes
     validation: Classes
     test: Classes
 
     def digest(self) -> str:
-        """Return what tells these splits from others: a hash of the names of their classes."""
+        """Return a hash of the class names of all splits, used to detect changed data."""
         names = json.dumps([classes.names for classes in self])
         return hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
 def pillow(module: str) -> Any:
-    """Return a module of Pillow: ``"Image"``.
+    """Import and return a module of Pillow.
+
+    Args:
+        module: Name of the module, such as ``"Image"``.
 
     Raises:
-        ImportError: If Pillow is missing; the message has the command.
+        ImportError: If Pillow is not installed. The message contains the install command.
     """
     return optional.require(f"PIL.{module}", extra="vision", purpose="image files")
 
 
 def find_files(data_root: Path | None, folder: str, names: Sequence[tuple[str, ...]]) -> list[Path]:
-    """Return the files of a data set, in `folder` under the root or in the root itself.
+    """Find the files of a data set in a subfolder of the root, or in the root itself.
 
     Args:
-        data_root: Where to look; ``None`` means the environment variable ``METARL_DATA``.
-        folder: The usual name of the data set's folder: ``omniglot``.
-        names: The names that each file may have, the preferred one first.
+        data_root: The root; defaults to the environment variable ``METARL_DATA``.
+        folder: Name of the subfolder, such as ``omniglot``.
+        names: Possible names of each file, the preferred name first.
 
     Returns:
-        A path for each element of `names`; no paths if there are none of the files.
+        One path per element of `names`, or an empty list if no file exists or no root is set.
 
     Raises:
-        FileNotFoundError: If the root is no folder, or only some of the files are there.
+        FileNotFoundError: If the root is not a folder, or only some of the files exist.
     """
-    given = data_root or os.environ.get("METARL_DATA")
-    if not given:
+    root = data_root or os.environ.get("METARL_DATA")
+    if not root:
         return []
-    base = Path(given).expanduser().resolve()
+    base = Path(root).expanduser().resolve()
     if not base.is_dir():
         origin = "METARL_DATA" if data_root is None else "data_root"
         raise FileNotFoundError(
-            f"{origin} is no folder: expected the one that contains {folder}/, got {base}"
+            f"{origin} is not a folder: expected the folder that contains {folder}/, got {base}"
         )
     for place in (base / folder, base):
         found = [[place / n for n in known if (place / n).exists()] for known in names]
@@ -93,22 +118,22 @@ def find_files(data_root: Path | None, folder: str, names: Sequence[tuple[str, .
             return [paths[0] for paths in found]
         if any(found):
             missing = " or ".join(names[found.index([])])
-            raise FileNotFoundError(f"{place} is not complete: it lacks {missing}")
+            raise FileNotFoundError(f"{place} is incomplete: {missing} is missing")
     return []
 
 
 @contextlib.contextmanager
-def opened(file: ImageFile) -> Iterator[Any]:
+def open_image(file: ImageFile) -> Iterator[Any]:
     """Open an image file as a Pillow image.
 
     Raises:
-        ValueError: If it is damaged, also where the block finds that out; the message names it.
+        ValueError: If the image cannot be read, either here or in the block.
     """
     try:
         with pillow("Image").open(io.BytesIO(file.read_bytes())) as picture:
             yield picture
     except UNREADABLE as error:
-        raise ValueError(f"{file} cannot be read as an image ({error}); replace it") from None
+        raise ValueError(f"{file} cannot be read as an image ({error}). Replace it") from None
 
 
 def read_images(
@@ -118,77 +143,78 @@ def read_images(
     channels: int,
     size: int,
 ) -> Classes:
-    """Decode image files one by one into one tensor, so that memory holds them once.
+    """Decode image files into one tensor, one file at a time to save memory.
 
     Args:
-        files: The files of each class.
-        convert: Maps a Pillow image to one of the right mode and size.
-        channels: Channels after `convert`.
+        files: Files of each class, by class name.
+        convert: Function that converts a Pillow image to the right mode and size.
+        channels: Number of channels after `convert`.
         size: Height and width after `convert`.
 
     Raises:
-        ValueError: If a file is no image; the message names it.
+        ValueError: If a file is not an image. The message names the file.
     """
     everything = [file for group in files.values() for file in group]
     images = torch.empty((len(everything), channels, size, size), dtype=torch.uint8)
     for row, file in zip(images.numpy(), everything, strict=True):
-        with opened(file) as picture:
+        with open_image(file) as picture:
             pixels = np.asarray(convert(picture))
         row[:] = pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     return Classes(images, tuple(map(len, files.values())), tuple(files))
 
 
-def squeeze(picture: Any, mode: str, size: int) -> Any:
-    """Return a picture in another mode and as a square, by bilinear interpolation."""
+def to_square(picture: Any, mode: str, size: int) -> Any:
+    """Convert a picture to a Pillow mode and resize it to a square by bilinear interpolation."""
     return picture.convert(mode).resize((size, size), pillow("Image").Resampling.BILINEAR)
 
 
 def join(*parts: Classes) -> Classes:
-    """Return the classes of all parts, one part after the other."""
+    """Concatenate several sets of classes."""
     images, counts, names = zip(*parts, strict=True)
     return Classes(torch.cat(images), sum(counts, ()), sum(names, ()))
 
 
 def select(classes: Classes, names: Iterable[str]) -> Classes:
-    """Return the named classes, in the order that they have in `classes`."""
-    wanted = set(names)
-    chosen = [name in wanted for name in classes.names]
-    rows = torch.tensor(chosen).repeat_interleave(torch.tensor(classes.counts))
-    counts = tuple(compress(classes.counts, chosen))
-    return Classes(classes.images[rows], counts, tuple(compress(classes.names, chosen)))
+    """Return the classes with the given names, in the order of `classes`."""
+    names = set(names)
+    selected = [name in names for name in classes.names]
+    rows = torch.tensor(selected).repeat_interleave(torch.tensor(classes.counts))
+    counts = tuple(compress(classes.counts, selected))
+    return Classes(classes.images[rows], counts, tuple(compress(classes.names, selected)))
 
 
 def require_disjoint(parts: Mapping[Any, Iterable[str]], *, hint: str) -> None:
-    """Make sure that no class is in two parts.
+    """Raise a ValueError if a class is in two parts.
 
-    Raises:
-        ValueError: If one is; the message ends with `hint`.
+    Args:
+        parts: Class names of each part, by name of the part.
+        hint: Last sentence of the error message.
     """
     for (one, names), (other, others) in combinations(parts.items(), 2):
         if both := sorted({*names} & {*others}):
-            raise ValueError(f"class {both[0]!r} is in {one} and in {other}; {hint}")
+            raise ValueError(f"class {both[0]!r} is in {one} and in {other}. {hint}")
 
 
 def shuffled(names: Iterable[str]) -> list[str]:
-    """Return names in an order that depends on nothing but the names."""
+    """Return the names in a random order that depends only on the set of names."""
     ordered = sorted(names)
-    # RandomState is old, but its numbers are the same in every version of numpy (NEP 19).
+    # The random numbers of RandomState are the same in every version of NumPy (NEP 19).
     return [ordered[i] for i in np.random.RandomState(SPLIT_SEED).permutation(len(ordered))]
 
 
 def divide(classes: Classes, *parts: Iterable[str]) -> Splits:
-    """Return the classes named in each of three parts: training, validation, test."""
+    """Return the splits with the given class names for training, validation and test."""
     return Splits(*(select(classes, names) for names in parts))
 
 
-def without_tenth(names: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """Divide names in two: the last tenth, at least one, serves for validation."""
+def hold_out_tenth(names: list[str]) -> tuple[list[str], list[str]]:
+    """Split names into training names and the last tenth (at least one) for validation."""
     last = len(names) - max(1, round(0.1 * len(names)))
     return names[:last], names[last:]
 
 
 def split_classes(classes: Classes) -> Splits:
-    """Split 64 : 16 : 20, as miniImageNet is split; at least one class each."""
+    """Split classes randomly 64 : 16 : 20 like miniImageNet, with at least one class per split."""
     names = shuffled(classes.names)
     rest = len(names) - max(1, round(0.2 * len(names)))
     train = rest - max(1, round(0.16 * len(names)))

@@ -10,19 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from metarl.data import images
 from metarl.data.cache import cache_folder, cached, fingerprint, replacing
-from metarl.data.images import (
-    Classes,
-    ImageFile,
-    Splits,
-    divide,
-    find_files,
-    join,
-    pillow,
-    read_images,
-    shuffled,
-    without_tenth,
-)
 from metarl.util import warn
 
 
@@ -30,7 +19,13 @@ Names: TypeAlias = Sequence[str]
 
 
 class Archive(NamedTuple):
-    """What one of the two official archives holds, and the MD5 of its zip file."""
+    """Contents of an official archive of Omniglot.
+
+    Attributes:
+        characters: Number of characters.
+        images: Number of images.
+        md5: MD5 checksum of the zip file.
+    """
 
     characters: int
     images: int
@@ -46,7 +41,7 @@ DRAWING = re.compile(r"(?:^|/)([^/]+/character\d+)/[^/.][^/]*\.png$")
 
 NUM_TRAIN, NUM_VALIDATION = 1200, 100
 
-# Vinyals et al. (2016) divide by alphabet, and so that 172 and 423 characters come out.
+# Vinyals et al. (2016) split by alphabet, with 172 validation and 423 test characters.
 VINYALS_VALIDATION = {"Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)"}
 VINYALS_TEST = {
     *("Kannada", "Keble", "Malayalam", "Manipuri", "Mongolian", "Old_Church_Slavonic_(Cyrillic)"),
@@ -55,40 +50,44 @@ VINYALS_TEST = {
 }
 
 
-def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
-    """Read Omniglot from a folder, or download it.
+def load(data_root: Path | None, *, split: str, image_size: int) -> images.Splits:
+    """Load Omniglot from a folder, or download it.
 
-    The drawings are shrunk by nearest neighbour, as the papers do (they ask Pillow for another
-    filter, which it ignores for images of 1 bit), and inverted so that ink is 255, as in MAML;
-    Reptile and MAML++ leave the background white.
+    The split ``random`` has 1200 characters for training and 423 for test, as in MAML. The last 100
+    of the 1200 are for validation, which MAML counts as training. The split ``vinyals`` has 1028,
+    172 and 423 characters, split by alphabet. The split ``background`` uses the background set for
+    training, a tenth of it for validation, and the evaluation set for test.
+
+    The drawings are resized by nearest-neighbor interpolation as in the papers, whose code requests
+    a different filter that Pillow ignores for 1-bit images. The drawings are inverted so that ink
+    is 255, as in MAML. Reptile and MAML++ keep a white background.
 
     Args:
-        data_root: The folder that contains ``omniglot/``, or that folder; in it the two official
-            zip files or what they unpack to. ``None``: ``METARL_DATA``, else the download.
-        split: ``random``: 1200 characters to train on, 423 to test on, as MAML. The last 100 of
-            the 1200 are for validation; MAML counts them as training.
-            ``vinyals``: 1028, 172 and 423 characters, by alphabet.
-            ``background``: the background set, a tenth of it for validation; the evaluation set.
-        image_size: Height and width.
+        data_root: Folder that contains ``omniglot/``, or that folder itself; defaults to the
+            environment variable ``METARL_DATA``. The folder must contain the two official zip files
+            or their unpacked folders. If neither is set, Omniglot is downloaded into the cache
+            folder.
+        split: ``random``, ``vinyals`` or ``background``.
+        image_size: Height and width in pixels.
 
     Raises:
-        OSError: If there are no data and none can be downloaded.
-        ValueError: If the data are not complete.
+        OSError: If no data are found and the download fails.
+        ValueError: If the data are incomplete.
     """
-    sources = find_files(data_root, "omniglot", [(f"{name}.zip", name) for name in ARCHIVES])
+    sources = images.find_files(data_root, "omniglot", [(f"{name}.zip", name) for name in ARCHIVES])
     if not sources and data_root is not None:
         raise FileNotFoundError(
-            f"data_root must contain {' and '.join(ARCHIVES)}, as .zip files or folders, got "
+            f"data_root must contain {' and '.join(ARCHIVES)} as zip files or folders, got "
             f"{data_root}. Leave it out to download them"
         )
     sources = sources or [download(name, cache_folder() / "omniglot") for name in ARCHIVES]
     background, evaluation = (_read(path, image_size) for path in sources)
     parts = SPLITS[split](background.names, evaluation.names)
-    return divide(join(background, evaluation), *parts)
+    return images.divide(images.join(background, evaluation), *parts)
 
 
 def _random(background: Names, evaluation: Names) -> Sequence[Names]:
-    names = shuffled((*background, *evaluation))
+    names = images.shuffled((*background, *evaluation))
     first, last = NUM_TRAIN - NUM_VALIDATION, NUM_TRAIN
     return names[:first], names[first:last], names[last:]
 
@@ -102,62 +101,70 @@ def _vinyals(background: Names, evaluation: Names) -> Sequence[Names]:
 
 
 def _background(background: Names, evaluation: Names) -> Sequence[Names]:
-    return *without_tenth(shuffled(background)), evaluation
+    return *images.hold_out_tenth(images.shuffled(background)), evaluation
 
 
 SPLITS = {"random": _random, "vinyals": _vinyals, "background": _background}
 
 
 def download(name: str, folder: Path) -> Path:
-    """Download an official archive into a folder, unless it is there; return its path.
+    """Download an official archive into a folder unless it exists, and return its path.
+
+    Args:
+        name: Key of ``ARCHIVES``.
+        folder: Target folder.
 
     Raises:
-        OSError: If it cannot be downloaded; the message says where to put it by hand.
-        ValueError: If what came is something else.
+        OSError: If the download fails. The message describes a manual download.
+        ValueError: If the downloaded file has the wrong MD5 checksum.
     """
     path, url = folder / f"{name}.zip", URL.format(name)
     if path.exists():
         return path
-    warn(f"downloading {url} to {folder}, since it is neither there nor under METARL_DATA")
-    by_hand = f"get it by hand and put it into {folder}, or set data_root to the folder with it"
+    warn(f"downloading {url} to {folder}, since METARL_DATA does not contain it")
+    manually = (
+        f"Download it manually into {folder}, or set data_root to the folder that contains it"
+    )
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:
             data = answer.read()
     except (OSError, http.client.HTTPException) as error:
-        raise OSError(f"{url} cannot be downloaded ({error}); {by_hand}") from None
+        raise OSError(f"{url} cannot be downloaded ({error}). {manually}") from None
     md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if md5 != ARCHIVES[name].md5:
-        raise ValueError(f"{url} has the MD5 {md5}, not {ARCHIVES[name].md5}; {by_hand}")
+        expected = ARCHIVES[name].md5
+        raise ValueError(f"{url} has the wrong MD5: expected {expected}, got {md5}. {manually}")
     with replacing(path) as temporary:
         temporary.write_bytes(data)
     return path
 
 
-def _read(source: Path, size: int) -> Classes:
+def _read(source: Path, size: int) -> images.Classes:
     unpacked = sorted(source.rglob("*.png"), key=str)
     key = {"files": fingerprint(source, *unpacked), "size": size}
     return cached("omniglot", key, partial(_decode, source, unpacked, size))
 
 
-def _decode(source: Path, files: Sequence[ImageFile], size: int) -> Classes:
+def _decode(source: Path, files: Sequence[images.ImageFile], size: int) -> images.Classes:
     if not source.is_dir():
         try:
             archive = zipfile.ZipFile(source)
         except zipfile.BadZipFile as error:
-            raise ValueError(f"{source} is no whole zip file ({error}); get it again") from None
+            raise ValueError(f"{source} is a damaged zip file ({error}). Replace it") from None
         files = [zipfile.Path(archive, name) for name in sorted(archive.namelist())]
-    characters: dict[str, list[ImageFile]] = {}
+    characters: dict[str, list[images.ImageFile]] = {}
     for file in files:
         if match := DRAWING.search(str(file)):
             characters.setdefault(match[1], []).append(file)
-    wanted, found = ARCHIVES[source.stem], sum(map(len, characters.values()))
-    if (len(characters), found) != wanted[:2]:
+    expected, found = ARCHIVES[source.stem], sum(map(len, characters.values()))
+    if (len(characters), found) != expected[:2]:
         raise ValueError(
-            f"{source} has {len(characters):,} of {wanted[0]:,} characters and {found:,} of "
-            f"{wanted[1]:,} images; get all of {URL.format(source.stem)}"
+            f"{source} is incomplete: expected {expected.characters:,} characters and "
+            f"{expected.images:,} images, got {len(characters):,} and {found:,}. Download all of "
+            f"{URL.format(source.stem)}"
         )
-    nearest = pillow("Image").Resampling.NEAREST
-    classes = read_images(
+    nearest = images.pillow("Image").Resampling.NEAREST
+    classes = images.read_images(
         characters, lambda x: x.resize((size, size), nearest).convert("L"), channels=1, size=size
     )
     return classes._replace(images=255 - classes.images)

@@ -1,4 +1,4 @@
-"""Networks whose derivatives of every order are exact under ``vmap``."""
+"""Layers and networks with exact derivatives of every order under ``torch.func.vmap``."""
 
 import lazy_loader
 

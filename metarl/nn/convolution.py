@@ -1,8 +1,9 @@
-"""Convolutional networks whose derivatives of every order are exact, and fast under ``vmap``.
+"""Convolutional networks with exact derivatives of every order, fast under ``vmap``.
 
-Images are (batch, height, width, channels) inside. A convolution is nine shifted copies and one
-matrix product: under ``vmap`` over tasks, where every task has kernels of its own, that is a
-batched product, and grouped convolutions are slower at every order of derivative.
+Images have shape (batch, height, width, channels) inside the networks. A convolution concatenates
+nine shifted copies of the image and multiplies them by the kernel matrix. Under ``vmap`` over tasks
+with different kernels this becomes a batched matrix product, which is faster than a grouped
+convolution at every order of derivative.
 """
 
 from itertools import pairwise
@@ -19,17 +20,25 @@ from metarl.nn.shifts import SIZE, shifted_copies
 
 
 class ConvNet(NamedTuple):
-    """A convolutional network of the few-shot literature: blocks of convolution, norm, activation.
+    """The architecture of a few-shot network: blocks of convolution, batch norm and activation.
 
     Attributes:
-        filters: Channels of every block.
+        filters: Number of channels in every block.
         blocks: Number of blocks.
-        down: Halve the image by a stride of 2, or by a 2×2 max-pool after the activation.
-        pool_padding: Pool the last odd row and column with padding, or leave them out.
-        features: Average the last image over its pixels, or flatten it.
-        scale: Batch norm has a scale γ beside its shift β.
-        eps: Added to the variance in batch norm.
+        down: How a block halves the image: a convolution with stride 2 (``stride``) or a 2×2
+            max-pool after the activation (``pool``).
+        pool_padding: ``same`` pads an odd last row or column before pooling; ``valid`` drops it.
+        features: ``mean`` averages the last feature map over its pixels; ``flatten`` flattens it.
+        scale: Learn a scale γ in batch norm in addition to the shift β.
+        eps: Constant added to the variance in batch norm.
         activation: ``relu`` or ``leaky_relu``.
+
+    Example::
+
+        >>> from metarl.nn import ConvBody, ConvNet
+        >>> body = ConvBody(ConvNet(filters=32, down="pool"), channels=3)
+        >>> body(torch.rand(5, 3, 84, 84)).shape
+        torch.Size([5, 32])
     """
 
     filters: int = 64
@@ -43,30 +52,62 @@ class ConvNet(NamedTuple):
 
 
 class Classifier(nn.Module):
-    """A body that computes features and a linear head: what ANIL, BOIL and prototypes tell apart.
+    """A classifier that consists of a body (the features) and a linear head (the logits).
 
-    With a second argument, normalization takes its statistics from those `reference` inputs alone,
-    as when a query is classified with what the support set says (not transductive).
+    The parameter names start with ``body.`` and ``head.``, which methods such as ANIL, BOIL and
+    ProtoMAML use to adapt only one of the two parts.
+
+    Example::
+
+        >>> from metarl.nn import Classifier, ConvBody, ConvNet, linear
+        >>> module = Classifier(ConvBody(ConvNet(), channels=1), linear(64, 5))
+        >>> module(torch.rand(10, 1, 28, 28)).shape
+        torch.Size([10, 5])
     """
 
     def __init__(self, body: nn.Module, head: nn.Linear) -> None:
-        """Join a body, called as ``body(inputs)`` or ``body(inputs, reference)``, and a head."""
+        """Combine a body and a head.
+
+        Args:
+            body: A module called as ``body(inputs)`` or ``body(inputs, reference)``.
+            head: A linear layer from the features to the logits.
+        """
         super().__init__()
         self.body, self.head = body, head
 
     def forward(self, inputs: Any, reference: Any = None) -> Float[Tensor, "n ways"]:
-        """Return one logit per class; inputs are what the body takes."""
+        """Return the logits of every input.
+
+        Args:
+            inputs: Inputs of the body.
+            reference: Inputs from which normalization layers compute their statistics, such as the
+                support set (non-transductive evaluation). By default the statistics are those of
+                `inputs`.
+        """
         features = self.body(inputs) if reference is None else self.body(inputs, reference)
         return cast(Tensor, self.head(features))
 
 
 class ConvBody(nn.Module):
-    """The blocks of a :class:`ConvNet`, from images in [0, 1] to features."""
+    """A convolutional feature extractor with the architecture of a :class:`ConvNet`.
+
+    Example::
+
+        >>> from metarl.nn import ConvBody, ConvNet
+        >>> ConvBody(ConvNet(), channels=1)(torch.rand(5, 1, 28, 28)).shape
+        torch.Size([5, 64])
+    """
 
     def __init__(
         self, net: ConvNet, channels: int, *, generator: torch.Generator | None = None
     ) -> None:
-        """Draw Xavier-uniform kernels, and norms that start as identities."""
+        """Initialize Xavier-uniform kernels, zero biases and identity batch norms.
+
+        Args:
+            net: The architecture.
+            channels: Number of channels of the images.
+            generator: Random generator for the kernels; defaults to PyTorch's global generator.
+        """
         super().__init__()
         self.net = net
         widths = pairwise([channels, *[net.filters] * net.blocks])
@@ -75,7 +116,12 @@ class ConvBody(nn.Module):
     def forward(
         self, images: Float[Tensor, "n channels height width"], reference: Tensor | None = None
     ) -> Float[Tensor, "n features"]:
-        """Return the features of every image."""
+        """Return the features of every image.
+
+        Args:
+            images: Images with values in [0, 1].
+            reference: Images from which batch norm computes its statistics; defaults to `images`.
+        """
         count = 0 if reference is None else len(images)
         x = images if reference is None else torch.cat([images, reference])
         x = x.permute(0, 2, 3, 1)
@@ -86,12 +132,12 @@ class ConvBody(nn.Module):
 
 
 class Block(nn.Module):
-    """Convolution, batch norm, activation, and a max-pool where there is no stride."""
+    """A convolution, batch norm and activation, followed by a max-pool in pooling networks."""
 
     def __init__(
         self, net: ConvNet, fan_in: int, fan_out: int, *, generator: torch.Generator | None
     ) -> None:
-        """Build one block of `net`."""
+        """Build one block of `net` with `fan_in` input channels and `fan_out` output channels."""
         super().__init__()
         self.net = net
         stride = 2 if net.down == "stride" else 1
@@ -100,21 +146,22 @@ class Block(nn.Module):
         self.activation = ACTIVATIONS[net.activation]()
 
     def forward(self, x: Tensor, first: int) -> Tensor:
-        """Apply the block; batch statistics are those of ``x[first:]``."""
+        """Apply the block; batch norm computes its statistics from ``x[first:]``."""
         x = self.activation(self.norm(self.conv(x), first))
         return x if self.net.down == "stride" else max_pool(x, padding=self.net.pool_padding)
 
 
 class Conv3x3(nn.Module):
-    """A 3×3 convolution that keeps the size of the image, divided by the stride and rounded up.
+    """A 3×3 convolution with TensorFlow's SAME padding.
 
-    Padding is TensorFlow's SAME: where it is uneven, the odd pixel comes last.
+    The output has the height and width of the input divided by the stride, rounded up. Uneven
+    padding adds the extra pixel at the end.
     """
 
     def __init__(
         self, fan_in: int, fan_out: int, *, stride: int, generator: torch.Generator | None
     ) -> None:
-        """Draw a Xavier-uniform kernel of shape (out, in, 3, 3), and a zero bias."""
+        """Initialize a Xavier-uniform kernel of shape (fan_out, fan_in, 3, 3) and a zero bias."""
         super().__init__()
         self.stride = stride
         self.weight = nn.Parameter(torch.empty(fan_out, fan_in, SIZE, SIZE))
@@ -122,7 +169,7 @@ class Conv3x3(nn.Module):
         self.bias = nn.Parameter(torch.zeros(fan_out))
 
     def forward(self, x: Float[Tensor, "n h w channels"]) -> Float[Tensor, "n h2 w2 filters"]:
-        """Convolve."""
+        """Apply the convolution to a batch of images."""
         step, (height, width) = self.stride, x.shape[1:3]
         tall, wide = -(-height // step), -(-width // step)
         down = max((tall - 1) * step + SIZE - height, 0)
@@ -136,7 +183,12 @@ class Conv3x3(nn.Module):
 def max_pool(
     x: Float[Tensor, "n h w channels"], *, padding: str = "valid"
 ) -> Float[Tensor, "n h2 w2 channels"]:
-    """Take the maximum of every 2×2 pixels; ``same`` keeps a last odd row or column."""
+    """Return the maximum of every 2×2 block of pixels.
+
+    Args:
+        x: Images.
+        padding: ``same`` pads an odd last row or column; ``valid`` drops it.
+    """
     if padding == "same":
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2), value=-torch.inf)
     x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]

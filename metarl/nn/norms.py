@@ -1,4 +1,4 @@
-"""Normalization layers written from primitives, exact in derivatives of every order."""
+"""Normalization layers with exact derivatives of every order."""
 
 import torch
 from jaxtyping import Float
@@ -6,21 +6,32 @@ from torch import Tensor, nn
 
 
 class LayerNorm(nn.Module):
-    """Layer normalization over the last axis, written from primitives (Ba et al. 2016).
+    """Layer normalization over the last axis (Ba et al. 2016), built from elementary operations.
 
-    The fused kernel behind ``nn.LayerNorm`` gives wrong second derivatives in ``grad(vmap(...))``;
-    this one is exact in any order and nesting.
+    The fused kernel behind ``nn.LayerNorm`` returns wrong second derivatives in
+    ``grad(vmap(...))``. This layer is exact for every order and nesting of derivatives.
+
+    Example::
+
+        >>> from metarl.nn import LayerNorm
+        >>> LayerNorm(64)(torch.rand(10, 64)).shape
+        torch.Size([10, 64])
     """
 
     def __init__(self, size: int, *, eps: float = 1e-5) -> None:
-        """Start with scale 1 and shift 0 over the `size` features of the last axis."""
+        """Initialize the scale to 1 and the shift to 0.
+
+        Args:
+            size: Number of features on the last axis.
+            eps: Constant added to the variance.
+        """
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
         self.bias = nn.Parameter(torch.zeros(size))
         self.eps = eps
 
     def forward(self, inputs: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
-        """Normalize every row to mean 0 and variance 1, then scale and shift it."""
+        """Normalize each row to mean 0 and variance 1, then apply the scale and the shift."""
         centered = inputs - inputs.mean(-1, keepdim=True)
         variance = (centered * centered).mean(-1, keepdim=True)
         return centered * torch.rsqrt(variance + self.eps) * self.weight + self.bias
@@ -29,20 +40,33 @@ class LayerNorm(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalization over all axes but the last, without running statistics.
 
-    Written from primitives, so that derivatives of every order are exact in any nesting.
+    The layer is built from elementary operations, so derivatives of every order are exact in any
+    nesting of ``grad`` and ``vmap``.
+
+    Example::
+
+        >>> from metarl.nn import BatchNorm
+        >>> BatchNorm(64)(torch.rand(10, 7, 7, 64)).shape
+        torch.Size([10, 7, 7, 64])
     """
 
     def __init__(self, size: int, *, scale: bool = True, eps: float = 1e-5) -> None:
-        """Start with scale γ = 1 (if there is one) and shift β = 0."""
+        """Initialize the scale γ to 1 and the shift β to 0.
+
+        Args:
+            size: Number of features on the last axis.
+            scale: Learn a scale γ in addition to the shift β.
+            eps: Constant added to the variance.
+        """
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size)) if scale else None
         self.bias = nn.Parameter(torch.zeros(size))
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "n *pixels size"], first: int = 0) -> Tensor:
-        """Normalize with the mean and variance of ``x[first:]``, then scale and shift."""
+        """Normalize all rows with the mean and variance of the rows ``x[first:]``."""
         axes = tuple(range(x.ndim - 1))
-        # Without a slice where it would keep everything, since its derivative is a copy.
+        # No slice if first is 0, because the derivative of a slice is a copy.
         centered = x - (x[first:] if first else x).mean(axes)
         squares = centered * centered
         scale = torch.rsqrt((squares[first:] if first else squares).mean(axes) + self.eps)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from metarl.core import Metrics
 from metarl.rl.episodes import Episodes, Rollout, masked, masked_mean
-from metarl.util import between
 
 
 Process: TypeAlias = Callable[[Rollout], tuple[Episodes, Metrics]]
@@ -29,12 +28,7 @@ def advantages(*, discount: float = 0.99, gae_lambda: float = 1.0) -> Process:
     Args:
         discount: γ.
         gae_lambda: λ; with 1 the advantage is the return-to-go minus the baseline.
-
-    Raises:
-        ValueError: If one is not between 0 and 1.
     """
-    between(0, 1).check("discount", discount)
-    between(0, 1).check("gae_lambda", gae_lambda)
 
     def process(rollout: Rollout) -> tuple[Episodes, Metrics]:
         mask = rollout.mask
@@ -44,8 +38,8 @@ def advantages(*, discount: float = 0.99, gae_lambda: float = 1.0) -> Process:
         following = torch.cat([values[1:], torch.zeros_like(values[:1])])
         estimates = discounted_sum(rewards + discount * following - values, discount * gae_lambda)
         metrics = {"baseline/explained_variance": explained_variance(values, returns, mask)}
-        data = rollout[:-1]  # all but `diverged`
-        return Episodes(*data, advantages=standardize(estimates, mask)), metrics
+        # Of the rollout all but `diverged`.
+        return Episodes(*rollout[:-1], advantages=standardize(estimates, mask)), metrics
 
     return process
 

@@ -92,13 +92,11 @@ def surrogate(
     """
     old = episodes.behavior.log_prob(episodes.actions)
     change = masked(distribution.log_prob(episodes.actions) - old, episodes.mask)
-    if clip is not None:
-        change = change.clamp(max=LARGEST)
-    gain = torch.exp(change) * episodes.advantages
-    if clip is not None:
-        bound = episodes.advantages + clip * episodes.advantages.abs()  # (1 ± ε) A by A's sign
-        gain = torch.where(gain < bound, gain, bound)
-    return -masked_mean(gain, episodes.mask)
+    if clip is None:
+        return -masked_mean(torch.exp(change) * episodes.advantages, episodes.mask)
+    gain = torch.exp(change.clamp(max=LARGEST)) * episodes.advantages
+    bound = episodes.advantages + clip * episodes.advantages.abs()  # (1 ± ε) A by A's sign
+    return -masked_mean(torch.where(gain < bound, gain, bound), episodes.mask)
 
 
 def mean_kl(distribution: Distribution, episodes: Episodes) -> Float[Tensor, ""]:

@@ -197,7 +197,6 @@ class CategoricalMLP(_MLPPolicy):
 
     def distribution(self, params: Params, outputs: Tensor) -> Categorical:
         """Return the categorical with logits `outputs`."""
-        del params
         return Categorical(outputs)
 
 

@@ -8,21 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from metarl.core import (
-    InnerLoop,
-    MetaLearner,
-    MetaParams,
-    MetaState,
-    Metrics,
-    Outer,
-    Params,
-    Task,
-    backprop,
-    gradient_learner,
-    no_constants,
-    reptile,
-    tree,
-)
+from metarl import core
+from metarl.core import InnerLoop, MetaLearner, MetaParams, MetaState, Metrics, Outer, Task, tree
 from metarl.core.speed import chunks, processes
 from metarl.rl.episodes import chunk_of, zero_task_padding
 from metarl.rl.losses import mean_kl, surrogate
@@ -49,7 +36,7 @@ def surrogate_loss(
             step on the episodes that it collected (ProMP, Rothfuss et al. 2019, eq. 13).
     """
 
-    def outer(path: list[Params], task: Task) -> tuple[Tensor, Metrics]:
+    def outer(path: list[core.Params], task: Task) -> tuple[Tensor, Metrics]:
         adapted = policy.unroll(path[-1], task.query)
         loss = surrogate(adapted, task.query, clip=clip)
         metrics = {"outer/surrogate": loss, "outer/kl": mean_kl(adapted, task.query)}
@@ -68,7 +55,7 @@ def policy_gradient(
     loop: InnerLoop,
     outer: Outer,
     *,
-    estimator: Any = backprop,
+    estimator: Any = core.backprop,
     epochs: int = 1,
     optimizer: Any = torch.optim.Adam,
     chunk_size: int | None = None,
@@ -91,15 +78,16 @@ def policy_gradient(
         metrics of the outer loss after the last step, and ``outer/improvement``: how much smaller
         the outer loss became; without its penalties if it reports ``outer/surrogate``.
     """
-    learner_of = partial(gradient_learner, loop, estimator(loop, outer), optimizer, **options)
+    learner_of = partial(core.gradient_learner, loop, estimator(loop, outer), optimizer, **options)
 
     def step(state: MetaState, tasks: Task) -> tuple[MetaState, Metrics]:
         tasks = zero_task_padding(tasks)
-        learner = learner_of(chunk_size=chunk_size or chunk_of(tasks.query))
+        size = chunk_size or chunk_of(tasks.query)
+        learner = learner_of(chunk_size=size)
         state, first = learner.step(state, tasks)
         for _ in range(epochs - 1):
             state, _ = learner.step(state, tasks)
-        after = evaluate_batch(loop, outer, state.params, tasks, chunk_size)
+        after = evaluate_batch(loop, outer, state.params, tasks, size)
         measured = "outer/surrogate" if "outer/surrogate" in after else "outer/loss"
         improvement = first[measured] - after[measured]
         kept = {name: first[name] for name in ("gradient/outer", "outer/loss")}
@@ -156,16 +144,16 @@ def reptile_rl(
         raise ValueError(f"reptile needs inner_steps of at least 1, got {loop.num_steps}")
     if loop.first_order:
         raise ValueError("reptile has no second derivatives to drop; leave out first_order")
-    if loop.optimizer.constants is not no_constants:
+    if loop.optimizer.constants is not core.no_constants:
         raise ValueError("reptile learns no rates; use sgd or adam as the inner optimizer")
     return policy_gradient(
-        loop, surrogate_loss(policy), estimator=reptile, optimizer=torch.optim.SGD,
+        loop, surrogate_loss(policy), estimator=core.reptile, optimizer=torch.optim.SGD,
         lr=outer_lr, epochs=epochs, chunk_size=chunk_size,
     )  # fmt: skip
 
 
 def evaluate_batch(
-    loop: InnerLoop, outer: Outer, meta: MetaParams, tasks: Task, chunk_size: int | None
+    loop: InnerLoop, outer: Outer, meta: MetaParams, tasks: Task, chunk_size: int
 ) -> Metrics:
     """Return the mean outer loss and its mean metrics, without any gradient.
 
@@ -174,15 +162,15 @@ def evaluate_batch(
         outer: The outer loss.
         meta: Meta-parameters.
         tasks: A meta-batch.
-        chunk_size: See :func:`policy_gradient`.
+        chunk_size: Tasks worked on at a time.
     """
-    parts = chunks.split(tasks, chunk_size or chunk_of(tasks.query))
 
     def of_part(part: Task) -> Metrics:
         loss, metrics = vmap(lambda task: outer(loop.path(meta, task.support), task))(part)
         return tree.map_leaves(torch.sum, {"outer/loss": loss, **metrics})
 
     with torch.no_grad():
+        parts = chunks.split(tasks, chunk_size)
         found = chunks.parallel_map(of_part, parts, device=tasks.query.mask.device)
     count = processes.count(tasks.query.mask.shape[0])
     return tree.map_leaves(lambda x: x / count, processes.total(found))

@@ -49,16 +49,13 @@ class Sampler:
             ValueError: If the rows are not a multiple of `episodes_per_task`, or the environment
                 states no horizon.
         """
-        horizon = horizon_of(env)
-        if horizon is None:
-            raise ValueError("the environment has no horizon: register it with max_episode_steps")
         if episodes_per_task < 1 or env.num_envs % episodes_per_task:
             raise ValueError(
                 f"{env.num_envs} rows are not a multiple of episodes_per_task={episodes_per_task}"
             )
         self.env = env
         self.name: str = getattr(spec_of(env), "id", type(env).__name__)
-        self.horizon = horizon
+        self.horizon = horizon_of(env)
         self.episodes_per_task = episodes_per_task
         self.num_tasks = env.num_envs // episodes_per_task
         self.share = share or processes.TaskSlice(0, self.num_tasks, self.num_tasks)
@@ -75,8 +72,7 @@ class Sampler:
             drawn = self.env.call("sample_tasks", self.share.total, copy.deepcopy(rng))
         bits: Any = rng.bit_generator
         bits.state = bits.jumped().state
-        tasks: list[TaskDescription] = drawn[0]
-        return self.share.of_list(tasks)
+        return self.share.of_list(drawn[0])
 
     def rollout(
         self,
@@ -166,8 +162,6 @@ class Sampler:
         return Task(tuple(batches[:-1]), batches[-1]), processes.mean_over_tasks(each) | whole
 
     def _reset(self, tasks: list[TaskDescription], generator: torch.Generator) -> Any:
-        if len(tasks) != self.num_tasks:
-            raise ValueError(f"expected {self.num_tasks} tasks, got {len(tasks)}")
         shape, device = (self.share.total, self.episodes_per_task), generator.device
         drawn = torch.randint(2**31, shape, generator=generator, device=device)
         seeds = self.share.of_batch(drawn).flatten().tolist()

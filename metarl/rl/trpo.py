@@ -8,19 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metarl.core import (
-    InnerLoop,
-    LossFn,
-    MetaLearner,
-    MetaParams,
-    MetaState,
-    Metrics,
-    Params,
-    Task,
-    conjugate_gradient,
-    initial_params,
-    tree,
-)
+from metarl import core
+from metarl.core import InnerLoop, MetaLearner, MetaParams, MetaState, Metrics, Task, tree
 from metarl.core.adapt import Batches
 from metarl.core.speed import chunks, processes
 from metarl.rl.episodes import chunk_of, masked, masked_mean, zero_task_padding
@@ -70,9 +59,7 @@ def trust_region_step(
 
     Raises:
         FloatingPointError: If the surrogate or its gradient is not finite.
-        ValueError: If `fisher_fraction` is outside (0, 1].
     """
-    above(0, 1).check("fisher_fraction", fisher_fraction)
     tasks = zero_task_padding(tasks)
     num_tasks, device = processes.count(tasks.query.mask.shape[0]), tasks.query.mask.device
 
@@ -102,7 +89,7 @@ def trust_region_step(
         fisher: MetaParams = mean(lambda c: c.fisher(vector), at_old)
         return tree.add(fisher, vector, scale=cg_damping)
 
-    solution, residual = conjugate_gradient(damped, gradient, steps=cg_steps)
+    solution, residual = core.conjugate_gradient(damped, gradient, steps=cg_steps)
     # sᵀHs is without the damping, and costs no product: H s = g − residual − damping · s.
     image = tree.add(tree.add(gradient, residual, scale=-1.0), solution, scale=-cg_damping)
     curvature = tree.dot(solution, image)
@@ -138,7 +125,7 @@ def trust_region_step(
 
 @takes_options_of(trust_region_step)
 def maml_trpo(
-    policy: Policy, loop: InnerLoop, *, term: LossFn | None = None, **options: Any
+    policy: Policy, loop: InnerLoop, *, term: core.LossFn | None = None, **options: Any
 ) -> MetaLearner:
     """Build MAML with a trust-region meta-update (Finn et al. 2017, section 4.2 and algorithm 3).
 
@@ -156,7 +143,7 @@ def maml_trpo(
     def init(
         params: Any, generator: torch.Generator | None = None, *, device: Any = "cpu"
     ) -> MetaState:
-        return MetaState(initial_params(loop, params, generator, device))
+        return MetaState(core.initial_params(loop, params, generator, device))
 
     def step(state: MetaState, tasks: Task) -> tuple[MetaState, Metrics]:
         params, metrics = trust_region_step(objective, state.params, tasks, **options)
@@ -182,7 +169,7 @@ def e_maml(policy: Policy, loop: InnerLoop, **options: Any) -> MetaLearner:
     return learner._replace(step=step)
 
 
-def exploration(policy: Policy) -> LossFn:
+def exploration(policy: Policy) -> core.LossFn:
     """Build −mean(log π_θ(a|s) of the first episodes) · mean(reward after adaptation) of one task.
 
     The second factor is a constant: how well this task went, beside the others. It is the score
@@ -190,7 +177,7 @@ def exploration(policy: Policy) -> LossFn:
     eq. 9, for the whole batch at once); with several inner steps the first episodes stand for all.
     """
 
-    def term(params: Params, task: Task) -> Float[Tensor, ""]:
+    def term(params: core.Params, task: Task) -> Float[Tensor, ""]:
         if not task.support:  # nothing came before
             return 0.0 * params[next(iter(params))].sum()
         first = task.support[0]
@@ -215,8 +202,7 @@ def standardize_rewards(tasks: Task) -> Task:
 
 
 def _total(values: Float[Tensor, "task time episode"]) -> Float[Tensor, ""]:
-    total: Tensor = processes.total([{"sum": own.sum()} for own in values.unbind()])["sum"]
-    return total
+    return processes.total([own.sum() for own in values.unbind()])
 
 
 def context_loop(loop: InnerLoop, size: int) -> InnerLoop:
@@ -230,7 +216,7 @@ def context_loop(loop: InnerLoop, size: int) -> InnerLoop:
         size: Number of context parameters of the policy.
     """
 
-    def start(params: Params, batches: Batches) -> tuple[Params, Batches]:
+    def start(params: core.Params, batches: Batches) -> tuple[core.Params, Batches]:
         like = next(iter(params.values()))
         return {**params, CONTEXT: like.new_zeros(size)}, batches
 

@@ -68,15 +68,22 @@ def spec_of(env: Any) -> Any:
     return env.get_attr("spec")[0] if spec is None and hasattr(env, "get_attr") else spec
 
 
-def horizon_of(env: Any) -> int | None:
-    """Return after how many steps an environment truncates its episodes, if it states it."""
+def horizon_of(env: Any) -> int:
+    """Return after how many steps an environment truncates its episodes.
+
+    Raises:
+        ValueError: If it does not state it.
+    """
     spec = spec_of(env)
     stated = (
         getattr(env, "max_episode_steps", None),
         getattr(spec, "kwargs", {}).get("max_episode_steps"),  # given to make_vec
         getattr(spec, "max_episode_steps", None),
     )
-    return next((steps for steps in stated if steps is not None), None)
+    for steps in stated:
+        if steps is not None:
+            return int(steps)
+    raise ValueError("the environment has no horizon: register it with max_episode_steps")
 
 
 class EnvironmentFailed(RuntimeError):

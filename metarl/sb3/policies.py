@@ -156,7 +156,6 @@ class _Chosen(NamedTuple):
 
     def sample(self, generator: torch.Generator | None = None, share: Any = None) -> Tensor:
         """Return the actions."""
-        del generator, share
         return self.actions
 
 
@@ -168,7 +167,6 @@ class _Acting(Policy):
 
     def __call__(self, params: Params, *inputs: Any) -> _Chosen:
         """Act at observations (*batch, features)."""
-        del params
         (seen,) = inputs
         actions, _ = self._predict(seen.flatten(0, -2).numpy(force=True))
         chosen = torch.as_tensor(actions, device=seen.device)

@@ -1,4 +1,4 @@
-"""Few-shot learning on the functional core: classification and regression."""
+"""Few-shot classification and regression: tasks, losses, heads, schedules and evaluation."""
 
 import lazy_loader
 

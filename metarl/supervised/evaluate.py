@@ -1,4 +1,4 @@
-"""How well parameters adapt: loss and accuracy on the query after 0, 1, ..., K steps."""
+"""Evaluation of few-shot learners: query loss and accuracy after 0, 1, ..., K inner steps."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,20 +16,25 @@ from metarl.supervised.model import Draw, Model
 from metarl.util import interval95
 
 
-BLOCK = 20  # tasks drawn at a time: bounds memory, and no result depends on it but the draw
+BLOCK = 20  # tasks sampled at a time, which bounds memory; changing it changes the sampled tasks
 
 
 class Curves(NamedTuple):
-    """Measures by name (``loss``, ``accuracy``), each of shape (task, step)."""
+    """Evaluation metrics of every task after every inner step.
+
+    Attributes:
+        values: Arrays of shape (tasks, steps + 1) by metric name: ``loss``, and ``accuracy`` in
+            classification. Column k is measured after k inner steps.
+    """
 
     values: dict[str, NDArray[np.float64]]
 
     def mean(self, name: str) -> NDArray[np.float64]:
-        """Return the mean over tasks after every step."""
+        """Return the mean of a metric over tasks after every step, shape (steps + 1,)."""
         return np.asarray(self.values[name].mean(0))
 
     def interval(self, name: str) -> NDArray[np.float64]:
-        """Return the half-width of its 95 % interval."""
+        """Return the half-width of the metric's 95 % confidence interval, shape (steps + 1,)."""
         return interval95(self.values[name])
 
 
@@ -44,19 +49,40 @@ def adaptation_curves(
     chunk_size: int | None = None,
     nearest_neighbor: bool = False,
 ) -> Curves:
-    """Adapt to new tasks and measure on their queries; builds no graph across steps.
+    """Adapt to new tasks and evaluate every inner step on the query sets.
+
+    No computation graph is kept between inner steps.
 
     Args:
-        model: The network and what to measure.
-        loop: How it adapts, with the number of steps to take.
-        metas: Meta-parameters; of several, predictions are averaged (MAML++'s ensemble of
-            checkpoints averages logits).
-        draw: Draws tasks.
-        num_tasks: How many.
-        generator: Their source.
-        chunk_size: Tasks worked on at a time.
-        nearest_neighbor: Classify by the nearest support example in feature space, and take no
-            inner steps; the curve is one point.
+        model: The network and the criterion.
+        loop: The inner loop, including the number of steps.
+        metas: One or more sets of meta-parameters. With several, their predictions are averaged;
+            this is MAML++'s ensemble of checkpoints, which averages logits.
+        draw: Function that samples tasks.
+        num_tasks: Number of tasks.
+        generator: Random generator for the tasks.
+        chunk_size: Maximum number of tasks evaluated at once; all if ``None``.
+        nearest_neighbor: Classify each query by its nearest support example in feature space,
+            without inner steps. The curves then have one point.
+
+    Returns:
+        The loss and the metrics of the criterion, by task and step.
+
+    Example::
+
+        >>> from metarl.core import InnerLoop, functional, sgd
+        >>> from metarl.nn import mlp
+        >>> from metarl.supervised import Model, Sinusoids, adaptation_curves
+        >>> from metarl.supervised import evaluate_batch, loss_of, squared_error
+        >>> apply, params = functional(mlp((1, 40, 40, 1)))
+        >>> loss = loss_of(evaluate_batch(apply, squared_error))
+        >>> loop = InnerLoop(loss, sgd(0.01), num_steps=5)
+        >>> model = Model(apply, params, loop, squared_error)
+        >>> curves = adaptation_curves(
+        ...     model, loop, [loop.init(params)], Sinusoids(10, 10).sample,
+        ...     num_tasks=100, generator=torch.Generator().manual_seed(0))
+        >>> curves.mean("loss").shape
+        (6,)
     """
     if nearest_neighbor:
         loop, features = replace(loop, num_steps=0), heads.body_of(model.apply.module)
@@ -85,5 +111,4 @@ def adaptation_curves(
                 lambda part: chunks.over_tasks(curves, part), own, device=generator.device
             )
             found += processes.interleaved(done, len(parts))
-    joined = chunks.join(found)
-    return Curves({name: x.double().cpu().numpy() for name, x in joined.items()})
+    return Curves({name: x.double().cpu().numpy() for name, x in chunks.join(found).items()})

@@ -1,4 +1,4 @@
-"""N-way K-shot tasks over images: balanced, or of many sizes as in Meta-Dataset."""
+"""N-way K-shot tasks sampled from labeled images, with fixed or variable sizes (Meta-Dataset)."""
 
 import math
 from collections.abc import Sequence
@@ -12,27 +12,39 @@ from torch import Tensor
 from metarl.core import Batch, Task, tree, uniform
 
 
-ROTATIONS = 4  # quarter turns, each a class of its own
+ROTATIONS = 4  # 0, 90, 180 and 270 degrees
 
 
 @dataclass(frozen=True)
 class FewShot:
-    """Tasks of `num_ways` classes with `num_shots` support and `num_queries` query images each.
+    """Few-shot classification tasks with equal numbers of support and query images per class.
 
-    Targets are one-hot, (example, way), so that the number of classes is a shape. Images are
-    floats in [0, 1]; examples of a task are sorted by class.
+    Images are floats in [0, 1] and sorted by class within a task. Targets are one-hot with shape
+    (example, way).
 
     Attributes:
-        images: uint8 images sorted by class, on the device where tasks are wanted.
+        images: Images of all classes, sorted by class. Tasks are created on the device of this
+            tensor.
         counts: Number of images of each class.
-        num_ways: Classes of a task.
-        num_shots: Support images of each class.
-        num_queries: Query images of each class.
-        rotations: Every quarter turn of a character is a class of its own, and may meet its others
-            in a task (Santoro et al. 2016, Finn et al. 2017).
+        num_ways: Number of classes per task.
+        num_shots: Number of support images per class.
+        num_queries: Number of query images per class.
+        rotations: Add rotations by 90, 180 and 270 degrees as separate classes (Santoro et al.
+            2016, Finn et al. 2017). A task may contain several rotations of one original class.
 
     Raises:
-        ValueError: If there are too few classes, or too few images in one.
+        ValueError: If there are fewer than `num_ways` classes, or a class has fewer than num_shots
+            + num_queries images.
+
+    Example::
+
+        >>> from metarl.data import load_images
+        >>> from metarl.supervised import FewShot
+        >>> train = load_images("glyphs").train
+        >>> pool = FewShot(train.images, train.counts, num_ways=5, num_shots=1, num_queries=15)
+        >>> tasks = pool.sample(4, torch.Generator().manual_seed(0))
+        >>> tasks.query[0].shape
+        torch.Size([4, 75, 1, 28, 28])
     """
 
     images: UInt8[Tensor, "images channels height width"]
@@ -44,26 +56,35 @@ class FewShot:
 
     def __post_init__(self) -> None:
         if (most := self.num_classes) < self.num_ways:
-            raise ValueError(f"num_ways must be at most {most}, all classes; got {self.num_ways}")
+            raise ValueError(f"num_ways must be at most {most} classes, got {self.num_ways}")
         needed, fewest = self.num_shots + self.num_queries, min(self.counts)
         if fewest < needed:
             raise ValueError(
-                f"num_shots + num_queries must be at most {fewest}, the images of class "
-                f"{self.counts.index(fewest)}; got {needed}"
+                f"num_shots + num_queries must be at most {fewest}, the number of images of class "
+                f"{self.counts.index(fewest)}, got {needed}"
             )
 
     @property
     def num_classes(self) -> int:
-        """Number of classes to draw from, rotated ones counted."""
-        return len(self.counts) * self.turns
+        """Number of classes that tasks are sampled from, including rotated classes."""
+        return len(self.counts) * self.num_rotations
 
     @property
-    def turns(self) -> int:
-        """Classes that a character makes: one, or one for each quarter turn."""
+    def num_rotations(self) -> int:
+        """Number of classes made from each original class: 4 with rotations, otherwise 1."""
         return ROTATIONS if self.rotations else 1
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Task:
-        """Draw a meta-batch: images (task, example, channel, height, width), targets."""
+        """Sample a meta-batch of tasks.
+
+        Args:
+            num_tasks: Number of tasks.
+            generator: Random generator.
+
+        Returns:
+            A task with one support batch and a query batch, each with images of shape (task,
+            example, channel, height, width) and targets of shape (task, example, way).
+        """
         chance = uniform(num_tasks, self.num_classes, generator=generator)
         classes = chance.topk(self.num_ways, -1).indices.to(self.images.device)
         drawn = self.draw(classes, self.num_shots + self.num_queries, generator)
@@ -73,33 +94,55 @@ class FewShot:
     def draw(
         self, classes: Int64[Tensor, "tasks ways"], number: int, generator: torch.Generator
     ) -> Float[Tensor, "tasks ways number channels height width"]:
-        """Draw `number` different images of every class."""
+        """Sample `number` different images of every class.
+
+        Args:
+            classes: Class indices, including rotated classes.
+            number: Number of images per class.
+            generator: Random generator.
+
+        Returns:
+            Images with values in [0, 1].
+        """
         device = self.images.device
         counts = torch.tensor(self.counts, device=device)
-        base = classes // self.turns
+        base = classes // self.num_rotations
         chance = uniform(*classes.shape, max(self.counts), generator=generator).to(device)
-        there = torch.arange(max(self.counts), device=device) < counts[base][..., None]
-        chance = chance.where(there, -1.0)
+        exists = torch.arange(max(self.counts), device=device) < counts[base][..., None]
+        chance = chance.where(exists, -1.0)
         first = (counts.cumsum(0) - counts)[base][..., None]
         drawn = self.images[first + chance.topk(number, -1).indices].float() / 255
-        for turn in range(1, self.turns):
-            chosen = classes % ROTATIONS == turn
-            drawn[chosen] = drawn[chosen].rot90(turn, (-2, -1))
+        for turn in range(1, self.num_rotations):
+            rotated = classes % ROTATIONS == turn
+            drawn[rotated] = drawn[rotated].rot90(turn, (-2, -1))
         return drawn
 
 
 @dataclass(frozen=True)
 class VariableFewShot:
-    """Tasks of many sizes: ways, shots and their balance vary (Triantafillou et al. 2020, §3.1).
+    """Few-shot classification tasks with variable ways and shots, as in Meta-Dataset.
 
-    Ways ~ U{5, ..., `max_ways`}; queries per class are at most 10 and at most half of the smallest
-    class; a task keeps a random part β of its images for support, at most `max_support` in all,
-    shared out by class size times exp(U(log ½, log 2)), with at least one in each class.
+    The sampling follows Triantafillou et al. 2020, §3.1. The number of ways is drawn from U{5, ...,
+    `max_ways`}. The number of query images per class is at most 10 and at most half of the smallest
+    class. A random fraction β of the remaining images is used for support, at most `max_support` in
+    total. The support images are divided among the classes in proportion to class size times
+    exp(U(log ½, log 2)), with at least one image per class.
 
     Attributes:
-        pool: The images; its own ways, shots and queries are not used.
-        max_ways: The most classes of a task; the paper has 50.
-        max_support: The most support images of a task; the paper has 500.
+        pool: The images. Its `num_ways`, `num_shots` and `num_queries` are ignored.
+        max_ways: Maximum number of classes per task; 50 in the paper.
+        max_support: Maximum number of support images per task; 500 in the paper.
+
+    Raises:
+        ValueError: If `max_ways` is below 5 or above the number of classes, `max_support` is below
+            `max_ways`, or a class has fewer than two images.
+
+    Example::
+
+        >>> images = torch.zeros(800, 1, 28, 28, dtype=torch.uint8)
+        >>> pool = FewShot(images, (10,) * 80, num_ways=5, num_shots=1, num_queries=1)
+        >>> len(VariableFewShot(pool).sample(4, torch.Generator()))
+        4
     """
 
     pool: FewShot
@@ -113,22 +156,26 @@ class VariableFewShot:
     def __post_init__(self) -> None:
         least, ways, most = self.MIN_WAYS, self.max_ways, self.pool.num_classes
         if not least <= ways <= most:
-            raise ValueError(f"max_ways must be from {least} to {most}, all classes; got {ways}")
+            raise ValueError(f"max_ways must be from {least} to {most} classes, got {ways}")
         if self.max_support < ways:
             got = self.max_support
-            raise ValueError(f"max_support must be at least max_ways, {ways}; got {got}")
+            raise ValueError(f"max_support must be at least max_ways ({ways}), got {got}")
         if min(self.pool.counts) < 2:
-            raise ValueError("variable tasks need 2 images of each class, got 1 in one")
+            raise ValueError("variable tasks require at least 2 images per class, got a class of 1")
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> list[Task]:
-        """Draw tasks of unequal sizes: a meta-batch of one task each, never padded."""
-        return [self._one(generator) for _ in range(num_tasks)]
+        """Sample `num_tasks` tasks of different sizes.
 
-    def _one(self, generator: torch.Generator) -> Task:
+        Returns:
+            One meta-batch of a single task per sampled task. Tasks are never padded to equal sizes.
+        """
+        return [self._sample_one(generator) for _ in range(num_tasks)]
+
+    def _sample_one(self, generator: torch.Generator) -> Task:
         draw = partial(uniform, generator=generator)
         ways = self.MIN_WAYS + int(draw(1).item() * (self.max_ways - self.MIN_WAYS + 1))
         classes = draw(self.pool.num_classes).cpu().topk(ways).indices
-        sizes = torch.tensor(self.pool.counts)[classes // self.pool.turns]
+        sizes = torch.tensor(self.pool.counts)[classes // self.pool.num_rotations]
         queries = min(self.MAX_QUERIES, int(sizes.min()) // 2)
         shots = self._shots(sizes - queries, sizes, 1 - draw(1).item(), draw(ways).cpu())
         drawn = [
@@ -139,7 +186,7 @@ class VariableFewShot:
         return tree.map_leaves(lambda x: x[None], Task((_ragged(support),), _ragged(query)))
 
     def _shots(self, left: Tensor, sizes: Tensor, part: float, noise: Tensor) -> list[int]:
-        """Share the support images out among the classes."""
+        """Return the number of support images of each class."""
         wanted = sum(math.ceil(part * min(self.MAX_PER_CLASS, int(n))) for n in left)
         total = min(self.max_support, wanted)
         weight = sizes * torch.exp((2 * noise - 1) * math.log(2))
@@ -150,10 +197,27 @@ class VariableFewShot:
 def minibatches(
     batch: Batch, size: int, *, steps: int, generator: torch.Generator
 ) -> tuple[Batch, ...]:
-    """Cut the support set of every task into one random batch per inner step.
+    """Split the support set of every task into one random minibatch per inner step.
 
-    Examples come without replacement until all were used, then shuffled again; a batch may
-    straddle the two (Reptile's code). A set no larger than `size` is used whole in every step.
+    Examples are sampled without replacement. After all examples were used, the set is reshuffled; a
+    minibatch may span two passes (Reptile's code).
+
+    Args:
+        batch: Support sets with leading axes (task, example).
+        size: Number of examples per minibatch.
+        steps: Number of inner steps.
+        generator: Random generator.
+
+    Returns:
+        `steps` minibatches with leading axes (task, `size`), or only `batch` if the support set has
+        at most `size` examples.
+
+    Example::
+
+        >>> support = (torch.rand(4, 50, 1), torch.rand(4, 50, 1))
+        >>> batches = minibatches(support, 10, steps=5, generator=torch.Generator())
+        >>> len(batches), batches[0][0].shape
+        (5, torch.Size([4, 10, 1]))
     """
     tasks, examples = tree.leaves(batch)[0].shape[:2]
     if examples <= size:
@@ -168,7 +232,25 @@ def minibatches(
 
 
 def with_reference(tasks: Task) -> Task:
-    """Let the query be normalized with the statistics of the support set: not transductive."""
+    """Append the support inputs to the query batch as the reference of normalization layers.
+
+    Batch norm then computes its statistics from the support set when it classifies the query set,
+    so that the evaluation is not transductive.
+
+    Args:
+        tasks: A meta-batch with one support batch.
+
+    Returns:
+        The meta-batch with the query ``(inputs, targets, reference)``.
+
+    Example::
+
+        >>> images = torch.zeros(100, 1, 28, 28, dtype=torch.uint8)
+        >>> pool = FewShot(images, (20,) * 5, num_ways=5, num_shots=1, num_queries=15)
+        >>> inputs, targets, reference = with_reference(pool.sample(4, torch.Generator())).query
+        >>> reference.shape
+        torch.Size([4, 5, 1, 28, 28])
+    """
     return tasks._replace(query=(*tasks.query, tasks.support[0][0]))
 
 
@@ -187,20 +269,31 @@ def _ragged(by_class: Sequence[Tensor]) -> Batch:
 
 @dataclass(frozen=True)
 class AllClasses:
-    """Joint training: one classifier of every class, as a baseline to fine-tune.
+    """Minibatches over all classes, for joint training of one classifier (a fine-tuning baseline).
 
     Attributes:
-        pool: The images; its own ways, shots and queries are not used.
-        batch: Images of a batch.
+        pool: The images. Its `num_ways`, `num_shots` and `num_queries` are ignored.
+        batch: Number of images per minibatch.
+
+    Example::
+
+        >>> images = torch.zeros(100, 1, 28, 28, dtype=torch.uint8)
+        >>> pool = FewShot(images, (20,) * 5, num_ways=5, num_shots=1, num_queries=1)
+        >>> AllClasses(pool, batch=32).sample(4, torch.Generator()).query[0].shape
+        torch.Size([4, 32, 1, 28, 28])
     """
 
     pool: FewShot
     batch: int
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Task:
-        """Draw batches over all classes, as tasks without a support set."""
+        """Sample `num_tasks` minibatches as tasks with an empty support set.
+
+        Returns:
+            A task whose query contains images of shape (task, batch, channel, height, width) and
+            one-hot targets of shape (task, batch, class).
+        """
         chance = uniform(num_tasks, self.batch, generator=generator)
         classes = (chance * self.pool.num_classes).long().to(self.pool.images.device)
         images = self.pool.draw(classes, 1, generator)[:, :, 0]
-        eye = torch.eye(self.pool.num_classes, device=images.device)
-        return Task((), (images, eye[classes]))
+        return Task((), (images, torch.eye(self.pool.num_classes, device=images.device)[classes]))

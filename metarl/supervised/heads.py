@@ -1,4 +1,4 @@
-"""Heads that a task's support set computes: the ``start`` of an inner loop."""
+"""Classification heads that are computed from the support set of a task."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -12,17 +12,41 @@ from metarl.nn import Classifier
 
 
 StartFn: TypeAlias = Callable[[Params, tuple[Batch, ...]], tuple[Params, tuple[Batch, ...]]]
+"""The `start` of an inner loop: a function ``(params, batches) -> (params, batches)``."""
 
 HEAD = "head."
 
 
 def is_head(name: str) -> bool:
-    """Say whether a parameter belongs to the head of a ``Classifier``."""
+    """Return whether a parameter belongs to the head of a :class:`~metarl.nn.Classifier`.
+
+    Args:
+        name: Dotted name of the parameter.
+
+    Example::
+
+        >>> from metarl.supervised import is_head
+        >>> is_head("head.weight"), is_head("body.blocks.0.conv.weight")
+        (True, False)
+    """
     return name.startswith(HEAD)
 
 
 def norms_of(module: nn.Module) -> frozenset[str]:
-    """Return the names of the parameters of normalization layers: modules called ``...Norm...``."""
+    """Return the names of all parameters of normalization layers.
+
+    A layer counts as a normalization layer if its class name contains ``Norm``.
+
+    Args:
+        module: The module to search.
+
+    Example::
+
+        >>> from metarl.nn import LayerNorm, linear
+        >>> from metarl.supervised import norms_of
+        >>> sorted(norms_of(torch.nn.Sequential(linear(3, 4), LayerNorm(4))))
+        ['1.bias', '1.weight']
+    """
     return frozenset(
         f"{prefix}.{name}".removeprefix(".")
         for prefix, layer in module.named_modules()
@@ -32,29 +56,73 @@ def norms_of(module: nn.Module) -> frozenset[str]:
 
 
 def body_of(module: nn.Module) -> Callable[..., Float[Tensor, "n features"]]:
-    """Return ``(params, inputs) -> features``, from the parameters of the whole classifier.
+    """Return the body of a classifier as a function ``(params, inputs) -> features``.
+
+    Args:
+        module: A :class:`~metarl.nn.Classifier`.
+
+    Returns:
+        A function of the parameters of the whole classifier and the inputs of shape (n, ...). It
+        returns features of shape (n, features).
 
     Raises:
-        ValueError: If the module has no `body` and `head` to tell apart.
+        ValueError: If the module is not a :class:`~metarl.nn.Classifier`.
+
+    Example::
+
+        >>> from metarl.core import functional
+        >>> from metarl.nn import Classifier, linear
+        >>> from metarl.supervised import body_of
+        >>> module = Classifier(linear(3, 8), linear(8, 5))
+        >>> _, params = functional(module)
+        >>> body_of(module)(params, torch.rand(10, 3)).shape
+        torch.Size([10, 8])
     """
     if not isinstance(module, Classifier):
         got = type(module).__name__
-        raise ValueError(f"this method needs a metarl.nn.Classifier(body, head), got {got}")
+        raise ValueError(f"this method requires a metarl.nn.Classifier(body, head), got {got}")
     return part(module, "body")
 
 
 def prototypes(
     features: Float[Tensor, "n size"], targets: Float[Tensor, "n ways"]
 ) -> Float[Tensor, "ways size"]:
-    """Return the mean feature of every class, whatever the number of examples in each."""
+    """Return the prototype of every class: the mean of its feature vectors.
+
+    Classes may have different numbers of examples. The prototype of a class without examples is
+    zero.
+
+    Args:
+        features: Feature vectors.
+        targets: One-hot targets.
+
+    Example::
+
+        >>> from metarl.supervised import prototypes
+        >>> prototypes(torch.rand(10, 64), torch.eye(5).repeat(2, 1)).shape
+        torch.Size([5, 64])
+    """
     return (targets.T @ features) / targets.sum(0).clamp(min=1)[:, None]
 
 
 def prototype_start(features: Callable[..., Tensor]) -> StartFn:
-    """Start from the head of a prototypical network (ProtoMAML, Triantafillou et al. 2020, §3).
+    """Return an inner-loop start that sets the head to the class prototypes (ProtoMAML).
 
-    Logits −‖f − c‖² are those of a linear head with weights 2c and bias −‖c‖², but for a term that
-    all classes share. Gradients flow through the prototypes c into the body, also in first order.
+    The logits −‖f − c‖² of a prototypical network equal those of a linear head with weights 2c and
+    bias −‖c‖², up to a term shared by all classes (Triantafillou et al. 2020, §3). Gradients flow
+    through the prototypes c into the body, also with first-order inner gradients.
+
+    Args:
+        features: The body as a function ``(params, inputs) -> features``, see :func:`body_of`.
+
+    Returns:
+        A `start` for :class:`~metarl.core.InnerLoop`.
+
+    Example::
+
+        >>> from metarl.nn import Classifier, linear
+        >>> from metarl.supervised import body_of, prototype_start
+        >>> start = prototype_start(body_of(Classifier(linear(3, 8), linear(8, 5))))
     """
 
     def start(params: Params, batches: tuple[Batch, ...]) -> tuple[Params, tuple[Batch, ...]]:
@@ -67,7 +135,23 @@ def prototype_start(features: Callable[..., Tensor]) -> StartFn:
 
 
 def zero_start(size: int) -> StartFn:
-    """Start from a head of zeros: first-order MAML for any number of classes (ibid.)."""
+    """Return an inner-loop start that sets the head to zeros, for a variable number of classes.
+
+    With first-order inner gradients this is fo-MAML of Triantafillou et al. 2020, §3.
+
+    Args:
+        size: Number of features.
+
+    Returns:
+        A `start` for :class:`~metarl.core.InnerLoop`.
+
+    Example::
+
+        >>> from metarl.supervised import zero_start
+        >>> params, _ = zero_start(8)({}, ((torch.rand(10, 3), torch.eye(5).repeat(2, 1)),))
+        >>> params["head.weight"].shape
+        torch.Size([5, 8])
+    """
 
     def start(params: Params, batches: tuple[Batch, ...]) -> tuple[Params, tuple[Batch, ...]]:
         targets = batches[0][1]
@@ -80,8 +164,25 @@ def zero_start(size: int) -> StartFn:
 def nearest_neighbor(
     features: Callable[..., Tensor], params: Params, support: Batch, query: Batch
 ) -> Float[Tensor, "n ways"]:
-    """Return the negative squared distance to the nearest support example of every class."""
-    theirs, targets = features(params, support[0]), support[1]
-    mine = features(params, query[0], *query[2:])
-    distances = ((mine[:, None] - theirs) ** 2).sum(-1)
+    """Return the negative squared distance to the nearest support example of every class.
+
+    Args:
+        features: The body as a function ``(params, inputs) -> features``, see :func:`body_of`.
+        params: Parameters of the whole classifier.
+        support: Support set ``(inputs, targets)`` of one task.
+        query: Query set ``(inputs, targets)`` or ``(inputs, targets, reference)`` of one task.
+
+    Returns:
+        Logits of the query examples.
+
+    Example::
+
+        >>> from metarl.supervised import nearest_neighbor
+        >>> support = torch.eye(5), torch.eye(5)
+        >>> nearest_neighbor(lambda params, x: x, {}, support, support).argmax(-1)
+        tensor([0, 1, 2, 3, 4])
+    """
+    support_features, targets = features(params, support[0]), support[1]
+    query_features = features(params, query[0], *query[2:])
+    distances = ((query_features[:, None] - support_features) ** 2).sum(-1)
     return -torch.where(targets.T[None] > 0, distances[:, None], torch.inf).amin(-1)

@@ -1,4 +1,4 @@
-"""The methods: each a few values given to the one inner loop."""
+"""The supervised meta-learning methods, as settings of the inner loop and the estimator."""
 
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -9,13 +9,13 @@ Estimator: TypeAlias = Literal["backprop", "reptile", "implicit"]
 
 
 class Method(NamedTuple):
-    """One method.
+    """A meta-learning method.
 
     Attributes:
-        paper: Where it comes from.
-        summary: What is different about it.
-        values: What it gives to the inner loop, by the names of the flags that override it. What
-            is missing is MAML's.
+        paper: The paper that introduced the method.
+        summary: A short description.
+        values: Values that differ from those of MAML, by field of the configuration. The flags of
+            the same names override them.
     """
 
     paper: str
@@ -23,6 +23,7 @@ class Method(NamedTuple):
     values: dict[str, Any]
 
 
+# Settings of MAML, which the other methods override.
 MAML: dict[str, Any] = {
     "inner": "sgd",
     "adapts": "all",
@@ -40,10 +41,10 @@ MAML: dict[str, Any] = {
 
 METHODS: dict[str, Method] = {
     "maml": Method("Finn et al. 2017", "gradient descent from a learned initialization", {}),
-    "fomaml": Method("Finn et al. 2017", "inner gradients are constants", {"first_order": True}),
+    "fomaml": Method("Finn et al. 2017", "constant inner gradients", {"first_order": True}),
     "reptile": Method(
         "Nichol et al. 2018",
-        "moves toward the adapted parameters; no query set",
+        "moves toward the adapted parameters, without a query set",
         {
             "inner": "adam",
             "estimator": "reptile",
@@ -54,7 +55,7 @@ METHODS: dict[str, Method] = {
     ),
     "maml++": Method(
         "Antoniou et al. 2019",
-        "a rate per tensor and step, multi-step loss, per-step norms, cosine outer rate",
+        "a learned rate per tensor and step, multi-step loss, per-step norms, cosine outer rate",
         {
             "inner": "lslr",
             "adapts": "all-but-norm",
@@ -67,34 +68,34 @@ METHODS: dict[str, Method] = {
     "lslr": Method("Antoniou et al. 2019", "a learned rate per tensor and step", {"inner": "lslr"}),
     "meta-curvature": Method(
         "Park & Oliva 2019",
-        "gradients times a learned Kronecker curvature",
+        "gradients multiplied by a learned Kronecker-factored curvature",
         {"inner": "meta-curvature"},
     ),
     "maml-enhanced": Method(
         "Park & Oliva 2019; Antoniou et al. 2019",
-        "Meta-Curvature, then a rate per tensor and step",
+        "Meta-Curvature combined with a learned rate per tensor and step",
         {"inner": "meta-curvature+lslr"},
     ),
     "anil": Method("Raghu et al. 2020", "only the head adapts", {"adapts": "head"}),
     "boil": Method("Oh et al. 2021", "only the body adapts", {"adapts": "body"}),
     "protomaml": Method(
         "Triantafillou et al. 2020",
-        "the head starts from the prototypes of the classes",
+        "the head is initialized to the class prototypes",
         {"start": "prototypes"},
     ),
     "imaml": Method(
         "Rajeswaran et al. 2019",
-        "implicit gradient where the inner loop ends",
+        "implicit gradient at the adapted parameters",
         {"estimator": "implicit", "proximal": 2.0},
     ),
     "zero-head": Method(
         "Triantafillou et al. 2020",
-        "FOMAML for any number of classes: the head starts at zero",
+        "FOMAML with a head of zeros, for a variable number of classes",
         {"start": "zero", "first_order": True},
     ),
     "leopard": Method(
         "Bansal et al. 2020",
-        "text: the head is generated from the support set; a rate per layer and step",
+        "text; the head is generated from the support set; a learned rate per layer and step",
         {"inner": "lslr", "inner_clip": 1.0, "start": "generated", "first_order": True},
     ),
     "protonet": Method(
@@ -103,9 +104,9 @@ METHODS: dict[str, Method] = {
         {"start": "prototypes", "inner_steps": 0, "test_steps": 0},
     ),
     "pretrained": Method(
-        "baseline", "joint training on all tasks; fine-tuned in the test", {"inner_steps": 0}
+        "baseline", "joint training on all tasks, fine-tuned at test time", {"inner_steps": 0}
     ),
     "oracle": Method(
-        "baseline", "regression that sees amplitude and phase", {"inner_steps": 0, "test_steps": 0}
+        "baseline", "observes amplitude and phase", {"inner_steps": 0, "test_steps": 0}
     ),
 }

@@ -1,4 +1,8 @@
-"""The convolutional networks of the papers, by name (parameters for 5 ways, scale γ included)."""
+"""The convolutional networks of the few-shot papers, by name.
+
+The comments give the number of parameters of each 5-way classifier, including the scale γ of batch
+norm.
+"""
 
 from metarl.nn import ConvNet
 

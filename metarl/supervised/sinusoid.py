@@ -17,12 +17,22 @@ DOMAIN = (-5.0, 5.0)
 
 @dataclass(frozen=True)
 class Sinusoids:
-    """Tasks y = A sin(x − φ) with A ~ U(0.1, 5), φ ~ U(0, π) and points x ~ U(−5, 5), no noise.
+    """Sinusoid regression tasks y = A sin(x − φ) without noise (Finn et al. 2017, section 5.1).
+
+    The amplitude is A ~ U(0.1, 5), the phase φ ~ U(0, π) and the inputs x ~ U(−5, 5).
 
     Attributes:
-        shots: Support points of each task.
-        queries: Query points of each task.
-        observed: Inputs are (x, A, φ) instead of x: what an oracle sees.
+        shots: Number of support points per task.
+        queries: Number of query points per task.
+        observed: Use (x, A, φ) as inputs instead of x, for an oracle baseline.
+
+    Example::
+
+        >>> from metarl.supervised import Sinusoids
+        >>> tasks = Sinusoids(shots=10, queries=20).sample(4, torch.Generator().manual_seed(0))
+        >>> x, y = tasks.query
+        >>> x.shape
+        torch.Size([4, 20, 1])
     """
 
     shots: int
@@ -30,7 +40,16 @@ class Sinusoids:
     observed: bool = False
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Task:
-        """Draw a meta-batch on the device of the generator: x and y of shape (task, point, 1)."""
+        """Sample a meta-batch of tasks on the device of the generator.
+
+        Args:
+            num_tasks: Number of tasks.
+            generator: Random generator.
+
+        Returns:
+            A task with one support batch and a query batch. Each batch contains x of shape (task,
+            point, 1), or (task, point, 3) if `observed`, and y of shape (task, point, 1).
+        """
         points = self.shots + self.queries
         amplitude, phase, x = (
             low + (high - low) * uniform(num_tasks, number, 1, generator=generator)
@@ -47,5 +66,5 @@ class Sinusoids:
 def sinusoid(
     x: Float[Tensor, "*shape"], amplitude: Float[Tensor, "..."], phase: Float[Tensor, "..."]
 ) -> Float[Tensor, "*shape"]:
-    """Return A sin(x − φ)."""
+    """Return A sin(x − φ) for amplitude A and phase φ."""
     return amplitude * torch.sin(x - phase)

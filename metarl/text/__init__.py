@@ -1,4 +1,4 @@
-"""Text tasks, sentence encoders, and the head generator of LEOPARD."""
+"""Few-shot text classification: tasks, sentence encoders and LEOPARD's generated head."""
 
 import lazy_loader
 

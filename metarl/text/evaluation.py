@@ -1,4 +1,4 @@
-"""How well a classifier of sentences adapts to the fixed support samples of test tasks."""
+"""Evaluation of text classifiers on the fixed support samples of test tasks."""
 
 from collections import deque
 from collections.abc import Callable
@@ -14,17 +14,22 @@ from metarl.text.leopard import lower_layers
 from metarl.text.tasks import Sentences
 
 
-BLOCK = 64  # sentences encoded at a time: those of like length together, so that few are padded
+BLOCK = 64  # number of sentences encoded at a time, sorted by length to reduce padding
 
 Prepare = Callable[[Batch, int], tuple[Batch, ...]]
-"""``(support set, index of the sample) -> what the inner steps take``, with a task axis of 1."""
+"""``(support set, sample index) -> support batches``, each with a task axis of size 1."""
 
 
 def encoded(model: Model, meta: MetaParams, sentences: Sentences) -> list[Batch]:
-    """Compute the lower layers once for all sentences, in blocks of similar length.
+    """Compute the output of the lower layers for all sentences, in blocks of similar length.
+
+    Args:
+        model: The model of a :class:`TextClassifier`.
+        meta: Meta-parameters.
+        sentences: Tokenized sentences.
 
     Returns:
-        Blocks of (inputs, targets).
+        One batch ``(inputs, targets)`` per block.
     """
     lower = lower_layers(model.apply.module)
     order = sentences.inputs["attention_mask"].sum(-1).argsort()
@@ -34,8 +39,7 @@ def encoded(model: Model, meta: MetaParams, sentences: Sentences) -> list[Batch]
         return lower(meta.model, inputs), targets
 
     with torch.no_grad():
-        blocks = list(torch.split(order, BLOCK))
-        return chunks.parallel_map(encode, blocks, device=sentences.labels.device)
+        return chunks.parallel_map(encode, [*torch.split(order, BLOCK)], device=order.device)
 
 
 def accuracies(
@@ -46,15 +50,18 @@ def accuracies(
     evaluation: list[Batch],
     prepare: Prepare,
 ) -> Float[Tensor, "samples ends"]:
-    """Adapt to each support sample; return the accuracy before and after the inner steps.
+    """Return the accuracy before and after the inner steps for each support sample.
 
     Args:
-        model: The classifier.
-        loop: How it adapts.
+        model: The model of a :class:`TextClassifier`.
+        loop: The inner loop.
         meta: Meta-parameters.
-        samples: Support samples of one task, all with its classes in one order.
-        evaluation: The sentences to evaluate on, from :func:`encoded`.
-        prepare: Makes the inner steps' batches of a support set.
+        samples: Support samples of one task, with its classes in the same order.
+        evaluation: Batches of evaluation sentences from :func:`encoded`.
+        prepare: Function that returns the support batches of the inner steps.
+
+    Returns:
+        Accuracies of shape (samples, 2): before and after the inner steps.
     """
     lower = lower_layers(model.apply.module)
 
@@ -77,7 +84,19 @@ def accuracies(
         return torch.stack(chunks.parallel_map(one, [*range(len(samples))], device=device))
 
 
-def chosen_rows(count: int, limit: int | None, seed: int) -> Int64[Tensor, " n"]:
-    """Return the rows to evaluate on, of `count`: all, or `limit` of them drawn with a seed."""
+def evaluation_rows(count: int, limit: int | None, seed: int) -> Int64[Tensor, " n"]:
+    """Return the sorted indices of the evaluation rows.
+
+    Args:
+        count: Number of rows.
+        limit: Number of rows to sample without replacement; all rows if ``None``.
+        seed: Random seed.
+
+    Example::
+
+        >>> from metarl.text import evaluation_rows
+        >>> len(evaluation_rows(1000, 100, seed=0))
+        100
+    """
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(count, generator=generator)[:limit].sort().values

@@ -1,4 +1,4 @@
-"""Text tasks on disk: the LEOPARD tasks as published or packed, and JSON lines of one's own."""
+"""Text tasks on disk: the LEOPARD tasks (published or packed) and custom tasks as JSON lines."""
 
 import gzip
 import os
@@ -15,22 +15,27 @@ import numpy as np
 from metarl.util import parse_json
 
 
-NUM_SAMPLES = 10  # fixed support samples of every task and number of shots (Bansal et al. 2020)
-PART = 10  # one row in so many is for validation
+NUM_SAMPLES = 10  # number of support samples per task and number of shots (Bansal et al. 2020)
+PART = 10  # every tenth row of a class is used for validation
 SUFFIXES = (".json.gz", ".json", ".jsonl", ".jsonl.gz")
 PUBLISHED = re.compile(r"(?P<task>.+)_train_(?P<index>\d+)_(?P<shots>\d+)\.json(\.gz)?")
-HALF_A_LETTER = re.compile("[\ud800-\udfff]")  # such as a picture that was cut in two
-LIKE = '{"sentence1": TEXT, "label": NAME OR WHOLE NUMBER}'
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, such as a truncated emoji
+ROW_FORMAT = '{"sentence1": TEXT, "label": NAME OR WHOLE NUMBER}'
 ALIASES = {"conll_c": "conll"}  # the evaluation rows of conll are in conll_c_eval.json
 
 
 class Row(NamedTuple):
-    """One labeled sentence, or a pair of sentences.
+    """A labeled sentence, or a labeled pair of sentences.
 
     Attributes:
         sentence1: The sentence.
-        sentence2: The second of a pair; ``""`` where there is none.
-        label: The class, by its name.
+        sentence2: The second sentence of a pair, otherwise ``""``.
+        label: Name of the class.
+
+    Example::
+
+        >>> from metarl.text import Row
+        >>> row = Row("the food was great", "", "positive")
     """
 
     sentence1: str
@@ -39,14 +44,22 @@ class Row(NamedTuple):
 
 
 class TextTask(NamedTuple):
-    """A task as it is on disk.
+    """A text classification task as stored on disk.
 
     Attributes:
-        name: Its name.
-        labels: The classes, sorted.
-        samples: Fixed support samples, by ``(shots, index)``; none for JSON lines.
-        rows: All rows to learn from, without repetitions.
-        evaluation: What adapted classifiers are judged on; may be empty.
+        name: Name of the task.
+        labels: Names of the classes, sorted.
+        samples: Fixed support samples by ``(shots, index)``; empty for JSON lines.
+        rows: All support rows without duplicates.
+        evaluation: Rows for evaluating adapted classifiers; may be empty.
+
+    Example::
+
+        >>> from metarl.text import Row, TextTask
+        >>> rows = tuple(Row(f"{word} {n}", "", word) for word in ("good", "bad") for n in range(9))
+        >>> task = TextTask("opinions", ("bad", "good"), {}, rows, ())
+        >>> len(task.sample(4, 0))
+        8
     """
 
     name: str
@@ -56,40 +69,52 @@ class TextTask(NamedTuple):
     evaluation: tuple[Row, ...]
 
     def sample(self, shots: int, index: int) -> tuple[Row, ...]:
-        """Return a support sample of `shots` rows of each class: a fixed one, or one drawn.
+        """Return a support sample with `shots` rows of each class.
+
+        Tasks with fixed samples return one of these; other tasks draw a sample with `index` as the
+        seed.
+
+        Args:
+            shots: Number of rows per class.
+            index: Index of the sample, from 0.
 
         Raises:
-            ValueError: If there are fewer rows of a class.
+            ValueError: If the fixed sample does not exist, or a class has fewer than `shots` rows.
         """
         if self.samples and (shots, index) not in self.samples:
-            have = f"it has those of (shots, index) {sorted(self.samples)}"
-            raise ValueError(f"task {self.name} has no sample {index} of {shots} shots; {have}")
+            raise ValueError(
+                f"task {self.name} has no support sample {(shots, index)}: expected (shots, index) "
+                f"in {sorted(self.samples)}"
+            )
         rows = self.samples[shots, index] if self.samples else self._draw(shots, index)
         found = Counter(row.label for row in rows)
         fewest = min(self.labels, key=found.__getitem__)
         if found[fewest] < shots:
             raise ValueError(
-                f"task {self.name} needs {shots} rows of each class, got {found[fewest]} of "
-                f"{fewest!r}; lower `shots`, or leave the task out"
+                f"task {self.name} must have at least {shots} rows per class, got {found[fewest]} "
+                f"of {fewest!r}. Lower `shots` or leave the task out"
             )
         return rows
 
     def _draw(self, shots: int, index: int) -> tuple[Row, ...]:
-        judged = {*self.evaluation}  # what is judged on is not learned from
-        free = [row for row in self.rows if row not in judged]
+        evaluated = {*self.evaluation}  # evaluation rows must not be used for support
+        free = [row for row in self.rows if row not in evaluated]
         shuffled = [free[i] for i in np.random.RandomState(index).permutation(len(free))]
         by_label = [[row for row in shuffled if row.label == label] for label in self.labels]
         return tuple(row for rows in by_label for row in rows[:shots])
 
     def has_pairs(self) -> bool:
-        """Say whether sentences come in pairs, in any row."""
+        """Return whether any row is a pair of sentences."""
         return any(row.sentence2 for row in (*self.rows, *self.evaluation))
 
-    def parted(self) -> tuple[list[Row], list[Row]]:
-        """Return rows to meta-train on and, of every class a tenth, rows to validate with.
+    def train_validation_rows(self) -> tuple[list[Row], list[Row]]:
+        """Split the rows for meta-training: nine tenths of each class, and a tenth for validation.
 
-        Both the support samples and the evaluation rows are used: adapted classifiers are judged
-        on the evaluation rows of other tasks than those of meta-training.
+        The support rows and the evaluation rows are both used, because adapted classifiers are
+        evaluated on different tasks than those of meta-training.
+
+        Returns:
+            The training rows and the validation rows.
         """
         known = set(self.labels)
         rows = dict.fromkeys([*self.rows, *(r for r in self.evaluation if r.label in known)])
@@ -101,35 +126,51 @@ class TextTask(NamedTuple):
         return parts
 
     def require_evaluation(self) -> None:
-        """Make sure that there is something to judge by.
-
-        Raises:
-            ValueError: If there is not, or a row of it has a label of no class.
-        """
+        """Raise a ValueError if the evaluation rows are missing or contain an unknown label."""
         if not self.evaluation:
-            raise ValueError(f"task {self.name} has no evaluation rows; leave it out")
+            raise ValueError(f"task {self.name} has no evaluation rows. Leave the task out")
         if unknown := sorted({row.label for row in self.evaluation} - set(self.labels)):
-            expected = f"expected one of its support rows: {', '.join(self.labels)}"
-            raise ValueError(f"task {self.name} is evaluated on label {unknown[0]!r}; {expected}")
+            raise ValueError(
+                f"unknown label {unknown[0]!r} in the evaluation rows of task {self.name}: "
+                f"expected one of {', '.join(self.labels)}"
+            )
 
 
 def find_tasks(data_root: Path | None) -> dict[str, list[Path]]:
-    """Return the files of every task under a folder, by the task's name.
+    """Find the files of every task in a folder and its subfolders.
 
-    ``TASK.json.gz``, ``TASK.json`` or ``TASK.jsonl`` hold a task each, and evaluation rows of JSON
-    lines are in ``TASK.eval.jsonl``; ``TASK_train_3_16.json`` and ``TASK_eval.json`` are the
-    published layout of LEOPARD. What is hidden (``.ipynb_checkpoints``) is passed over.
+    ``TASK.json.gz``, ``TASK.json`` and ``TASK.jsonl`` contain one task each. ``TASK.eval.jsonl``
+    contains its evaluation rows as JSON lines. LEOPARD's published names, such as
+    ``TASK_train_3_16.json`` and ``TASK_eval.json``, are also supported. Hidden files and folders
+    are ignored.
+
+    Args:
+        data_root: The folder; defaults to the environment variable ``METARL_DATA``. If it contains
+            ``leopard/`` or ``data/json/``, only this subfolder is searched.
+
+    Returns:
+        The files of each task by the name of the task.
 
     Raises:
-        OSError: If there is no folder, or no task in it.
-        ValueError: If files of two folders have the name of one task.
+        OSError: If the folder does not exist or contains no task.
+        ValueError: If two folders contain files of the same task.
+
+    Example::
+
+        >>> from pathlib import Path
+        >>> from metarl.text import find_tasks
+        >>> Path("tasks").mkdir()
+        >>> row = '{"sentence1": "great", "label": "positive"}'
+        >>> _ = Path("tasks/opinions.jsonl").write_text(row)
+        >>> list(find_tasks(Path("tasks")))
+        ['opinions']
     """
-    given = data_root or os.environ.get("METARL_DATA")
-    if not given or not Path(given).expanduser().is_dir():
+    root = data_root or os.environ.get("METARL_DATA")
+    if not root or not Path(root).expanduser().is_dir():
         raise FileNotFoundError(
-            f"data_root must be a folder with a TASK.jsonl for each task, or LEOPARD's; got {given}"
+            f"data_root must be a folder with a TASK.jsonl per task or LEOPARD's files, got {root}"
         )
-    base = Path(given).expanduser()
+    base = Path(root).expanduser()
     folder = next((p for p in (base / "leopard", base / "data" / "json") if p.is_dir()), base)
     tasks: dict[str, list[Path]] = {}
     for path in sorted(p for p in folder.rglob("*") if p.name.endswith(SUFFIXES)):
@@ -138,22 +179,36 @@ def find_tasks(data_root: Path | None) -> dict[str, list[Path]]:
     for name, paths in tasks.items():
         if len(places := {path.parent for path in paths}) > 1:
             both = " and ".join(sorted(map(str, places)))
-            raise ValueError(f"two folders have files of task {name!r}: {both}; rename one of them")
+            raise ValueError(f"task {name!r} has files in two folders: {both}. Rename one of them")
     if not tasks:
-        raise FileNotFoundError(f"{folder} has no text tasks: expected files such as TASK.jsonl")
+        raise FileNotFoundError(f"{folder} contains no text tasks: expected files like TASK.jsonl")
     return tasks
 
 
 def read_tasks(data_root: Path | None, names: Iterable[str]) -> list[TextTask]:
-    """Read the tasks called `names`.
+    r"""Read tasks from the files in a folder.
+
+    Args:
+        data_root: The folder, see :func:`find_tasks`.
+        names: Names of the tasks.
 
     Raises:
         OSError: If a file cannot be read.
-        ValueError: If there is no such task, or a row is not what it should be.
+        ValueError: If a task does not exist or a row is malformed.
+
+    Example::
+
+        >>> from pathlib import Path
+        >>> from metarl.text import read_tasks
+        >>> Path("data").mkdir()
+        >>> rows = [f'{{"sentence1": "great {n}", "label": {n % 2}}}' for n in range(20)]
+        >>> _ = Path("data/opinions.jsonl").write_text("\n".join(rows))
+        >>> read_tasks(Path("data"), ["opinions"])[0].labels
+        ('0', '1')
     """
     found = find_tasks(data_root)
     if unknown := [name for name in names if name not in found]:
-        raise ValueError(f"there is no task {unknown[0]!r}; choose of {', '.join(found)}")
+        raise ValueError(f"unknown task {unknown[0]!r}: expected one of {', '.join(found)}")
     return [_read(name, found[name]) for name in names]
 
 
@@ -184,24 +239,25 @@ def _read(name: str, files: list[Path]) -> TextTask:
     labels = tuple(sorted({row.label for row in rows}))
     if len(labels) < 2:
         raise ValueError(
-            f"task {name} needs rows of two labels at least to learn from, got {len(labels)} in "
-            f"{files[0]}; lines of {LIKE} go into TASK.jsonl, evaluation rows into TASK.eval.jsonl"
+            f"task {name} must have support rows with at least two labels, got {len(labels)} in "
+            f"{files[0]}. Write lines {ROW_FORMAT} to TASK.jsonl and evaluation rows to "
+            "TASK.eval.jsonl"
         )
     return TextTask(name, labels, samples, rows, tuple(evaluation))
 
 
 def _content(path: Path) -> Any:
-    """Return what a file holds: the object of JSON, or the list of JSON lines."""
+    """Return the JSON object of a file, or its list of JSON lines."""
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        text = raw.decode("utf-8-sig")  # some editors begin a file with a mark
+        text = raw.decode("utf-8-sig")  # some editors write a byte order mark
         return list(_lines(text)) if ".jsonl" in path.name else parse_json(text)
     except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}); fix it") from None
+        raise ValueError(f"{path} is not valid JSON ({error}). Fix the file") from None
 
 
 def _lines(text: str) -> Iterator[Any]:
-    for number, line in enumerate(text.split("\n"), 1):  # and not at what else ends lines
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines() splits at more characters
         try:
             if line.strip():
                 yield parse_json(line)
@@ -218,9 +274,10 @@ def _row(path: Path, number: int, row: Any) -> Row:
     match row:
         case {"sentence1": str(one), "label": str(label) | int(label)}:
             two = row.get("sentence2")
-            whole = isinstance(two, str | None) and not HALF_A_LETTER.search(f"{one}{two}{label}")
+            whole = isinstance(two, str | None) and not LONE_SURROGATE.search(f"{one}{two}{label}")
             if whole and not isinstance(label, bool):
                 return Row(one, two or "", str(label))
     raise ValueError(
-        f'{path}: row {number} must be like {LIKE}, "sentence2" in pairs; got {ascii(row)[:60]}'
+        f'{path}: row {number} must have the form {ROW_FORMAT}, with "sentence2" for pairs, got '
+        f"{ascii(row)[:60]}"
     )

@@ -1,4 +1,4 @@
-"""LEOPARD: a classifier of sentences whose head is generated from the support set.
+"""LEOPARD: a text classifier whose head is generated from the support set.
 
 Bansal, Jha & McCallum 2020, "Learning to few-shot learn across diverse natural language
 classification tasks", sections 3.1 to 3.3.
@@ -18,33 +18,41 @@ from metarl.supervised.heads import HEAD
 from metarl.text.encoders import Encoder, Inputs
 
 
-FEATURES = 256  # of a sentence, in the paper
-GAIN = 0.1  # of what is generated at first: a large random head is in the way of the inner steps
+FEATURES = 256  # number of features per sentence, as in the paper
+GAIN = 0.1  # initial scale of the generated head; a large random head slows down the inner steps
 
 
 class TextBody(nn.Module):
-    """Features of sentences: an encoder, and what LEOPARD puts on top of it."""
+    """The body of a text classifier: an encoder followed by a feature network."""
 
     def __init__(self, encoder: Encoder, features: nn.Module) -> None:
-        """Join an encoder and a network from its features to those of the head."""
+        """Combine an encoder with a network that maps its output to the features of the head."""
         super().__init__()
         self.encoder, self.features = encoder, features
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """Return (sentence, feature)."""
+        """Return the features of shape (sentence, feature)."""
         return cast(Tensor, self.features(self.encoder(inputs)))
 
 
 class TextClassifier(Classifier):
-    """A classifier of sentences; with a generator its head is made from the support set.
+    """A text classifier with a linear head, and optionally a generator of this head.
+
+    Use :func:`text_classifier` to build one.
 
     Attributes:
-        meta_only: Parameters that are meta-learned and never adapt: the encoder's lower layers,
-            its embeddings among them, and the generator.
+        meta_only: Names of the parameters that are meta-learned but never adapt: the embeddings,
+            the lower layers of the encoder and the generator.
     """
 
     def __init__(self, body: TextBody, head: nn.Linear, generator: nn.Module | None) -> None:
-        """Join a body and a head, and what generates the head where there is such a thing."""
+        """Combine a body, a head and an optional head generator.
+
+        Args:
+            body: The encoder and the feature network.
+            head: The linear head.
+            generator: Network that generates the head from sentence encodings, or ``None``.
+        """
         super().__init__(body, head)
         if generator is not None:
             self.generator = generator
@@ -58,15 +66,24 @@ class TextClassifier(Classifier):
 def text_classifier(
     encoder: Encoder, size: int, *, ways: int, generated: bool, generator: torch.Generator
 ) -> TextClassifier:
-    """Put a head on an encoder; with `generated`, also LEOPARD's two networks.
+    """Build a text classifier on top of an encoder.
 
     Args:
         encoder: The encoder.
-        size: Width of its features.
-        ways: Classes of the head's initial values, which a start may replace.
-        generated: Add the network of the features, and the one that generates the head: two layers
-            each, with tanh between them.
-        generator: Source of the new weights.
+        size: Number of features of the encoder.
+        ways: Number of classes of the initial head, which a start can replace.
+        generated: Add LEOPARD's feature network and head generator, which have two layers with tanh
+            in between.
+        generator: Random generator for the new weights.
+
+    Example::
+
+        >>> from metarl.text import Encoder, generated_start, load_pretrained, text_classifier
+        >>> model, _ = load_pretrained("sentence-transformers/all-MiniLM-L6-v2")
+        >>> encoder = Encoder(model, top_layers=2, pooling="mean")
+        >>> random = torch.Generator().manual_seed(0)
+        >>> module = text_classifier(encoder, 384, ways=2, generated=True, generator=random)
+        >>> start = generated_start(module)
     """
     if not generated:
         body = TextBody(encoder, nn.Identity())
@@ -79,10 +96,17 @@ def text_classifier(
 
 
 def generated_start(module: TextClassifier) -> StartFn:
-    """Generate a head from the first support batch, which is then used up (eq. 2).
+    """Return an inner-loop start that generates the head from the first support batch (eq. 2).
 
-    Weights and bias of a class are the mean of what the generator makes of its sentences.
-    Gradients flow through the head into generator and encoder, also in first order.
+    The weights and the bias of a class are the mean of the generator's outputs for its sentences.
+    The first batch is not used for inner steps unless it is the only one. Gradients flow through
+    the head into the generator and the encoder, also with first-order inner gradients.
+
+    Args:
+        module: A classifier with a head generator; see the example of :func:`text_classifier`.
+
+    Returns:
+        A `start` for :class:`~metarl.core.InnerLoop`.
     """
     encode, generate = part(module, "body.encoder"), part(module, "generator")
 
@@ -96,18 +120,22 @@ def generated_start(module: TextClassifier) -> StartFn:
 
 
 def lower_layers(module: nn.Module) -> Callable[[Params, Inputs], Inputs]:
-    """Return what computes the layers that never adapt, once for all inner steps."""
+    """Return the lower layers of the encoder as a function ``(params, inputs) -> inputs``."""
     return part(module, "body.encoder.lower")
 
 
 def with_lower_layers(start: StartFn, module: TextClassifier, *, detach: bool) -> StartFn:
-    """Let the inner steps find what the lower layers make of their batches, as they never adapt.
+    """Extend an inner-loop start to compute the output of the lower layers once per task.
 
     Args:
-        start: The start of the head, which sees the batches as they are.
+        start: Start that prepares the head from the original support batches.
         module: The classifier.
-        detach: Keep no graph: in first order inner gradients are constants, and nothing else
-            depends on what the lower layers make of these batches.
+        detach: Detach the output. With first-order inner gradients, which are constants, the
+            meta-gradient does not depend on it.
+
+    Returns:
+        A `start` for :class:`~metarl.core.InnerLoop`, after which the batches contain hidden
+        states.
     """
     lower = lower_layers(module)
 
@@ -120,7 +148,17 @@ def with_lower_layers(start: StartFn, module: TextClassifier, *, detach: bool) -
 
 
 def layer_of(name: str) -> str:
-    """Return the layer that a parameter belongs to: layers share their learned rates (§3.3)."""
+    """Return the name of a parameter's layer, whose parameters share their learned rates (§3.3).
+
+    Args:
+        name: Dotted name of the parameter.
+
+    Example::
+
+        >>> from metarl.text import layer_of
+        >>> layer_of("head.weight"), layer_of("body.encoder.upper.model.layer.5.output.bias")
+        ('head', 'body.encoder.upper.model.layer.5')
+    """
     if is_head(name):
         return HEAD.removesuffix(".")
     numbered = re.match(r".*\.\d+(?=\.)", name)

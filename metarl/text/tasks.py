@@ -1,4 +1,4 @@
-"""Few-shot tasks over sentences: tokenized once, kept on the device, any number of classes."""
+"""Few-shot tasks over sentences, which are tokenized once and kept on the device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,17 +14,18 @@ from metarl.text.encoders import Inputs
 from metarl.text.files import Row, TextTask
 
 
-MULTIPLE = 8  # lengths are rounded up to it: fewer shapes, and rows of whole cache lines
+MULTIPLE = 8  # lengths are rounded up to a multiple of 8, for fewer shapes and aligned memory
 
 
 class Sentences(NamedTuple):
     """The tokenized rows of one task.
 
     Attributes:
-        inputs: What the tokenizer says: ``input_ids``, ``attention_mask`` and so on.
-        labels: The class of each row.
-        num_labels: Classes of the task.
-        name: The task.
+        inputs: Tokenizer outputs by name (rows, tokens): ``input_ids``, ``attention_mask`` and
+            others.
+        labels: Class index of each row.
+        num_labels: Number of classes.
+        name: Name of the task.
     """
 
     inputs: Inputs
@@ -32,17 +33,25 @@ class Sentences(NamedTuple):
     num_labels: int
     name: str
 
-    def fewest(self) -> int:
+    def smallest_class(self) -> int:
         """Return the number of rows of the smallest class."""
         return int(torch.bincount(self.labels, minlength=self.num_labels).min())
 
     def batch(self, rows: Int64[Tensor, " n"]) -> Batch:
-        """Return inputs no longer than the longest of these rows, and one-hot targets."""
-        chosen = {name: x[rows] for name, x in self.inputs.items()}
-        longest = int(chosen["attention_mask"].sum(-1).max())
+        """Return the given rows as a batch, trimmed to their longest sentence.
+
+        Args:
+            rows: Indices of the rows.
+
+        Returns:
+            Tokenizer inputs of shape (n, tokens) by name, and one-hot targets of shape (n,
+            num_labels).
+        """
+        selected = {name: x[rows] for name, x in self.inputs.items()}
+        longest = int(selected["attention_mask"].sum(-1).max())
         length = -(-longest // MULTIPLE) * MULTIPLE
         eye = torch.eye(self.num_labels, device=self.labels.device)
-        cut = {name: x[:, :length] for name, x in chosen.items()}
+        cut = {name: x[:, :length] for name, x in selected.items()}
         inputs = {name: x if x.dtype == torch.bool else x.long() for name, x in cut.items()}
         return inputs, eye[self.labels[rows]]
 
@@ -50,26 +59,44 @@ class Sentences(NamedTuple):
 def tokenize(
     tokenizer: Any, rows: Sequence[Row], task: TextTask, *, max_length: int, device: torch.device
 ) -> Sentences:
-    """Tokenize rows of a task, cut to `max_length` tokens, and put them on the device."""
+    """Tokenize rows of a task and move them to a device.
+
+    Args:
+        tokenizer: Tokenizer of the encoder, see :func:`load_pretrained`.
+        rows: The rows.
+        task: The task, whose `labels` define the class indices.
+        max_length: Maximum number of tokens; longer sentences are truncated.
+        device: Device of the result.
+
+    Example::
+
+        >>> from metarl.text import Row, TextTask, load_pretrained, tokenize
+        >>> _, tokenizer = load_pretrained("sentence-transformers/all-MiniLM-L6-v2")
+        >>> rows = (Row("great", "", "good"), Row("poor", "", "bad"))
+        >>> task = TextTask("opinions", ("bad", "good"), {}, rows, ())
+        >>> tokenize(tokenizer, rows, task, max_length=64, device=torch.device("cpu")).labels
+        tensor([1, 0])
+    """
     seconds = [row.sentence2 for row in rows] if task.has_pairs() else None
     found = tokenizer(
         [row.sentence1 for row in rows],
         seconds,
         padding=True,
-        pad_to_multiple_of=None if max_length % MULTIPLE else MULTIPLE,  # it refuses both
+        # The tokenizer raises an error if max_length is not a multiple.
+        pad_to_multiple_of=None if max_length % MULTIPLE else MULTIPLE,
         truncation=True,
         max_length=max_length,
         return_tensors="pt",
     )
-    # Token numbers are kept small; the model's are made of a batch's alone.
+    # Small integer types save memory; each batch is converted to the types of the model.
     kinds = {"input_ids": torch.int32, "attention_mask": torch.bool}
     inputs = {key: x.to(kinds.get(key, torch.int8)).to(device) for key, x in found.items()}
     numbers = torch.tensor([task.labels.index(row.label) for row in rows], device=device)
     return Sentences(inputs, numbers, len(task.labels), task.name)
 
 
-def _drawn(pools: tuple[Sentences, ...], num_tasks: int, generator: torch.Generator) -> list[int]:
-    """Draw data sets of n rows with a probability proportional to √n (Bansal et al. 2020)."""
+def _choose(pools: tuple[Sentences, ...], num_tasks: int, generator: torch.Generator) -> list[int]:
+    """Sample data sets of n rows with probabilities proportional to √n (Bansal et al. 2020)."""
     sizes = torch.tensor([float(len(pool.labels)) for pool in pools])
     chances = sizes.sqrt().to(generator.device)
     return torch.multinomial(chances, num_tasks, replacement=True, generator=generator).tolist()
@@ -77,13 +104,30 @@ def _drawn(pools: tuple[Sentences, ...], num_tasks: int, generator: torch.Genera
 
 @dataclass(frozen=True)
 class TextTasks:
-    """Tasks of K support and Q query sentences of each class, from several data sets.
+    """Tasks with K support and Q query sentences per class, from several data sets.
 
-    A data set of n rows is chosen with a probability proportional to √n (Bansal et al. 2020). Of
-    one with more classes than `max_ways` a task takes some, drawn anew.
+    A data set with n rows is sampled with a probability proportional to √n (Bansal et al. 2020). If
+    a data set has more than `max_ways` classes, each task uses a random subset of `max_ways`
+    classes.
+
+    Attributes:
+        pools: The data sets.
+        num_shots: Number of support sentences per class (K).
+        num_queries: Number of query sentences per class (Q).
+        max_ways: Maximum number of classes per task.
 
     Raises:
-        ValueError: If a class has fewer rows than a task takes.
+        ValueError: If a class has fewer than num_shots + num_queries rows.
+
+    Example::
+
+        >>> from metarl.text import Sentences, TextTasks
+        >>> tokens = {"input_ids": torch.ones(20, 8), "attention_mask": torch.ones(20, 8).bool()}
+        >>> pool = Sentences(tokens, torch.arange(20) % 2, num_labels=2, name="opinions")
+        >>> tasks = TextTasks((pool,), num_shots=4, num_queries=5, max_ways=2)
+        >>> inputs, targets = tasks.sample(3, torch.Generator())[0].query
+        >>> targets.shape
+        torch.Size([1, 10, 2])
     """
 
     pools: tuple[Sentences, ...]
@@ -94,18 +138,26 @@ class TextTasks:
     def __post_init__(self) -> None:
         needed = self.num_shots + self.num_queries
         for pool in self.pools:
-            if pool.fewest() < needed:
+            if pool.smallest_class() < needed:
                 raise ValueError(
-                    f"num_shots + num_queries must be at most {pool.fewest()}, the rows of the "
-                    f"smallest class of task {pool.name}; got {needed}"
+                    f"num_shots + num_queries must be at most {pool.smallest_class()}, the number "
+                    f"of rows in the smallest class of task {pool.name}, got {needed}"
                 )
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> list[Task]:
-        """Draw tasks of unequal sizes: a meta-batch of one task each, never padded to another."""
-        drawn = _drawn(self.pools, num_tasks, generator)
-        return [self._one(self.pools[index], generator) for index in drawn]
+        """Sample tasks of different sizes.
 
-    def _one(self, pool: Sentences, generator: torch.Generator) -> Task:
+        Args:
+            num_tasks: Number of tasks.
+            generator: Random generator.
+
+        Returns:
+            One meta-batch of a single task per sampled task. Tasks are never padded to equal sizes.
+        """
+        drawn = _choose(self.pools, num_tasks, generator)
+        return [self._sample_one(self.pools[index], generator) for index in drawn]
+
+    def _sample_one(self, pool: Sentences, generator: torch.Generator) -> Task:
         chance = uniform(pool.num_labels, generator=generator)
         classes = chance.argsort()[: self.max_ways].to(pool.labels.device)
         order = torch.randperm(len(pool.labels), generator=generator, device=generator.device)
@@ -120,19 +172,29 @@ class TextTasks:
 
 @dataclass(frozen=True)
 class AllLabels:
-    """Joint training on all data sets: each has its classes of one large head.
+    """Minibatches of several data sets, for joint training of one head over all their classes.
 
-    Targets are −1 for the classes of other data sets, which take no part in the softmax.
+    Targets are −1 for the classes of other data sets, which the loss
+    :func:`~metarl.supervised.present_cross_entropy` excludes from the softmax.
+
+    Attributes:
+        pools: The data sets.
+        batch: Number of sentences per minibatch.
     """
 
     pools: tuple[Sentences, ...]
     batch: int
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> list[Task]:
-        """Draw batches, of one data set each, as tasks without a support set."""
+        """Sample minibatches, each from one data set, as tasks with an empty support set.
+
+        Args:
+            num_tasks: Number of minibatches.
+            generator: Random generator.
+        """
         firsts = [0, *accumulate(pool.num_labels for pool in self.pools)]
         tasks = []
-        for index in _drawn(self.pools, num_tasks, generator):
+        for index in _choose(self.pools, num_tasks, generator):
             pool = self.pools[index]
             size, device = (self.batch,), generator.device
             rows = torch.randint(len(pool.labels), size, generator=generator, device=device)
@@ -144,16 +206,29 @@ class AllLabels:
 
 
 def support_batches(batch: Batch, *, shots: int, steps: int) -> tuple[Batch, ...]:
-    """Cut a support set into a first batch, which generates a head, and those of the inner steps.
+    """Split a support set into a first batch that generates a head and batches for the inner steps.
 
-    Every class is dealt out to all parts, so that each holds all classes. The steps take the others
-    and then the first, and so on in turn: what is returned after the first batch is taken round and
-    round, and holds nothing twice.
+    The set is divided into parts in which all classes are equally represented. The first part
+    generates the head. The inner steps use the second part, the third, and so on, and then the
+    first part again.
 
     Args:
-        batch: The support set of one task, with a leading task axis of 1.
-        shots: Most examples of the smallest class in a part, which is how many parts there are.
-        steps: Inner steps.
+        batch: Support set of one task, with a leading task axis of size 1.
+        shots: Maximum number of examples of the smallest class in a part, which determines the
+            number of parts.
+        steps: Number of inner steps.
+
+    Returns:
+        The first part, followed by at most `steps` different parts for the inner steps, which
+        :class:`~metarl.core.InnerLoop` uses cyclically.
+
+    Example::
+
+        >>> from metarl.text import support_batches
+        >>> support = ({"hidden": torch.rand(1, 20, 384)}, torch.eye(2).repeat(10, 1)[None])
+        >>> parts = support_batches(support, shots=5, steps=7)
+        >>> [len(targets[0]) for _, targets in parts]
+        [10, 10, 10]
     """
     members = (batch[1][0] > 0).long()
     place = (members.cumsum(0) * members).sum(-1) - 1  # of an example within its class

@@ -78,8 +78,3 @@ def test_count_of_learned_numbers_is_that_of_the_papers_sinusoid_network() -> No
     shapes = [(40, 1), (40,), (40, 40), (40,), (1, 40), (1,)]
     params = {str(index): torch.zeros(shape) for index, shape in enumerate(shapes)}
     assert sum(f.numel() for f in meta_curvature(LR).constants(params).values()) == 6483
-
-
-def test_negative_rate_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"at least 0, got -0\.1"):
-        meta_curvature(-0.1)

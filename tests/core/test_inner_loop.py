@@ -56,17 +56,6 @@ def test_rates_may_differ_by_step_and_the_last_one_lasts() -> None:
     assert [values(p)["a"] for p in path] == [16, 8, 6, 4.5]
 
 
-@pytest.mark.parametrize("lr", [-0.1, [], [0.1, -0.1]])
-def test_impossible_rates_are_refused(lr: float | list[float]) -> None:
-    with pytest.raises(ValueError, match="at least 0, got"):
-        sgd(lr)
-
-
-def test_negative_initial_rate_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"at least 0, got -0\.1"):
-        meta_sgd(-0.1)
-
-
 def test_only_fast_names_adapt_and_have_rates() -> None:
     loop = InnerLoop(pull, meta_sgd(0.5), fast=lambda name: name == "head", num_steps=1)
     meta = loop.init(start_at(body=4.0, head=4.0))

@@ -90,11 +90,14 @@ def test_classes_can_be_pickled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("cifar",), "there are no data 'cifar'; choose one of glyphs, omniglot, mini-imagenet, f"),
-        (("omniglot", "lake"), "no split 'lake'; choose one of random, vinyals, background"),
-        (("glyphs", "vinyals"), "glyphs has no split 'vinyals'; choose one of random"),
-        (("glyphs", None, 0), "expected an image size of at least 1 pixel, got 0"),
-        (("glyphs", None, -3), "expected an image size of at least 1 pixel, got -3"),
+        (
+            ("cifar",),
+            "unknown data set 'cifar': expected one of glyphs, omniglot, mini-imagenet, f",
+        ),
+        (("omniglot", "lake"), "unknown split 'lake': expected one of random, vinyals, background"),
+        (("glyphs", "vinyals"), "unknown split 'vinyals': expected one of random"),
+        (("glyphs", None, 0), "image_size must be at least 1 pixel, got 0"),
+        (("glyphs", None, -3), "image_size must be at least 1 pixel, got -3"),
     ],
 )
 def test_impossible_choices_are_one_line(arguments: tuple[Any, ...], message: str) -> None:
@@ -107,10 +110,10 @@ def test_impossible_choices_are_one_line(arguments: tuple[Any, ...], message: st
 def test_a_root_that_is_no_folder_is_named(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(FileNotFoundError, match=r"data_root is no folder: .* got .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"data_root is not a folder: .* got .*nowhere"):
         load_images(data, data_root=tmp_path / "nowhere")
     monkeypatch.setenv("METARL_DATA", str(tmp_path / "elsewhere"))
-    with pytest.raises(FileNotFoundError, match=r"METARL_DATA is no folder: .* got .*elsewhere"):
+    with pytest.raises(FileNotFoundError, match=r"METARL_DATA is not a folder: .* got .*elsewhere"):
         load_images(data)
 
 
@@ -302,32 +305,36 @@ def test_folders_that_cannot_serve_are_one_line(tmp_path: Path) -> None:
         load_images("folder")
     refused("data_root must be a folder .* got .*own", FileNotFoundError)
     root.mkdir()
-    refused(r"own has 0 class folders .*; expected at least 3")
+    refused(r"own must contain at least 3 class folders, .* got {.all.: 0}")
     class_folders(root, ["a", "b"])
-    refused(r"own has 2 class folders .*; expected at least 3")
+    refused(r"own must contain at least 3 class folders, .* got {.all.: 2}")
     (root / "c").mkdir()
-    refused(r"1 of the 3 class folders of .*own have no images, the first is c; images end in \.pn")
+    refused(
+        r"1 of the 3 class folders of .*own contain no images \(first: c\): expected .* in \.pn"
+    )
     (root / "c/0.JPG").write_text("not a photograph")
     (root / "c/1.png").write_text("nor is this")
-    refused(r"c/0\.JPG cannot be read as an image \(.+\); replace it")
+    refused(r"c/0\.JPG cannot be read as an image \(.+\)\. Replace it")
     (root / "c/0.JPG").unlink()
     Image.effect_noise((40, 40), 50.0).save(root / "c/1.png")
     (root / "c/1.png").write_bytes((root / "c/1.png").read_bytes()[:-300])
-    refused(r"c/1\.png cannot be read as an image \(.+\); replace it")
+    refused(r"c/1\.png cannot be read as an image \(.+\)\. Replace it")
 
 
 def test_own_splits_that_cannot_serve_are_one_line(tmp_path: Path) -> None:
     root = tmp_path / "own"
     class_folders(root / "train", ["a"])
     class_folders(root / "test", ["a", "b"])
-    with pytest.raises(ValueError, match=r"class 'a' is in train and in test; few-shot classes"):
+    with pytest.raises(ValueError, match=r"class 'a' is in train and in test\. Every class"):
         load_images("folder", data_root=root)
     (root / "train/a").rename(root / "train/c")
-    with pytest.raises(ValueError, match=r"3 class folders {'train': 1, 'test': 2}; expected"):
+    with pytest.raises(
+        ValueError, match=r"at least 3 class folders, .* got {.train.: 1, .test.: 2}"
+    ):
         load_images("folder", data_root=root)
     class_folders(root / "val", ["d"])
     class_folders(root / "validation", ["e"])
-    with pytest.raises(ValueError, match="has both validation and val; keep one"):
+    with pytest.raises(ValueError, match=r"contains both validation/ and val/\. Keep one"):
         load_images("folder", data_root=root)
 
 
@@ -371,33 +378,35 @@ def test_a_mini_imagenet_that_lacks_something_is_one_line(tmp_path: Path) -> Non
     table = folder / "val.csv"
     text = table.read_text()
     table.unlink()
-    refused(FileNotFoundError, r"miniimagenet is not complete: it lacks val\.csv or val\.csv\.gz")
+    refused(FileNotFoundError, r"miniimagenet is incomplete: val\.csv or val\.csv\.gz is missing")
     table.write_text("image,class\n" + text.partition("\n")[2])
     refused(
         ValueError,
-        r"val\.csv is no table of images: .* filename,label .* \['image', 'class'\]",
+        r"val\.csv is not a table of images: .* filename,label .* \['image', 'class'\]",
     )
     table.write_text("filename,label\n")
-    refused(ValueError, r"val\.csv is no table of images: .* got 1 rows")
+    refused(ValueError, r"val\.csv is not a table of images: .* got 1 rows")
     table.write_text("")
-    refused(ValueError, r"val\.csv is no table of images: .* got 0 rows")
+    refused(ValueError, r"val\.csv is not a table of images: .* got 0 rows")
     table.write_text(text + "loose\n")
-    refused(ValueError, r"val\.csv is no table of images: expected .* such as \['loose'\]")
+    refused(ValueError, r"val\.csv is not a table of images: expected .* such as \['loose'\]")
     table.write_text(text.replace(",n02", ",n04"))
-    refused(ValueError, r"class 'n04' is in .*val\.csv and in .*test\.csv; get the tables")
+    refused(ValueError, r"class 'n04' is in .*val\.csv and in .*test\.csv\. Download the tables")
     table.unlink()
     whole = gzip.compress(text.encode())
     for damaged in (whole[:-9], whole[:10] + b"\xff" + whole[11:], whole[:-5] + b"\0" * 5):
         (folder / "val.csv.gz").write_bytes(damaged)
-        refused(ValueError, r"val\.csv\.gz cannot be read as a table \(.+\); get it again")
+        refused(ValueError, r"val\.csv\.gz is not a CSV table \(.+\)\. Download it again")
     (folder / "val.csv.gz").write_bytes(gzip.compress(text.encode()))
     first, *_ = sorted((folder / "images").glob("n03*"))
     for path in (folder / "images").glob("n03*"):
         path.unlink()
-    refused(FileNotFoundError, rf"images lacks 3 of the 12 images, the first is {first.name}; they")
+    refused(
+        FileNotFoundError, rf"3 of the 12 images are missing in .*images \(first: {first.name}\)"
+    )
     paint(first, RED)
     (folder / "images").rename(folder / "pictures")
-    refused(FileNotFoundError, r"images lacks 12 of the 12 images")
+    refused(FileNotFoundError, r"12 of the 12 images are missing in .*images")
 
 
 def test_the_table_of_families_is_whole() -> None:

@@ -151,7 +151,7 @@ def test_folders_archives_and_both_are_the_same(root: Path, tmp_path: Path) -> N
 
 def test_the_second_time_nothing_is_decoded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     splits = load_images("omniglot", data_root=root)
-    monkeypatch.setattr(omniglot, "read_images", None)
+    monkeypatch.setattr(omniglot.images, "read_images", None)
     assert same_splits(load_images("omniglot", data_root=root), splits)
     assert len(load_images("omniglot", data_root=root, split="vinyals").validation.names) == 2
     with pytest.raises(TypeError):
@@ -172,20 +172,24 @@ def test_an_archive_that_is_not_whole_is_one_line(root: Path) -> None:
 
     files = members("images_background")
     write_zip(path.parent, path.stem, {k: v for k, v in files.items() if "Latin/ch" not in k})
-    refused(r"images_background\.zip has 47 of 50 characters and 94 of 100 images; get all of file")
+    refused(
+        r"images_background\.zip is incomplete: expected 50 .* 100 .*, got 47 and 94\. Download all"
+    )
     write_zip(path.parent, path.stem, {"readme.txt": b"nothing"})
-    refused(r"has 0 of 50 characters and 0 of 100 images")
+    refused(r"expected 50 characters and 100 images, got 0 and 0")
     name = f"images_background/{NAMES['images_background'][0]}/0000_00.png"
     write_zip(path.parent, path.stem, files | {name: b"no drawing"})
     refused(r"Armenian/character01/0000_00\.png cannot be read as an image")
     whole = write_zip(path.parent, path.stem, files).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    refused(r"images_background\.zip is no whole zip file \(.+\); get it again")
+    refused(r"images_background\.zip is a damaged zip file \(.+\)\. Replace it")
     place = whole.index(files[name][40:])
     path.write_bytes(whole[:place] + b"flipped" + whole[place + 7 :])
-    refused(r"0000_00\.png cannot be read as an image \(Bad CRC-32.+\); replace it")
+    refused(r"0000_00\.png cannot be read as an image \(Bad CRC-32.+\)\. Replace it")
     path.unlink()
-    refused(r"not complete: it lacks images_background\.zip or images_b", FileNotFoundError)
+    refused(
+        r"incomplete: images_background\.zip or images_background is missing", FileNotFoundError
+    )
     (root / "omniglot/images_evaluation.zip").unlink()
     refused(
         r"data_root must contain images_b.* and .*data\. Leave it out to down",
@@ -221,12 +225,12 @@ def test_without_a_root_omniglot_is_downloaded_once(
 
 
 def test_a_download_that_fails_says_where_to_put_the_file(tmp_path: Path) -> None:
-    by_hand = rf"get it by hand and put it into {tmp_path}/cache/omniglot, or set data_root .*$"
-    with pytest.raises(OSError, match=rf"background\.zip cannot be downloaded \(.+\); {by_hand}"):
+    manually = rf"Download it manually into {tmp_path}/cache/omniglot, or set data_root .*$"
+    with pytest.raises(OSError, match=rf"background\.zip cannot be downloaded \(.+\)\. {manually}"):
         load_images("omniglot")
     for name in SHAPE:
         write_zip(tmp_path / "official", name, members(name))
-    with pytest.raises(ValueError, match=rf"has the MD5 \w{{32}}, not not downloaded; {by_hand}"):
+    with pytest.raises(ValueError, match=rf"expected not downloaded, got \w{{32}}\. {manually}"):
         load_images("omniglot")
     assert not (tmp_path / "cache").exists()
     for name in SHAPE:  # by hand

@@ -212,7 +212,7 @@ def test_text_tasks(data: st.DataObject, tmp_path_factory: pytest.TempPathFactor
         assert len(task.labels) > 1
         read(lambda task=task: task.sample(1, 0))
         read(task.require_evaluation)
-        task.parted()
+        task.train_validation_rows()
 
 
 def test_links_that_lead_up_or_nowhere_are_passed_over(tmp_path: Path) -> None:

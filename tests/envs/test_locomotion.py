@@ -178,8 +178,8 @@ def test_malformed_task_is_one_clear_line_on_both_faces(name: str) -> None:
 def test_factors_are_positive_numbers(wrong: Any) -> None:
     task = copy.deepcopy(draw(HOPPER, 1)[0])
     task["scales"]["body_mass"][2] = wrong
-    positive = "the factors of body_mass are positive, of shape .*"
-    wanted = rf"\A({positive}|a task of this environment looks like .*'body_mass'.*)\Z"
+    positive = "factors of body_mass must be positive, of shape .*"
+    wanted = rf"\A({positive}|a task of this environment must have the form .*'body_mass'.*)\Z"
     with pytest.raises(ValueError, match=wanted):
         make(HOPPER, task).reset()
 
@@ -320,7 +320,7 @@ def test_swimmer_is_rewarded_for_meeting_its_velocity_and_not_for_missing_it() -
 def test_where_the_robot_is_cannot_be_seen(name: str) -> None:
     """Peers show the torso's absolute position; of ours only the paper's own cheetah does."""
     env, here = one_state(name)
-    _, there = one_state(name, q0=5.0, **({"q1": 3.0} if env.unseen == 2 else {}))
+    _, there = one_state(name, q0=5.0, **({"q1": 3.0} if env.hidden_positions == 2 else {}))
     changed = np.flatnonzero(env.features(here)[0] != env.features(there)[0])
     assert changed.tolist() == ([17] if "Rllab" in name else [])
 
@@ -555,7 +555,9 @@ def test_copies_and_pickles_keep_arguments_and_task(name: str) -> None:
 
 
 def test_arguments_that_would_be_ignored_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"AntDir takes observe_task, .*; got ctrl_cost_weight"):
+    with pytest.raises(
+        TypeError, match=r"AntDir only accepts observe_task, .*, got ctrl_cost_weight"
+    ):
         make(ANT, ctrl_cost_weight=0.1)
     with pytest.raises(TypeError, match="got frame_skip"):
         make_rows(ANT, [{"direction": 1}], frame_skip=2)

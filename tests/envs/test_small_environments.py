@@ -179,19 +179,23 @@ def mdp_with(field: str, value: Any) -> Any:
     return {**draw(MDP, 1)[0], field: value}
 
 
-LOOKS = "a task of this environment looks like "
+LOOKS = "a task of this environment must have the form "
 SHAPES = LOOKS + "{'transitions': [10][5][10], 'rewards': [10][5]}, got "
 UNEVEN = [[[0.1] * 10] * 5] * 9 + [[[0.1] * 10] * 4 + [[0.2] * 10]]
 NEGATIVE = [[[0.1] * 10] * 5] * 9 + [[[0.1] * 10] * 4 + [[-1.0, 2.0, *[0.0] * 8]]]
 PROBABILITIES = (
-    "the transitions of a task are probabilities that sum to 1 over the next states, got "
+    "the transitions of a task must be probabilities that sum to 1 over next states, got "
 )
 MALFORMED = [
     (BANDIT, {}, LOOKS + "{'means': [0.0, 0.0, 0.0, 0.0, 0.0]}, got {}"),
     (BANDIT, {"means": [0.5, 0.5]}, "got {'means': [0.5, 0.5]}"),
     (BANDIT, {"means": [0.5] * 50}, "got {'means': [50]}"),
-    (BANDIT, {"means": [1.5] * 5}, "means of a task are between 0 and 1, got {'means': [1.5, 1.5"),
-    (BANDIT, {"means": [-0.1] * 5}, "means of a task are between 0 and 1, got {'means': [-0.1"),
+    (
+        BANDIT,
+        {"means": [1.5] * 5},
+        "means of a task must be between 0 and 1, got {'means': [1.5, 1.5",
+    ),
+    (BANDIT, {"means": [-0.1] * 5}, "means of a task must be between 0 and 1, got {'means': [-0.1"),
     (BANDIT, {"means": [np.nan] * 5}, "got {'means': [nan, nan, nan, nan, nan]}"),
     (BANDIT, {"means": "what we all would like to know " * 9}, "got {'means': 'what we all"),
     (MDP, {}, SHAPES + "{}"),
@@ -210,7 +214,11 @@ MALFORMED = [
     (MDP, mdp_with("transitions", UNEVEN), PROBABILITIES + f"{[0.2] * 10} for state 9, action 4"),
     (MDP, mdp_with("transitions", NEGATIVE), PROBABILITIES + "[-1.0, 2.0, 0.0"),
     (POINT, {"goal": [0.0]}, LOOKS + "{'goal': [0.0, 0.0]}, got {'goal': [0.0]}"),
-    (POINT, {"goal": [2.0, 1.0]}, "goal of a task is a corner (±2, ±2), got {'goal': [2.0, 1.0]}"),
+    (
+        POINT,
+        {"goal": [2.0, 1.0]},
+        "goal of a task must be a corner (±2, ±2), got {'goal': [2.0, 1.0]}",
+    ),
 ]
 
 
@@ -289,8 +297,6 @@ def test_bandit_shows_a_constant_one_and_the_oracle_the_means() -> None:
     assert env.reset(seed=0)[0].tolist() == env.step(0)[0].tolist() == [1.0]
     oracle = make(BANDIT, ARMS, observe_task=True)
     assert oracle.reset(seed=0)[0].tolist() == pytest.approx([1.0, *ARMS["means"]])
-    with pytest.raises(ValueError, match="at least one arm, got num_arms=0"):
-        make(BANDIT, num_arms=0)
 
 
 def test_gradient_reaches_every_layer_of_a_policy_for_the_bandit() -> None:
@@ -389,8 +395,6 @@ def test_oracle_of_the_mdp_sees_rewards_and_transitions() -> None:
     assert seen.shape == (560,)
     assert np.array_equal(seen[10:60].reshape(10, 5), np.float32(task["rewards"]))
     assert np.array_equal(seen[60:].reshape(10, 5, 10), np.float32(task["transitions"]))
-    with pytest.raises(ValueError, match="got num_states=10, num_actions=0"):
-        make(MDP, num_actions=0)
 
 
 # The sparse point.

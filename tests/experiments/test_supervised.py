@@ -198,8 +198,8 @@ def test_impossible_regressions_are_one_line(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--ways", "9"], "--num-ways must be at most 8, all classes; got 9"),
-        (["--shots", "8"], "must be at most 8, the images of class 0; got 16"),
+        (["--ways", "9"], "--num-ways must be at most 8 classes, got 9"),
+        (["--shots", "8"], "must be at most 8, the number of images of class 0, got 16"),
         (["--variable", "--ways", 6], "no fixed number of classes"),
         (["--variable", "--ways", 6, "--mode", "compiled"], "use --mode eager"),
         (["--method", "zero-head", "--variable"], "set --num-ways, such as 50"),
@@ -207,7 +207,7 @@ def test_impossible_regressions_are_one_line(
         (["--data-root", "nowhere"], "nowhere"),
         (
             ["--start", "prototypes", "--inner", "meta-sgd"],
-            "learns rates for every number of the head",
+            "learns a step size for every element of the head",
         ),
         (["--start", "zero", "--inner", "meta-curvature+lslr"], "use --inner sgd, adam or lslr"),
         (["--method", "reptile", "--train-shots", 1, "--adapts", "head"], "use --adapts all"),

@@ -45,13 +45,6 @@ def test_part_of_the_episodes_gives_the_fisher_of_the_whole_when_the_rest_repeat
     assert relative_error(other, new) > 1e-4
 
 
-def test_fisher_fraction_outside_its_range_is_refused() -> None:
-    objective, meta, tasks = problem()
-    for fraction in (0.0, 1.5):
-        with pytest.raises(ValueError, match="fisher_fraction"):
-            trust_region_step(objective, meta, tasks, fisher_fraction=fraction)
-
-
 @pytest.mark.parametrize("kind", ["gaussian", "categorical"])
 @pytest.mark.parametrize("max_kl", [1e-3, 0.1])
 def test_step_lowers_the_surrogate_inside_the_trust_region(kind: str, max_kl: float) -> None:

@@ -435,7 +435,10 @@ def test_discrete_actions_train_and_a_wrong_algorithm_is_one_line(
     ("flags", "expected"),
     [
         (["--task", "direction"], 'must be JSON such as \'{"goal": ['),
-        (["--task", '{"direction": 1}'], "a task of this environment looks like {'goal': [0.0, 0."),
+        (
+            ["--task", '{"direction": 1}'],
+            "a task of this environment must have the form {'goal': [0.0, 0.",
+        ),
         (["--env", "CartPole-v1"], "has no tasks"),
         (["--eval-every", "0"], "--eval-every must be at least 1, got 0"),
         (["--discount", "2"], "--discount must be between 0 and 1, got 2"),

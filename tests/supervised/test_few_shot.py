@@ -147,10 +147,10 @@ def test_a_class_may_be_used_up() -> None:
 
 
 def test_too_few_classes_or_images_are_refused_with_both_numbers() -> None:
-    with pytest.raises(ValueError, match=r"num_ways must be at most 7, all classes; got 8"):
+    with pytest.raises(ValueError, match=r"num_ways must be at most 7 classes, got 8"):
         pool(ways=8)
     assert pool(ways=8, rotations=True).num_classes == 28
-    message = r"num_shots \+ num_queries must be at most 5, the images of class 0; got 7"
+    message = r"num_shots \+ num_queries must be at most 5, the number of images of class 0, got 7"
     with pytest.raises(ValueError, match=message):
         pool(shots=3, queries=4)
 
@@ -214,13 +214,13 @@ def test_rotated_classes_of_tasks_of_many_sizes_are_distinct() -> None:
 
 
 def test_impossible_tasks_of_many_sizes_are_refused_with_both_numbers() -> None:
-    with pytest.raises(ValueError, match=r"max_ways must be from 5 to 7, .*; got 4"):
+    with pytest.raises(ValueError, match=r"max_ways must be from 5 to 7 classes, got 4"):
         VariableFewShot(pool(), max_ways=4)
-    with pytest.raises(ValueError, match=r"max_ways must be from 5 to 7, .*; got 8"):
+    with pytest.raises(ValueError, match=r"max_ways must be from 5 to 7 classes, got 8"):
         VariableFewShot(pool(), max_ways=8)
-    with pytest.raises(ValueError, match=r"max_support must be .* 6; got 5"):
+    with pytest.raises(ValueError, match=r"max_support must be .*6\), got 5"):
         VariableFewShot(pool(), max_ways=6, max_support=5)
-    with pytest.raises(ValueError, match="2 images of each class, got 1"):
+    with pytest.raises(ValueError, match="2 images per class, got a class of 1"):
         VariableFewShot(pool(shots=1, queries=0, counts=(3, 2, 1, 4, 5)), max_ways=5)
 
 

@@ -139,7 +139,8 @@ def random_meta_batch(
         params, state, support = meta.model, loop.state(meta.model), []
         for index in range(loop.num_steps or 0):
             support.append(draw(params))
-            params, state = loop.step(meta, params, state, support[-1], index)
+            grads = loop.gradient(params, support[-1])
+            params, state = loop.update(meta, params, grads, state, index)
         tasks.append(Task(tuple(support), draw(params)))
     return tree.stack(tasks)
 

@@ -80,7 +80,7 @@ def test_the_packed_format_and_pairs(tmp_path: Path) -> None:
 def test_rows_to_validate_with_are_a_tenth_of_each_class(tmp_path: Path) -> None:
     write_task(tmp_path, "colors", ["red", "blue"], 32, evaluation=2)
     (task,) = read_tasks(tmp_path, ["colors"])
-    train, validation = task.parted()
+    train, validation = task.train_validation_rows()
     assert Counter(row.label for row in train) == {"red": 31, "blue": 31}
     assert Counter(row.label for row in validation) == {"red": 3, "blue": 3}
     assert {*train, *validation} == {*task.rows, *task.evaluation}
@@ -89,13 +89,13 @@ def test_rows_to_validate_with_are_a_tenth_of_each_class(tmp_path: Path) -> None
 def test_what_is_wrong_with_a_task_is_one_line(tmp_path: Path) -> None:
     write_task(tmp_path, "colors", ["red", "blue"], 3, evaluation=1)
     (task,) = read_tasks(tmp_path, ["colors"])
-    with pytest.raises(ValueError, match="needs 4 rows of each class, got 3 of 'blue'; lower `sh"):
+    with pytest.raises(ValueError, match=r"at least 4 rows per class, got 3 of 'blue'\. Lower `sh"):
         task.sample(4, 0)
-    with pytest.raises(ValueError, match="no evaluation rows; leave it out"):
+    with pytest.raises(ValueError, match=r"no evaluation rows\. Leave the task out"):
         task._replace(evaluation=()).require_evaluation()
-    with pytest.raises(ValueError, match=r"label 'grey'; expected .* blue, red"):
+    with pytest.raises(ValueError, match=r"label 'grey' .*: expected .* blue, red"):
         task._replace(evaluation=(Row("a dog", "", "grey"),)).require_evaluation()
-    with pytest.raises(ValueError, match="there is no task 'sounds'; choose of colors"):
+    with pytest.raises(ValueError, match="unknown task 'sounds': expected one of colors"):
         read_tasks(tmp_path, ["sounds"])
     task.require_evaluation()
 
@@ -103,7 +103,7 @@ def test_what_is_wrong_with_a_task_is_one_line(tmp_path: Path) -> None:
 def test_a_sample_that_the_authors_did_not_draw(tmp_path: Path) -> None:
     published(tmp_path, "colors")
     (task,) = read_tasks(tmp_path, ["colors"])
-    message = "no sample {1} of {0} shots; it has those of (shots, index) [(1, 0), (2, 0), (2, 1)]"
+    message = "no support sample ({0}, {1}): expected (shots, index) in [(1, 0), (2, 0), (2, 1)]"
     for shots, index in ((8, 0), (2, 5)):
         with pytest.raises(ValueError, match=re.escape(message.format(shots, index))):
             task.sample(shots, index)
@@ -112,38 +112,38 @@ def test_a_sample_that_the_authors_did_not_draw(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "line"),
     [
-        ("a.jsonl", b'{"sentence1": "a dog"}\n', "a.jsonl: row 1 must be like"),
+        ("a.jsonl", b'{"sentence1": "a dog"}\n', "a.jsonl: row 1 must have the form"),
         ("a.jsonl", b'{"sentence1": "a", "label": 1.5}\n', "got {'sentence1': 'a', 'label': 1.5}"),
         ("a.jsonl", b'{"sentence1": "a", "label": true}\n', "NAME OR WHOLE NUMBER"),
-        ("a.jsonl", b'{"sentence1": "a", "sentence2": ["b"], "label": "c"}\n', "row 1 must be"),
-        ("a.jsonl", b'{"sentence1": "cut \\ud83d", "label": "c"}\n', "row 1 must be"),
+        ("a.jsonl", b'{"sentence1": "a", "sentence2": ["b"], "label": "c"}\n', "row 1 must have"),
+        ("a.jsonl", b'{"sentence1": "cut \\ud83d", "label": "c"}\n', "row 1 must have"),
         (
             "a.jsonl",
             b'{"sentence1": "a", "label": "c"}\n\n{',
-            "a.jsonl cannot be read as JSON (line 3",
+            "a.jsonl is not valid JSON (line 3",
         ),
         (
             "a.jsonl",
             b'{"label": "red"}\n',
-            'row 1 must be like {"sentence1": TEXT, "label": NAME',
+            'row 1 must have the form {"sentence1": TEXT, "label": NAME',
         ),
-        ("a.jsonl", b'["a dog", "red"]\n', "row 1 must be like"),
+        ("a.jsonl", b'["a dog", "red"]\n', "row 1 must have the form"),
         (
             "a.jsonl",
             b'{"sentence1": "a", "label": 1}\n',
-            "to learn from, got 1",
+            "at least two labels, got 1",
         ),
-        ("a.jsonl", b"", "a.jsonl; lines of"),
+        ("a.jsonl", b"", "a.jsonl. Write lines"),
         (
             "a.eval.jsonl",
             b'{"sentence1": "a", "label": "c"}',
-            "rows into TASK.eval.jsonl",
+            "rows to TASK.eval.jsonl",
         ),
-        ("a.jsonl", b'{"sentence1": "a', "cannot be read as JSON"),
-        ("a.json", b"\xff\xfe", "cannot be read as JSON"),
-        ("a.json.gz", b"no archive", "cannot be read as JSON"),
-        ("a.json.gz", ARCHIVE[:-9], "cannot be read as JSON"),
-        ("a.json.gz", ARCHIVE[:10] + b"\xff" * 20, "cannot be read as JSON"),
+        ("a.jsonl", b'{"sentence1": "a', "is not valid JSON"),
+        ("a.json", b"\xff\xfe", "is not valid JSON"),
+        ("a.json.gz", b"no archive", "is not valid JSON"),
+        ("a.json.gz", ARCHIVE[:-9], "is not valid JSON"),
+        ("a.json.gz", ARCHIVE[:10] + b"\xff" * 20, "is not valid JSON"),
     ],
 )
 def test_a_damaged_file_is_one_line(tmp_path: Path, name: str, content: bytes, line: str) -> None:
@@ -159,9 +159,9 @@ def test_a_folder_without_tasks_is_one_line(
     monkeypatch.delenv("METARL_DATA", raising=False)
     with pytest.raises(FileNotFoundError, match=r"data_root must be .* got None"):
         find_tasks(None)
-    with pytest.raises(FileNotFoundError, match=r"data_root must be .*; got .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"data_root must be .*, got .*nowhere"):
         find_tasks(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"has no text tasks: expected .* TASK\.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"contains no text tasks: expected .* TASK\.jsonl"):
         find_tasks(tmp_path)
     write_task(tmp_path, "colors", ["red", "blue"], 2)
     monkeypatch.setenv("METARL_DATA", str(tmp_path))
@@ -194,7 +194,9 @@ def test_one_name_in_two_folders_is_one_line(tmp_path: Path) -> None:
     for folder in ("coats", "moods"):
         (tmp_path / folder).mkdir()
         write_task(tmp_path / folder, "train", ["red", "blue"], 2)
-    with pytest.raises(ValueError, match=r"two folders .* 'train': .*coats and .*moods; rename"):
+    with pytest.raises(
+        ValueError, match=r"'train' has files in two folders: .*coats and .*moods\. Rename"
+    ):
         find_tasks(tmp_path)
 
 
@@ -207,7 +209,7 @@ def test_nothing_is_learned_from_that_is_judged_on(tmp_path: Path) -> None:
     assert len(task.evaluation) == 6
     for index in range(5):
         assert not {*task.sample(3, index)} & {*task.evaluation}
-    with pytest.raises(ValueError, match="needs 4 rows of each class, got 3"):
+    with pytest.raises(ValueError, match="at least 4 rows per class, got 3"):
         task.sample(4, 0)
 
 

@@ -52,7 +52,6 @@ def one_thread_per_operator() -> Iterator[int]:
 @cache
 def _pool(num_threads: int, process: int) -> ThreadPoolExecutor:
     """Return the process's pool; keyed by process, since threads do not survive a fork."""
-    del process
     return ThreadPoolExecutor(
         num_threads, "metarl-chunk", initializer=torch.set_num_threads, initargs=(1,)
     )
@@ -91,10 +90,8 @@ def split(tasks: Tree, chunk_size: int | None) -> list[Tree]:
     """Cut a tree along its leading (task) axis into chunks of at most `chunk_size` tasks.
 
     Raises:
-        ValueError: If `chunk_size` is not positive, or the tensors disagree on the number of tasks.
+        ValueError: If the tensors disagree on the number of tasks.
     """
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, or None for all tasks; got {chunk_size}")
     parts = tree.leaves(tasks)
     sizes = {x.shape[0] for x in parts}
     if len(sizes) != 1:

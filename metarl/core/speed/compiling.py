@@ -1,12 +1,13 @@
 """Turning a function of trees of tensors into a program: worth its wait in runs of one shape."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
 
 from metarl.core import Tree, tree
 
@@ -30,27 +31,25 @@ class Program:
     def __init__(self, function: Callable[..., Any], *, compiled: bool) -> None:
         """Trace nothing yet."""
         self._function, self._compiled = function, compiled
-        self._programs: dict[Any, tuple[Callable[..., Any], Any]] = {}
+        self._programs: dict[Any, tuple[Callable[..., Any], pytree.TreeSpec]] = {}
         self._lock = threading.Lock()
 
     def __call__(self, *arguments: Tree) -> Any:
         """Call the program for arguments of these shapes; the first call makes it."""
-        leaves: list[Tensor] = []
-        names: list[str] = []
-        _flatten(arguments, leaves, names)
-        key = (*names, *((x.shape, x.stride(), x.dtype, x.device) for x in leaves))
+        leaves, form = pytree.tree_flatten(arguments)
+        key = (form, *((x.shape, x.stride(), x.dtype, x.device) for x in leaves))
         with self._lock:
             if key not in self._programs:
-                self._programs[key] = self._make(arguments, leaves)
-        program, form = self._programs[key]
-        return _rebuild(form, iter(program(*leaves)))
+                self._programs[key] = self._make(form, leaves)
+        program, found = self._programs[key]
+        return pytree.tree_unflatten(program(*leaves), found)
 
-    def _make(self, arguments: Any, leaves: list[Tensor]) -> tuple[Callable[..., Any], Any]:
-        forms: list[Any] = []
+    def _make(self, form: pytree.TreeSpec, leaves: list[Tensor]) -> Any:
+        forms: list[pytree.TreeSpec] = []
 
         def flat(*inputs: Tensor) -> list[Tensor]:
-            results = self._function(*tree.replace_leaves(arguments, inputs))
-            forms.append(tree.map_leaves(lambda x: None, results))
+            results = self._function(*pytree.tree_unflatten(list(inputs), form))
+            forms.append(pytree.tree_structure(results))
             return tree.leaves(results)
 
         traced = make_fx(flat)(*leaves)
@@ -67,27 +66,3 @@ class Program:
                 f"torch.compile failed ({reason}); install a C++ compiler, or use mode=traced"
             ) from error
         return program, forms[0]
-
-
-# torch's own pytree would take longer than a small program runs.
-def _flatten(value: Any, leaves: list[Tensor], names: list[str]) -> None:
-    """List the tensors and the keys of nested tuples, lists and dictionaries."""
-    if isinstance(value, Tensor):
-        leaves.append(value)
-    elif isinstance(value, dict):
-        names += value
-        for item in value.values():
-            _flatten(item, leaves, names)
-    else:
-        for item in value:
-            _flatten(item, leaves, names)
-
-
-def _rebuild(form: Any, leaves: Iterator[Tensor]) -> Any:
-    """Put tensors in the places that are None in `form`."""
-    if form is None:
-        return next(leaves)
-    if isinstance(form, dict):
-        return {name: _rebuild(item, leaves) for name, item in form.items()}
-    items = [_rebuild(item, leaves) for item in form]
-    return type(form)(*items) if hasattr(form, "_fields") else type(form)(items)

@@ -16,26 +16,15 @@ from torch.fx.experimental.proxy_tensor import make_fx
 Tensors: TypeAlias = Sequence[Tensor]
 aten = torch.ops.aten
 
-# Element by element, so that the result may take the place of an argument that nobody else reads.
-INTO_FIRST = (aten.add.Tensor, aten.mul.Scalar, aten.mul.Tensor, aten.neg.default)
-VIEWS = {
-    aten.squeeze.dim,
-    aten.t.default,
-    aten.transpose.int,
-    aten.unsqueeze.default,
-    aten.view.default,
-}
 RESHAPES = {aten.squeeze_.dim: aten.squeeze.dim, aten.squeeze_.dims: aten.squeeze.dims}
-PRODUCTS = {aten.mm.default: "addmm", aten.bmm.default: "baddbmm"}
-OTHERS = (aten.expand.default, aten.select.int, aten.sum.dim_IntList)
+SUMS = (aten.add.Tensor, aten.bmm.default, aten.mm.default, aten.sum.dim_IntList)
+ELEMENTWISE = (aten.mul.Scalar, aten.mul.Tensor, aten.neg.default)
+AXES = (aten.expand.default, aten.squeeze.dim, aten.unsqueeze.default, aten.select.int)
+VIEWS = (aten.t.default, aten.transpose.int, aten.view.default)
 # Operators by the quickest way to call them: a method of the tensor costs a third of an overload.
 METHODS: dict[Any, str] = {
-    operator: operator.__name__.split(".")[0]
-    for operator in (*INTO_FIRST, *VIEWS, *PRODUCTS, *OTHERS)
+    operator: operator.__name__.split(".")[0] for operator in (*SUMS, *ELEMENTWISE, *AXES, *VIEWS)
 }
-IN_PLACE = {operator: f"{METHODS[operator]}_" for operator in INTO_FIRST}
-ADDED = {f"{method}{suffix}" for method in PRODUCTS.values() for suffix in ("", "_")}
-FRESH = {*IN_PLACE, *IN_PLACE.values(), *PRODUCTS, *ADDED, aten.threshold_backward.default}
 
 
 class Staged(NamedTuple):
@@ -107,30 +96,22 @@ def _refuse_in_place(nodes: list[fx.Node]) -> None:
 def _program(
     root: fx.GraphModule, body: list[fx.Node], inputs: list[fx.Node], outputs: Any
 ) -> Callable[..., Any]:
-    """Copy nodes into a graph of their own, simplify it and generate its code."""
+    """Copy nodes into a graph of their own, drop what does nothing and generate its code."""
     graph = fx.Graph()
     copies = {node: graph.placeholder(node.name) for node in inputs}
     for node in body:
         copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(fx.map_arg(outputs, copies.__getitem__))
-    _simplify(graph)
-    module = fx.GraphModule(root, graph)
-    return module.forward
-
-
-def _simplify(graph: fx.Graph) -> None:
-    """Drop what does nothing, fold additions into products, work in place, call the quick way."""
-    for rewrite in (_skip, _accumulate, _reuse_memory):
-        for node in list(graph.nodes):
-            rewrite(graph, node)
-        graph.eliminate_dead_code()
+    for node in list(graph.nodes):
+        _skip(node)
+    graph.eliminate_dead_code()
     for node in graph.nodes:
         if node.target in METHODS:
             node.op, node.target = "call_method", METHODS[node.target]
-    graph.lint()
+    return fx.GraphModule(root, graph).forward
 
 
-def _skip(graph: fx.Graph, node: fx.Node) -> None:
+def _skip(node: fx.Node) -> None:
     """Skip two transposes, and ``x + zeros``: what the second derivative of a ReLU adds."""
     sources = [a for a in node.args if isinstance(a, fx.Node)]
     if node.target is aten.t.default and sources[0].target is aten.t.default:
@@ -140,55 +121,6 @@ def _skip(graph: fx.Graph, node: fx.Node) -> None:
             if zeros.target is aten.zeros_like.default and _kind(other) == _kind(node):
                 node.replace_all_uses_with(other)
                 return
-
-
-def _accumulate(graph: fx.Graph, node: fx.Node) -> None:
-    """Turn ``x + a @ b`` into one product that adds to x; in place where x is not used again."""
-    if node.target is not aten.add.Tensor or node.kwargs:
-        return
-    terms = [a for a in node.args if isinstance(a, fx.Node)]
-    if len(terms) != 2 or terms[0] is terms[1]:
-        return
-    order = {n: i for i, n in enumerate(graph.nodes)}
-    x, product = sorted(terms, key=lambda n: (n.target in PRODUCTS, order[n]))
-    if product.target not in PRODUCTS or len(product.users) > 1 or _kind(product) != _kind(node):
-        return
-    in_place = _is_spent(x) and _kind(x) == _kind(node)  # else it is broadcast
-    name = PRODUCTS[product.target] + ("_" if in_place else "")
-    with graph.inserting_before(node):
-        fused = graph.call_method(name, (x, *product.args))
-    fused.meta = dict(node.meta)
-    node.replace_all_uses_with(fused)
-
-
-def _reuse_memory(graph: fx.Graph, node: fx.Node) -> None:
-    """Let an elementwise operator write over an argument that nobody reads again.
-
-    Large intermediates then stay in the cache, where fresh memory would have to be brought in.
-    """
-    kind = node.target
-    if kind is not aten.threshold_backward.default and (kind not in IN_PLACE or node.kwargs):
-        return
-    commutes = kind in (aten.add.Tensor, aten.mul.Tensor)
-    for x, *others in (node.args, node.args[::-1]) if commutes else (node.args,):
-        if not isinstance(x, fx.Node) or x in others or not _is_spent(x) or _kind(x) != _kind(node):
-            continue
-        with graph.inserting_before(node):
-            if kind in IN_PLACE:
-                written = graph.call_method(IN_PLACE[kind], (x, *others))
-            else:
-                out = aten.threshold_backward.grad_input
-                written = graph.call_function(out, (x, *others), {"grad_input": x})
-        written.meta = dict(node.meta)
-        node.replace_all_uses_with(written)
-        return
-
-
-def _is_spent(node: fx.Node) -> bool:
-    """Say whether a node is memory of this program that has one reader left."""
-    while len(node.users) == 1 and node.target in VIEWS:
-        node = node.args[0]  # type: ignore[assignment]
-    return len(node.users) == 1 and node.target in FRESH
 
 
 def _kind(node: fx.Node) -> tuple[Any, ...]:
