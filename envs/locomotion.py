@@ -81,9 +81,8 @@ class LocomotionEnv(MujocoEnv, EzPickle):
     control_cost_weight: ClassVar[float]
     alive_bonus: ClassVar[float] = 0.0
     normal_start: ClassVar[bool] = False
-    observation_space: (
-        "spaces.Box[Any]"  # quoted, as Box is not generic in older Gymnasium versions
-    )
+    # Quoted, because Box is not generic in all supported versions of Gymnasium.
+    observation_space: "spaces.Box[Any]"
     _reset_noise_scale: float  # defined by Gymnasium's class
 
     def __init__(self, *, observe_task: bool = False, **kwargs: Any) -> None:
