@@ -207,7 +207,7 @@ def test_impossible_regressions_are_one_line(
         (["--data-root", "nowhere"], "nowhere"),
         (
             ["--start", "prototypes", "--inner", "meta-sgd"],
-            "learns rates for every number of the head",
+            "learns a step size for every element of the head",
         ),
         (["--start", "zero", "--inner", "meta-curvature+lslr"], "use --inner sgd, adam or lslr"),
         (["--method", "reptile", "--train-shots", 1, "--adapts", "head"], "use --adapts all"),

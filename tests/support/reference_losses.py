@@ -15,7 +15,7 @@ from metarl.rl.policies import Policy
 from tests.support.problems import LR, task_of
 
 
-ALL: dict[str, bool] = {"materialize_grads": True, "allow_unused": True}
+ALL: dict[str, Any] = {"materialize_grads": True, "allow_unused": True}
 
 
 def plain_path(

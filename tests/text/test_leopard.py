@@ -15,7 +15,7 @@ from metarl.core.estimators import meta_gradient
 from metarl.core.inner import clip_norm
 from metarl.experiments.supervised_settings import resolve
 from metarl.experiments.supervised_setup import make_learner, make_model
-from metarl.experiments.text import TextConfig
+from metarl.experiments.text_settings import TextConfig
 from metarl.supervised.losses import evaluate_batch, present_cross_entropy
 from metarl.supervised.model import Model
 from metarl.text.encoders import Encoder
@@ -204,5 +204,5 @@ def test_rates_by_layer_serve_any_start_and_those_by_number_none(bert: Any, star
         path = Problem(model, meta, Plain(bert, 1, 1.0)).path(task)
         assert path[-1]["head.weight"].shape[0] == ways
         assert path[-1]["head.weight"].isfinite().all()
-    with pytest.raises(ValueError, match=f"start={start} makes a new one .* use inner=sgd"):
+    with pytest.raises(ValueError, match=f"start={start} creates a new head .* use inner=sgd"):
         make_learner(replace(config, inner="meta-sgd"), model)
