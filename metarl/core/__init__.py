@@ -1,4 +1,24 @@
-"""The functional core that every method shares: torch only, pure, and without devices."""
+"""The functional core of all methods: inner loops, meta-gradients and outer updates.
+
+The functions are pure, use only torch, and run on the device of their arguments.
+
+Example::
+
+    from torch import nn
+
+    from metarl.core import InnerLoop, backprop, functional, gradient_learner, query_loss, sgd
+
+    apply, params = functional(nn.Linear(1, 1))
+
+    def loss(params, batch):
+        inputs, targets = batch
+        return ((apply(params, inputs) - targets) ** 2).mean()
+
+    loop = InnerLoop(loss, sgd(0.1), num_steps=5)
+    learner = gradient_learner(loop, backprop(loop, query_loss(loss)), torch.optim.Adam, lr=1e-3)
+    state = learner.init(params)
+    state, metrics = learner.step(state, tasks)  # tasks: a Task with a leading task axis
+"""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The inner loop: the only one in the package."""
+"""The inner loop that all methods use."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,31 +18,39 @@ Batches: TypeAlias = tuple[Batch, ...]
 
 
 def unchanged(params: Params, batches: Batches) -> tuple[Params, Batches]:
-    """Start where the meta-parameters are, with all batches left."""
+    """Return the parameters and the batches unchanged: the default `start` of an inner loop."""
     return params, batches
 
 
 @dataclass(frozen=True)
 class InnerLoop:
-    """How parameters adapt to one task; batching over tasks is left to ``vmap``.
+    """The inner loop: adapts parameters to one task. ``vmap`` applies it to several tasks.
 
     Attributes:
-        loss: The loss that the inner steps descend.
-        optimizer: The inner optimizer.
-        fast: Which parameters adapt, by name; the others keep their meta-learned value.
-        per_step: Names whose leaf has one row per step, read by the support pass of that step and
-            by the query pass after it (as in MAML++'s code), before the first step row 0; such a
-            leaf is meta-learned and does not adapt.
-        first_order: Treat inner gradients as constants (FOMAML). Learned rates and whatever `start`
-            computes still receive gradients.
-        start: ``(params, batches) -> (parameters to adapt, batches left)``: a task-conditioned
-            start. It may supply names that are not meta-parameters, such as a generated head.
-        supplied: Names that `start` supplies for itself, such as CAVIA's context: constants of the
-            inner optimizer are learned for them, but no initialization.
-        num_steps: Take this many steps, on the support batches in turn; ``None`` takes one step on
-            each batch given.
-        proximal: λ of the proximal term (λ/2)‖φ − θ‖², which holds the adapted parameters φ to
+        loss: Loss of one task on one support batch, ``(params, batch) -> scalar``.
+        optimizer: The inner optimizer, such as :func:`sgd`.
+        fast: Predicate on names: whether a parameter adapts. The others keep their meta-learned
+            value.
+        per_step: Names of parameters with one row per inner step, of shape (steps, *shape), which
+            are meta-learned and do not adapt. Row k is used by the support pass of step k and by
+            the query pass after this step, as in the code of MAML++; the query pass before the
+            first step uses row 0.
+        first_order: Whether inner gradients are treated as constants (FOMAML). Learned step sizes
+            and the result of `start` still receive gradients.
+        start: Task-conditioned initialization, ``(params, batches) -> (params, remaining
+            batches)``. It can add parameters that are not meta-learned, such as a generated head.
+        supplied: Names of the parameters that `start` adds, such as the context of CAVIA. Constants
+            of the inner optimizer are learned for them, but no initialization.
+        num_steps: Number of inner steps, which use the support batches in turn. None takes one step
+            on each support batch.
+        proximal: Weight λ of the proximal term (λ/2)‖φ − θ‖² between the adapted parameters φ and
             the initialization θ (iMAML, Rajeswaran et al. 2019, eq. 3).
+
+    Example::
+
+        loop = InnerLoop(loss, sgd(0.1), num_steps=5)
+        meta = loop.init(params)
+        adapted = loop.adapt(meta, (support_batch,))
     """
 
     loss: LossFn
@@ -56,7 +64,7 @@ class InnerLoop:
     proximal: float = 0.0
 
     def gradient(self, params: Params, batch: Batch) -> Params:
-        """Return the inner gradient of the fast parameters on one batch."""
+        """Return the inner gradient of the parameters that adapt."""
         fast, _ = split(params, self.adapts)
         grads, _ = grad_and_value(lambda fast: self.loss(merge(params, fast), batch))(fast)
         return tree.detach(grads) if self.first_order else grads
@@ -67,14 +75,15 @@ class InnerLoop:
         """Apply the inner gradient of one step.
 
         Args:
-            meta: Meta-parameters: the optimizer's learned constants, and θ of a proximal term.
-            params: The parameters of this task before the step, per-step rows already picked.
-            grads: What :meth:`gradient` returned for them.
-            state: The inner optimizer's state.
-            index: The number of the step, from 0.
+            meta: The meta-parameters: learned constants of the optimizer, and θ of the proximal
+                term.
+            params: The parameters of the task before the step, with the rows of this step.
+            grads: The gradient returned by :meth:`gradient`.
+            state: The state of the inner optimizer.
+            index: The number of the step, starting at 0.
 
         Returns:
-            The parameters after the step, and the state.
+            The parameters and the state of the optimizer after the step.
         """
         if self.proximal:
             grads = {
@@ -101,31 +110,36 @@ class InnerLoop:
     def path(self, meta: MetaParams, batches: Batches) -> list[Params]:
         """Return the parameters after 0, 1, ..., K steps on one task.
 
+        Args:
+            meta: The meta-parameters.
+            batches: The support batches of the task.
+
         Raises:
-            ValueError: If `num_steps` is set and there is no batch, or more than one of each step.
+            ValueError: If `num_steps` is set and the number of batches is 0 or greater than
+                `num_steps`.
         """
         return list(self.steps(meta, batches))
 
     def adapt(self, meta: MetaParams, batches: Batches) -> Params:
-        """Return the parameters after all inner steps on one task, keeping none in between."""
+        """Return the parameters after all inner steps on one task; earlier parameters are freed."""
         return deque(self.steps(meta, batches), maxlen=1)[0]
 
     def init(self, params: Params) -> MetaParams:
-        """Join an initialization and the inner optimizer's constants at their starting values.
+        """Return meta-parameters with the initial constants of the inner optimizer.
 
         Args:
-            params: The initialization, and a value of the right shape for each supplied name.
+            params: The initialization, with a value of the right shape for each name in `supplied`.
         """
         fast, _ = split(params, self.adapts)
         model = {name: p for name, p in params.items() if name not in self.supplied}
         return MetaParams(model, self.optimizer.constants(fast))
 
     def state(self, params: Params) -> Any:
-        """Return the inner optimizer's state before the first step."""
+        """Return the state of the inner optimizer before the first step."""
         return self.optimizer.state(split(params, self.adapts)[0])
 
     def adapts(self, name: str) -> bool:
-        """Say whether the inner steps change the parameter called `name`."""
+        """Return whether the inner steps change the parameter `name`."""
         return name not in self.per_step and self.fast(name)
 
     def _one_per_step(self, batches: Batches) -> Batches:

@@ -1,7 +1,8 @@
-"""Per-task meta-gradient estimators, and their mean over a meta-batch.
+"""Meta-gradient estimators of one task, and their mean over a meta-batch.
 
-``vmap`` is outermost: an estimator differentiates inside one task and the tasks are batched around
-it. The other order is silently wrong through fused normalization layers.
+An estimator differentiates within one task, and ``vmap`` is applied around it. The other order,
+differentiating a function that contains ``vmap``, gives wrong second derivatives of fused
+normalization layers without an error.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,27 +24,30 @@ from metarl.core.types import Batch, MetaParams, Metrics, Params, Task
 
 
 Outer: TypeAlias = Callable[..., tuple[Float[Tensor, ""], Metrics]]
-"""The outer loss of one task, ``(path, task, *settings)``; sees all of the path and the task."""
+"""Outer loss of one task: ``(path, task, *settings) -> (loss, metrics)``, where `path` contains the
+parameters after 0, 1, ..., K inner steps."""
 
 TaskGradient: TypeAlias = Callable[..., tuple[MetaParams, Metrics]]
-"""A meta-learning method, ``(meta, task, *settings)``: the meta-gradient of one task.
+"""Meta-gradient of one task: ``(meta, task, *settings) -> (gradient, metrics)``.
 
-`settings` are tensors that change in the course of training and are the same for every task.
+`settings` are tensors shared by all tasks that change during training.
 """
 
 
 def query_loss(
     loss: Callable[[Params, Batch], Any], *, has_aux: bool = False, before: bool = True
 ) -> Outer:
-    """Build MAML's outer loss: the loss of the adapted parameters on the query batch.
+    """Return the outer loss of MAML: the loss of the adapted parameters on the query batch.
 
-    Its one setting, `step_weights`, adds up the losses after 1, 2, ..., K steps with these weights
-    (the multi-step loss of MAML++, Antoniou et al. 2019, eq. 4); without it the last stands alone.
+    The outer loss has one optional setting, `step_weights` of shape (K,): the weights of the losses
+    after 1, 2, ..., K steps in the multi-step loss of MAML++ (Antoniou et al. 2019, eq. 4). Without
+    it, only the loss after the last step is used.
 
     Args:
-        loss: The loss of one task.
-        has_aux: `loss` returns ``(loss, metrics)``; the metrics are named ``query/...``.
-        before: Also report the loss before adaptation, which costs a pass over the query batch.
+        loss: Loss of one task, ``(params, batch) -> scalar``.
+        has_aux: Whether `loss` returns ``(loss, metrics)``. The metrics are reported as
+            ``query/NAME``.
+        before: Whether to report the loss before adaptation, which takes a forward pass.
     """
 
     def evaluate(params: Params, task: Task) -> tuple[Tensor, Metrics]:
@@ -68,9 +72,22 @@ def query_loss(
 
 
 def backprop(loop: InnerLoop, outer: Outer) -> TaskGradient:
-    """Differentiate the outer loss through the inner loop (MAML, Finn et al. 2017, alg. 1).
+    """Return the MAML estimator: the outer loss differentiated through the inner loop.
 
-    With ``loop.first_order`` this is FOMAML; with an inner loop of no steps, joint training.
+    This is algorithm 1 of Finn et al. 2017. With ``loop.first_order`` it is FOMAML, and with zero
+    inner steps it is joint training.
+
+    Args:
+        loop: The inner loop.
+        outer: The outer loss, such as :func:`query_loss`.
+
+    Returns:
+        A :data:`TaskGradient` for :func:`gradient_learner` or :func:`meta_gradient`.
+
+    Example::
+
+        task_gradient = backprop(loop, query_loss(loss))
+        gradient, metrics = meta_gradient(task_gradient, meta, tasks)
     """
 
     def task_gradient(
@@ -86,27 +103,31 @@ def backprop(loop: InnerLoop, outer: Outer) -> TaskGradient:
 
 
 def ends(loop: InnerLoop, meta: MetaParams, task: Task) -> list[Params]:
-    """Return the two ends of the path, keeping nothing in between, however many steps there are."""
+    """Return the parameters before the first and after the last inner step."""
     start, _ = loop.start(meta.model, task.support)
     return [rows(start, loop.per_step, 0), loop.adapt(meta, task.support)]
 
 
 def reptile(loop: InnerLoop, outer: Outer) -> TaskGradient:
-    """Take θ − φ for the gradient, with φ the adapted parameters (Nichol et al. 2018, alg. 1).
+    """Return the Reptile estimator θ − φ (Nichol et al. 2018, alg. 1) with adapted parameters φ.
 
-    With an outer step size ε of plain gradient descent this is θ ← θ + ε(φ − θ). `outer` is only
-    measured.
+    With gradient descent of step size ε as the outer optimizer, the update is θ ← θ + ε(φ − θ). The
+    outer loss is only reported.
+
+    Args:
+        loop: The inner loop.
+        outer: The outer loss to report.
 
     Raises:
-        ValueError: When called, if the inner optimizer learns constants, which θ − φ cannot reach.
+        ValueError: When the estimator is called, if the inner optimizer has learned constants.
     """
 
     def task_gradient(meta: MetaParams, task: Task) -> tuple[MetaParams, Metrics]:
         if meta.inner:
-            raise ValueError("reptile has no gradient for learned inner rates; use sgd or adam")
+            raise ValueError("reptile does not support learned step sizes; use sgd or adam")
         path = ends(loop, meta, task)
         loss, metrics = outer(path, task)
-        adapts = {n for n in path[-1] if loop.adapts(n)}  # a leaf of one row per step does not
+        adapts = {n for n in path[-1] if loop.adapts(n)}  # per-step parameters do not adapt
         moved = {n: p - path[-1][n] if n in adapts else 0 * p for n, p in meta.model.items()}
         return MetaParams(moved, {}), {**metrics, "outer/loss": loss}
 
@@ -121,27 +142,29 @@ def meta_gradient(
     chunk_size: int | None = None,
     mode: Mode = "eager",
 ) -> tuple[MetaParams, Metrics]:
-    """Average a per-task gradient over a meta-batch.
+    """Return the mean of a meta-gradient estimator over a meta-batch.
 
     Args:
-        task_gradient: The estimator.
-        meta: Meta-parameters.
-        tasks: A meta-batch: every tensor has a leading task axis. Tasks of unequal sizes come as a
-            list of such meta-batches, each of tasks of one size.
-        settings: What the estimator takes beside.
-        chunk_size: Work on this many tasks at a time: bounds memory and, on the CPU, runs chunks
-            side by side with the same bits for every number of threads. ``None``: all at once.
-        mode: ``traced`` lists the operators of the estimator once for each shape of chunk, and
-            ``compiled`` fuses them: seconds, and minutes, that pay in long runs of one shape.
+        task_gradient: The estimator, such as ``backprop(loop, outer)``.
+        meta: The meta-parameters.
+        tasks: The meta-batch; every tensor has a leading task axis. Tasks of different sizes are
+            passed as a list of meta-batches, each with tasks of one size.
+        settings: Further arguments of the estimator.
+        chunk_size: Number of tasks processed at a time. It bounds the memory; on the CPU, chunks
+            run in parallel, with results that do not depend on the number of threads. None
+            processes all tasks at once.
+        mode: ``eager``, ``traced`` (traces the estimator once per shape of a chunk, which takes
+            seconds) or ``compiled`` (also fuses operators with ``torch.compile``, which takes
+            minutes).
 
     Returns:
-        The mean gradient, in the form of the meta-parameters, and the mean metrics; over the tasks
-        of all processes, where several share a meta-batch.
+        The mean gradient, with the structure of the meta-parameters, and the mean metrics, over the
+        tasks of all processes.
     """
     parts = chunks.split(tasks, chunk_size) if isinstance(tasks, Task) else list(tasks)
     count = processes.count(sum(len(tree.leaves(part)[0]) for part in parts))
     share = share_of_mean(task_gradient, count, mode)
-    if len(parts) == 1 and chunk_size is None:  # operators may use all threads
+    if len(parts) == 1 and chunk_size is None:  # operators can use all threads
         return processes.total([share(meta, parts[0], *settings)])
     found = chunks.parallel_map(
         lambda part: share(meta, part, *settings), parts, device=tree.leaves(meta)[0].device
@@ -149,13 +172,13 @@ def meta_gradient(
     return processes.total(found)
 
 
-@lru_cache(maxsize=8)  # compiling takes minutes: once for each estimator
+@lru_cache(maxsize=8)  # compilation takes minutes
 def share_of_mean(task_gradient: TaskGradient, count: int, mode: Mode = "eager") -> TaskGradient:
-    """Turn a gradient of one task into what a chunk of tasks adds to the mean over `count`.
+    """Return a function from a chunk of tasks to its contribution to the mean over `count` tasks.
 
     Args:
         task_gradient: The estimator.
-        count: Tasks of the whole meta-batch.
+        count: Number of tasks in the whole meta-batch.
         mode: See :func:`meta_gradient`.
     """
 
@@ -171,34 +194,34 @@ def share_of_mean(task_gradient: TaskGradient, count: int, mode: Mode = "eager")
 def implicit(
     loop: InnerLoop, outer: Outer, *, cg_steps: int = 5, damping: float = 0.0
 ) -> TaskGradient:
-    """Differentiate where the inner loop ends, not how it got there (Rajeswaran et al. 2019).
+    """Return the implicit estimator of iMAML (Rajeswaran et al. 2019).
 
-    The adapted φ is taken for the minimum of L(φ) + (λ/2)‖φ − θ‖², with λ = ``loop.proximal``.
-    There ∇L(φ) + λ(φ − θ) = 0, so dφ/dθ = (I + ∇²L(φ)/λ)⁻¹ (lemma 1), and conjugate gradient
-    applies it to the outer gradient with products of the Hessian. Memory does not grow with the
-    number of inner steps. Parameters that do not adapt receive their gradient through the same
-    condition.
+    The estimator assumes that the adapted parameters φ minimize L(φ) + (λ/2)‖φ − θ‖² with λ =
+    ``loop.proximal``. Then ∇L(φ) + λ(φ − θ) = 0, and dφ/dθ = (I + ∇²L(φ)/λ)⁻¹ (lemma 1). Conjugate
+    gradients apply this inverse to the outer gradient with Hessian-vector products, so that memory
+    does not grow with the number of inner steps. Parameters that do not adapt receive their
+    gradient through the same condition.
 
     Args:
         loop: An inner loop with a proximal term.
         outer: The outer loss; only its dependence on the adapted parameters is differentiated.
-        cg_steps: Conjugate-gradient steps, one Hessian product each.
-        damping: Added to the identity: the authors' code solves (1 + damping) x + Hx/λ = g.
+        cg_steps: Number of conjugate-gradient steps, with one Hessian-vector product each.
+        damping: Damping of the linear system: (1 + damping) x + Hx/λ = g, as in the authors' code.
 
     Raises:
-        ValueError: If the loop has no proximal term. When called, if the inner optimizer learns
-            constants, on which the minimum does not depend.
+        ValueError: If the loop has no proximal term; when the estimator is called, if the inner
+            optimizer has learned constants.
     """
     if loop.proximal <= 0:
-        raise ValueError(f"implicit needs a loop with proximal > 0, got {loop.proximal}")
-    loop = replace(loop, first_order=False)  # its Hessian is differentiated, and not its path
+        raise ValueError(f"implicit requires a loop with proximal > 0, got {loop.proximal}")
+    loop = replace(loop, first_order=False)  # the Hessian is exact in any case
 
     def task_gradient(meta: MetaParams, task: Task) -> tuple[MetaParams, Metrics]:
         if meta.inner:
-            raise ValueError("implicit has no gradient for learned inner rates; use sgd or adam")
+            raise ValueError("implicit does not support learned step sizes; use sgd or adam")
         path = ends(loop, meta, task)
         if path[-1].keys() != meta.model.keys():
-            raise ValueError("implicit requires a start that supplies no parameters")
+            raise ValueError("implicit does not support a start that adds parameters")
         pulled, (loss, metrics) = grad_and_value(
             lambda adapted: outer([path[0], adapted], task), has_aux=True
         )(path[-1])
@@ -214,9 +237,9 @@ def implicit(
 def _solve(
     loop: InnerLoop, adapted: Params, task: Task, pulled: Params, steps: int, identity: float
 ) -> tuple[Params, Params]:
-    """Solve (identity · I + ∇²L/λ) x = g over the parameters that adapt."""
+    """Solve (identity · I + ∇²L/λ) x = g for the parameters that adapt."""
     fast, _ = split(adapted, loop.adapts)
-    # One graph for all products; the Hessian is symmetric, so its transpose will do.
+    # All products share one graph; the Hessian is symmetric and equals its transpose.
     hessian = vjp(lambda fast: loop.gradient(merge(adapted, fast), task.support[-1]), fast)[1]
 
     def product(x: Params) -> Params:
@@ -224,7 +247,7 @@ def _solve(
 
     target = {name: pulled[name] for name in fast}
     solution, residual = conjugate_gradient(product, target, steps=steps)
-    # Where the loss is so concave that not even the first step was possible: FOMAML's gradient.
+    # FOMAML's gradient, if the loss is so concave that CG could not take its first step.
     solved = tree.dot(solution, solution) > 0
     return tree.map_leaves(lambda x, g: torch.where(solved, x, g), solution, target), residual
 
@@ -232,7 +255,7 @@ def _solve(
 def _slow_gradient(
     loop: InnerLoop, model: Params, adapted: Params, task: Task, pulled: Params, solution: Params
 ) -> Params:
-    """Return the gradient of what does not adapt: direct, and through where the minimum lies."""
+    """Return the gradient of the parameters that do not adapt, directly and through φ."""
     _, slow = split(model, loop.adapts)
     if not slow:
         return {}

@@ -1,7 +1,7 @@
-"""Inner optimizers: gradient transformations whose constants may be meta-learned.
+"""Inner optimizers: gradient transformations whose constants can be meta-learned.
 
-Every optimizer is a value of three pure functions. `update` returns what is *added* to the
-parameters, so that optimizers compose (:func:`chain`).
+An optimizer consists of three pure functions. `update` returns the values to *add* to the
+parameters, so that optimizers can be composed (:func:`chain`).
 """
 
 from collections.abc import Callable, Sequence
@@ -15,12 +15,14 @@ from metarl.core.types import Params
 
 
 class InnerOptimizer(NamedTuple):
-    """A gradient transformation.
+    """An inner optimizer as three functions.
 
     Attributes:
-        constants: ``fast parameters -> learned constants``, by parameter name; ``{}`` if none.
-        state: ``fast parameters -> state`` (moments); ``()`` for most.
-        update: ``(constants, gradients, state, step) -> (updates, state)``.
+        constants: ``params -> constants``: initial values of the learned constants, by name; ``{}``
+            if there are none.
+        state: ``params -> state``: initial state such as moments; ``()`` if there is none.
+        update: ``(constants, gradients, state, step) -> (updates, state)``, with the updates to add
+            to the parameters.
     """
 
     constants: Callable[[Params], Params]
@@ -29,20 +31,20 @@ class InnerOptimizer(NamedTuple):
 
 
 def no_constants(_: Params) -> Params:
-    """Learn nothing."""
+    """Return no learned constants."""
     return {}
 
 
 def no_state(_: Params) -> tuple[()]:
-    """Remember nothing."""
+    """Return an empty state."""
     return ()
 
 
 def sgd(lr: float | Sequence[float]) -> InnerOptimizer:
-    """Gradient descent, θ' = θ − α ∇L (Finn et al. 2017, eq. 1).
+    """Return gradient descent, θ' = θ − α ∇L (Finn et al. 2017, eq. 1).
 
     Args:
-        lr: α, or one rate per inner step; steps beyond the last rate use the last.
+        lr: Step size α, or one step size per inner step; later steps use the last one.
     """
     rates = tuple(lr) if isinstance(lr, Sequence) else (lr,)
 
@@ -54,10 +56,10 @@ def sgd(lr: float | Sequence[float]) -> InnerOptimizer:
 
 
 def meta_sgd(lr: float) -> InnerOptimizer:
-    """Gradient descent with one learned rate per scalar parameter (Li et al. 2017, eq. 3).
+    """Return Meta-SGD, with one learned step size per element (Li et al. 2017, eq. 3).
 
     Args:
-        lr: The value at which every rate starts; equal to :func:`sgd` until the rates are learned.
+        lr: Initial value of all step sizes.
     """
 
     def constants(params: Params) -> Params:
@@ -72,13 +74,13 @@ def meta_sgd(lr: float) -> InnerOptimizer:
 def lslr(
     lr: float, *, steps: int, group: Callable[[str], str] = lambda name: name
 ) -> InnerOptimizer:
-    """Gradient descent with one learned rate per tensor and step (MAML++, Antoniou et al. 2019).
+    """Return LSLR, with one learned step size per tensor and inner step (Antoniou et al. 2019).
 
     Args:
-        lr: The value at which every rate starts; equal to :func:`sgd` until the rates are learned.
-        steps: Rates of each tensor; steps beyond the last use the last.
-        group: Maps the name of a parameter to the name of the group that shares its rates, such as
-            a layer; by default every tensor has its own.
+        lr: Initial value of all step sizes.
+        steps: Number of inner steps with separate step sizes; later steps use the last one.
+        group: Function from the name of a parameter to the name of a group with shared step sizes,
+            such as a layer. Default: one group per tensor.
     """
 
     def constants(params: Params) -> Params:
@@ -94,10 +96,10 @@ def lslr(
 def adam(
     lr: float, *, beta1: float = 0.0, beta2: float = 0.999, eps: float = 1e-8
 ) -> InnerOptimizer:
-    """Adam with bias correction (Kingma & Ba 2015, alg. 1), differentiable.
+    """Return differentiable Adam with bias correction (Kingma & Ba 2015, alg. 1).
 
-    Its moments start fresh for every task. β₁ is 0 by default, as in Reptile (Nichol et al. 2018):
-    momentum hurts over a few steps.
+    The moments are zero at the start of every task. β₁ defaults to 0, as in Reptile (Nichol et al.
+    2018), because momentum is harmful over a few steps.
     """
 
     def state(params: Params) -> tuple[Params, Params]:
@@ -116,11 +118,11 @@ def adam(
 
 
 def clip_norm(limit: float) -> InnerOptimizer:
-    """Scale the gradient down to a global norm of `limit` where it is longer, for :func:`chain`."""
+    """Return a transformation that clips the gradient to the global norm `limit`."""
 
     def update(constants: Params, grads: Params, state: Any, step: int) -> tuple[Params, Any]:
         squares = torch.stack([(g * g).sum() for g in grads.values()]).sum()
-        # Where it is 0, so is its root's derivative.
+        # The derivative of the norm is 0 where the gradient is 0.
         factor = limit / _root(squares).clamp(min=limit)
         return {name: -factor * g for name, g in grads.items()}, state
 
@@ -128,11 +130,13 @@ def clip_norm(limit: float) -> InnerOptimizer:
 
 
 def chain(*optimizers: InnerOptimizer) -> InnerOptimizer:
-    """Compose inner optimizers: each takes the step of the one before it for its gradient.
+    """Return the composition of inner optimizers.
 
-    What an optimizer subtracts is the gradient of the next, so a rate of 1 leaves a gradient as it
-    is: ``chain(meta_curvature(1.0), lslr(0.1, steps=5))``. Learned constants are prefixed by the
-    place in the chain, ``0.``, ``1.``, ...
+    Each optimizer receives the previous optimizer's update as its gradient.
+
+    The update of an optimizer with step size 1 is the negative gradient, so it passes the
+    (transformed) gradient on: ``chain(meta_curvature(1.0), lslr(0.1, steps=5))``. The names of
+    learned constants are prefixed with the position in the chain: ``0.``, ``1.``, ...
     """
 
     def constants(params: Params) -> Params:
@@ -159,24 +163,24 @@ def chain(*optimizers: InnerOptimizer) -> InnerOptimizer:
 
 
 def _root(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Take the square root, with derivative 0 at 0, where a gradient vanished, and not infinity."""
+    """Return the square root, with derivative 0 instead of infinity at 0."""
     positive = x > 0
     return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
 
 
 def meta_curvature(lr: float, *, max_size: int | None = None) -> InnerOptimizer:
-    """Gradient descent with a learned curvature, θ' = θ − α MC(∇L) (Park & Oliva 2019, eq. 6).
+    """Return Meta-Curvature: θ' = θ − α MC(∇L) with a learned curvature (Park & Oliva 2019, eq. 6).
 
-    The gradient of a weight is multiplied along each of its modes by a learned square matrix: with
-    G of shape (out, in, *kernel), MC(G) = G ×₁ M_out ×₂ M_in ×₃ M_kernel, which is the product of
-    M_out ⊗ M_in ⊗ M_kernel with vec(G) and never forms it. Vectors (biases) have one learned factor
-    per element. All start as identities, so the first meta-iteration is MAML's. The same matrices
-    serve every step.
+    The gradient of a weight is multiplied along each of its modes by a learned square matrix. For G
+    of shape (out, in, *kernel), MC(G) = G ×₁ M_out ×₂ M_in ×₃ M_kernel; this equals the product of
+    M_out ⊗ M_in ⊗ M_kernel with vec(G), without forming the Kronecker product. Vectors (biases)
+    have one learned factor per element. All matrices are initialized to the identity, so that the
+    first meta-iteration equals that of MAML. All inner steps share the matrices.
 
     Args:
-        lr: α, which is not learned.
-        max_size: Modes wider than this keep the identity: a head on 800 features would have 640,000
-            numbers in its factor alone.
+        lr: Step size α, which is not learned.
+        max_size: Largest size of a mode with a learned matrix; larger modes keep the identity,
+            because for example a head on 800 features would have a matrix of 640,000 elements.
     """
 
     def constants(params: Params) -> Params:
@@ -197,7 +201,7 @@ def meta_curvature(lr: float, *, max_size: int | None = None) -> InnerOptimizer:
 
 
 def _modes(weight: Tensor) -> dict[str, int]:
-    """Return the modes of a weight and their sizes; all axes of a kernel are one mode."""
+    """Return the modes of a weight and their sizes; the axes of a kernel form one mode."""
     kernel = {"kernel": weight[0, 0].numel()} if weight.ndim > 2 else {}
     return {"out": weight.shape[0], "in": weight.shape[1], **kernel}
 
@@ -206,7 +210,7 @@ def _precondition(constants: Params, name: str, grad: Tensor) -> Tensor:
     if grad.ndim < 2:
         return constants[f"scale.{name}"] * grad
     kernel, inputs = constants.get(f"kernel.{name}"), constants.get(f"in.{name}")
-    if grad.ndim == 2:  # a plain product is several times faster than one of (in, 1) matrices
+    if grad.ndim == 2:  # several times faster than batched products with (in, 1) matrices
         moved: Tensor = grad if inputs is None else grad @ inputs.T
     else:
         moved = grad.reshape(*grad.shape[:2], -1)

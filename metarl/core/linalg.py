@@ -1,4 +1,4 @@
-"""Linear algebra on trees: conjugate gradient, and the Jacobian of a graph as a linear map."""
+"""Linear algebra on trees of tensors: conjugate gradients, and Jacobians as linear maps."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,19 +19,20 @@ _grad = partial(torch.autograd.grad, retain_graph=True, allow_unused=True, mater
 def conjugate_gradient(
     product: Callable[[Tree], Tree], target: Tree, *, steps: int, tolerance: float = 1e-10
 ) -> tuple[Tree, Tree]:
-    """Solve A x = b for a symmetric positive definite A that is known by its products.
+    """Solve A x = b by conjugate gradients for a symmetric positive definite A.
 
     Args:
-        product: x ↦ A x, on trees.
-        target: b.
-        steps: Number of products at most.
-        tolerance: Once ‖b − A x‖² is below this part of ‖b‖², x no longer changes. That is a
-            ``where`` and not a ``break``, so the function also works under ``vmap`` (going on would
-            give NaN). Nor does x change from the first direction p on with pᵀAp ≤ 0, along which A
-            is not positive definite after all (Steihaug 1983).
+        product: Function x ↦ A x on trees.
+        target: The tree b.
+        steps: Maximum number of products.
+        tolerance: Relative tolerance: x is final when ‖b − A x‖² falls below this fraction of ‖b‖².
+            The test uses ``where`` instead of ``break``, so that the function works under ``vmap``.
+            x is also final at the first direction p with pᵀAp ≤ 0, where A is not positive definite
+            (Steihaug 1983).
 
     Returns:
-        ``(x, residual)`` with residual = b − A x, so that xᵀ A x costs no further product.
+        ``(x, residual)`` with residual = b − A x, from which xᵀ A x follows without another
+            product.
     """
     x, residual = tree.scale(target, 0.0), target
     direction, squared = target, tree.dot(target, target)
@@ -40,7 +41,7 @@ def conjugate_gradient(
     for _ in range(steps):
         image = product(direction)
         curvature = tree.dot(direction, image)
-        convex = convex & (~(curvature <= 0) | (squared <= floor))  # NaN goes on, and shows
+        convex = convex & (~(curvature <= 0) | (squared <= floor))  # NaN is kept, to be detected
         running = convex & (squared > floor)
         length = torch.where(running, squared / curvature, 0.0)
         x = tree.add(x, direction, scale=length)
@@ -52,22 +53,22 @@ def conjugate_gradient(
 
 
 class Jacobian(NamedTuple):
-    """A Jacobian J. `jvp` takes tensors like the inputs, `vjp` tensors like the outputs."""
+    """A Jacobian: `jvp` maps tensors like the inputs, `vjp` tensors like the outputs."""
 
     jvp: Callable[[Tensors], Tensors]
     vjp: Callable[[Tensors], Tensors]
 
 
 def linearize(outputs: Tensors, inputs: Tensors) -> Jacobian:
-    """Turn the graph from `inputs` to `outputs` into a linear map that can be applied many times.
+    """Return the Jacobian of a graph as a linear map that can be applied many times.
 
-    ``u ↦ Jᵀu`` is linear in u, so differentiating it with respect to u gives J itself: both
-    products read stored activations, and nothing is evaluated again. (Forward mode would repeat
-    the forward pass in each product, and its levels are not safe across threads.)
+    u ↦ Jᵀu is linear in u, and its derivative with respect to u is J. Both products therefore use
+    the stored activations without another forward pass. Forward mode would repeat the forward pass
+    in each product, and its levels are not thread-safe.
 
     Args:
-        outputs: Tensors computed from `inputs`, their graph still there.
-        inputs: Tensors that require gradients. An input that no output depends on has derivative 0.
+        outputs: Tensors computed from `inputs`, with their graph retained.
+        inputs: Tensors that require gradients. The derivative of an unused input is 0.
     """
     live = [i for i, y in enumerate(outputs) if y.requires_grad]
     moved = [outputs[i] for i in live]

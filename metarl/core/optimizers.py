@@ -1,4 +1,4 @@
-"""Inner optimizers by name, as flags and tables of methods call them."""
+"""Inner optimizers by name (``--inner NAME``)."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -9,9 +9,10 @@ from metarl.util import among
 
 
 MakeInner: TypeAlias = Callable[..., InnerOptimizer]
-"""``(lr, *, steps, group) -> InnerOptimizer``, with the arguments of :func:`inner_optimizer`."""
+"""Builder of an inner optimizer: ``(lr, *, steps, group) -> InnerOptimizer``;
+:func:`inner_optimizer` describes the arguments."""
 
-MAX_SIZE = 600  # of a curvature matrix: any kernel, but not miniImageNet's 800-wide head
+MAX_SIZE = 600  # largest curvature matrix: any kernel, but not the 800-wide miniImageNet head
 
 INNER_OPTIMIZERS: dict[str, MakeInner] = {
     "sgd": lambda lr, **_: inner.sgd(lr),
@@ -23,29 +24,30 @@ INNER_OPTIMIZERS: dict[str, MakeInner] = {
         inner.meta_curvature(1.0, max_size=MAX_SIZE), inner.lslr(lr, **options)
     ),
 }
-"""The inner optimizers by name; :func:`register_inner_optimizer` adds one."""
+"""Builders of the inner optimizers by name; :func:`register_inner_optimizer` adds one."""
 
 LEARNED_RATES = {*INNER_OPTIMIZERS} - {"sgd", "adam"}
-"""Those whose rates are meta-learned, and not a setting that a test may change."""
+"""Names of the inner optimizers with meta-learned step sizes, which an evaluation cannot change."""
 
 
 def register_inner_optimizer(name: str, make: MakeInner, *, learned: bool = False) -> None:
-    """Add an inner optimizer: ``--inner NAME`` of every experiment accepts it from here on.
+    """Register an inner optimizer, which ``--inner NAME`` of all experiments then accepts.
 
     Args:
-        name: The name on the command line, such as ``"sign-sgd"``.
-        make: ``make(lr, *, steps, group) -> InnerOptimizer``; see :func:`inner_optimizer`.
-        learned: Its constants are meta-learned, so `lr` is only where they start.
+        name: Name on the command line, such as ``"sign-sgd"``.
+        make: Builder ``(lr, *, steps, group) -> InnerOptimizer``; :func:`inner_optimizer` describes
+            the arguments.
+        learned: Whether the step sizes are meta-learned, with `lr` as the initial value.
 
     Raises:
-        ValueError: If the name is taken.
+        ValueError: If the name is already registered.
 
     Example::
 
         register_inner_optimizer("half", lambda lr, **_: sgd(lr / 2))
     """
     if name in INNER_OPTIMIZERS:
-        raise ValueError(f"there is already an inner optimizer {name!r}: choose another name")
+        raise ValueError(f"inner optimizer {name!r} is already registered; choose a different name")
     INNER_OPTIMIZERS[name] = make
     if learned:
         LEARNED_RATES.add(name)
@@ -59,17 +61,17 @@ def inner_optimizer(
     clip: float | None = None,
     group: Callable[[str], str] = lambda name: name,
 ) -> InnerOptimizer:
-    """Build an inner optimizer.
+    """Build an inner optimizer by name.
 
     Args:
-        name: A name of :data:`INNER_OPTIMIZERS`.
-        lr: Its rate, or where learned rates start.
-        steps: Inner steps, each of which may have rates of its own.
-        clip: Cut the inner gradient to this global norm first.
-        group: Names the group of tensors that share the rates of ``lslr``; see there.
+        name: A name in :data:`INNER_OPTIMIZERS`.
+        lr: Step size, or initial value of learned step sizes.
+        steps: Number of inner steps, for optimizers with separate step sizes per step.
+        clip: Global norm to which the inner gradient is clipped first. Default: no clipping.
+        group: Groups of tensors with shared step sizes; see :func:`lslr`.
 
     Raises:
-        ValueError: If there is no inner optimizer of this name.
+        ValueError: If the name is unknown.
     """
     among(INNER_OPTIMIZERS).check("inner", name)
     made = INNER_OPTIMIZERS[name](lr, steps=max(1, steps), group=group)

@@ -1,4 +1,4 @@
-"""Outer optimizers: ``torch.optim`` as init and step. Here alone parameters change in place."""
+"""Meta-learners that apply a meta-gradient with an optimizer of ``torch.optim``."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from metarl.core.types import MetaLearner, MetaParams, MetaState, Metrics, Param
 def initial_params(
     loop: InnerLoop, params: Any, generator: torch.Generator | None, device: Any
 ) -> MetaParams:
-    """Draw meta-parameters on the CPU and move them to `device` (see ``MetaLearner.init``)."""
+    """Return initial meta-parameters on `device`; random ones are sampled on the CPU."""
     drawn: Params = params(generator) if callable(params) else params
     meta = loop.init({name: p.detach().clone() for name, p in drawn.items()})
     return tree.map_leaves(lambda p: p.to(device), meta)
@@ -36,24 +36,26 @@ def gradient_learner(
     settings: Sequence[Sequence[float]] = (),
     **options: Any,
 ) -> MetaLearner:
-    """Build a meta-learner that descends the mean task gradient with a ``torch.optim`` optimizer.
+    """Return a meta-learner that applies the mean meta-gradient with a ``torch.optim`` optimizer.
 
     Args:
-        loop: The inner loop, for `init` and `adapt`.
+        loop: The inner loop.
         task_gradient: The estimator, such as ``backprop(loop, outer)``.
         optimizer: A class of ``torch.optim``.
-        lr: The outer step size.
-        factor: Of a parameter of the model, by name: what its step size is multiplied by.
+        lr: Outer step size.
+        factor: Function from the name of a model parameter to a factor of its step size.
         chunk_size: See :func:`~metarl.core.estimators.meta_gradient`.
         mode: See :func:`~metarl.core.estimators.meta_gradient`.
-        clip: Cut every number of the mean gradient to [−clip, clip], as MAML does on miniImageNet.
-        settings: What the estimator takes beside, such as the weights of a multi-step loss.
-        options: Other arguments of the optimizer. Like the step size they hold for every step made
-            with this learner, also from a state of another: a schedule is a new learner per
-            iteration.
+        clip: Clip every element of the mean gradient to [−clip, clip], as MAML does on
+            miniImageNet.
+        settings: Further arguments of the estimator, such as the weights of the multi-step loss.
+        options: Further arguments of the optimizer. The step size and these arguments apply to
+            every step of this learner, regardless of the learner that created the state; a schedule
+            creates a new learner in every iteration.
 
     Raises:
-        FloatingPointError: From `step`, before anything is changed, if the gradient is not finite.
+        FloatingPointError: From `step`, if the meta-gradient is not finite. The parameters are then
+            unchanged.
     """
 
     def init(
@@ -83,7 +85,7 @@ def gradient_learner(
 
 
 def _groups(meta: MetaParams, factor: Callable[[str], float]) -> list[dict[str, Any]]:
-    """Sort meta-parameters by what their step size is multiplied by."""
+    """Group the meta-parameters by the factor of their step size."""
     factors = [*map(factor, meta.model), *(1.0 for _ in meta.inner)]
     groups: dict[float, list[Tensor]] = {}
     for number, leaf in zip(factors, tree.leaves(meta), strict=True):

@@ -1,4 +1,4 @@
-"""Modules as functions of their parameters, and operations on parameters by name."""
+"""Modules as functions of their parameters, and operations on named parameters."""
 
 import copy
 import threading
@@ -12,19 +12,19 @@ from metarl.core.types import Params
 
 
 class Apply:
-    """A module as a pure function: ``apply(params, *inputs)``.
+    """A module as a pure function ``apply(params, *inputs)``.
 
-    Safe to call from several threads: each works on a skeleton of its own, since
-    ``torch.func.functional_call`` swaps parameters in and out of the module it is given.
+    The function is thread-safe: every thread uses its own copy of the module, because
+    ``torch.func.functional_call`` temporarily replaces the parameters of the module.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        """Keep a copy of `module`, so that later changes to the original change nothing here."""
+        """Copy `module`; later changes to the original have no effect."""
         self.module = copy.deepcopy(module).requires_grad_(False)
         self._skeletons = threading.local()
 
     def __call__(self, params: Params, *inputs: Any) -> Any:
-        """Evaluate the module with `params` in place of its own parameters."""
+        """Evaluate the module with the parameters `params`."""
         skeleton = self._skeleton()
         return functional_call(
             skeleton, (params, dict(skeleton.named_buffers())), inputs, strict=True
@@ -32,7 +32,7 @@ class Apply:
 
     def _skeleton(self) -> nn.Module:
         if not hasattr(self._skeletons, "module"):
-            # The tensors are shared: those of a call stand in for them, and a copy would be traced.
+            # Tensors are shared, because a copy would be traced; each call replaces them.
             tensors = (*self.module.parameters(), *self.module.buffers())
             self._skeletons.module = copy.deepcopy(self.module, {id(x): x for x in tensors})
         return cast(nn.Module, self._skeletons.module)
@@ -48,15 +48,20 @@ def functional(module: nn.Module) -> tuple[Apply, Params]:
     """Split a module into a pure function and its parameters.
 
     Args:
-        module: Any module. Its buffers travel with the function.
+        module: The module. Its buffers become part of the function.
 
     Returns:
-        ``(apply, params)`` with ``apply(params, *inputs)``; `params` are copies, in the module's
-        order and under its own names.
+        ``(apply, params)``: the function ``apply(params, *inputs)``, and copies of the parameters
+            with the names and the order of ``module.named_parameters()``.
 
     Raises:
-        ValueError: If the module keeps running statistics, which would leak from task to task, or
-            draws random numbers, which the derivatives of a path would not see twice.
+        ValueError: If the module updates running statistics, which would leak between tasks, or
+            uses random numbers, which would differ between evaluations.
+
+    Example::
+
+        apply, params = functional(nn.Linear(2, 1))
+        outputs = apply(params, torch.zeros(5, 2))
     """
     for name, child in module.named_modules():
         what = f"{name or 'the module'} ({type(child).__name__})"
@@ -64,7 +69,7 @@ def functional(module: nn.Module) -> tuple[Apply, Params]:
             hint = "use track_running_stats=False"
             raise ValueError(f"{what} keeps running statistics, which leak between tasks; {hint}")
         if isinstance(child, nn.modules.dropout._DropoutNd) and child.training and child.p:
-            raise ValueError(f"{what} draws random numbers; call .eval() on it, or leave it out")
+            raise ValueError(f"{what} uses random numbers; call .eval() on it or remove it")
     params = {name: p.detach().clone() for name, p in module.named_parameters()}
     return Apply(module), params
 
@@ -74,34 +79,34 @@ def part(module: nn.Module, prefix: str) -> Callable[..., Any]:
 
     Args:
         module: The whole module.
-        prefix: Dotted name of the submodule: ``body``.
+        prefix: Dotted name of the submodule, such as ``body``.
 
     Returns:
-        ``(params, *inputs) -> output``; the other parameters are not used.
+        A function ``(params, *inputs) -> output`` that ignores all other parameters.
     """
     apply, names = functional(module.get_submodule(prefix))
     return lambda params, *inputs: apply({n: params[f"{prefix}.{n}"] for n in names}, *inputs)
 
 
 def split(params: Params, chosen: Callable[[str], bool]) -> tuple[Params, Params]:
-    """Split parameters by name into ``(chosen, rest)``, keeping their order."""
+    """Split parameters by a predicate on names into ``(selected, rest)``; the order is kept."""
     yes = {name: p for name, p in params.items() if chosen(name)}
     no = {name: p for name, p in params.items() if name not in yes}
     return yes, no
 
 
 def merge(base: Params, update: Params) -> Params:
-    """Return `base` with the entries of `update` in place of its own, in the order of `base`."""
+    """Return `base` with the entries of `update` replaced, in the order of `base`."""
     return {**base, **update}
 
 
 def rows(params: Params, per_step: frozenset[str], step: int) -> Params:
-    """Pick the row of each per-step parameter that belongs to `step`.
+    """Replace each per-step parameter by its row for an inner step.
 
     Args:
-        params: Parameters; a leaf named in `per_step` has shape (steps, *shape).
-        per_step: Names of the leaves that hold one row per inner step.
-        step: Inner step, from 0. Steps beyond the last row use the last row.
+        params: Parameters; those named in `per_step` have shape (steps, *shape).
+        per_step: Names of the parameters with one row per inner step.
+        step: Inner step, starting at 0; steps after the last row use the last row.
     """
     if not per_step:
         return params
@@ -111,10 +116,10 @@ def rows(params: Params, per_step: frozenset[str], step: int) -> Params:
 
 
 def fused_norm(apply: Any) -> str | None:
-    """Name the first normalization layer whose fused kernel has inexact higher derivatives.
+    """Return the name of the first normalization layer with a fused kernel, or None.
 
     ``grad(vmap(...))`` through ``nn.LayerNorm``, ``nn.GroupNorm`` and ``nn.BatchNorm*`` gives wrong
-    second-order gradients without a word; the layers of :mod:`metarl.nn.norms` do not.
+    second derivatives without an error. The layers of :mod:`metarl.nn.norms` are exact.
     """
     fused = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
     for name, child in getattr(apply, "module", nn.Identity()).named_modules():

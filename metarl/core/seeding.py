@@ -1,4 +1,4 @@
-"""Random generators from (seed, iteration, role): no generator state has to be saved to resume."""
+"""Random generators from (seed, iteration, role); resuming needs no saved generator state."""
 
 import zlib
 
@@ -7,23 +7,23 @@ import torch
 
 
 def seed_sequence(seed: int, iteration: int, role: str) -> np.random.SeedSequence:
-    """Return the independent seed of one role ("tasks", "rollouts") in one iteration."""
+    """Return the independent seed of a role, such as "tasks", in one iteration."""
     return np.random.SeedSequence((seed, iteration, zlib.crc32(role.encode())))
 
 
 def numpy_generator(seed: int, iteration: int, role: str) -> np.random.Generator:
-    """Return numpy's generator of one role in one iteration."""
+    """Return the numpy generator of a role in one iteration."""
     return np.random.default_rng(seed_sequence(seed, iteration, role))
 
 
 def uniform(*shape: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw from U(0, 1) on the device of the generator."""
+    """Sample from U(0, 1) on the device of the generator."""
     return torch.rand(shape, generator=generator, device=generator.device)
 
 
 def torch_generator(
     seed: int, iteration: int, role: str, *, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """Return torch's generator of one role in one iteration, on `device`."""
+    """Return the torch generator of a role in one iteration, on `device`."""
     state = seed_sequence(seed, iteration, role).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(state[0] >> np.uint64(1)))

@@ -13,17 +13,17 @@ Tree = TypeVar("Tree")
 
 
 def leaves(tree: Any) -> list[Tensor]:
-    """List the tensors of a tree, in its fixed order."""
+    """Return the tensors of a tree in a fixed order."""
     return cast(list[Tensor], pytree.tree_leaves(tree))
 
 
 def map_leaves(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
-    """Apply `function` to each tensor of `tree` and the tensors in the same place of `others`."""
+    """Apply `function` to each tensor of `tree` and the corresponding tensors of `others`."""
     return cast(Tree, pytree.tree_map(function, tree, *others))
 
 
 def replace_leaves(tree: Tree, new_leaves: Any) -> Tree:
-    """Rebuild `tree` with `new_leaves`, given in the order of :func:`leaves`."""
+    """Return `tree` with new tensors, in the order of :func:`leaves`."""
     return cast(Tree, pytree.tree_unflatten(list(new_leaves), pytree.tree_structure(tree)))
 
 
@@ -38,17 +38,17 @@ def scale(tree: Tree, factor: float | Tensor) -> Tree:
 
 
 def widened_total(trees: list[Tree]) -> Tree:
-    """Sum a list of trees in float64, in which a few numbers of 32 bits add up exactly.
+    """Sum a list of trees in float64; the result does not depend on the order of the sum.
 
-    Unless they differ by many orders of magnitude, so that no order of adding changes a bit. Whole
-    numbers stay what they are.
+    Sums of a few float32 numbers are exact in float64, unless they differ by many orders of
+    magnitude. Integers are summed as integers.
     """
 
     def add_up(first: Tensor, *others: Tensor) -> Tensor:
         kind = torch.float64 if first.is_floating_point() else first.dtype
         found = first.to(kind, copy=True)
         for x in others:
-            found += x  # in place: no copy of every tree in 64 bits
+            found += x  # in place, without a float64 copy of every tree
         return found
 
     return map_leaves(add_up, *trees)
@@ -70,12 +70,12 @@ def stack(trees: list[Tree]) -> Tree:
 
 
 def expand(tree: Tree, num_tasks: int) -> Tree:
-    """Give every tensor a leading task axis, as a view: nothing is copied."""
+    """Add a leading task axis to every tensor, as a view without copying."""
     return map_leaves(lambda x: x.expand(num_tasks, *x.shape), tree)
 
 
 def ravel(tree: Tree) -> tuple[Float[Tensor, " size"], Callable[[Tensor], Tree]]:
-    """Flatten a tree into one vector; the second result turns such a vector back into a tree."""
+    """Flatten a tree into a vector; also return the function from a vector back to a tree."""
     parts = leaves(tree)
     sizes = [x.numel() for x in parts]
 
@@ -87,5 +87,5 @@ def ravel(tree: Tree) -> tuple[Float[Tensor, " size"], Callable[[Tensor], Tree]]
 
 
 def detach(tree: Tree) -> Tree:
-    """Cut every tensor of a tree from its graph."""
+    """Detach every tensor of a tree from its graph."""
     return map_leaves(lambda x: x.detach(), tree)

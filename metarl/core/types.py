@@ -1,4 +1,4 @@
-"""The nouns that every meta-learner of the package is written in."""
+"""Types that all meta-learners share."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -8,24 +8,26 @@ from torch import Tensor
 
 
 Params: TypeAlias = dict[str, Tensor]
-"""Parameters by name, exactly as ``nn.Module.named_parameters()`` names them (dotted)."""
+"""Parameters by the dotted names of ``nn.Module.named_parameters()``."""
 
 Metrics: TypeAlias = dict[str, Float[Tensor, ""]]
-"""Scalars by slash-separated name: ``query/loss``, ``return/step_0``."""
+"""Scalar tensors by slash-separated name: ``query/loss``, ``return/step_0``."""
 
 Batch: TypeAlias = Any
 """A pytree of tensors: ``(inputs, targets)`` for supervised tasks, ``Episodes`` in RL."""
 
 LossFn: TypeAlias = Callable[[Params, Batch], Float[Tensor, ""]]
-"""The loss of one task on one batch; batching over tasks is left to ``vmap``."""
+"""Loss of one task on one batch, ``(params, batch) -> scalar``; ``vmap`` applies it to several
+tasks."""
 
 
 class MetaParams(NamedTuple):
-    """Everything that is meta-learned.
+    """The meta-learned parameters.
 
     Attributes:
-        model: The initialization. A leaf named in ``InnerLoop.per_step`` has shape (steps, *shape).
-        inner: Learned constants of the inner optimizer; ``{}`` for plain gradient descent.
+        model: The initialization, by parameter name. Parameters named in ``InnerLoop.per_step``
+            have shape (steps, *shape).
+        inner: The learned constants of the inner optimizer; ``{}`` for gradient descent.
     """
 
     model: Params
@@ -33,11 +35,11 @@ class MetaParams(NamedTuple):
 
 
 class Task(NamedTuple):
-    """One task; a meta-batch is the same type with a leading task axis on every tensor.
+    """One task, or a meta-batch if every tensor has a leading task axis.
 
     Attributes:
-        support: One batch per inner step (or a single one, see ``InnerLoop.num_steps``).
-        query: The batch on which the adapted parameters are judged.
+        support: The support batches: one per inner step, or fewer (see ``InnerLoop.num_steps``).
+        query: The batch on which the adapted parameters are evaluated.
     """
 
     support: tuple[Batch, ...]
@@ -45,12 +47,12 @@ class Task(NamedTuple):
 
 
 class MetaState(NamedTuple):
-    """What a meta-learner carries from one step to the next.
+    """The state of a meta-learner between steps.
 
     Attributes:
         params: The meta-parameters.
-        optimizer: The outer optimizer with its moments; ``None`` where there is none (TRPO).
-        own: What else the method carries on, such as ProMP's KL coefficients.
+        optimizer: The outer optimizer with its moments; None for methods without one (TRPO).
+        own: Other state of the method, such as the KL coefficients of ProMP.
     """
 
     params: MetaParams
@@ -62,12 +64,13 @@ class MetaLearner(NamedTuple):
     """A meta-learning algorithm as three functions.
 
     Attributes:
-        init: ``(params, generator=None, *, device="cpu") -> MetaState``. ``params`` is a parameter
-            dictionary, or a function that draws one from ``generator`` on the CPU; either is then
-            moved to ``device``, so that a seed means the same numbers on every device.
-        step: ``(state, tasks) -> (state, metrics)``. Consumes the state that it is given. Tasks are
-            a meta-batch, or where the learner allows it a list of them, of unequal sizes.
-        adapt: ``(meta, support) -> params``: the inner loop for one new task.
+        init: ``(params, generator=None, *, device="cpu") -> MetaState``. `params` is a dictionary,
+            or a function that samples one with `generator` on the CPU. The parameters are then
+            moved to `device`, so that a seed gives the same numbers on every device.
+        step: ``(state, tasks) -> (state, metrics)``: one meta-update. The given state must not be
+            used again. `tasks` is a meta-batch; some learners also accept a list of meta-batches
+            with tasks of different sizes.
+        adapt: ``(meta, support) -> params``: the inner loop on one task.
     """
 
     init: Callable[..., MetaState]

@@ -1,4 +1,25 @@
-"""Meta-reinforcement learning on the functional core."""
+"""Meta-reinforcement learning: policies, sampler, losses and meta-updates.
+
+Example::
+
+    import numpy as np
+    import torch
+
+    from metarl.core import InnerLoop, sgd
+    from metarl.rl import advantages, make_sampler, maml_trpo, make_policy, reinforce
+
+    sampler = make_sampler("metarl/Navigation2D-v0", num_tasks=4, episodes_per_task=5)
+    spaces = sampler.env.single_observation_space, sampler.env.single_action_space
+    policy, params = make_policy("mlp", *spaces, hidden=(64, 64))
+    loop = InnerLoop(reinforce(policy), sgd(0.1), num_steps=1)
+    learner = maml_trpo(policy, loop)
+    state, process = learner.init(params), advantages()
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    for _ in range(3):
+        drawn = sampler.sample_tasks(rng)
+        tasks, metrics = sampler.collect(policy, loop, state.params, drawn, generator, process)
+        state, metrics = learner.step(state, tasks)
+"""
 
 import lazy_loader
 

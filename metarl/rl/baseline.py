@@ -1,7 +1,7 @@
 """The linear feature baseline and generalized advantage estimation, for one task.
 
-Duan et al. 2016 introduced this baseline; Finn et al. 2017 fit it per task *and* per inner step, on
-the very episodes that it is then used on.
+The baseline is that of Duan et al. 2016. As in Finn et al. 2017, it is fitted for each task and
+each inner step, to the same episodes that it is then applied to.
 """
 
 from collections.abc import Callable
@@ -16,18 +16,19 @@ from metarl.rl.episodes import Episodes, Rollout, masked, masked_mean
 
 
 Process: TypeAlias = Callable[[Rollout], tuple[Episodes, Metrics]]
-"""Turn the rollout of one task into episodes with advantages."""
+"""Function from the rollout of one task to episodes with advantages, and metrics."""
 
 RIDGE = 1e-5
 CLIP = 10.0
 
 
 def advantages(*, discount: float = 0.99, gae_lambda: float = 1.0) -> Process:
-    """Build the processing step: baseline, GAE, standardization.
+    """Return the function that computes advantages: baseline, GAE and standardization.
 
     Args:
-        discount: γ.
-        gae_lambda: λ; with 1 the advantage is the return-to-go minus the baseline.
+        discount: Discount factor γ.
+        gae_lambda: λ of generalized advantage estimation (Schulman et al. 2016, eq. 16); with 1 the
+            advantage is the return-to-go minus the baseline.
     """
 
     def process(rollout: Rollout) -> tuple[Episodes, Metrics]:
@@ -38,7 +39,7 @@ def advantages(*, discount: float = 0.99, gae_lambda: float = 1.0) -> Process:
         following = torch.cat([values[1:], torch.zeros_like(values[:1])])
         estimates = discounted_sum(rewards + discount * following - values, discount * gae_lambda)
         metrics = {"baseline/explained_variance": explained_variance(values, returns, mask)}
-        # Of the rollout all but `diverged`.
+        # All fields of the rollout but `diverged`.
         return Episodes(*rollout[:-1], advantages=standardize(estimates, mask)), metrics
 
     return process
@@ -51,13 +52,13 @@ def discounted_sum(
     time = torch.arange(len(values), device=values.device)
     lag = time - time[:, None]
     weights = torch.where(lag >= 0, discount ** lag.clamp(min=0).to(values.dtype), 0.0)
-    return weights @ values  # a product with a T × T matrix beats T dependent steps
+    return weights @ values  # faster than T sequential steps
 
 
 def baseline_features(
     observations: Shaped[Tensor, "time episode ..."],
 ) -> Float[Tensor, "time episode columns"]:
-    """Return observations clipped to ±10, their squares, t/100 to the third power, and 1.
+    """Return observations clipped to ±10, their squares, powers 1 to 3 of t/100, and 1.
 
     Observations with several axes, such as images, are flattened.
     """
@@ -75,7 +76,7 @@ def fit_baseline(
 ) -> Float[Tensor, "time episode"]:
     """Fit the returns-to-go by ridge regression and return the predictions.
 
-    The normal equations are accumulated in float64, where a ridge of 1e-5 always suffices.
+    The normal equations are solved in float64 with a ridge of 1e-5.
     """
     features = baseline_features(observations).double()
     chosen = torch.where(mask[..., None], features, 0.0).flatten(0, 1)
@@ -90,7 +91,7 @@ def fit_baseline(
 def standardize(
     values: Float[Tensor, "time episode"], mask: Bool[Tensor, "time episode"]
 ) -> Float[Tensor, "time episode"]:
-    """Shift and scale the valid entries to mean 0 and standard deviation 1; padding becomes 0."""
+    """Standardize the valid entries to mean 0 and standard deviation 1; padding becomes 0."""
     centered = values - masked_mean(values, mask)
     std = masked_mean(centered**2, mask).sqrt()
     return masked(centered / (std + 1e-8), mask)
@@ -101,7 +102,7 @@ def explained_variance(
     returns: Float[Tensor, "time episode"],
     mask: Bool[Tensor, "time episode"],
 ) -> Float[Tensor, ""]:
-    """Return 1 − Var(returns − values) / Var(returns): 1 is a perfect baseline, 0 a constant."""
+    """Return 1 − Var(returns − values) / Var(returns), which is 1 for a perfect baseline."""
 
     def variance(x: Tensor) -> Tensor:
         return masked_mean((x - masked_mean(x, mask)) ** 2, mask)

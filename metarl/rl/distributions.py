@@ -1,7 +1,7 @@
-"""Action distributions as tuples of tensors, so that they cross ``vmap`` and autograd.
+"""Action distributions as tuples of tensors, which work with ``vmap`` and autograd.
 
-Batch axes come first and the last axis is the event. ``torch.distributions`` samples from the
-global generator and raises under ``vmap``.
+Batch axes come first, and the last axis is the event. ``torch.distributions`` is not used, because
+it samples from the global generator and raises errors under ``vmap``.
 """
 
 import math
@@ -17,34 +17,35 @@ from metarl.core.speed import TaskSlice
 
 @runtime_checkable
 class Distribution(Protocol):
-    """What a policy returns. Subclasses are NamedTuples of tensors with the same batch axes."""
+    """The base class of action distributions: NamedTuples of tensors with the same batch axes."""
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Log-density of `actions`, summed over the event axis: shape (*batch)."""
+        """Return the log-density of `actions`, summed over the event axis, shape (*batch)."""
 
     def kl(self, other: Any) -> Tensor:
-        """KL(self ‖ other): shape (*batch)."""
+        """Return KL(self ‖ other), shape (*batch)."""
 
     def entropy(self) -> Tensor:
-        """Entropy: shape (*batch)."""
+        """Return the entropy in nats, shape (*batch)."""
 
     def mode(self) -> Tensor:
-        """Most likely action."""
+        """Return the most likely action."""
 
     def sample(
         self, generator: torch.Generator | None = None, share: TaskSlice | None = None
     ) -> Tensor:
-        """Draw one action for each row, from `generator` alone; without gradient.
+        """Sample one action per row with random numbers of `generator`, without gradient.
 
-        With a `share` the first axis is that of its tasks, and the noise that of all tasks.
+        With a `share`, the first axis contains the tasks of this process, and the noise is sampled
+        for all tasks, so that it does not depend on the number of processes.
         """
 
     def fisher(self, tangent: Any) -> Any:
-        """Apply the Fisher information matrix of the parameters to a tangent."""
+        """Return the product of the Fisher information matrix with a tangent."""
 
 
 class Gaussian(NamedTuple):
-    """Diagonal Gaussian; both tensors have shape (*batch, actions)."""
+    """A diagonal Gaussian; mean and log-std have shape (*batch, actions)."""
 
     mean: Float[Tensor, "*batch actions"]
     log_std: Float[Tensor, "*batch actions"]
@@ -74,21 +75,21 @@ class Gaussian(NamedTuple):
         """Return mean + std · ε with ε from `generator`."""
         with torch.no_grad():
             noise = _drawn(self.mean, share, lambda x: x.normal_(generator=generator))
-            # A policy's log-std is often a view with stride 0, on which exp is ten times slower.
+            # exp is ten times slower on a view with stride 0, such as a shared log-std.
             return noise.mul_(torch.exp(self.log_std.contiguous())).add_(self.mean)
 
     def fisher(self, tangent: "Gaussian") -> "Gaussian":
-        """Scale by the diagonal Fisher: 1/std² for the mean, 2 for the log-std."""
+        """Return the product with the Fisher matrix: 1/std² for the mean, 2 for the log-std."""
         return Gaussian(tangent.mean * torch.exp(-2 * self.log_std), 2 * tangent.log_std)
 
 
 class Categorical(NamedTuple):
-    """Categorical over discrete actions; unnormalized `logits` of shape (*batch, actions)."""
+    """A categorical distribution over discrete actions; `logits` have shape (*batch, actions)."""
 
     logits: Float[Tensor, "*batch actions"]
 
     def log_prob(self, actions: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """Return the log-probability of `actions`, given as indices."""
+        """Return the log-probability of the action indices."""
         log_probs = torch.log_softmax(self.logits, -1)
         return log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
@@ -109,21 +110,21 @@ class Categorical(NamedTuple):
     def sample(
         self, generator: torch.Generator | None = None, share: TaskSlice | None = None
     ) -> Int[Tensor, "*batch"]:
-        """Draw indices by the Gumbel-max rule with noise from `generator`."""
+        """Sample action indices by the Gumbel-max trick with noise from `generator`."""
         with torch.no_grad():
             uniform = _drawn(self.logits, share, lambda x: x.uniform_(generator=generator))
             tiny = torch.finfo(uniform.dtype).tiny
             return (self.logits - torch.log(-torch.log(uniform.clamp(min=tiny)))).argmax(-1)
 
     def fisher(self, tangent: "Categorical") -> "Categorical":
-        """Apply diag(p) − p pᵀ, the Fisher information of the logits."""
+        """Return the product with diag(p) − p pᵀ, the Fisher matrix of the logits."""
         p = torch.softmax(self.logits, -1)
         weighted = p * tangent.logits
         return Categorical(weighted - p * weighted.sum(-1, keepdim=True))
 
 
 def _drawn(like: Tensor, share: TaskSlice | None, draw: Callable[[Tensor], Tensor]) -> Tensor:
-    """Draw numbers in the form of `like`; of a share of the tasks, those that belong to it."""
+    """Sample numbers with the shape of `like`; with a share, the rows of its tasks."""
     if share is None or share.number == share.total:
         return draw(like.new_empty(like.shape))
     whole = draw(like.new_empty((share.total, *like.shape[1:])))

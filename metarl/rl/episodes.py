@@ -1,4 +1,4 @@
-"""Batches of episodes, and the masked means that losses are made of."""
+"""Batches of episodes, and masked means over their transitions."""
 
 from typing import Any, NamedTuple
 
@@ -12,18 +12,20 @@ from metarl.rl.distributions import Gaussian
 
 
 class Rollout(NamedTuple):
-    """What a policy did: one task without the leading axis, a meta-batch with it.
+    """The transitions of one task, or of a meta-batch with a leading task axis.
 
-    Time comes before the episode and is padded to the horizon; padding has mask ``False``.
+    All tensors have the axes (time, episode), and the time axis is padded to the horizon.
 
     Attributes:
-        observations: What the policy saw, shape (*task, time, episode, *observation). Floats have
-            the type of the parameters; others, such as the bytes of images, keep their own.
-        actions: Its unclipped samples; shape (..., actions) if continuous, (...) if discrete.
+        observations: Observations, shape (*task, time, episode, *observation). Floating-point
+            observations have the dtype of the parameters; other observations, such as images of
+            bytes, keep their dtype.
+        actions: Sampled actions before clipping, shape (..., actions) if continuous and (...) if
+            discrete.
         rewards: Reward of each transition.
-        mask: Which transitions happened.
-        behavior: The distributions that the actions were drawn from.
-        diverged: In which transitions the simulation diverged, and so ended the episode.
+        mask: True for transitions, False for padding.
+        behavior: The distributions from which the actions were sampled.
+        diverged: True for transitions in which the simulation diverged, which ends the episode.
     """
 
     observations: Shaped[Tensor, "..."]
@@ -35,7 +37,7 @@ class Rollout(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """A rollout and its advantages: everything that losses need."""
+    """A rollout with advantages, the input of the losses."""
 
     observations: Shaped[Tensor, "..."]
     actions: Any
@@ -46,12 +48,12 @@ class Episodes(NamedTuple):
 
 
 def masked(values: Tensor, mask: Tensor) -> Tensor:
-    """Zero the padding; by selection, since 0 × NaN is NaN."""
+    """Set the padding to zero by selection, because 0 × NaN is NaN."""
     return torch.where(mask, values, 0.0)
 
 
 def zero_padding(batch: Any) -> Any:
-    """Zero whatever the padding holds: in a backward pass 0 × NaN is NaN, whatever a loss masks."""
+    """Set the padding of all tensors to zero, so that NaN in it does not enter gradients."""
     mask = batch.mask
 
     def zero(x: Tensor) -> Tensor:
@@ -63,33 +65,33 @@ def zero_padding(batch: Any) -> Any:
 
 
 def zero_task_padding(tasks: Task) -> Task:
-    """Zero whatever the padding of a task, or a meta-batch, holds."""
+    """Set the padding of a task or a meta-batch to zero."""
     return Task(tuple(zero_padding(batch) for batch in tasks.support), zero_padding(tasks.query))
 
 
 def masked_mean(values: Float[Tensor, "*axes"], mask: Bool[Tensor, "*axes"]) -> Float[Tensor, ""]:
-    """Average over the transitions that happened, every one with the same weight."""
+    """Return the mean over all transitions that are not padding."""
     return masked(values, mask).sum() / mask.sum()
 
 
 def mean_return(rollout: Rollout | Episodes) -> Float[Tensor, "*task"]:
-    """Average undiscounted return of the episodes of each task."""
+    """Return the mean undiscounted return of the episodes of each task."""
     return masked(rollout.rewards, rollout.mask).sum(-2).mean(-1)
 
 
 def chunk_of(batch: Episodes) -> int:
-    """Return how many tasks of a meta-batch of episodes make a chunk that fits the cache."""
+    """Return the number of tasks per chunk of a meta-batch of episodes that fits the cache."""
     mask = batch.mask
     return chunks.cache_sized(mask[0].numel(), processes.count(len(mask)), mask.device) or len(mask)
 
 
 @chunks.one_thread_per_operator()
 def rollout_metrics(task: Task) -> Metrics:
-    """Describe the policies that collected a meta-batch, before and after adaptation.
+    """Return metrics of the policies that collected a meta-batch, before and after adaptation.
 
     Returns:
-        Transitions (``env/steps``), mean episode length after adaptation, and the policy's entropy
-        or, if it is Gaussian, its mean standard deviation.
+        The number of transitions (``env/steps``), the mean episode length after adaptation, and the
+        mean standard deviation of a Gaussian policy or the entropy of other policies.
     """
     batches: list[Episodes] = [*task.support, task.query]
     lengths = task.query.mask.sum(1).float()
@@ -107,5 +109,5 @@ def rollout_metrics(task: Task) -> Metrics:
 
 
 def _pair(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sum of what happened, and how much did."""
+    """Return the sum over transitions and their number."""
     return masked(values, mask).sum(), mask.sum()

@@ -1,4 +1,4 @@
-"""The adaptation curve: the return after 0, 1, ..., K gradient steps on test tasks."""
+"""Adaptation curves: returns after 0, 1, ..., K gradient steps on test tasks."""
 
 import json
 from collections.abc import Sequence
@@ -18,33 +18,34 @@ from metarl.util import interval95, parse_json
 
 
 class AdaptationCurve(NamedTuple):
-    """Mean return of each task after each number of steps; tasks in rows, steps in columns."""
+    """Mean returns of shape (task, step): of each task after 0, 1, ..., K steps."""
 
     tasks: list[TaskDescription]
     returns: Float[np.ndarray, "task steps"]
 
     @property
     def mean(self) -> Float[np.ndarray, " steps"]:
-        """Mean over tasks."""
+        """Mean return over tasks, shape (step,)."""
         return np.asarray(self.returns.mean(0))
 
     @property
     def interval(self) -> Float[np.ndarray, " steps"]:
-        """Half-width of the 95 % interval over tasks."""
+        """Half-width of the 95 % confidence interval over tasks, shape (step,)."""
         return interval95(self.returns)
 
     @property
     def described(self) -> str:
-        """Count the tasks, and the different ones where they repeat: those were trained on."""
+        """Number of tasks and, if tasks repeat, of distinct tasks, as text."""
         distinct = len({json.dumps(task, sort_keys=True) for task in self.tasks})
         some = f"{len(self.tasks)} test tasks"
         return some if distinct == len(self.tasks) else f"{some}, {distinct} different ones"
 
 
 def paper_tasks(sampler: Sampler, seed: int = 1) -> list[TaskDescription]:
-    """Draw the test tasks of Finn et al. 2017: theirs exactly, for 40 tasks and seed 1.
+    """Sample test tasks; 40 tasks with seed 1 are exactly those of Finn et al. 2017.
 
-    Their test scripts call ``np.random.seed(1)``; this generator yields the same stream.
+    The test scripts of the paper call ``np.random.seed(1)``; the generator used here yields the
+    same random numbers.
     """
     bits = np.random.MT19937()
     bits.state = cast(Any, np.random.RandomState(seed).get_state(legacy=False))
@@ -52,12 +53,12 @@ def paper_tasks(sampler: Sampler, seed: int = 1) -> list[TaskDescription]:
 
 
 def paper_episodes(horizon: int) -> int:
-    """Return how many full episodes have the paper's 4,000 transitions per gradient step."""
+    """Return the number of episodes with 4000 transitions, as per gradient step in the paper."""
     return max(1, 4000 // horizon)
 
 
 def paper_rates(inner_lr: float) -> tuple[float, float]:
-    """Return the paper's test-time step sizes: α for the first step, α/2 for all later ones."""
+    """Return the test-time step sizes of the paper: α for the first step, then α/2."""
     return inner_lr, inner_lr / 2
 
 
@@ -71,16 +72,16 @@ def adaptation_curve(
     *,
     process: Process | tuple[Process, Process],
 ) -> AdaptationCurve:
-    """Adapt to each task, every step on fresh episodes, and report every return.
+    """Adapt to each task and measure the return after 0, 1, ..., K steps, each on new episodes.
 
     Args:
-        sampler: Rolls out; its number of tasks is that of `tasks`.
+        sampler: The sampler, with as many tasks as `tasks`.
         policy: The policy.
-        loop: The inner loop; ``loop.num_steps`` is K. Step sizes may differ from training's.
-        meta: Meta-parameters.
-        tasks: Test tasks.
-        generator: Source of actions and environment seeds.
-        process: Baseline and advantages.
+        loop: The inner loop; ``loop.num_steps`` is K. Step sizes can differ from training.
+        meta: The meta-parameters.
+        tasks: The test tasks.
+        generator: Generator of the actions and of the environments' seeds.
+        process: The computation of advantages, such as ``advantages()``.
     """
     task, _ = sampler.collect(policy, loop, meta, list(tasks), generator, process)
     columns = [mean_return(batch).double().cpu() for batch in (*task.support, task.query)]
@@ -88,14 +89,14 @@ def adaptation_curve(
 
 
 def read_task(text: str, sampler: Sampler) -> TaskDescription:
-    """Read a task written as JSON; the environment checks its values when it is set.
+    """Parse a task in JSON; the environment validates its values when the task is set.
 
     Args:
         text: A JSON object.
-        sampler: Samples the example of the error message.
+        sampler: Sampler that provides an example task for the error message.
 
     Raises:
-        ValueError: If it is no JSON object; the message has a task of this environment.
+        ValueError: If the text is not a JSON object.
     """
     try:
         return {**parse_json(text)}

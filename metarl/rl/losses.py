@@ -1,4 +1,4 @@
-"""Policy-gradient losses of one task, ready for the inner loop."""
+"""Policy-gradient losses of one task for the inner loop."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -15,13 +15,13 @@ from metarl.rl.policies import Policy
 
 InnerLoss: TypeAlias = Callable[..., LossFn]
 
-LARGEST = 20.0  # log ratio: beyond, exp overflows and a clipped gain's derivative is 0 · ∞
+LARGEST = 20.0  # log ratio; exp of larger ones could overflow, with a derivative of 0 · ∞
 
 
 def reinforce(policy: Policy) -> LossFn:
-    """Build −mean(log π(a|s) · A) (Finn et al. 2017, eq. 4).
+    """Return the loss −mean(log π(a|s) · A) (Finn et al. 2017, eq. 4).
 
-    Its second derivative keeps ∇² log π and drops the score term: what the paper's code computes.
+    Its second derivative contains ∇² log π but not the score term, as in the code of the paper.
     """
 
     def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:
@@ -32,22 +32,23 @@ def reinforce(policy: Policy) -> LossFn:
 
 
 def ratio(policy: Policy) -> LossFn:
-    """Build −mean(π(a|s) / π_old(a|s) · A): the low-variance curvature estimator.
+    """Return the loss −mean(π(a|s) / π_old(a|s) · A), the low-variance curvature estimator.
 
-    The value and the first derivative at π_old are those of :func:`reinforce`; the second
-    derivative also has the score term (Rothfuss et al. 2019, eq. 8).
+    At π_old, its first derivative equals that of :func:`reinforce`; its second derivative also
+    contains the score term (Rothfuss et al. 2019, eq. 8).
     """
     return clipped(policy, clip=None)
 
 
 def clipped(policy: Policy, *, clip: float | None = 0.5) -> LossFn:
-    """Build PPO's loss, −mean(min(r A, clip(r, 1 ± ε) A)) with r = π / π_old, for the inner steps.
+    """Return PPO's loss −mean(min(r A, clip(r, 1 ± ε) A)) with r = π / π_old for the inner steps.
 
-    Its derivatives at π_old are those of :func:`ratio`. ε is that of MAML-PPO (garage).
+    Its derivatives at π_old equal those of :func:`ratio`. The default ε is that of MAML-PPO in
+    garage.
 
     Args:
         policy: The policy.
-        clip: ε; ``None`` does not clip.
+        clip: The clipping range ε; None disables clipping.
     """
 
     def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:
@@ -57,14 +58,14 @@ def clipped(policy: Policy, *, clip: float | None = 0.5) -> LossFn:
 
 
 def dice(policy: Policy) -> LossFn:
-    """Build DiCE with advantages, −mean((□(≤t) − □(<t)) A), right in derivatives of every order.
+    """Return the DiCE loss −mean((□(≤t) − □(<t)) A), unbiased in derivatives of every order.
 
     □(≤t) = exp(c − ⊥c) with c = Σ_{t' ≤ t} log π(a_t'|s_t') (Foerster et al. 2018, eq. 4, with the
-    advantages of Farquhar et al. 2019, eq. 12): the first derivative is that of :func:`reinforce`,
-    and the second knows that every reward depends on all actions before it. Its variance is high.
-    With discounted advantages the second derivative counts a pair of actions as often as the first
-    counts the later one, without the γ^(t' − t) between them: unbiased is γ = 1 with λ = 1.
-    The value is 0 wherever it is evaluated: it is there to be differentiated.
+    advantages of Farquhar et al. 2019, eq. 12): the first derivative equals that of
+    :func:`reinforce`, and the second derivative takes into account that every reward depends on all
+    earlier actions. Its variance is high. It is unbiased only for γ = 1 and λ = 1: with discounted
+    advantages, the second derivative lacks the factor γ^(t' − t) of a pair of actions. The value of
+    the loss is always 0; only its derivatives are meaningful.
     """
 
     def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:
@@ -83,19 +84,19 @@ def _box(log_prob: Tensor) -> Tensor:
 def surrogate(
     distribution: Distribution, episodes: Episodes, *, clip: float | None = None
 ) -> Float[Tensor, ""]:
-    """Return −mean(π/π_old · A) of a distribution at the observations of the episodes.
+    """Return the surrogate −mean(π/π_old · A) of a distribution on episodes.
 
     Args:
-        distribution: π at the observations.
-        episodes: The episodes, drawn from π_old.
-        clip: ε of PPO's clipped form (Schulman et al. 2017, eq. 7); ``None`` does not clip.
+        distribution: π at the observations of the episodes.
+        episodes: The episodes, collected with π_old.
+        clip: The clipping range ε of PPO (Schulman et al. 2017, eq. 7); None disables clipping.
     """
     old = episodes.behavior.log_prob(episodes.actions)
     change = masked(distribution.log_prob(episodes.actions) - old, episodes.mask)
     if clip is None:
         return -masked_mean(torch.exp(change) * episodes.advantages, episodes.mask)
     gain = torch.exp(change.clamp(max=LARGEST)) * episodes.advantages
-    bound = episodes.advantages + clip * episodes.advantages.abs()  # (1 ± ε) A by A's sign
+    bound = episodes.advantages + clip * episodes.advantages.abs()  # (1 ± ε) A with the sign of A
     return -masked_mean(torch.where(gain < bound, gain, bound), episodes.mask)
 
 

@@ -1,8 +1,8 @@
-"""The table of meta-RL methods: each is an outer update and what it changes in the settings.
+"""The table of meta-RL methods.
 
-A row names a function ``(policy, loop, *, ...) -> MetaLearner``. Its keyword-only arguments are the
-method's own settings: their defaults, ranges and descriptions are read from its signature and its
-docstring, so that a method is declared in one place.
+A method is a function ``(policy, loop, *, ...) -> MetaLearner`` with values of shared settings. The
+keyword-only arguments of the function become flags of the method: defaults, ranges and help texts
+come from its signature and its docstring.
 """
 
 import inspect
@@ -12,16 +12,16 @@ from typing import Any, NamedTuple, TypeAlias
 
 
 Make: TypeAlias = Callable[..., Any]
-"""``(policy, loop, *, settings) -> MetaLearner``."""
+"""Builder of a meta-learner: ``(policy, loop, *, settings) -> MetaLearner``."""
 
 
 class Option(NamedTuple):
     """A setting of a method.
 
     Attributes:
-        kind: Its annotation, which may have a :class:`~metarl.util.ranges.Range`.
-        default: Its default.
-        help: Its description.
+        kind: The type, optionally annotated with a :class:`~metarl.util.ranges.Range`.
+        default: The default value.
+        help: The help text.
     """
 
     kind: Any
@@ -33,15 +33,15 @@ class Method(NamedTuple):
     """A meta-RL method.
 
     Attributes:
-        paper: The paper it is from.
-        summary: What is different about it, in a few words.
-        make: The function that builds its meta-learner, or ``"module:function"``.
-        values: Settings of the experiment whose default differs, such as ``{"inner_steps": 3}``.
-        with_preset: Settings that replace those of every preset.
-        collect: For a method with custom rollouts, ``(sampler, policy, loop, meta, tasks,
-            generator, process) -> (tasks, metrics)`` in place of
-            :meth:`Sampler.collect <metarl.rl.sampler.Sampler.collect>`. Its tasks are whatever tree
-            of tensors the learner steps on.
+        paper: Authors and year of the paper.
+        summary: Short description.
+        make: Function that builds the meta-learner, or its name ``"module:function"``.
+        values: Defaults of the shared settings that differ for this method, such as
+            ``{"inner_steps": 3}``.
+        with_preset: Settings that override those of presets.
+        collect: Function that replaces :meth:`Sampler.collect <metarl.rl.sampler.Sampler.collect>`:
+            ``(sampler, policy, loop, meta, tasks, generator, process) -> (tasks, metrics)``. The
+            returned tasks can be any tree of tensors that the learner accepts.
     """
 
     paper: str
@@ -52,7 +52,7 @@ class Method(NamedTuple):
     collect: Callable[..., tuple[Any, Any]] | None = None
 
     def function(self) -> Make:
-        """Return the function that builds the meta-learner, importing it if it is named."""
+        """Return the function that builds the meta-learner; a name is imported."""
         found: Make = self.make if callable(self.make) else pkgutil.resolve_name(self.make)
         return found
 
@@ -116,26 +116,26 @@ METHODS: dict[str, Method] = {
 
 
 def register_method(name: str, method: Method) -> None:
-    """Add a method: ``metarl train NAME`` and every other command know it from here on.
+    """Register a meta-RL method, which ``metarl train NAME`` and all other commands then support.
 
     Args:
-        name: The name on the command line, such as ``"my-method"``.
+        name: Name on the command line, such as ``"my-method"``.
         method: The method.
 
     Raises:
-        ValueError: If the name is taken.
+        ValueError: If the name is already registered.
 
     Example::
 
         register_method("awr", Method("Peng et al. 2019", "advantage-weighted regression", awr))
     """
     if name in METHODS:
-        raise ValueError(f"there is already a method {name!r}: choose another name")
+        raise ValueError(f"method {name!r} is already registered; choose a different name")
     METHODS[name] = method
 
 
 def takes_options_of(*sources: Make) -> Callable[[Make], Make]:
-    """Declare that the ``**options`` of a function are the keyword-only arguments of others."""
+    """Return a decorator of functions whose ``**options`` are those of other functions."""
 
     def declare(function: Make) -> Make:
         function.options_of = sources  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What a trust region needs to know of a meta-policy: its value, gradient and Fisher product."""
+"""The objective of the trust region: value, gradient and Fisher product of a meta-policy."""
 
 import threading
 from collections.abc import Callable
@@ -15,16 +15,16 @@ from metarl.rl.losses import mean_kl, surrogate
 from metarl.rl.policies import Policy
 
 
-_tracing = threading.Lock()  # torch.fx traces in one thread at a time
+_tracing = threading.Lock()  # torch.fx is not thread-safe
 
 
 class Linearization(NamedTuple):
-    """A chunk of tasks at θ_old. All values are *sums* over the tasks of the chunk.
+    """The objective of a chunk of tasks at θ_old. All values are *sums* over the tasks.
 
     Attributes:
-        surrogate: Surrogate loss.
-        gradient: Its gradient in the meta-parameters.
-        fisher: v ↦ JᵀFJ v, the exact Hessian of KL(old ‖ new) at θ_old.
+        surrogate: The surrogate loss.
+        gradient: The gradient of the surrogate with respect to the meta-parameters.
+        fisher: Function v ↦ JᵀFJ v, the exact Hessian of KL(old ‖ new) at θ_old.
     """
 
     surrogate: Float[Tensor, ""]
@@ -38,12 +38,12 @@ class PostAdaptationObjective:
 
     Attributes:
         policy: The policy.
-        loop: The inner loop; ``loop.adapt`` is recomputed from the episodes it was collected on.
-        term: A further loss of the initialization itself, such as E-MAML's, for the surrogate.
+        loop: The inner loop; adaptation is recomputed from the support episodes.
+        term: Additional loss of the initialization, such as the exploration term of E-MAML.
 
     Raises:
-        ValueError: If the policy holds a fused normalization layer: second derivatives taken
-            outside ``vmap``, as here, are silently wrong through those.
+        ValueError: If the policy contains a fused normalization layer, whose second derivatives
+            outside of ``vmap`` are wrong.
     """
 
     policy: Policy
@@ -54,8 +54,8 @@ class PostAdaptationObjective:
     def __post_init__(self) -> None:
         if layer := fused_norm(self.policy):
             raise ValueError(
-                f"the policy's layer {layer} has no exact second derivative here; "
-                "use metarl.nn.norms.LayerNorm"
+                f"layer {layer} of the policy has no exact second derivatives; use "
+                "metarl.nn.norms.LayerNorm"
             )
 
     def __call__(self, meta: MetaParams, task: Task) -> tuple[Tensor, Tensor]:
@@ -66,10 +66,10 @@ class PostAdaptationObjective:
         return loss, mean_kl(distribution, task.query)
 
     def linearize(self, meta: MetaParams, tasks: Task) -> Linearization:
-        """Evaluate a chunk of tasks at θ_old, ready for many Fisher products."""
+        """Linearize the objective of a chunk of tasks at θ_old, for repeated Fisher products."""
         early = [*tree.leaves(meta), *tree.leaves(tasks)]
         key = tuple((x.shape, x.stride(), x.dtype, x.device) for x in early)
-        with _tracing:  # once for each shape of chunk
+        with _tracing:  # traced once per shape of a chunk
             if key not in self._programs:
                 self._programs[key] = self._trace(meta, tasks, early)
         staged = self._programs[key]
@@ -85,9 +85,9 @@ class PostAdaptationObjective:
     ) -> tuple[Tensor, MetaParams, MetaParams]:
         """Return the surrogate, its gradient and JᵀFJ · `vector`, summed over a chunk of tasks.
 
-        At θ_old the KL's gradient is zero, so its Hessian is JᵀFJ with J = ∂θ'/∂θ and F the Fisher
-        of the policy at θ': no third derivative, whatever the inner loop is. J is one linear map
-        (the inner loop) and the network at θ' another.
+        The gradient of the KL is zero at θ_old, so its Hessian is JᵀFJ with J = ∂θ'/∂θ and the
+        Fisher matrix F of the policy at θ'. No third derivatives are needed for any inner loop. J
+        is the composition of the linearized inner loop and the linearized network at θ'.
         """
         theta = tree.map_leaves(lambda p: p.detach().requires_grad_(), meta)
         adapted = chunks.over_tasks(lambda task: self.loop.adapt(theta, task.support), tasks)
@@ -113,7 +113,7 @@ class PostAdaptationObjective:
         tangent = network.jvp(inner.jvp(tree.leaves(vector)))
         fixed = tree.detach(distribution)
         image = fixed.fisher(tree.replace_leaves(distribution, tangent))
-        mask = tasks.query.mask.to(loss.dtype)  # the transitions of each task weigh 1 together
+        mask = tasks.query.mask.to(loss.dtype)  # the weights of each task's transitions sum to 1
         weights = (mask / mask.sum((1, 2), keepdim=True)).unsqueeze(-1)
         weighted = [torch.where(weights > 0, weights * x, 0.0) for x in tree.leaves(image)]
         product = inner.vjp(network.vjp(weighted))

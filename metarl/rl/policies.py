@@ -22,18 +22,18 @@ CONTEXT = "context"
 MIN_LOG_STD = math.log(1e-6)  # the floor of Finn et al.'s code; below it the gradient is zero
 
 Carry: TypeAlias = Any
-"""What a policy remembers of an episode: a tree of tensors, ``()`` without memory."""
+"""Memory of a policy within an episode: a tree of tensors, ``()`` for policies without memory."""
 
 Step: TypeAlias = Callable[[Carry, Tensor], tuple[Carry, Distribution]]
-"""``(carry, observations) -> (carry, distribution)`` with the parameters bound."""
+"""Policy with bound parameters: ``(carry, observations) -> (carry, distribution)``."""
 
 
 class Policy(Apply):
     """A policy as a pure function of its parameters.
 
-    The sampler, the losses and the trust region only use :meth:`over_tasks` and :meth:`unroll`. As
-    it stands, a policy has no memory: its module maps observations to a distribution. A policy with
-    memory is a subclass with its own :meth:`initial` and :meth:`step`.
+    The sampler, the losses and the trust region use only :meth:`over_tasks` and :meth:`unroll`.
+    This class has no memory: its module maps observations to a distribution. A policy with memory
+    is a subclass that overrides :meth:`initial` and :meth:`step`.
     """
 
     @classmethod
@@ -57,7 +57,7 @@ class Policy(Apply):
 
         Args:
             params: Parameters of one task.
-            carry: What :meth:`initial` or the previous step returned.
+            carry: The carry returned by :meth:`initial` or by the previous step.
             observation: Shape (*batch, *observation).
 
         Returns:
@@ -77,7 +77,7 @@ class Policy(Apply):
         """
         observations, found = episodes.observations, []
         carry = self.initial(params, observations.shape[1:2])
-        if not tree.leaves(carry):  # without memory all time steps are evaluated at once
+        if not tree.leaves(carry):  # without memory, all time steps are evaluated together
             return self(params, observations)  # type: ignore[no-any-return]
         for observation in observations.unbind():
             carry, distribution = self.step(params, carry, observation)
@@ -107,10 +107,9 @@ class Policy(Apply):
 
 
 class _MLPPolicy(nn.Module):
-    """An MLP whose output is turned into a distribution by :meth:`distribution`.
+    """An MLP whose outputs parametrize an action distribution (:meth:`distribution`).
 
-    With `context` it also reads that many parameters of its own, beside every observation
-    (CAVIA, Zintgraf et al. 2019).
+    With `context`, so many context parameters are additional inputs (CAVIA, Zintgraf et al. 2019).
     """
 
     def __init__(self, sizes: Sequence[int], *, context: int = 0, **options: Any) -> None:
@@ -125,7 +124,7 @@ class _MLPPolicy(nn.Module):
         return self.distribution(params, self.network(_inputs(observations, params)))
 
     def over_tasks(self, params: Params) -> Callable[[Tensor], Distribution]:
-        """Bind one set of parameters per task: same numbers as ``vmap``, a third of its overhead.
+        """Bind one set of parameters per task, with a third of the overhead of ``vmap``.
 
         Args:
             params: Parameters with a leading task axis.
@@ -150,12 +149,12 @@ class _MLPPolicy(nn.Module):
         return act
 
     def distribution(self, params: Params, outputs: Tensor) -> Distribution:
-        """Turn the network's outputs (*batch, outputs) into a distribution."""
+        """Return the distribution for network outputs of shape (*batch, outputs)."""
         raise NotImplementedError
 
 
 def _inputs(observations: Tensor, params: Params) -> Tensor:
-    """Return observations as floating-point numbers, with the context, if any, beside each."""
+    """Return observations in floating point, concatenated with the context parameters."""
     if not observations.is_floating_point():
         observations = observations.to(next(iter(params.values())).dtype)
     if CONTEXT not in params:
@@ -170,12 +169,12 @@ def _bound_linear(params: Params, name: str) -> Callable[[Tensor], Tensor]:
 
 
 class GaussianMLP(_MLPPolicy):
-    """Gaussian with a learned, state-independent log-std, which adapts like any parameter.
+    """A Gaussian policy with a learned log-std that does not depend on the observation.
 
-    Args of the constructor: see :func:`metarl.nn.dense.mlp`; `sizes` run from the observation
-    to the action. `scale` is the unit of the network's outputs and of the learned σ: actions are
-    drawn from N(scale · output, (scale · exp(log_std))²), and the standard deviation starts at
-    `init_std`. Peers that let a policy act in [−10, 10] and divide by ten have a scale of 0.1.
+    Actions are sampled from N(scale · output, (scale · exp(log_std))²), with initial standard
+    deviation `init_std`. `sizes` are the widths of all layers, from the observation to the action;
+    :func:`metarl.nn.dense.mlp` describes the other arguments. A scale of 0.1 corresponds to
+    implementations whose policies act in [−10, 10] and divide actions by ten.
     """
 
     def __init__(
@@ -193,10 +192,10 @@ class GaussianMLP(_MLPPolicy):
 
 
 class CategoricalMLP(_MLPPolicy):
-    """Categorical whose logits are the network's outputs."""
+    """A categorical policy whose logits are the outputs of the network."""
 
     def distribution(self, params: Params, outputs: Tensor) -> Categorical:
-        """Return the categorical with logits `outputs`."""
+        """Return the categorical distribution with logits `outputs`."""
         return Categorical(outputs)
 
 
@@ -209,26 +208,25 @@ def mlp_policy(
     scale: float = 1.0,
     **options: Any,
 ) -> tuple[Policy, Params]:
-    """Build the policy that fits a pair of spaces, and draw its parameters.
+    """Build an MLP policy for an observation space and an action space, and sample its parameters.
 
     Args:
         observation_space: A flat ``Box``.
         action_space: A flat ``Box`` (Gaussian policy) or ``Discrete`` from 0 (categorical policy).
         hidden: Widths of the hidden layers.
         init_std: Initial standard deviation of a Gaussian policy, in units of the action space.
-        scale: Unit of a Gaussian policy's outputs, see :class:`GaussianMLP`.
-        options: ``context``, the number of context parameters, which are read like observations,
-            and options of :func:`metarl.nn.mlp.mlp`: ``activation``, ``"relu"`` or ``"tanh"``;
-            ``output_gain``, a factor of the last layer's initial weights, below 1 for a policy that
-            starts out almost the same everywhere; ``generator``, the source of the weights.
+        scale: Factor from a Gaussian policy's outputs to actions; see :class:`GaussianMLP`.
+        options: ``context``, the number of context parameters, and options of
+            :func:`metarl.nn.dense.mlp`: ``activation`` (``"relu"`` or ``"tanh"``), ``output_gain``
+            (gain of the last layer's initial weights) and ``generator`` (generator of the weights).
 
     Raises:
-        TypeError: If a space is neither.
+        TypeError: If a space is not supported.
     """
     if not isinstance(observation_space, gymnasium.spaces.Box) or len(observation_space.shape) != 1:
         raise TypeError(
-            f"policies read flat Box observations, got {observation_space}; wrap the environment "
-            "in gymnasium.wrappers.FlattenObservation"
+            f"policies require flat Box observations, got {observation_space}; wrap the "
+            "environment in gymnasium.wrappers.FlattenObservation"
         )
     inputs = (observation_space.shape[0], *hidden)
     if isinstance(action_space, gymnasium.spaces.Discrete) and action_space.start == 0:
@@ -240,7 +238,8 @@ def mlp_policy(
 
 
 NETWORKS: dict[str, Callable[..., tuple[Policy, Params]]] = {"mlp": mlp_policy}
-"""Builders ``(observation_space, action_space, **settings) -> (policy, params)`` by name."""
+"""Policy builders by name: ``(observation_space, action_space, **settings) -> (policy,
+params)``."""
 
 
 def make_policy(
@@ -258,7 +257,7 @@ def make_policy(
         settings: Arguments of the network's builder, such as those of :func:`mlp_policy`.
 
     Raises:
-        ValueError: If there is no such network.
+        ValueError: If the network is unknown.
         TypeError: If the network does not support a space or a setting.
     """
     among(NETWORKS).check("network", network)

@@ -1,4 +1,4 @@
-"""Meta-updates by gradient descent: VPG-MAML, Reptile, and what MAML-PPO and ProMP build on."""
+"""Meta-updates by gradient descent: VPG-MAML, Reptile, MAML-PPO and ProMP."""
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
@@ -18,29 +18,30 @@ from metarl.util import at_least, greater_than
 
 
 COEFFICIENT = "kl_coefficient"
-BAND = 1.5  # how far from the target a KL may be, as a factor, before its coefficient changes
-REACH = 2.0**10  # how far a coefficient may go, as a factor: it has to find its way back
+BAND = 1.5  # factor between KL and target at which the coefficient changes
+REACH = 2.0**10  # largest factor between a coefficient and its initial value
 
 
 def surrogate_loss(
     policy: Policy, *, clip: float | None = None, kl_coefficients: Sequence[float] = ()
 ) -> Outer:
-    """Build the outer loss of one task: the surrogate of the adapted policy on the query episodes.
+    """Return the outer loss of one task: the surrogate of the adapted policy on the query episodes.
 
-    At the parameters that collected the episodes its gradient is that of log π · A.
+    At the parameters that collected the episodes, its gradient is the policy gradient.
 
     Args:
         policy: The policy.
-        clip: ε of PPO's clipped form; ``None`` does not clip.
-        kl_coefficients: η of each inner step k: adds η KL(π_old ‖ π) of the policy *before* that
-            step on the episodes that it collected (ProMP, Rothfuss et al. 2019, eq. 13).
+        clip: The clipping range ε of PPO; None disables clipping.
+        kl_coefficients: Coefficients η of a KL penalty, one per inner step: η KL(π_old ‖ π) of the
+            policy *before* the step on the episodes it collected (ProMP, Rothfuss et al. 2019, eq.
+            13).
     """
 
     def outer(path: list[core.Params], task: Task) -> tuple[Tensor, Metrics]:
         adapted = policy.unroll(path[-1], task.query)
         loss = surrogate(adapted, task.query, clip=clip)
         metrics = {"outer/surrogate": loss, "outer/kl": mean_kl(adapted, task.query)}
-        # Reptile's path only has its two ends.
+        # The path of Reptile contains only its first and last parameters.
         for index, (params, batch) in enumerate(zip(path[:-1], task.support, strict=False)):
             kl = mean_kl(policy.unroll(params, batch), batch)
             metrics[f"outer/kl_step_{index}"] = kl
@@ -61,22 +62,22 @@ def policy_gradient(
     chunk_size: int | None = None,
     **options: Any,
 ) -> MetaLearner:
-    """Build a meta-learner that takes gradient steps on every meta-batch of episodes.
+    """Return a meta-learner that takes gradient steps on every meta-batch of episodes.
 
     Args:
-        loop: The inner loop; its loss is a policy-gradient loss.
+        loop: The inner loop, with a policy-gradient loss.
         outer: The outer loss of one task, ``(path, task) -> (loss, metrics)``, such as
             :func:`surrogate_loss`.
-        estimator: ``backprop`` or ``reptile``.
-        epochs: Steps on the same episodes; the inner loop is run again for each.
+        estimator: ``backprop`` or ``reptile`` of :mod:`metarl.core`.
+        epochs: Number of gradient steps on the same episodes; each repeats the inner loop.
         optimizer: A class of ``torch.optim``.
-        chunk_size: Tasks worked on at a time; by default what suits the cache.
-        options: Of the optimizer, such as ``lr=1e-3``.
+        chunk_size: Number of tasks processed at a time. Default: as many as fit the CPU cache.
+        options: Arguments of the optimizer, such as ``lr=1e-3``.
 
     Returns:
-        The learner. Its metrics are the norm of the gradient and the loss of the first step, the
-        metrics of the outer loss after the last step, and ``outer/improvement``: how much smaller
-        the outer loss became; without its penalties if it reports ``outer/surrogate``.
+        The meta-learner. Its metrics are the gradient norm and the loss of the first step, the
+        metrics of the outer loss after the last step, and ``outer/improvement``, the decrease of
+        the outer loss (of ``outer/surrogate`` if the loss reports it).
     """
     learner_of = partial(core.gradient_learner, loop, estimator(loop, outer), optimizer, **options)
 
@@ -104,13 +105,13 @@ def vpg_maml(
     epochs: Annotated[int, at_least(1)] = 1,
     chunk_size: int | None = None,
 ) -> MetaLearner:
-    """Build MAML with Adam on the policy gradient (Finn et al. 2017, alg. 3 without TRPO).
+    """Return VPG-MAML: MAML with Adam on the policy gradient (Finn et al. 2017, alg. 3).
 
     Args:
         policy: The policy.
         loop: The inner loop.
         outer_lr: Step size of the meta-update.
-        epochs: Gradient steps on every meta-batch of episodes.
+        epochs: Number of gradient steps on every meta-batch.
         chunk_size: See :func:`policy_gradient`.
     """
     outer = surrogate_loss(policy)
@@ -125,27 +126,27 @@ def reptile_rl(
     epochs: Annotated[int, at_least(1)] = 1,
     chunk_size: int | None = None,
 ) -> MetaLearner:
-    """Build Reptile on policies (Nichol et al. 2018): no second derivatives, no trust region.
+    """Return Reptile for policies (Nichol et al. 2018), without second derivatives.
 
-    It learns what several inner steps have in common on all tasks; with one inner step it is joint
-    training. The episodes after the last step are for the metrics only.
+    With a single inner step, Reptile equals joint training. The query episodes are only used for
+    metrics.
 
     Args:
         policy: The policy.
         loop: The inner loop.
-        outer_lr: Fraction of the way to the mean of the adapted policies that a meta-update goes.
-        epochs: Gradient steps on every meta-batch of episodes.
+        outer_lr: Step size towards the mean of the adapted policies, as a fraction of the distance.
+        epochs: Number of gradient steps on every meta-batch.
         chunk_size: See :func:`policy_gradient`.
 
     Raises:
-        ValueError: If the loop takes no steps, is first order, or learns rates.
+        ValueError: If the loop has no steps, is first-order, or has learned step sizes.
     """
     if not loop.num_steps:
-        raise ValueError(f"reptile needs inner_steps of at least 1, got {loop.num_steps}")
+        raise ValueError(f"reptile requires inner_steps of at least 1, got {loop.num_steps}")
     if loop.first_order:
-        raise ValueError("reptile has no second derivatives to drop; leave out first_order")
+        raise ValueError("reptile has no second derivatives; leave out first_order")
     if loop.optimizer.constants is not core.no_constants:
-        raise ValueError("reptile learns no rates; use sgd or adam as the inner optimizer")
+        raise ValueError("reptile does not support learned step sizes; use sgd or adam")
     return policy_gradient(
         loop, surrogate_loss(policy), estimator=core.reptile, optimizer=torch.optim.SGD,
         lr=outer_lr, epochs=epochs, chunk_size=chunk_size,
@@ -155,14 +156,14 @@ def reptile_rl(
 def evaluate_batch(
     loop: InnerLoop, outer: Outer, meta: MetaParams, tasks: Task, chunk_size: int
 ) -> Metrics:
-    """Return the mean outer loss and its mean metrics, without any gradient.
+    """Return the mean outer loss and its mean metrics, without gradients.
 
     Args:
         loop: The inner loop.
         outer: The outer loss.
-        meta: Meta-parameters.
-        tasks: A meta-batch.
-        chunk_size: Tasks worked on at a time.
+        meta: The meta-parameters.
+        tasks: The meta-batch.
+        chunk_size: Number of tasks processed at a time.
     """
 
     def of_part(part: Task) -> Metrics:
@@ -185,14 +186,14 @@ def maml_ppo(
     epochs: Annotated[int, at_least(1)] = 5,
     chunk_size: int | None = None,
 ) -> MetaLearner:
-    """Build MAML whose outer loss is PPO's (Schulman et al. 2017, eq. 7).
+    """Return MAML with PPO's clipped surrogate as the outer loss (Schulman et al. 2017, eq. 7).
 
     Args:
         policy: The policy.
         loop: The inner loop.
-        clip: How far from 1 a probability ratio of the outer loss may move.
+        clip: Clip the probability ratios of the outer loss to 1 ± this value.
         outer_lr: Step size of the meta-update.
-        epochs: Gradient steps on every meta-batch of episodes.
+        epochs: Number of gradient steps on every meta-batch.
         chunk_size: See :func:`~metarl.rl.policy_gradients.policy_gradient`.
     """
     outer = surrogate_loss(policy, clip=clip)
@@ -211,23 +212,26 @@ def promp(
     chunk_size: int | None = None,
     **options: Any,
 ) -> MetaLearner:
-    """Build ProMP, proximal meta-policy search (Rothfuss et al. 2019, section 6).
+    """Return ProMP, proximal meta-policy search (Rothfuss et al. 2019, section 6).
 
-    The outer loss is clipped, with a KL penalty on the policies before each inner step.
+    The outer loss is the clipped surrogate with a KL penalty on the policies before each inner
+    step.
 
     Args:
         policy: The policy.
-        loop: The inner loop; the paper's loss is the likelihood ratio.
-        clip: How far from 1 a probability ratio of the outer loss may move.
-        kl_coefficient: Weight of the KL penalty of every inner step to begin with.
-        kl_target: KL that halving and doubling the weight aims at; None leaves the weight as it is.
+        loop: The inner loop; the paper uses the loss :func:`~metarl.rl.losses.ratio`.
+        clip: Clip the probability ratios of the outer loss to 1 ± this value.
+        kl_coefficient: Initial weight of the KL penalty of every inner step.
+        kl_target: KL at which the weight stays constant; it is doubled above and halved below. None
+            keeps the initial weight.
         outer_lr: Step size of the meta-update.
-        epochs: Gradient steps on every meta-batch of episodes.
+        epochs: Number of gradient steps on every meta-batch.
         chunk_size: See :func:`~metarl.rl.policy_gradients.policy_gradient`.
-        options: Of :func:`~metarl.rl.policy_gradients.policy_gradient`: ``optimizer``, ...
+        options: Further arguments of :func:`~metarl.rl.policy_gradients.policy_gradient`, such as
+            ``optimizer``.
     """
 
-    @lru_cache(maxsize=1)  # η changes now and then, and most often not
+    @lru_cache(maxsize=1)  # η rarely changes
     def learner_of(*coefficients: float) -> MetaLearner:
         outer = surrogate_loss(policy, clip=clip, kl_coefficients=coefficients)
         return policy_gradient(
@@ -252,9 +256,9 @@ def promp(
 
 
 def adapted(coefficients: Tensor, reached: Tensor, target: float) -> Tensor:
-    """Halve η where the KL reached is far below the target, and double it where it is far above.
+    """Halve η if the KL is below the target / 1.5, and double it above 1.5 times the target.
 
-    The rule of Schulman et al. 2017, section 4, as ProMP uses it: far is a factor of 1.5.
+    This is the rule of Schulman et al. 2017, section 4, which ProMP uses.
     """
     halved = torch.where(reached < target / BAND, coefficients / 2, coefficients)
     return torch.where(reached > target * BAND, coefficients * 2, halved)

@@ -1,4 +1,4 @@
-"""The sampler: all tasks × episodes of a meta-batch step together."""
+"""The sampler, which steps all episodes of all tasks of a meta-batch together."""
 
 import copy
 from functools import partial
@@ -20,10 +20,10 @@ TaskDescription = dict[str, Any]
 
 
 class Sampler:
-    """Owns a vector environment with one row for each episode of each task.
+    """A sampler of episodes of many tasks, with one environment row for each episode of each task.
 
-    With ``torch.optim`` it is the only stateful object of the package, and even its state does not
-    outlive a rollout: every rollout starts with a reset, seeded from the generator it is given.
+    Every rollout starts with a reset whose seeds come from a given generator, so that results do
+    not depend on earlier rollouts.
     """
 
     def __init__(
@@ -34,24 +34,26 @@ class Sampler:
         device: Any = "cpu",
         share: processes.TaskSlice | None = None,
     ) -> None:
-        """Take over `env`, whose rows are grouped by task.
+        """Create a sampler on a vectorized environment.
 
         Args:
-            env: A Gymnasium vector environment whose rows have `task` and `sample_tasks`. Like
-                ``SyncVectorEnv`` it has ``reset``, ``step``, ``set_attr`` and ``call``. Rows that
-                ended may freeze or be reset: what comes after a row's first end is masked.
-            episodes_per_task: Rows per task.
-            device: Where the policy runs and the episodes are kept.
-            share: Which tasks of a meta-batch the rows are for, where processes share it; by
-                default all. Tasks, seeds and noise are those of the whole meta-batch.
+            env: A Gymnasium vector environment with the methods ``reset``, ``step``, ``set_attr``
+                and ``call`` of ``SyncVectorEnv``, and with the attributes `task` and
+                `sample_tasks`. Consecutive rows belong to one task. Rows can freeze or be reset at
+                the end of an episode; later transitions are masked.
+            episodes_per_task: Number of rows per task.
+            device: Device of the policy and the episodes.
+            share: Tasks of a meta-batch that belong to this process. Default: all tasks. Tasks,
+                seeds and noise are those of the whole meta-batch.
 
         Raises:
-            ValueError: If the rows are not a multiple of `episodes_per_task`, or the environment
-                states no horizon.
+            ValueError: If the number of rows is not a multiple of `episodes_per_task`, or the
+                environment has no horizon.
         """
         if episodes_per_task < 1 or env.num_envs % episodes_per_task:
             raise ValueError(
-                f"{env.num_envs} rows are not a multiple of episodes_per_task={episodes_per_task}"
+                f"the number of rows must be a multiple of episodes_per_task={episodes_per_task}, "
+                f"got {env.num_envs}"
             )
         self.env = env
         self.name: str = getattr(spec_of(env), "id", type(env).__name__)
@@ -63,10 +65,10 @@ class Sampler:
         self._errors_of = partial(error_context, self.name, env=env)
 
     def sample_tasks(self, rng: np.random.Generator) -> list[TaskDescription]:
-        """Draw one task for each group of rows.
+        """Sample one task for each group of rows.
 
-        The environment draws from a copy of `rng`, which itself jumps far ahead: rows in one
-        process would all draw from it, and rows in other processes would leave it where it was.
+        The environment uses a copy of `rng`, and `rng` jumps ahead, so that `rng` advances equally
+        for rows in this process and in worker processes.
         """
         with self._errors_of("sample_tasks"):
             drawn = self.env.call("sample_tasks", self.share.total, copy.deepcopy(rng))
@@ -81,14 +83,14 @@ class Sampler:
         tasks: list[TaskDescription],
         generator: torch.Generator,
     ) -> Rollout:
-        """Roll out `episodes_per_task` episodes of every task.
+        """Collect `episodes_per_task` episodes of every task.
 
         Args:
-            policy: The policy. Its carry is initial at the start of every episode.
-            params: Its parameters, with a leading task axis.
-            tasks: One description for each task.
-            generator: The only source of randomness: of the actions, and of the environments'
-                seeds, which belong to (task, episode) and to no worker or thread.
+            policy: The policy; its carry is reset at the start of every episode.
+            params: Parameters with a leading task axis.
+            tasks: One task description per task.
+            generator: Generator of the actions and of the environments' seeds. Each seed belongs to
+                a (task, episode), independently of workers and threads.
         """
         with torch.no_grad(), chunks.one_thread_per_operator():
             carry, act = policy.over_tasks(params, (self.episodes_per_task,))
@@ -110,7 +112,7 @@ class Sampler:
                     break
                 seen = self._grouped(following, dtype)
             for _ in range(self.horizon - len(steps)):
-                behavior.sample(generator, self.share)  # as much noise whatever has happened
+                behavior.sample(generator, self.share)  # the same amount of noise in any case
             behaviors, *columns = zip(*steps, strict=True)
             seen, actions, rewards, mask, diverged = (self._stacked(*x) for x in columns)
             behavior = tree.map_leaves(self._stacked, *behaviors)
@@ -128,23 +130,32 @@ class Sampler:
         *,
         start: Params | None = None,
     ) -> tuple[Task, Metrics]:
-        """Adapt to every task by interaction: roll out, take an inner step, roll out again.
+        """Collect a meta-batch: alternate rollouts and inner steps on every task.
 
-        Episodes number k are drawn from the policy after k inner steps, for k = 0, ..., K with
-        K = ``loop.num_steps``; the last are the query. `process` computes advantages; of a pair the
-        first serves the support and the second the query. Every task adapts from its parameters in
-        `start`, which have a leading task axis; by default all do from the start of the loop.
+        The rollout after k = 0, ..., K inner steps, with K = ``loop.num_steps``, is the support
+        batch of step k + 1; the last one is the query batch.
+
+        Args:
+            policy: The policy.
+            loop: The inner loop, with `num_steps` set.
+            meta: The meta-parameters.
+            tasks: One task description per task.
+            generator: Generator of the actions and of the environments' seeds.
+            process: The computation of advantages, such as ``advantages()``; or a pair for support
+                and query.
+            start: Parameters with a leading task axis from which the tasks adapt. Default: the
+                initialization.
 
         Returns:
-            The meta-batch, and metrics of the way: returns, inner gradients, baseline.
+            The meta-batch, and metrics of adaptation: returns, inner gradients and the baseline.
         """
         if loop.num_steps is None or loop.per_step:
-            raise ValueError("collect needs a loop with num_steps set, and without per_step leaves")
+            raise ValueError("collect requires a loop with num_steps set and no per_step names")
         inner, outer = process if isinstance(process, tuple) else (process, process)
         params = start or tree.expand(loop.start(meta.model, ())[0], self.num_tasks)
         state = loop.state(params)
         batches: list[Episodes] = []
-        each: Metrics = {}  # of every task
+        each: Metrics = {}  # metrics with a task axis
         diverged: Any = 0
         for index in range(loop.num_steps + 1):
             if index > 0:
@@ -152,7 +163,7 @@ class Sampler:
                 each |= {f"gradient/{n}_{index - 1}": x for n, x in about.items()}
             rollout = self.rollout(policy, params, tasks, generator)
             process = outer if index == loop.num_steps else inner
-            # Task by task: the same bits, however many tasks there are.
+            # Separately for each task, so that results do not depend on the number of tasks.
             size = 1 if self.device.type == "cpu" else None
             episodes, fit = chunks.map_tasks(process, rollout, size)
             batches.append(episodes)
@@ -172,18 +183,19 @@ class Sampler:
             return self.env.reset(seed=seeds)[0]
 
     def _grouped(self, values: Any, dtype: torch.dtype) -> Tensor:
-        """Put what the rows returned on the device, in shape (task, episode, ...).
+        """Return values of the rows as a tensor on the device, shape (task, episode, ...).
 
-        Floating-point numbers are converted to `dtype`; the bytes of images stay bytes.
+        Floating-point values are converted to `dtype`; integers, such as image bytes, are not
+        converted.
         """
         rows = torch.as_tensor(values)
         kind = dtype if rows.is_floating_point() else rows.dtype
         shape = (self.num_tasks, self.episodes_per_task, *rows.shape[1:])
-        # A copy: an environment may write its next observations into the same array.
+        # Copied, because environments can reuse the array for the next observations.
         return rows.to(self.device, kind, copy=True).reshape(shape)
 
     def _stacked(self, *steps: Tensor) -> Tensor:
-        """Stack time steps along the second axis and pad them to the horizon."""
+        """Stack time steps along axis 1 and pad them to the horizon."""
         stacked = torch.stack(steps, 1)
         padding = (stacked.shape[0], self.horizon - len(steps), *stacked.shape[2:])
         return torch.cat([stacked, stacked.new_zeros(padding)], 1) if padding[1] else stacked
@@ -198,22 +210,22 @@ def make_sampler(
     share: processes.TaskSlice | None = None,
     **kwargs: Any,
 ) -> Sampler:
-    """Build a registered environment with a row for each episode, and a sampler on it.
+    """Create a sampler on a registered environment.
 
-    An environment without a vectorized implementation runs as ``SyncVectorEnv``, one row after the
-    other, or with ``vectorization_mode="async"`` in one process per row; the episodes are the same.
+    Environments without a vectorized implementation run in a ``SyncVectorEnv``, or with
+    ``vectorization_mode="async"`` in one process per row; the episodes are the same.
 
     Args:
         env_id: A Gymnasium id; ``module:namespace/Name-v0`` imports the module that registers it.
-        num_tasks: Tasks of a meta-batch.
-        episodes_per_task: Episodes rolled out for each task.
-        device: See :class:`Sampler`.
-        share: Which of the tasks are this process's; by default all of them.
+        num_tasks: Number of tasks in a meta-batch.
+        episodes_per_task: Number of episodes of each task.
+        device: Device of the policy and the episodes.
+        share: Tasks that belong to this process. Default: all tasks.
         kwargs: Arguments of ``gymnasium.make_vec``, such as ``vectorization_mode`` and
             ``vector_kwargs``, and of the environment, such as ``observe_task=True``.
 
     Raises:
-        ValueError: If the environment has no tasks, or they cannot be written as JSON.
+        ValueError: If the environment has no tasks, or its tasks cannot be written as JSON.
     """
     own = num_tasks if share is None else share.number
     env = make_vector_env(env_id, own * episodes_per_task, **kwargs)
@@ -221,7 +233,7 @@ def make_sampler(
 
 
 def _flags(values: Any) -> Any:
-    """Return an array of booleans; rows that say nothing are None in Gymnasium's infos."""
+    """Return an array of booleans; rows without a value are None in the infos of Gymnasium."""
     return np.asarray(values.numpy(force=True) if isinstance(values, Tensor) else values, bool)
 
 
@@ -232,15 +244,15 @@ def inner_step(
 
     Args:
         loop: The inner loop.
-        meta: Meta-parameters, without a task axis.
-        params: Parameters of every task.
-        state: State of the inner optimizer of every task.
-        batch: The episodes that each task steps on.
-        index: Number of the step, from 0.
+        meta: The meta-parameters, without a task axis.
+        params: Parameters with a leading task axis.
+        state: State of the inner optimizer, with a leading task axis.
+        batch: The support episodes of this step.
+        index: Number of the step, starting at 0.
 
     Returns:
-        Parameters and state after the step, and of each task's gradient the norm (``inner``) and
-        the :func:`agreement`.
+        Parameters and state after the step, and the norm and the :func:`agreement` of each task's
+        inner gradient.
     """
 
     def step(part: tuple[Params, Any, Episodes]) -> tuple[Params, Any, dict[str, Tensor]]:
@@ -254,9 +266,9 @@ def inner_step(
 
 
 def agreement(loop: InnerLoop, params: Params, batch: Episodes) -> dict[str, Tensor]:
-    """Compare the inner gradients of two halves of a task's episodes: their cosine.
+    """Return the cosine between the inner gradients of two halves of a task's episodes.
 
-    It says how much of an adaptation step is signal: halves that share nothing but noise have 0.
+    The value is near 1 if the inner gradient is mostly signal, and near 0 if it is mostly noise.
     """
     half = batch.mask.shape[1] // 2
     if half == 0:

@@ -1,4 +1,4 @@
-"""MAML with a trust-region meta-update, and its variants E-MAML and CAVIA."""
+"""MAML with a trust-region meta-update (TRPO), and its variants E-MAML and CAVIA."""
 
 import math
 from dataclasses import replace
@@ -33,29 +33,29 @@ def trust_region_step(
     fisher_fraction: Annotated[float, above(0, 1)] = 1.0,
     chunk_size: int | None = None,
 ) -> tuple[MetaParams, Metrics]:
-    """Minimize the surrogate within mean KL(old ‖ new) ≤ `max_kl` on post-adaptation states.
+    """Take one trust-region step: minimize the surrogate subject to mean KL(old ‖ new) ≤ `max_kl`.
 
-    The step is sqrt(2 δ / sᵀHs) · s with s ≈ (H + damping)⁻¹ g by conjugate gradient and H the
-    exact Fisher JᵀFJ; then the first of up to `backtracks` shortened steps is taken that lowers
-    the surrogate and keeps the KL. Learned inner rates are meta-parameters like any other.
+    The step is sqrt(2 δ / sᵀHs) · s, where s ≈ (H + damping)⁻¹ g is computed by conjugate gradients
+    and H is the exact Fisher matrix JᵀFJ. A line search takes the first of up to `backtracks`
+    shortened steps that improves the surrogate and satisfies the KL constraint. Learned inner step
+    sizes are updated like all other meta-parameters.
 
     Args:
         objective: The post-adaptation objective.
-        meta: Meta-parameters at which `tasks` were collected.
+        meta: The meta-parameters that collected `tasks`.
         tasks: The meta-batch.
-        max_kl: δ, the radius of the trust region.
-        cg_steps: Conjugate-gradient iterations, one Fisher product each.
-        cg_damping: Added to the Fisher's diagonal while solving.
-        backtracks: Points of the line search.
-        backtrack_ratio: How much shorter each is than the one before.
-        fisher_fraction: Part of each task's episodes that the Fisher is computed on. Below 1 the
-            products are that much cheaper and the direction is noisier; surrogate, gradient and
-            line search always see every episode. Episodes are drawn alike, so the first ones are
-            as good a sample as any, and the same seed gives the same ones.
-        chunk_size: Tasks worked on at a time; by default as many as fit the cache.
+        max_kl: Radius δ of the trust region.
+        cg_steps: Number of conjugate-gradient steps, with one Fisher product each.
+        cg_damping: Damping added to the diagonal of the Fisher matrix.
+        backtracks: Maximum number of line-search steps.
+        backtrack_ratio: Factor by which each line-search step is shorter than the previous one.
+        fisher_fraction: Fraction of each task's episodes used in Fisher products. Lower values make
+            the products faster and the direction noisier; the surrogate, its gradient and the line
+            search use all episodes.
+        chunk_size: Number of tasks processed at a time. Default: as many as fit the CPU cache.
 
     Returns:
-        The new meta-parameters (the old ones if no point was accepted), and metrics.
+        The new meta-parameters, or the old ones if no line-search step was accepted, and metrics.
 
     Raises:
         FloatingPointError: If the surrogate or its gradient is not finite.
@@ -81,7 +81,7 @@ def trust_region_step(
             f"{slope.item():g}: lower inner_lr or max_kl"
         )
     if fisher_fraction < 1:
-        del at_old  # its residuals are as large as all the episodes
+        del at_old  # frees its residuals, which are as large as the episodes
         kept = math.ceil(fisher_fraction * tasks.query.mask.shape[2])
         _, at_old = linearize(tree.map_leaves(lambda x: x[:, :, :kept].contiguous(), tasks))
 
@@ -90,12 +90,12 @@ def trust_region_step(
         return tree.add(fisher, vector, scale=cg_damping)
 
     solution, residual = core.conjugate_gradient(damped, gradient, steps=cg_steps)
-    # sᵀHs is without the damping, and costs no product: H s = g − residual − damping · s.
+    # sᵀHs without damping needs no product: H s = g − residual − damping · s.
     image = tree.add(tree.add(gradient, residual, scale=-1.0), solution, scale=-cg_damping)
     curvature = tree.dot(solution, image)
     curvature = curvature.clamp(min=torch.finfo(curvature.dtype).tiny)
     step = tree.scale(solution, -torch.sqrt(2 * max_kl / curvature))
-    del at_old  # and with it every residual, before the line search
+    del at_old  # frees the residuals before the line search
 
     def evaluate(candidate: MetaParams) -> Any:
         def chunk_sum(part: Task) -> Any:
@@ -178,7 +178,7 @@ def exploration(policy: Policy) -> core.LossFn:
     """
 
     def term(params: core.Params, task: Task) -> Float[Tensor, ""]:
-        if not task.support:  # nothing came before
+        if not task.support:  # zero inner steps
             return 0.0 * params[next(iter(params))].sum()
         first = task.support[0]
         log_prob = policy.unroll(params, first).log_prob(first.actions)
@@ -190,10 +190,7 @@ def exploration(policy: Policy) -> core.LossFn:
 
 @chunks.one_thread_per_operator()
 def standardize_rewards(tasks: Task) -> Task:
-    """Standardize the query rewards over the transitions of the whole meta-batch.
-
-    Where processes share the meta-batch, over those of all.
-    """
+    """Standardize the query rewards over all transitions of the meta-batch, in all processes."""
     rewards, mask = tasks.query.rewards, tasks.query.mask
     count = _total(mask.to(rewards.dtype))
     centered = masked(rewards - _total(masked(rewards, mask)) / count, mask)
@@ -208,8 +205,7 @@ def _total(values: Float[Tensor, "task time episode"]) -> Float[Tensor, ""]:
 def context_loop(loop: InnerLoop, size: int) -> InnerLoop:
     """Return `loop` for CAVIA: only `size` context parameters adapt (Zintgraf et al. 2019).
 
-    They start at zero in every task and are no meta-parameters: what is learned is how the policy
-    reads them.
+    The context parameters start at zero in every task and are not meta-learned.
 
     Args:
         loop: The inner loop.

@@ -1,4 +1,4 @@
-"""Vector environments with tasks: those of an environment, or those that Gymnasium makes of it."""
+"""Creation and validation of vectorized environments with tasks."""
 
 import json
 import signal
@@ -14,23 +14,23 @@ from gymnasium import logger, spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 
-TIMEOUT = 10.0  # seconds until the system reports a process that has just died
+TIMEOUT = 10.0  # seconds to wait for the exit status of a process that has just died
 
 
 def make_vector_env(env_id: str, num_envs: int, **kwargs: Any) -> Any:
-    """Make a registered environment with `num_envs` rows, and check that it has tasks.
+    """Create a registered environment with `num_envs` rows, and check that it has tasks.
 
-    Every scalar environment is :class:`~metarl.rl.vector_env.Checked`; an environment's own
-    vectorized implementation is used unchecked.
+    Scalar environments are wrapped in :class:`~metarl.rl.vector_env.Checked`; the vectorized
+    implementation of an environment is not.
 
     Args:
         env_id: A Gymnasium id.
-        num_envs: Rows.
+        num_envs: Number of rows.
         kwargs: Arguments of ``gymnasium.make_vec`` and of the environment.
 
     Raises:
-        ValueError: If it has no tasks, or they cannot be written as JSON.
-        EnvironmentFailed: If it cannot be made, or samples no tasks.
+        ValueError: If the environment has no tasks, or its tasks cannot be written as JSON.
+        EnvironmentFailed: If the environment cannot be created or cannot sample tasks.
     """
     if kwargs.get("vectorization_mode") == "async":
         kwargs["wrappers"] = [*kwargs.get("wrappers", ()), Checked]
@@ -63,54 +63,54 @@ def make_vector_env(env_id: str, num_envs: int, **kwargs: Any) -> Any:
 
 
 def spec_of(env: Any) -> Any:
-    """Return the specification of a vector environment or, if it was built by hand, of its rows."""
+    """Return the specification of a vectorized environment, or of its rows if it has none."""
     spec = getattr(env, "spec", None)
     return env.get_attr("spec")[0] if spec is None and hasattr(env, "get_attr") else spec
 
 
 def horizon_of(env: Any) -> int:
-    """Return after how many steps an environment truncates its episodes.
+    """Return the number of steps after which an environment truncates its episodes.
 
     Raises:
-        ValueError: If it does not state it.
+        ValueError: If the environment has no such number.
     """
     spec = spec_of(env)
     stated = (
         getattr(env, "max_episode_steps", None),
-        getattr(spec, "kwargs", {}).get("max_episode_steps"),  # given to make_vec
+        getattr(spec, "kwargs", {}).get("max_episode_steps"),  # an argument of make_vec
         getattr(spec, "max_episode_steps", None),
     )
     for steps in stated:
         if steps is not None:
             return int(steps)
-    raise ValueError("the environment has no horizon: register it with max_episode_steps")
+    raise ValueError("the environment has no horizon; register it with max_episode_steps")
 
 
 class EnvironmentFailed(RuntimeError):
-    """An environment failed: the message names it and the method."""
+    """Error in an environment; the message names the environment and the method."""
 
 
 @contextmanager
 def error_context(
     name: str, method: str, *passed: type[Exception], env: Any = None
 ) -> Iterator[None]:
-    """Name the environment and the method in an error: its own message may only be ``KeyError``.
+    """Context that adds the names of the environment and the method to errors.
 
-    After an error in a vector environment with worker processes, these are ended: they cannot be
-    used again, and waiting for a dead one would never return.
+    After an error in a vectorized environment with worker processes, the processes are terminated,
+    because they cannot be used again.
 
     Args:
         name: Id of the environment.
-        method: The method that is called in this context.
-        passed: Errors that are raised unchanged, because their messages are complete. A ValueError
-            whose message starts with the name is one of them.
-        env: The vector environment, if one is called.
+        method: The method called in this context.
+        *passed: Errors to raise unchanged, because their messages are complete; also each
+            ValueError whose message starts with `name`.
+        env: The vectorized environment, if the method belongs to one.
 
     Raises:
-        EnvironmentFailed: In place of any other error. Its message is a single line.
+        EnvironmentFailed: For all other errors, with a one-line message.
     """
     processes, level = getattr(env, "processes", []), logger.min_level
-    if processes:  # Gymnasium would print the worker's traceback, and fail at a % in it
+    if processes:  # Gymnasium would print the traceback of the worker, and fail on % in it
         logger.min_level = logger.ERROR + 1
     try:
         yield
@@ -119,7 +119,7 @@ def error_context(
         named = isinstance(error, ValueError) and str(error).startswith(f"{name} ")
         if not died and (named or isinstance(error, (EnvironmentFailed, *passed))):
             raise
-        # To contextlib a RuntimeError with this cause is the StopIteration itself (PEP 479).
+        # contextlib treats a RuntimeError with this cause as the StopIteration (PEP 479).
         cause = None if isinstance(error, StopIteration) else error
         text = died or f"{type(error).__name__}: {error}".strip(": ").removeprefix("ValueError: ")
         raise EnvironmentFailed(f"{name} failed in {method}: {brief(text)}") from cause
@@ -128,7 +128,7 @@ def error_context(
 
 
 def _end_workers(env: Any, error: BaseException) -> str:
-    """End the worker processes; describe the first that died before, or return an empty string."""
+    """Terminate the worker processes; describe the first one that had died, or return ""."""
     lost = [process.sentinel for process in env.processes if isinstance(error, EOFError | OSError)]
     ended, died = wait(lost, TIMEOUT) if lost else [], ""
     for index, process in enumerate(env.processes):
@@ -144,19 +144,19 @@ def _end_workers(env: Any, error: BaseException) -> str:
 
 
 def brief(value: Any) -> str:
-    """Write a value in one line of at most 300 characters."""
+    """Return a value as one line of at most 300 characters."""
     return textwrap.shorten(str(value), 300, placeholder="...")
 
 
 class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Checks what an environment returns, in the process where it runs.
+    """A wrapper that validates the results of an environment in its own process.
 
-    Without it a wrong observation would surface in a buffer shared by processes, and a reward of
-    NaN as a loss that is not finite. Gymnasium's passive checker only examines the first step.
+    It reports a wrong observation before it reaches shared memory, and a reward of NaN before it
+    makes a loss NaN. Gymnasium's passive checker examines only the first step.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        """Wrap `env`; observations must fit the space that it has now."""
+        """Wrap `env`; observations must match its current observation space."""
         super().__init__(env)
         self._space = env.observation_space
         self._name = getattr(env.spec, "id", type(env.unwrapped).__name__)
@@ -168,10 +168,10 @@ class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
             return self._fitting(observation, 0.0), dict(info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Advance the episode.
+        """Take a step.
 
-        A reward or an observation that is not finite is accepted after an action that is not
-        finite itself: then the policy diverged, and not the environment.
+        Rewards and observations that are not finite are accepted after an action that is not
+        finite, because then the policy has diverged and not the environment.
         """
         with error_context(self._name, "step"):
             observation, reward, terminated, truncated, info = self.env.step(action)

@@ -1,4 +1,4 @@
-"""Stable-Baselines3: policies, environments, models, checkpoints."""
+"""Stable-Baselines3: environments, models, checkpoints, and conversion of policies."""
 
 import lazy_loader
 

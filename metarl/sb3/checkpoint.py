@@ -1,7 +1,7 @@
-"""Checkpoints of Stable-Baselines3: the zip of ``model.save``, and beside it the replay buffer.
+"""Checkpoints of Stable-Baselines3: the zip file of ``model.save``, and the replay buffer.
 
-The zip is SB3's own, so that ``PPO.load(path)`` reads it; that runs code of the file. This module
-reads only tensors.
+``PPO.load(path)`` can read the zip file, but runs code from it. This module reads only tensors and
+runs no code.
 """
 
 import io
@@ -25,7 +25,7 @@ FIELDS = ("observations", "next_observations", "actions", "rewards", "dones", "t
 
 
 def save(run: Run, model: Any, iteration: int) -> None:
-    """Write a model, and its replay buffer, which may be large, for this checkpoint only.
+    """Save a model and its replay buffer; buffers of earlier checkpoints are deleted.
 
     Args:
         run: The run.
@@ -39,7 +39,8 @@ def save(run: Run, model: Any, iteration: int) -> None:
         return
     path, replay = run.checkpoint_path(iteration, ZIP), run.checkpoint_path(iteration, REPLAY)
     path.parent.mkdir(exist_ok=True)
-    # The zip comes after the buffer, and older buffers go last: the newest zip always has its own.
+    # The zip is written after the buffer, and older buffers are deleted last, so that the newest
+    # zip always has a buffer.
     if (buffer := getattr(model, "replay_buffer", None)) is not None:
         arrays = {name: getattr(buffer, name)[: buffer.size()] for name in FIELDS}
         np.savez(packed := io.BytesIO(), pos=buffer.pos, full=buffer.full, **arrays)
@@ -51,13 +52,13 @@ def save(run: Run, model: Any, iteration: int) -> None:
 
 
 def restore(run: Run, model: Any, iteration: int, *, replay: bool = True) -> None:
-    """Put the state of a checkpoint into a model that was built from the run's settings.
+    """Load the state of a checkpoint into a model built from the settings of the run.
 
     Args:
         run: The run.
         model: The model.
         iteration: Iteration of the checkpoint.
-        replay: Also read the replay buffer, to train on.
+        replay: Whether to load the replay buffer, to continue training.
 
     Raises:
         ValueError: If a file is missing or damaged, or belongs to a different run.
@@ -69,7 +70,7 @@ def restore(run: Run, model: Any, iteration: int, *, replay: bool = True) -> Non
             getattr(model, name).data.copy_(tensor)
     buffer = getattr(model, "replay_buffer", None)
     if replay and buffer is not None:
-        # Arrays of numbers: objects, which could run code, are refused.
+        # Only numeric arrays are read; pickled objects could run code.
         with _reading(path := run.checkpoint_path(iteration, REPLAY)), np.load(path) as saved:
             for name in FIELDS:
                 getattr(buffer, name)[: len(saved[name])] = saved[name]
@@ -80,7 +81,7 @@ def restore(run: Run, model: Any, iteration: int, *, replay: bool = True) -> Non
 
 
 def copy(run: Run, new: Run, iteration: int) -> None:
-    """Copy the tensors of a checkpoint into a different run, without the pickles beside them.
+    """Copy the tensors of a checkpoint into a different run, without its pickles.
 
     Args:
         run: The run.
@@ -88,7 +89,7 @@ def copy(run: Run, new: Run, iteration: int) -> None:
         iteration: Iteration of the checkpoint.
 
     Raises:
-        ValueError: If the file is missing or damaged, or has something else than tensors.
+        ValueError: If the file is missing, damaged, or contains anything but tensors.
     """
     path, data = run.checkpoint_path(iteration, ZIP), io.BytesIO()
     with _reading(path), zipfile.ZipFile(path) as old, zipfile.ZipFile(data, "w") as archive:
@@ -101,10 +102,10 @@ def copy(run: Run, new: Run, iteration: int) -> None:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Raise one line for a file that cannot be read; torch warns of pickles before it fails."""
+    """Context that raises a one-line error for a file that cannot be read."""
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
-    except Exception as error:  # a damaged zip, array or pickle may raise anything
+    except Exception as error:  # damaged files can raise any error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} is not a whole checkpoint of this run ({reason})") from error

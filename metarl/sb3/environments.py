@@ -1,8 +1,8 @@
-"""Environments with tasks as Stable-Baselines3 trains on them: one task, or a new one each episode.
+"""Environments with tasks for Stable-Baselines3: one task, or a new task in each episode.
 
-SB3's environments reset a row as soon as it ends. Our vectorized environments freeze it until all
-rows are reset together, so they serve where rows do end together: robots that cannot fall. Every
-other environment runs as SB3's ``DummyVecEnv``, one scalar environment after the other.
+SB3 resets each row when its episode ends. The vectorized environments of metarl freeze a row until
+all rows are reset together, so they are only used for environments in which all episodes end
+together, such as robots that cannot fall. Other environments run in SB3's ``DummyVecEnv``.
 """
 
 from typing import Any
@@ -19,22 +19,21 @@ from metarl.rl import Checked, make_vector_env
 def sb3_env(
     env_id: str, *, num_envs: int = 1, task: TaskDescription | None = None, **kwargs: Any
 ) -> VecEnv:
-    """Build the vector environment that an SB3 model learns from.
+    """Create a vectorized environment for training an SB3 model.
 
     Args:
         env_id: A Gymnasium id of an environment with tasks.
-        num_envs: Rows.
-        task: The task of every episode; by default each draws its own, which the policy sees with
-            ``observe_task=True``.
-        kwargs: Of the environment, such as ``observe_task=True``.
+        num_envs: Number of rows.
+        task: The task of every episode. Default: each episode samples a task.
+        kwargs: Arguments of the environment, such as ``observe_task=True``.
 
     Raises:
-        ValueError: If the environment has no tasks; when it is reset, if `task` is none of them.
+        ValueError: If the environment has no tasks; at the reset, if `task` is invalid.
     """
-    one = make_vector_env(env_id, 1, **kwargs)  # requires that it has tasks
+    one = make_vector_env(env_id, 1, **kwargs)  # raises an error if it has no tasks
     one.close()
     formulas = getattr(one, "formulas", None)
-    # Robots that cannot fall: all rows end at the horizon, unless they diverge.
+    # The rows of robots that cannot fall all end at the horizon, unless they diverge.
     if isinstance(formulas, LocomotionEnv) and type(formulas).healthy is LocomotionEnv.healthy:
         return BatchedVecEnv(make_vector_env(env_id, num_envs, **kwargs), task)
     return DummyVecEnv(
@@ -43,15 +42,15 @@ def sb3_env(
 
 
 class OneTask(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Gives every episode the same task, or one drawn from the environment's distribution."""
+    """A wrapper that sets the same task in every episode, or samples one."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], task: TaskDescription | None) -> None:
-        """Wrap `env`; with `task` None every episode draws its own."""
+        """Wrap `env`; with `task` None, every episode samples a task."""
         super().__init__(env)
         self._given, self._rng = task, np.random.default_rng()
 
     def reset(self, *, seed: int | None = None, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Set the task and start an episode; a seed decides the tasks from here on."""
+        """Set the task and start an episode; a seed determines all later tasks."""
         if seed is not None:
             self._rng = np.random.default_rng((seed, 1))  # not the stream of the environment
         bare: Any = self.env.unwrapped
@@ -60,10 +59,10 @@ class OneTask(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class BatchedVecEnv(VecEnv):
-    """A vectorized environment whose rows end together, as a vector environment of SB3."""
+    """An SB3 ``VecEnv`` of a vectorized environment whose rows end together."""
 
     def __init__(self, env: Any, task: TaskDescription | None) -> None:
-        """Wrap `env`; with `task` None every episode draws its own."""
+        """Wrap `env`; with `task` None, every episode samples a task."""
         self.env, self._given, self._rng = env, task, np.random.default_rng()
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         if task is not None:
@@ -80,15 +79,15 @@ class BatchedVecEnv(VecEnv):
         return seen
 
     def step_async(self, actions: Any) -> None:
-        """Keep the actions for :meth:`step_wait`."""
+        """Store the actions for :meth:`step_wait`."""
         self._actions = actions
 
     def step_wait(self) -> Any:
-        """Take a step; where episodes end, return the observations that new ones begin with."""
+        """Take a step; at the end of episodes, return the first observations of new episodes."""
         seen, rewards, terminated, truncated, _ = self.env.step(self._actions)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         ended = (terminated | truncated).any()
-        if ended:  # if only one row ends, it diverged: the others are cut, as by a time limit
+        if ended:  # if one row diverged, the others are truncated
             for info, last, died in zip(infos, seen, terminated, strict=True):
                 info |= {"terminal_observation": last, "TimeLimit.truncated": not died}
             seen = self.reset()
@@ -103,8 +102,10 @@ class BatchedVecEnv(VecEnv):
         return self.env_method(attr_name, indices=indices)
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Fail: rows share their attributes."""
-        raise AttributeError(f"build another with sb3_env to change {attr_name!r}")
+        """Raise an error: the rows share their attributes."""
+        raise AttributeError(
+            f"{attr_name!r} cannot be changed; create a new environment with sb3_env"
+        )
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any

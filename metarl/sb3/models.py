@@ -1,4 +1,4 @@
-"""Models of Stable-Baselines3, made for episodes of tasks and trained in repeatable stretches."""
+"""Creation and reproducible training of Stable-Baselines3 models."""
 
 import math
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from metarl.core.speed import chunks
 
 
 CONTINUOUS = ("sac", "td3")
-NOISE = 0.1  # of TD3's actions: without any it would not explore
-ROLLOUT = 1000  # environment steps that an update of PPO needs at least
-BATCHES = 8  # of a rollout
+NOISE = 0.1  # standard deviation of TD3's action noise; SB3 has none by default
+ROLLOUT = 1000  # minimum number of environment steps of a PPO update
+BATCHES = 8  # minibatches per rollout
 
 
 def make_model(
@@ -30,31 +30,32 @@ def make_model(
     learning_rate: float | None = None,
     device: torch.device | str = "cpu",
 ) -> Any:
-    """Build an untrained model.
+    """Create an untrained SB3 model.
 
-    Settings that are no arguments are SB3's own, but for three. PPO updates on whole episodes, of
-    1,000 steps or more together, in batches of an eighth. SAC and TD3 take a gradient step for each
-    environment step, however many environments there are, after ten episodes. TD3 explores.
+    Other hyperparameters are those of SB3, with three exceptions. PPO updates on whole episodes,
+    with at least 1000 steps in total and minibatches of an eighth. SAC and TD3 take one gradient
+    step per environment step after ten episodes. TD3 explores with noise.
 
     Args:
         algo: ``"ppo"``, ``"a2c"``, ``"sac"`` or ``"td3"``.
-        env: A vector environment of SB3, such as :func:`metarl.sb3.environments.sb3_env` builds.
-        horizon: Time steps of an episode.
-        seed: Of the weights; it seeds the global generators, from which SB3 draws.
-        discount: γ.
-        hidden: Widths of the hidden layers; by default SB3's.
-        learning_rate: By default SB3's.
-        device: Where the networks live.
+        env: A vectorized environment of SB3, such as that of
+            :func:`metarl.sb3.environments.sb3_env`.
+        horizon: Number of time steps in an episode.
+        seed: Seed of the weights; it also seeds the global generators, which SB3 uses.
+        discount: Discount factor γ.
+        hidden: Widths of the hidden layers. Default: those of SB3.
+        learning_rate: Step size. Default: that of SB3.
+        device: Device of the networks.
 
     Raises:
-        ValueError: If the algorithm does not fit the spaces of the environment.
+        ValueError: If the algorithm does not support the spaces of the environment.
     """
     require_spaces(algo, env.observation_space, env.action_space)
     options: dict[str, Any] = {}
     if algo == "ppo":
         steps = horizon * max(1, math.ceil(ROLLOUT / (env.num_envs * horizon)))
         total = steps * env.num_envs
-        # SB3 warns of a last batch that is smaller than the others.
+        # SB3 warns about a last minibatch that is smaller than the others.
         sizes = (n for n in range(math.ceil(total / BATCHES), total) if total % n == 0)
         options |= {"n_steps": steps, "batch_size": next(sizes, total)}
     if algo in CONTINUOUS:
@@ -71,33 +72,33 @@ def make_model(
 
 
 def advance(model: Any, steps: int, *, seed: int) -> None:
-    """Train until a model has made `steps` environment steps, or a rollout more.
+    """Train a model until it has taken at least `steps` environment steps in total.
 
-    Its episodes are new ones, all that is random comes from `seed`, and operators run on one thread
-    each. So a model that was saved and loaded goes on as if it had not been: on a CPU bit for bit,
-    for SAC and TD3 if its replay buffer was saved too.
+    Training starts new episodes, uses random numbers from `seed`, and runs single-threaded
+    operators. On a CPU, a saved and loaded model therefore continues bit for bit; SAC and TD3 also
+    need their replay buffer.
     """
     model.set_random_seed(seed)
-    model.set_env(model.get_env())  # which makes it reset
-    model._n_updates = 0  # TD3 delays its actor by this count, which no file keeps
-    with chunks.one_thread_per_operator():  # also several times faster on a busy machine
+    model.set_env(model.get_env())  # resets the environment
+    model._n_updates = 0  # TD3 delays its actor by this count, which is not saved
+    with chunks.one_thread_per_operator():  # reproducible, and faster on a busy machine
         if steps > model.num_timesteps:
             model.learn(steps - model.num_timesteps, reset_num_timesteps=False)
 
 
 def require_spaces(algo: str, seen: Space[Any], acted: Space[Any]) -> None:
-    """Refuse spaces that an algorithm cannot work with.
+    """Raise an error if an algorithm does not support a space.
 
     Raises:
-        ValueError: If one is such.
+        ValueError: If the observations or the actions are not supported.
     """
     if not isinstance(seen, Box) or len(seen.shape) != 1:
         raise ValueError(
-            f"{algo} reads flat Box observations, got {seen}; wrap the environment in "
+            f"{algo} requires flat Box observations, got {seen}; wrap the environment in "
             "gymnasium.wrappers.FlattenObservation"
         )
     if isinstance(acted, Discrete):
         if algo in CONTINUOUS:
-            raise ValueError(f"{algo} needs continuous actions, got {acted}; use ppo or a2c")
+            raise ValueError(f"{algo} requires continuous actions, got {acted}; use ppo or a2c")
     elif not isinstance(acted, Box) or not acted.is_bounded():
-        raise ValueError(f"{algo} needs actions in a bounded Box or a Discrete, got {acted}")
+        raise ValueError(f"{algo} requires a bounded Box or a Discrete action space, got {acted}")

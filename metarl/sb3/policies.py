@@ -1,9 +1,9 @@
-"""Policies of this package in Stable-Baselines3, and its models here.
+"""Conversion of policies from metarl to Stable-Baselines3 and back.
 
-An MLP policy is an actor that SB3 can hold exactly: a ReLU or tanh network with a Gaussian whose
-standard deviation does not depend on the observation, or with a categorical. So a meta-learned or
-adapted policy becomes SB3's own ``ActorCriticPolicy``: everything that SB3 and the tools around it
-do works on it, and the files it saves load where this package is not installed.
+An MLP policy corresponds exactly to an actor of SB3: a ReLU or tanh network with a categorical
+distribution, or with a Gaussian whose standard deviation does not depend on the observation. A
+meta-trained or adapted policy can therefore be converted to an ``ActorCriticPolicy`` of SB3, whose
+files can be loaded without metarl.
 """
 
 from functools import partial
@@ -22,7 +22,7 @@ from metarl.rl.policies import CONTEXT
 
 
 NO_PARAMS: Params = {"none": torch.zeros(())}
-"""Parameters to call :func:`policy_of` with: an SB3 model keeps its own."""
+"""Parameters for the policies of :func:`policy_of`, which keep their own parameters."""
 
 
 def sb3_policy(
@@ -33,24 +33,23 @@ def sb3_policy(
     *,
     device: torch.device | str = "cpu",
 ) -> ActorCriticPolicy:
-    """Turn a policy into SB3's: for ``predict``, ``evaluate_policy``, ``save`` and ``load``.
+    """Convert a policy to an SB3 policy with ``predict``, ``save`` and ``load``.
 
-    ``predict(..., deterministic=True)`` is the mode, clipped to the action space as SB3 clips.
-    Without, actions are drawn from torch's global generator, as SB3 draws them. The critic that
-    belongs to SB3's policies is there, but untrained.
+    ``predict(..., deterministic=True)`` returns the mode, clipped to the action space; otherwise
+    actions are sampled with the global generator of torch. The critic is untrained.
 
     Args:
-        policy: Made by :func:`metarl.rl.policies.mlp_policy`.
-        params: Parameters of one task, such as ``loop.adapt`` returns.
-        observation_space: Observations of a single environment.
-        action_space: Its actions.
-        device: Where to put it.
+        policy: A policy of :func:`metarl.rl.policies.mlp_policy`.
+        params: Parameters of one task, such as those returned by ``loop.adapt``.
+        observation_space: Observation space of a single environment.
+        action_space: Action space of a single environment.
+        device: Device of the SB3 policy.
 
     Raises:
-        TypeError: If the policy is no MLP policy.
-        ValueError: If the parameters do not fit the spaces, or have a task axis.
+        TypeError: If the policy is not an MLP policy.
+        ValueError: If the parameters do not match the spaces, or have a task axis.
     """
-    with torch.random.fork_rng([]):  # its own weights are replaced: leave the global stream alone
+    with torch.random.fork_rng([]):  # initial weights must not change the global generator
         made = ActorCriticPolicy(
             observation_space, action_space, lambda _: 0.0, **architecture(policy)
         )
@@ -59,21 +58,21 @@ def sb3_policy(
 
 
 def ppo_from(policy: Policy, params: Params, env: Any, **options: Any) -> PPO:
-    """Build a PPO model whose actor is a policy of this package, to fine-tune it with.
+    """Create a PPO model whose actor is a policy of metarl, for fine-tuning.
 
-    The critic is new and knows nothing: a few rollouts pass before its advantages are worth much,
-    so start with a small `learning_rate`, and see that a policy with little noise left keeps some.
+    The critic is untrained, so that the advantages of the first rollouts are inaccurate. Start with
+    a small `learning_rate`, and make sure that the policy still explores.
 
     Args:
-        policy: Made by :func:`metarl.rl.policies.mlp_policy`.
+        policy: A policy of :func:`metarl.rl.policies.mlp_policy`.
         params: Parameters of one task.
-        env: What ``PPO`` takes: an environment, a vector environment of SB3 or an id.
-        options: Of ``PPO``, such as ``seed``, ``n_steps``, ``learning_rate`` and ``device``;
-            ``policy_kwargs`` are added to those of the actor.
+        env: An environment, a vectorized environment of SB3 or an id, as for ``PPO``.
+        options: Arguments of ``PPO``, such as ``seed``, ``n_steps``, ``learning_rate`` and
+            ``device``; ``policy_kwargs`` are merged with those of the actor.
 
     Raises:
-        TypeError: If the policy is no MLP policy.
-        ValueError: If the parameters do not fit the environment, or have a task axis.
+        TypeError: If the policy is not an MLP policy.
+        ValueError: If the parameters do not match the environment, or have a task axis.
     """
     chosen = {**architecture(policy), **options.pop("policy_kwargs", {})}
     model = PPO("MlpPolicy", env, policy_kwargs=chosen, **options)
@@ -82,31 +81,31 @@ def ppo_from(policy: Policy, params: Params, env: Any, **options: Any) -> PPO:
 
 
 def architecture(policy: Policy) -> dict[str, Any]:
-    """Return the ``policy_kwargs`` of the SB3 policy that holds this one.
+    """Return the ``policy_kwargs`` of the SB3 policy that corresponds to a policy.
 
     Raises:
-        TypeError: If the policy is no MLP policy.
+        TypeError: If the policy is not an MLP policy.
     """
     module: Any = policy.module
     if type(module) not in (GaussianMLP, CategoricalMLP):
         raise TypeError(
-            "only policies made by mlp_policy are actors of Stable-Baselines3, got "
+            "only policies of mlp_policy can be converted to Stable-Baselines3, got "
             f"{type(module).__name__}"
         )
     layers = list(module.network)
     widths = [layer.out_features for layer in layers if isinstance(layer, nn.Linear)][:-1]
-    kind = type(layers[1]) if widths else nn.Tanh  # of a linear policy: the critic's
+    kind = type(layers[1]) if widths else nn.Tanh  # for a linear policy, that of the critic
     return {"net_arch": {"pi": widths, "vf": widths or [64, 64]}, "activation_fn": kind}
 
 
 def copy_actor(policy: Policy, params: Params, into: ActorCriticPolicy) -> None:
-    """Overwrite the actor of an SB3 policy of the right :func:`architecture`; its critic stays.
+    """Replace the actor of an SB3 policy that has the right :func:`architecture`.
 
-    The unit of the outputs goes into the last layer, a context into the bias of the first: both
-    are the same policy, to rounding.
+    The scale of the outputs is merged into the last layer, and context parameters into the bias of
+    the first layer. The policies are equal up to rounding.
 
     Raises:
-        ValueError: If the parameters do not fit its spaces, or have a task axis.
+        ValueError: If the parameters do not match the spaces, or have a task axis.
     """
     module: Any = policy.module
     indices = [i for i, layer in enumerate(module.network) if isinstance(layer, nn.Linear)]
@@ -114,8 +113,8 @@ def copy_actor(policy: Policy, params: Params, into: ActorCriticPolicy) -> None:
     biases = [params[f"network.{i}.bias"] for i in indices]
     if weights[0].ndim != 2:
         raise ValueError(
-            f"params must be those of one task: a weight must have 2 axes, got {weights[0].ndim}; "
-            "choose a task: {name: p[0] for name, p in params.items()}"
+            f"params must have no task axis: expected weights with 2 axes, got {weights[0].ndim}; "
+            "select a task with {name: p[0] for name, p in params.items()}"
         )
     if CONTEXT in params:
         features = weights[0].shape[1] - len(params[CONTEXT])
@@ -139,18 +138,18 @@ def copy_actor(policy: Policy, params: Params, into: ActorCriticPolicy) -> None:
 
 
 def policy_of(model: BaseAlgorithm, *, deterministic: bool = True) -> Policy:
-    """Return an SB3 model as a policy that :class:`metarl.rl.sampler.Sampler` rolls out.
+    """Return an SB3 model as a policy for :class:`metarl.rl.sampler.Sampler`.
 
     Args:
-        model: A model; the policy follows what it learns later.
-        deterministic: Act by its most likely action, as SB3 evaluates; else by draws from the
-            global generators, as it trains.
+        model: The model; the policy changes with it if it is trained further.
+        deterministic: Whether to use the most likely actions, as in SB3's evaluation; otherwise
+            actions are sampled with the global generators, as in SB3's training.
     """
     return _Acting(model, deterministic=deterministic)
 
 
 class _Chosen(NamedTuple):
-    """Actions that are already chosen, in the place of a distribution."""
+    """Fixed actions with the interface of a distribution."""
 
     actions: Tensor
 
@@ -160,18 +159,18 @@ class _Chosen(NamedTuple):
 
 
 class _Acting(Policy):
-    """Calls ``model.predict``, whatever the parameters."""
+    """A module that calls ``model.predict`` and ignores its parameters."""
 
     def __init__(self, model: BaseAlgorithm, *, deterministic: bool) -> None:
         self._predict = partial(model.predict, deterministic=deterministic)
 
     def __call__(self, params: Params, *inputs: Any) -> _Chosen:
-        """Act at observations (*batch, features)."""
+        """Return actions for observations of shape (*batch, features)."""
         (seen,) = inputs
         actions, _ = self._predict(seen.flatten(0, -2).numpy(force=True))
         chosen = torch.as_tensor(actions, device=seen.device)
         return _Chosen(chosen.reshape(*seen.shape[:-1], *chosen.shape[1:]))
 
     def over_tasks(self, params: Params, batch: Any) -> Any:
-        """Act at observations (task, *batch, features)."""
+        """Return actions for observations of shape (task, *batch, features)."""
         return (), lambda carry, observations: (carry, self(params, observations))

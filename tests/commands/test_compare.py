@@ -317,7 +317,7 @@ def test_a_run_that_fails_beside_others_says_why(capsys: pytest.CaptureFixture[s
     words = [f"maml-trpo {SMALL} --env gone:gone/Gone-v0", "--iterations", 1, "--seeds", 0]
     told = refusal(capsys, "compare", *words, "--jobs", 2, "--out", "failed")
     assert "gone" in told
-    assert ".log has the rest" in told
+    assert "the full output is in " in told
 
 
 @pytest.mark.nightly

@@ -75,7 +75,7 @@ def test_variants_train_and_evaluate(flags: list[str], tmp_path: Path) -> None:
             ["evaluate", "--inner-steps", "0", "--tune-inner-lr"],
             "requires --inner-steps of at least",
         ),
-        (["render", "--inner-lr", "1", "2", "--out", "a.png"], "one step size per run: 1, got 2"),
+        (["render", "--inner-lr", "1", "2", "--out", "a.png"], "one step size per run: expected 1"),
         (["render", "--task", "{bad", "--out", "a.png"], "must be JSON"),
         (["render", "--inner-steps=-1", "--out", "a.png"], "--inner-steps must be at least 0"),
         (["render", "--num-tasks", "0", "--out", "a.png"], "--num-tasks must be at least 1"),
@@ -96,7 +96,7 @@ def test_runs_that_do_not_fit_a_command_are_one_line(
     metarl(*words, "--out", other)
     assert "learned its rates" in refusal(capsys, "evaluate", other, "--inner-lr", 1)
     line = refusal(capsys, "render", whole, other, "--out", tmp_path / "a.png")
-    assert "one environment at a time, not metarl/Navigation2D-v0 and metarl/SparsePoint-v0" in line
+    assert "the same environment, got metarl/Navigation2D-v0 and metarl/SparsePoint-v0" in line
     (other / "metrics.jsonl").unlink()
     assert "has no metrics yet" in refusal(capsys, "plot", other, "--out", tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()

@@ -136,7 +136,7 @@ def test_staged_function_gives_the_eager_numbers(name: str) -> None:
 
 @pytest.mark.parametrize("function", [torch.relu_, lambda x: x.clone().mul_(2), torch.Tensor.zero_])
 def test_staging_refuses_functions_that_write_in_place(function: Callable[..., Tensor]) -> None:
-    with pytest.raises(ValueError, match=r"writes in place \(aten\..*out-of-place"):
+    with pytest.raises(ValueError, match=r"modifies a tensor in place \(aten\..*out-of-place"):
         stage(lambda early, late: ([], [early[0] + function(late[0] * 1)]), [randn(2)], [randn(2)])
 
 

@@ -164,7 +164,7 @@ def test_worker_that_dies_is_an_error_and_not_a_hang() -> None:
         ("NoSampling", "own/NoSampling-v0 has no tasks: it needs an attribute `task` and a method"),
         ("FewTasks", "sample_tasks(2, rng) of own/FewTasks-v0 must return a list of 2"),
         ("ArrayTasks", "(numbers and lists, no numpy arrays), got [{'mark': array("),
-        ("DictObservation", "policies read flat Box observations, got Dict"),
+        ("DictObservation", "policies require flat Box observations, got Dict"),
         ("ImageObservation", "wrap the environment in gymnasium.wrappers.FlattenObservation"),
         ("ManyActions", "actions must be a flat Box, or Discrete from 0, got MultiDiscrete"),
         (
@@ -187,7 +187,7 @@ def test_horizon_is_found_wherever_it_is_stated() -> None:
     assert make_sampler(register("Mark", horizon=None), **many, max_episode_steps=7).horizon == 7
     rows = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make(register("Mark"))] * 2)
     assert Sampler(rows, episodes_per_task=2).horizon == 5
-    with pytest.raises(ValueError, match="no horizon: register it with max_episode_steps"):
+    with pytest.raises(ValueError, match="no horizon; register it with max_episode_steps"):
         make_sampler(register("Mark", horizon=None), **many)
 
 

@@ -77,5 +77,5 @@ def test_an_unknown_name_is_refused_with_the_known_ones(
 def test_names_are_checked_in_python() -> None:
     with pytest.raises(ValueError, match=r"inner must be one of sgd, .*, got newton"):
         inner_optimizer("newton", 0.1, 1)
-    with pytest.raises(ValueError, match="there is already an inner optimizer 'sign-sgd'"):
+    with pytest.raises(ValueError, match="inner optimizer 'sign-sgd' is already registered"):
         register_inner_optimizer("sign-sgd", sign_sgd)

@@ -91,5 +91,5 @@ def test_settings_of_a_registered_method_are_checked_and_explained(
 
 
 def test_a_name_is_registered_once() -> None:
-    with pytest.raises(ValueError, match="there is already a method 'toy'"):
+    with pytest.raises(ValueError, match="method 'toy' is already registered"):
         package.register_method("toy", METHODS["toy"])

@@ -184,8 +184,8 @@ def test_without_inner_steps_a_method_trains_one_policy_for_all_tasks(
     ("flags", "message"),
     [
         (("--inner-steps", 0), "reptile needs --inner-steps of at least 1, got 0"),
-        (("--first-order",), "no second derivatives to drop; leave out --first-order"),
-        (("--inner", "meta-sgd"), "reptile learns no rates; use sgd or adam"),
+        (("--first-order",), "no second derivatives; leave out --first-order"),
+        (("--inner", "meta-sgd"), "reptile does not support learned step sizes; use sgd or adam"),
     ],
 )
 def test_reptile_refuses_what_it_cannot_learn_from(

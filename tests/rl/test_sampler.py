@@ -224,12 +224,12 @@ def test_number_of_tasks_must_be_that_of_the_rows() -> None:
     with pytest.raises(ValueError, match="tasks, one per row, got"):
         sampler().rollout(policy, tree.expand(params, 3), TASKS[:2], seeded(0))
     env = gymnasium.make_vec(ID, num_envs=5)
-    with pytest.raises(ValueError, match="5 rows are not a multiple of episodes_per_task=2"):
+    with pytest.raises(ValueError, match="must be a multiple of episodes_per_task=2, got 5"):
         Sampler(env, episodes_per_task=2)
 
 
 def test_environment_without_a_horizon_is_refused() -> None:
     env = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make(ID).unwrapped])
     env.spec = None
-    with pytest.raises(ValueError, match="no horizon: register it with max_episode_steps"):
+    with pytest.raises(ValueError, match="no horizon; register it with max_episode_steps"):
         Sampler(env, episodes_per_task=1)

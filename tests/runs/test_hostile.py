@@ -142,7 +142,7 @@ def test_a_zip_with_a_pickle_for_tensors_is_refused(
         spoil(run / "checkpoints/00000001.zip", lambda m, p=payload: m.update({"policy.pth": p}))
         for words in (["evaluate", run, *FEW], ["pull", run, "--out", tmp_path / "out"],
                       ["push", run, tmp_path / "out"]):  # fmt: skip
-            assert "not a valid metarl checkpoint" in refusal(capsys, *words)
+            assert "not a whole checkpoint" in refusal(capsys, *words)
     assert not marker.exists()
 
 
@@ -278,7 +278,7 @@ def test_damaged_evaluations_and_metrics_are_one_line(
 ) -> None:
     (run / "evaluations").mkdir(exist_ok=True)
     (run / "evaluations/x.json").write_text("[]")
-    assert "not an evaluation" in refusal(capsys, "pull", run, "--out", tmp_path / "out")
+    assert "not a valid evaluation" in refusal(capsys, "pull", run, "--out", tmp_path / "out")
     (run / "evaluations/x.json").unlink()
     (run / "metrics.jsonl").write_text("{\n{}\n")
     assert "line 1 is damaged: expected metrics" in refusal(

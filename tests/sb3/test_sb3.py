@@ -104,7 +104,7 @@ def test_wrapped_policy_is_saved_and_loaded_by_sb3(tmp_path: Path) -> None:
 
 def test_what_is_no_actor_of_one_task_is_refused() -> None:
     policy, params = policy_for(BOX)
-    with pytest.raises(ValueError, match="those of one task: a weight must have 2 axes, got 3"):
+    with pytest.raises(ValueError, match="no task axis: expected weights with 2 axes, got 3"):
         sb3_policy(policy, tree.expand(params, 2), SEEN, BOX)
     with pytest.raises(ValueError, match=r"does not fit the environment: .* acts in Discrete"):
         sb3_policy(policy, params, SEEN, DISCRETE)
@@ -195,7 +195,7 @@ def test_batched_rows_end_together_and_begin_anew_with_other_tasks() -> None:
     drawn = env.env_method("sample_tasks", 1, np.random.default_rng(0), indices=[0, 2])
     assert len(drawn) == 2
     assert env.env_is_wrapped(object) == [False] * 6
-    with pytest.raises(AttributeError, match="build another with sb3_env to change 'task'"):
+    with pytest.raises(AttributeError, match="'task' cannot be changed; create a new environment"):
         env.set_attr("task", {"direction": 1})
     env.seed(1)
     np.testing.assert_array_equal(env.reset(), first)
@@ -237,11 +237,11 @@ def test_every_algorithm_is_built_and_acts(algo: str) -> None:
 
 
 def test_spaces_that_an_algorithm_does_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"sac needs continuous actions, got Discrete\(4\); use"):
+    with pytest.raises(ValueError, match=r"sac requires continuous actions, got Discrete\(4\)"):
         require_spaces("sac", SEEN, DISCRETE)
-    with pytest.raises(ValueError, match="ppo needs actions in a bounded Box or a Discrete"):
+    with pytest.raises(ValueError, match="ppo requires a bounded Box or a Discrete action space"):
         require_spaces("ppo", SEEN, SEEN)
-    with pytest.raises(ValueError, match="ppo reads flat Box observations"):
+    with pytest.raises(ValueError, match="ppo requires flat Box observations"):
         require_spaces("ppo", DISCRETE, BOX)
     require_spaces("a2c", SEEN, DISCRETE)
 
@@ -424,7 +424,7 @@ def test_discrete_actions_train_and_a_wrong_algorithm_is_one_line(
     choice: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*TRAIN, "--env", choice, "--out", tmp_path / "run"]
-    assert "td3 needs continuous actions, got Discrete(4)" in refusal(
+    assert "td3 requires continuous actions, got Discrete(4)" in refusal(
         capsys, *words, "--algo", "td3"
     )
     metarl(*words, "--iterations", 1)

@@ -1,4 +1,4 @@
-"""How the same sums are made fast: chunks, staging, compiling, processes."""
+"""Fast execution of meta-updates: chunks of tasks, traced and compiled programs, processes."""
 
 import lazy_loader
 

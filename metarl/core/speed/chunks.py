@@ -1,9 +1,9 @@
-"""Work on a meta-batch in chunks of tasks: the unit of cache, of memory and of parallelism.
+"""Processing of a meta-batch in chunks of tasks, which bound memory and run in parallel.
 
-A chunk small enough for the processor's cache runs several times faster than the whole batch at
-once. On the CPU every chunk runs on one thread, with single-threaded operators, and the chunks run
-side by side: no synchronization inside an operator, and results that cannot depend on how many
-threads there are, because neither the chunks nor the order in which they are summed do.
+A chunk that fits into the CPU cache runs several times faster than the whole meta-batch. On the
+CPU, each chunk runs on one thread with single-threaded operators, and several chunks run in
+parallel. Operators then need no synchronization, and the results do not depend on the number of
+threads, because the chunks and the order of their sum do not.
 """
 
 import os
@@ -32,11 +32,11 @@ _allowed: ContextVar[int | None] = ContextVar("allowed", default=None)
 
 @contextmanager
 def one_thread_per_operator() -> Iterator[int]:
-    """Run operators on one thread each; yield how many threads were allowed before.
+    """Context in which operators are single-threaded; yields the previous number of threads.
 
-    A matrix product split over threads may sum in another order. Inside this context it does not,
-    which is what makes a run bit-identical for every number of threads. Contexts nest: the inner
-    ones yield what the outermost was allowed.
+    A multi-threaded matrix product can sum in a different order. In this context results are
+    bit-identical for any number of threads. Nested contexts yield the number of threads before the
+    outermost one.
     """
     before = torch.get_num_threads()
     allowed = _allowed.get() or before
@@ -51,7 +51,7 @@ def one_thread_per_operator() -> Iterator[int]:
 
 @cache
 def _pool(num_threads: int, process: int) -> ThreadPoolExecutor:
-    """Return the process's pool; keyed by process, since threads do not survive a fork."""
+    """Return the thread pool of a process; a forked process needs a new pool."""
     return ThreadPoolExecutor(
         num_threads, "metarl-chunk", initializer=torch.set_num_threads, initargs=(1,)
     )
@@ -60,11 +60,10 @@ def _pool(num_threads: int, process: int) -> ThreadPoolExecutor:
 def parallel_map(
     function: Callable[[Any], Result], items: list[Any], *, device: torch.device
 ) -> list[Result]:
-    """Apply `function` to every item, side by side on the CPU, in order on an accelerator.
+    """Apply `function` to every item, in parallel on the CPU and sequentially on an accelerator.
 
-    Autograd's mode is the caller's in every thread. A pool of one thread is used as any other: the
-    number of threads decides when a chunk runs and never what it computes. Large items begin first,
-    so that no thread is left alone with one at the end.
+    All threads use the autograd mode of the caller. The number of threads only affects when an item
+    is processed, not its result. Large items are started first, to balance the load.
     """
     if device.type != "cpu" or len(items) == 1:
         with one_thread_per_operator():
@@ -87,34 +86,34 @@ def parallel_map(
 
 
 def split(tasks: Tree, chunk_size: int | None) -> list[Tree]:
-    """Cut a tree along its leading (task) axis into chunks of at most `chunk_size` tasks.
+    """Split a tree along the leading (task) axis into chunks of at most `chunk_size` tasks.
 
     Raises:
-        ValueError: If the tensors disagree on the number of tasks.
+        ValueError: If the tensors differ in the number of tasks.
     """
     parts = tree.leaves(tasks)
     sizes = {x.shape[0] for x in parts}
     if len(sizes) != 1:
-        raise ValueError(f"every tensor needs the same number of tasks in front, got {sizes}")
+        raise ValueError(f"all tensors must have the same number of tasks on axis 0, got {sizes}")
     size = chunk_size or sizes.pop()
     columns = [torch.split(x, size) for x in parts]
     return [tree.replace_leaves(tasks, column) for column in zip(*columns, strict=True)]
 
 
 def join(chunks: list[Tree]) -> Tree:
-    """Put chunks back together along the task axis: the inverse of :func:`split`."""
+    """Concatenate chunks along the task axis: the inverse of :func:`split`."""
     return tree.map_leaves(lambda *x: torch.cat(x), *chunks)
 
 
 def over_tasks(function: Callable[[Any], Any], tasks: Any) -> Any:
-    """Apply a function of one task to every task of a chunk: ``vmap``, or a plain call for one.
+    """Apply a function of one task to all tasks of a chunk.
 
-    The plain call has a third of the overhead, and its matrix products stay row-major through
-    second derivatives, where batched ones do not.
+    Several tasks use ``vmap``. A single task uses a plain call, which has a third of the overhead
+    and keeps matrix products row-major through second derivatives.
     """
     if tree.leaves(tasks)[0].shape[0] > 1:
         return vmap(function)(tasks)
-    # squeeze, not x[0]: its derivative is a view and not a copy into zeros.
+    # The derivative of squeeze is a view; that of x[0] would be a copy into zeros.
     result = function(tree.map_leaves(lambda x: x.squeeze(0), tasks))
     return tree.map_leaves(lambda x: x.unsqueeze(0), result)
 
@@ -123,7 +122,8 @@ def map_tasks(function: Callable[[Any], Result], tasks: Any, chunk_size: int | N
     """Apply a function of one task to a meta-batch, chunk by chunk.
 
     Args:
-        function: From a task to a tree of tensors; with a leading task axis, these are the result.
+        function: Function from a task to a tree of tensors; the results are stacked along a leading
+            task axis.
         tasks: A tree whose tensors have a leading task axis.
         chunk_size: See :func:`split`.
     """
@@ -134,11 +134,12 @@ def map_tasks(function: Callable[[Any], Result], tasks: Any, chunk_size: int | N
 
 
 def cache_sized(examples_per_task: int, num_tasks: int, device: torch.device) -> int | None:
-    """Return how many tasks make a chunk that stays in the cache; ``None`` (all) off the CPU.
+    """Return the number of tasks per chunk that fits the CPU cache.
 
-    A function of the work alone and never of the machine: chunks decide the order in which tasks
-    are summed, so results would otherwise differ between machines. A meta-batch has eight chunks
-    at least, if it has as many tasks, for threads and processes to share.
+    On other devices the result is None (all tasks). The number depends only on the tasks and not on
+    the machine, because chunks determine the order
+    of sums and results must not differ between machines. A meta-batch of at least eight tasks has
+    at least eight chunks, for threads and processes.
     """
     if device.type != "cpu":
         return None

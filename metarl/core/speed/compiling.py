@@ -1,4 +1,4 @@
-"""Turning a function of trees of tensors into a program: worth its wait in runs of one shape."""
+"""Traced and compiled programs of functions on trees of tensors."""
 
 import threading
 from collections.abc import Callable
@@ -16,26 +16,26 @@ Mode: TypeAlias = Literal["eager", "traced", "compiled"]
 
 
 def program(function: Callable[..., Any], mode: Mode) -> Callable[..., Any]:
-    """Return the function itself (``eager``), or a :class:`Program` of it."""
+    """Return the function itself for mode ``eager``, otherwise a :class:`Program` of it."""
     return function if mode == "eager" else Program(function, compiled=mode == "compiled")
 
 
 class Program:
-    """A function as a list of tensor operators, one program for every shape of its arguments.
+    """A function traced to tensor operators, with one program per shape of its arguments.
 
-    Tracing runs through ``vmap`` and every derivative, so that a call no longer pays for them:
-    small networks take about 0.6 of the time. ``compiled`` also fuses the operators
-    (``torch.compile``); whatever Python a model is written in, the compiler never sees it.
+    Tracing goes through ``vmap`` and all derivatives, which then cause no overhead in a call: small
+    networks take about 0.6 of the time. Mode ``compiled`` also fuses the operators with
+    ``torch.compile``, which receives only operators and no Python code of the model.
     """
 
     def __init__(self, function: Callable[..., Any], *, compiled: bool) -> None:
-        """Trace nothing yet."""
+        """Create the program; it is traced in the first call."""
         self._function, self._compiled = function, compiled
         self._programs: dict[Any, tuple[Callable[..., Any], pytree.TreeSpec]] = {}
         self._lock = threading.Lock()
 
     def __call__(self, *arguments: Tree) -> Any:
-        """Call the program for arguments of these shapes; the first call makes it."""
+        """Call the program; the first call for a shape traces it."""
         leaves, form = pytree.tree_flatten(arguments)
         key = (form, *((x.shape, x.stride(), x.dtype, x.device) for x in leaves))
         with self._lock:
@@ -63,6 +63,6 @@ class Program:
                 raise
             reason = str(error).splitlines()[0]
             raise RuntimeError(
-                f"torch.compile failed ({reason}); install a C++ compiler, or use mode=traced"
+                f"torch.compile failed ({reason}); install a C++ compiler or use mode=traced"
             ) from error
         return program, forms[0]

@@ -1,8 +1,8 @@
-"""The processes that share a meta-batch under ``torchrun``: each has its tasks, sums are over all.
+"""Processes of ``torchrun`` that share the tasks of a meta-batch.
 
-Every process draws the same tasks and the same noise, works on its share of the tasks, and adds
-what it found to what the others did. So a process on its own is the case of one, not a special one,
-and the number of processes changes a result by rounding alone.
+All processes sample the same tasks and the same noise, process their share of the tasks, and sum
+the results. A single process uses the same code, and the number of processes affects results only
+by rounding.
 """
 
 import os
@@ -21,30 +21,30 @@ Item = TypeVar("Item")
 
 
 class PeerFailed(RuntimeError):
-    """Another process ended, and has said why."""
+    """Error if a different process has failed; that process prints the reason."""
 
     told_elsewhere = True
 
 
 class Refused(ValueError):
-    """What all processes refuse alike: the first says it for them."""
+    """Error that all processes raise together; only the first one prints it."""
 
     same_everywhere = True
 
 
 class TaskSlice(NamedTuple):
-    """The tasks of one process: `number` of `total`, beginning with `first`."""
+    """The tasks of one process: `number` of `total` tasks, starting at index `first`."""
 
     first: int
     number: int
     total: int
 
     def of_list(self, tasks: list[Item]) -> list[Item]:
-        """Take the share of a list of tasks."""
+        """Return the tasks of this process from a list of all tasks."""
         return tasks[self.first : self.first + self.number]
 
     def of_batch(self, tasks: Tree) -> Tree:
-        """Take the share of a meta-batch, whose tensors have a leading task axis."""
+        """Return the tasks of this process from a meta-batch with a leading task axis."""
         if self.number == self.total:
             return tasks
         return tree.map_leaves(lambda x: x[self.first : self.first + self.number], tasks)
@@ -56,37 +56,41 @@ def size() -> int:
 
 
 def rank() -> int:
-    """Return the number of this process, from 0."""
+    """Return the rank of this process, starting at 0."""
     return dist.get_rank() if size() > 1 else 0
 
 
 def writes() -> bool:
-    """Say whether this process is the one that writes files and progress."""
+    """Return whether this process writes files and progress: the process of rank 0."""
     return rank() == 0
 
 
 def require_alone(what: str) -> None:
-    """Refuse to be one of several processes, also before they have met.
+    """Raise an error if ``torchrun`` has started several processes.
+
+    Args:
+        what: Subject of the error message.
 
     Raises:
-        Refused: If ``torchrun`` has started this process beside others.
+        Refused: If there are several processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise Refused(f"{what} have one process; start them without torchrun")
+        raise Refused(f"{what} support only one process; start them without torchrun")
 
 
 def share(total: int, *, multiple: int = 1) -> TaskSlice:
-    """Return the tasks of this process; the shares of two differ by one task, or chunk, at most.
+    """Return the tasks of this process; shares differ by at most one task or chunk.
 
     Args:
-        total: Tasks of the meta-batch.
-        multiple: Tasks of a chunk, which is not divided if there are enough of them.
+        total: Number of tasks in the meta-batch.
+        multiple: Number of tasks in a chunk. Chunks are not split between processes if there are
+            enough of them.
 
     Raises:
         Refused: If there are fewer tasks than processes.
     """
     if total < size():
-        raise Refused(f"{size()} processes cannot share {total} tasks; raise num_tasks")
+        raise Refused(f"{size()} processes cannot share {total} tasks; increase num_tasks")
     chunks = -(-total // multiple)
     if chunks < size():
         chunks, multiple = total, 1
@@ -97,16 +101,16 @@ def share(total: int, *, multiple: int = 1) -> TaskSlice:
 
 
 def total(parts: list[Tree]) -> Tree:
-    """Add up trees over all parts and all processes: the same bits whichever process had which.
+    """Sum trees over all parts and all processes, independently of their distribution to processes.
 
-    A trust region would amplify a different last bit: conjugate gradients turn it into a different
-    direction. Numbers of 32 bits add up exactly in 64, unless they are many orders of magnitude
-    apart. Those of 64 are cut in two halves that do.
+    A trust region would amplify a difference in the last bit, because conjugate gradients turn it
+    into a different direction. Sums of float32 numbers are exact in float64, unless they differ by
+    many orders of magnitude. Each float64 number is split into two halves with exact sums.
 
     Raises:
-        PeerFailed: If another process has ended.
+        PeerFailed: If a different process has failed.
     """
-    if size() == 1 and len(parts) == 1:  # the same bits, without the work
+    if size() == 1 and len(parts) == 1:  # the same result without the work
         return parts[0]
     if any(x.dtype == torch.float64 for x in tree.leaves(parts[0])):
         highs = [tree.map_leaves(lambda x: x.float().double(), part) for part in parts]
@@ -118,7 +122,7 @@ def total(parts: list[Tree]) -> Tree:
 
 
 def _rest(x: Tensor, high: Tensor) -> Tensor:
-    return (x - high).nan_to_num(0.0, 0.0, 0.0)  # what is not finite is in `high`
+    return (x - high).nan_to_num(0.0, 0.0, 0.0)  # `high` contains values that are not finite
 
 
 def _over_processes(values: Tree) -> Tree:
@@ -131,12 +135,12 @@ def _over_processes(values: Tree) -> Tree:
 
 
 def count(number: int) -> int:
-    """Add up a number over all processes."""
+    """Sum a number over all processes."""
     return number if size() == 1 else int(_over_processes(torch.tensor(number)))
 
 
 def mean_over_tasks(values: Tree) -> Tree:
-    """Average every tensor over its leading axis, the tasks, and over all processes."""
+    """Average every tensor over its leading (task) axis and over all processes."""
     if size() == 1:
         return tree.map_leaves(lambda x: x.mean(0), values)
     tasks = count(len(tree.leaves(values)[0]))
@@ -144,12 +148,12 @@ def mean_over_tasks(values: Tree) -> Tree:
 
 
 def most(number: int) -> int:
-    """Return the largest of the processes' numbers."""
+    """Return the maximum of a number over all processes."""
     return max(interleaved([number], size()))
 
 
 def interleaved(values: list[Item], total: int) -> list[Item]:
-    """Put lists together of which process r has the items r, r + size, ... of `total`."""
+    """Merge the lists of all processes; process r has the items r, r + size, ... of `total`."""
     if size() == 1:
         return values
     lists: list[Any] = [None] * size()
@@ -160,11 +164,11 @@ def interleaved(values: list[Item], total: int) -> list[Item]:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Meet the processes that ``torchrun`` has started: its variables say where."""
+    """Context in which this process is part of the group that ``torchrun`` has started."""
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     with _peers_may_fail():
-        dist.barrier()  # who has met all hears of it when one fails
-    yield  # after an error nobody is waited for
+        dist.barrier()  # later failures are then reported to all processes
+    yield  # after an error, other processes are not waited for
     dist.destroy_process_group()
 
 
@@ -174,4 +178,5 @@ def _peers_may_fail() -> Iterator[None]:
         yield
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise PeerFailed(f"process {rank()} stops, it lost another one ({reason})") from None
+        error_text = f"process {rank()} stops because a different process has failed ({reason})"
+        raise PeerFailed(error_text) from None

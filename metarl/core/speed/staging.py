@@ -1,8 +1,9 @@
-"""Stage a function: do once what does not depend on its late inputs, repeat only what does.
+"""Staging of a function: operations that do not depend on its late inputs are computed only once.
 
-A conjugate gradient applies the same linear map many times. Traced to tensor operators and cut
-where the vector enters, everything else (activations, their squares, transposes) is computed once,
-and what is left runs without autograd: about twice as fast as differentiating a retained graph.
+Conjugate gradients apply the same linear map many times. The map is traced to tensor operators and
+split where the vector enters: everything else (activations, their squares, transposes) is computed
+once, and each product runs without autograd. This is about twice as fast as differentiating a
+retained graph.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,19 +17,30 @@ from torch.fx.experimental.proxy_tensor import make_fx
 Tensors: TypeAlias = Sequence[Tensor]
 aten = torch.ops.aten
 
-RESHAPES = {aten.squeeze_.dim: aten.squeeze.dim, aten.squeeze_.dims: aten.squeeze.dims}
-SUMS = (aten.add.Tensor, aten.bmm.default, aten.mm.default, aten.sum.dim_IntList)
-ELEMENTWISE = (aten.mul.Scalar, aten.mul.Tensor, aten.neg.default)
-AXES = (aten.expand.default, aten.squeeze.dim, aten.unsqueeze.default, aten.select.int)
-VIEWS = (aten.t.default, aten.transpose.int, aten.view.default)
-# Operators by the quickest way to call them: a method of the tensor costs a third of an overload.
-METHODS: dict[Any, str] = {
-    operator: operator.__name__.split(".")[0] for operator in (*SUMS, *ELEMENTWISE, *AXES, *VIEWS)
+# Elementwise operators, whose result can be written to an argument without other users.
+INTO_FIRST = (aten.add.Tensor, aten.mul.Scalar, aten.mul.Tensor, aten.neg.default)
+VIEWS = {
+    aten.squeeze.dim,
+    aten.t.default,
+    aten.transpose.int,
+    aten.unsqueeze.default,
+    aten.view.default,
 }
+RESHAPES = {aten.squeeze_.dim: aten.squeeze.dim, aten.squeeze_.dims: aten.squeeze.dims}
+PRODUCTS = {aten.mm.default: "addmm", aten.bmm.default: "baddbmm"}
+OTHERS = (aten.expand.default, aten.select.int, aten.sum.dim_IntList)
+# Tensor methods of operators: calling a method has a third of the overhead of the operator.
+METHODS: dict[Any, str] = {
+    operator: operator.__name__.split(".")[0]
+    for operator in (*INTO_FIRST, *VIEWS, *PRODUCTS, *OTHERS)
+}
+IN_PLACE = {operator: f"{METHODS[operator]}_" for operator in INTO_FIRST}
+ADDED = {f"{method}{suffix}" for method in PRODUCTS.values() for suffix in ("", "_")}
+FRESH = {*IN_PLACE, *IN_PLACE.values(), *PRODUCTS, *ADDED, aten.threshold_backward.default}
 
 
 class Staged(NamedTuple):
-    """A function in two programs.
+    """A function split into two programs.
 
     Attributes:
         early: ``(*early inputs) -> (early outputs, residuals)``.
@@ -42,16 +54,17 @@ class Staged(NamedTuple):
 def stage(
     function: Callable[[Tensors, Tensors], tuple[Tensors, Tensors]], early: Tensors, late: Tensors
 ) -> Staged:
-    """Trace ``function(early, late) -> (early outputs, late outputs)`` and cut it in two.
+    """Trace ``function(early, late) -> (early outputs, late outputs)`` and split it in two.
 
     Args:
-        function: Any composition of tensor operators, ``vmap`` and gradients; its Python control
-            flow and numbers become part of the programs.
-        early: Example inputs, known first. The programs hold for these shapes and dtypes.
-        late: Example inputs that only the late outputs may depend on.
+        function: A composition of tensor operators, ``vmap`` and gradients. Its Python control flow
+            and numbers become constants of the programs.
+        early: Example inputs of the early program. The programs are valid for these shapes and
+            dtypes.
+        late: Example inputs of the late program; early outputs must not depend on them.
 
     Raises:
-        ValueError: If the function writes to a tensor in place, which cannot be moved in time.
+        ValueError: If the function modifies a tensor in place.
     """
     split: list[int] = []
 
@@ -90,29 +103,37 @@ def _refuse_in_place(nodes: list[fx.Node]) -> None:
         schema = getattr(node.target, "_schema", None)
         if schema is not None and schema.is_mutable:
             hint = "use out-of-place operators, such as ReLU(inplace=False)"
-            raise ValueError(f"the function writes in place ({node.target}); {hint}")
+            raise ValueError(f"the function modifies a tensor in place ({node.target}); {hint}")
 
 
 def _program(
     root: fx.GraphModule, body: list[fx.Node], inputs: list[fx.Node], outputs: Any
 ) -> Callable[..., Any]:
-    """Copy nodes into a graph of their own, drop what does nothing and generate its code."""
+    """Copy nodes into a new graph, simplify it and generate its code."""
     graph = fx.Graph()
     copies = {node: graph.placeholder(node.name) for node in inputs}
     for node in body:
         copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(fx.map_arg(outputs, copies.__getitem__))
-    for node in list(graph.nodes):
-        _skip(node)
-    graph.eliminate_dead_code()
+    _simplify(graph)
+    module = fx.GraphModule(root, graph)
+    return module.forward
+
+
+def _simplify(graph: fx.Graph) -> None:
+    """Remove operations without effect, fuse additions into products, and reuse memory."""
+    for rewrite in (_skip, _accumulate, _reuse_memory):
+        for node in list(graph.nodes):
+            rewrite(graph, node)
+        graph.eliminate_dead_code()
     for node in graph.nodes:
         if node.target in METHODS:
             node.op, node.target = "call_method", METHODS[node.target]
-    return fx.GraphModule(root, graph).forward
+    graph.lint()
 
 
-def _skip(node: fx.Node) -> None:
-    """Skip two transposes, and ``x + zeros``: what the second derivative of a ReLU adds."""
+def _skip(graph: fx.Graph, node: fx.Node) -> None:
+    """Remove double transposes, and the ``x + zeros`` of second derivatives of ReLUs."""
     sources = [a for a in node.args if isinstance(a, fx.Node)]
     if node.target is aten.t.default and sources[0].target is aten.t.default:
         node.replace_all_uses_with(sources[0].args[0])  # type: ignore[arg-type]
@@ -123,6 +144,55 @@ def _skip(node: fx.Node) -> None:
                 return
 
 
+def _accumulate(graph: fx.Graph, node: fx.Node) -> None:
+    """Fuse ``x + a @ b`` into one product that adds to x, in place if x has no other users."""
+    if node.target is not aten.add.Tensor or node.kwargs:
+        return
+    terms = [a for a in node.args if isinstance(a, fx.Node)]
+    if len(terms) != 2 or terms[0] is terms[1]:
+        return
+    order = {n: i for i, n in enumerate(graph.nodes)}
+    x, product = sorted(terms, key=lambda n: (n.target in PRODUCTS, order[n]))
+    if product.target not in PRODUCTS or len(product.users) > 1 or _kind(product) != _kind(node):
+        return
+    in_place = _is_spent(x) and _kind(x) == _kind(node)  # otherwise x is broadcast
+    name = PRODUCTS[product.target] + ("_" if in_place else "")
+    with graph.inserting_before(node):
+        fused = graph.call_method(name, (x, *product.args))
+    fused.meta = dict(node.meta)
+    node.replace_all_uses_with(fused)
+
+
+def _reuse_memory(graph: fx.Graph, node: fx.Node) -> None:
+    """Let an elementwise operator write to an argument without other users.
+
+    Large intermediate tensors then stay in the cache.
+    """
+    kind = node.target
+    if kind is not aten.threshold_backward.default and (kind not in IN_PLACE or node.kwargs):
+        return
+    commutes = kind in (aten.add.Tensor, aten.mul.Tensor)
+    for x, *others in (node.args, node.args[::-1]) if commutes else (node.args,):
+        if not isinstance(x, fx.Node) or x in others or not _is_spent(x) or _kind(x) != _kind(node):
+            continue
+        with graph.inserting_before(node):
+            if kind in IN_PLACE:
+                written = graph.call_method(IN_PLACE[kind], (x, *others))
+            else:
+                out = aten.threshold_backward.grad_input
+                written = graph.call_function(out, (x, *others), {"grad_input": x})
+        written.meta = dict(node.meta)
+        node.replace_all_uses_with(written)
+        return
+
+
+def _is_spent(node: fx.Node) -> bool:
+    """Return whether a node is memory of this program with only one user left."""
+    while len(node.users) == 1 and node.target in VIEWS:
+        node = node.args[0]  # type: ignore[assignment]
+    return len(node.users) == 1 and node.target in FRESH
+
+
 def _kind(node: fx.Node) -> tuple[Any, ...]:
-    value = node.meta["val"]  # strides too: a view further on may fit one layout and not the other
+    value = node.meta["val"]  # later views may depend on the strides
     return value.shape, value.stride(), value.dtype
