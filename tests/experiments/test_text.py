@@ -279,7 +279,7 @@ def test_seeds_share_a_curve_and_other_accuracies_are_plotted_apart(
         (["--mode", "traced"], "use --mode eager"),
         (["--inner", "meta-sgd"], "--start generated makes a new one for each task"),
         (["--method", "meta-sgd", "--start", "zero"], "use --inner sgd, adam or lslr"),
-        (["--top-layers", 4], "--top-layers must be at most 3"),
+        (["--top-layers", 4], "--top-layers must be from 0 to 3, got 4"),
         (["--max-length", 99], "meta-learning with 99 tokens. Lower --max-length"),
         (["--encoder", "no-such-folder/x"], "cannot load encoder 'no-such-folder/x'"),
         (["--tasks", "coats,sounds"], "unknown task 'sounds': expected one of coats"),
