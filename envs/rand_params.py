@@ -73,7 +73,7 @@ class RandParams(LocomotionEnv):
 
 
 class HopperRandParams(RandParams, Legged, HopperEnv):
-    """A hopper with body parameters randomized per task runs forwards.
+    """A hopper with body parameters randomized per task, rewarded for running forwards.
 
     ## Description
     The task and the parameters that it changes are not observed. A planar leg with three motors.
@@ -126,7 +126,7 @@ class HopperRandParams(RandParams, Legged, HopperEnv):
 
 
 class Walker2dRandParams(RandParams, Walker2dRobot):
-    """A walker with body parameters randomized per task runs forwards.
+    """A walker with body parameters randomized per task, rewarded for running forwards.
 
     ## Description
     The task and the parameters that it changes are not observed. The robot of

@@ -14,7 +14,7 @@ CORNERS = CORNER * np.array([(-1.0, -1.0), (1.0, -1.0), (-1.0, 1.0), (1.0, 1.0)]
 
 
 class SparsePoint(PointEnv):
-    """A point has to find which of four corners is the rewarded goal.
+    """A point that must find which of four corners is rewarded.
 
     ## Description
     A task in which a policy must explore before it can adapt. The point starts in U(−0.2, 0.2)².

@@ -11,7 +11,7 @@ class Direction:
     """Tasks ``{"direction": ±1}`` with equal probability; the reward is direction · velocity."""
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Sample directions."""
+        """Sample `num_tasks` tasks with a random direction, −1 or 1."""
         return [{"direction": 1 if bit else -1} for bit in rng.integers(2, size=num_tasks)]
 
     def task_values(self, task: TaskDescription) -> Array:

@@ -72,12 +72,11 @@ def experiment_of(run: "Run") -> "Experiment[Any]":
 
 
 def settings(name: str, *, preset: str | None = None, **changed: Any) -> Any:
-    """Create the configuration of an experiment from a preset and single settings.
+    """Create the configuration of an experiment from a preset and individual settings.
 
     Args:
-        name: A name of :func:`experiments`.
-        preset: A name in :mod:`metarl.experiments.presets`; values that the experiment does not
-            have are ignored.
+        name: A name returned by :func:`experiments`.
+        preset: Name of a preset; values of settings that the experiment does not have are ignored.
         **changed: Settings that override the preset.
     """
     from metarl.experiments import presets

@@ -58,7 +58,7 @@ class ImageSettings(Ranged):
     image_size: Annotated[int | None, at_least(1), unset("28, photographs 84")] = None
     """Height and width of the images in pixels."""
     rotations: Literal["none", "train", "all"] | None = None
-    """Splits in which images rotated by 90, 180 and 270 degrees are additional classes."""
+    """Splits to which images rotated by 90, 180 and 270 degrees are added as new classes."""
     num_ways: Annotated[int, at_least(2), tyro.conf.arg(aliases=["--ways"])] = 5
     """Number of classes of a task; with --variable the maximum (Meta-Dataset: 50)."""
     num_shots: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--shots"])] = 1
@@ -120,7 +120,7 @@ class FewShotConfig(SupervisedConfig, NetworkSettings, ImageSettings):
     }  # fmt: skip
 
     def conflicts(self) -> Conflicts:
-        """Return the combinations of settings that are errors."""
+        """Return the invalid combinations of settings with their error messages."""
         varied, usual = self.variable, type(self)
         sizes = ("num_shots", "num_queries", "test_queries", "train_shots")
         given = ", ".join(n for n in sizes if getattr(self, n) != getattr(usual, n))

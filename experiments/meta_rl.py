@@ -59,7 +59,7 @@ class RLEvaluation(Evaluation):
     separate validation tasks."""
 
     def conflicts(self) -> Conflicts:
-        """Return the combinations of settings that are errors."""
+        """Return the invalid combinations of settings with their error messages."""
         both = self.tune_inner_lr and self.inner_lr is not None
         return [(both, "tune_inner_lr and inner_lr are mutually exclusive; leave out one of them")]
 

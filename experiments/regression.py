@@ -63,7 +63,7 @@ class RegressionConfig(SupervisedConfig, SinusoidSettings):
     }  # fmt: skip
 
     def conflicts(self) -> Conflicts:
-        """Return the combinations of settings that are errors."""
+        """Return the invalid combinations of settings with their error messages."""
         fewshot = "only supported by `train fewshot`; leave it out"
         classes = self.method in ("protomaml", "protonet", "zero-head")
         return [

@@ -59,7 +59,7 @@ class RLRendering(Rendering):
     """Number of episodes of each adaptation step."""
 
     def conflicts(self) -> Conflicts:
-        """Return the combinations of settings that are errors."""
+        """Return the invalid combinations of settings with their error messages."""
         wanted, got = len(self.runs), len(self.inner_lr)
         error = f"inner_lr must have one step size per run: expected {wanted}, got {got}"
         return [(got and wanted != got, error)]
@@ -122,7 +122,7 @@ def play(
 def adapted(
     rows: Rows, options: RLRendering, index: int, *, steps: int, num_tasks: int = 1
 ) -> Adapted:
-    """Adapt a run to the task of the options, or to test tasks, as in an evaluation."""
+    """Adapt the policy of a run to the task of --task, or to test tasks if it is not set."""
     one, params = rows[index]
     num_tasks = 1 if options.task else num_tasks
     policy = one.model(params, num_tasks=num_tasks, episodes=options.episodes_per_task)

@@ -58,7 +58,7 @@ class SupervisedEvaluation(Evaluation):
     """Folder of the images, if it has moved since training."""
 
     def conflicts(self) -> Conflicts:
-        """Return the combinations of settings that are errors."""
+        """Return the invalid combinations of settings with their error messages."""
         adapts = ("test_steps", "inner_lr", "tune_inner_lr", "start")
         adapted = self.ensemble > 1 or any(getattr(self, name) for name in adapts)
         rated, both = self.inner_lr is not None, self.ensemble > 1 and self.checkpoint is not None

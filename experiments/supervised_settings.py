@@ -97,7 +97,7 @@ class SupervisedConfig(OuterUpdateSettings, InnerLoopSettings, RunConfig):
     }  # fmt: skip
 
     def conflicts(self) -> Conflicts:
-        """Return the combinations of settings that are errors."""
+        """Return the invalid combinations of settings with their error messages."""
         names = f"expected one of {', '.join(METHODS)} (`metarl methods` describes them)"
         error = f"unknown method={self.method}: {names}"
         return [*super().conflicts(), (self.method not in METHODS, error)]

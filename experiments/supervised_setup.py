@@ -148,12 +148,12 @@ def make_learner(
 def make_test_loop(
     config: SupervisedConfig, model: Model, *, start: str | None = None
 ) -> InnerLoop:
-    """Return the inner loop of validation and test.
+    """Return the inner loop for validation and testing.
 
     Args:
-        config: The settings.
+        config: The configuration.
         model: The network.
-        start: Initial head of the test, used instead of a learned head.
+        start: Initial head at test time that replaces a learned head.
     """
     loop = replace(model.loop, num_steps=config.test_steps)
     return started(loop, start, model) if start and config.start == "learned" else loop

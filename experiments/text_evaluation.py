@@ -54,7 +54,7 @@ class TextEvaluation(Evaluation):
     """Folder or name of the run's encoder."""
 
     def conflicts(self) -> Conflicts:
-        """Return the combinations of settings that are errors."""
+        """Return the invalid combinations of settings with their error messages."""
         numbers = names(self.shots)
         wrong = not numbers or not all(n.isdecimal() and int(n) for n in numbers)
         return [(wrong, f"`shots` must be positive integers such as 4,8,16, got {self.shots!r}")]

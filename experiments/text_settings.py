@@ -82,7 +82,7 @@ class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
     }  # fmt: skip
 
     def conflicts(self) -> Conflicts:
-        """Return the combinations of settings that are errors."""
+        """Return the invalid combinations of settings with their error messages."""
         joint, rate = self.method == "pretrained", self.encoder_lr
         learned = self.start == "learned" and not joint
         trained = joint and (self.inner_steps or self.start not in (None, "learned"))

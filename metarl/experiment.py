@@ -194,9 +194,9 @@ class Experiment(ABC, Generic[Config]):
         checkpoint.write(path, saved._replace(config=to_json(config)))
 
     def require_matching(self, params: MetaParams) -> None:
-        """Raise a ValueError if a parameter differs in name, shape or dtype from the configuration.
+        """Raise a ValueError if a parameter does not match the configuration.
 
-        Parameters can differ if a different version of the package wrote the checkpoint.
+        This can happen if a different version of the package wrote the checkpoint.
         """
         for mine, theirs in zip(self.init().params, params, strict=True):
             checkpoint.require_same_tensors(mine, theirs)
@@ -249,9 +249,9 @@ class Experiment(ABC, Generic[Config]):
         raise ValueError(f"{run} has no policy. Use `metarl plot RUN --out FILE.png` instead")
 
     def examples(self, run: Run) -> Sequence[Any]:
-        """Return adapted functions to plot next to the learning curves; empty for most.
+        """Return adapted functions to plot next to the learning curves.
 
-        A regression experiment returns the fits of a few test tasks.
+        Regression returns the fits of a few test tasks; other experiments return an empty list.
         """
         del run
         return ()

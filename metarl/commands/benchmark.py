@@ -71,7 +71,7 @@ class Benchmark(Ranged):
     processes: int = 2
     """Maximum number of processes of the scaling measurement."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device of the parameters."""
+    """Device that runs the benchmark."""
     out: Annotated[Path | None, unset("no file")] = None
     """JSON file for the results."""
 

@@ -1,4 +1,4 @@
-"""``metarl push RUN TARGET``: share a run in a folder or on the Hugging Face hub."""
+"""``metarl push RUN TARGET``: export a run to a folder or upload it to the Hugging Face hub."""
 
 import contextlib
 import io

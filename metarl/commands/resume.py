@@ -23,9 +23,10 @@ class Resume:
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder."""
     iterations: Annotated[int | None, unset("that of the run")] = None
-    """Last iteration of the training."""
+    """Total number of iterations, including those before the interruption."""
     total_steps: Annotated[int | None, unset("that of the run")] = None
-    """Last environment step of the training, for runs of `metarl train sb3`."""
+    """Total number of environment steps, including those before the interruption; only for runs of
+    `metarl train sb3`."""
     device: Annotated[Device | None, unset("that of the run")] = None
     """Device to continue on."""
 

@@ -30,7 +30,7 @@ parameters after 0, 1, ..., K inner steps."""
 TaskGradient: TypeAlias = Callable[..., tuple[MetaParams, Metrics]]
 """Meta-gradient of one task: ``(meta, task, *settings) -> (gradient, metrics)``.
 
-`settings` are tensors shared by all tasks that change during training.
+`settings` are tensors that change during training and are shared by all tasks.
 """
 
 

@@ -53,7 +53,12 @@ def conjugate_gradient(
 
 
 class Jacobian(NamedTuple):
-    """A Jacobian: `jvp` maps tensors like the inputs, `vjp` tensors like the outputs."""
+    """The products with a Jacobian J and with its transpose.
+
+    Attributes:
+        jvp: v ↦ J v, from tensors with the shapes of the inputs to those of the outputs.
+        vjp: u ↦ Jᵀ u, from tensors with the shapes of the outputs to those of the inputs.
+    """
 
     jvp: Callable[[Tensors], Tensors]
     vjp: Callable[[Tensors], Tensors]

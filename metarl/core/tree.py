@@ -65,7 +65,7 @@ def norm(tree: Any) -> Float[Tensor, ""]:
 
 
 def stack(trees: list[Tree]) -> Tree:
-    """Stack trees of one structure along a new leading (task) axis."""
+    """Stack trees with the same structure along a new leading (task) axis."""
     return map_leaves(lambda *x: torch.stack(x), *trees)
 
 

@@ -39,7 +39,8 @@ IMAGES_PER_CLASS = 20
 MIN_FONTS = 10
 MIN_INK = 9.0  # minimum sum of pixel values in [0, 1] of a SIZE x SIZE drawing
 MAX_DIFFERENCE = 0.1
-"""Maximum squared difference of similar drawings, relative to the ink of the fainter one."""
+"""Maximum squared difference between two drawings that count as similar, relative to the ink of the
+fainter one."""
 SIZE = 28
 ZOOM = 3  # glyphs are drawn larger by this factor and then averaged
 EM, FRAME = 26 / 28, 22 / 28  # font size and maximum glyph size, relative to the image size

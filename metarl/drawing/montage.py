@@ -166,7 +166,7 @@ def strip_figure(shots: list[Shot], out: Path, title: str) -> None:
 
 
 def strip_moments(shots: list[Shot]) -> list[int]:
-    """Return evenly spaced time steps of the frames of the longest episode."""
+    """Return the time steps of the frames to show, evenly spaced over the longest episode."""
     longest = max((shot.recording for shot in shots), key=lambda recording: recording.length)
     times = np.linspace(0, longest.length, COLUMNS)
     return sorted({min(longest.frames, key=lambda step: abs(step - time)) for time in times})

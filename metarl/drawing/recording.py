@@ -72,7 +72,8 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         if "rgb_array" not in env.metadata.get("render_modes", ()):
             name = env.spec.id if env.spec else env
-            raise ValueError(f"{name} draws no frames: it must support render_mode='rgb_array'")
+            text = f"{name} does not render frames: it must support render_mode='rgb_array'"
+            raise ValueError(text)
         self.every = 1
         self._scene = _scene_of(env.unwrapped)
 
@@ -142,7 +143,7 @@ def make_recorder(env_id: str, *, device: Any = "cpu", **kwargs: Any) -> Sampler
     except TypeError as error:
         if "render_mode" not in str(error):
             raise
-        text = f"{env_id} draws no frames: it must support render_mode='rgb_array'"
+        text = f"{env_id} does not render frames: it must support render_mode='rgb_array'"
         raise ValueError(text) from None
 
 

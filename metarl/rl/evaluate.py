@@ -53,7 +53,10 @@ def paper_tasks(sampler: Sampler, seed: int = 1) -> list[TaskDescription]:
 
 
 def paper_episodes(horizon: int) -> int:
-    """Return the number of episodes with 4000 transitions, as per gradient step in the paper."""
+    """Return the number of episodes that together have 4000 transitions.
+
+    This is the batch size of one gradient step in Finn et al. 2017.
+    """
     return max(1, 4000 // horizon)
 
 

@@ -87,16 +87,16 @@ class Policy(Apply):
     def over_tasks(self, params: Params, batch: Sequence[int]) -> tuple[Carry, Step]:
         """Bind one set of parameters per task, for a rollout of all tasks together.
 
-        Where a module has a method ``over_tasks(params)``, which returns a function of the
-        observations of all tasks, this function is called instead of ``vmap`` of the step.
+        If the module defines ``over_tasks(params)``, the function that it returns is called with
+        the observations of all tasks, in place of ``vmap`` over tasks.
 
         Args:
             params: Parameters with a leading task axis.
             batch: Axes of the observations of one time step and task, such as ``(episode,)``.
 
         Returns:
-            The carry at the start of the episodes, and the step. Every tensor of these has a
-            leading task axis.
+            The carry at the start of the episodes, and the step function. All tensors of the carry
+            and all inputs and outputs of the step have a leading task axis.
         """
         carry = vmap(lambda own: self.initial(own, batch))(params)
         bind = getattr(self.module, "over_tasks", None)

@@ -184,7 +184,7 @@ class Run:
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
         """Append one line to metrics.jsonl and flush it to disk.
 
-        With several processes, only the first one writes.
+        With several processes, only the process of rank 0 writes.
 
         Args:
             iteration: Iteration of the metrics.

@@ -46,7 +46,7 @@ class Media:
         return iteration // every > (iteration - 1) // step * step // every
 
     def update(self, iteration: int) -> None:
-        """Draw the checkpoint of this iteration if :meth:`is_due` returns True."""
+        """Draw the pictures of this iteration's checkpoint if :meth:`is_due` returns True."""
         if self._disabled or not self.is_due(iteration) or not processes.writes():
             return
         problem = _draw(self._run.folder, iteration, self._config.media_format)

@@ -155,8 +155,8 @@ class SafeTracker(AbstractContextManager["SafeTracker"]):
 def tracker(name: str, run: Run, *, start: int) -> SafeTracker:
     """Return the tracker with the given name.
 
-    With several processes, only the first one sends data. Errors other than a missing package are
-    logged as warnings.
+    With several processes, only the process of rank 0 sends data. Errors other than a missing
+    package are logged as warnings.
 
     Args:
         name: ``"none"``, ``"tensorboard"`` or ``"wandb"``.

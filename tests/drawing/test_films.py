@@ -277,7 +277,7 @@ def test_mistakes_are_one_line(
 
 @pytest.mark.parametrize("name", ["Blind", "Deaf"])
 def test_an_environment_without_frames_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"tests/{name}-v0 draws no frames"):
+    with pytest.raises(ValueError, match=f"tests/{name}-v0 does not render frames"):
         make_recorder(f"tests/{name}-v0")
 
 

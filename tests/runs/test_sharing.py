@@ -182,7 +182,7 @@ def test_what_draws_no_frames_is_shared_without(
 ) -> None:
     metarl(*TRAIN, "--env", "metarl/Bandit-v0", "--iterations", 1, "--out", tmp_path / "arms")
     metarl("push", tmp_path / "arms", tmp_path / "shared")
-    assert capsys.readouterr().err.count("draws no frames") == 1
+    assert capsys.readouterr().err.count("does not render frames") == 1
     assert files(tmp_path / "shared/media") == set()
 
 
