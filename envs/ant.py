@@ -18,7 +18,7 @@ class _Ant(SpatialRobot, AntEnv):
 
 
 class AntDir(Direction, _Ant):
-    """An ant walks forwards or backwards.
+    """An ant that walks forwards or backwards.
 
     ## Description
     The direction is not observed; only the rewards depend on it. A quadruped with eight motors in
@@ -72,7 +72,7 @@ class AntDir(Direction, _Ant):
 
 
 class AntVel(Velocity, _Ant):
-    """An ant walks at a target velocity.
+    """An ant that walks at a target velocity.
 
     ## Description
     The velocity is not observed. The physics are those of :class:`AntDir`, without contact forces.
@@ -108,7 +108,7 @@ class AntVel(Velocity, _Ant):
 
 
 class AntGoal(Goal, _Ant):
-    """An ant walks to a goal position.
+    """An ant that walks to a goal position.
 
     ## Description
     The goal is not observed. The physics are those of :class:`AntDir`, without contact forces.

@@ -53,7 +53,7 @@ class _GymHalfCheetah(_HalfCheetah):
 
 
 class RllabHalfCheetahDir(Direction, _FinnHalfCheetah):
-    """A half-cheetah runs forwards or backwards, with the physics of Finn et al. 2017.
+    """A half-cheetah that runs forwards or backwards, with the physics of Finn et al. 2017.
 
     ## Description
     The direction is not observed; only the rewards depend on it. A planar robot with six motors.
@@ -99,7 +99,7 @@ class RllabHalfCheetahDir(Direction, _FinnHalfCheetah):
 
 
 class RllabHalfCheetahVel(Velocity, _FinnHalfCheetah):
-    """A half-cheetah runs at a target velocity, with the physics of Finn et al. 2017.
+    """A half-cheetah that runs at a target velocity, with the physics of Finn et al. 2017.
 
     ## Description
     The velocity is not observed; only the rewards depend on it. One step is 0.01 s.
@@ -132,7 +132,7 @@ class RllabHalfCheetahVel(Velocity, _FinnHalfCheetah):
 
 
 class HalfCheetahDir(Direction, _GymHalfCheetah):
-    """A half-cheetah runs forwards or backwards, with Gymnasium's physics.
+    """A half-cheetah that runs forwards or backwards, with Gymnasium's physics.
 
     ## Description
     The direction is not observed. One step is five substeps of 0.01 s, so an episode is 5 s long.
@@ -174,7 +174,7 @@ class HalfCheetahDir(Direction, _GymHalfCheetah):
 
 
 class HalfCheetahVel(Velocity, _GymHalfCheetah):
-    """A half-cheetah runs at a target velocity, with Gymnasium's physics.
+    """A half-cheetah that runs at a target velocity, with Gymnasium's physics.
 
     ## Description
     The velocity is not observed. One step is five substeps of 0.01 s, so an episode is 5 s long.

@@ -13,7 +13,7 @@ FORWARD_WEIGHT = 1.25
 
 
 class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
-    """A humanoid walks forwards or backwards.
+    """A humanoid that walks forwards or backwards.
 
     ## Description
     The direction is not observed; only the rewards depend on it. A robot with 17 motors in three

@@ -12,7 +12,7 @@ DONE_RANGE = 0.01  # maximum distance to the goal along each axis at which an ep
 
 
 class Navigation2D(PointEnv):
-    """A point starts at the origin and moves to a goal that is not part of the observation.
+    """A point that starts at the origin and moves to a goal that is not part of the observation.
 
     ## Description
     The task distribution of Finn et al. 2017 (section 5.3). The policy observes only its position,

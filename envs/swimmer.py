@@ -7,7 +7,7 @@ from metarl.envs.tasks import Velocity
 
 
 class SwimmerVel(Velocity, LocomotionEnv, SwimmerEnv):
-    """A swimmer swims at a target velocity.
+    """A swimmer that swims at a target velocity.
 
     ## Description
     The velocity is not observed; only the rewards depend on it. Three links with two motors in a

@@ -47,7 +47,7 @@ class Walker2dRobot(Legged, Walker2dEnv):
 
 
 class Walker2dDir(Direction, Walker2dRobot):
-    """A walker goes forwards or backwards.
+    """A walker that goes forwards or backwards.
 
     ## Description
     The direction is not observed; only the rewards depend on it. A planar biped with six motors.
@@ -91,7 +91,7 @@ class Walker2dDir(Direction, Walker2dRobot):
 
 
 class Walker2dVel(Velocity, Walker2dRobot):
-    """A walker goes at a target velocity.
+    """A walker that goes at a target velocity.
 
     ## Description
     The velocity is not observed. The physics are those of :class:`Walker2dDir`.
