@@ -118,5 +118,5 @@ def preset(name: str, experiment: str) -> dict[str, Any]:
     own = presets_of(experiment)
     if name not in own:
         known = ", ".join(own)
-        raise ValueError(f"there is no preset {name!r} of {experiment}; choose one of {known}")
+        raise ValueError(f"unknown preset {name!r} of {experiment}: expected one of {known}")
     return own[name]
