@@ -73,6 +73,7 @@ def share_a_small_benchmark(out: Path) -> None:
         out.write_text(json.dumps(figures))
 
 
+@pytest.mark.nightly
 def test_processes_that_share_an_iteration_are_measured(tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
     started = ranks.start(2, tmp_path / "ranks", share_a_small_benchmark, out)

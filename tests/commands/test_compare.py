@@ -288,7 +288,9 @@ def test_torchrun_compares_nothing_and_says_so_once(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    assert "comparisons have one process" in refusal(capsys, "compare", "promp", "--out", "none")
+    assert "comparisons support only one process" in refusal(
+        capsys, "compare", "promp", "--out", "none"
+    )
     monkeypatch.setenv("RANK", "1")
     with pytest.raises(SystemExit) as stopped:
         compare.cli.main(["compare", "promp", "--out", "none"])
@@ -300,6 +302,7 @@ def test_torchrun_compares_nothing_and_says_so_once(
 SMALL = "--num-tasks 2 --episodes-per-task 2 --hidden 4"
 
 
+@pytest.mark.nightly
 def test_runs_side_by_side_are_the_same_runs(tmp_path: Path) -> None:
     words = [f"maml-trpo {SMALL}", "--iterations", 2, "--seeds", 0, 1]
     asked = "--evaluate=--num-tasks 2 --episodes-per-task 2"

@@ -55,6 +55,7 @@ def test_the_long_run_of_the_guide_keeps_what_it_says() -> None:
     assert kept == ["00000000", "00000010", "00000015", "00000020"]
 
 
+@pytest.mark.nightly
 @runs("docs/guide.md", "cheetah")
 def test_the_half_cheetah_of_the_guide_is_filmed_in_small(egl: None) -> None:
     pytest.importorskip("imageio", reason="pip install 'metarl-torch[all]'")

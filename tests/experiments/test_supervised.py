@@ -346,14 +346,14 @@ def test_a_run_knows_when_its_classes_are_others(
     fewer = Path(shutil.copytree(folder, tmp_path / "fewer"))
     shutil.rmtree(fewer / "class03")
     line = refusal(capsys, "evaluate", tmp_path / "run", "--num-tasks", 2, "--data-root", fewer)
-    assert "no longer has the classes" in line
+    assert "have changed since training" in line
 
 
 def test_a_supervised_run_has_no_policy_to_render(
     sine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = refusal(capsys, "render", sine, "--out", tmp_path / "x.png")
-    assert "has no policy; see it with `metarl plot" in line
+    assert "has no policy. Use `metarl plot" in line
 
 
 def test_other_ways_need_another_head(

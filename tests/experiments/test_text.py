@@ -339,7 +339,7 @@ def test_a_run_without_a_task_to_test_asks_for_one(
     flags = ["--held-out", "coats", "--tasks", "walls", "--iterations", 1]
     metarl(*words, *flags, "--out", tmp_path / "run")
     line = refusal(capsys, "evaluate", tmp_path / "run")
-    assert "no task that was held out has evaluation rows; choose --tasks of coats" in line
+    assert "no held-out task has evaluation rows; set --tasks to some of coats" in line
     capsys.readouterr()
     metarl("evaluate", tmp_path / "run", "--tasks", "walls", "--shots", 2, "--samples", 1)
     assert "was trained on walls, so this does not test new tasks" in capsys.readouterr().err

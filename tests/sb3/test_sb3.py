@@ -112,7 +112,7 @@ def test_what_is_no_actor_of_one_task_is_refused() -> None:
         ValueError, match=r"does not fit the environment: it reads Box\(-1.0, 1.0, \(2,\)"
     ):
         sb3_policy(policy, params, BOX, BOX)
-    with pytest.raises(TypeError, match=r"made by mlp_policy .* got Linear"):
+    with pytest.raises(TypeError, match=r"policies of mlp_policy .* got Linear"):
         sb3_policy(*Policy.of(torch.nn.Linear(3, 2)), SEEN, BOX)
 
 
@@ -311,7 +311,7 @@ def test_damaged_checkpoint_is_passed_over(whole: Path, copied: Path, capsys: An
         capsys, "evaluate", copied
     )
     metarl("resume", copied)
-    assert "trying an earlier one" in capsys.readouterr().err
+    assert "trying an earlier checkpoint" in capsys.readouterr().err
     assert history(copied) == history(whole)
 
 
