@@ -49,9 +49,9 @@ def main(args: Resume) -> None:
         if state is None:  # the run stopped before its first checkpoint
             state = initial
             begin(experiment, run, state, experiment.prepare())
+        run.cut_metrics(start, every=config.log_every)
         if config != trained.config:
             run.change_config(to_json(config))
-        run.cut_metrics(start, every=config.log_every)
         print(f"resuming {args.run} after iteration {start}")
         train(experiment, run, state, start=start)
 

@@ -25,7 +25,10 @@ WITH_EXAMPLES = [
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
-def test_examples_of_docstrings_run(name: str) -> None:
+def test_examples_of_docstrings_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # examples write files
     module = importlib.import_module(name)
     found = doctest.testmod(module, extraglobs={"torch": torch, "np": np})
     assert found.attempted

@@ -150,7 +150,7 @@ def test_the_test_above_sees_commands() -> None:
     [
         ("evaluate runs/quick --nothing 1", "Unrecognized options: --nothing"),
         ("train promp --nothing 1", "Unrecognized options"),
-        ("train promp --preset nothing", "no preset"),
+        ("train promp --preset nothing", "unknown preset"),
         (
             "train regression --method reptile --inner meta-sgd",
             "cannot learn the step sizes of inner=",
@@ -161,7 +161,7 @@ def test_the_test_above_sees_commands() -> None:
         ("nosuch", "nosuch"),
         ('compare "maml-trpo --nonsense" --out DIR', "Unrecognized options: --nonsense"),
         ("compare nosuch --out DIR", "unknown method .*nosuch"),
-        ("compare promp --preset nothing --out DIR", "no preset"),
+        ("compare promp --preset nothing --out DIR", "unknown preset"),
         ('compare promp --out DIR --evaluate="--nothing"', "Unrecognized options: --nothing"),
         ("compare ... --nothing 4", "Unrecognized options: --nothing"),
     ],
