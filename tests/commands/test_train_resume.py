@@ -112,7 +112,9 @@ def test_resume_changes_nothing_where_no_checkpoint_or_not_all_metrics_can_be_re
 ) -> None:
     (copied / "metrics.jsonl").write_text("")
     (copied / "checkpoints/00000006.safetensors").unlink()
-    assert "does not have all lines up to iteration 4" in refusal(capsys, "resume", copied)
+    line = refusal(capsys, "resume", copied, "--iterations", 9)
+    assert "does not have all lines up to iteration 4" in line
+    assert (copied / "config.json").read_bytes() == (whole / "config.json").read_bytes()
     for path in (copied / "checkpoints").iterdir():
         path.write_bytes(b"damaged")
     (copied / "metrics.jsonl").write_bytes((whole / "metrics.jsonl").read_bytes())
