@@ -72,7 +72,7 @@ class ImageSettings(Ranged):
     train_shots: Annotated[int | None, at_least(1), unset("num-shots")] = None
     """Number of support images of each class in training, if different from the test (Reptile)."""
     variable: bool = False
-    """Sample tasks of different sizes with unbalanced classes, as in Meta-Dataset."""
+    """Sample tasks with variable ways and shots and unbalanced classes, as in Meta-Dataset."""
     max_support: Annotated[int, at_least(1)] = 500
     """Maximum number of support images of a --variable task."""
 
@@ -131,9 +131,9 @@ class FewShotConfig(SupervisedConfig, NetworkSettings, ImageSettings):
             (self.method == "oracle", "method=oracle is only supported by `train regression`"),
             (
                 varied and joint,
-                "method=pretrained does not support `variable` tasks; leave out `variable`",
+                "method=pretrained does not support `variable` tasks; remove `variable`",
             ),
-            (varied and given, f"`variable` samples the sizes of tasks; leave out {given}"),
+            (varied and given, f"`variable` samples the sizes of tasks; remove {given}"),
             (varied and staged, "`variable` tasks differ in shape; use mode=eager"),
             (
                 varied and learned,
@@ -203,7 +203,7 @@ class ImageClassification(Supervised[FewShotConfig]):
         config, fewest = self.config, VariableFewShot.MIN_WAYS
         few = config.variable and config.num_ways <= fewest
         adapts = config.inner_steps or config.start != "learned"
-        error = "method=pretrained adapts only in the test; leave out inner_steps and `start`"
+        error = "method=pretrained adapts only in the test; remove inner_steps and `start`"
         refuse(
             (adapts and config.method == "pretrained", error),
             (

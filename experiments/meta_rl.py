@@ -61,7 +61,7 @@ class RLEvaluation(Evaluation):
     def conflicts(self) -> Conflicts:
         """Return the invalid combinations of settings with their error messages."""
         both = self.tune_inner_lr and self.inner_lr is not None
-        return [(both, "tune_inner_lr and inner_lr are mutually exclusive; leave out one of them")]
+        return [(both, "tune_inner_lr and inner_lr are mutually exclusive; set only one of them")]
 
 
 class MetaRL(Experiment[RLConfig]):
@@ -177,7 +177,7 @@ class MetaRL(Experiment[RLConfig]):
         refuse(
             (
                 chosen and config.inner in LEARNED_RATES,
-                f"{own}; leave out inner_lr and tune_inner_lr",
+                f"{own}; remove inner_lr and tune_inner_lr",
             ),
             (
                 options.tune_inner_lr and not num_steps,

@@ -64,7 +64,7 @@ class RegressionConfig(SupervisedConfig, SinusoidSettings):
 
     def conflicts(self) -> Conflicts:
         """Return the invalid combinations of settings with their error messages."""
-        fewshot = "only supported by `train fewshot`; leave it out"
+        fewshot = "only supported by `train fewshot`; remove it"
         classes = self.method in ("protomaml", "protonet", "zero-head")
         return [
             *super().conflicts(),

@@ -105,12 +105,12 @@ class Supervised(SupervisedTraining[Config]):
         learned = (start or config.start) == "learned" and config.method != "pretrained"
         steps = values.get("test_steps", config.test_steps)
         refuse(
-            (unknown, f"{run} has no setting {', '.join(unknown)}; leave it out"),
+            (unknown, f"{run} has no setting {', '.join(unknown)}; remove it"),
             (
                 classes,
-                f"{wants} requires classes, which the tasks of {run} do not have; leave it out",
+                f"{wants} requires classes, which the tasks of {run} do not have; remove it",
             ),
-            (start == "learned" != config.start, f"{run} has no learned head; leave out `start`"),
+            (start == "learned" != config.start, f"{run} has no learned head; remove `start`"),
             (
                 options.num_ways not in (None, ways) and learned,
                 f"{run} has a learned head for {ways} classes; use start=zero or prototypes for "
@@ -177,7 +177,7 @@ class Supervised(SupervisedTraining[Config]):
     def measure(
         self, metas: Sequence[MetaParams], options: SupervisedEvaluation, rate: float | None
     ) -> Curves:
-        """Measure loss and accuracy on the requested tasks.
+        """Return loss and accuracy of the evaluation tasks after each inner step.
 
         If `rate` is set, gradient descent with this step size replaces the inner optimizer.
         """

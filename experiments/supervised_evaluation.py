@@ -65,12 +65,12 @@ class SupervisedEvaluation(Evaluation):
         return [
             (
                 self.tune_inner_lr and rated,
-                "tune_inner_lr and inner_lr are mutually exclusive; leave out one of them",
+                "tune_inner_lr and inner_lr are mutually exclusive; set only one of them",
             ),
-            (both, "`ensemble` and `checkpoint` are mutually exclusive; leave out one of them"),
+            (both, "`ensemble` and `checkpoint` are mutually exclusive; set only one of them"),
             (
                 self.nearest_neighbor and adapted,
-                "nearest_neighbor does not adapt; leave out "
+                "nearest_neighbor does not adapt; remove "
                 "`ensemble`, test_steps, inner_lr, tune_inner_lr, `start`",
             ),
         ]

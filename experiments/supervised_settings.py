@@ -153,8 +153,8 @@ def require_compatible(config: SupervisedConfig) -> None:
     fixed = not steps or config.adapts == "body"
     constant = config.outer_schedule in (None, "constant")
     refuse(
-        (batches, f"{whole} uses the whole support set; leave out inner_batch"),
-        (made and config.per_step_norm, f"{whole} does not support per_step_norm; leave it out"),
+        (batches, f"{whole} uses the whole support set; remove inner_batch"),
+        (made and config.per_step_norm, f"{whole} does not support per_step_norm; remove it"),
         (
             sized,
             f"{inner} learns a step size for every element of the head, but start={start} creates "
@@ -175,10 +175,10 @@ def require_compatible(config: SupervisedConfig) -> None:
     first_order = config.first_order or config.first_order_until
     refuse(
         (learned, f"{asked} cannot learn the step sizes of {inner}; use inner=sgd or adam"),
-        (first_order, f"{asked} uses no second derivatives; leave out first_order"),
+        (first_order, f"{asked} uses no second derivatives; remove first_order"),
         (
             config.multi_step_until,
-            f"{asked} does not support the multi-step loss; leave out multi_step_until",
+            f"{asked} does not support the multi-step loss; remove multi_step_until",
         ),
         (not steps, f"{asked} requires inner_steps of at least 1, got {steps}"),
     )

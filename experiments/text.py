@@ -120,9 +120,7 @@ class TextClassification(SupervisedTraining[TextConfig]):
     def with_options(self, options: TextEvaluation) -> Experiment[TextConfig]:
         """Return the experiment with the settings that the evaluation overrides."""
         if options.inner_lr is not None and self.config.inner == "lslr":
-            raise ValueError(
-                f"{options.run} has learned step sizes (inner=lslr); leave out inner_lr"
-            )
+            raise ValueError(f"{options.run} has learned step sizes (inner=lslr); remove inner_lr")
         asked = ("data_root", "encoder", "test_steps", "inner_lr")
         return self.changed(**{n: v for n in asked if (v := getattr(options, n)) is not None})
 

@@ -47,7 +47,7 @@ class TextEvaluation(Evaluation):
     ] = None
     """Number of inner steps."""
     inner_lr: Annotated[float | None, at_least(0), unset("as in the run")] = None
-    """Step size of the inner steps, if the run did not learn it."""
+    """Step size of the inner loop; not supported for runs with learned step sizes."""
     data_root: Annotated[Path | None, unset("as in the run")] = None
     """Folder of the test tasks."""
     encoder: Annotated[str | None, unset("as in the run")] = None

@@ -98,9 +98,9 @@ class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
                 learned,
                 "tasks have no fixed number of classes; use start=generated, zero or prototypes",
             ),
-            (trained, "method=pretrained adapts only in tests; leave out inner_steps and `start`"),
+            (trained, "method=pretrained adapts only in tests; remove inner_steps and `start`"),
             (rates, "method=pretrained cannot learn step sizes; use inner=sgd or adam"),
-            (self.per_step_norm, "text encoders do not support per_step_norm; leave it out"),
+            (self.per_step_norm, "text encoders do not support per_step_norm; remove it"),
             (
                 self.estimator == "reptile",
                 "estimator=reptile requires that all layers adapt; use estimator=backprop",

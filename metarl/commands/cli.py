@@ -183,7 +183,7 @@ def parse_train(argv: list[str]) -> Parsed:
     method, _ = take_option(rest, "--method")
     if method not in (None, chosen.get("method", method)):
         raise UsageError(
-            f"--preset {name} sets --method {chosen['method']}, got --method {method}; leave out "
+            f"--preset {name} sets --method {chosen['method']}, got --method {method}; remove "
             "one of these flags"
         )
     out, rest = take_option(rest, "--out")

@@ -67,7 +67,7 @@ class Learning(NamedTuple):
 
 
 def main(args: Headstart) -> None:
-    """Adapt, compare, draw the figure and print the table."""
+    """Compare an adapted policy with training from scratch; draw the figure and print the table."""
     began, table = time.perf_counter(), args.out.with_suffix(".json")
     for path in (args.out, table):
         require_writable(path)

@@ -7,12 +7,12 @@ import torch
 
 
 def seed_sequence(seed: int, iteration: int, role: str) -> np.random.SeedSequence:
-    """Return the independent seed of a role, such as "tasks", in one iteration."""
+    """Return the seed of (seed, iteration, role); a role is a name such as "tasks"."""
     return np.random.SeedSequence((seed, iteration, zlib.crc32(role.encode())))
 
 
 def numpy_generator(seed: int, iteration: int, role: str) -> np.random.Generator:
-    """Return the numpy generator of a role in one iteration."""
+    """Return a ``numpy.random.Generator`` seeded by (seed, iteration, role)."""
     return np.random.default_rng(seed_sequence(seed, iteration, role))
 
 
@@ -24,6 +24,6 @@ def uniform(*shape: int, generator: torch.Generator) -> torch.Tensor:
 def torch_generator(
     seed: int, iteration: int, role: str, *, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """Return the torch generator of a role in one iteration, on `device`."""
+    """Return a ``torch.Generator`` on `device`, seeded by (seed, iteration, role)."""
     state = seed_sequence(seed, iteration, role).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(state[0] >> np.uint64(1)))

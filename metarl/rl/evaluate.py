@@ -92,7 +92,7 @@ def adaptation_curve(
 
 
 def read_task(text: str, sampler: Sampler) -> TaskDescription:
-    """Parse a task in JSON; the environment validates its values when the task is set.
+    """Parse a task from JSON. Its values are validated later, when the task is set.
 
     Args:
         text: A JSON object.

@@ -52,8 +52,8 @@ class Sampler:
         """
         if episodes_per_task < 1 or env.num_envs % episodes_per_task:
             raise ValueError(
-                f"the number of rows must be a multiple of episodes_per_task={episodes_per_task}, "
-                f"got {env.num_envs}"
+                f"num_envs must be a multiple of episodes_per_task={episodes_per_task}, got "
+                f"{env.num_envs}"
             )
         self.env = env
         self.name: str = getattr(spec_of(env), "id", type(env).__name__)

@@ -47,7 +47,7 @@ class RunConfig(Ranged):
     iterations: Annotated[int, at_least(1)] = 100
     """Number of meta-updates."""
     seed: Annotated[int, at_least(0)] = 0
-    """Seed of all random numbers."""
+    """Seed for all random number generators."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the parameters; auto uses a GPU if there is one."""
     checkpoint_every: Annotated[int, at_least(1)] = 10

@@ -45,7 +45,7 @@ class OneTask(gymnasium.Wrapper[Any, Any, Any, Any]):
     """A wrapper that sets the same task in every episode, or samples one."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], task: TaskDescription | None) -> None:
-        """Wrap `env`; with `task` None, every episode samples a task."""
+        """Wrap `env`; if `task` is None, a task is sampled at the start of every episode."""
         super().__init__(env)
         self._given, self._rng = task, np.random.default_rng()
 
@@ -62,7 +62,7 @@ class BatchedVecEnv(VecEnv):
     """An SB3 ``VecEnv`` of a vectorized environment whose rows end together."""
 
     def __init__(self, env: Any, task: TaskDescription | None) -> None:
-        """Wrap `env`; with `task` None, every episode samples a task."""
+        """Wrap `env`; if `task` is None, a task is sampled at the start of every episode."""
         self.env, self._given, self._rng = env, task, np.random.default_rng()
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         if task is not None:

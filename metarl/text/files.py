@@ -92,7 +92,7 @@ class TextTask(NamedTuple):
         if found[fewest] < shots:
             raise ValueError(
                 f"task {self.name} must have at least {shots} rows per class, got {found[fewest]} "
-                f"of {fewest!r}. Lower `shots` or leave the task out"
+                f"of {fewest!r}. Lower `shots` or remove the task"
             )
         return rows
 

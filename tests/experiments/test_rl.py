@@ -184,7 +184,7 @@ def test_without_inner_steps_a_method_trains_one_policy_for_all_tasks(
     ("flags", "message"),
     [
         (("--inner-steps", 0), "reptile requires --inner-steps of at least 1, got 0"),
-        (("--first-order",), "no second derivatives; leave out --first-order"),
+        (("--first-order",), "no second derivatives; remove --first-order"),
         (("--inner", "meta-sgd"), "reptile does not support learned step sizes; use sgd or adam"),
     ],
 )

@@ -212,19 +212,19 @@ def test_impossible_regressions_are_one_line(
         (["--start", "zero", "--inner", "meta-curvature+lslr"], "use --inner sgd, adam or lslr"),
         (["--method", "reptile", "--train-shots", 1, "--adapts", "head"], "requires --adapts all"),
         (["--method", "imaml", "--start", "zero"], "requires --start learned, got --start zero"),
-        (["--method", "protomaml", "--inner-batch", 2], "leave out --inner-batch"),
-        (["--method", "imaml", "--inner-batch", 2], "leave out --inner-batch"),
-        (["--method", "imaml", "--first-order"], "leave out --first-order"),
+        (["--method", "protomaml", "--inner-batch", 2], "remove --inner-batch"),
+        (["--method", "imaml", "--inner-batch", 2], "remove --inner-batch"),
+        (["--method", "imaml", "--first-order"], "remove --first-order"),
         (["--outer-lr-end", "1e-5"], "add --outer-schedule cosine"),
         (
             ["--method", "zero-head", "--inner-steps", 0],
             "at least 1 and does not support --adapts body",
         ),
-        (["--variable", "--ways", 6, "--shots", 2], "leave out --num-shots"),
+        (["--variable", "--ways", 6, "--shots", 2], "remove --num-shots"),
         (["--start", "prototypes", "--per-step-norm"], "does not support --per-step-norm"),
-        (["--method", "pretrained", "--inner-steps", 1], "leave out --inner-steps and --start"),
-        (["--method", "pretrained", "--start", "zero"], "leave out --inner-steps and --start"),
-        (["--variable", "--ways", 6, "--queries", 2], "leave out --num-queries"),
+        (["--method", "pretrained", "--inner-steps", 1], "remove --inner-steps and --start"),
+        (["--method", "pretrained", "--start", "zero"], "remove --inner-steps and --start"),
+        (["--variable", "--ways", 6, "--queries", 2], "remove --num-queries"),
         (
             ["--preset", "omniglot-reptile", "--method", "maml"],
             "sets --method reptile",
@@ -249,7 +249,7 @@ def test_impossible_classifications_are_one_line(
         (["--tune-inner-lr", "--test-steps", 0], "requires --test-steps of at least 1"),
         (["--ensemble", 2, "--checkpoint", 0], "are mutually exclusive"),
         (["--ensemble", 9], "requires as many validated checkpoints"),
-        (["--nearest-neighbor", "--inner-lr", 1], "does not adapt; leave out --ensemble"),
+        (["--nearest-neighbor", "--inner-lr", 1], "does not adapt; remove --ensemble"),
         (["--nearest-neighbor"], "--nearest-neighbor requires classes"),
         (["--ways", 3], "has no setting --num-ways"),
         (["--checkpoint", 3], "has no checkpoint of iteration 3"),
@@ -285,7 +285,7 @@ def test_a_run_is_evaluated_from_another_start_than_its_own(
         assert len({json.dumps(protocol(entry)) for entry in entries}) == 3
     metarl(*images, "--method", "protomaml", *FEW_STEPS, "--out", tmp_path / "proto")
     line = refusal(capsys, "evaluate", tmp_path / "proto", "--start", "learned")
-    assert "has no learned head; leave out --start" in line
+    assert "has no learned head; remove --start" in line
 
 
 def test_queries_are_written_down_as_they_were(

@@ -322,7 +322,7 @@ def test_impossible_runs_are_one_line(
         (["--tasks", "sounds"], "unknown task 'sounds'"),
         (["--tasks", "hats", "--shots", 8], "8 rows per class, got 6 of 'red'. Lower"),
         (["--shots", "2,x"], "--shots must be positive integers such as"),
-        (["--inner-lr", 0.1], "has learned step sizes (inner=lslr); leave out --inner-lr"),
+        (["--inner-lr", 0.1], "has learned step sizes (inner=lslr); remove --inner-lr"),
         (["--checkpoint", 3], "has no checkpoint of iteration 3"),
     ],
 )

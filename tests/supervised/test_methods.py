@@ -374,7 +374,7 @@ def test_methods_that_need_a_head_refuse_a_network_without_one(method: str) -> N
     ("given", "message"),
     [
         ({"inner": "lslr"}, "cannot learn the step sizes of inner=lslr; use inner=sgd or adam"),
-        ({"multi_step_until": 0.1}, "leave out multi_step_until"),
+        ({"multi_step_until": 0.1}, "remove multi_step_until"),
         ({"inner_steps": 0}, "requires inner_steps of at least 1, got 0"),
     ],
 )
