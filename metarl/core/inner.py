@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metarl.core.types import Params
+from metarl.util import at_least, greater_than
 
 
 class InnerOptimizer(NamedTuple):
@@ -45,8 +46,14 @@ def sgd(lr: float | Sequence[float]) -> InnerOptimizer:
 
     Args:
         lr: Step size α, or one step size per inner step; later steps use the last one.
+
+    Raises:
+        ValueError: If a step size is negative, or there is none.
     """
     rates = tuple(lr) if isinstance(lr, Sequence) else (lr,)
+    if not rates:
+        raise ValueError("lr must contain at least one step size, got none")
+    at_least(0).check("lr", rates)
 
     def update(constants: Params, grads: Params, state: Any, step: int) -> tuple[Params, Any]:
         rate = rates[min(step, len(rates) - 1)]
@@ -60,7 +67,11 @@ def meta_sgd(lr: float) -> InnerOptimizer:
 
     Args:
         lr: Initial value of all step sizes.
+
+    Raises:
+        ValueError: If `lr` is negative.
     """
+    at_least(0).check("lr", lr)
 
     def constants(params: Params) -> Params:
         return {f"lr.{name}": torch.full_like(p, lr) for name, p in params.items()}
@@ -81,7 +92,12 @@ def lslr(
         steps: Number of inner steps with separate step sizes; later steps use the last one.
         group: Function from the name of a parameter to the name of a group with shared step sizes,
             such as a layer. Default: one group per tensor.
+
+    Raises:
+        ValueError: If `lr` is negative, or `steps` is less than 1.
     """
+    at_least(0).check("lr", lr)
+    at_least(1).check("steps", steps)
 
     def constants(params: Params) -> Params:
         return {f"lr.{group(name)}": p.new_full((steps,), lr) for name, p in params.items()}
@@ -100,7 +116,13 @@ def adam(
 
     The moments are zero at the start of every task. β₁ defaults to 0, as in Reptile (Nichol et al.
     2018), because momentum is harmful over a few steps.
+
+    Raises:
+        ValueError: If `lr` is negative, or `beta1` or `beta2` is not in [0, 1).
     """
+    at_least(0).check("lr", lr)
+    if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
+        raise ValueError(f"beta1 and beta2 must be at least 0 and below 1, got {beta1}, {beta2}")
 
     def state(params: Params) -> tuple[Params, Params]:
         zeros = {name: torch.zeros_like(p) for name, p in params.items()}
@@ -118,7 +140,12 @@ def adam(
 
 
 def clip_norm(limit: float) -> InnerOptimizer:
-    """Return a transformation that clips the gradient to the global norm `limit`."""
+    """Return a transformation that clips the gradient to the global norm `limit`.
+
+    Raises:
+        ValueError: If `limit` is not greater than 0.
+    """
+    greater_than(0).check("limit", limit)
 
     def update(constants: Params, grads: Params, state: Any, step: int) -> tuple[Params, Any]:
         squares = torch.stack([(g * g).sum() for g in grads.values()]).sum()
@@ -137,7 +164,12 @@ def chain(*optimizers: InnerOptimizer) -> InnerOptimizer:
     The update of an optimizer with step size 1 is the negative gradient, so it passes the
     (transformed) gradient on: ``chain(meta_curvature(1.0), lslr(0.1, steps=5))``. The names of
     learned constants are prefixed with the position in the chain: ``0.``, ``1.``, ...
+
+    Raises:
+        ValueError: If there is no optimizer.
     """
+    if not optimizers:
+        raise ValueError("chain requires at least one optimizer, got none")
 
     def constants(params: Params) -> Params:
         return {
@@ -181,7 +213,11 @@ def meta_curvature(lr: float, *, max_size: int | None = None) -> InnerOptimizer:
         lr: Step size α, which is not learned.
         max_size: Largest size of a mode with a learned matrix; larger modes keep the identity,
             because for example a head on 800 features would have a matrix of 640,000 elements.
+
+    Raises:
+        ValueError: If `lr` is negative.
     """
+    at_least(0).check("lr", lr)
 
     def constants(params: Params) -> Params:
         found: Params = {}

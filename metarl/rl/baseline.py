@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metarl.core import Metrics
 from metarl.rl.episodes import Episodes, Rollout, masked, masked_mean
+from metarl.util import between
 
 
 Process: TypeAlias = Callable[[Rollout], tuple[Episodes, Metrics]]
@@ -29,7 +30,12 @@ def advantages(*, discount: float = 0.99, gae_lambda: float = 1.0) -> Process:
         discount: Discount factor γ.
         gae_lambda: λ of generalized advantage estimation (Schulman et al. 2016, eq. 16); with 1 the
             advantage is the return-to-go minus the baseline.
+
+    Raises:
+        ValueError: If `discount` or `gae_lambda` is not between 0 and 1.
     """
+    between(0, 1).check("discount", discount)
+    between(0, 1).check("gae_lambda", gae_lambda)
 
     def process(rollout: Rollout) -> tuple[Episodes, Metrics]:
         mask = rollout.mask

@@ -59,7 +59,9 @@ def trust_region_step(
 
     Raises:
         FloatingPointError: If the surrogate or its gradient is not finite.
+        ValueError: If `fisher_fraction` is not in (0, 1].
     """
+    above(0, 1).check("fisher_fraction", fisher_fraction)
     tasks = zero_task_padding(tasks)
     num_tasks, device = processes.count(tasks.query.mask.shape[0]), tasks.query.mask.device
 

@@ -1,5 +1,8 @@
 """Inner optimizers: learned rates, Adam, and how they compose."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +17,7 @@ from metarl.core import (
     adam,
     backprop,
     chain,
+    clip_norm,
     lslr,
     meta_curvature,
     meta_sgd,
@@ -192,3 +196,25 @@ def test_constants_of_a_chain_receive_their_gradient() -> None:
         for shift in 1e-5 * torch.eye(len(flat), dtype=flat.dtype)
     ]
     assert relative_error(tree.ravel(gradient)[0], torch.tensor(slopes).double()) < 1e-7
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: sgd(-0.1), r"lr must be at least 0, got \(-0\.1,\)"),
+        (lambda: sgd([]), "at least one step size, got none"),
+        (lambda: sgd([0.1, -0.1]), "lr must be at least 0"),
+        (lambda: meta_sgd(-0.1), r"at least 0, got -0\.1"),
+        (lambda: meta_curvature(-0.1), r"at least 0, got -0\.1"),
+        (lambda: adam(-1.0), "at least 0, got -1"),
+        (lambda: adam(1.0, beta1=1.0), r"below 1, got 1\.0, 0\.999"),
+        (lambda: adam(1.0, beta2=-0.1), r"below 1, got 0\.0, -0\.1"),
+        (lambda: lslr(-1.0, steps=1), "at least 0, got -1"),
+        (lambda: lslr(1.0, steps=0), "steps must be at least 1, got 0"),
+        (lambda: clip_norm(0.0), "limit must be greater than 0, got 0"),
+        (lambda: chain(), "at least one optimizer, got none"),
+    ],
+)
+def test_invalid_settings_raise_an_error(build: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()

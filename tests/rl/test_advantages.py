@@ -170,3 +170,10 @@ def test_masked_mean_weights_every_transition_alike() -> None:
     )
     assert masked_mean(values, mask) == 3
     assert masked(values, mask).tolist() == [[1, 0], [2, 6]]
+
+
+@pytest.mark.parametrize("options", [{"discount": 1.1}, {"discount": -0.1}, {"gae_lambda": 2.0}])
+def test_invalid_discounts_raise_an_error(options: dict[str, float]) -> None:
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=rf"{name} must be between 0 and 1, got {value}"):
+        advantages(**options)

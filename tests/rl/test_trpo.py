@@ -121,3 +121,10 @@ def test_learner_steps_and_adapts() -> None:
     assert relative_error(state.params, expected) == 0
     assert metrics["trpo/kl"] > 0.002
     assert learner.adapt(state.params, ()) == state.params.model
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.5])
+def test_invalid_fisher_fractions_raise_an_error(fraction: float) -> None:
+    objective, meta, tasks = problem()
+    with pytest.raises(ValueError, match="fisher_fraction must be greater than 0 and at most 1"):
+        trust_region_step(objective, meta, tasks, fisher_fraction=fraction)
