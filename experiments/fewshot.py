@@ -104,8 +104,6 @@ class FewShotConfig(SupervisedConfig, NetworkSettings, ImageSettings):
     classes: tyro.conf.Suppress[str | None] = None
     """Digest of the classes of each split, used to detect changed data."""
 
-    group: ClassVar[str] = "run"
-
     # Rates are those of a mean cross-entropy: 0.4 in Finn et al.'s code, which sums over 5 classes,
     # is 2.0 here.
     defaults = {  # noqa: RUF012

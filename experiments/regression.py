@@ -51,7 +51,6 @@ class RegressionConfig(SupervisedConfig, SinusoidSettings):
     iterations: int = 10_000
     checkpoint_every: int = 1000
     log_every: int = 100
-    group: ClassVar[str] = "run"
 
     # Rates are those of a mean squared error. One step in training, ten in the test: the paper's.
     defaults = {  # noqa: RUF012

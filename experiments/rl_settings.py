@@ -96,7 +96,6 @@ class RLConfig(InnerLoopSettings, PolicySettings, EnvironmentSettings, RunConfig
     chunk_size: Annotated[int | None, at_least(1), unset("fits the cache")] = None
     """Number of tasks processed at a time."""
 
-    group: ClassVar[str] = "run"
     method: ClassVar[str]
     """Name of the method in :data:`metarl.rl.methods.METHODS`."""
 

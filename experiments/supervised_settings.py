@@ -89,7 +89,6 @@ class SupervisedConfig(OuterUpdateSettings, InnerLoopSettings, RunConfig):
     method: str = "maml"
     """Method; `metarl methods` lists them."""
 
-    group: ClassVar[str] = "run"
     defaults: ClassVar[dict[str, dict[str, Any]]] = {"": {}}
     """Values of settings that are None, by method; ``""`` applies to every method."""
     scheduled = {  # noqa: RUF012

@@ -69,7 +69,6 @@ class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
     iterations: int = 1000
     checkpoint_every: int = 250
     log_every: int = 10
-    group: ClassVar[str] = "run"
 
     defaults = {  # noqa: RUF012
         "": {"mode": "eager", "num_tasks": 4, "inner_steps": 3, "test_steps": 3, "inner_lr": 0.1,

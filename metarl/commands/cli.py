@@ -87,15 +87,15 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         _fail(str(stopped), 128 + stopped.number, once=True)
     except UsageError as error:
         _fail(str(error), 2, once=True)
-    except BrokenPipeError:  # the output is piped to a process that has ended, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
         if "--debug" in words:
             raise
-        if getattr(error, "told_elsewhere", False):  # a different process has printed the error
+        if isinstance(error, BrokenPipeError) and _output_is_closed():  # as with `| head`
+            sys.exit(1)
+        if getattr(error, "reported_elsewhere", False):  # a different process has printed it
             print(f"metarl: {error}", file=sys.stderr)
             sys.exit(1)
-        once = isinstance(error, FloatingPointError) or getattr(error, "same_everywhere", False)
+        once = isinstance(error, FloatingPointError) or getattr(error, "raised_everywhere", False)
         _fail(" ".join(str(error).split()) or type(error).__name__, 1, once=once)
     except Exception as error:  # the errors of Gymnasium have no common base class
         if not type(error).__module__.startswith("gymnasium"):
@@ -235,6 +235,16 @@ def _unknown(kind: str, name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
     return f"unknown {kind} {name!r}: {hint}"
+
+
+def _output_is_closed() -> bool:
+    """Return whether the reader of the output has ended; the remaining output is then discarded."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _fail(message: str, code: int, *, once: bool = False) -> NoReturn:

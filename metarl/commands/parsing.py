@@ -75,14 +75,15 @@ def parse(options: Any, argv: list[str], prog: str, *, default: Any = None) -> A
     words = [word for word in argv if word not in ("--debug", *HELP)]
     asks = bool({*HELP} & {*argv})
     if asks and default is not None:
-        default = parse(options, words, prog, default=default).filled()
+        with contextlib.suppress(UsageError):  # the help is shown for invalid words too
+            default = parse(options, words, prog, default=default).filled()
     kind = options if default is None else grouped(default)
-    style: Any = (tyro.conf.OmitArgPrefixes if default else tyro.conf.DisallowNone,)
+    style: Any = tyro.conf.DisallowNone if default is None else tyro.conf.OmitArgPrefixes
     args, text = ["--help"] if asks else words, inspect.cleandoc(options.__doc__ or "")
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            parsed = tyro.cli(kind, args=args, prog=prog, description=text, config=style)
+            parsed = tyro.cli(kind, args=args, prog=prog, description=text, config=(style,))
         if default is None:
             return parsed
         return options(**{n: v for group in vars(parsed).values() for n, v in vars(group).items()})
@@ -98,7 +99,7 @@ def parse(options: Any, argv: list[str], prog: str, *, default: Any = None) -> A
 def grouped(config: Any) -> type[Any]:
     """Return a dataclass with one nested dataclass per group of settings.
 
-    The group of a field is the attribute ``group`` of the class that defines it.
+    The group of a field is the attribute ``group`` of the class that defines it, otherwise "run".
 
     Args:
         config: A configuration; its values are the defaults.
@@ -118,7 +119,8 @@ def grouped(config: Any) -> type[Any]:
         bases = reversed(kind.__mro__)
         base = next(base for base in bases if name in vars(base).get("__annotations__", {}))
         default = field(default=getattr(config, name))
-        groups.setdefault(base.group, []).append((name, hint, default))
+        title = vars(base).get("group", "run")
+        groups.setdefault(title, []).append((name, hint, default))
     parts = {title: make_dataclass("Group", group, frozen=True) for title, group in groups.items()}
     nested = [
         (title.replace(" ", "_"), Annotated[part, tyro.conf.arg(name=title, help="")], part())
