@@ -4,9 +4,13 @@ The functions are pure, use only torch, and run on the device of their arguments
 
 Example::
 
+    import torch
     from torch import nn
 
-    from metarl.core import InnerLoop, backprop, functional, gradient_learner, query_loss, sgd
+    from metarl.core import InnerLoop, Task, backprop, functional, gradient_learner, query_loss, sgd
+
+    slopes, inputs = torch.randn(8, 1, 1), torch.rand(8, 10, 1)  # 8 tasks: lines through the origin
+    tasks = Task(((inputs, slopes * inputs),), (inputs, slopes * inputs))
 
     apply, params = functional(nn.Linear(1, 1))
 
@@ -17,7 +21,8 @@ Example::
     loop = InnerLoop(loss, sgd(0.1), num_steps=5)
     learner = gradient_learner(loop, backprop(loop, query_loss(loss)), torch.optim.Adam, lr=1e-3)
     state = learner.init(params)
-    state, metrics = learner.step(state, tasks)  # tasks: a Task with a leading task axis
+    state, metrics = learner.step(state, tasks)
+    adapted = loop.adapt(state.params, ((inputs[0], slopes[0] * inputs[0]),))
 """
 
 import lazy_loader

@@ -1,7 +1,9 @@
-"""The examples in docstrings run, and print what they claim."""
+"""The examples in docstrings run and print the documented output."""
 
 import doctest
 import importlib
+import inspect
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -33,3 +35,12 @@ def test_examples_of_docstrings_run(
     found = doctest.testmod(module, extraglobs={"torch": torch, "np": np})
     assert found.attempted
     assert found.failed == 0
+
+
+@pytest.mark.parametrize("name", ["metarl", "metarl.core", "metarl.rl"])
+def test_example_of_a_package_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = inspect.getdoc(importlib.import_module(name)) or ""
+    exec(textwrap.dedent(text.partition("Example::")[2]), {})
