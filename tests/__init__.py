@@ -1,1 +1,1 @@
-"""Tests: a folder for each package, and here what is about all of them; see tests.support too."""
+"""Tests, in one folder per package; files in this folder test the project as a whole."""

@@ -14,22 +14,23 @@ from metarl.drawing import opengl
 from tests.support.commands import TRAIN, metarl
 
 
-# Of a property; those of test_robust_*.py take shares of it. A machine that is busy is no failure.
-ALIKE = {"deadline": None, "database": None, "print_blob": True}
-settings.register_profile("quick", max_examples=50, derandomize=True, **ALIKE)
-settings.register_profile("thorough", max_examples=3000, **ALIKE)
+# Examples per property; tests in test_robust_*.py use a fraction. No deadline: machines are busy.
+SHARED = {"deadline": None, "database": None, "print_blob": True}
+settings.register_profile("quick", max_examples=50, derandomize=True, **SHARED)
+settings.register_profile("nightly", max_examples=300, **SHARED)
+settings.register_profile("thorough", max_examples=3000, **SHARED)
 settings.load_profile("quick")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background, by a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)
-if "PYTEST_XDIST_WORKER" in os.environ:  # the workers have all cores busy; tests of threads ask
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers already use all cores
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(pytestconfig: pytest.Config) -> Iterator[None]:
-    """Keep decoded images from one run of the tests to the next, but not in the user's cache."""
+    """Cache decoded images between runs of the tests, outside of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("METARL_CACHE", str(pytestconfig.cache.mkdir("metarl")))
         yield
@@ -37,7 +38,7 @@ def _cache(pytestconfig: pytest.Config) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of six iterations that nothing disturbed."""
+    """An uninterrupted run of six iterations."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     metarl(*TRAIN, "--iterations", 6, "--out", folder)
     return folder
@@ -45,14 +46,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(whole: Path, tmp_path: Path) -> Path:
-    """A copy of `whole` that a test may change, without evaluations and pictures."""
+    """A copy of `whole` for a test to modify, without evaluations and media."""
     ignored = shutil.ignore_patterns("evaluations", "media")
     return Path(shutil.copytree(whole, tmp_path / "run", ignore=ignored))
 
 
 @pytest.fixture
 def free_threads() -> Iterator[None]:
-    """Let a test set the number of threads; put it back afterwards."""
+    """Restore the number of threads after a test that changes it."""
     allowed = torch.get_num_threads()
     yield
     torch.set_num_threads(allowed)
@@ -60,7 +61,7 @@ def free_threads() -> Iterator[None]:
 
 @pytest.fixture
 def egl(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skip where there is no EGL."""
+    """Skip the test if EGL is unavailable."""
     mujoco = pytest.importorskip("mujoco")
     monkeypatch.setenv("MUJOCO_GL", "egl")
     try:

@@ -1,4 +1,4 @@
-"""A cache of its own for every test of data."""
+"""A separate cache for every test of this folder."""
 
 from pathlib import Path
 

@@ -345,8 +345,8 @@ def test_torchrun_resumes_nothing_and_removes_nothing(
     monkeypatch.setattr(cli, "_world", contextlib.nullcontext)  # no others to wait for
     monkeypatch.setenv("WORLD_SIZE", "2")
     before = {path.name: path.read_bytes() for path in whole.iterdir() if path.is_file()}
-    told = refusal(capsys, "resume", whole, "--iterations", 4)
-    assert "start them without torchrun" in told
+    error = refusal(capsys, "resume", whole, "--iterations", 4)
+    assert "start them without torchrun" in error
     assert {p.name: p.read_bytes() for p in whole.iterdir() if p.is_file()} == before
 
 

@@ -36,7 +36,7 @@ NEEDS_A_HEAD = {"anil", "boil", "protomaml", "protonet", "zero-head"}
 OF_IMAGES = METHODS.keys() - {
     "oracle",
     "leopard",
-}  # leopard has tests of its own: text/test_leopard.py
+}  # leopard is tested in text/test_leopard.py
 CASES = [("mlp", m) for m in METHODS if m not in NEEDS_A_HEAD | {"leopard"}] + [
     ("classifier", method) for method in METHODS if method in OF_IMAGES
 ]

@@ -1,4 +1,4 @@
-"""What several tests need, in modules by subject: none of these holds a test."""
+"""Helpers shared by several test files."""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +7,9 @@ import pytest
 
 
 ROOT = Path(__file__).parents[2]
-"""The folder of the repository."""
+"""Root folder of the repository."""
 
 
 def nightly(*values: Any) -> Any:
-    """Leave a row of a parametrization to ``.ci/nightly``."""
+    """Return a parameter set that only ``.ci/nightly`` tests."""
     return pytest.param(*values, marks=pytest.mark.nightly)

@@ -118,7 +118,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def copied(run: Path, *parts: str) -> Path:
-    """Copy a run beside it, over the last copy; return the copy, or a file in it."""
+    """Copy a run into a sibling folder, replace an earlier copy, and return a path in the copy."""
     copy = run.with_name(f"{run.name} copied")
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(run, copy)

@@ -6,7 +6,7 @@ from .compiling import Mode as Mode
 from .compiling import Program as Program
 from .compiling import program as program
 from .processes import PeerFailed as PeerFailed
-from .processes import Refused as Refused
+from .processes import SharedError as SharedError
 from .processes import TaskSlice as TaskSlice
 from .staging import Staged as Staged
 from .staging import Tensors as Tensors

@@ -23,13 +23,13 @@ Item = TypeVar("Item")
 class PeerFailed(RuntimeError):
     """Error if a different process has failed; that process prints the reason."""
 
-    told_elsewhere = True
+    reported_elsewhere = True
 
 
-class Refused(ValueError):
+class SharedError(ValueError):
     """Error that all processes raise together; only the first one prints it."""
 
-    same_everywhere = True
+    raised_everywhere = True
 
 
 class TaskSlice(NamedTuple):
@@ -72,10 +72,10 @@ def require_alone(what: str) -> None:
         what: Subject of the error message.
 
     Raises:
-        Refused: If there are several processes.
+        SharedError: If there are several processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise Refused(f"{what} support only one process; start them without torchrun")
+        raise SharedError(f"{what} support only one process; start them without torchrun")
 
 
 def share(total: int, *, multiple: int = 1) -> TaskSlice:
@@ -87,10 +87,10 @@ def share(total: int, *, multiple: int = 1) -> TaskSlice:
             enough of them.
 
     Raises:
-        Refused: If there are fewer tasks than processes.
+        SharedError: If there are fewer tasks than processes.
     """
     if total < size():
-        raise Refused(f"{size()} processes cannot share {total} tasks; increase num_tasks")
+        raise SharedError(f"{size()} processes cannot share {total} tasks; increase num_tasks")
     chunks = -(-total // multiple)
     if chunks < size():
         chunks, multiple = total, 1
