@@ -15,6 +15,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("metarl", "envs", "experiments")
 RAISES = {"refuse", "warn", "fail", "error", "UsageError"}  # calls whose strings users read
+WIDEST = 200  # characters of a constant's definition
 LEAST = 25  # characters of an error message; shorter strings are fragments of one
 
 
@@ -54,10 +55,13 @@ def texts(path: Path) -> Iterator[Text]:
     """Yield the docstrings, help texts and errors of a file."""
     tree = ast.parse(path.read_text())
     where = path.relative_to(ROOT)
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    owners = {child: f"{node.name}." for node in classes for child in node.body}
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
             if text := ast.get_docstring(node):
-                yield Text(where, node.body[0].lineno, f"docstring of {_name(node)}", text)
+                name = owners.get(node, "") + signature(node)  # type: ignore[call-overload]
+                yield Text(where, node.body[0].lineno, f"docstring of {name}", text)
             yield from _help_texts(where, node)
         called = ast.unparse(node.func).split(".")[-1] if isinstance(node, ast.Call) else ""
         table = isinstance(node, ast.FunctionDef) and node.name == "conflicts"
@@ -73,12 +77,19 @@ def _help_texts(where: Path, node: ast.Module | ast.ClassDef | ast.FunctionDef) 
     for field, after in zip(node.body, node.body[1:], strict=False):
         literal = isinstance(after, ast.Expr) and plain(after.value)
         if isinstance(field, ast.AnnAssign | ast.Assign) and literal:
-            target = field.target if isinstance(field, ast.AnnAssign) else field.targets[0]
-            yield Text(where, after.lineno, f"help of {ast.unparse(target)}", literal)
+            yield Text(where, after.lineno, f"help of {ast.unparse(field)[:WIDEST]}", literal)
 
 
-def _name(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> str:
-    return "the module" if isinstance(node, ast.Module) else node.name
+def signature(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> str:
+    """Return the name of a node, with the arguments and the result of a function."""
+    match node:
+        case ast.Module():
+            return "the module"
+        case ast.ClassDef():
+            return f"class {node.name}"
+        case _:
+            result = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+            return f"{node.name}({ast.unparse(node.args)}){result}"
 
 
 def main() -> None:

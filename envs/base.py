@@ -254,7 +254,7 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
             ValueError: If the number of tasks is not the number of rows, or a task is malformed.
         """
         if name != "task":
-            raise AttributeError(f"{type(self).__name__} can only set 'task', got {name!r}")
+            raise AttributeError(f"only the attribute 'task' can be set, got {name!r}")
         tasks = [values] * self.num_envs if isinstance(values, dict) else list(values)
         if len(tasks) != self.num_envs:
             raise ValueError(f"expected {self.num_envs} tasks, one per row, got {len(tasks)}")

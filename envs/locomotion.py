@@ -97,7 +97,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         """
         if unknown := sorted(set(kwargs) - set(DISPLAY)):
             known = ", ".join(("observe_task", *DISPLAY))
-            raise TypeError(f"{type(self).__name__} only accepts {known}, got {', '.join(unknown)}")
+            raise TypeError(f"{type(self).__name__} only accepts {known}, got {unknown}")
         with quiet():
             super().__init__(**{**self.constants, **kwargs})
         EzPickle.__init__(self, observe_task=observe_task, **kwargs)
@@ -246,7 +246,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
             self.mujoco_renderer.viewer.model = model
 
     def reset_model(self) -> Array:
-        """Start an episode of the current task."""
+        """Start an episode of the current task and return its first observation."""
         self._values = self.task_values(self.task)[None]
         self._set_model(self.task_model(self.task))
         moved, velocity = self.noise(self.np_random)
@@ -260,7 +260,11 @@ class LocomotionEnv(MujocoEnv, EzPickle):
     def step(  # type: ignore[override]
         self, action: Array
     ) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        """Apply an action for `frame_skip` substeps."""
+        """Apply an action for `frame_skip` substeps.
+
+        Returns:
+            Observation, reward, termination, truncation (always False) and the info dictionary.
+        """
         actions, due = self.clip(np.asarray(action)[None]), self.data.time + self.dt
         with quiet():
             before = self._states()

@@ -91,13 +91,21 @@ class PointEnv(gymnasium.Env[Array, Array]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """Start an episode; the current `task` takes effect."""
+        """Start an episode of the current `task`.
+
+        Returns:
+            The first observation, and an empty info dictionary.
+        """
         super().reset(seed=seed, options=options)
         self._goal, self._position = self.task_values(self.task), self.start(self.np_random)
         return self.observe(self._position, self._goal), {}
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        """Move the point by one action."""
+        """Move the point by one action.
+
+        Returns:
+            Observation, reward, termination, truncation (always False) and the info dictionary.
+        """
         self._position, reward, done = self.move(self._position, action, self._goal)
         return self.observe(self._position, self._goal), float(reward), bool(done), False, {}
 

@@ -13,7 +13,10 @@ from metarl.envs.walker2d import Legged, Walker2dRobot
 
 
 class RandParams(LocomotionEnv):
-    """Tasks ``{"scales": {"body_mass": [...], ...}}``: factors for each element of model fields.
+    """Base class of the robots whose model fields are scaled per task.
+
+    A task has the form ``{"scales": {"body_mass": [...], ...}}``, with one factor for each element
+    of each field.
 
     Class attributes:
         bases: Base b of the factors bᵘ by name of the model field.

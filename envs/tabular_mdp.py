@@ -212,13 +212,21 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """Start an episode in state 0; the current `task` takes effect."""
+        """Start an episode of the current `task` in state 0.
+
+        Returns:
+            The first observation, and an empty info dictionary.
+        """
         super().reset(seed=seed, options=options)
         self._tables, self._state, self._noise = self.task_values(self.task), 0, []
         return self.observe(self._state, self._tables.features), {}
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        """Take one action."""
+        """Take one action.
+
+        Returns:
+            Observation, reward, termination and truncation (always False), and the info dictionary.
+        """
         if not self._noise:
             self._noise = list(self.draw_noise(self.np_random, 1))
         at, noise = (self._state, action), self._noise.pop(0)

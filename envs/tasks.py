@@ -8,7 +8,10 @@ from metarl.envs.base import Array, TaskDescription, task_array
 
 
 class Direction:
-    """Tasks ``{"direction": ±1}`` with equal probability; the reward is direction · velocity."""
+    """A task distribution with two directions of equal probability: ``{"direction": ±1}``.
+
+    The reward of a task is direction · velocity.
+    """
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
         """Sample `num_tasks` tasks with a random direction, −1 or 1."""
@@ -31,7 +34,9 @@ class Direction:
 
 
 class Velocity:
-    """Tasks ``{"velocity": v*}`` with v* ~ U(velocity_range); the reward is −|velocity − v*|.
+    """A task distribution of target velocities: ``{"velocity": v*}`` with v* ~ U(velocity_range).
+
+    The reward of a task is −|velocity − v*|.
 
     Class attributes:
         velocity_range: Lowest and highest target velocity in m/s.
@@ -53,7 +58,9 @@ class Velocity:
 
 
 class Goal:
-    """Tasks ``{"goal": [x, y]}``, uniform in a disc; the reward is −‖position − goal‖₁.
+    """A task distribution of goals ``{"goal": [x, y]}``, uniform in a disc around the origin.
+
+    The reward of a task is −‖position − goal‖₁.
 
     Class attributes:
         goal_radius: Radius of the disc in m.

@@ -48,10 +48,10 @@ class ImageSettings(Ranged):
 
     group: ClassVar[str] = "data"
     data: Literal["glyphs", "omniglot", "mini-imagenet", "folder"] = "glyphs"
-    """Image data. folder is your own data, with one subfolder per class; glyphs needs no
+    """Image data set. folder reads your own images from one subfolder per class; glyphs requires no
     download."""
     data_root: Annotated[Path | None, unset("METARL_DATA, or a download of Omniglot")] = None
-    """Folder of the images."""
+    """Folder that contains the files of the data set."""
     split: Annotated[str | None, unset("random for Omniglot")] = None
     """Split of the classes into training, validation and test. Omniglot has random, vinyals and
     background."""
@@ -87,7 +87,8 @@ class NetworkSettings(Ranged):
     filters: Annotated[int | None, at_least(1), unset("of the network")] = None
     """Number of channels of every block."""
     bn_mode: Literal["query", "support"] = "query"
-    """Batch statistics of the query: its own (transductive) or those of the support set."""
+    """Source of the batch statistics for query images: the query images (transductive) or the
+    support images."""
 
 
 @dataclass(frozen=True)

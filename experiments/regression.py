@@ -63,14 +63,12 @@ class RegressionConfig(SupervisedConfig, SinusoidSettings):
 
     def conflicts(self) -> Conflicts:
         """Return the invalid combinations of settings with their error messages."""
-        fewshot = "only supported by `train fewshot`; remove it"
+        fewshot = self.start not in (None, "learned") or self.inner_batch or self.per_step_norm
         classes = self.method in ("protomaml", "protonet", "zero-head")
         return [
             *super().conflicts(),
             (not self.hidden, "`hidden` must have at least one width"),
-            (self.start not in (None, "learned"), f"`start` is {fewshot}"),
-            (self.inner_batch, f"`inner_batch` is {fewshot}"),
-            (self.per_step_norm, f"`per_step_norm` is {fewshot}"),
+            (fewshot, "`start`, inner_batch and per_step_norm require `train fewshot`"),
             (classes, f"method={self.method} requires classes; use `train fewshot`"),
         ]
 

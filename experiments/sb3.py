@@ -215,10 +215,10 @@ class StableBaselines(Experiment[SB3Config]):
         )
 
     def model(self, params: Any, **options: Any) -> Any:
-        """Raise a ValueError: SB3's policies do not adapt."""
+        """Raise a ValueError, because policies of SB3 do not adapt."""
         raise ValueError(
-            "it was trained by Stable-Baselines3 and does not adapt; `metarl pull` and `metarl "
-            "evaluate` show its return"
+            "policies trained by Stable-Baselines3 do not adapt. Use `metarl pull` and `metarl "
+            "evaluate` to measure the return"
         )
 
     def evaluate(self, metas: Sequence[Any], options: SB3Evaluation) -> Report:

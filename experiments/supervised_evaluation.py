@@ -42,7 +42,8 @@ class SupervisedEvaluation(Evaluation):
     """Number of query images of each class. With one image, as in MAML's own evaluation, a
     transductive method can exploit that classes are equally frequent."""
     bn_mode: Annotated[Literal["query", "support"] | None, AS_TRAINED] = None
-    """Batch statistics of the query: its own (transductive) or those of the support set."""
+    """Source of the batch statistics for query images: the query images (transductive) or the
+    support images."""
     start: Annotated[Start | None, AS_TRAINED] = None
     """Initial head, for fine-tuning a pretrained run."""
     nearest_neighbor: bool = False

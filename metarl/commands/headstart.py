@@ -55,7 +55,12 @@ class Headstart(Ranged):
 
 
 class Learning(NamedTuple):
-    """Learning curve of one run from scratch: returns and the environment steps before each."""
+    """The learning curve of one run from scratch.
+
+    Attributes:
+        steps: Number of environment steps before each evaluation.
+        returns: Mean return of each evaluation.
+    """
 
     steps: NDArray[np.float64]
     returns: NDArray[np.float64]

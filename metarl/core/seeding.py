@@ -1,4 +1,8 @@
-"""Random generators from (seed, iteration, role); resuming needs no saved generator state."""
+"""Random generators that depend only on the seed of the run, the iteration and a role.
+
+A role names the use of the random numbers, such as "tasks". A resumed run therefore needs no saved
+generator state.
+"""
 
 import zlib
 
@@ -7,12 +11,12 @@ import torch
 
 
 def seed_sequence(seed: int, iteration: int, role: str) -> np.random.SeedSequence:
-    """Return the seed of (seed, iteration, role); a role is a name such as "tasks"."""
+    """Return the NumPy seed sequence of a seed, an iteration and a role such as "tasks"."""
     return np.random.SeedSequence((seed, iteration, zlib.crc32(role.encode())))
 
 
 def numpy_generator(seed: int, iteration: int, role: str) -> np.random.Generator:
-    """Return a ``numpy.random.Generator`` seeded by (seed, iteration, role)."""
+    """Return a NumPy generator for a seed, an iteration and a role such as "tasks"."""
     return np.random.default_rng(seed_sequence(seed, iteration, role))
 
 
@@ -24,6 +28,6 @@ def uniform(*shape: int, generator: torch.Generator) -> torch.Tensor:
 def torch_generator(
     seed: int, iteration: int, role: str, *, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """Return a ``torch.Generator`` on `device`, seeded by (seed, iteration, role)."""
+    """Return a torch generator for a seed, an iteration and a role such as "tasks"."""
     state = seed_sequence(seed, iteration, role).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(state[0] >> np.uint64(1)))

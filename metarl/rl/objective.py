@@ -127,7 +127,7 @@ class PostAdaptationObjective:
         return 0.0 if self.term is None else self.term(self.loop.start(meta.model, ())[0], task)
 
     def _trace(self, meta: MetaParams, tasks: Task, early: Tensors) -> Staged:
-        """Trace :meth:`products`."""
+        """Trace :meth:`products` into two programs for tensors of these shapes."""
         size = len(tree.leaves(meta))
 
         def function(early: Tensors, late: Tensors) -> tuple[Tensors, Tensors]:

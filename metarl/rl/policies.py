@@ -109,7 +109,8 @@ class Policy(Apply):
 class _MLPPolicy(nn.Module):
     """An MLP whose outputs parametrize an action distribution (:meth:`distribution`).
 
-    With `context`, so many context parameters are additional inputs (CAVIA, Zintgraf et al. 2019).
+    If `context` is positive, this number of context parameters are additional inputs of the network
+    (CAVIA, Zintgraf et al. 2019).
     """
 
     def __init__(self, sizes: Sequence[int], *, context: int = 0, **options: Any) -> None:

@@ -138,7 +138,7 @@ def maml_trpo(
         policy: The policy.
         loop: The inner loop; its loss is a policy-gradient loss of the same policy.
         term: See :class:`~metarl.rl.objective.PostAdaptationObjective`.
-        options: Of :func:`~metarl.rl.trpo.trust_region_step`, such as ``max_kl=0.01``.
+        options: Arguments of :func:`~metarl.rl.trpo.trust_region_step`, such as ``max_kl=0.01``.
     """
     objective = PostAdaptationObjective(policy, loop, term)
 
@@ -172,11 +172,12 @@ def e_maml(policy: Policy, loop: InnerLoop, **options: Any) -> MetaLearner:
 
 
 def exploration(policy: Policy) -> core.LossFn:
-    """Build −mean(log π_θ(a|s) of the first episodes) · mean(reward after adaptation) of one task.
+    """Return the loss −mean(log π_θ(a|s) before adaptation) · mean(reward after adaptation).
 
-    The second factor is a constant: how well this task went, beside the others. It is the score
-    term that the pre-update *sampling* distribution adds to the gradient (Stadie et al. 2018,
-    eq. 9, for the whole batch at once); with several inner steps the first episodes stand for all.
+    The second factor is a constant: the standardized reward of this task, relative to all tasks.
+    The gradient of the term is the score term of the *sampling* distribution before adaptation
+    (Stadie et al. 2018, eq. 9, applied to the whole batch). With several inner steps, only the
+    episodes before the first step are used.
     """
 
     def term(params: core.Params, task: Task) -> Float[Tensor, ""]:

@@ -162,13 +162,13 @@ class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._name = getattr(env.spec, "id", type(env.unwrapped).__name__)
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Start an episode."""
+        """Start an episode and validate its first observation."""
         with error_context(self._name, "reset"):
             observation, info = self.env.reset(**kwargs)
             return self._fitting(observation, 0.0), dict(info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Take a step.
+        """Take a step and validate its observation and reward.
 
         Rewards and observations that are not finite are accepted after an action that is not
         finite, because then the policy has diverged and not the environment.

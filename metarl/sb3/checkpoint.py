@@ -108,4 +108,4 @@ def _reading(path: Path) -> Iterator[None]:
             yield
     except Exception as error:  # damaged files can raise any error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is not a whole checkpoint of this run ({reason})") from error
+        raise ValueError(f"{path} is not a valid checkpoint of this run ({reason})") from error

@@ -42,7 +42,7 @@ def sb3_env(
 
 
 class OneTask(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """A wrapper that sets the same task in every episode, or samples one."""
+    """A wrapper that sets the task of every episode: a fixed task, or a newly sampled one."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], task: TaskDescription | None) -> None:
         """Wrap `env`; if `task` is None, a task is sampled at the start of every episode."""
@@ -102,9 +102,9 @@ class BatchedVecEnv(VecEnv):
         return self.env_method(attr_name, indices=indices)
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Raise an error: the rows share their attributes."""
+        """Raise an AttributeError, because the rows share their attributes."""
         raise AttributeError(
-            f"{attr_name!r} cannot be changed; create a new environment with sb3_env"
+            f"the attribute {attr_name!r} cannot be changed; create a new environment with sb3_env"
         )
 
     def env_method(

@@ -131,8 +131,8 @@ def copy_actor(policy: Policy, params: Params, into: ActorCriticPolicy) -> None:
     held = {name: x.shape for name, x in into.state_dict().items() if "value_net" not in name}
     if held != {name: x.shape for name, x in state.items()}:
         raise ValueError(
-            f"the policy does not fit the environment: it reads {into.observation_space}, acts in "
-            f"{into.action_space}, and needs parameters {held}"
+            f"the policy does not match the observations {into.observation_space} and the actions "
+            f"{into.action_space}: expected parameters {held}"
         )
     into.load_state_dict({name: x.detach().float() for name, x in state.items()}, strict=False)
 

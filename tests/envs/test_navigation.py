@@ -161,7 +161,7 @@ def test_attributes_of_rows_are_set_read_and_called() -> None:
     assert rows.call("sample_tasks", 2, np.random.default_rng(0)) == (goals(2),) * 3
     with pytest.raises(ValueError, match="expected 3 tasks, one per row, got 2"):
         rows.set_attr("task", [FAR] * 2)
-    with pytest.raises(AttributeError, match="can only set 'task', got 'speed'"):
+    with pytest.raises(AttributeError, match="only the attribute 'task' can be set, got 'speed'"):
         rows.set_attr("speed", 1)
     with pytest.raises(AttributeError, match="speed"):
         rows.get_attr("speed")

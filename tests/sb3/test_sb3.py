@@ -106,11 +106,9 @@ def test_what_is_no_actor_of_one_task_is_refused() -> None:
     policy, params = policy_for(BOX)
     with pytest.raises(ValueError, match="no task axis: expected weights with 2 axes, got 3"):
         sb3_policy(policy, tree.expand(params, 2), SEEN, BOX)
-    with pytest.raises(ValueError, match=r"does not fit the environment: .* acts in Discrete"):
+    with pytest.raises(ValueError, match=r"does not match the observations .* actions Discrete"):
         sb3_policy(policy, params, SEEN, DISCRETE)
-    with pytest.raises(
-        ValueError, match=r"does not fit the environment: it reads Box\(-1.0, 1.0, \(2,\)"
-    ):
+    with pytest.raises(ValueError, match=r"does not match the observations Box\(-1.0, 1.0, \(2,\)"):
         sb3_policy(policy, params, BOX, BOX)
     with pytest.raises(TypeError, match=r"policies of mlp_policy .* got Linear"):
         sb3_policy(*Policy.of(torch.nn.Linear(3, 2)), SEEN, BOX)
@@ -307,7 +305,7 @@ def test_run_without_a_whole_checkpoint_is_one_line_and_left_as_it_is(
 def test_damaged_checkpoint_is_passed_over(whole: Path, copied: Path, capsys: Any) -> None:
     path = copied / "checkpoints/00000003.zip"
     path.write_bytes(path.read_bytes()[:1000])
-    assert "00000003.zip is not a whole checkpoint of this run" in refusal(
+    assert "00000003.zip is not a valid checkpoint of this run" in refusal(
         capsys, "evaluate", copied
     )
     metarl("resume", copied)

@@ -21,13 +21,13 @@ Item = TypeVar("Item")
 
 
 class PeerFailed(RuntimeError):
-    """Error if a different process has failed; that process prints the reason."""
+    """Error after a failure of a different process, which prints the reason."""
 
     reported_elsewhere = True
 
 
 class SharedError(ValueError):
-    """Error that all processes raise together; only the first one prints it."""
+    """Error that all processes raise together and only the process of rank 0 prints."""
 
     raised_everywhere = True
 
