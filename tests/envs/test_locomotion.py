@@ -556,10 +556,10 @@ def test_copies_and_pickles_keep_arguments_and_task(name: str) -> None:
 
 def test_arguments_that_would_be_ignored_are_refused() -> None:
     with pytest.raises(
-        TypeError, match=r"AntDir only accepts observe_task, .*got .'ctrl_cost_weight"
+        TypeError, match=r"AntDir only accepts observe_task, .*got .*ctrl_cost_weight"
     ):
         make(ANT, ctrl_cost_weight=0.1)
-    with pytest.raises(TypeError, match="got .'frame_skip"):
+    with pytest.raises(TypeError, match="frame_skip"):
         make_rows(ANT, [{"direction": 1}], frame_skip=2)
 
 
