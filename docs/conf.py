@@ -19,15 +19,15 @@ copyright = "the metarl contributors"
 version = release = metarl.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "results/*"]  # results/introduction.md is a part of results.md
+exclude_patterns = ["_build", "results/*"]  # results/introduction.md is included in results.md
 html_theme = "furo"
 html_title = "metarl"
 
 myst_enable_extensions = ["dollarmath"]
-myst_heading_anchors = 3  # the anchors of headings are those of GitHub
+myst_heading_anchors = 3  # anchors of headings as on GitHub
 nb_execution_mode = "off"
 
-# Types are in the source; shapes, which jaxtyping writes as strings, are no types to link to.
+# Type annotations are in the source. The string annotations of jaxtyping cannot be linked.
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 default_role = "code"
@@ -54,16 +54,16 @@ class Environments(SphinxDirective):
 
 
 def keep_symbols(*event: Any) -> None:
-    """Let docstrings say (*batch, actions) and π(a|s): no emphasis, and no substitution."""
+    """Escape asterisks and bars, which docstrings use in (*batch, actions) and π(a|s)."""
     lines = event[-1]
     for number, line in enumerate(lines):
-        parts = line.split("``")  # literals are every second part
+        parts = line.split("``")  # every second part is a literal
         parts[::2] = [re.sub(r"(\*(?=\w+[,)])|\|(?=\w))", r"\\\1", part) for part in parts[::2]]
         lines[number] = "``".join(parts)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Add the directive, and what reads docstrings."""
+    """Register the directive and the docstring hook with Sphinx."""
     app.add_directive("environments", Environments)
     app.connect("autodoc-process-docstring", keep_symbols)
     return {"parallel_read_safe": True}

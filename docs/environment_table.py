@@ -5,10 +5,10 @@
     python docs/environment_table.py write
     python docs/environment_table.py check
 
-What stands between ``<!-- environments -->`` and ``<!-- /environments -->`` is never written by
-hand: horizons are those of the registry, steps and sizes those of the environments; tasks and
-rewards are the first sentences of these sections of their docstrings. ``check`` fails if the table
-is not what it should be.
+The text between ``<!-- environments -->`` and ``<!-- /environments -->`` is generated. Horizons
+come from the registry, and step durations and sizes from the environments. Tasks and rewards are
+the first sentences of these sections of the docstrings. ``check`` fails if the table is not up to
+date.
 """
 
 import inspect
@@ -32,7 +32,7 @@ HEAD = (
 
 
 def opening(docstring: str, title: str) -> str:
-    """Return the first sentence of a section of a docstring, without what follows "where"."""
+    """Return the first sentence of a section of a docstring, up to the word "where"."""
     found = re.search(rf"^## {title}\n(.+?)(?:\n\n|\Z)", docstring, re.DOTALL | re.MULTILINE)
     if not found:
         raise ValueError(f"a docstring has no section {title!r}: {docstring[:60]!r}")
@@ -41,7 +41,7 @@ def opening(docstring: str, title: str) -> str:
 
 
 def line(row: Row) -> str:
-    """Return the line of one environment."""
+    """Return the table row of one environment."""
     env: Any = gymnasium.make(row.id)
     step = f"{env.unwrapped.dt:g} s" if hasattr(env.unwrapped, "dt") else "-"
     text = inspect.getdoc(row.scalar()) or ""
@@ -53,18 +53,18 @@ def line(row: Row) -> str:
 
 
 def size(space: gymnasium.Space[Any]) -> str:
-    """Say how many numbers a flat space has, or one of how many."""
+    """Return the size of a flat Box, or the number of values of a Discrete space, as text."""
     return f"1 of {space.n}" if isinstance(space, spaces.Discrete) else str((space.shape or ())[0])
 
 
 def text_of_page() -> str:
-    """Return the text that the page should have."""
+    """Return the up-to-date text of the page."""
     table = HEAD + "".join(map(line, ENVIRONMENTS))
     return TABLE.sub(lambda found: found[1] + table + found[2], PAGE.read_text())
 
 
 def main(argv: list[str]) -> None:
-    """Write the table, or check it."""
+    """Write or check the table."""
     text = text_of_page()
     if argv == ["check"] and text != PAGE.read_text():
         sys.exit("docs/environments.md is out of date: python docs/environment_table.py write")

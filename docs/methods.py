@@ -1,14 +1,14 @@
-"""Write what the pages of docs/methods/ take from the package and from docs/results/.
+"""Generate blocks of the pages in docs/methods/ from the package and from docs/results/.
 
 ::
 
     python docs/methods.py write
     python docs/methods.py check
 
-A block between ``<!-- NAME -->`` and ``<!-- /NAME -->`` is never written by hand: ``flags``, what
-a method stands for; ``measured``, what its runs in docs/results/*.json came to, which are found by
-their commands; ``table``, the tables of the index. ``check`` fails if a block is
-not what it should be.
+The text between ``<!-- NAME -->`` and ``<!-- /NAME -->`` is generated. The block ``flags`` lists
+the settings of a method, ``measured`` the results of its runs in docs/results/*.json (selected by
+their commands), and ``table`` is a table of the index. ``check`` fails if a block is not up to
+date.
 """
 
 import json
@@ -35,7 +35,7 @@ from metarl.supervised.methods import METHODS  # noqa: E402
 PAGES = DOCS / "methods"
 BLOCK = re.compile(r"<!-- (flags|measured|table) -->\n.*?<!-- /\1 -->", re.DOTALL)
 MEASURES = {"return": "return", "loss": "mean squared error", "accuracy": "accuracy"}
-# What `metarl methods` lists as flags of maml-trpo has pages of its own.
+# Variants that `metarl methods` lists as flags of maml-trpo have separate pages.
 VARIANTS = {
     "maml-trpo --first-order": "fomaml",
     **{f"maml-trpo --inner {name}": name for name in ("meta-sgd", "lslr", "meta-curvature")},
@@ -46,13 +46,13 @@ IN_RESULTS = "nothing in [results.md](../results.md) is of this method."
 
 
 def page_names() -> list[str]:
-    """Return the pages: one for every method, and every experiment on policies of this package."""
+    """Return the names of the pages: every supervised method and every meta-RL method."""
     ours = [name for name in experiments() if name not in OTHERS]
     return list(dict.fromkeys([*METHODS, *ours]))
 
 
 def page_of(command: str) -> str | None:
-    """Return the page that a training command belongs to; ``None`` for those of other packages."""
+    """Return the page of a training command, or ``None`` for commands of other packages."""
     _, _, *words = shlex.split(command)
     if words[0] == "sb3":
         return None
@@ -69,19 +69,19 @@ def page_of(command: str) -> str | None:
 
 @cache
 def measured() -> dict[str, list[str]]:
-    """Return the lines of every page about what was measured."""
+    """Return the result lines of every page."""
     found: dict[str, list[str]] = {}
     for path in sorted(results.SOURCES.glob("*.json")):
         result = json.loads(path.read_text())
         for row in result["rows"]:
             page = page_of(row["train"])
-            if page and "--checkpoint 0" not in row["evaluate"]:  # that one is not trained
+            if page and "--checkpoint 0" not in row["evaluate"]:  # checkpoint 0 is not trained
                 found.setdefault(page, []).append(_line(result, row))
     return found
 
 
 def _line(result: dict[str, Any], row: dict[str, Any]) -> str:
-    """Say what one row came to after the first and the last step that the table shows."""
+    """Return the results of one row after the first and the last step in the table, as text."""
     anchor = re.sub(r"[^\w\- ]", "", result["title"].lower()).replace(" ", "-")
     link = f"[{result['title']}](../results.md#{anchor})"
     if "accuracies" in row:
@@ -116,7 +116,7 @@ def block(name: str, page: str) -> str:
 
 
 def flags_of(values: dict[str, Any]) -> str:
-    """Write what a method stands for as flags."""
+    """Return the settings of a method as flags."""
     named = [(flag(name), value) for name, value in values.items()]
     return " ".join(name if value is True else f"{name} {value}" for name, value in named)
 
@@ -135,7 +135,7 @@ def tables() -> str:
 
 
 def text_of(path: Path) -> str:
-    """Return the text that a page should have."""
+    """Return the up-to-date text of a page."""
     return re.sub(
         BLOCK,
         lambda found: f"<!-- {found[1]} -->\n{block(found[1], path.stem)}<!-- /{found[1]} -->",
@@ -144,7 +144,7 @@ def text_of(path: Path) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Write the blocks of all pages, or check them."""
+    """Write or check the blocks of all pages."""
     for path in sorted(PAGES.glob("*.md")):
         text = text_of(path)
         if argv == ["check"] and text != path.read_text():

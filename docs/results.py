@@ -1,4 +1,4 @@
-"""Collect finished runs into docs/results/NAME.json, and make docs/results.md from these files.
+"""Collect finished runs in docs/results/NAME.json, and generate docs/results.md from these files.
 
 ::
 
@@ -6,10 +6,10 @@
     python docs/results.py table
     python docs/results.py check
 
-A row takes, of each of its runs, the newest evaluation at the furthest checkpoint (or, with
-``METHOD@0=...``, at checkpoint 0) of all that follow the protocol: the key "protocol" of NAME.json
-says which values each of its fields may have, by default those of :data:`PROTOCOL`. ``collect``
-prints what it took. ``check`` fails if docs/results.md is not what the files say.
+For each run, a row uses the newest evaluation of the last evaluated checkpoint (with
+``METHOD@0=...``, of checkpoint 0) that follows the protocol. The key "protocol" of NAME.json
+contains the allowed values of each field and defaults to :data:`PROTOCOL`. ``collect`` prints the
+selected evaluations. ``check`` fails if docs/results.md does not match the files.
 """
 
 import json
@@ -27,15 +27,15 @@ from metarl.util.statistics import interval95
 
 DOCS = Path(__file__).parent
 SOURCES = DOCS / "results"
-# Finn et al. 2017: three steps, and none for the oracle, on 40 tasks drawn with seed 1.
+# Finn et al. 2017: three steps (zero for the oracle) on 40 tasks sampled with seed 1.
 PROTOCOL = {"num_tasks": [40], "episodes_per_task": [40], "seed": [1], "inner_steps": [0, 3]}
 OF_IMAGES_AND_TEXT = ("num_queries", "transductive", "test_steps", "accuracies")
 
 
 def collect(name: str, groups: list[str]) -> None:
-    """Write rows of docs/results/NAME.json, each of a group of runs that differ in their seed.
+    """Write rows of docs/results/NAME.json, each for a group of runs with different seeds.
 
-    Rows of other methods stay, and the order of those that are there.
+    Rows of other methods and the order of existing rows are kept.
     """
     path = SOURCES / f"{name}.json"
     known = json.loads(path.read_text()) if path.exists() else {}
@@ -48,7 +48,7 @@ def collect(name: str, groups: list[str]) -> None:
 
 
 def _row(method: str, folders: str, *, accepted: dict[str, list[int]]) -> dict[str, Any]:
-    """Describe one method; ``METHOD@0=...`` takes the evaluation of checkpoint 0."""
+    """Return the row of one method; ``METHOD@0=...`` selects the evaluation of checkpoint 0."""
     label, _, iteration = method.partition("@")
     runs = [Run.open(Path(folder)) for folder in folders.split(",")]
     chosen = [_evaluation(run, int(iteration) if iteration else None, accepted) for run in runs]
@@ -99,7 +99,7 @@ def _evaluation(run: Run, iteration: int | None, accepted: dict[str, list[int]])
 
 
 def _seconds(history: list[dict[str, float]]) -> float:
-    """Add up the time of a run; a line holds the mean of the iterations since the last line."""
+    """Return the wall time of a run in hours; a line contains the mean since the previous line."""
     total, before = 0.0, 0.0
     for entry in history:
         each = sum(value for name, value in entry.items() if name.startswith("time/"))
@@ -125,7 +125,7 @@ def _section(result: dict[str, Any]) -> str:
 
 
 def _by_step(result: dict[str, Any]) -> list[str]:
-    """Lay out what policies, curves and images came to: a line a method, a column a step."""
+    """Return a table with one row per method and one column per inner step."""
     steps = result.get("steps") or list(range(max(len(row["mean"]) for row in result["rows"])))
     classes = any(row["measure"] == "accuracy" for row in result["rows"] if "measure" in row)
     head = ["method", *(f"{k} step{'s' if k != 1 else ''}" for k in steps), "seeds"]
@@ -143,7 +143,7 @@ def _by_step(result: dict[str, Any]) -> list[str]:
 
 
 def _by_task(rows: list[dict[str, Any]]) -> list[str]:
-    """Lay out what tasks of text came to after the inner steps: a column a method."""
+    """Return the table of text tasks after adaptation, with one column per method."""
     lines = [_line(["task", "shots", *(f"**{row['method']}**" for row in rows)])]
     lines.append(_line(["---", *["---:"] * (len(rows) + 1)]))
     for task, by_shots in rows[0]["accuracies"].items():
@@ -159,7 +159,7 @@ def _deviation(values: Any) -> str:
 
 
 def _effort(rows: list[dict[str, Any]]) -> list[str]:
-    """Lay out what rows took, and their commands."""
+    """Return the wall times and the commands of the rows."""
     steps = any(any(row["env_steps"]) for row in rows)
     unit = "environment steps" if steps else "iterations"
     lines = [_line(["method", unit, "minutes", "commands"])]
@@ -173,7 +173,7 @@ def _effort(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _cell(row: dict[str, Any], step: int) -> str:
-    """Write a result with its interval: over seeds, or of a single seed over its tasks."""
+    """Format a result with its interval: over seeds, or over tasks for a single seed."""
     if step >= len(row["mean"]):
         return ""
     single = len(row["seeds"]) == 1
@@ -183,7 +183,7 @@ def _cell(row: dict[str, Any], step: int) -> str:
 
 
 def _query(row: dict[str, Any]) -> str:
-    """Say whether a query image is helped by the others."""
+    """Return whether the evaluation was transductive, as text."""
     images = f"{row['num_queries']} a class" if row.get("num_queries") else "as many as there are"
     return f"itself, {images} (transductive)" if row["transductive"] else "the support set"
 
@@ -193,7 +193,7 @@ def _line(cells: list[str]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Collect, write the table, or check it."""
+    """Collect runs, or write or check the table."""
     page = DOCS / "results.md"
     if argv == ["check"]:
         if page.read_text() != table():

@@ -1,4 +1,4 @@
-"""Everything follows the device of its inputs: a stray CPU tensor raises on the meta device."""
+"""Functions run on the device of their inputs: CPU tensors raise on the meta device."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What is shipped, who may import whom, and that importing costs nothing."""
+"""The contents of the package, the import laws, and fast imports."""
 
 import ast
 import importlib
@@ -64,7 +64,7 @@ ALLOWED_IN["core"] = {"torch", "numpy", "jaxtyping", "lazy_loader"}
 
 
 def module_of(path: Path) -> str:
-    """Return the dotted name that a file is imported by."""
+    """Return the dotted module name of a file."""
     for name, folder in FOLDERS.items():
         if path.is_relative_to(folder):
             first = ["metarl"] if name == "metarl" else ["metarl", name]
@@ -77,7 +77,7 @@ MODULES = {module_of(path): path for path in SOURCES}
 
 
 def public_names(package: str) -> dict[str, str]:
-    """Return the public names of a package, in full, by the module that defines each."""
+    """Return the public names of a package with the modules that define them."""
     stub = MODULES[package].with_suffix(".pyi")
     nodes = ast.parse(stub.read_text()).body if stub.exists() else []
     found = [(node.module, node.names) for node in nodes if isinstance(node, ast.ImportFrom)]
@@ -98,24 +98,24 @@ def package_of(module: str) -> str:
 
 
 def own_imports(path: Path) -> set[str]:
-    """Return the modules of metarl that a file imports, wherever in it."""
+    """Return the modules of metarl that a file imports anywhere."""
     found = {DEFINED_IN.get(name, name) for name in imports(path)}
     return {name for name in found if name in MODULES and name != "metarl"}
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if package_of(m) in LAWS])
-def test_a_module_imports_only_the_packages_below_its_own(module: str) -> None:
+def test_a_module_only_imports_packages_below_its_own(module: str) -> None:
     package = package_of(module)
     allowed = LAWS[package] | {package}
     assert {m for m in own_imports(MODULES[module]) if package_of(m) not in allowed} == set()
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if package_of(m) in ALLOWED_IN])
-def test_a_package_imports_only_its_third_party_packages(module: str) -> None:
+def test_a_package_only_imports_its_third_party_packages(module: str) -> None:
     assert third_party(imports(MODULES[module])) <= ALLOWED_IN[package_of(module)]
 
 
-def test_modules_import_each_other_in_no_circle() -> None:
+def test_modules_have_no_import_cycles() -> None:
     lazy = {name.rpartition(".")[0] for name in DEFINED_IN}
     left = {m: own_imports(path) - {m} - lazy for m, path in MODULES.items() if m not in PACKAGES}
     while free := {m for m, needed in left.items() if not needed & set(left)}:
@@ -132,7 +132,7 @@ def test_the_root_has_few_modules_and_no_package_has_many() -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.name)
-def test_optional_packages_are_imported_where_they_are_needed(path: Path) -> None:
+def test_optional_packages_are_imported_lazily(path: Path) -> None:
     drawing = {"matplotlib", "imageio", "imageio_ffmpeg"}
     optional = {"wandb", "tensorboard", "transformers", "huggingface_hub", *drawing}
     assert not third_party(imports(path, top_level=True)) & optional
@@ -142,7 +142,7 @@ LIBRARY = [p for m, p in MODULES.items() if package_of(m) not in ("commands", "e
 
 
 def errors_of(path: Path) -> Iterator[str]:
-    """Return the source of what a file raises and warns of."""
+    """Return the source of all errors and warnings of a file."""
     for node in ast.walk(ast.parse(path.read_text())):
         warns = isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("warn", "refuse")
         if isinstance(node, ast.Raise) or warns:
@@ -155,18 +155,18 @@ def test_errors_of_the_library_name_no_flag(path: Path) -> None:
     assert [text for text in named if "`metarl " not in text] == []
 
 
-def test_the_test_above_sees_flags(tmp_path: Path) -> None:
+def test_flags_in_errors_are_detected(tmp_path: Path) -> None:
     file = tmp_path / "x.py"
     file.write_text("def f(x):\n    raise ValueError(f'--num-tasks must be {x}')\n")
     assert [text for text in errors_of(file) if re.search(r"(?<![\w-])--[a-z]", text)]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.name)
-def test_no_file_grows_beyond_300_lines(path: Path) -> None:
+def test_no_file_has_more_than_300_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 300
 
 
-def test_every_package_folder_is_shipped() -> None:
+def test_every_package_folder_is_in_the_wheel() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     found = {
         ".".join(["metarl", *path.parent.relative_to(folder).parts])
@@ -179,7 +179,7 @@ def test_every_package_folder_is_shipped() -> None:
     assert settings["project"]["version"] == metarl.__version__
 
 
-def test_every_extra_of_users_is_tested_at_its_oldest() -> None:
+def test_every_user_extra_is_tested_with_its_oldest_versions() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = set(settings["project"]["optional-dependencies"]) - {"all", "docs", "dev"}
     (listed,) = re.findall(r"^extras=\((.*)\)$", (ROOT / ".ci/nightly").read_text(), re.M)
@@ -196,7 +196,7 @@ def test_importing_metarl_loads_neither_torch_nor_mujoco() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_public_name_means_one_thing_in_all_packages() -> None:
+def test_public_names_are_unique_across_packages() -> None:
     meanings: dict[str, set[int]] = {}
     for package in map(importlib.import_module, PACKAGES):
         for name in getattr(package, "__all__", ()):
@@ -218,7 +218,7 @@ def test_importing_a_package_of_public_names_loads_no_large_library() -> None:
 @pytest.mark.parametrize("package", LAZY)
 def test_public_names_exist_and_others_are_errors(package: str) -> None:
     module = importlib.import_module(package)
-    for name in MODULES:  # a module of the same name would hide the public name
+    for name in MODULES:  # a module with the same name would hide the public name
         if name.startswith(f"{package}.") and not name.endswith("__main__"):
             importlib.import_module(name)
     named = [name.rpartition(".")[2] for name in public_names(package)]

@@ -1,31 +1,32 @@
-"""Defects that were found in other implementations, each with the test that keeps it out of this.
+"""Defects of other implementations, each with a test of this package.
 
-Tests elsewhere that do so already:
+Tests in other files:
 
 * last task's parameters sample every task from the second inner step on (maml_rl), one step only
-  (garage): tests/rl/test_sampler.py::test_episodes_k_come_from_the_policy_after_k_inner_steps
+  (garage):
+  tests/rl/test_sampler.py::test_episodes_k_are_collected_by_the_policy_after_k_inner_steps
 * Fisher products by finite differences of a wrong or tiny step (maml_rl, ProMP):
-  tests/rl/test_objective.py::test_fisher_product_is_that_of_the_dense_hessian_of_the_kl
+  tests/rl/test_objective.py::test_fisher_product_matches_the_dense_hessian_of_the_kl
 * reward said to be squared that is not (maml_rl):
   tests/envs/test_navigation.py::test_reward_is_the_distance_after_the_move_and_not_its_square
 * actions ten times as large as their box (pytorch-maml-rl):
   tests/envs/test_navigation.py::test_actions_are_scaled_and_clipped
 * every episode equal, instead of every time step (pytorch-maml-rl, CAVIA):
-  tests/rl/test_advantages.py::test_masked_mean_weights_every_transition_alike and
+  tests/rl/test_advantages.py::test_masked_mean_weights_every_transition_equally and
   tests/rl/test_losses.py::test_gradient_is_the_mean_score_times_advantage
 * observations not clipped to ±10 in the baseline (pytorch-maml-rl), time counted from 1 (CAVIA):
-  tests/rl/test_advantages.py::test_baseline_is_the_dense_ridge_solution_on_clipped_observations
+  tests/rl/test_advantages.py::test_baseline_matches_dense_ridge_regression_on_clipped_observations
 * a baseline that cannot be solved for stops a worker, and the run waits forever (pytorch-maml-rl):
-  tests/rl/test_advantages.py::test_baseline_in_float32_survives_constant_and_equal_features and
-  tests/envs/test_own_environment.py::test_worker_that_dies_is_an_error_and_not_a_hang
+  tests/rl/test_advantages.py::test_baseline_in_float32_supports_constant_and_equal_features and
+  tests/envs/test_own_environment.py::test_a_dead_worker_is_an_error_and_not_a_hang
 * tensors left on the CPU (pytorch-maml-rl, learn2learn):
   tests/test_devices.py::test_fisher_products_follow_their_inputs
 * results that depend on the number of workers (pytorch-maml-rl):
   tests/rl/test_threads.py::test_collecting_and_stepping_are_bit_identical_for_one_and_two_threads,
   tests/envs/test_locomotion.py::test_number_of_threads_changes_nothing and
-  tests/rl/test_vector_envs.py::test_episodes_are_those_of_a_slow_loop_and_end_once
+  tests/rl/test_vector_envs.py::test_episodes_match_a_loop_over_scalar_environments
 * a velocity missed is rewarded (ProMP):
-  tests/envs/test_locomotion.py::test_swimmer_is_rewarded_for_meeting_its_velocity_and_not_for_missing_it
+  tests/envs/test_locomotion.py::test_swimmer_reward_has_its_maximum_at_the_target_velocity
 * an observation of zero, with which all but the last bias of a ReLU network has no gradient
   (pytorch-maml-rl, CAVIA):
   tests/envs/test_small_environments.py::test_gradient_reaches_every_layer_of_a_policy_for_the_bandit
@@ -35,19 +36,19 @@ Tests elsewhere that do so already:
   an episode splitter that loses the last one (metaworld-algorithms):
   tests/rl/test_sampler.py::test_episodes_that_end_early_are_masked_up_to_the_horizon
 * advantages divided by their variance (garage, metaworld-algorithms):
-  tests/rl/test_advantages.py::test_standardized_entries_have_mean_zero_and_deviation_one
+  tests/rl/test_advantages.py::test_standardized_values_have_mean_zero_and_std_one
 * a baseline that is never trained (garage):
-  tests/rl/test_advantages.py::test_constant_reward_in_full_episodes_is_explained_by_time_alone
+  tests/rl/test_advantages.py::test_constant_rewards_in_full_episodes_are_explained_by_time
 * an outer loss of log-probabilities, wrong in the line search (garage), and KL(new ‖ old) there
   (pytorch-maml-rl, CAVIA, learn2learn):
   tests/rl/test_trpo.py::test_step_lowers_the_surrogate_inside_the_trust_region
 * a KL averaged over padding (garage):
-  tests/rl/test_objective.py::test_products_are_those_of_plain_autograd and
-  tests/rl/test_trpo.py::test_what_the_padding_holds_does_not_matter
+  tests/rl/test_objective.py::test_products_match_plain_autograd and
+  tests/rl/test_trpo.py::test_values_in_the_padding_do_not_matter
 * log-probability and KL averaged over the action's dimensions (learn2learn, CAVIA):
-  tests/rl/test_distributions.py::test_log_prob_kl_and_entropy_are_those_of_torch
+  tests/rl/test_distributions.py::test_log_prob_kl_and_entropy_match_torch
 * the value after the end is that of the next episode's start (learn2learn):
-  tests/rl/test_advantages.py::test_advantages_are_those_of_the_recursion
+  tests/rl/test_advantages.py::test_advantages_match_the_recursion
 * nothing says how large σ is (all):
   tests/rl/test_sampler.py::test_metrics_describe_the_rollouts
 """
@@ -98,7 +99,7 @@ GOAL = {"goal": [0.3, -0.4]}
 
 
 def plane(num_tasks: int = 3, episodes: int = 4) -> tuple[Sampler, Policy, Params]:
-    """Build a sampler of short episodes, and a policy with mean 0 and deviation 1 everywhere."""
+    """Build a sampler of short episodes, and a policy with mean 0 and std 1."""
     options = {"num_tasks": num_tasks, "episodes_per_task": episodes, "max_episode_steps": 10}
     sampler = make_sampler(PLANE, **options)
     spaces = sampler.env.single_observation_space, sampler.env.single_action_space
@@ -107,14 +108,14 @@ def plane(num_tasks: int = 3, episodes: int = 4) -> tuple[Sampler, Policy, Param
 
 
 def collect(sampler: Sampler, policy: Policy, params: Params, lr: float) -> Task:
-    """Collect a meta-batch of one inner step, every task the same."""
+    """Collect a meta-batch of one inner step with equal tasks."""
     loop = InnerLoop(reinforce(policy), sgd(lr), num_steps=1)
     tasks = [GOAL] * sampler.num_tasks
     return sampler.collect(policy, loop, loop.init(params), tasks, seeded(0), advantages())[0]
 
 
-def test_every_test_named_above_exists() -> None:
-    """Keep the list true."""
+def test_every_test_in_the_docstring_exists() -> None:
+    """The list above is up to date."""
     named = re.findall(r"(tests/[\w/]+\.py)::(\w+)", __doc__ or "")
     assert len(named) > 20
     for file, name in named:
@@ -136,8 +137,8 @@ def test_programs_do_not_grow_with_the_iterations() -> None:
     assert sizes == [1, 1, 1]
 
 
-def test_a_product_does_not_adapt_again() -> None:
-    """CAVIA took all the inner steps of all the tasks again for every conjugate gradient step."""
+def test_fisher_products_do_not_repeat_adaptation() -> None:
+    """CAVIA repeated all inner steps for every conjugate-gradient step."""
     objective, meta, tasks = problem()
     calls = []
 
@@ -147,15 +148,15 @@ def test_a_product_does_not_adapt_again() -> None:
 
     counting = PostAdaptationObjective(objective.policy, replace(objective.loop, loss=counted))
     counts = []
-    for cg_steps in (5, 1, 10):  # the first also traces
+    for cg_steps in (5, 1, 10):  # the first product also traces
         calls.clear()
         trust_region_step(counting, meta, tasks, cg_steps=cg_steps, backtracks=1)
         counts.append(len(calls))
     assert counts[1] == counts[2] > 0
 
 
-def test_no_two_actions_share_their_noise() -> None:
-    """Workers of pytorch-maml-rl were forked with one generator: tasks had the same noise."""
+def test_actions_have_independent_noise() -> None:
+    """Workers of pytorch-maml-rl were forked with one generator, so tasks shared their noise."""
     sampler, policy, params = plane()
     batch = collect(sampler, policy, params, lr=0.0)
     params = tree.expand(params, sampler.num_tasks)
@@ -168,8 +169,8 @@ def test_no_two_actions_share_their_noise() -> None:
     assert len(noise.unique()) == noise.numel()
 
 
-def test_no_two_episodes_start_alike() -> None:
-    """Environments of pytorch-maml-rl were seeded by worker; two rows could start alike."""
+def test_episodes_have_different_initial_states() -> None:
+    """pytorch-maml-rl seeded environments by worker, so rows could have equal initial states."""
     sampler = make_sampler(CHEETAH, num_tasks=2, episodes_per_task=3, max_episode_steps=1)
     spaces = sampler.env.single_observation_space, sampler.env.single_action_space
     policy, params = mlp_policy(*spaces, hidden=(4,), generator=seeded(0))
@@ -180,16 +181,16 @@ def test_no_two_episodes_start_alike() -> None:
     assert starts.shape[0] == len(starts.unique(dim=0)) == 2 * 2 * 3
 
 
-def test_a_task_that_is_drawn_twice_is_adapted_to_twice() -> None:
-    """With two tasks and forty draws, whatever is kept by task and not by its place is shared."""
+def test_repeated_tasks_are_adapted_separately() -> None:
+    """With two tasks and forty draws, state stored by task would be shared."""
     sampler, policy, params = plane()
     batch = collect(sampler, policy, params, lr=0.5)
     for field in (batch.support[0].actions, batch.query.actions, batch.query.behavior.log_std):
         assert len(field.flatten(1).unique(dim=0)) == sampler.num_tasks
 
 
-def test_nothing_is_written_to_what_is_given() -> None:
-    """pytorch-maml-rl filled masks in place, on tensors of the graph and of its callers."""
+def test_arguments_are_not_modified() -> None:
+    """pytorch-maml-rl modified tensors of the graph and of callers in place."""
     objective, meta, clean = problem()
     tasks = Task((fill_padding(clean.support[0], 7.0),), fill_padding(clean.query, torch.nan))
     rollout = Rollout(*task_of(tasks.query, 0)[:5], ~task_of(tasks.query.mask, 0))
@@ -203,8 +204,8 @@ def test_nothing_is_written_to_what_is_given() -> None:
         assert_close(x, copy, rtol=0, atol=0, equal_nan=True)
 
 
-def test_fisher_product_in_single_precision_is_that_in_double() -> None:
-    """ProMP took finite differences in single precision: what is left is noise."""
+def test_fisher_products_in_float32_and_float64_agree() -> None:
+    """ProMP used finite differences in float32, which are mostly noise."""
     objective, meta, tasks = problem(optimizer="sgd", steps=2)
     vector = random_like(meta, seed=2)
     single = tree.map_leaves(
@@ -214,8 +215,8 @@ def test_fisher_product_in_single_precision_is_that_in_double() -> None:
     assert relative_error(product, objective.products(meta, tasks, vector)[2]) < 1e-5
 
 
-def test_solve_is_damped() -> None:
-    """ProMP solved without damping, where a Fisher of few episodes is all but singular."""
+def test_the_linear_system_is_damped() -> None:
+    """ProMP used no damping, but a Fisher matrix of few episodes is nearly singular."""
     defaults = {field.name: field.default for field in fields(MAMLTRPO)}
     parameters = inspect.signature(trust_region_step).parameters
     assert defaults["cg_damping"] == parameters["cg_damping"].default == 1e-5
@@ -230,10 +231,10 @@ def test_solve_is_damped() -> None:
     assert cosines[1] == pytest.approx(-1)
 
 
-def test_evaluation_takes_steps_of_its_own_and_halves_all_but_the_first(
+def test_evaluation_halves_all_step_sizes_but_the_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """pytorch-maml-rl and garage took those of the training; CAVIA halved the first alone."""
+    """pytorch-maml-rl and garage used the training step sizes; CAVIA only halved the first."""
     config = MAMLTRPO(inner_steps=1, inner_lr=0.4, hidden=(4,))
     steps = MetaRL(config)._steps_to_take(RLEvaluation(Path("run")))
     assert steps == 3
@@ -255,8 +256,8 @@ def test_evaluation_takes_steps_of_its_own_and_halves_all_but_the_first(
     assert_close(torch.stack(seen), torch.tensor([[0.0], [-0.4], [-0.6], [-0.8]]).expand(4, 2))
 
 
-def test_settings_of_the_inner_loop_are_obeyed() -> None:
-    """pytorch-maml-rl documents one thing of its number of steps and does another."""
+def test_inner_loop_settings_take_effect() -> None:
+    """pytorch-maml-rl's number of steps differed from its documentation."""
     parts = build(MAMLTRPO(inner_steps=2, inner_lr=0.3, num_tasks=2, hidden=(4,)))
     slope = {"weight": torch.ones(1)}
     for step in (0, 1):
@@ -269,7 +270,7 @@ def test_settings_of_the_inner_loop_are_obeyed() -> None:
     assert len(batch.support) == 2
 
 
-def test_advantages_of_every_batch_have_a_baseline_of_their_own() -> None:
+def test_every_batch_has_a_separate_baseline() -> None:
     """CAVIA's outer advantages used the baseline of the episodes before adaptation."""
     sampler, policy, params = plane()
     batch = collect(sampler, policy, params, lr=0.5)
@@ -281,7 +282,7 @@ def test_advantages_of_every_batch_have_a_baseline_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("row", ENVIRONMENTS, ids=lambda row: row.id)
-def test_no_observation_shows_the_task_unless_asked_to(row: Any) -> None:
+def test_observations_do_not_contain_the_task_by_default(row: Any) -> None:
     """garage's point robot observed its distance to the goal."""
     shown = {}
     for observe_task in (False, True):
@@ -290,7 +291,7 @@ def test_no_observation_shows_the_task_unless_asked_to(row: Any) -> None:
         tasks = [drawn[0], next(task for task in drawn if task != drawn[0])]
         env.set_attr("task", tasks)
         seen = [env.reset(seed=[3, 3])[0]]
-        # Tasks that are other bodies or other transitions may show in what follows an action.
+        # Tasks that change the dynamics can affect observations after an action.
         if "RandParams" not in row.id and "TabularMDP" not in row.id:
             actions = np.full(env.action_space.shape, 0.1).astype(env.action_space.dtype)
             seen += [env.step(actions)[0].copy() for _ in range(3)]
@@ -300,8 +301,8 @@ def test_no_observation_shows_the_task_unless_asked_to(row: Any) -> None:
     assert not any(shown[True])
 
 
-def test_standard_deviation_has_a_floor() -> None:
-    """Without one a deviation of zero makes every ratio infinite (all have 1e-6)."""
+def test_standard_deviation_has_a_minimum() -> None:
+    """Without a minimum, a standard deviation of zero makes ratios infinite (others use 1e-6)."""
     policy = GaussianMLP((2, 4, 2))
     torch.nn.init.constant_(policy.log_std, -50.0)
     distribution = policy(torch.zeros(3, 2))
@@ -310,7 +311,7 @@ def test_standard_deviation_has_a_floor() -> None:
     assert distribution.log_prob(distribution.sample(seeded(0))).isfinite().all()
 
 
-def test_a_machine_without_an_accelerator_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """metaworld-algorithms refuses to start."""
+def test_no_accelerator_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    """metaworld-algorithms requires one."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert resolve_device("auto") == torch.device("cpu")

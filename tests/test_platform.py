@@ -1,4 +1,4 @@
-"""Habits of platforms: spawned processes, odd paths, read-only installs, narrow encodings."""
+"""Platform differences: spawned processes, unusual paths, read-only installs and encodings."""
 
 import multiprocessing
 import os
@@ -27,7 +27,7 @@ def commands_of_a_user(*lines: list[Any]) -> None:
 
 
 def test_training_evaluation_and_pictures_work_in_spawned_processes(tmp_path: Path) -> None:
-    """Where processes are spawned, as on macOS and Windows, nothing of the parent is inherited."""
+    """Spawned processes, as on macOS and Windows, inherit no state."""
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
     own, plane = tmp_path / "own", tmp_path / "plane"
     lines = [
@@ -49,7 +49,7 @@ def test_training_evaluation_and_pictures_work_in_spawned_processes(tmp_path: Pa
 
 @pytest.mark.filterwarnings("ignore:Glyph .* missing from font")  # it is drawn as a box
 @pytest.mark.parametrize("name", ["Läufe – 実験 (1), it's 100% $HOME"])
-def test_paths_may_hold_spaces_and_any_letter(
+def test_paths_can_contain_spaces_and_any_letter(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
@@ -66,16 +66,16 @@ def test_paths_may_hold_spaces_and_any_letter(
 
 
 def everything_in(*folders: Path) -> dict[Path, tuple[int, int]]:
-    """Return what is in folders, and when each was changed: a superuser may write anywhere."""
+    """Return the files in folders with their modification times."""
     found = [path for folder in folders for path in (folder, *folder.rglob("*"))]
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in found}
 
 
 @pytest.mark.nightly
-def test_the_wheel_built_from_the_source_archive_works_where_nothing_can_be_written(
+def test_the_wheel_works_from_read_only_folders(
     tmp_path: Path,
 ) -> None:
-    """Installed read-only, used from a read-only folder, and on MuJoCo, which likes to log."""
+    """Installed read-only and used in a read-only folder, including MuJoCo's log."""
     build = [sys.executable, "-m", "build"]
     if subprocess.run([*build, "--version"], capture_output=True).returncode:
         pytest.skip("needs the package 'build': pip install 'metarl-torch[dev]'")
@@ -109,8 +109,8 @@ cli.run({["plot", str(out / "run"), "--out", str(out / "curves.png")]})
 
 
 @pytest.mark.parametrize("encoding", [nightly("ascii"), "cp1252"])
-def test_output_that_cannot_show_an_arrow_stops_no_command(encoding: str, tmp_path: Path) -> None:
-    """On Windows, what goes into a file has the code page of the system."""
+def test_limited_encodings_do_not_stop_commands(encoding: str, tmp_path: Path) -> None:
+    """On Windows, redirected output has the encoding of the system."""
     words = [*TRAIN, "--iterations", "1", "--out", str(tmp_path / "run")]
     done = subprocess.run(
         [sys.executable, "-m", "metarl", *words],

@@ -1,6 +1,6 @@
-"""The first iteration of every kind of run is what the version before the redesign computed.
+"""The first iteration of every kind of run equals that of the version before the redesign.
 
-`.ci/compare_versions.py` has the command lines, and made the numbers with ``--record``.
+`.ci/compare_versions.py` contains the command lines and recorded the numbers with ``--record``.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""``metarl benchmark``: what it prints and writes, and that the raw physics is the same work."""
+"""``metarl benchmark``: its output, and the raw physics as a baseline of equal work."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def test_figures_are_printed_and_written(
     assert "raw mj_step" in capsys.readouterr().out
 
 
-def test_raw_physics_takes_every_substep_of_the_same_actions(
+def test_raw_physics_simulates_every_substep_of_the_recorded_actions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     env = make_sampler(ENV, num_tasks=1, episodes_per_task=3).env
@@ -65,7 +65,7 @@ def test_raw_physics_takes_every_substep_of_the_same_actions(
 
 
 def share_a_small_benchmark(out: Path) -> None:
-    """Measure as one of several processes."""
+    """Run the measurement in one of several processes."""
     small = {"num_tasks": 2, "episodes_per_task": 2, "hidden": (4,)}
     scaling.CHEETAH.update(small)
     figures = scaling.measure(1)
@@ -74,7 +74,7 @@ def share_a_small_benchmark(out: Path) -> None:
 
 
 @pytest.mark.nightly
-def test_processes_that_share_an_iteration_are_measured(tmp_path: Path) -> None:
+def test_scaling_measures_processes_that_share_an_iteration(tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
     started = ranks.start(2, tmp_path / "ranks", share_a_small_benchmark, out)
     assert started.join() == [0, 0]
@@ -100,7 +100,7 @@ def fail(repeats: int) -> None:
 
 
 @pytest.mark.nightly
-def test_processes_of_a_benchmark_that_fail_print_why(
+def test_failing_benchmark_processes_print_the_reason(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(scaling, "measure", fail)
@@ -109,6 +109,6 @@ def test_processes_of_a_benchmark_that_fail_print_why(
     assert "ValueError: 1 is no good number" in caplog.text
 
 
-def test_no_repeats_are_refused() -> None:
+def test_zero_repeats_are_rejected() -> None:
     with pytest.raises(ValueError, match="`repeats` must be at least 1, got 0"):
         Benchmark(repeats=0)

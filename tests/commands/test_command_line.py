@@ -1,4 +1,4 @@
-"""The command line: help, and every mistake in one line."""
+"""The command line: help, and one-line errors."""
 
 import subprocess
 import sys
@@ -88,7 +88,7 @@ def test_a_broken_pipe_to_another_process_is_an_error(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_impossible_settings_are_one_line_and_leave_no_folder(
+def test_invalid_settings_give_one_line_errors_and_leave_no_folder(
     flags: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert expected in refusal(capsys, *TRAIN, *flags, "--out", tmp_path / "run")
@@ -112,13 +112,13 @@ def test_impossible_settings_are_one_line_and_leave_no_folder(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_misunderstood_commands_are_one_line(
+def test_invalid_commands_give_one_line_errors(
     words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert expected in refusal(capsys, *words)
 
 
-def test_cuda_without_cuda_is_one_line(
+def test_unavailable_cuda_gives_a_one_line_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -127,7 +127,7 @@ def test_cuda_without_cuda_is_one_line(
 
 
 class Poisoned(Navigation2D):
-    """Navigation whose rewards become too large to be added, at the third reset after import."""
+    """Navigation whose rewards overflow a sum after the third reset since the import."""
 
     resets = 0
 
@@ -140,7 +140,7 @@ class Poisoned(Navigation2D):
         return seen, 3e38 if type(self).resets > 2 * 2 * 2 * 3 else reward, *rest
 
 
-def test_a_loss_that_is_not_finite_stops_with_one_line_and_keeps_the_run(
+def test_a_non_finite_loss_stops_with_a_one_line_error_and_keeps_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gymnasium.register("tests/Poisoned-v0", entry_point=Poisoned, max_episode_steps=5)
@@ -161,7 +161,7 @@ def test_envs_lists_every_environment(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize(("verb", "resumes"), [("train", True), ("resume", True), ("plot", False)])
-def test_only_what_trains_can_be_resumed_after_an_interruption(
+def test_only_training_commands_suggest_resume_after_an_interruption(
     verb: str,
     resumes: bool,
     capsys: pytest.CaptureFixture[str],
@@ -178,7 +178,7 @@ def test_only_what_trains_can_be_resumed_after_an_interruption(
     assert ("metarl resume" in line) == resumes
 
 
-def test_what_is_nobodys_mistake_but_ours_is_not_made_one_line(
+def test_internal_errors_keep_their_traceback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def broken(argv: list[str]) -> None:
@@ -189,7 +189,7 @@ def test_what_is_nobodys_mistake_but_ours_is_not_made_one_line(
         cli.main(["train"])
 
 
-def test_an_error_of_any_length_is_a_line_that_can_be_read(
+def test_long_errors_are_printed_on_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(argv: list[str]) -> None:
@@ -201,7 +201,7 @@ def test_an_error_of_any_length_is_a_line_that_can_be_read(
     assert error.endswith("x... (--debug shows all)")
 
 
-def test_debug_shows_where_an_error_comes_from() -> None:
+def test_debug_prints_the_traceback() -> None:
     with pytest.raises(FileNotFoundError, match="contains no run"):
         cli.main(["evaluate", "nowhere", "--debug"])
 
@@ -210,11 +210,11 @@ def python(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, *words], capture_output=True, text=True)
 
 
-def test_python_m_metarl_is_metarl() -> None:
+def test_python_m_metarl_runs_the_command_line() -> None:
     assert python("-m", "metarl", "--version").stdout == f"metarl {__version__}\n"
 
 
-def test_no_environment_is_called_out_of_date(tmp_path: Path) -> None:
+def test_no_environment_is_reported_as_outdated(tmp_path: Path) -> None:
     code = (
         "import gymnasium\nfrom metarl.envs import ENVIRONMENTS\n"
         "for row in ENVIRONMENTS: gymnasium.make_vec(row.id, num_envs=1)"

@@ -1,4 +1,4 @@
-"""``metarl compare``: methods over seeds from one command, which goes on where it stopped."""
+"""``metarl compare``: methods over seeds from one command, which can be repeated to resume."""
 
 import json
 import os
@@ -31,7 +31,7 @@ FLAGS = ("--preset", "tiny", "--evaluate=--num-tasks 2 --episodes-per-task 2", "
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(presets.POLICIES, "tiny", TINY)
-    monkeypatch.chdir(tmp_path)  # so that the folder has the same name in every test
+    monkeypatch.chdir(tmp_path)  # the folder has the same name in every test
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_every_method_and_seed_is_a_run_that_says_what_made_it(folder: Path) -> None:
+def test_every_method_and_seed_is_a_run_that_records_its_command(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == sorted(NAMES)
     for name in NAMES:
         run = Run.open(folder / name)
@@ -82,13 +82,13 @@ def test_the_table_averages_over_seeds(folder: Path) -> None:
     assert (folder / "curves.png").stat().st_size > 1000
 
 
-def test_the_same_command_again_trains_nothing(folder: Path) -> None:
+def test_repeating_the_command_trains_nothing(folder: Path) -> None:
     before = contents(folder)
     metarl("compare", *METHODS, *FLAGS, "--iterations", 2, "--seeds", 0, 1)
     assert contents(folder) == before
 
 
-def test_evaluations_typed_by_hand_stay_out_of_the_table_and_the_figure(
+def test_manual_evaluations_are_excluded_from_the_table_and_the_figure(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table, drawn = (folder / "table.md").read_bytes(), []
@@ -107,7 +107,7 @@ def test_evaluations_typed_by_hand_stay_out_of_the_table_and_the_figure(
     assert sorted(drawn) == sorted(f"metarl evaluate c/{name} {words}" for name in NAMES)
 
 
-def test_the_figure_draws_the_evaluations_it_is_given(folder: Path) -> None:
+def test_the_figure_draws_the_selected_evaluations(folder: Path) -> None:
     asked: list[str] = []
 
     def choose(members: Any) -> list[dict[str, Any]]:
@@ -118,7 +118,7 @@ def test_the_figure_draws_the_evaluations_it_is_given(folder: Path) -> None:
     assert sorted(asked) == sorted(NAMES)
 
 
-def test_another_checkpoint_is_compared_where_flags_say_so(folder: Path) -> None:
+def test_flags_select_a_different_checkpoint_to_compare(folder: Path) -> None:
     flags = (
         *FLAGS[:2],
         "--evaluate=--num-tasks 2 --episodes-per-task 2 --checkpoint 0",
@@ -130,7 +130,7 @@ def test_another_checkpoint_is_compared_where_flags_say_so(folder: Path) -> None
     assert float(cell.split()[0]) == pytest.approx(entries[0]["mean"][0], rel=5e-3)
 
 
-def test_what_is_missing_or_unfinished_is_made(folder: Path) -> None:
+def test_missing_and_unfinished_runs_are_completed(folder: Path) -> None:
     before = contents(folder)
     (folder / NAMES[0] / "checkpoints" / "00000002.safetensors").unlink()
     for path in (folder / NAMES[0] / "evaluations").iterdir():
@@ -143,7 +143,7 @@ def test_what_is_missing_or_unfinished_is_made(folder: Path) -> None:
     assert after[name] == before[name]
 
 
-def test_more_iterations_go_on(folder: Path) -> None:
+def test_more_iterations_continue_the_existing_runs(folder: Path) -> None:
     metarl("compare", *METHODS, *FLAGS, "--iterations", 3, "--seeds", 0, 1)
     for name in NAMES:
         run = Run.open(folder / name)
@@ -151,7 +151,7 @@ def test_more_iterations_go_on(folder: Path) -> None:
         assert {entry["iteration"] for entry in run.evaluations()} == {2, 3}
 
 
-def test_another_question_in_the_same_folder_is_refused(
+def test_different_settings_in_the_same_folder_are_rejected(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = contents(folder)
@@ -176,13 +176,13 @@ def test_an_unknown_method_is_named(text: str) -> None:
         read_entry(text)
 
 
-def test_flags_make_the_name() -> None:
+def test_the_name_of_a_method_includes_its_flags() -> None:
     entry = read_entry("maml-trpo --first-order --inner-lr 0.1")
     assert entry.name == "maml-trpo-first-order-inner-lr-0.1"
     assert entry.flags == ["--first-order", "--inner-lr", "0.1"]
 
 
-def test_names_tell_a_minus_sign() -> None:
+def test_names_preserve_a_minus_sign() -> None:
     names = [read_entry(f"sb3 --task '{{\"direction\": {d}}}'").name for d in (-1, 1, -0.5, "-.5")]
     assert names == [
         "sb3-task-direction-minus1", "sb3-task-direction-1", "sb3-task-direction-minus0.5",
@@ -194,7 +194,7 @@ def test_names_tell_a_minus_sign() -> None:
 @pytest.mark.parametrize(
     "methods", [("promp", "promp"), ("promp --inner-lr 1", "promp --inner-lr=1")]
 )
-def test_methods_of_one_name_are_refused(
+def test_methods_with_the_same_name_are_rejected(
     methods: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = refusal(capsys, "compare", *methods, "--out", tmp_path / "c")
@@ -202,7 +202,7 @@ def test_methods_of_one_name_are_refused(
     assert not (tmp_path / "c").exists()
 
 
-def test_a_comparison_of_nothing_is_refused() -> None:
+def test_a_comparison_without_methods_is_rejected() -> None:
     with pytest.raises(ValueError, match="compare requires methods"):
         Compare(methods=(), out=Path("x"))
     with pytest.raises(ValueError, match="`seeds` must contain at least one seed"):
@@ -211,20 +211,20 @@ def test_a_comparison_of_nothing_is_refused() -> None:
         Compare(methods=("promp",), out=Path("x"), seeds=(0, 0))
 
 
-def test_supervised_methods_compare_too(tmp_path: Path) -> None:
+def test_supervised_methods_can_be_compared(tmp_path: Path) -> None:
     sine = "regression --iterations 2 --num-tasks 2 --validation-tasks 2 --hidden 4"
     words = (f"{sine} --method fomaml", f"{sine} --method anil", "--seeds", 0)
-    for _ in range(2):  # the second time it finds nothing to do
+    for _ in range(2):  # the second command has nothing to do
         metarl("compare", *words, "--evaluate=--num-tasks 3", "--out", tmp_path / "c")
     assert (tmp_path / "c" / "curves.png").exists()
     config = json.loads(next((tmp_path / "c").glob("*anil-0/config.json")).read_text())
     assert config["config"]["adapts"] == "head"
 
 
-def test_side_by_side_settings_are_read_before_any_thread_starts(
+def test_settings_are_parsed_before_threads_start(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reading them puts another sys.stderr for everybody for a moment, which two would mix up."""
+    """Parsing replaces sys.stderr temporarily, which is not thread-safe."""
     reading, done = [], []
     parse = compare.cli.parse_train
 
@@ -249,7 +249,7 @@ WAITS = """trap 'echo told; exit 143' TERM; echo ready; while :; do sleep 0.05; 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_what_runs_side_by_side(
+def test_a_signal_stops_all_parallel_runs(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(side_by_side, "PROGRAM", ("sh", "-c", WAITS))
@@ -269,7 +269,7 @@ def test_a_signal_ends_what_runs_side_by_side(
     assert signal.getsignal(number) == before
 
 
-def test_processes_side_by_side_divide_what_this_one_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parallel_processes_share_the_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 3, 5, 7, 9, 11}, raising=False)
     monkeypatch.setattr(side_by_side.torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8a,MIG-1")
@@ -283,7 +283,7 @@ def test_processes_side_by_side_divide_what_this_one_has(monkeypatch: pytest.Mon
         assert "CUDA_VISIBLE_DEVICES" not in divided(1)[0]
 
 
-def test_torchrun_compares_nothing_and_says_so_once(
+def test_compare_under_torchrun_reports_one_error(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -303,7 +303,7 @@ SMALL = "--num-tasks 2 --episodes-per-task 2 --hidden 4"
 
 
 @pytest.mark.nightly
-def test_runs_side_by_side_are_the_same_runs(tmp_path: Path) -> None:
+def test_parallel_runs_equal_sequential_runs(tmp_path: Path) -> None:
     words = [f"maml-trpo {SMALL}", "--iterations", 2, "--seeds", 0, 1]
     asked = "--evaluate=--num-tasks 2 --episodes-per-task 2"
     metarl("compare", *words, asked, "--out", "alone")
@@ -316,7 +316,7 @@ def test_runs_side_by_side_are_the_same_runs(tmp_path: Path) -> None:
     assert Path("beside/table.md").read_text() == Path("alone/table.md").read_text()
 
 
-def test_a_run_that_fails_beside_others_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_parallel_run_reports_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"maml-trpo {SMALL} --env gone:gone/Gone-v0", "--iterations", 1, "--seeds", 0]
     told = refusal(capsys, "compare", *words, "--jobs", 2, "--out", "failed")
     assert "gone" in told
@@ -324,7 +324,7 @@ def test_a_run_that_fails_beside_others_says_why(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.nightly
-def test_runs_stopped_side_by_side_go_on(tmp_path: Path) -> None:
+def test_stopped_parallel_runs_are_resumed(tmp_path: Path) -> None:
     method = f"maml-trpo {SMALL} --checkpoint-every 100000"
     words = ["compare", method, "--seeds", "0", "1"]
     words += ["--evaluate=--num-tasks 2 --episodes-per-task 2", "--out", "stopped"]
@@ -344,7 +344,7 @@ def test_runs_stopped_side_by_side_go_on(tmp_path: Path) -> None:
     reached = []
     for path in metrics:
         run = Run.open(path.parent)
-        with run.lock():  # its process is gone
+        with run.lock():  # its process has ended
             reached.append(run.checkpoints()[-1])
         assert reached[-1] == run.metrics()[-1]["iteration"] > 0
     metarl(*words, "--iterations", max(reached) + 1)

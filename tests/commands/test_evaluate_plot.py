@@ -1,4 +1,4 @@
-"""What is made of a finished run: evaluations, pictures, plots."""
+"""Commands on a finished run: evaluate, render and plot."""
 
 import gc
 import json
@@ -33,10 +33,10 @@ def test_evaluate_render_and_plot(whole: Path, capsys: pytest.CaptureFixture[str
 
 # imageio leaves the pipes of its ffmpeg process to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_render_films_a_given_task(whole: Path) -> None:
+def test_render_records_the_given_task(whole: Path) -> None:
     imageio = pytest.importorskip("imageio.v3", reason="pip install 'metarl-torch[video]'")
     pytest.importorskip("imageio_ffmpeg", reason="pip install 'metarl-torch[video]'")
-    out = whole / "media" / "film.mp4"
+    out = whole / "media" / "video.mp4"
     task = '{"goal": [0.3, -0.4]}'
     metarl("render", whole, "--task", task, "--inner-steps", 1, "--episodes-per-task", 3,
            "--out", out)  # fmt: skip
@@ -82,13 +82,13 @@ def test_variants_train_and_evaluate(flags: list[str], tmp_path: Path) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_impossible_settings_of_a_finished_run_are_one_line(
+def test_invalid_settings_of_a_finished_run_give_one_line_errors(
     words: list[str], expected: str, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert expected in refusal(capsys, words[0], whole, *words[1:])
 
 
-def test_runs_that_do_not_fit_a_command_are_one_line(
+def test_runs_that_a_command_does_not_support_give_one_line_errors(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*TRAIN, "--env", "metarl/SparsePoint-v0", "--inner", "meta-sgd", "--iterations", 1]
@@ -102,7 +102,7 @@ def test_runs_that_do_not_fit_a_command_are_one_line(
     assert not (tmp_path / "a.png").exists()
 
 
-def test_the_step_size_is_tuned_as_it_is_evaluated_but_on_other_tasks(
+def test_the_step_size_is_tuned_with_the_test_protocol_on_validation_tasks(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[Any, ...]] = []
@@ -126,7 +126,7 @@ def test_the_step_size_is_tuned_as_it_is_evaluated_but_on_other_tasks(
     assert entry["inner_lr"] in (0.1, 0.2)
 
 
-def test_a_tuned_evaluation_replaces_no_untuned_one(
+def test_tuned_and_untuned_evaluations_have_different_files(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run.open(copied)
@@ -138,7 +138,7 @@ def test_a_tuned_evaluation_replaces_no_untuned_one(
     assert [(e["tuned"], e["inner_lr"]) for e in run.evaluations()] == [(True, rate), (False, rate)]
 
 
-def test_a_plot_compares_evaluations_of_one_protocol_only(tmp_path: Path) -> None:
+def test_a_plot_only_compares_evaluations_with_equal_protocols(tmp_path: Path) -> None:
     runs = []
     for seed, sizes in enumerate(([40, 2], [2], [40])):
         with Run.create(tmp_path / str(seed), "example", {}) as run:
@@ -151,14 +151,14 @@ def test_a_plot_compares_evaluations_of_one_protocol_only(tmp_path: Path) -> Non
     assert [e["mean"] for e in comparable_evaluations(runs[::-1])] == [[2.0], [0.0]]
 
 
-def test_the_name_of_a_folder_is_no_formula(whole: Path, tmp_path: Path) -> None:
+def test_folder_names_are_not_parsed_as_formulas(whole: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
     priced = shutil.copytree(whole, tmp_path / r"$\5 to $10")
     metarl("plot", priced, "--out", tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 0
 
 
-def test_an_output_is_looked_at_before_the_work(
+def test_the_output_path_is_checked_before_the_computation(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "folder.png").mkdir()
@@ -170,7 +170,7 @@ def test_an_output_is_looked_at_before_the_work(
     assert (tmp_path / "new/folder").is_dir()
 
 
-def test_missing_matplotlib_is_one_line(
+def test_missing_matplotlib_gives_a_one_line_error(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -1,4 +1,4 @@
-"""`metarl headstart`: what adaptation saves, in the environment steps of training from scratch."""
+"""`metarl headstart`: environment steps that adaptation saves over training from scratch."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ TINY = ["--episodes", 2, "--inner-steps", 2, "--repeats", 3]
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two seeds on one task, and one on another."""
+    """Two seeds on one task, and one seed on a second task."""
     folders = [tmp_path_factory.mktemp("scratch") / name for name in "abc"]
     for folder, goal, seed in zip(folders, (GOALS[0], GOALS[0], GOALS[1]), (0, 1, 0), strict=True):
         metarl(*SCRATCH, "--iterations", 2, "--task", goal, "--seed", seed, "--out", folder)
@@ -27,14 +27,12 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.mark.parametrize(("level", "steps"), [(-9.0, 100), (-5.0, 300), (-4.0, None)])
-def test_a_level_is_reached_where_the_return_first_has_it(
-    level: float, steps: float | None
-) -> None:
+def test_a_level_is_reached_at_the_first_return_above_it(level: float, steps: float | None) -> None:
     run = Learning(np.array([100.0, 200.0, 300.0, 400.0]), np.array([-8.0, -9.0, -5.0, -6.0]))
     assert run.reaches(level) == steps
 
 
-def test_table_and_figure_say_what_the_runs_say(
+def test_table_and_figure_match_the_runs(
     whole: Path, scratch: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "made" / "headstart.png"
@@ -57,7 +55,7 @@ def test_table_and_figure_say_what_the_runs_say(
     assert "[0.3, -0.4]" in "".join(capsys.readouterr().out.split("\n"))
 
 
-def test_runs_that_cannot_be_compared_are_one_line(
+def test_incomparable_runs_give_one_line_errors(
     whole: Path, scratch: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = ("--out", tmp_path / "x.png")

@@ -1,4 +1,4 @@
-"""Random flags and tasks on the command line: trained or done, or one line and nothing on disk."""
+"""Random flags and tasks: a command succeeds, or gives a one-line error and writes nothing."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ WRONG = [
 ]
 NUMBERS = ["0", "1", "2", "3", "-1", "0.5", "1e-9", "1e30", "1e300", "nan", "inf", "-inf", "9" * 30]
 NUMBERS += ["9" * 400]
-SIZES = ["0", "1", "2", "3", "-1", "nan", "1.5"]  # a larger one may be meant, and take its time
+SIZES = ["0", "1", "2", "3", "-1", "nan", "1.5"]  # larger values may be valid and take long
 SIZED = {
     "iterations", "num_tasks", "episodes_per_task", "hidden", "inner_steps", "test_steps",
     "num_queries", "test_queries", "train_shots", "image_size", "filters", "validation_tasks",
@@ -48,7 +48,7 @@ SIZED = {
 }  # fmt: skip
 TRACED = {"maml-trpo", "e-maml", "cavia"}  # for half a second
 QUICK = sorted({*experiments()} - TRACED)
-NAMES = ("promp", "regression", "sb3")  # of the runs that verbs are tried on
+NAMES = ("promp", "regression", "sb3")  # folders of the runs for the commands
 LEFT_OUT = {"out", "track", "device", "encoder", "run", "runs", "vectorization", "split"}
 CHOICES = {
     "env": [
@@ -82,7 +82,7 @@ def small(name: str) -> list[Any]:
 
 
 def words_of(name: str, hint: Any) -> st.SearchStrategy[list[str]]:
-    """Choose the words of one flag: values of its type, extreme ones, and wrong ones."""
+    """Choose the words of one flag: valid, extreme and invalid values."""
     if get_origin(hint) in (Union, types.UnionType):
         return st.one_of([words_of(name, one) for one in get_args(hint)])
     if hasattr(hint, "__metadata__"):
@@ -130,7 +130,7 @@ def test_training(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory)
     done = end_of("train", *small(name), *flags, "--out", out)
     if done.code == 0 and "--help" not in flags:
         assert {"config.json", "metrics.jsonl"} < set(contents(out))
-    else:  # what was wrong can be mended, and the command typed again
+    else:  # the command can be repeated after a fix
         assert not out.exists()
 
 
@@ -149,7 +149,7 @@ def test_verbs(runs: dict[str, Path], data: st.DataObject) -> None:
     run, verb = runs[name], data.draw(st.sampled_from(["evaluate", "evaluate", "render", "resume"]))
     flags = data.draw(flags_of(cli.VERBS[verb].load([str(run)])[0]))
     out = run.with_name(data.draw(st.sampled_from(["a.svg", "a.x", "a"])))
-    if verb == "render":  # a task that is none: drawing one would take its time
+    if verb == "render":  # an invalid task, because rendering a valid one takes long
         flags += ["--out", str(out), "--task", "[]"]
     if verb == "resume":
         flags += ["--iterations", data.draw(st.sampled_from(["1", "0", "-1"]))]
@@ -163,7 +163,7 @@ def test_verbs(runs: dict[str, Path], data: st.DataObject) -> None:
 @cases(0.05)
 @given(data=st.data())
 def test_comparisons_and_figures(runs: dict[str, Path], data: st.DataObject) -> None:
-    """None of them is possible; nothing is trained, drawn or changed."""
+    """All of them are invalid; nothing is trained, drawn or changed."""
     run = runs[data.draw(st.sampled_from(sorted(runs)))]
     before = contents(run.parent)
     methods = ["maml-trpo --hidden x", "mamm", "", "'", "promp --out x", "promp --iterations 0"]
@@ -186,7 +186,7 @@ def fields_of(task: dict[str, Any], values: Any) -> st.SearchStrategy[dict[str, 
 
 
 def near(value: Any) -> st.SearchStrategy[Any]:
-    """Choose a value like one of a task, or not quite."""
+    """Choose a valid or slightly invalid value of a task."""
     shorter = [value[:-1], [*value, 0.0], [value]] if isinstance(value, list) else [[value]]
     wrong = st.sampled_from([*shorter, float("nan"), float("inf"), 10**400, -1, 0, "1", None, True])
     nested = fields_of(value, near) if isinstance(value, dict) else wrong
@@ -196,7 +196,7 @@ def near(value: Any) -> st.SearchStrategy[Any]:
 @cases(0.3)
 @given(data=st.data())
 def test_tasks(tasks: dict[str, Any], data: st.DataObject, tmp_path_factory: Any) -> None:
-    """What --task says is looked at before anything is trained or written."""
+    """--task is validated before anything is trained or written."""
     env = data.draw(st.sampled_from(sorted(tasks)))
     task = data.draw(fields_of(tasks[env], near) | json_values)
     text = data.draw(
@@ -209,7 +209,7 @@ def test_tasks(tasks: dict[str, Any], data: st.DataObject, tmp_path_factory: Any
 
 @pytest.fixture(scope="module")
 def tasks() -> dict[str, Any]:
-    """A task of every environment that is quick."""
+    """A task of every fast environment."""
     import gymnasium
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Training and resuming: the same numbers, however a process ends."""
+"""Training and resuming: equal results, however a process ends."""
 
 import os
 import shutil
@@ -16,7 +16,9 @@ from tests.support import nightly
 from tests.support.commands import TRAIN, checkpoints, history, metarl, refusal
 
 
-def test_the_same_seed_gives_the_same_run_and_another_does_not(whole: Path, tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_runs_and_different_seeds_do_not(
+    whole: Path, tmp_path: Path
+) -> None:
     metarl(*TRAIN, "--iterations", 6, "--out", tmp_path / "again")
     assert history(tmp_path / "again") == history(whole)
     assert checkpoints(tmp_path / "again") == checkpoints(whole)
@@ -25,7 +27,7 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(whole: Path, tmp_
 
 
 @pytest.mark.nightly
-def test_the_number_of_threads_changes_nothing(whole: Path, tmp_path: Path) -> None:
+def test_the_number_of_threads_does_not_change_results(whole: Path, tmp_path: Path) -> None:
     for threads in ("1", "2", "3"):
         command = [sys.executable, "-m", "metarl", *TRAIN, "--iterations", "3"]
         environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
@@ -36,7 +38,7 @@ def test_the_number_of_threads_changes_nothing(whole: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("dies_at", [nightly(0), 1, nightly(3), 4, 5])
 def test_resume_continues_bit_for_bit(whole: Path, copied: Path, dies_at: int) -> None:
-    """Rebuild what a process leaves that dies in the middle of an iteration."""
+    """Recreate the files of a process that was killed during an iteration."""
     lines = (whole / "metrics.jsonl").read_text().splitlines(keepends=True)
     (copied / "metrics.jsonl").write_text("".join(lines[:dies_at]) + lines[dies_at][:20])
     for path in (copied / "checkpoints").iterdir():
@@ -48,7 +50,7 @@ def test_resume_continues_bit_for_bit(whole: Path, copied: Path, dies_at: int) -
     assert checkpoints(copied) == checkpoints(whole)
 
 
-def test_resume_of_a_run_that_died_at_birth(whole: Path, tmp_path: Path) -> None:
+def test_resume_after_a_crash_before_the_first_iteration(whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     shutil.copy(whole / "config.json", run)
@@ -58,7 +60,7 @@ def test_resume_of_a_run_that_died_at_birth(whole: Path, tmp_path: Path) -> None
     assert checkpoints(run) == checkpoints(whole)
 
 
-@pytest.mark.nightly  # runs/test_long_runs.py kills processes that start faster
+@pytest.mark.nightly  # runs/test_long_runs.py kills processes more often
 def test_a_killed_process_is_resumed_bit_for_bit(whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [
@@ -85,7 +87,7 @@ def test_a_killed_process_is_resumed_bit_for_bit(whole: Path, tmp_path: Path) ->
     assert checkpoints(run) == checkpoints(whole)
 
 
-def test_resume_of_a_whole_run_says_so_and_can_go_further(
+def test_resume_of_a_complete_run_reports_it_and_can_train_longer(
     whole: Path, copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metarl("resume", copied)
@@ -95,7 +97,7 @@ def test_resume_of_a_whole_run_says_so_and_can_go_further(
     assert history(copied)[:6] == history(whole)
 
 
-def test_resume_falls_back_to_the_last_whole_checkpoint(
+def test_resume_falls_back_to_the_last_valid_checkpoint(
     whole: Path, copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     last = copied / "checkpoints/00000006.safetensors"
@@ -107,7 +109,7 @@ def test_resume_falls_back_to_the_last_whole_checkpoint(
     assert load_file(last)
 
 
-def test_resume_changes_nothing_where_no_checkpoint_or_not_all_metrics_can_be_read(
+def test_resume_changes_nothing_without_readable_checkpoints_or_metrics(
     whole: Path, copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (copied / "metrics.jsonl").write_text("")

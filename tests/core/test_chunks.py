@@ -1,4 +1,4 @@
-"""Meta-batches in chunks: cutting, joining, and working on them side by side."""
+"""Meta-batches in chunks: splitting, joining and parallel processing."""
 
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ def test_split_and_join_are_inverse(size: int | None, lengths: list[int]) -> Non
     assert_close(chunks.join(parts), PAIR, rtol=0, atol=0)
 
 
-def test_split_refuses_unequal_numbers_of_tasks() -> None:
+def test_split_rejects_unequal_numbers_of_tasks() -> None:
     with pytest.raises(ValueError, match="same number of tasks"):
         chunks.split(Pair(torch.zeros(2), (torch.zeros(3),)), 1)
 
@@ -63,7 +63,7 @@ def test_parallel_map_keeps_order_grad_mode_and_the_number_of_threads(num_thread
         torch.set_num_threads(allowed)
 
 
-def test_parallel_map_begins_with_what_is_large_and_returns_what_it_was_given_in_order() -> None:
+def test_parallel_map_starts_large_items_first_and_keeps_their_order() -> None:
     items = [torch.zeros(n) for n in (2, 5, 1, 5, 3)]
     begun: list[int] = []
 
@@ -72,7 +72,7 @@ def test_parallel_map_begins_with_what_is_large_and_returns_what_it_was_given_in
         return len(x)
 
     allowed = torch.get_num_threads()
-    torch.set_num_threads(1)  # one at a time
+    torch.set_num_threads(1)  # sequentially
     try:
         seen = chunks.parallel_map(work, items, device=torch.device("cpu"))
     finally:
@@ -81,7 +81,7 @@ def test_parallel_map_begins_with_what_is_large_and_returns_what_it_was_given_in
     assert begun == [5, 5, 3, 2, 1]
 
 
-def test_parallel_map_passes_errors_on_and_restores_the_number_of_threads() -> None:
+def test_parallel_map_raises_errors_and_restores_the_number_of_threads() -> None:
     allowed = torch.get_num_threads()
     with pytest.raises(ZeroDivisionError):
         chunks.parallel_map(lambda x: 1 / x, [1, 0, 1], device=torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Meta-Curvature against the Kronecker product that it never forms."""
+"""Meta-Curvature against an explicit Kronecker product."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_update_is_minus_the_rate_times_the_kronecker_product(shape: tuple[int, 
     assert_close(updates["w"], expected, rtol=1e-12, atol=1e-12)
 
 
-def test_layout_is_that_of_the_papers_mode_products() -> None:
+def test_layout_matches_the_mode_products_of_the_paper() -> None:
     optimizer, grad = meta_curvature(1.0), randn(4, 3, 3, 3)
     factors = random_like(optimizer.constants({"w": grad}), seed=1)
     mine = -optimizer.update(factors, {"w": grad}, (), 0)[0]["w"]
@@ -43,7 +43,7 @@ def test_layout_is_that_of_the_papers_mode_products() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4,), ()])
-def test_vectors_have_a_factor_per_element(shape: tuple[int, ...]) -> None:
+def test_vectors_have_one_factor_per_element(shape: tuple[int, ...]) -> None:
     optimizer, grad = meta_curvature(LR), randn(*shape)
     factors = random_like(optimizer.constants({"b": grad}), seed=1)
     assert list(factors) == ["scale.b"]
@@ -51,7 +51,7 @@ def test_vectors_have_a_factor_per_element(shape: tuple[int, ...]) -> None:
     assert_close(updates["b"], -LR * factors["scale.b"] * grad)
 
 
-def test_modes_wider_than_the_limit_keep_the_identity() -> None:
+def test_modes_larger_than_the_limit_keep_the_identity() -> None:
     grads = {"head": randn(5, 8), "conv": randn(4, 9, 3, 3, seed=1), "bias": randn(20, seed=2)}
     bounded, whole = meta_curvature(LR, max_size=8), meta_curvature(LR)
     factors = random_like(bounded.constants(grads), seed=3)
@@ -65,7 +65,9 @@ def test_modes_wider_than_the_limit_keep_the_identity() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_factors_start_as_identities_of_the_weights_type(dtype: torch.dtype) -> None:
+def test_factors_are_initialized_to_identities_with_the_dtype_of_the_weights(
+    dtype: torch.dtype,
+) -> None:
     grads = {"w": randn(4, 3, 3, 3).to(dtype), "b": randn(4).to(dtype)}
     optimizer = meta_curvature(LR)
     factors = optimizer.constants(grads)
@@ -74,7 +76,7 @@ def test_factors_start_as_identities_of_the_weights_type(dtype: torch.dtype) -> 
     assert_close(updates, {name: -LR * g for name, g in grads.items()}, rtol=0, atol=0)
 
 
-def test_count_of_learned_numbers_is_that_of_the_papers_sinusoid_network() -> None:
+def test_number_of_learned_elements_matches_the_sinusoid_network_of_the_paper() -> None:
     shapes = [(40, 1), (40,), (40, 40), (40,), (1, 40), (1,)]
     params = {str(index): torch.zeros(shape) for index, shape in enumerate(shapes)}
     assert sum(f.numel() for f in meta_curvature(LR).constants(params).values()) == 6483

@@ -1,4 +1,4 @@
-"""Reptile, FOMAML and MAML beside each other, and the outer loss that they share."""
+"""Reptile, FOMAML and MAML compared, and their common outer loss."""
 
 from collections.abc import Callable
 from itertools import permutations
@@ -61,7 +61,7 @@ EXPANSIONS: dict[str, Callable[[int], tuple[float, float]]] = {
 
 @pytest.mark.parametrize("k", [2, 4])
 @pytest.mark.parametrize("method", EXPANSIONS)
-def test_expected_gradient_has_the_expansion_of_nichol_et_al(method: str, k: int) -> None:
+def test_expected_gradients_match_the_expansion_of_nichol_et_al(method: str, k: int) -> None:
     batches = [random_bowl(seed) for seed in range(k)]
     orders = list(permutations(batches))
     pairs = list(permutations(batches, 2))
@@ -75,13 +75,13 @@ def test_expected_gradient_has_the_expansion_of_nichol_et_al(method: str, k: int
 
     large, small = error(2e-3), error(1e-3)
     assert large < 1e-4
-    if k == 2 and method != "maml":  # nothing of higher order is left
+    if k == 2 and method != "maml":  # no terms of higher order remain
         assert large < 1e-12
     else:
-        assert large / small == pytest.approx(4, rel=0.02)  # of the order of the rate squared
+        assert large / small == pytest.approx(4, rel=0.02)  # of second order in the rate
 
 
-def test_reptile_of_one_step_is_the_rate_times_the_support_gradient() -> None:
+def test_reptile_with_one_step_is_the_scaled_support_gradient() -> None:
     loop = InnerLoop(bowl, sgd(0.3), num_steps=1)
     support, query = random_bowl(0), random_bowl(1)
     gradient, metrics = reptile(loop, query_loss(bowl))(
@@ -94,7 +94,7 @@ def test_reptile_of_one_step_is_the_rate_times_the_support_gradient() -> None:
 
 
 @pytest.mark.parametrize("optimizer", [sgd(0.1), adam(0.1)])
-def test_reptile_moves_nothing_that_does_not_adapt(optimizer: object) -> None:
+def test_reptile_does_not_change_parameters_that_do_not_adapt(optimizer: object) -> None:
     loop = InnerLoop(
         lambda p, batch: bowl({"w": p["w"] * p["slow"] + p["rows"]}, batch),
         optimizer,
@@ -112,7 +112,7 @@ def test_reptile_moves_nothing_that_does_not_adapt(optimizer: object) -> None:
     assert [g.shape for g in gradient.model.values()] == [p.shape for p in model.values()]
 
 
-def test_reptile_refuses_learned_rates() -> None:
+def test_reptile_rejects_learned_rates() -> None:
     loop = InnerLoop(bowl, meta_sgd(0.1), num_steps=1)
     with pytest.raises(ValueError, match="use sgd or adam"):
         reptile(loop, query_loss(bowl))(
@@ -129,21 +129,21 @@ TASK = Task((random_bowl(0),), random_bowl(1))
 LOSSES = [bowl(params, TASK.query).item() for params in PATH]
 
 
-def test_outer_loss_is_that_of_the_last_parameters() -> None:
+def test_outer_loss_uses_the_last_parameters() -> None:
     total, metrics = query_loss(bowl)(PATH, TASK)
     assert total.item() == LOSSES[-1]
     found = {name: value.item() for name, value in metrics.items()}
     assert found == {"query/loss_before": LOSSES[0], "query/loss": LOSSES[-1]}
 
 
-def test_outer_loss_names_the_metrics_of_the_query() -> None:
+def test_outer_loss_prefixes_the_query_metrics() -> None:
     total, metrics = query_loss(with_metrics, has_aux=True, before=False)(PATH, TASK)
     assert total.item() == LOSSES[-1]
     found = {name: value.item() for name, value in metrics.items()}
     assert found == {"query/width": PATH[-1]["w"].norm().item(), "query/loss": LOSSES[-1]}
 
 
-def test_multi_step_loss_weighs_the_losses_after_every_step() -> None:
+def test_multi_step_loss_weights_the_losses_after_every_step() -> None:
     weights = (0.5, 0.2, 0.3)
     total, metrics = query_loss(with_metrics, has_aux=True)(
         PATH, TASK, torch.tensor(weights, dtype=torch.float64)
@@ -153,12 +153,12 @@ def test_multi_step_loss_weighs_the_losses_after_every_step() -> None:
     assert metrics["query/loss"].item() == LOSSES[-1]
 
 
-def test_multi_step_loss_needs_a_weight_per_step() -> None:
+def test_multi_step_loss_requires_one_weight_per_step() -> None:
     with pytest.raises(ValueError, match=r"zip\(\) argument 2 is longer"):
         query_loss(bowl)(PATH, TASK, torch.tensor([0.5, 0.5]))
 
 
-def test_without_inner_steps_backprop_is_joint_training() -> None:
+def test_backprop_without_inner_steps_is_joint_training() -> None:
     loop = InnerLoop(bowl, sgd(0.1), num_steps=0)
     for support in ((), (random_bowl(0),)):
         task = Task(support, TASK.query)
@@ -184,7 +184,7 @@ def test_proximal_term_pulls_every_step_to_the_initialization(first_order: bool)
     assert tree.leaves(gradient.inner) == []
 
 
-def test_start_may_use_up_a_batch_before_the_steps_repeat_the_other() -> None:
+def test_start_can_consume_a_batch_and_the_steps_repeat_the_remaining_one() -> None:
     def start(params: Params, batches: tuple[Bowl, ...]) -> tuple[Params, tuple[Bowl, ...]]:
         return {"w": params["w"] + batches[0][1]}, batches[1:]
 

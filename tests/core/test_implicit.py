@@ -1,4 +1,4 @@
-"""The implicit meta-gradient: closed forms, long unrolls, and memory that does not grow."""
+"""The implicit meta-gradient: closed forms, long unrolls and constant memory."""
 
 import weakref
 from collections.abc import Callable
@@ -40,7 +40,7 @@ BOWLS = Task(((positive(SIZE, 0), randn(SIZE, seed=1)),), (positive(SIZE, 2), ra
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.7])
-def test_gradient_on_a_quadratic_has_its_closed_form(damping: float) -> None:
+def test_implicit_gradient_matches_the_closed_form_on_a_quadratic(damping: float) -> None:
     loop = InnerLoop(bowl, sgd(0.2), num_steps=200, proximal=LAMBDA)
     estimator = implicit(loop, query_loss(bowl), cg_steps=SIZE, damping=damping)
     start = randn(SIZE, seed=4)
@@ -68,7 +68,7 @@ WHAT_ADAPTS: dict[str, tuple[Callable[[str], bool], str | None]] = {
 def small_problem(
     what: str, *, steps: int, proximal: float = 3.0
 ) -> tuple[InnerLoop, Rule, MetaParams, Task]:
-    """Build a network of 13 parameters, the rule of its inner loop, and a meta-batch."""
+    """Build a network of 13 parameters, its inner loop and a meta-batch."""
     adapts, per_step = WHAT_ADAPTS[what]
     apply, params = functional(mlp((2, 3, 1), activation="tanh").double())
     loop = InnerLoop(
@@ -88,7 +88,7 @@ def small_problem(
 
 
 @pytest.mark.parametrize("what", WHAT_ADAPTS)
-def test_gradient_is_that_of_a_long_unroll(what: str) -> None:
+def test_implicit_gradient_matches_a_long_unroll(what: str) -> None:
     loop, rule, meta, tasks = small_problem(what, steps=60)
     gradient, _ = meta_gradient(implicit(loop, query_loss(loop.loss), cg_steps=13), meta, tasks)
     per_step = WHAT_ADAPTS[what][1]
@@ -98,13 +98,15 @@ def test_gradient_is_that_of_a_long_unroll(what: str) -> None:
     ]
     means = [torch.stack(values).mean(0) for values in zip(*each, strict=True)]
     expected = dict(zip(meta.model, means, strict=True))
-    assert relative_error(gradient.model, expected) < 1e-4  # 1e-5 of the residual remains
+    assert relative_error(gradient.model, expected) < 1e-4  # the relative residual is 1e-5
     assert all(expected[name].abs().max() > 1e-4 for name in expected)
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.5])
 @pytest.mark.parametrize("cg_steps", [1, 3, 13])
-def test_residual_is_what_conjugate_gradient_leaves(cg_steps: int, damping: float) -> None:
+def test_residual_metric_is_the_residual_of_conjugate_gradients(
+    cg_steps: int, damping: float
+) -> None:
     loop, rule, meta, tasks = small_problem("all", steps=5)
     estimator = implicit(loop, query_loss(loop.loss), cg_steps=cg_steps, damping=damping)
     gradient, metrics = estimator(meta, task_of(tasks, 0))
@@ -119,7 +121,7 @@ def test_residual_is_what_conjugate_gradient_leaves(cg_steps: int, damping: floa
         assert metrics["implicit/cg_residual"] < 1e-5 * tree.norm(list(gradient.model.values()))
 
 
-def test_inner_loop_ends_where_the_loss_and_the_proximal_term_balance() -> None:
+def test_inner_loop_converges_to_the_proximal_optimum() -> None:
     loop, _, meta, tasks = small_problem("all", steps=60)
     task = task_of(tasks, 0)
     adapted = loop.adapt(meta, task.support)
@@ -129,7 +131,7 @@ def test_inner_loop_ends_where_the_loss_and_the_proximal_term_balance() -> None:
 
 
 class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of all tensors alive that were made under it."""
+    """A dispatch mode that counts the bytes of live tensors created in its context."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,7 +155,7 @@ class PeakMemory(TorchDispatchMode):
 def peak_memory(estimator: Callable[..., TaskGradient], steps: int) -> int:
     loop, _, meta, tasks = small_problem("all", steps=steps)
     gradient_of_task = estimator(loop, query_loss(loop.loss))
-    tree.map_leaves(torch.clone, loop.loss(meta.model, task_of(tasks.query, 0)))  # warms up
+    tree.map_leaves(torch.clone, loop.loss(meta.model, task_of(tasks.query, 0)))  # warm-up
     with PeakMemory() as memory:
         meta_gradient(gradient_of_task, meta, tasks)
     return memory.peak
@@ -173,19 +175,19 @@ def test_memory_of_backpropagation_grows_with_the_inner_steps() -> None:
     assert five > peak_memory(implicit, 20)
 
 
-def test_loop_without_a_proximal_term_is_refused() -> None:
+def test_loop_without_a_proximal_term_is_rejected() -> None:
     loop = InnerLoop(bowl, sgd(0.2), num_steps=3)
     with pytest.raises(ValueError, match=r"a loop with proximal > 0, got 0\.0"):
         implicit(loop, query_loss(bowl))
 
 
-def test_learned_rates_are_refused() -> None:
+def test_learned_rates_are_rejected() -> None:
     loop = InnerLoop(bowl, meta_sgd(0.2), num_steps=3, proximal=1.0)
     with pytest.raises(ValueError, match="does not support learned step sizes"):
         implicit(loop, query_loss(bowl))(loop.init({"w": randn(SIZE)}), BOWLS)
 
 
-def test_start_with_parameters_of_its_own_is_refused() -> None:
+def test_start_that_adds_parameters_is_rejected() -> None:
     def start(params: Params, batches: tuple[Any, ...]) -> tuple[Params, tuple[Any, ...]]:
         return {**params, "head": params["w"]}, batches
 

@@ -1,4 +1,4 @@
-"""What the inner loop adapts, where it starts, how many steps it takes, and what users write."""
+"""The inner loop: adapted parameters, starts, numbers of steps and the documented example."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ from tests.support.problems import randn, seeded
 
 
 def pull(params: Params, target: Tensor) -> Tensor:
-    """A loss whose gradient is (parameter − target) in every name."""
+    """A loss whose gradient is parameter − target for every name."""
     return sum(((p - target) ** 2).sum() for p in params.values()) / 2
 
 
@@ -37,40 +37,40 @@ def values(params: Params) -> dict[str, float]:
 ZERO = torch.zeros(1, dtype=torch.float64)
 
 
-def test_path_holds_the_parameters_after_every_step() -> None:
+def test_path_contains_the_parameters_after_every_step() -> None:
     loop = InnerLoop(pull, sgd(0.5), num_steps=3)
     path = loop.path(loop.init(start_at(a=8.0)), (ZERO,))
     assert [values(p)["a"] for p in path] == [8, 4, 2, 1]
     assert loop.adapt(loop.init(start_at(a=8.0)), (ZERO,)) == path[-1]
 
 
-def test_each_step_reads_its_own_batch() -> None:
+def test_each_step_uses_its_own_batch() -> None:
     loop = InnerLoop(pull, sgd(1.0))
     path = loop.path(loop.init(start_at(a=8.0)), (ZERO + 1, ZERO + 2, ZERO + 3))
     assert [values(p)["a"] for p in path] == [8, 1, 2, 3]
 
 
-def test_rates_may_differ_by_step_and_the_last_one_lasts() -> None:
+def test_rates_can_differ_by_step_and_the_last_one_is_reused() -> None:
     loop = InnerLoop(pull, sgd([0.5, 0.25]), num_steps=3)
     path = loop.path(loop.init(start_at(a=16.0)), (ZERO,))
     assert [values(p)["a"] for p in path] == [16, 8, 6, 4.5]
 
 
-def test_only_fast_names_adapt_and_have_rates() -> None:
+def test_only_fast_parameters_adapt_and_have_rates() -> None:
     loop = InnerLoop(pull, meta_sgd(0.5), fast=lambda name: name == "head", num_steps=1)
     meta = loop.init(start_at(body=4.0, head=4.0))
     assert set(meta.inner) == {"lr.head"}
     assert values(loop.adapt(meta, (ZERO,))) == {"body": 4, "head": 2}
 
 
-def test_slow_names_still_receive_the_meta_gradient() -> None:
+def test_slow_parameters_receive_the_meta_gradient() -> None:
     loop = InnerLoop(pull, sgd(0.5), fast=lambda name: name == "head", num_steps=1)
     meta = loop.init(start_at(body=4.0, head=4.0))
     gradient, _ = backprop(loop, query_loss(pull))(meta, Task((ZERO,), ZERO))
     assert values(gradient.model) == {"body": 4, "head": 1}
 
 
-def test_both_passes_of_a_step_read_its_row_of_a_per_step_parameter() -> None:
+def test_both_passes_of_a_step_use_its_row_of_a_per_step_parameter() -> None:
     rows = torch.tensor([[1.0], [2.0], [3.0]], dtype=torch.float64)
     seen = []
 
@@ -88,7 +88,7 @@ def test_both_passes_of_a_step_read_its_row_of_a_per_step_parameter() -> None:
     assert values(path[2])["a"] == 0.54  # 0.9 − 0.1 · 0.9 · 2²
 
 
-def test_start_may_compute_parameters_from_a_batch_and_consume_it() -> None:
+def test_start_can_compute_parameters_from_a_batch_and_consume_it() -> None:
     def start(params: Params, batches: tuple[Tensor, ...]) -> tuple[Params, tuple[Tensor, ...]]:
         return {**params, "head": 2 * params["a"] + batches[0]}, batches[1:]
 
@@ -99,7 +99,7 @@ def test_start_may_compute_parameters_from_a_batch_and_consume_it() -> None:
         {"a": 2, "head": 5},
     ]
     gradient, _ = backprop(loop, query_loss(pull))(meta, task)
-    assert values(gradient.model) == {"a": 2 + 2 * 5}  # through the head, also in first order
+    assert values(gradient.model) == {"a": 2 + 2 * 5}  # through the head, also with first_order
 
 
 def test_fewer_batches_than_steps_take_turns() -> None:
@@ -112,13 +112,15 @@ def test_fewer_batches_than_steps_take_turns() -> None:
 
 
 @pytest.mark.parametrize("batches", [(), (ZERO,) * 4])
-def test_there_must_be_batches_and_no_more_than_steps(batches: tuple[Tensor, ...]) -> None:
+def test_the_number_of_batches_must_be_from_one_to_the_number_of_steps(
+    batches: tuple[Tensor, ...],
+) -> None:
     loop = InnerLoop(pull, sgd(0.5), num_steps=3)
     with pytest.raises(ValueError, match=rf"one to 3 support batches .*got {len(batches)}"):
         loop.path(MetaParams(start_at(a=1.0), {}), batches)
 
 
-def test_no_steps_leave_the_parameters_alone() -> None:
+def test_zero_steps_do_not_change_the_parameters() -> None:
     loop = InnerLoop(pull, sgd(0.5), num_steps=0)
     meta = loop.init(start_at(a=3.0))
     assert loop.adapt(meta, ()) == loop.adapt(meta, (ZERO,)) == meta.model

@@ -1,4 +1,4 @@
-"""Inner optimizers: learned rates, Adam, and how they compose."""
+"""Inner optimizers: learned rates, Adam and composition."""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +37,7 @@ def gradients(step: int) -> Params:
 
 
 def updates(optimizer: InnerOptimizer, constants: Params, *, steps: int) -> list[Params]:
-    """What an optimizer adds in each step, for gradients that do not depend on it."""
+    """Return the update of each step for fixed gradients."""
     state, found = optimizer.state(PARAMS), []
     for step in range(steps):
         update, state = optimizer.update(constants, gradients(step), state, step)
@@ -51,7 +51,7 @@ def times(factors: Params | float, grads: Params) -> Params:
     return {name: factors[name] * g for name, g in grads.items()}
 
 
-def test_meta_sgd_has_a_rate_per_parameter() -> None:
+def test_meta_sgd_has_one_rate_per_element() -> None:
     optimizer = meta_sgd(0.1)
     rates = random_like(PARAMS, seed=2)
     constants = {f"lr.{name}": rate for name, rate in rates.items()}
@@ -61,7 +61,7 @@ def test_meta_sgd_has_a_rate_per_parameter() -> None:
         assert_close(update, times(tree.scale(rates, -1.0), gradients(step)))
 
 
-def test_lslr_has_a_rate_per_tensor_and_step_and_the_last_one_lasts() -> None:
+def test_lslr_has_one_rate_per_tensor_and_step_and_reuses_the_last_one() -> None:
     optimizer = lslr(0.1, steps=2)
     constants = {
         "lr.w": torch.tensor([1.0, 2.0], dtype=torch.float64),
@@ -75,7 +75,7 @@ def test_lslr_has_a_rate_per_tensor_and_step_and_the_last_one_lasts() -> None:
         assert_close(found[step]["b"], -b * gradients(step)["b"])
 
 
-def test_tensors_of_a_group_share_their_rates() -> None:
+def test_tensors_of_a_group_share_rates() -> None:
     optimizer = lslr(0.5, steps=1, group=lambda name: "layer")
     assert list(optimizer.constants(PARAMS)) == ["lr.layer"]
     (update,) = updates(optimizer, {"lr.layer": torch.tensor([2.0])}, steps=1)
@@ -83,7 +83,7 @@ def test_tensors_of_a_group_share_their_rates() -> None:
 
 
 @pytest.mark.parametrize("betas", [(0.0, 0.999), (0.9, 0.99), (0.5, 0.0)])
-def test_adam_is_that_of_torch(betas: tuple[float, float]) -> None:
+def test_adam_matches_torch(betas: tuple[float, float]) -> None:
     params = {name: p.clone().requires_grad_() for name, p in PARAMS.items()}
     theirs = torch.optim.Adam(params.values(), lr=0.05, betas=betas, eps=1e-3)
     ours = adam(0.05, beta1=betas[0], beta2=betas[1], eps=1e-3)
@@ -101,14 +101,14 @@ def curve(params: Params, shift: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("beta1", [0.0, 0.9])
-def test_adam_is_differentiated_exactly(beta1: float) -> None:
+def test_derivatives_through_adam_are_exact(beta1: float) -> None:
     loop = InnerLoop(curve, adam(0.1, beta1=beta1, beta2=0.9), num_steps=3)
     task = Task((randn(2, seed=3),), randn(2, seed=4))
     gradient, _ = backprop(loop, query_loss(curve))(loop.init(PARAMS), task)
     flat, unravel = tree.ravel(PARAMS)
 
     def objective(vector: Tensor) -> Tensor:
-        """Three steps of Adam by its recursion, in plain autograd."""
+        """Return the parameters after three steps of Adam in plain autograd."""
         params, first, second = vector, 0.0, 0.0
         for step in range(1, 4):
             value = curve(unravel(params), task.support[0])
@@ -123,7 +123,7 @@ def test_adam_is_differentiated_exactly(beta1: float) -> None:
     assert_close(tree.ravel(gradient.model)[0], expected, rtol=1e-9, atol=1e-12)
 
 
-def test_adam_stays_finite_where_a_gradient_is_zero() -> None:
+def test_adam_is_finite_for_zero_gradients() -> None:
     def loss(params: Params, batch: Tensor) -> Tensor:
         return (params["w"] * batch).square().sum() + 0 * params["dead"].sum()
 
@@ -137,7 +137,7 @@ def test_adam_stays_finite_where_a_gradient_is_zero() -> None:
     assert gradient.model["w"][1].item() == pytest.approx(2 * meta.model["w"][1].item())
 
 
-def test_chain_hands_on_what_an_optimizer_subtracts() -> None:
+def test_chain_passes_the_update_of_each_optimizer_to_the_next() -> None:
     halved = chain(sgd(0.5), sgd(0.2))
     assert_close(updates(halved, {}, steps=1)[0], times(-0.1, gradients(0)))
     scaled_adam = chain(adam(1.0), sgd(0.3))
@@ -146,7 +146,7 @@ def test_chain_hands_on_what_an_optimizer_subtracts() -> None:
 
 
 @pytest.mark.parametrize("other", [meta_sgd(0.1), lslr(0.1, steps=2), meta_curvature(0.1)])
-def test_rate_of_one_in_a_chain_changes_nothing(other: InnerOptimizer) -> None:
+def test_rate_of_one_in_a_chain_has_no_effect(other: InnerOptimizer) -> None:
     constants = random_like(other.constants(PARAMS), seed=5)
     expected = updates(other, constants, steps=3)
     for place, chained in enumerate([chain(other, sgd(1.0)), chain(sgd(1.0), other)]):
@@ -155,7 +155,7 @@ def test_rate_of_one_in_a_chain_changes_nothing(other: InnerOptimizer) -> None:
         assert_close(updates(chained, named, steps=3), expected)
 
 
-def test_chains_of_chains_keep_their_constants_and_states_apart() -> None:
+def test_nested_chains_have_separate_constants_and_states() -> None:
     parts = (adam(0.3, beta1=0.5), lslr(0.7, steps=2), meta_curvature(0.2))
     flat, left, right = (
         chain(*parts),
@@ -169,7 +169,7 @@ def test_chains_of_chains_keep_their_constants_and_states_apart() -> None:
         assert_close(updates(nested, renamed, steps=3), expected)
 
 
-def test_more_than_ten_optimizers_in_a_chain_keep_their_names_apart() -> None:
+def test_chains_of_more_than_ten_optimizers_have_distinct_names() -> None:
     chained = chain(*[lslr(1.0, steps=1)] * 12)
     constants = chained.constants(ONE)
     assert list(constants) == [f"{place}.lr.x" for place in range(12)]
@@ -179,7 +179,7 @@ def test_more_than_ten_optimizers_in_a_chain_keep_their_names_apart() -> None:
     assert update["x"].item() == -15
 
 
-def test_constants_of_a_chain_receive_their_gradient() -> None:
+def test_constants_of_a_chain_receive_gradients() -> None:
     loop = InnerLoop(curve, chain(meta_curvature(1.0), lslr(0.1, steps=2)), num_steps=2)
     task = Task((randn(2, seed=3),), randn(2, seed=4))
     meta = loop.init(PARAMS)

@@ -1,4 +1,4 @@
-"""Conjugate gradient against dense solves, linear maps against dense Jacobians, staged programs."""
+"""Conjugate gradients against dense solves, linear maps against Jacobians, staged programs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ def solve(matrix: Tensor, target: Any, steps: int) -> tuple[Any, Any]:
     return conjugate_gradient(lambda x: unravel(matrix @ tree.ravel(x)[0]), target, steps=steps)
 
 
-def test_conjugate_gradient_is_a_dense_solve_on_any_tree() -> None:
+def test_conjugate_gradient_matches_a_dense_solve_on_any_tree() -> None:
     matrix, target = positive_definite(7, 0), {"a": randn(3, seed=1), "b": (randn(2, 2, seed=2),)}
     x, _ = solve(matrix, target, 12)
     expected = torch.linalg.solve(matrix, tree.ravel(target)[0])
@@ -38,7 +38,7 @@ def test_residual_is_the_target_minus_the_product(steps: int) -> None:
     assert_close(residual, target - matrix @ x, rtol=0, atol=1e-12)
 
 
-def test_tasks_that_converge_at_different_steps_share_a_vmap() -> None:
+def test_tasks_can_converge_at_different_steps_under_vmap() -> None:
     eye, easy, hard = torch.eye(6).double(), positive_definite(6, 5), positive_definite(6, 6)
     matrices = torch.stack([eye, easy @ easy, hard, hard])
     targets = torch.stack([randn(6, seed=7), easy[0] * 0 + 1e-3, randn(6, seed=8), torch.zeros(6)])
@@ -76,7 +76,7 @@ def test_linear_map_agrees_with_forward_and_reverse_mode() -> None:
         assert_close(tuple(linear.vjp(cotangents)), torch.func.vjp(maps, *inputs())[1](cotangents))
 
 
-def test_linear_map_is_the_dense_jacobian() -> None:
+def test_linear_map_equals_the_dense_jacobian() -> None:
     x = randn(5, seed=1).requires_grad_()
     matrix = randn(3, 5, seed=2)
     linear = linearize([torch.sin(matrix @ x)], [x])
@@ -85,7 +85,7 @@ def test_linear_map_is_the_dense_jacobian() -> None:
     assert_close(torch.stack([linear.vjp([e])[0] for e in torch.eye(3).double()]), jacobian)
 
 
-def test_input_that_no_output_depends_on_has_derivative_zero() -> None:
+def test_unused_inputs_have_derivative_zero() -> None:
     at = [x.requires_grad_() for x in inputs()]
     linear = linearize(maps(*at), at)
     only_unused = [torch.zeros(2, 3), torch.zeros(3, 2), randn(4, seed=6)]
@@ -122,25 +122,25 @@ PROGRAMS: dict[str, Callable[[Any, Any], tuple[list[Tensor], list[Tensor]]]] = {
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_staged_function_gives_the_eager_numbers(name: str) -> None:
+def test_staged_function_equals_the_eager_function(name: str) -> None:
     function = PROGRAMS[name]
     staged = stage(function, [randn(4, 4), randn(4, 4, seed=1)], [randn(4, 4, seed=2)])
-    early = [randn(4, 4, seed=3), randn(4, 4, seed=4)]  # others than it was traced with
+    early = [randn(4, 4, seed=3), randn(4, 4, seed=4)]  # inputs that differ from the example inputs
     expected_early, _ = function(early, [randn(4, 4)])
     outputs, residuals = staged.early(*early)
     assert_close(outputs, expected_early)
-    for seed in (5, 6, 5):  # again: a program must not write to what it was given
+    for seed in (5, 6, 5):  # again, because a program must not modify its inputs
         late = randn(4, 4, seed=seed)
         assert relative_error(staged.late(*residuals, late), function(early, [late])[1]) < 1e-14
 
 
 @pytest.mark.parametrize("function", [torch.relu_, lambda x: x.clone().mul_(2), torch.Tensor.zero_])
-def test_staging_refuses_functions_that_write_in_place(function: Callable[..., Tensor]) -> None:
+def test_staging_rejects_in_place_operations(function: Callable[..., Tensor]) -> None:
     with pytest.raises(ValueError, match=r"modifies a tensor in place \(aten\..*out-of-place"):
         stage(lambda early, late: ([], [early[0] + function(late[0] * 1)]), [randn(2)], [randn(2)])
 
 
-def test_inputs_that_were_one_tensor_when_traced_are_still_told_apart() -> None:
+def test_inputs_that_were_one_tensor_during_tracing_stay_separate() -> None:
     same = randn(3)
     staged = stage(lambda early, late: ([], [early[0] * late[0] - early[1]]), [same, same], [same])
     _, residuals = staged.early(randn(3, seed=1), randn(3, seed=2))

@@ -79,7 +79,7 @@ def central_differences(value: Callable[[MetaParams], Tensor], meta: MetaParams)
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "meta_sgd"])
 @pytest.mark.parametrize("steps", [1, 3])
-def test_meta_gradient_is_that_of_a_plain_autograd_loop(
+def test_meta_gradient_matches_a_plain_autograd_loop(
     steps: int, optimizer: str, first_order: bool
 ) -> None:
     loss, params = network()
@@ -94,7 +94,7 @@ def test_meta_gradient_is_that_of_a_plain_autograd_loop(
 
 @pytest.mark.parametrize("optimizer", ["sgd", "meta_sgd"])
 @pytest.mark.parametrize("steps", [1, 3])
-def test_meta_gradient_is_that_of_central_differences(steps: int, optimizer: str) -> None:
+def test_meta_gradient_matches_central_differences(steps: int, optimizer: str) -> None:
     loss, params = network()
     loop = InnerLoop(loss, OPTIMIZERS[optimizer](LR), num_steps=steps)
     meta, tasks = loop.init(params), random_tasks(steps=steps, num_tasks=1)
@@ -118,7 +118,7 @@ def test_first_order_gradient_is_the_query_gradient_at_the_adapted_parameters(st
 
 
 @pytest.mark.parametrize("steps", [0, 1, 4])
-def test_maml_on_a_quadratic_has_its_closed_form(steps: int) -> None:
+def test_maml_matches_the_closed_form_on_a_quadratic(steps: int) -> None:
     root, start, support, query = randn(4, 4), randn(4, seed=1), randn(4, seed=2), randn(4, seed=3)
     hessian = root @ root.mT
 
@@ -133,7 +133,7 @@ def test_maml_on_a_quadratic_has_its_closed_form(steps: int) -> None:
     torch.testing.assert_close(gradient.model["w"], expected, rtol=1e-12, atol=1e-12)
 
 
-def test_neither_chunks_nor_the_order_of_tasks_change_the_gradient() -> None:
+def test_chunks_and_task_order_do_not_change_the_gradient() -> None:
     loss, params = network()
     loop = InnerLoop(loss, meta_sgd(LR), num_steps=2)
     meta, tasks = loop.init(params), random_tasks(steps=2, num_tasks=5)
@@ -146,7 +146,7 @@ def test_neither_chunks_nor_the_order_of_tasks_change_the_gradient() -> None:
         assert relative_error(same, metrics) < 1e-10
 
 
-def test_meta_sgd_starts_as_sgd_and_its_rates_are_learned() -> None:
+def test_meta_sgd_starts_as_sgd_and_learns_its_rates() -> None:
     loss, params = network()
     tasks = random_tasks(steps=2)
     results = []
@@ -160,7 +160,7 @@ def test_meta_sgd_starts_as_sgd_and_its_rates_are_learned() -> None:
     assert all(g.ne(0).all() for g in tree.leaves(learned.inner))
 
 
-def test_our_layer_norm_is_exact_with_the_gradient_outside_the_vmap() -> None:
+def test_layer_norm_is_exact_with_the_gradient_outside_of_vmap() -> None:
     loss, params = network(nn.Linear(2, 4), LayerNorm(4), nn.Tanh(), nn.Linear(4, 1))
     loop = InnerLoop(loss, sgd(LR), num_steps=2)
     meta, tasks = loop.init(params), random_tasks(steps=2)
@@ -193,7 +193,7 @@ def test_learner_fits_sinusoids() -> None:
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
 
 
-def test_learner_refuses_a_gradient_that_is_not_finite_before_anything_changes() -> None:
+def test_learner_rejects_a_non_finite_gradient_and_stays_unchanged() -> None:
     loss, params = network()
     loop = InnerLoop(loss, sgd(1e200), num_steps=2)
     learner = gradient_learner(loop, backprop(loop, query_loss(loss)), torch.optim.SGD, lr=0.1)

@@ -26,7 +26,7 @@ shapes = st.lists(st.lists(st.integers(0, 3), max_size=3).map(tuple), min_size=1
 
 @settings(deadline=None, max_examples=30)
 @given(shapes)
-def test_ravel_and_back_is_the_identity(shapes: list[tuple[int, ...]]) -> None:
+def test_ravel_and_unravel_are_inverse(shapes: list[tuple[int, ...]]) -> None:
     params = {f"p{i}": randn(*shape, seed=i) for i, shape in enumerate(shapes)}
     trees = MetaParams(params, {"nested": (params["p0"], [params["p0"] + 1])})
     flat, unravel = tree.ravel(trees)
@@ -34,7 +34,7 @@ def test_ravel_and_back_is_the_identity(shapes: list[tuple[int, ...]]) -> None:
     assert_close(unravel(flat), trees, rtol=0, atol=0)
 
 
-def test_tree_arithmetic_is_that_of_the_flat_vectors() -> None:
+def test_tree_arithmetic_matches_flat_vectors() -> None:
     a, b = ({"x": randn(2, 3, seed=s), "y": randn(4, seed=s + 1)} for s in (0, 5))
     (flat_a, unravel), (flat_b, _) = tree.ravel(a), tree.ravel(b)
     assert_close(tree.add(a, b, scale=-2.0), unravel(flat_a - 2 * flat_b))
@@ -58,13 +58,13 @@ class Shifted(nn.Module):
         return self.weight * x + self.shift + self.scratch
 
 
-def test_buffers_travel_with_the_function() -> None:
+def test_buffers_become_part_of_the_function() -> None:
     apply, params = functional(Shifted())
     assert set(params) == {"weight"}
     assert apply(params, torch.ones(2)).tolist() == [17, 28]
 
 
-def test_function_depends_neither_on_the_module_nor_on_its_flags_afterwards() -> None:
+def test_later_changes_of_the_module_do_not_affect_the_function() -> None:
     module = mlp((2, 3, 1), generator=seeded(0)).double()
     apply, params = functional(module)
     inputs = randn(4, 2)
@@ -78,7 +78,7 @@ def test_function_depends_neither_on_the_module_nor_on_its_flags_afterwards() ->
     assert_close(again(params, inputs), expected.detach())
 
 
-def test_missing_or_unknown_parameters_are_refused() -> None:
+def test_missing_and_unknown_parameters_are_rejected() -> None:
     apply, params = functional(nn.Linear(2, 1))
     with pytest.raises(RuntimeError, match="bias"):
         apply({"weight": params["weight"]}, torch.ones(2))
@@ -89,7 +89,7 @@ def test_missing_or_unknown_parameters_are_refused() -> None:
 @pytest.mark.parametrize(
     "layer", [nn.BatchNorm1d(3), nn.InstanceNorm1d(3, track_running_stats=True)]
 )
-def test_running_statistics_are_refused(layer: nn.Module) -> None:
+def test_running_statistics_are_rejected(layer: nn.Module) -> None:
     with pytest.raises(
         ValueError, match=rf"0 \({type(layer).__name__}\) .*track_running_stats=False"
     ):
@@ -98,7 +98,7 @@ def test_running_statistics_are_refused(layer: nn.Module) -> None:
         functional(layer)
 
 
-def test_dropout_is_refused_unless_it_is_off() -> None:
+def test_active_dropout_is_rejected() -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
     with pytest.raises(ValueError, match=r"1 \(Dropout\) uses random numbers; call \.eval\(\)"):
         functional(module)
@@ -119,7 +119,7 @@ class Scaled(nn.Module):
         return scaled
 
 
-def test_a_module_with_buffers_is_traced_before_it_was_ever_called() -> None:
+def test_a_module_with_buffers_can_be_traced_before_its_first_call() -> None:
     apply, params = functional(Scaled())
     traced = program(lambda params, x: apply(params, x), "traced")
     for x in (torch.ones(2, 1), torch.full((2, 1), 5.0)):
@@ -131,7 +131,7 @@ def test_batch_statistics_are_accepted() -> None:
     assert_close(apply(params, randn(8, 3)).mean(0), torch.zeros(3).double(), rtol=0, atol=1e-12)
 
 
-def test_two_threads_with_different_parameters_do_not_mix() -> None:
+def test_threads_with_different_parameters_do_not_interfere() -> None:
     apply, params = functional(mlp((2, 16, 16, 1), generator=seeded(0)).double())
     inputs = randn(50, 2)
     settings = [random_like(params, seed) for seed in range(2)]
@@ -161,7 +161,7 @@ class Logits(nn.Linear):
         return Categorical(super().forward(inputs))
 
 
-def test_modules_without_a_way_of_their_own_are_vmapped_over_tasks() -> None:
+def test_modules_without_over_tasks_use_vmap() -> None:
     policy, params = Policy.of(Logits(2, 3).double())
     per_task = tree.stack([random_like(params, seed) for seed in range(3)])
     inputs = randn(3, 4, 2)
@@ -174,17 +174,17 @@ def test_modules_without_a_way_of_their_own_are_vmapped_over_tasks() -> None:
 @pytest.mark.parametrize(
     "norm", [nn.LayerNorm(2), nn.GroupNorm(1, 2), nn.BatchNorm1d(2, track_running_stats=False)]
 )
-def test_fused_normalization_is_named(norm: nn.Module) -> None:
+def test_fused_normalization_layers_are_detected(norm: nn.Module) -> None:
     apply, _ = functional(nn.Sequential(nn.Linear(2, 2), nn.Sequential(norm)))
     assert fused_norm(apply) == f"1.0 ({type(norm).__name__})"
 
 
-def test_other_functions_hold_no_fused_normalization() -> None:
+def test_functions_without_fused_normalization_are_accepted() -> None:
     assert fused_norm(functional(nn.Sequential(LayerNorm(2)))[0]) is None
     assert fused_norm(lambda params: params) is None
 
 
-def test_split_merge_and_rows_work_by_name() -> None:
+def test_split_merge_and_rows_select_by_name() -> None:
     params = {"a": torch.zeros(2), "b": torch.arange(3.0), "c": torch.ones(1)}
     yes, no = split(params, lambda name: name == "b")
     assert (list(yes), list(no)) == (["b"], ["a", "c"])
@@ -192,7 +192,7 @@ def test_split_merge_and_rows_work_by_name() -> None:
     assert [rows(params, frozenset("b"), step)["b"].item() for step in range(5)] == [0, 1, 2, 2, 2]
 
 
-def test_initial_parameters_are_given_or_drawn() -> None:
+def test_initial_parameters_are_given_or_sampled() -> None:
     loop = InnerLoop(lambda params, batch: params["a"].sum(), sgd(0.1))
     given = {"a": torch.rand(1, generator=seeded(0))}
     one = initial_params(loop, given, None, "cpu")
@@ -200,7 +200,7 @@ def test_initial_parameters_are_given_or_drawn() -> None:
     assert one == two
 
 
-def test_mlp_is_drawn_from_its_generator_alone() -> None:
+def test_mlp_weights_depend_only_on_the_generator() -> None:
     before = torch.get_rng_state()
     one, two = (functional(mlp((3, 4, 2), generator=seeded(7)))[1] for _ in range(2))
     assert_close(one, two, rtol=0, atol=0)
@@ -213,17 +213,17 @@ def test_mlp_is_drawn_from_its_generator_alone() -> None:
 
 
 @pytest.mark.parametrize("sizes", [(), (3,), (3, 0, 2), (3, -1)])
-def test_mlp_needs_two_positive_widths(sizes: tuple[int, ...]) -> None:
+def test_mlp_requires_two_positive_widths(sizes: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"two or more positive widths, got \("):
         mlp(sizes)
 
 
-def test_mlp_names_the_activations_it_knows() -> None:
+def test_mlp_lists_the_known_activations() -> None:
     with pytest.raises(ValueError, match=r"activation must be one of .*relu.*, got gelu"):
         mlp((2, 2), activation="gelu")
 
 
-def test_layer_norm_equals_that_of_torch() -> None:
+def test_layer_norm_matches_torch() -> None:
     inputs, fused = randn(4, 5), nn.LayerNorm(5).double()
     ours = LayerNorm(5).double()
     assert_close(ours(inputs), fused(inputs))

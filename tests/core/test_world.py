@@ -1,4 +1,4 @@
-"""Processes that share a meta-batch find what one process finds."""
+"""Processes that share a meta-batch give the results of one process."""
 
 import itertools
 import json
@@ -53,7 +53,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("total", [1, 2, 5, 8, 13])
 @pytest.mark.parametrize("multiple", [1, 2, 4])
-def test_shares_are_all_tasks_in_order(
+def test_shares_cover_all_tasks_in_order(
     total: int, multiple: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for size in range(1, total + 1):
@@ -71,7 +71,7 @@ def test_shares_are_all_tasks_in_order(
 
 
 def largest_gap(mine: list[dict[str, float]], theirs: list[dict[str, float]]) -> float:
-    """Return the largest relative difference of two histories; values near 0 count for 1e-3."""
+    """Return the largest relative difference of two histories; values below 1e-3 count as 1e-3."""
     assert [line.keys() for line in mine] == [line.keys() for line in theirs]
     pairs = [(a[k], b[k]) for a, b in zip(mine, theirs, strict=True) for k in a]
     return max(abs(a - b) / max(abs(a), abs(b), 1e-3) for a, b in pairs)
@@ -89,7 +89,7 @@ MANY |= dict.fromkeys(("e-maml", "cavia", "reptile"), 5)
         *(nightly(name, number, (2, 3)) for name, number in MANY.items()),
     ],
 )
-def test_any_number_of_processes_trains_alike(
+def test_results_do_not_depend_on_the_number_of_processes(
     name: str, iterations: int, sizes: tuple[int, ...], tmp_path: Path
 ) -> None:
     words = [*COMMANDS[name], "--iterations", iterations]
@@ -103,7 +103,7 @@ def test_any_number_of_processes_trains_alike(
 
 
 def in_float64(out: Path, name: str) -> None:
-    """Train 20 iterations in float64, and write the metrics down in the first process."""
+    """Train 20 iterations in float64 and save the metrics in the first process."""
     from metarl.experiments import fewshot, meta_rl, regression
     from metarl.experiments.supervised import share_of
 
@@ -148,7 +148,7 @@ def in_float64(out: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["sinusoid", *(nightly(name) for name in ("maml-trpo", "promp", "maml++"))]
 )
-def test_in_float64_they_agree_to_ten_digits(name: str, tmp_path: Path) -> None:
+def test_processes_agree_to_ten_digits_in_float64(name: str, tmp_path: Path) -> None:
     found = []
     for size in (1, 2, 3):
         out = tmp_path / f"{size}.json"
@@ -160,7 +160,7 @@ def test_in_float64_they_agree_to_ten_digits(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kills", "iterations"), [(2, 12), nightly(10, 60)])
-def test_a_killed_process_ends_the_run_and_another_number_goes_on(
+def test_a_killed_process_ends_the_run_and_a_different_number_resumes_it(
     kills: int, iterations: int, tmp_path: Path
 ) -> None:
     words = [*COMMANDS["vpg-maml"], "--iterations", iterations]
@@ -168,7 +168,7 @@ def test_a_killed_process_ends_the_run_and_another_number_goes_on(
     assert alone.join() == [0]
     folder, chance = tmp_path / "killed", random.Random(0)
     sizes = itertools.cycle((2, 3, 2, 1))
-    for attempt in range(kills):  # at most 5 lines each: the run is never done before
+    for attempt in range(kills):  # at most 5 lines each, so that the run never ends first
         size = next(sizes)
         begun = (folder / "config.json").exists()
         argv = ["resume", folder] if begun else [*words, "--out", folder]
@@ -181,7 +181,7 @@ def test_a_killed_process_ends_the_run_and_another_number_goes_on(
         codes = started.join()
         assert time.monotonic() - before < 10
         assert codes[victim] == -signal.SIGKILL
-        # The others have no error of their own to show.
+        # Other processes do not print an error.
         assert codes[:victim] + codes[victim + 1 :] == [1] * (size - 1), attempt
         assert started.told() == []
     started = ranks.start(3, tmp_path, ranks.metarl, ["resume", folder])
@@ -190,7 +190,7 @@ def test_a_killed_process_ends_the_run_and_another_number_goes_on(
 
 
 def failing_in_one(words: list[Any]) -> None:
-    """Train, but in the second process with an environment that fails at once."""
+    """Train with an environment that fails in the second process."""
     from metarl.envs.navigation import Navigation2D
 
     def broken(self: Any, *args: Any) -> Any:
@@ -203,7 +203,7 @@ def failing_in_one(words: list[Any]) -> None:
     ranks.metarl(words)
 
 
-def test_an_error_in_one_process_is_shown_once(tmp_path: Path) -> None:
+def test_an_error_in_one_process_is_printed_once(tmp_path: Path) -> None:
     words = [*COMMANDS["vpg-maml"], "--iterations", 3, "--out", tmp_path / "run"]
     started = ranks.start(3, tmp_path, failing_in_one, words)
     assert started.join() == [1, 1, 1]
@@ -219,7 +219,9 @@ def test_an_error_in_one_process_is_shown_once(tmp_path: Path) -> None:
         (["train", "maml-trpo", "--no-such-flag", 2], "--no-such-flag"),
     ],
 )
-def test_what_cannot_be_shared_is_refused(words: list[Any], message: str, tmp_path: Path) -> None:
+def test_fewer_tasks_than_processes_are_rejected(
+    words: list[Any], message: str, tmp_path: Path
+) -> None:
     started = ranks.start(3, tmp_path, ranks.metarl, [*words, "--out", tmp_path / "run"])
     assert started.join() == [2 if "flag" in message else 1] * 3
     (line,) = started.told()
@@ -232,7 +234,7 @@ def test_a_signal_stops_all_processes_after_one_checkpoint(tmp_path: Path) -> No
     folder = tmp_path / "run"
     started = ranks.start(2, tmp_path, ranks.metarl, [*words, "--out", folder])
     ranks.wait_for_lines(started.processes, folder, 2)
-    started.processes[1].terminate()  # one alone: the others learn it from that one
+    started.processes[1].terminate()  # a signal to one process stops all of them
     assert started.join() == [128 + signal.SIGTERM] * 2
     (line,) = started.told()
     assert "stopped by SIGTERM" in line
@@ -240,7 +242,7 @@ def test_a_signal_stops_all_processes_after_one_checkpoint(tmp_path: Path) -> No
     assert len(history(folder)) == stopped
 
 
-def test_what_is_not_finite_is_told_once(tmp_path: Path) -> None:
+def test_non_finite_values_are_reported_once(tmp_path: Path) -> None:
     words = [*COMMANDS["sinusoid"], "--iterations", 20, "--inner-lr", 1e30]
     started = ranks.start(2, tmp_path, ranks.metarl, [*words, "--out", tmp_path / "run"])
     assert started.join() == [1, 1]
@@ -248,7 +250,7 @@ def test_what_is_not_finite_is_told_once(tmp_path: Path) -> None:
     assert "not finite" in line
 
 
-def test_a_process_alone_adds_up_what_it_has() -> None:
+def test_a_single_process_sums_its_own_values() -> None:
     parts = [{"a": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)}] * 2
     found = processes.total(parts)
     assert found["a"].tolist() == [2.0, 4.0]
@@ -265,11 +267,11 @@ def test_sums_do_not_depend_on_the_order(dtype: torch.dtype) -> None:
     numbers[:, 0] = 0
     forwards = processes.total(list(numbers))
     assert torch.equal(processes.total(list(numbers.flip(0))), forwards)
-    assert not torch.equal(sum(numbers.flip(0)), sum(numbers))  # added up from left to right
+    assert not torch.equal(sum(numbers.flip(0)), sum(numbers))  # summed from left to right
     exact = [float(sum(map(Fraction, column))) for column in numbers.T.tolist()]
     assert torch.equal(forwards, torch.tensor(exact, dtype=torch.float64).to(dtype))
 
 
-def test_what_is_not_finite_stays_so() -> None:
+def test_non_finite_values_stay_non_finite() -> None:
     values = torch.tensor([1.0, torch.inf, torch.nan], dtype=torch.float64)
     assert str(processes.total([values, values]).tolist()) == "[2.0, inf, nan]"

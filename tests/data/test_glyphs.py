@@ -1,4 +1,4 @@
-"""Glyphs: which characters make classes, and that they are drawn alike in every process."""
+"""Glyphs: the characters used as classes, and equal drawings in every process."""
 
 import hashlib
 import os
@@ -27,7 +27,7 @@ def checksum(classes: Classes) -> str:
     return hashlib.sha256(classes.images.numpy().tobytes()).hexdigest()
 
 
-def test_characters_of_many_scripts_are_drawn_by_many_fonts(some: dict[str, list[str]]) -> None:
+def test_characters_of_many_scripts_have_many_fonts(some: dict[str, list[str]]) -> None:
     assert set(some) == set(SOME)
     assert list(some) == sorted(SOME)
     assert all(len(fonts) >= MIN_FONTS for fonts in some.values())
@@ -44,13 +44,13 @@ def test_characters_of_many_scripts_are_drawn_by_many_fonts(some: dict[str, list
         ("oO0", "0o"),  # o differs in size, and O and 0 in too little
         ("xéﬁ²Ａ", "x"),  # variants of other characters, by Unicode
         ("x.,!(", "x"),  # punctuation
-        ("x█⠿┼", "x"),  # mean something by their place in the cell
+        ("x█⠿┼", "x"),  # distinguished only by their position
         ("xӋӌӶӷ", "x"),  # swapped in one font
         ("x字ש", "x"),  # in few fonts or none
         ("x\u00a0\u200b\ue000\uffff", "x"),  # blank, private, no character
     ],
 )
-def test_only_characters_that_can_be_told_apart_are_usable(candidates: str, expected: str) -> None:
+def test_similar_characters_are_excluded(candidates: str, expected: str) -> None:
     assert list(find_classes(candidates)) == list(expected)
 
 
@@ -60,7 +60,7 @@ def test_no_character_is_nearly_blank(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(find_classes("x⋅")) == ["x", "⋅"]
 
 
-def test_a_class_is_twenty_different_images_in_ink_of_255(some: dict[str, list[str]]) -> None:
+def test_a_class_has_twenty_different_images_with_ink_255(some: dict[str, list[str]]) -> None:
     classes = draw(some, image_size=28)
     assert classes.images.shape == (len(SOME) * IMAGES_PER_CLASS, 1, 28, 28)
     assert classes.images.dtype == torch.uint8
@@ -83,19 +83,21 @@ def test_images_of_a_class_resemble_each_other(some: dict[str, list[str]]) -> No
     assert (nearest == truth).double().mean() > 0.7
 
 
-def test_a_character_is_drawn_alike_in_any_company(some: dict[str, list[str]]) -> None:
+def test_the_images_of_a_character_do_not_depend_on_other_characters(
+    some: dict[str, list[str]],
+) -> None:
     whole = draw(some, image_size=28)
     alone = draw({"Σ": some["Σ"]}, image_size=28)
     start = IMAGES_PER_CLASS * whole.names.index("Σ")
     assert torch.equal(whole.images[start : start + IMAGES_PER_CLASS], alone.images)
 
 
-def test_glyphs_have_any_size(some: dict[str, list[str]]) -> None:
+def test_glyphs_support_any_image_size(some: dict[str, list[str]]) -> None:
     for size in (14, 56):
         assert draw({"A": some["A"]}, image_size=size).images.shape[2:] == (size, size)
 
 
-def test_every_process_draws_the_same(some: dict[str, list[str]]) -> None:
+def test_every_process_draws_the_same_glyphs(some: dict[str, list[str]]) -> None:
     code = f"""
 import hashlib, sys, metarl.data.families
 print([module for module in ("PIL", "matplotlib", "torchvision") if module in sys.modules])
@@ -131,7 +133,7 @@ def test_glyphs_are_split_and_drawn_once(monkeypatch: pytest.MonkeyPatch, own_ca
         load_images("glyphs")
 
 
-def test_glyphs_that_cannot_be_drawn_are_one_line(
+def test_invalid_glyph_arguments_give_one_line_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ValueError, match=r"data_root must be None for glyphs, got"):

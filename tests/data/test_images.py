@@ -1,4 +1,4 @@
-"""Image data: choosing and splitting classes, the cache, own folders, miniImageNet's tables."""
+"""Image data: selecting and splitting classes, the cache, custom folders and miniImageNet."""
 
 import gzip
 import json
@@ -24,7 +24,7 @@ RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
 def numbered(counts: dict[str, int]) -> Classes:
-    """Make classes whose images are 0, 1, 2, ..."""
+    """Create classes whose images are filled with 0, 1, 2, ..."""
     total = sum(counts.values())
     pixels = torch.arange(total, dtype=torch.uint8)[:, None, None, None].expand(total, 1, 2, 2)
     return Classes(pixels.contiguous(), tuple(counts.values()), tuple(counts))
@@ -60,16 +60,22 @@ def test_select_keeps_the_order_and_the_images_of_each_class() -> None:
     assert (chosen.names, chosen.counts, numbers(chosen)) == (("a", "c"), (2, 1), [0, 1, 5])
 
 
-def test_join_puts_one_part_after_the_other() -> None:
+def test_join_concatenates_parts() -> None:
     joined = images.join(numbered({"a": 2}), numbered({"b": 1, "c": 2}))
     assert (joined.names, joined.counts) == (("a", "b", "c"), (2, 1, 2))
     assert numbers(joined) == [0, 1, 0, 1, 2]
 
 
-def test_shuffled_depends_on_the_names_and_on_nothing_else() -> None:
+def test_shuffled_depends_only_on_the_names() -> None:
     names = [f"{number:03d}" for number in range(100)]
     assert images.shuffled(names[::-1]) == images.shuffled(set(names)) == images.shuffled(names)
-    assert images.shuffled(names)[:5] == ["026", "086", "002", "055", "075"]  # for good
+    assert images.shuffled(names)[:5] == [
+        "026",
+        "086",
+        "002",
+        "055",
+        "075",
+    ]  # fixed across versions
 
 
 @pytest.mark.parametrize(
@@ -100,14 +106,14 @@ def test_classes_can_be_pickled(tmp_path: Path) -> None:
         (("glyphs", None, -3), "image_size must be at least 1 pixel, got -3"),
     ],
 )
-def test_impossible_choices_are_one_line(arguments: tuple[Any, ...], message: str) -> None:
+def test_invalid_arguments_give_one_line_errors(arguments: tuple[Any, ...], message: str) -> None:
     data, split, size = (*arguments, None, None)[:3]
     with pytest.raises(ValueError, match=message):
         load_images(data, split=split, image_size=size)
 
 
 @pytest.mark.parametrize("data", ["omniglot", "mini-imagenet"])
-def test_a_root_that_is_no_folder_is_named(
+def test_a_root_that_is_not_a_folder_is_named(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(FileNotFoundError, match=r"data_root is not a folder: .* got .*nowhere"):
@@ -117,7 +123,7 @@ def test_a_root_that_is_no_folder_is_named(
         load_images(data)
 
 
-def test_without_pillow_the_command_is_given(
+def test_missing_pillow_gives_the_install_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
@@ -128,7 +134,7 @@ def test_without_pillow_the_command_is_given(
 # The cache.
 
 
-def test_the_cache_folder_follows_the_environment(
+def test_the_cache_folder_follows_environment_variables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert cache.cache_folder() == tmp_path / "cache"
@@ -140,19 +146,19 @@ def test_the_cache_folder_follows_the_environment(
     assert cache.cache_folder() == Path("/home/ada/.cache/metarl")
 
 
-def test_one_file_is_kept_for_each_source(own_cache: Path) -> None:
+def test_the_cache_has_one_file_per_source(own_cache: Path) -> None:
     first, second = numbered({"a": 2, "b": 1}), numbered({"c": 4})
     for source, classes in (({"size": 1}, first), ({"size": 2}, second)):
         assert same(cache.cached("test", source, lambda made=classes: made), classes)
     assert same(cache.cached("test", {"size": 1}, lambda: pytest.fail("made again")), first)
-    assert len(list(own_cache.iterdir())) == 2  # and no temporary file
+    assert len(list(own_cache.iterdir())) == 2  # and no temporary file remains
     modes = {path.stat().st_mode & 0o777 for path in own_cache.iterdir()}
     (own_cache / "plain").touch()
     assert modes == {(own_cache / "plain").stat().st_mode & 0o777}
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "foreign", "miscounted"])
-def test_a_damaged_cache_file_is_made_anew(damage: str, own_cache: Path) -> None:
+def test_a_damaged_cache_file_is_replaced(damage: str, own_cache: Path) -> None:
     classes = numbered({"a": 2, "b": 1})
     cache.cached("test", {}, lambda: classes)
     (path,) = own_cache.iterdir()
@@ -174,7 +180,7 @@ def about(classes: Classes) -> str:
     return json.dumps({"counts": classes.counts, "names": classes.names})
 
 
-def test_a_cache_folder_that_cannot_be_written_is_no_error(
+def test_a_read_only_cache_folder_is_not_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
@@ -182,7 +188,7 @@ def test_a_cache_folder_that_cannot_be_written_is_no_error(
     assert same(cache.cached("test", {}, lambda: numbered({"a": 1})), numbered({"a": 1}))
 
 
-def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_no_files(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("old")
 
@@ -196,7 +202,7 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
-def test_a_fingerprint_sees_every_change(tmp_path: Path) -> None:
+def test_a_fingerprint_detects_every_change(tmp_path: Path) -> None:
     class_folders(tmp_path / "own", ["a", "b"])
 
     def seen() -> str:
@@ -211,10 +217,10 @@ def test_a_fingerprint_sees_every_change(tmp_path: Path) -> None:
     assert len({*prints, seen()}) == 3
 
 
-# Own folders.
+# Custom folders.
 
 
-def test_own_folders_become_classes(tmp_path: Path) -> None:
+def test_subfolders_become_classes(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "own", [f"c{number}" for number in range(10)], num_images=3)
     (root / ".git").mkdir()
     (root / "c0/notes.txt").write_text("not an image, and not called one")
@@ -231,7 +237,7 @@ def test_own_folders_become_classes(tmp_path: Path) -> None:
     assert load_images("folder", data_root=root).train.images.shape[1:] == (3, 84, 84)
 
 
-def test_an_image_that_is_replaced_is_read_again(tmp_path: Path) -> None:
+def test_a_replaced_image_is_read_again(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "own", ["a", "b", "c"])
     load_images("folder", data_root=root, image_size=2)
     for name in "abc":
@@ -240,7 +246,7 @@ def test_an_image_that_is_replaced_is_read_again(tmp_path: Path) -> None:
     assert all(part.images[0, :, 0, 0].tolist() == list(BLUE) for part in splits)
 
 
-def test_own_splits_are_kept_and_a_tenth_validates(tmp_path: Path) -> None:
+def test_given_splits_are_kept_with_a_tenth_for_validation(tmp_path: Path) -> None:
     root = tmp_path / "own"
     class_folders(root / "train", [f"a{number}" for number in range(20)])
     class_folders(root / "test", ["b", "c"])
@@ -256,7 +262,7 @@ def test_own_splits_are_kept_and_a_tenth_validates(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("modes", "channels"), [(("L", "1", "L"), 1), (("L", "RGB", "L"), 3), (("LA", "I;16", "L"), 1)]
 )
-def test_images_are_gray_if_all_files_are(
+def test_images_are_grayscale_if_all_files_are(
     modes: tuple[str, ...], channels: int, tmp_path: Path
 ) -> None:
     for name, mode in zip("abc", modes, strict=True):
@@ -266,14 +272,14 @@ def test_images_are_gray_if_all_files_are(
 
 
 def flat(tmp_path: Path, picture: Any, **options: Any) -> np.ndarray[Any, Any]:
-    """Load a picture, as the only image of each of three classes, at its own size."""
+    """Load an image as the only image of three classes, without resizing."""
     for name in "abc":
         (tmp_path / "own" / name).mkdir(parents=True)
         picture.save(tmp_path / "own" / name / "0.png", **options)
     return load_images("folder", data_root=tmp_path / "own", image_size=2).train.images[0].numpy()
 
 
-def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path: Path) -> None:
+def test_sixteen_bit_images_are_scaled_instead_of_clipped(tmp_path: Path) -> None:
     picture = Image.fromarray(np.array([[0, 255], [256, 65535]], np.uint16))
     assert flat(tmp_path, picture).tolist() == [[[0, 0], [1, 255]]]
 
@@ -286,7 +292,7 @@ def test_transparent_parts_become_white(tmp_path: Path) -> None:
     assert pixels[:, 1, 1].tolist() == [255, 255, 255]
 
 
-def test_photographs_are_turned_the_right_way_up(tmp_path: Path) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     picture = Image.new("RGB", (2, 2), RED)
     picture.putpixel((0, 0), GREEN)
     turned = Image.Exif()
@@ -294,7 +300,7 @@ def test_photographs_are_turned_the_right_way_up(tmp_path: Path) -> None:
     assert flat(tmp_path, picture, exif=turned)[:, 1, 1].tolist() == list(GREEN)
 
 
-def test_folders_that_cannot_serve_are_one_line(tmp_path: Path) -> None:
+def test_invalid_folders_give_one_line_errors(tmp_path: Path) -> None:
     root = tmp_path / "own"
 
     def refused(message: str, error: type[Exception] = ValueError) -> None:
@@ -321,7 +327,7 @@ def test_folders_that_cannot_serve_are_one_line(tmp_path: Path) -> None:
     refused(r"c/1\.png cannot be read as an image \(.+\)\. Replace it")
 
 
-def test_own_splits_that_cannot_serve_are_one_line(tmp_path: Path) -> None:
+def test_invalid_splits_give_one_line_errors(tmp_path: Path) -> None:
     root = tmp_path / "own"
     class_folders(root / "train", ["a"])
     class_folders(root / "test", ["a", "b"])
@@ -343,7 +349,7 @@ def test_own_splits_that_cannot_serve_are_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("zipped", [False, True], ids=["csv", "csv.gz"])
 @pytest.mark.parametrize("outer", [False, True], ids=["itself", "above"])
-def test_mini_imagenet_is_read_as_it_is_split(zipped: bool, outer: bool, tmp_path: Path) -> None:
+def test_mini_imagenet_is_read_with_its_splits(zipped: bool, outer: bool, tmp_path: Path) -> None:
     folder = mini_imagenet(tmp_path, zipped=zipped)
     splits = load_images("mini-imagenet", data_root=tmp_path if outer else folder)
     require_whole(splits)
@@ -358,7 +364,7 @@ def test_mini_imagenet_is_read_as_it_is_split(zipped: bool, outer: bool, tmp_pat
     assert all(map(same, splits, load_images("mini-imagenet", data_root=folder)))
 
 
-def test_mini_imagenet_is_found_through_the_environment(
+def test_mini_imagenet_is_found_with_the_environment_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mini_imagenet(tmp_path)
@@ -366,7 +372,7 @@ def test_mini_imagenet_is_found_through_the_environment(
     assert load_images("mini-imagenet", image_size=4).test.images.shape == (3, 3, 4, 4)
 
 
-def test_a_mini_imagenet_that_lacks_something_is_one_line(tmp_path: Path) -> None:
+def test_an_incomplete_mini_imagenet_gives_a_one_line_error(tmp_path: Path) -> None:
     def refused(error: type[Exception], message: str) -> None:
         with pytest.raises(error, match=message):
             load_images("mini-imagenet", data_root=tmp_path)
@@ -409,6 +415,6 @@ def test_a_mini_imagenet_that_lacks_something_is_one_line(tmp_path: Path) -> Non
     refused(FileNotFoundError, r"12 of the 12 images are missing in .*images")
 
 
-def test_the_table_of_families_is_whole() -> None:
+def test_the_table_of_data_sets_is_complete() -> None:
     assert list(FAMILIES) == ["glyphs", "omniglot", "mini-imagenet", "folder"]
     assert all(family.splits and family.image_size > 0 for family in FAMILIES.values())

@@ -1,4 +1,4 @@
-"""Omniglot: archives and folders, the three splits, the download; and the real data if found."""
+"""Omniglot: archives, folders, splits and download, and the real data if available."""
 
 import hashlib
 import io
@@ -32,7 +32,7 @@ NAMES = {
 
 
 def drawing(number: int) -> bytes:
-    """Draw one black point on white paper, as a PNG of 1 bit and 105 x 105 pixels."""
+    """Draw one black pixel on a white background, as a 1-bit PNG of 105 x 105 pixels."""
     paper = np.ones((105, 105), bool)
     row, column = divmod(number, 28)
     paper[15 * row // 4 : 15 * row // 4 + 4, 15 * column // 4 : 15 * column // 4 + 4] = False
@@ -42,7 +42,7 @@ def drawing(number: int) -> bytes:
 
 
 def members(name: str) -> dict[str, bytes]:
-    """Return the files of an archive, in no particular order and with what a Mac adds."""
+    """Return the files of an archive, shuffled and with the additional files of macOS."""
     files = {}
     for index, character in enumerate(NAMES[name]):
         for drawer in reversed(range(DRAWERS)):
@@ -68,7 +68,7 @@ def unpack(folder: Path, name: str) -> None:
 
 @pytest.fixture(autouse=True)
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let Omniglot be 50 and 10 characters by 2 people, in a folder without a network."""
+    """Replace Omniglot by 50 and 10 characters with 2 drawings each, without a network."""
     archives = {
         name: Archive(len(NAMES[name]), DRAWERS * len(NAMES[name]), "not downloaded")
         for name in SHAPE
@@ -96,12 +96,12 @@ def same_splits(a: Splits, b: Splits) -> bool:
     return all(same(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_the_random_split_is_of_all_characters(root: Path) -> None:
+def test_the_random_split_uses_all_characters(root: Path) -> None:
     splits = load_images("omniglot", data_root=root)
     train, validation, test = names(splits)
     assert [len(train), len(validation), len(test)] == [40, 5, 15]
     assert train | validation | test == {*NAMES["images_background"], *NAMES["images_evaluation"]}
-    assert validation == {  # for good, whatever the version of numpy
+    assert validation == {  # fixed for all versions of NumPy
         *("Armenian/character02", "Gurmukhi/character07", "Gurmukhi/character33"),
         *("Gurmukhi/character43", "Latin/character01"),
     }
@@ -123,7 +123,7 @@ def test_the_background_split_tests_on_the_evaluation_set(root: Path) -> None:
     assert test == set(NAMES["images_evaluation"])
 
 
-def test_ink_is_255_and_drawings_stay_with_their_character(root: Path) -> None:
+def test_ink_is_255_and_drawings_keep_their_character(root: Path) -> None:
     splits = load_images("omniglot", data_root=root, split="background")
     expected = {name: i for group in NAMES.values() for i, name in enumerate(group)}
     for part in splits:
@@ -138,7 +138,7 @@ def test_ink_is_255_and_drawings_stay_with_their_character(root: Path) -> None:
     assert load_images("omniglot", data_root=root, image_size=14).train.images.shape[2:] == (14, 14)
 
 
-def test_folders_archives_and_both_are_the_same(root: Path, tmp_path: Path) -> None:
+def test_folders_and_archives_give_the_same_data(root: Path, tmp_path: Path) -> None:
     splits = load_images("omniglot", data_root=root)
     for name in SHAPE:
         unpack(tmp_path / "unpacked", name)
@@ -149,7 +149,7 @@ def test_folders_archives_and_both_are_the_same(root: Path, tmp_path: Path) -> N
     assert same_splits(load_images("omniglot", data_root=root), splits)
 
 
-def test_the_second_time_nothing_is_decoded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoded_images_are_cached(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     splits = load_images("omniglot", data_root=root)
     monkeypatch.setattr(omniglot.images, "read_images", None)
     assert same_splits(load_images("omniglot", data_root=root), splits)
@@ -158,12 +158,14 @@ def test_the_second_time_nothing_is_decoded(root: Path, monkeypatch: pytest.Monk
         load_images("omniglot", data_root=root, image_size=20)
 
 
-def test_the_environment_names_the_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_variable_sets_the_root(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("METARL_DATA", str(root))
     assert len(load_images("omniglot").test.names) == 15
 
 
-def test_an_archive_that_is_not_whole_is_one_line(root: Path) -> None:
+def test_an_incomplete_archive_gives_a_one_line_error(root: Path) -> None:
     path = root / "omniglot/images_background.zip"
 
     def refused(message: str, error: type[Exception] = ValueError) -> None:
@@ -201,7 +203,7 @@ def test_an_archive_that_is_not_whole_is_one_line(root: Path) -> None:
 
 
 def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the archives where the URL points, and their checksums where they are compared."""
+    """Serve the archives from a local URL with matching checksums."""
     archives = {}
     for name, archive in omniglot.ARCHIVES.items():
         data = write_zip(tmp_path / "official", name, members(name)).read_bytes()
@@ -209,7 +211,7 @@ def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(omniglot, "ARCHIVES", archives)
 
 
-def test_without_a_root_omniglot_is_downloaded_once(
+def test_omniglot_is_downloaded_once_without_a_root(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(tmp_path, monkeypatch)
@@ -224,7 +226,7 @@ def test_without_a_root_omniglot_is_downloaded_once(
     assert same_splits(load_images("omniglot"), splits)
 
 
-def test_a_download_that_fails_says_where_to_put_the_file(tmp_path: Path) -> None:
+def test_a_failed_download_describes_the_manual_download(tmp_path: Path) -> None:
     manually = rf"Download it manually into {tmp_path}/cache/omniglot, or set data_root .*$"
     with pytest.raises(OSError, match=rf"background\.zip cannot be downloaded \(.+\)\. {manually}"):
         load_images("omniglot")
@@ -238,7 +240,7 @@ def test_a_download_that_fails_says_where_to_put_the_file(tmp_path: Path) -> Non
     assert len(load_images("omniglot").test.names) == 15
 
 
-# The real one.
+# The real data.
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +261,9 @@ def real(real_cache: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> Path
     ("split", "sizes"),
     [("random", [1100, 100, 423]), ("vinyals", [1028, 172, 423]), ("background", [868, 96, 659])],
 )
-def test_the_real_omniglot_has_its_sizes(split: str, sizes: list[int], real: Path) -> None:
+def test_the_real_omniglot_has_the_published_sizes(
+    split: str, sizes: list[int], real: Path
+) -> None:
     splits = load_images("omniglot", data_root=real, split=split)
     assert [len(part) for part in names(splits)] == sizes
     assert [len(part.images) for part in splits] == [20 * size for size in sizes]
@@ -270,7 +274,7 @@ def test_the_real_omniglot_has_its_sizes(split: str, sizes: list[int], real: Pat
 
 @pytest.mark.nightly
 @needs_omniglot
-def test_the_vinyals_split_is_the_published_one(real: Path) -> None:
+def test_the_vinyals_split_matches_the_published_split(real: Path) -> None:
     published = json.loads((real / "vinyals_split.json").read_text())
     splits = load_images("omniglot", data_root=real, split="vinyals")
     for part, found in zip(("train", "val", "test"), names(splits), strict=True):

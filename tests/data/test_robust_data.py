@@ -1,4 +1,4 @@
-"""Files of images and of sentences, damaged or not what they seem: read, or refused in one line."""
+"""Damaged or mislabeled image and text files: they load, or give a one-line error."""
 
 import csv
 import gzip
@@ -38,7 +38,7 @@ def picture(mode: str, size: tuple[int, int], suffix: str) -> bytes:
 
 @st.composite
 def images(draw: st.DrawFn, suffix: str) -> bytes:
-    """Draw what is in a file that is called an image: mostly one, whole or damaged."""
+    """Generate the contents of an image file, valid or damaged."""
     size = draw(st.sampled_from([(5, 5), (1, 9), (300, 2), (1, 1)]))
     whole = picture(draw(st.sampled_from(MODES)), size, suffix)
     kind = draw(st.sampled_from(["whole"] * 6 + ["damaged", "empty", "other", "text"]))
@@ -51,7 +51,7 @@ def images(draw: st.DrawFn, suffix: str) -> bytes:
 
 @st.composite
 def trees(draw: st.DrawFn, root: Path) -> Path:
-    """Draw a folder of class folders, with things in it that belong elsewhere."""
+    """Generate a folder of class folders with unrelated files."""
     parts = draw(st.sampled_from([("",), ("",), ("train", "test"), ("train", "val", "test")]))
     for part in parts:
         for name in draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=5, unique=True)):
@@ -85,12 +85,12 @@ def emptied(factory: pytest.TempPathFactory, name: str) -> Path:
 
 
 def read(load: Callable[[], Any]) -> Any:
-    """Load data: they come, or a clear error does."""
+    """Load data, or check that the error is clear."""
     try:
         with in_time():
             return load()
     except (ValueError, OSError) as error:
-        clear(" ".join(str(error).split()))  # as the command line writes it
+        clear(" ".join(str(error).split()))  # as the command line prints it
     return None
 
 
@@ -179,7 +179,7 @@ def test_archives_of_omniglot(
 
 @st.composite
 def rows(draw: st.DrawFn) -> Any:
-    """Draw a row of a text task, whole or not."""
+    """Generate a valid or invalid row of a text task."""
     whole = {"sentence1": draw(st.text(max_size=5)), "label": draw(st.sampled_from(["x", "y", 1]))}
     if draw(st.integers(0, 9)):
         return whole
@@ -215,8 +215,8 @@ def test_text_tasks(data: st.DataObject, tmp_path_factory: pytest.TempPathFactor
         task.train_validation_rows()
 
 
-def test_links_that_lead_up_or_nowhere_are_passed_over(tmp_path: Path) -> None:
-    """Every loop would double the folders below it, and their number has no end."""
+def test_broken_and_cyclic_links_are_ignored(tmp_path: Path) -> None:
+    """Following cyclic links would never end."""
     for name in "abcdef":
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.png").write_bytes(picture("L", (5, 5), ".png"))

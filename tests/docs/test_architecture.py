@@ -1,4 +1,4 @@
-"""The architecture page names every module, and only files that exist."""
+"""The architecture page lists every module, and only existing files."""
 
 import re
 
@@ -23,6 +23,6 @@ def test_every_module_is_on_the_page() -> None:
     assert [f for f in shipped if not any(ends_with(f, name) for name in NAMED)] == []
 
 
-def test_every_file_of_the_page_exists() -> None:
+def test_every_file_on_the_page_exists() -> None:
     assert NAMED
     assert [n for n in NAMED if not any(ends_with(file, n) for file in FILES)] == []

@@ -1,4 +1,4 @@
-"""The blocks of the pages run; those of the pages of methods do in test_methods.py."""
+"""The code blocks of the pages run; test_methods.py runs those of the method pages."""
 
 import importlib
 import os
@@ -31,12 +31,12 @@ def test_the_guide_installs_as_the_readme_does(capsys: pytest.CaptureFixture[str
     assert "usage: metarl COMMAND" in capsys.readouterr().out
 
 
-@runs("docs/guide.md", "train", "evaluate", "film", "resume")
-def test_the_guide_runs_in_small() -> None:
-    """Word for word but for the sizes."""
+@runs("docs/guide.md", "train", "evaluate", "video", "resume")
+def test_the_guide_runs_with_small_sizes() -> None:
+    """Unchanged except for the sizes."""
     for module in ("matplotlib", "imageio"):
         pytest.importorskip(module, reason="pip install 'metarl-torch[all]'")
-    for name in ("train", "evaluate", "film"):
+    for name in ("train", "evaluate", "video"):
         run_in_small(block("docs/guide.md", name))
     assert {path.name for path in Path("runs/quick/media").iterdir()} == {
         "curves.png", "paths.png", "paths.mp4",
@@ -47,7 +47,7 @@ def test_the_guide_runs_in_small() -> None:
 
 
 @runs("docs/guide.md", "long")
-def test_the_long_run_of_the_guide_keeps_what_it_says() -> None:
+def test_the_long_run_of_the_guide_behaves_as_documented() -> None:
     pytest.importorskip("tensorboard", reason="pip install 'metarl-torch[track]'")
     small = {"train": f"{TINY} --iterations 20 --hidden 4"}
     run_in_small(block("docs/guide.md", "long"), small)
@@ -57,7 +57,7 @@ def test_the_long_run_of_the_guide_keeps_what_it_says() -> None:
 
 @pytest.mark.nightly
 @runs("docs/guide.md", "cheetah")
-def test_the_half_cheetah_of_the_guide_is_filmed_in_small(egl: None) -> None:
+def test_the_half_cheetah_of_the_guide_is_recorded(egl: None) -> None:
     pytest.importorskip("imageio", reason="pip install 'metarl-torch[all]'")
     run_in_small(block("docs/guide.md", "cheetah"), {"render": "--episodes-per-task 2"})
     assert Path("runs/cheetah/media/backwards.mp4").exists()
@@ -66,7 +66,7 @@ def test_the_half_cheetah_of_the_guide_is_filmed_in_small(egl: None) -> None:
 
 @runs("docs/guide.md", "compare")
 @runs("docs/meta-rl.md", "compare")
-def test_the_comparisons_run_in_small_and_the_second_adds_to_the_first() -> None:
+def test_the_comparisons_run_and_the_second_extends_the_first() -> None:
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
     run_in_small(block("docs/guide.md", "compare"))
     assert compared() == ["maml-trpo-0", "promp-0"]
@@ -82,7 +82,7 @@ def compared() -> list[str]:
 
 
 @runs("docs/guide.md", "notebook")
-def test_the_cell_of_the_guide_trains_in_small() -> None:
+def test_the_notebook_cell_of_the_guide_trains() -> None:
     cell = block("docs/guide.md", "notebook")
     assert cell.count('runs/quick"') == 1
     exec(cell.replace('runs/quick"', f'runs/quick {SMALL["train"]}"'), {})
@@ -90,7 +90,7 @@ def test_the_cell_of_the_guide_trains_in_small() -> None:
 
 
 @runs("docs/few-shot.md", "first", "baselines")
-def test_the_page_on_few_shot_learning_runs_in_small() -> None:
+def test_the_few_shot_page_runs_with_small_sizes() -> None:
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[vision]'")
     run_in_small(block("docs/few-shot.md", "first"))
     assert Path("sine.png").exists()
@@ -100,7 +100,7 @@ def test_the_page_on_few_shot_learning_runs_in_small() -> None:
 
 
 @runs("docs/text.md", "leopard", "baselines")
-def test_the_page_on_text_runs_in_small(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_text_page_runs_with_small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     importlib.import_module("tests.support.sentences").save_documented(Path())
     monkeypatch.setenv("METARL_DATA", "data")
     run_in_small(block("docs/text.md", "leopard"))
@@ -111,7 +111,7 @@ def test_the_page_on_text_runs_in_small(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.nightly
 @runs("docs/robustness.md", "thorough")
-def test_the_thorough_check_is_collected() -> None:
+def test_the_thorough_profile_collects_tests() -> None:
     """It takes hours."""
     run_in_small(block("docs/robustness.md", "thorough"))
 
@@ -129,8 +129,8 @@ def test_the_launcher_trains_and_resumes_with_two_processes() -> None:
 
 
 @runs("docs/scaling.md", "torchrun", "slurm")
-def test_the_script_for_slurm_starts_the_commands_of_its_page() -> None:
-    """With the programs of a cluster that say what they were given."""
+def test_the_slurm_script_starts_the_commands_of_its_page() -> None:
+    """The programs of the cluster are replaced by scripts that print their arguments."""
     train, resume = block("docs/scaling.md", "torchrun").splitlines()
     Path("job").write_text(block("docs/scaling.md", "slurm"))
     assert started() == train.partition(" -m ")[2].split()
@@ -140,7 +140,7 @@ def test_the_script_for_slurm_starts_the_commands_of_its_page() -> None:
 
 
 def started() -> list[str]:
-    """Run the job; return what torchrun is to run in each process, once it has read its flags."""
+    """Run the job; return the command that torchrun would start in each process."""
     from torch.distributed.run import get_args_parser
 
     programs = {"scontrol": "echo one; echo two", "srun": '"$@"', "torchrun": 'printf "%s\\n" "$@"'}
@@ -156,10 +156,10 @@ def started() -> list[str]:
 
 
 @runs("docs/own-method.md", "problem", "optimizer", "outer", "gradient", "network", "check")
-def test_the_page_on_own_methods_runs_from_top_to_bottom(
+def test_the_custom_methods_page_runs_from_top_to_bottom(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Word for word but for the number of iterations; the last block checks a meta-gradient."""
+    """Unchanged except for the number of iterations; the last block checks a meta-gradient."""
     problem = block("docs/own-method.md", "problem")
     assert "ITERATIONS = 200\n" in problem
     scope: dict[str, Any] = {}
@@ -193,7 +193,7 @@ def test_custom_meta_rl_methods_train_and_are_evaluated(
 
 
 def momentum_is_used(scope: dict[str, Any]) -> None:
-    """Two steps on the loss ½p² from p = 1, with a rate of 0.1 and a momentum of 0.5."""
+    """Two steps on the loss ½p² from p = 1 with step size 0.1 and momentum 0.5."""
     import torch
 
     def loss(params: Params, batch: Any) -> Any:
@@ -205,7 +205,7 @@ def momentum_is_used(scope: dict[str, Any]) -> None:
 
 
 @runs("docs/own-data.md", "family", "train-family", "unequal")
-def test_the_family_of_own_data_is_learned(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_custom_data_set_is_learned(capsys: pytest.CaptureFixture[str]) -> None:
     scope: dict[str, Any] = {}
     exec(block("docs/own-data.md", "family"), scope)
     train = block("docs/own-data.md", "train-family")
@@ -219,28 +219,28 @@ def test_the_family_of_own_data_is_learned(capsys: pytest.CaptureFixture[str]) -
 
 
 @runs("docs/own-data.md", "pictures", "train-pictures")
-def test_own_pictures_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_custom_images_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("PIL", reason="pip install 'metarl-torch[vision]'")
     monkeypatch.setenv("METARL_CACHE", str(tmp_path / "cache"))
     exec(block("docs/own-data.md", "pictures"), {})
     small = {"fewshot": "--iterations 20 --checkpoint-every 20 --validation-tasks 2 --mode eager",
              "evaluate": "--num-tasks 20"}  # fmt: skip
     run_in_small(block("docs/own-data.md", "train-pictures"), small)
-    assert accuracy("runs/pictures") > 0.43  # guessing is 0.2, the network as it begins 0.36
+    assert accuracy("runs/pictures") > 0.43  # chance is 0.2, the untrained network reaches 0.36
 
 
 @runs("docs/own-data.md", "sentences", "encoder", "train-sentences")
-def test_own_sentences_are_learned() -> None:
+def test_custom_sentences_are_learned() -> None:
     pytest.importorskip("transformers", reason="pip install 'metarl-torch[text]'")
     scope: dict[str, Any] = {}
     for name in ("sentences", "encoder"):
         exec(block("docs/own-data.md", name), scope)
     small = {"text": "--iterations 10 --checkpoint-every 10 --validation-tasks 2", "evaluate": ""}
     run_in_small(block("docs/own-data.md", "train-sentences"), small)
-    assert accuracy("runs/sentences") > 0.8  # guessing is 0.33, the encoder as it begins 0.47
+    assert accuracy("runs/sentences") > 0.8  # chance is 0.33, the untrained encoder reaches 0.47
 
 
 def accuracy(run: str) -> float:
-    """Return what the only evaluation of a run says, after the last step."""
+    """Return the result after the last step in the only evaluation of a run."""
     (found,) = Run.open(Path(run)).evaluations()
     return float(found["mean"][-1])

@@ -1,4 +1,4 @@
-"""The pages of methods: they say what the package and the results say, and their commands run."""
+"""The method pages match the package and the results, and their commands run."""
 
 import importlib
 import re
@@ -16,7 +16,7 @@ from tests.support.pages import META, OF_METHODS, commands_of, fences, is_code, 
 
 
 DOCS = ROOT / "docs"
-SIZES = {  # where a page needs others than all
+SIZES = {  # pages that require different sizes
     "maml++": {"fewshot": f"{META} --filters 4 --iterations 5 --checkpoint-every 1"},
     "maml": {"fewshot": f"{META} --filters 4 --ways 2 --queries 1"},
 }
@@ -29,11 +29,11 @@ def writer() -> Iterator[ModuleType]:
         yield importlib.import_module("methods")
 
 
-def test_pages_of_methods_are_what_the_package_and_the_results_say(writer: ModuleType) -> None:
+def test_method_pages_match_the_package_and_the_results(writer: ModuleType) -> None:
     writer.main(["check"])
 
 
-def test_every_method_has_a_page_with_all_there_is_to_say(writer: ModuleType) -> None:
+def test_every_method_has_a_complete_page(writer: ModuleType) -> None:
     pages = {path.stem for path in (DOCS / "methods").glob("*.md")} - {"index"}
     assert pages == set(writer.page_names())
     ours = {name for name in experiments() if name not in OTHERS}
@@ -63,13 +63,13 @@ def test_every_method_has_a_page_with_all_there_is_to_say(writer: ModuleType) ->
         ("metarl train sb3 --out DIR", None),
     ],
 )
-def test_a_run_belongs_to_the_page_of_its_method(
+def test_runs_are_assigned_to_the_page_of_their_method(
     writer: ModuleType, command: str, page: str | None
 ) -> None:
     assert writer.page_of(command) == page
 
 
-def test_a_measured_line_has_the_first_and_the_last_step_and_what_was_published(
+def test_a_result_line_has_the_first_and_last_step_and_the_published_value(
     writer: ModuleType,
 ) -> None:
     row = {"method": "A", "mean": [-3.0, -2.0, -1.0], "interval95_tasks": [[0.1, 0.2, 0.3]]}
@@ -84,10 +84,10 @@ def test_a_measured_line_has_the_first_and_the_last_step_and_what_was_published(
 
 
 @pytest.mark.parametrize("page", [page for page in OF_METHODS if any(map(is_code, fences(page)))])
-def test_the_commands_of_a_page_run_in_small(
+def test_the_commands_of_a_page_run_with_small_sizes(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of its blocks, in order. Data are made, but for Omniglot: without that it ends there."""
+    """All blocks in order, with generated data; without Omniglot, its blocks are skipped."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("METARL_DATA", "data")
     blocks = [fence for fence in fences(page) if is_code(fence)]
@@ -98,7 +98,7 @@ def test_the_commands_of_a_page_run_in_small(
 
 
 def make_data(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write in the folder data what a command reads; Omniglot is read where it is."""
+    """Write the data of a command to the folder data; Omniglot is used in place."""
     if "--preset omniglot" in command:
         if not OMNIGLOT.is_dir():
             pytest.skip(f"{command} {NO_OMNIGLOT}")

@@ -1,4 +1,4 @@
-"""Notebooks: that of the documentation shows what its text says, and commands run in one."""
+"""The notebook of the documentation matches its text, and commands run in notebooks."""
 
 import importlib
 import json
@@ -16,7 +16,7 @@ NOTEBOOK = ROOT / "docs" / "sinusoid.ipynb"
 
 
 @pytest.mark.nightly
-def test_the_notebook_runs_and_maml_fits_what_joint_training_does_not(
+def test_the_notebook_runs_and_maml_fits_better_than_joint_training(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     matplotlib = pytest.importorskip("matplotlib")
@@ -58,7 +58,7 @@ def test_commands_in_a_notebook_print_progress_and_tables(
     assert refused[-1].ename == "UsageError"
 
 
-def test_the_notebook_was_saved_with_its_pictures() -> None:
+def test_the_notebook_is_saved_with_its_outputs() -> None:
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     shown = [output for cell in cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in shown) == 2

@@ -1,4 +1,4 @@
-"""The documentation: every block is run by a test, commands parse, links lead somewhere."""
+"""The documentation: tests run every block, commands parse and links have targets."""
 
 import importlib
 import re
@@ -24,7 +24,7 @@ FOLDERS = ("", "methods", "api")
 FILES = [path for name in FOLDERS for path in (DOCS / name).glob("*.md")]
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in FILES)]
 OTHERS = {"--no-deps", "--index-url", "--logdir"}  # flags of other programs
-# A word that stands for others, and what is read in its place after which word.
+# Placeholders, and their replacements by preceding word.
 PLACEHOLDER = re.compile(r"(NAME|ID|METHOD|EXPERIMENT|COMMAND|VERB|N)(,|\.\.\.)?|\.\.\.")
 VALUES = {
     "metarl": ["train"], "train": ["maml-trpo"], "EXPERIMENT": [],
@@ -36,7 +36,7 @@ every_page = pytest.mark.parametrize("page", PAGES)
 
 @pytest.fixture(scope="module")
 def run_by_tests() -> dict[str, set[str]]:
-    """Return what tests say they run, by page: their files are imported for it."""
+    """Return the blocks that tests declare to run, by page."""
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         if re.search(r"^@runs\(", path.read_text(), re.MULTILINE):
             importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
@@ -53,7 +53,7 @@ def test_every_block_is_run_by_a_test(page: str, run_by_tests: dict[str, set[str
     assert len(marks) == 2 * len(fences(page)), "a block that is not seen: indented, or of ~~~"
 
 
-def test_the_test_above_sees_blocks_that_nobody_runs() -> None:
+def test_untested_blocks_are_detected() -> None:
     text = "```{toctree}\na\n```\n\n<!-- b -->\n```bash\nls\n```\n```\nmetarl envs\n```\n"
     found = [Fence(*each) for each in pages.FENCE.findall(text)]
     assert [(fence.name, is_code(fence)) for fence in found] == [
@@ -64,7 +64,7 @@ def test_the_test_above_sees_blocks_that_nobody_runs() -> None:
 
 
 def filled(words: list[str]) -> Iterator[str]:
-    """Put something real in the place of each placeholder."""
+    """Replace each placeholder by a valid value."""
     for before, word in zip(["", *words], words, strict=False):
         if PLACEHOLDER.fullmatch(word):
             assert before in VALUES, f"what {word} stands for after {before} is not known"
@@ -72,7 +72,7 @@ def filled(words: list[str]) -> Iterator[str]:
 
 
 def parse(command: str) -> Any:
-    """Read a command line as ``metarl`` does, without running it; return its settings."""
+    """Parse a command line like ``metarl`` without running it; return its settings."""
     words = shlex.split(command.removeprefix("!"), comments=True)
     if words[0] == "torchrun":
         words = ["metarl", *launched(words)]
@@ -81,7 +81,7 @@ def parse(command: str) -> Any:
     if rest[-1:] == ["--help"]:
         assert rest[:-1] == [] or (verb == "train" and rest[:-1][0] in experiments()), rest
         return None
-    if not rest or "--import" in rest:  # the verb is spoken of; or a method of one's own
+    if not rest or "--import" in rest:  # only the verb is mentioned, or a custom method
         return None
     if verb == "train":
         return completed(rest if "--out" in rest else [*rest, "--out", "DIR"])
@@ -96,7 +96,7 @@ def parse(command: str) -> Any:
 
 
 def options_of(verb: str) -> list[Any]:
-    """Return the options of a command: those of evaluate and render depend on the run."""
+    """Return the options of a command; evaluate and render depend on the run."""
     kinds = [entry.load()[0] for entry in experiments().values()]
     own = {"evaluate": [kind.evaluation for kind in kinds],
            "render": [kind.rendering for kind in kinds]}  # fmt: skip
@@ -104,7 +104,7 @@ def options_of(verb: str) -> list[Any]:
 
 
 def launched(words: list[str]) -> list[str]:
-    """Return the words after ``torchrun ... -m metarl``, whose own flags PyTorch reads."""
+    """Return the words after ``torchrun ... -m metarl``, and parse the flags of torchrun."""
     from torch.distributed.run import get_args_parser
 
     read = get_args_parser().parse_args(words[1:])
@@ -113,7 +113,7 @@ def launched(words: list[str]) -> list[str]:
 
 
 def completed(words: list[str]) -> Any:
-    """Fill in what a method says, and refuse what would be refused before training."""
+    """Complete and validate a configuration like ``metarl train``."""
     _, config, _ = cli.parse_train(words)
     if not hasattr(config, "complete") or getattr(config, "data_root", None):
         return config
@@ -123,7 +123,7 @@ def completed(words: list[str]) -> Any:
 
 
 def compared(args: compare.Compare) -> compare.Compare:
-    """Read the commands that a comparison is made of."""
+    """Parse the training commands of a comparison."""
     for entry in compare.read_entries(args.methods):
         completed(compare.words_of(args, entry, args.seeds[0]))
         kind, _ = experiments()[entry.experiment].load()
@@ -132,12 +132,12 @@ def compared(args: compare.Compare) -> compare.Compare:
 
 
 @every_page
-def test_commands_are_understood(page: str) -> None:
+def test_commands_on_the_pages_parse(page: str) -> None:
     for command in commands_of(page):
         parse(command)
 
 
-def test_the_test_above_sees_commands() -> None:
+def test_commands_on_the_pages_are_found() -> None:
     assert len(commands_of("docs/guide.md")) > 10
     assert sum("torchrun" in command for command in commands_of("docs/scaling.md")) == 2
     pretrained = parse("metarl train maml-trpo --preset navigation-quick --inner-steps 0")
@@ -166,12 +166,12 @@ def test_the_test_above_sees_commands() -> None:
         ("compare ... --nothing 4", "Unrecognized options: --nothing"),
     ],
 )
-def test_the_test_above_refuses_what_does_not_exist(command: str, expected: str) -> None:
+def test_unknown_flags_and_values_are_detected(command: str, expected: str) -> None:
     with pytest.raises((AssertionError, cli.UsageError, ValueError), match=expected):
         parse(f"metarl {command}")
 
 
-def test_the_test_above_refuses_what_no_launcher_knows() -> None:
+def test_unknown_launcher_flags_are_detected() -> None:
     with pytest.raises(SystemExit):
         parse("torchrun --nothing 4 -m metarl resume RUN")
     with pytest.raises(cli.UsageError, match="Unrecognized options: --nothing"):
@@ -194,13 +194,13 @@ def flags() -> frozenset[str]:
 
 
 @every_page
-def test_flags_that_are_named_exist(page: str) -> None:
+def test_flags_named_on_the_pages_exist(page: str) -> None:
     named = {name for code in spans(page) for name in re.findall(r"(?<![\w-])--[a-z][\w-]*", code)}
     assert named <= flags()
 
 
 @every_page
-def test_python_can_be_read(page: str) -> None:
+def test_python_blocks_parse(page: str) -> None:
     for number, fence in enumerate(fences(page)):
         if fence.language == "python":
             compile(fence.text, f"{page}, block {number}", "exec")

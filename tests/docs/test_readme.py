@@ -1,4 +1,4 @@
-"""The README's commands and code are what they claim to be."""
+"""The commands and the code of the README run."""
 
 import json
 import re
@@ -28,8 +28,10 @@ def test_the_example_runs() -> None:
 
 
 @runs("README.md", "quick")
-def test_the_quick_command_runs_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Word for word but for the size, which flags appended to the preset make small."""
+def test_the_quick_start_runs_with_small_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unchanged except for additional flags that reduce the size."""
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
     monkeypatch.chdir(tmp_path)
     command = block("README.md", "quick")
@@ -39,7 +41,7 @@ def test_the_quick_command_runs_in_small(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @runs("README.md", "tests")
-def test_the_checks_run_the_test_command_word_for_word() -> None:
+def test_ci_runs_the_documented_test_command() -> None:
     shared, checks = ((ROOT / ".ci" / name).read_text() for name in ("common.sh", "run"))
     (function,) = re.findall(r"^block\(\) .*$", shared, re.MULTILINE)
     assert 'command="$(block tests)"' in checks
@@ -51,7 +53,7 @@ def test_the_checks_run_the_test_command_word_for_word() -> None:
 
 
 @runs("README.md", "few-shot")
-def test_the_few_shot_commands_run_in_small(
+def test_the_few_shot_commands_run_with_small_sizes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[vision]'")
@@ -67,7 +69,7 @@ def test_the_few_shot_commands_run_in_small(
 
 @pytest.mark.filterwarnings("ignore:.*Box observation space m.* is -?infinity:UserWarning")
 @runs("README.md", "pendulum.py", "own")
-def test_the_environment_of_the_readme_is_trained_on_and_filmed_in_small(
+def test_the_custom_environment_of_the_readme_trains_and_renders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("imageio_ffmpeg", reason="pip install 'metarl-torch[video]'")
@@ -80,9 +82,9 @@ def test_the_environment_of_the_readme_is_trained_on_and_filmed_in_small(
     with saved("README.md", "pendulum", tmp_path, namespace="mine"):
         check_env(gymnasium.make("pendulum:mine/Pendulum-v0").unwrapped)
         run_in_small(block("README.md", "own"), small)
-    film = Path("runs/pendulum/media/pendulum.gif")
-    assert film.read_bytes().startswith(b"GIF")
-    assert film.stat().st_size > 10_000
+    video = Path("runs/pendulum/media/pendulum.gif")
+    assert video.read_bytes().startswith(b"GIF")
+    assert video.stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,9 @@ def test_the_environment_of_the_readme_is_trained_on_and_filmed_in_small(
         ("cheetah-dir", "cheetah-dir-v1", 0.5),
     ],
 )
-def test_half_cheetahs_take_as_long_as_it_says(preset: str, measured: str, hours: float) -> None:
+def test_half_cheetah_episodes_have_the_documented_length(
+    preset: str, measured: str, hours: float
+) -> None:
     said = " ".join(README.split())
     assert "a run of the paper's takes somewhat more than an hour, one of the others" in said
     assert "whose episodes are half as long, half an hour" in said

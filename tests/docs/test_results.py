@@ -1,4 +1,4 @@
-"""Published results: the page says what the files say, and rows take what they claim."""
+"""Published results: the page matches the files, and rows use the documented evaluations."""
 
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +19,7 @@ def results() -> ModuleType:
     return script(PATH)
 
 
-def test_the_page_is_what_the_files_say(results: ModuleType) -> None:
+def test_the_results_page_matches_the_files(results: ModuleType) -> None:
     results.main(["check"])
 
 
@@ -29,7 +29,7 @@ def evaluation(iteration: int, *, value: float, **changes: Any) -> dict[str, Any
     return entry | {"interval95": [0.0] * len(entry["mean"])}
 
 
-def test_a_row_takes_the_newest_evaluation_of_its_protocol(
+def test_a_row_uses_the_newest_evaluation_of_its_protocol(
     results: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Run.create(tmp_path / "run", "example", {"seed": 5}) as run:

@@ -1,4 +1,4 @@
-"""The robots: faces that agree to the last bit, rewards by hand, tasks, divergence, pickling."""
+"""The robots: both implementations, rewards, tasks, divergence and pickling."""
 
 import copy
 import importlib
@@ -35,7 +35,7 @@ every_id = pytest.mark.parametrize("name", IDS)
 
 
 def actions_of(rows: Any, rng: np.random.Generator, scale: float = 1.5) -> Any:
-    """Draw actions, some of them beyond the bounds."""
+    """Sample actions, some of them out of bounds."""
     shape = rows.action_space.shape
     return rng.uniform(-scale, scale, shape).astype(np.float32)
 
@@ -53,12 +53,12 @@ def same(first: list[Any], second: list[Any]) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(first, second, strict=True))
 
 
-# The two faces.
+# The scalar and the vectorized implementation.
 
 
 @every_id
 @pytest.mark.filterwarnings(r"ignore:.*Box observation space (minimum|maximum) value is")
-def test_checker_of_gymnasium_is_content(name: str) -> None:
+def test_gymnasium_checker_passes(name: str) -> None:
     env = make(name).unwrapped
     check_env(env, skip_render_check=True)
     assert isinstance(env, TaskEnv)
@@ -66,7 +66,7 @@ def test_checker_of_gymnasium_is_content(name: str) -> None:
 
 
 @every_id
-def test_scalar_and_batched_faces_agree_to_the_last_bit(name: str) -> None:
+def test_scalar_and_vectorized_environments_are_bit_identical(name: str) -> None:
     horizon, tasks = 25, draw(name, 3)
     tasks.append(tasks[0])
     rows = make_rows(name, tasks, num_threads=2, max_episode_steps=horizon)
@@ -93,7 +93,9 @@ def test_scalar_and_batched_faces_agree_to_the_last_bit(name: str) -> None:
 
 
 @every_id
-def test_batched_spaces_horizon_and_oracle_are_those_of_the_scalar_face(name: str) -> None:
+def test_vectorized_environments_have_the_spaces_horizon_and_oracle_of_scalar_ones(
+    name: str,
+) -> None:
     task = draw(name, 1, seed=5)[0]
     first = {}
     for observe_task in (False, True):
@@ -121,7 +123,7 @@ def test_number_of_threads_changes_nothing(name: str) -> None:
 
 
 @every_id
-def test_the_same_seed_gives_the_same_episode_and_rows_have_their_own(name: str) -> None:
+def test_equal_seeds_give_equal_episodes_and_rows_have_distinct_seeds(name: str) -> None:
     rows = make_rows(name, draw(name, 1) * 3)
     first, again, other = play(rows, 6, seed=1), play(rows, 6, seed=1), play(rows, 6, seed=2)
     assert same(first, again)
@@ -137,7 +139,7 @@ def test_the_same_seed_gives_the_same_episode_and_rows_have_their_own(name: str)
 
 
 @every_id
-def test_task_takes_effect_at_the_next_reset_on_both_faces(name: str) -> None:
+def test_a_task_takes_effect_at_the_next_reset(name: str) -> None:
     old, new = draw(name, 12)[0], None
     for task in draw(name, 12):
         new = task if task != old else new
@@ -160,7 +162,7 @@ def test_task_takes_effect_at_the_next_reset_on_both_faces(name: str) -> None:
 
 
 @every_id
-def test_malformed_task_is_one_clear_line_on_both_faces(name: str) -> None:
+def test_a_malformed_task_gives_a_one_line_error(name: str) -> None:
     good = draw(name, 1)[0]
     (field, value) = next(iter(good.items()))
     bad = [{}, {"speed": 1.0}, {**good, "speed": 1.0}, {field: None}, {field: [value]}]
@@ -175,7 +177,7 @@ def test_malformed_task_is_one_clear_line_on_both_faces(name: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, np.inf, "heavy"])
-def test_factors_are_positive_numbers(wrong: Any) -> None:
+def test_factors_must_be_positive_numbers(wrong: Any) -> None:
     task = copy.deepcopy(draw(HOPPER, 1)[0])
     task["scales"]["body_mass"][2] = wrong
     positive = "factors of body_mass must be positive, of shape .*"
@@ -185,18 +187,18 @@ def test_factors_are_positive_numbers(wrong: Any) -> None:
 
 
 @pytest.mark.parametrize("direction", [0, 2, -0.5])
-def test_direction_is_1_or_minus_1(direction: float) -> None:
+def test_directions_must_be_1_or_minus_1(direction: float) -> None:
     with pytest.raises(ValueError, match="1 or -1"):
         make(ANT, {"direction": direction}).reset()
 
 
 @every_id
-def test_tasks_survive_json_and_follow_the_generator(name: str) -> None:
+def test_tasks_are_json_serializable_and_depend_on_the_generator(name: str) -> None:
     tasks = draw(name, 6)
     assert json.loads(json.dumps(tasks)) == tasks == draw(name, 6) != draw(name, 6, seed=1)
 
 
-def test_distributions_of_tasks() -> None:
+def test_task_distributions() -> None:
     for name, low, high in (
         ("metarl/RllabHalfCheetahVel-v0", 0, 2),
         ("metarl/HalfCheetahVel-v1", 0, 3),
@@ -213,18 +215,18 @@ def test_distributions_of_tasks() -> None:
     assert abs(sum(directions)) < 200
     radius = np.linalg.norm([task["goal"] for task in draw("metarl/AntGoal-v1", 4000)], axis=1)
     assert radius.max() <= 3
-    assert np.mean(radius < 1.5) == pytest.approx(0.25, abs=0.03)  # even in area
+    assert np.mean(radius < 1.5) == pytest.approx(0.25, abs=0.03)  # uniform in area
     factors = [np.array(task["scales"]["dof_damping"]) for task in draw(HOPPER, 500)]
     exponents = np.log(factors) / np.log(1.3)
     assert np.abs(exponents).max() <= 3
     assert exponents.std() == pytest.approx(6 / 12**0.5, abs=0.1)
 
 
-# Rewards and observations, computed again from MuJoCo's own data.
+# Rewards and observations, recomputed from MuJoCo's data.
 
 
 def body_velocity(model: Any, data: Any) -> float:
-    """Return the x velocity of the whole body's center of mass, from that of every body."""
+    """Return the x velocity of the center of mass, computed from the velocities of all bodies."""
     mujoco.mj_forward(model, data)
     total = 0.0
     for body in range(1, model.nbody):
@@ -239,7 +241,7 @@ def body_center(model: Any, data: Any) -> float:
     return float((model.body_mass @ data.xipos)[0] / model.body_mass.sum())
 
 
-# Of each id: seconds of a step, the reward of (velocity, squared action, task), the velocity.
+# By id: seconds per step, reward as a function of (velocity, squared action, task), velocity.
 REWARDS: dict[str, tuple[float, Any]] = {
     "metarl/RllabHalfCheetahDir-v0": (0.01, lambda v, a, t: t["direction"] * v - 0.05 * a),
     "metarl/RllabHalfCheetahVel-v0": (0.01, lambda v, a, t: -abs(v - t["velocity"]) - 0.05 * a),
@@ -250,7 +252,7 @@ REWARDS: dict[str, tuple[float, Any]] = {
     "metarl/Walker2dDir-v1": (0.016, lambda v, a, t: t["direction"] * v + 1 - 1e-3 * a),
     "metarl/Walker2dVel-v1": (0.016, lambda v, a, t: 15 - abs(v - t["velocity"]) - 1e-3 * a),
     "metarl/HumanoidDir-v1": (
-        0.015,  # ProMP's words: a quarter of the displacement over one substep of a fifth
+        0.015,  # as in ProMP: a quarter of the displacement divided by one substep
         lambda v, a, t: 0.25 * t["direction"] * v * 5 - 0.1 * 0.16 * a + 5,
     ),
     "metarl/SwimmerVel-v1": (0.04, lambda v, a, t: -abs(v - t["velocity"]) - 1e-4 * a),
@@ -260,7 +262,7 @@ REWARDS: dict[str, tuple[float, Any]] = {
 
 
 def by_hand(name: str, env: Any, before: float) -> float:
-    """Return the velocity that is rewarded, the quantity `before` having been its position."""
+    """Return the rewarded velocity, given the position `before` the step."""
     if "Rllab" in name:
         return body_velocity(env.model, env.data)
     return (position(name, env) - before) / REWARDS[name][0]
@@ -271,7 +273,7 @@ def position(name: str, env: Any) -> float:
 
 
 @pytest.mark.parametrize("name", REWARDS)
-def test_reward_is_what_a_hand_computes(name: str) -> None:
+def test_rewards_match_hand_computed_values(name: str) -> None:
     task, rng = draw(name, 3)[2], np.random.default_rng(1)
     env = make(name, task).unwrapped
     assert env.dt == pytest.approx(REWARDS[name][0])
@@ -284,7 +286,7 @@ def test_reward_is_what_a_hand_computes(name: str) -> None:
         assert reward == pytest.approx(REWARDS[name][1](velocity, square, task), abs=1e-9)
 
 
-def test_reward_of_the_goal_is_the_distance_in_the_first_norm() -> None:
+def test_goal_reward_is_the_l1_distance() -> None:
     env = make("metarl/AntGoal-v1", {"goal": [1.0, -2.0]}).unwrapped
     env.reset(seed=0)
     reward = env.step(np.full(8, 0.5))[1]
@@ -292,12 +294,12 @@ def test_reward_of_the_goal_is_the_distance_in_the_first_norm() -> None:
     assert reward == pytest.approx(-abs(x - 1) - abs(y + 2) - 0.1 * 8 * 0.25)
 
 
-def test_every_robot_has_its_reward_checked() -> None:
+def test_the_rewards_of_all_robots_are_tested() -> None:
     assert set(IDS) == {*REWARDS, "metarl/AntGoal-v1"}
 
 
 def one_state(name: str, **positions: float) -> tuple[Any, States]:
-    """Return an environment and a row of its initial state, some positions changed (q2=0.1)."""
+    """Return an environment and its initial state as one row, with changed positions (q2=0.1)."""
     env = make(name).unwrapped
     qpos = env.init_qpos[None].copy()
     for key, value in positions.items():
@@ -306,8 +308,8 @@ def one_state(name: str, **positions: float) -> tuple[Any, States]:
     return env, States(qpos, qvel, env.sense(qpos, qvel, readings))
 
 
-def test_swimmer_is_rewarded_for_meeting_its_velocity_and_not_for_missing_it() -> None:
-    """ProMP's has the sign of the first term wrong."""
+def test_swimmer_reward_has_its_maximum_at_the_target_velocity() -> None:
+    """ProMP's reward has the wrong sign in the first term."""
     rewards = []
     for velocity in (0.0, 0.1, 0.15, 0.2, 0.5):
         env, before = one_state("metarl/SwimmerVel-v1")
@@ -317,8 +319,8 @@ def test_swimmer_is_rewarded_for_meeting_its_velocity_and_not_for_missing_it() -
 
 
 @pytest.mark.parametrize("name", [x for x in IDS if x != "metarl/AntGoal-v1"])
-def test_where_the_robot_is_cannot_be_seen(name: str) -> None:
-    """Peers show the torso's absolute position; of ours only the paper's own cheetah does."""
+def test_absolute_positions_are_not_observed(name: str) -> None:
+    """Other implementations observe it; here only the half-cheetah of Finn et al. 2017 does."""
     env, here = one_state(name)
     _, there = one_state(name, q0=5.0, **({"q1": 3.0} if env.hidden_positions == 2 else {}))
     changed = np.flatnonzero(env.features(here)[0] != env.features(there)[0])
@@ -326,14 +328,16 @@ def test_where_the_robot_is_cannot_be_seen(name: str) -> None:
 
 
 @every_id
-def test_no_observation_is_dead(name: str) -> None:
-    """84 of the peers' 111 or 125 numbers of an ant are always 0 with some versions of MuJoCo."""
+def test_no_observation_is_constant(name: str) -> None:
+    """With some MuJoCo versions, other ants have 84 observations that are always 0."""
     rows = make_rows(name, draw(name, 3))
     played, rng = [rows.reset(seed=0)[0]], np.random.default_rng(0)
     played += [rows.step(actions_of(rows, rng))[0] for _ in range(3)]
     seen = np.concatenate(played)
     dead = np.flatnonzero(np.ptp(seen, axis=0) == 0)
-    assert dead.tolist() == ([18] if "Rllab" in name else [])  # y, of the paper's cheetah
+    assert dead.tolist() == (
+        [18] if "Rllab" in name else []
+    )  # y of the half-cheetah of Finn et al. 2017
 
 
 WALKERS = [name for name in IDS if "Walker2d" in name]
@@ -351,7 +355,7 @@ HEALTHY = [
 
 
 @pytest.mark.parametrize(("name", "positions", "healthy"), HEALTHY)
-def test_when_a_robot_has_fallen(name: str, positions: dict[str, float], healthy: int) -> None:
+def test_termination_bounds(name: str, positions: dict[str, float], healthy: int) -> None:
     env, state = one_state(name, **positions)
     assert env.healthy(state).tolist() == [bool(healthy)]
 
@@ -361,10 +365,10 @@ PHYSICS = {CHEETAH: "HalfCheetah-v5", ANT: "Ant-v5", HUMANOID: "Humanoid-v5", **
 
 
 @pytest.mark.parametrize("name", [*PHYSICS, "metarl/SwimmerVel-v1"])
-def test_physics_and_starts_are_those_of_gymnasium(name: str) -> None:
-    """Also: a humanoid's controls are 0.4 times its actions, and factors of 1 change nothing."""
+def test_physics_and_initial_states_match_gymnasium(name: str) -> None:
+    """Controls of the humanoid are 0.4 times the actions, and factors of 1 have no effect."""
     env = make(name).unwrapped
-    with quiet():  # theirs leaves a log
+    with quiet():  # Gymnasium's environment writes a log
         theirs = gymnasium.make(PHYSICS.get(name, "Swimmer-v5")).unwrapped
     if name in UNIT:
         scales = {k: np.ones_like(v).tolist() for k, v in env.task["scales"].items()}
@@ -385,7 +389,7 @@ def test_physics_and_starts_are_those_of_gymnasium(name: str) -> None:
 # The center of mass of a planar robot.
 
 
-def test_planar_center_of_mass_is_that_of_mujoco() -> None:
+def test_planar_center_of_mass_matches_mujoco() -> None:
     env, rng = make(FINN).unwrapped, np.random.default_rng(0)
     qpos, qvel = rng.normal(size=(2, 50, 9)) * 3
     positions, velocities = PlanarMass(env.model).center(qpos, qvel)
@@ -397,7 +401,7 @@ def test_planar_center_of_mass_is_that_of_mujoco() -> None:
         assert np.abs(velocities[row] - env.data.subtree_linvel[1]).max() < 1e-12
 
 
-def test_half_cheetah_is_a_planar_robot_as_planar_mass_asks() -> None:
+def test_half_cheetah_meets_the_assumptions_of_planar_mass() -> None:
     model = make(FINN).unwrapped.model
     slide, hinge = mujoco.mjtJoint.mjJNT_SLIDE, mujoco.mjtJoint.mjJNT_HINGE
     assert model.jnt_type.tolist() == [slide, slide, *[hinge] * 7]
@@ -414,7 +418,7 @@ def test_half_cheetah_is_a_planar_robot_as_planar_mass_asks() -> None:
 
 
 @pytest.mark.parametrize("name", RAND_PARAMS)
-def test_task_scales_every_element_of_the_robot_and_what_follows_from_them(name: str) -> None:
+def test_a_task_scales_every_element_and_derived_constants(name: str) -> None:
     env = make(name).unwrapped
     task, other = draw(name, 2)
     nominal = copy.copy(env.model)
@@ -424,7 +428,7 @@ def test_task_scales_every_element_of_the_robot_and_what_follows_from_them(name:
         assert np.array_equal(getattr(env.nominal, field), getattr(nominal, field))
     assert model.body_subtreemass[1] == pytest.approx(model.body_mass.sum())
     assert (model.dof_invweight0 != nominal.dof_invweight0).all()
-    for chosen in (task, other, task):  # factors do not pile up
+    for chosen in (task, other, task):  # factors do not accumulate
         env.task = chosen
         env.reset()
         assert env.mujoco_renderer.model is env.model
@@ -433,7 +437,7 @@ def test_task_scales_every_element_of_the_robot_and_what_follows_from_them(name:
         )
 
 
-def test_rows_of_one_task_share_a_model() -> None:
+def test_rows_with_the_same_task_share_a_model() -> None:
     first, second = draw(HOPPER, 2)
     rows = make_rows(HOPPER, [first, first, second])
     rows.reset(seed=0)
@@ -448,17 +452,17 @@ def test_rows_of_one_task_share_a_model() -> None:
 
 
 def explosive(env: Any) -> Any:
-    """Make motors so strong that any action blows the simulation up."""
+    """Make the motors so strong that every action makes the simulation diverge."""
     env.unwrapped.model.actuator_gear[:, 0] *= 1e13
     return env
 
 
 @every_id
 @pytest.mark.parametrize("steps_before", [0, 3])
-def test_a_row_that_diverges_ends_alone(
+def test_a_diverged_row_does_not_affect_other_rows(
     name: str, steps_before: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # where MuJoCo would leave its log
+    monkeypatch.chdir(tmp_path)  # where MuJoCo would write its log
     tasks = draw(name, 3)
     rows = explosive(make_rows(name, tasks, num_threads=2))
     calm, env = make_rows(name, tasks), explosive(make(name, tasks[1]))
@@ -495,7 +499,9 @@ def test_a_row_that_diverges_ends_alone(
 
 @pytest.mark.parametrize("name", [FINN, CHEETAH, ANT, HUMANOID, HOPPER])
 @pytest.mark.parametrize("speed", [1e6, 1e9, 9e9])
-def test_an_absurd_velocity_is_survived_alike_by_both_faces(name: str, speed: float) -> None:
+def test_extreme_velocities_give_equal_results_in_both_environments(
+    name: str, speed: float
+) -> None:
     tasks = draw(name, 1) * 2
     rows, env = make_rows(name, tasks), make(name, tasks[0])
     rows.reset(seed=0)
@@ -513,7 +519,7 @@ def test_an_absurd_velocity_is_survived_alike_by_both_faces(name: str, speed: fl
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -2e10])
-def test_a_bad_state_left_by_the_last_substep_is_a_divergence(bad: float) -> None:
+def test_an_invalid_state_after_the_last_substep_is_a_divergence(bad: float) -> None:
     env, before = one_state(ANT)
     for after in (before._replace(qpos=before.qpos + bad), before._replace(qvel=before.qvel + bad)):
         tasks, late = np.ones((1, 1)), np.zeros(1)
@@ -524,7 +530,7 @@ def test_a_bad_state_left_by_the_last_substep_is_a_divergence(bad: float) -> Non
         assert (rewards[0], ended[0], diverged[0]) == (0, True, True)
 
 
-def test_a_users_own_handler_of_warnings_is_left_in_place() -> None:
+def test_a_custom_warning_handler_is_kept() -> None:
     heard: list[str] = []
     mujoco.set_mju_user_warning(heard.append)
     try:
@@ -537,7 +543,7 @@ def test_a_users_own_handler_of_warnings_is_left_in_place() -> None:
     assert mujoco.get_mju_user_warning() is None
 
 
-# The rest of what one does with an environment.
+# Copies, arguments and rendering.
 
 
 @every_id
@@ -554,7 +560,7 @@ def test_copies_and_pickles_keep_arguments_and_task(name: str) -> None:
         assert reward == expected[1]
 
 
-def test_arguments_that_would_be_ignored_are_refused() -> None:
+def test_unsupported_arguments_are_rejected() -> None:
     with pytest.raises(
         TypeError, match=r"AntDir only accepts observe_task, .*got .*ctrl_cost_weight"
     ):
@@ -564,7 +570,7 @@ def test_arguments_that_would_be_ignored_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", [HUMANOID, HOPPER])
-def test_draws_a_picture(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rgb_array_rendering(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "egl")
     env = make(name, render_mode="rgb_array", width=96, height=64)
     env.reset(seed=0)
@@ -583,11 +589,11 @@ def test_draws_a_picture(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     env.close()
 
 
-# The pages that describe them.
+# The documentation.
 
 
 @pytest.mark.parametrize("row", ROBOTS, ids=IDS)
-def test_docstring_says_what_the_environment_is(row: Row) -> None:
+def test_docstrings_have_all_sections(row: Row) -> None:
     text, env = row.scalar().__doc__ or "", make(row.id)
     titles = ["Description", "Action space", "Observation space", "Rewards", "Tasks"]
     titles += ["Starting state", "Episode end", "Version history"]
@@ -602,7 +608,7 @@ def test_docstring_says_what_the_environment_is(row: Row) -> None:
         assert f"v* ~ U({low:g}, {high:g}) m/s" in words
 
 
-def test_table_of_the_documentation_is_that_of_the_registry() -> None:
+def test_environment_table_matches_the_registry() -> None:
     page = (ROOT / "docs/environments.md").read_text()
     lines = [line for line in page.splitlines() if line.startswith("| `metarl/")]
     table = {cells[0]: cells[1:5] for cells in map(cells_of, lines)}
@@ -620,7 +626,7 @@ def writer(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("environment_table")
 
 
-def test_table_of_the_documentation_is_what_the_docstrings_say(
+def test_environment_table_matches_the_docstrings(
     writer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer.main(["check"])
@@ -636,7 +642,7 @@ def test_table_of_the_documentation_is_what_the_docstrings_say(
 
 
 @pytest.mark.parametrize("row", ROBOTS, ids=IDS)
-def test_reward_of_the_documentation_has_the_numbers_of_the_class(row: Row, writer: Any) -> None:
+def test_documented_rewards_match_the_class_constants(row: Row, writer: Any) -> None:
     reward = writer.opening(inspect.getdoc(row.scalar()), "Rewards")
     cost, alive = row.scalar().control_cost_weight, row.scalar().alive_bonus
     shown = "0.0001" if cost == 1e-4 else f"{cost:g}"

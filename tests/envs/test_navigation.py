@@ -1,4 +1,4 @@
-"""2D navigation: its rules, its two faces that agree to the last bit, its tasks."""
+"""2D navigation: dynamics, both implementations, and tasks."""
 
 from typing import Any
 
@@ -31,14 +31,14 @@ def goals(count: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("observe_task", [False, True])
-def test_checker_of_gymnasium_is_content(observe_task: bool) -> None:
+def test_gymnasium_checker_passes(observe_task: bool) -> None:
     env = gymnasium.make(ID, observe_task=observe_task, render_mode="rgb_array").unwrapped
     check_env(env)
     assert isinstance(env, TaskEnv)
 
 
 def run_both(tasks: list[dict[str, Any]], *, seed: int = 0, **options: Any) -> list[int]:
-    """Step both faces with one set of actions; return the lengths of the episodes."""
+    """Step both implementations with the same actions; return the lengths of the episodes."""
     rows, scalars = make_rows(tasks, **options), [make(task, **options) for task in tasks]
     first, _ = rows.reset(seed=seed)
     seen = [env.reset(seed=seed)[0] for env in scalars]
@@ -61,16 +61,18 @@ def run_both(tasks: list[dict[str, Any]], *, seed: int = 0, **options: Any) -> l
 
 @pytest.mark.parametrize("observe_task", [False, True])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_scalar_and_batched_faces_agree_to_the_last_bit(observe_task: bool, seed: int) -> None:
+def test_scalar_and_vectorized_environments_are_bit_identical(
+    observe_task: bool, seed: int
+) -> None:
     tasks = [*goals(6, seed), {"goal": [0.0, 0.0]}]
     assert max(run_both(tasks, seed=seed, observe_task=observe_task)) == 100
 
 
-def test_faces_agree_at_other_horizons() -> None:
+def test_both_implementations_agree_at_other_horizons() -> None:
     assert run_both([FAR, FAR], max_episode_steps=7) == [7, 7]
 
 
-def test_faces_agree_where_the_goal_is_reached_in_the_last_step() -> None:
+def test_both_implementations_agree_if_the_goal_is_reached_in_the_last_step() -> None:
     task = {"goal": [0.1, 0.1]}
     env, rows = make(task, max_episode_steps=1), make_rows([task], max_episode_steps=1)
     env.reset()
@@ -107,7 +109,7 @@ def test_episode_terminates_inside_a_box_around_the_goal(gap: float, done: bool)
     assert not one_sided.step(STEP)[2]
 
 
-def test_ended_rows_freeze_earn_nothing_and_end_once() -> None:
+def test_ended_rows_freeze_with_zero_reward() -> None:
     rows = make_rows([{"goal": [0.1, 0.1]}, {"goal": [0.2, 0.2]}, FAR], max_episode_steps=4)
     rows.reset()
     steps = [rows.step(np.stack([STEP] * 3))[:4] for _ in range(5)]
@@ -123,7 +125,7 @@ def test_ended_rows_freeze_earn_nothing_and_end_once() -> None:
     assert (rows.step(np.stack([STEP] * 3))[1][1:] < 0).all()
 
 
-def test_task_takes_effect_at_the_next_reset_on_both_faces() -> None:
+def test_a_task_takes_effect_at_the_next_reset() -> None:
     env, rows = make({"goal": [0.3, 0.4]}), make_rows([{"goal": [0.3, 0.4]}])
     still = np.zeros((1, 2), np.float32)
     for expected, task in ((-0.5, {"goal": [0.0, 0.1]}), (-0.1, FAR)):
@@ -141,7 +143,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize("task", MALFORMED)
-def test_malformed_task_is_one_clear_line_on_both_faces(task: Any) -> None:
+def test_a_malformed_task_gives_a_one_line_error(task: Any) -> None:
     rows, env = make_rows([FAR, FAR]), make(task)
     wanted = r"\Aa task of this environment must have the form \{'goal': \[0\.0, 0\.0\]\}, got .*\Z"
     with pytest.raises(ValueError, match=wanted):
@@ -153,7 +155,7 @@ def test_malformed_task_is_one_clear_line_on_both_faces(task: Any) -> None:
         task_array([0.1, 0.1], "goal", (2,))
 
 
-def test_attributes_of_rows_are_set_read_and_called() -> None:
+def test_attributes_and_methods_of_rows() -> None:
     rows = make_rows([FAR] * 3)
     rows.set_attr("task", {"goal": [0.1, 0.2]})
     assert rows.get_attr("task") == rows.call("task") == ({"goal": [0.1, 0.2]},) * 3
@@ -168,7 +170,7 @@ def test_attributes_of_rows_are_set_read_and_called() -> None:
 
 
 @pytest.mark.parametrize("observe_task", [False, True])
-def test_make_vec_builds_the_batched_face(observe_task: bool) -> None:
+def test_make_vec_creates_the_vectorized_environment(observe_task: bool) -> None:
     rows = gymnasium.make_vec(ID, num_envs=4, observe_task=observe_task)
     scalar = make(observe_task=observe_task)
     assert isinstance(rows.unwrapped, metarl.envs.point.BatchedPointEnv)
@@ -180,7 +182,7 @@ def test_make_vec_builds_the_batched_face(observe_task: bool) -> None:
     assert rows.observation_space.contains(observations)
 
 
-def test_oracle_sees_the_goal() -> None:
+def test_oracle_observes_the_goal() -> None:
     tasks = goals(3)
     seen, _ = make_rows(tasks, observe_task=True).reset()
     assert np.array_equal(seen[:, 2:], np.float32([task["goal"] for task in tasks]))

@@ -1,4 +1,4 @@
-"""An environment of one's own: the page about it runs, and every mistake is one clear line."""
+"""Custom environments: the page runs, and every mistake gives a clear one-line error."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def guesses(sampler: Sampler, *, std: float = 1.0) -> tuple[Policy, Params]:
-    """Build a policy that acts much the same everywhere, with noise."""
+    """Build a policy with nearly constant mean actions and noise."""
     spaces = sampler.env.single_observation_space, sampler.env.single_action_space
     policy, params = mlp_policy(
         *spaces, hidden=(8,), output_gain=0.1, init_std=std, generator=seeded(0)
@@ -56,9 +56,9 @@ def roll(sampler: Sampler, tasks: list[dict[str, Any]]) -> Rollout:
 
 
 @pytest.mark.filterwarnings("ignore:.*Box observation space m.* is -?infinity:UserWarning")
-@runs(PAGE, "playground.py", "train", "commands", "adapt", "async", "batched", "film")
+@runs(PAGE, "playground.py", "train", "commands", "adapt", "async", "batched", "video")
 def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Word for word but for the sizes; rl/test_vector_envs.py looks closer at the batched face."""
+    """Unchanged except for the sizes; see also rl/test_vector_envs.py."""
     pytest.importorskip("imageio_ffmpeg", reason="pip install 'metarl-torch[video]'")
     monkeypatch.chdir(tmp_path)
     with playground(tmp_path):
@@ -84,10 +84,10 @@ def the_page_runs() -> None:
     fast = make_sampler("playground/FastPendulum-v0", num_tasks=1, episodes_per_task=2)
     assert isinstance(fast.env, BatchedTaskEnv)
     assert roll(fast, [{"angle": 0.8, "length": 1.2}]).rewards.isfinite().all()
-    run_in_small(block(PAGE, "film"), {"render": "--episodes-per-task 2"})
+    run_in_small(block(PAGE, "video"), {"render": "--episodes-per-task 2"})
 
 
-def test_the_pendulum_is_drawn_where_it_hangs_and_the_angle_asked_for_beside_it(
+def test_the_pendulum_is_drawn_with_its_angle_and_the_target_angle(
     folder: Path,
 ) -> None:
     env: Any = gymnasium.make(ENV, render_mode="rgb_array").unwrapped
@@ -108,7 +108,7 @@ def test_the_pendulum_is_drawn_where_it_hangs_and_the_angle_asked_for_beside_it(
     ("env_id", "vectorization", "kind"),
     [(ENV, "auto", SyncVectorEnv), (ENV, "async", AsyncVectorEnv), (ROBOT, "sync", SyncVectorEnv)],
 )
-def test_flag_of_the_command_line_chooses_the_vector_environment(
+def test_a_flag_selects_the_vector_environment(
     env_id: str, vectorization: Any, kind: type, folder: Path
 ) -> None:
     config = MAMLTRPO(env=env_id, vectorization=vectorization, hidden=(4,))
@@ -118,25 +118,25 @@ def test_flag_of_the_command_line_chooses_the_vector_environment(
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_processes_change_no_number_of_a_run(folder: Path, tmp_path: Path) -> None:
+def test_worker_processes_do_not_change_results(folder: Path, tmp_path: Path) -> None:
     for mode in ("sync", "async"):
         flags = ["--iterations", 1, "--vectorization", mode, "--out", tmp_path / mode]
         metarl(*TRAIN, "--env", ENV, *flags)
     assert history(tmp_path / "sync") == history(tmp_path / "async")
 
 
-def test_task_reaches_the_environment_through_its_wrappers() -> None:
+def test_wrappers_pass_the_task_to_the_environment() -> None:
     wrappers = (ClipAction.wrapper_spec(), FlattenObservation.wrapper_spec())
     env_id = register("Mark", additional_wrappers=wrappers)
     sampler = make_sampler(env_id, num_tasks=3, episodes_per_task=2)
     marks = torch.tensor([-0.7, 0.0, 0.6])
     rollout = roll(sampler, [{"mark": mark} for mark in marks.tolist()])
     guess = rollout.actions[..., 0].clamp(-1, 1)
-    assert rollout.mask.all()  # clipped, nobody guesses above 1
+    assert rollout.mask.all()  # clipped actions are at most 1
     torch.testing.assert_close(rollout.rewards, -(guess - marks[:, None, None]).abs())
 
 
-def test_divergence_told_by_some_rows_as_a_numpy_boolean_is_counted() -> None:
+def test_divergence_reported_as_numpy_boolean_is_counted() -> None:
     sampler = make_sampler(register("Tells"), num_tasks=2, episodes_per_task=20)
     rollout = roll(sampler, [{"mark": 0.0}] * 2)
     expected = rollout.mask & (rollout.actions[..., 0] > 0.5)
@@ -145,13 +145,13 @@ def test_divergence_told_by_some_rows_as_a_numpy_boolean_is_counted() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, SPAWN], ids=["sync", "async"])
-def test_error_of_an_environment_names_it(options: dict[str, Any]) -> None:
+def test_errors_of_an_environment_name_it(options: dict[str, Any]) -> None:
     sampler = make_sampler(register("Raises"), num_tasks=1, episodes_per_task=2, **options)
     with pytest.raises(RuntimeError, match=r"own/Raises-v0 failed in step: KeyError: .*'wheel'"):
         roll(sampler, [{"mark": 0.0}])
 
 
-def test_worker_that_dies_is_an_error_and_not_a_hang() -> None:
+def test_a_dead_worker_is_an_error_and_not_a_hang() -> None:
     sampler = make_sampler(register("Dies"), num_tasks=1, episodes_per_task=2, **SPAWN)
     with pytest.raises(RuntimeError, match=r"failed in step: process \d of 2 exited with 1; vec"):
         roll(sampler, [{"mark": 0.0}])
@@ -174,13 +174,13 @@ def test_worker_that_dies_is_an_error_and_not_a_hang() -> None:
         ("Raises", "own/Raises-v0 failed in step: KeyError: 'wheel'"),
     ],
 )
-def test_broken_promise_is_one_line(
+def test_violations_of_the_interface_give_one_line_errors(
     name: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert expected in refusal(capsys, *TRAIN, "--env", register(name), "--out", tmp_path / "run")
 
 
-def test_horizon_is_found_wherever_it_is_stated() -> None:
+def test_the_horizon_is_found_in_every_supported_place() -> None:
     many = {"num_tasks": 1, "episodes_per_task": 2}
     assert make_sampler(register("Mark"), **many).horizon == 5
     assert make_sampler(register("Mark"), **many, max_episode_steps=7).horizon == 7
@@ -191,7 +191,7 @@ def test_horizon_is_found_wherever_it_is_stated() -> None:
         make_sampler(register("Mark", horizon=None), **many)
 
 
-def test_description_that_is_no_task_of_the_environment_is_told_by_it() -> None:
+def test_the_environment_rejects_invalid_task_descriptions() -> None:
     sampler = make_sampler(register("Mark"), num_tasks=1, episodes_per_task=1)
     before = roll(sampler, [{"mark": 1.0}])
     with pytest.raises(RuntimeError, match="own/Mark-v0 failed in reset: KeyError: 'mark'"):
@@ -199,8 +199,8 @@ def test_description_that_is_no_task_of_the_environment_is_told_by_it() -> None:
     assert roll(sampler, [{"mark": 1.0}]).rewards.equal(before.rewards)
 
 
-def test_policy_with_one_action_can_be_updated_with_several_tasks_in_a_chunk() -> None:
-    """Strides that one action leaves open once met a view that fits one layout only."""
+def test_policies_with_one_action_support_chunks_of_several_tasks() -> None:
+    """With one action, ambiguous strides have caused an error in a view."""
     policy, params = Policy.of(GaussianMLP((3, 8, 1), activation="relu").double())
     objective = PostAdaptationObjective(policy, InnerLoop(reinforce(policy), sgd(0.1), num_steps=1))
     meta = objective.loop.init(params)

@@ -1,4 +1,4 @@
-"""Environments that misbehave: a line that names them, in this process and in others, or a run."""
+"""Faulty environments: a run succeeds, or a one-line error names the environment."""
 
 import gc
 import itertools
@@ -27,7 +27,7 @@ HORIZON = 4
 
 
 class Local(Exception):
-    """Cannot be made from its message alone, as it would be after a way through a pipe."""
+    """An exception that cannot be unpickled, because its constructor has two arguments."""
 
     def __init__(self, one: int, two: int) -> None:
         super().__init__(f"{one} of {two}\nare 50% %d wrong")
@@ -78,7 +78,7 @@ PLACES = ("__init__", "sample_tasks", "task", "reset", "step")
 
 
 class Scripted(Mark):
-    """Keeps its promises but for one thing, at one place, in the step number `when`."""
+    """An environment with a single fault in step `when`."""
 
     def __init__(self, script: dict[str, Any]) -> None:
         self.script, self.steps = script, 0
@@ -127,7 +127,7 @@ COUNT = itertools.count()
 
 
 def register(script: dict[str, Any]) -> str:
-    """Register a scripted environment under a name of its own."""
+    """Register a scripted environment under a unique name."""
     forget("scripted/")
     env_id = f"scripted/Env{next(COUNT)}-v0"
     gymnasium.register(
@@ -160,7 +160,7 @@ scripts: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 
 
 def trains(env_id: str, out: Path, *more: Any) -> Outcome:
-    """Train: it goes well, or a line names the environment and nothing stays behind."""
+    """Train; training succeeds, or a one-line error names the environment and no files remain."""
     done = end_of(*(more or TRAIN), "--env", env_id, "--out", out)
     if done.code:
         assert env_id in done.message or "iteration" in done.message
@@ -195,22 +195,22 @@ def test_under_stable_baselines(
 @example(script={"when": 2}, kill=signal.SIGKILL)
 @example(
     script={"when": 1, "seen": np.float32(0)}, kill=None
-)  # would fill the other's place in the memory
-@example(script={"when": 1, "raises": "Hidden"}, kill=None)  # would never come through the pipe
+)  # would write to the shared memory of a different row
+@example(script={"when": 1, "raises": "Hidden"}, kill=None)  # cannot be sent through the pipe
 @example(script={"when": 1, "raises": "Local"}, kill=None)
 def test_in_processes(
     script: dict[str, Any], kill: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """A process that is killed is named at once, and none stays."""
+    """A killed process is reported immediately, and no process remains."""
     script = script | ({"kill": kill} if kill else {})
     out = tmp_path_factory.mktemp("async") / "run"
     done = trains(register(script), out, *TRAIN, "--vectorization", "async")
-    gc.collect()  # of a run that went well
+    gc.collect()  # files of a successful run
     assert not multiprocessing.active_children()
     assert not kill or script["when"] > HORIZON or done.code
 
 
-def test_what_was_wrong_can_be_mended_and_the_command_typed_again(tmp_path: Path) -> None:
+def test_a_failed_command_can_be_repeated_after_a_fix(tmp_path: Path) -> None:
     script: dict[str, Any] = {"when": 3, "reward": float("nan")}
     env_id, out = register(script), tmp_path / "run"
     done = trains(env_id, out)
@@ -219,7 +219,7 @@ def test_what_was_wrong_can_be_mended_and_the_command_typed_again(tmp_path: Path
     assert trains(env_id, out).code == 0
 
 
-def test_an_action_that_is_not_finite_is_no_fault_of_the_environment() -> None:
+def test_a_non_finite_action_is_not_reported_as_an_environment_error() -> None:
     checked = Checked(gymnasium.make(register({"when": 1, "reward": float("inf")})))
     checked.reset()
     assert checked.step(np.array([np.nan]))[1] == float("inf")

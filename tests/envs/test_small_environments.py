@@ -1,4 +1,4 @@
-"""Bandits, tabular MDPs and the sparse point: known answers, two faces that agree."""
+"""Bandits, tabular MDPs and the sparse point: known values and both implementations."""
 
 import itertools
 import json
@@ -31,7 +31,7 @@ oracle_or_not = pytest.mark.parametrize("observe_task", [False, True])
 
 
 def random_actions(rows: Any, seed: int, steps: int) -> list[Any]:
-    """Draw actions for every step; those of a box also beyond its bounds."""
+    """Sample actions for every step; continuous actions can be out of bounds."""
     rng, space = np.random.default_rng(seed), rows.single_action_space
     shape = (steps, *rows.action_space.shape)
     if isinstance(space, gymnasium.spaces.Discrete):
@@ -39,13 +39,13 @@ def random_actions(rows: Any, seed: int, steps: int) -> list[Any]:
     return list(rng.uniform(-2, 2, shape).astype(np.float32))
 
 
-# What all three have in common.
+# Tests of all three.
 
 
 @every_id
 @oracle_or_not
 @pytest.mark.filterwarnings(r"ignore:.*Box observation space (minimum|maximum) value is")
-def test_checker_of_gymnasium_is_content(name: str, observe_task: bool) -> None:
+def test_gymnasium_checker_passes(name: str, observe_task: bool) -> None:
     draws = {"render_mode": "rgb_array"} if name == POINT else {}
     env = gymnasium.make(name, observe_task=observe_task, **draws).unwrapped
     check_env(env, skip_render_check=not draws)
@@ -53,7 +53,7 @@ def test_checker_of_gymnasium_is_content(name: str, observe_task: bool) -> None:
 
 
 def assert_faces_agree(rows: Any, scalars: list[Any], *, seed: int, steps: int) -> None:
-    """Step both with one set of actions, through one episode and a step beyond its end."""
+    """Step both implementations with the same actions until one step after the episode."""
     first, _ = rows.reset(seed=[seed + row for row in range(len(scalars))])
     assert np.array_equal(first, [env.reset(seed=seed + row)[0] for row, env in enumerate(scalars)])
     for time, actions in enumerate(random_actions(rows, seed, steps), 1):
@@ -73,7 +73,7 @@ def assert_faces_agree(rows: Any, scalars: list[Any], *, seed: int, steps: int) 
 @every_id
 @oracle_or_not
 @pytest.mark.parametrize("horizon", [None, 1, 7, 23])
-def test_scalar_and_batched_faces_agree_to_the_last_bit(
+def test_scalar_and_vectorized_environments_are_bit_identical(
     name: str, observe_task: bool, horizon: int | None
 ) -> None:
     tasks = draw(name, 6)
@@ -81,14 +81,14 @@ def test_scalar_and_batched_faces_agree_to_the_last_bit(
     rows = make_rows(name, [*tasks, tasks[0]], **options)
     scalars = [make(name, task, **options) for task in [*tasks, tasks[0]]]
     steps = options["max_episode_steps"]
-    for seed in (0, 5):  # the second one is an episode after another
+    for seed in (0, 5):  # the second episode follows the first
         assert_faces_agree(rows, scalars, seed=seed, steps=steps)
 
 
 @pytest.mark.parametrize(
     ("name", "size"), [(BANDIT, {"num_arms": 50}), (MDP, {"num_states": 3, "num_actions": 2})]
 )
-def test_faces_agree_at_other_sizes(name: str, size: dict[str, int]) -> None:
+def test_both_implementations_agree_at_other_sizes(name: str, size: dict[str, int]) -> None:
     rows = gymnasium.make_vec(name, num_envs=2, observe_task=True, **size)
     tasks = rows.call("sample_tasks", 2, np.random.default_rng(3))[0]
     rows.set_attr("task", tasks)
@@ -99,7 +99,7 @@ def test_faces_agree_at_other_sizes(name: str, size: dict[str, int]) -> None:
 
 @every_id
 @oracle_or_not
-def test_make_vec_builds_the_batched_face(name: str, observe_task: bool) -> None:
+def test_make_vec_creates_the_vectorized_environment(name: str, observe_task: bool) -> None:
     rows = gymnasium.make_vec(name, num_envs=3, observe_task=observe_task)
     env = make(name, observe_task=observe_task)
     assert isinstance(rows.unwrapped, BatchedTaskEnv)
@@ -114,7 +114,7 @@ def test_make_vec_builds_the_batched_face(name: str, observe_task: bool) -> None
 
 
 def episode(name: str, task: Any, seeds: list[int], actions: list[Any]) -> list[Any]:
-    """Play one task in every row with the same actions in all; return rewards (row, time)."""
+    """Run one task per row with the same actions in all rows; return rewards (row, time)."""
     rows = make_rows(name, [task] * len(seeds))
     first = rows.reset(seed=seeds)[0]
     steps = [rows.step(np.stack([action] * len(seeds)))[:2] for action in actions]
@@ -122,7 +122,7 @@ def episode(name: str, task: Any, seeds: list[int], actions: list[Any]) -> list[
 
 
 @every_id
-def test_the_seed_of_a_row_decides_it_whatever_the_other_rows_are(name: str) -> None:
+def test_a_row_depends_only_on_its_own_seed(name: str) -> None:
     task = draw(name, 1)[0]
     actions = [x[0] for x in random_actions(make_rows(name, [task]), 1, HORIZONS[name])]
     (alone,) = episode(name, task, [7], actions)
@@ -134,11 +134,11 @@ def test_the_seed_of_a_row_decides_it_whatever_the_other_rows_are(name: str) -> 
 
 
 @every_id
-def test_rows_without_seeds_differ_and_so_do_episodes_that_follow_one_another(name: str) -> None:
+def test_rows_without_seeds_and_consecutive_episodes_differ(name: str) -> None:
     rows, env = make_rows(name, draw(name, 1) * 2), make(name)
     actions = random_actions(rows, 0, HORIZONS[name])
     pairs, played = [], []
-    for _ in range(20):  # one episode of a bandit may be another's by chance
+    for _ in range(20):  # two episodes of a bandit can be equal by chance
         rows.reset()
         pairs += [rows.step(np.stack([x[0], x[0]]))[1] for x in actions]
     assert any(one != two for one, two in pairs)
@@ -149,7 +149,7 @@ def test_rows_without_seeds_differ_and_so_do_episodes_that_follow_one_another(na
 
 
 @every_id
-def test_tasks_are_json_and_come_from_the_generator_they_are_given(name: str) -> None:
+def test_tasks_are_json_serializable_and_depend_on_the_generator(name: str) -> None:
     tasks = draw(name, 3, seed=1)
     assert json.loads(json.dumps(tasks)) == tasks == draw(name, 3, seed=1)
     assert draw(name, 50, seed=1)[:3] == tasks
@@ -159,7 +159,7 @@ def test_tasks_are_json_and_come_from_the_generator_they_are_given(name: str) ->
 
 
 @every_id
-def test_task_takes_effect_at_the_next_reset_on_both_faces(name: str) -> None:
+def test_a_task_takes_effect_at_the_next_reset(name: str) -> None:
     old, new = draw(name, 2, seed=8)
     assert old != new
     env, rows = make(name, old, observe_task=True), make_rows(name, [old], observe_task=True)
@@ -223,7 +223,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize(("name", "task", "wanted"), MALFORMED)
-def test_malformed_task_is_one_clear_line_on_both_faces(name: str, task: Any, wanted: str) -> None:
+def test_a_malformed_task_gives_a_one_line_error(name: str, task: Any, wanted: str) -> None:
     good = draw(name, 1)[0]
     rows, env = make_rows(name, [good, good]), make(name, task)
     for refuse in (lambda: rows.set_attr("task", [good, task]), env.reset):
@@ -236,7 +236,7 @@ def test_malformed_task_is_one_clear_line_on_both_faces(name: str, task: Any, wa
 
 @every_id
 @oracle_or_not
-def test_sampler_rolls_out_the_policy_that_fits(name: str, observe_task: bool) -> None:
+def test_sampler_supports_the_policies_of_the_environment(name: str, observe_task: bool) -> None:
     sampler = make_sampler(name, num_tasks=3, episodes_per_task=4, observe_task=observe_task)
     spaces = sampler.env.single_observation_space, sampler.env.single_action_space
     policy, params = mlp_policy(*spaces, hidden=(8,), generator=seeded(0))
@@ -251,7 +251,7 @@ def test_sampler_rolls_out_the_policy_that_fits(name: str, observe_task: bool) -
 
 
 def replay(name: str, tasks: list[Any], rollout: Any, generator: Any, **options: Any) -> Any:
-    """Repeat the recorded actions on the scalar face, with the seeds that the sampler drew."""
+    """Replay the recorded actions in the scalar environment with the sampler's seeds."""
     shape = rollout.mask.shape
     seeds = torch.randint(2**31, (shape[0] * shape[2],), generator=generator).tolist()
     rewards = np.zeros(shape, np.float32)
@@ -269,7 +269,7 @@ def replay(name: str, tasks: list[Any], rollout: Any, generator: Any, **options:
 # The bandit.
 
 
-def test_arms_pay_as_often_as_their_means_say() -> None:
+def test_arms_pay_with_their_mean_probability() -> None:
     rows = make_rows(BANDIT, [ARMS] * 2000)
     rows.reset(seed=0)
     for arm, mean in enumerate(ARMS["means"]):
@@ -280,7 +280,7 @@ def test_arms_pay_as_often_as_their_means_say() -> None:
         assert abs(correlation) < 0.1  # pulls of one row are independent
 
 
-def test_bandit_returns_of_the_optimum_and_of_chance() -> None:
+def test_bandit_returns_of_the_optimal_and_the_uniform_policy() -> None:
     assert bandit.optimal_return(ARMS) == 10
     assert bandit.uniform_return(ARMS) == pytest.approx(5)
     assert bandit.optimal_return({"means": [0.2, 0.4]}, horizon=3) == pytest.approx(1.2)
@@ -292,7 +292,7 @@ def test_bandit_returns_of_the_optimum_and_of_chance() -> None:
     assert np.mean([bandit.optimal_return(t) for t in tasks]) == pytest.approx(50 / 6, abs=0.1)
 
 
-def test_bandit_shows_a_constant_one_and_the_oracle_the_means() -> None:
+def test_bandit_observes_a_constant_and_the_oracle_the_means() -> None:
     env = make(BANDIT, ARMS)
     assert env.reset(seed=0)[0].tolist() == env.step(0)[0].tolist() == [1.0]
     oracle = make(BANDIT, ARMS, observe_task=True)
@@ -322,7 +322,7 @@ def tiny_mdp(seed: int, states: int = 2, actions: int = 2) -> Any:
 
 
 def return_of_plan(task: Any, plan: Any) -> float:
-    """Follow the distribution of states forwards under actions (time, state)."""
+    """Propagate the state distribution under actions (time, state)."""
     transitions, rewards = np.array(task["transitions"]), np.array(task["rewards"])
     states, total = np.arange(len(rewards)), 0.0
     odds = np.eye(len(rewards))[0]
@@ -334,16 +334,16 @@ def return_of_plan(task: Any, plan: Any) -> float:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("horizon", "states"), [(1, 2), (4, 2), (3, 3)])
-def test_optimum_is_that_of_trying_every_plan(seed: int, horizon: int, states: int) -> None:
+def test_optimal_return_matches_exhaustive_search(seed: int, horizon: int, states: int) -> None:
     task = tiny_mdp(seed, states)
     plans = itertools.product(itertools.product(range(2), repeat=states), repeat=horizon)
     returns = [return_of_plan(task, plan) for plan in plans]
     assert tabular_mdp.optimal_return(task, horizon=horizon) == pytest.approx(max(returns))
-    # A uniform policy is the even mixture of all plans.
+    # A uniform policy is the uniform mixture of all deterministic policies.
     assert tabular_mdp.uniform_return(task, horizon=horizon) == pytest.approx(np.mean(returns))
 
 
-def test_acting_at_random_earns_the_uniform_return() -> None:
+def test_random_actions_earn_the_uniform_return() -> None:
     task = draw(MDP, 1)[0]
     rows = make_rows(MDP, [task] * 1500)
     rows.reset(seed=0)
@@ -352,7 +352,7 @@ def test_acting_at_random_earns_the_uniform_return() -> None:
     assert returns.mean() == pytest.approx(tabular_mdp.uniform_return(task), abs=4 * error)
 
 
-def test_states_follow_the_transitions_and_rewards_their_means() -> None:
+def test_states_follow_the_transition_probabilities_and_rewards_their_means() -> None:
     task, count = draw(MDP, 1)[0], 3000
     rows = make_rows(MDP, [task] * count)
     assert rows.reset(seed=0)[0].argmax(1).tolist() == [0] * count
@@ -364,32 +364,32 @@ def test_states_follow_the_transitions_and_rewards_their_means() -> None:
     noise = np.stack([first - task["rewards"][0][3], second - np.array(task["rewards"])[states, 1]])
     assert np.abs(noise.mean(1)).max() < 0.08
     assert np.abs(noise.std(1) - 1).max() < 0.06
-    # Noise tells nothing about the other step or the next state.
+    # Noise is independent of other steps and of the next state.
     assert np.abs(np.corrcoef([*noise, *seen.T])[:2, 1:] - np.eye(2, 11, -1)).max() < 0.08
 
 
-def test_next_state_has_a_probability_above_zero() -> None:
-    never = [1 / 3, 0.0, 1 / 3, 1 / 3 - 5e-7, 0.0]  # sums to a little less than 1
+def test_next_states_have_positive_probability() -> None:
+    never = [1 / 3, 0.0, 1 / 3, 1 / 3 - 5e-7, 0.0]  # sums to slightly less than 1
     task = {"transitions": [[never]] * 5, "rewards": [[0.0]] * 5}
     env = make(MDP, num_states=5, num_actions=1).unwrapped
     for chance, state in ((0.0, 0), (0.34, 2), (1 - 2**-53, 3)):
         assert env.advance(env.task_values(task), (0, 0), np.array([chance, 0.0]))[0] == state
 
 
-def test_tasks_of_the_mdp_have_the_distribution_of_the_literature() -> None:
+def test_mdp_tasks_have_the_published_distribution() -> None:
     tasks = draw(MDP, 200)
     transitions, rewards = (np.array([t[key] for t in tasks]) for key in ("transitions", "rewards"))
     assert transitions.shape == (200, 10, 5, 10)
     assert rewards.shape == (200, 10, 5)
     assert np.allclose(transitions.sum(-1), 1)
     assert transitions.mean((0, 1, 2)) == pytest.approx(np.full(10, 0.1), abs=0.005)
-    # Every marginal of a flat Dirichlet over ten is Beta(1, 9).
+    # Every marginal of Dirichlet(1) over ten values is Beta(1, 9).
     assert transitions.std() == pytest.approx((9 / (100 * 11)) ** 0.5, abs=0.002)
     assert rewards.mean() == pytest.approx(1, abs=0.05)
     assert rewards.std() == pytest.approx(1, abs=0.05)
 
 
-def test_oracle_of_the_mdp_sees_rewards_and_transitions() -> None:
+def test_mdp_oracle_observes_rewards_and_transitions() -> None:
     task = draw(MDP, 1)[0]
     seen = make(MDP, task, observe_task=True).reset(seed=0)[0]
     assert seen.shape == (560,)
@@ -403,19 +403,19 @@ def test_oracle_of_the_mdp_sees_rewards_and_transitions() -> None:
 @pytest.mark.parametrize(
     ("before", "action", "after", "reward"),
     [
-        ((0.0, 0.0), (1, 1), (0.2, 0.2), 0.0),  # ‖p‖₁ = 0.4: too near the start
+        ((0.0, 0.0), (1, 1), (0.2, 0.2), 0.0),  # ‖p‖₁ = 0.4 is too close to the start
         ((0.2, 0.2), (1, 1), (0.4, 0.4), 0.2 * 2**0.5),
-        ((0.4, 0.4), (-1, -1), (0.2, 0.2), 0.0),  # what counts is the place after the step
+        ((0.4, 0.4), (-1, -1), (0.2, 0.2), 0.0),  # the position after the step counts
         ((1.0, 1.0), (-1, -1), (0.8, 0.8), -0.2 * 2**0.5),
         ((1.0, 2.0), (1, 0), (1.2, 2.0), 0.2),
         ((1.0, 2.0), (9, 0), (1.2, 2.0), 0.2),  # clipped
         ((1.0, 2.0), (0.5, 0), (1.1, 2.0), 0.1),
-        ((1.9, 2.0), (1, 0), (2.1, 2.0), 0.0),  # as far beyond the goal as it was before it
-        ((-1.0, 2.0), (1, 0), (-0.8, 2.0), 0.0),  # nearer, but another corner is nearest
+        ((1.9, 2.0), (1, 0), (2.1, 2.0), 0.0),  # equally far on the other side of the goal
+        ((-1.0, 2.0), (1, 0), (-0.8, 2.0), 0.0),  # closer, but a different corner is nearest
         ((-1.0, -1.0), (-1, -1), (-1.2, -1.2), 0.0),
-        ((-0.1, 2.0), (1, 0), (0.1, 2.0), 0.2),  # across the border
-        ((0.1, 2.0), (-1, 0), (-0.1, 2.0), 0.0),  # and back, for nothing
-        ((-0.2, 2.0), (1, 0), (0.0, 2.0), 0.2),  # two corners are equally near
+        ((-0.1, 2.0), (1, 0), (0.1, 2.0), 0.2),  # over the border
+        ((0.1, 2.0), (-1, 0), (-0.1, 2.0), 0.0),  # and back without a penalty
+        ((-0.2, 2.0), (1, 0), (0.0, 2.0), 0.2),  # two corners are equally close
     ],
 )
 def test_reward_is_progress_towards_the_nearest_corner(
@@ -427,7 +427,7 @@ def test_reward_is_progress_towards_the_nearest_corner(
         assert earned == pytest.approx(reward)
 
 
-def test_reward_agrees_with_distances_to_all_four_corners() -> None:
+def test_reward_matches_distances_to_all_corners() -> None:
     rng = np.random.default_rng(0)
     before, actions = rng.uniform(-3, 3, (500, 2)), rng.uniform(-1, 1, (500, 2))
 
@@ -442,7 +442,7 @@ def test_reward_agrees_with_distances_to_all_four_corners() -> None:
         assert 50 < paid.sum() < 250
 
 
-def test_point_starts_in_a_square_and_is_paid_by_hand() -> None:
+def test_start_distribution_and_hand_computed_rewards() -> None:
     rows = make_rows(POINT, [NORTHEAST] * 1000)
     starts, _ = rows.reset(seed=0)
     assert np.abs(starts).max() <= 0.2
@@ -459,7 +459,7 @@ def test_point_starts_in_a_square_and_is_paid_by_hand() -> None:
     assert seen.tolist() == pytest.approx([2, 2])
 
 
-def test_corners_are_drawn_with_equal_odds() -> None:
+def test_corners_have_equal_probability() -> None:
     drawn, counts = np.unique(
         [task["goal"] for task in draw(POINT, 4000)], axis=0, return_counts=True
     )
@@ -471,7 +471,7 @@ def test_corners_are_drawn_with_equal_odds() -> None:
     ("name", "task", "goal"),
     [(POINT, NORTHEAST, (220, 20)), ("metarl/Navigation2D-v0", {"goal": [0.5, 0.5]}, (220, 20))],
 )
-def test_planes_show_the_goal_and_the_point(name: str, task: Any, goal: tuple[int, int]) -> None:
+def test_images_show_the_goal_and_the_point(name: str, task: Any, goal: tuple[int, int]) -> None:
     env = make(name, task, render_mode="rgb_array")
     env.reset(seed=0)
     image, (x, y) = env.render(), goal

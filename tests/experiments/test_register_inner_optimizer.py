@@ -1,4 +1,4 @@
-"""An inner optimizer that a user registers in ten lines is a value of --inner everywhere."""
+"""An inner optimizer registered by a user in ten lines is a value of --inner everywhere."""
 
 import json
 from collections.abc import Iterator
@@ -36,20 +36,20 @@ def _registered() -> Iterator[None]:
     LEARNED_RATES.discard("sign-sgd")
 
 
-def test_it_trains_and_evaluates_a_policy(tmp_path: Path) -> None:
+def test_registered_inner_optimizer_trains_and_evaluates_a_policy(tmp_path: Path) -> None:
     flags = ("--inner", "sign-sgd", "--inner-lr", 0.01, "--iterations", 1)
     metarl("train", "maml-trpo", *TINY, *flags, "--out", tmp_path / "run")
     assert json.loads((tmp_path / "run/config.json").read_text())["config"]["inner"] == "sign-sgd"
     metarl("evaluate", tmp_path / "run", *FEW)
 
 
-def test_it_trains_and_evaluates_a_regressor(tmp_path: Path) -> None:
+def test_registered_inner_optimizer_trains_and_evaluates_a_regressor(tmp_path: Path) -> None:
     flags = ("--inner", "sign-sgd", "--inner-lr", 0.01, "--iterations", 2)
     metarl("train", "regression", *flags, "--validation-tasks", 2, "--out", tmp_path / "run")
     metarl("evaluate", tmp_path / "run", "--num-tasks", 3)
 
 
-def test_it_is_listed_compared_and_pushed(
+def test_registered_inner_optimizer_is_listed_compared_and_pushed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metarl("methods")
@@ -66,7 +66,7 @@ def test_it_is_listed_compared_and_pushed(
 
 
 @pytest.mark.parametrize("experiment", ["vpg-maml", "regression"])
-def test_an_unknown_name_is_refused_with_the_known_ones(
+def test_an_unknown_name_is_rejected_with_the_known_names(
     experiment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = refusal(capsys, "train", experiment, "--inner", "newton", "--out", tmp_path / "run")

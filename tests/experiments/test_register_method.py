@@ -1,4 +1,4 @@
-"""A method that a user registers in a few lines is known to every command."""
+"""Every command supports a method that a user registers in a few lines."""
 
 import json
 from collections.abc import Iterator
@@ -65,7 +65,7 @@ def test_a_registered_method_is_listed_and_compared(
     assert "toy" in (tmp_path / "compared/table.md").read_text()
 
 
-def test_a_method_may_collect_in_a_way_of_its_own(tmp_path: Path) -> None:
+def test_a_method_can_replace_the_collection_of_episodes(tmp_path: Path) -> None:
     def collect(sampler: Sampler, *way: Any) -> tuple[dict[str, Task], Metrics]:
         task, metrics = sampler.collect(*way)
         return {"toy": task}, {"toy/return": metrics["return/step_0"]}
@@ -81,7 +81,7 @@ def test_a_method_may_collect_in_a_way_of_its_own(tmp_path: Path) -> None:
     assert "env/steps" not in line
 
 
-def test_settings_of_a_registered_method_are_checked_and_explained(
+def test_settings_of_a_registered_method_are_validated_and_documented(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = refusal(capsys, "train", "toy", "--boldness", 0, "--out", tmp_path / "run")
@@ -90,6 +90,6 @@ def test_settings_of_a_registered_method_are_checked_and_explained(
     assert "Step size of the meta-update." in capsys.readouterr().out
 
 
-def test_a_name_is_registered_once() -> None:
+def test_a_name_can_only_be_registered_once() -> None:
     with pytest.raises(ValueError, match="method 'toy' is already registered"):
         package.register_method("toy", METHODS["toy"])

@@ -1,4 +1,4 @@
-"""The table of meta-RL experiments: what every row must satisfy, and that each of them learns."""
+"""The table of meta-RL methods: requirements of every row, and learning."""
 
 import json
 from dataclasses import replace
@@ -21,7 +21,7 @@ from tests.support.problems import FLOAT64, relative_error, seeded
 
 
 class Row(NamedTuple):
-    """An experiment and the flags that make the method, and those that make it learn quickly."""
+    """A method with its flags, and flags for fast learning."""
 
     experiment: str
     flags: tuple[Any, ...] = ()
@@ -45,14 +45,14 @@ ROWS = {
     ),
 }
 every_row = pytest.mark.parametrize("name", ROWS)
-# MAML-TRPO itself has commands/test_train_resume.py; these carry or do something of their own.
+# commands/test_train_resume.py tests MAML-TRPO; these have additional state or updates.
 OWN = ["promp", "e-maml", "cavia-meta-sgd", "reptile"]
-QUICKEST = ("maml-trpo", "vpg-maml", "cavia")  # one of each kind of update
+QUICKEST = ("maml-trpo", "vpg-maml", "cavia")  # one method per kind of update
 every_own_row = pytest.mark.parametrize("name", OWN)
 
 
 def values(flags: tuple[Any, ...]) -> dict[str, Any]:
-    """Read flags as fields of a configuration."""
+    """Parse flags into fields of a configuration."""
     words = iter(flags)
     fields = {}
     for word in words:
@@ -67,7 +67,7 @@ def parts_of(name: str, **given: Any) -> Parts:
     _, configuration = command.load()
     config = configuration(num_tasks=3, episodes_per_task=3, hidden=(4,), activation="tanh")
     if hasattr(config, "cg_steps"):
-        given["cg_steps"] = 5  # more amplify the rounding
+        given["cg_steps"] = 5  # more steps amplify rounding errors
     parts: Parts = build(replace(config, **values(row.flags), **given))
     return parts
 
@@ -91,7 +91,7 @@ def collected(name: str) -> Task:
 
 @cache
 def updated(name: str) -> tuple[MetaState, Metrics]:
-    """Make one update on all tasks at once."""
+    """Take one update on all tasks at once."""
     parts = parts_of(name, chunk_size=3)
     return parts.learner.step(fresh(parts), collected(name))
 
@@ -107,7 +107,7 @@ def test_a_step_reaches_every_meta_parameter(name: str) -> None:
 
 
 @every_row
-def test_neither_chunks_nor_the_order_of_tasks_matter(name: str) -> None:
+def test_chunks_and_task_order_do_not_matter(name: str) -> None:
     tasks = tree.map_leaves(lambda x: x[[2, 0, 1]], collected(name))
     parts = parts_of(name, chunk_size=1)
     state, metrics = parts.learner.step(fresh(parts), tasks)
@@ -118,7 +118,7 @@ def test_neither_chunks_nor_the_order_of_tasks_matter(name: str) -> None:
 
 
 @every_own_row
-def test_resumed_a_run_goes_on_with_the_same_bits(name: str, tmp_path: Path) -> None:
+def test_resumed_training_is_bit_identical(name: str, tmp_path: Path) -> None:
     row = ROWS[name]
     train = ["train", row.experiment, *row.flags, *TINY]
     metarl(*train, "--iterations", 4, "--out", tmp_path / "whole")
@@ -130,7 +130,7 @@ def test_resumed_a_run_goes_on_with_the_same_bits(name: str, tmp_path: Path) -> 
     assert checkpoints(tmp_path / "run")[last] == checkpoints(tmp_path / "whole")[last]
 
 
-# Torch splits a sum of more than 32,768 terms over threads: over weights, or over transitions.
+# torch distributes sums of more than 32,768 terms over threads.
 WIDE = ("--num-tasks", 2, "--episodes-per-task", 2, "--hidden", 192, 192)
 MANY = ("--num-tasks", 20, "--episodes-per-task", 20, "--hidden", 4)
 
@@ -146,7 +146,9 @@ MANY = ("--num-tasks", 20, "--episodes-per-task", 20, "--hidden", 4)
         if (name, size) not in (("e-maml", WIDE), ("promp", MANY))
     ],
 )
-def test_number_of_threads_changes_no_bit(name: str, size: tuple[Any, ...], tmp_path: Path) -> None:
+def test_results_are_bit_identical_for_any_number_of_threads(
+    name: str, size: tuple[Any, ...], tmp_path: Path
+) -> None:
     row = ROWS[name]
     for threads in (1, 2):
         torch.set_num_threads(threads)
@@ -156,8 +158,15 @@ def test_number_of_threads_changes_no_bit(name: str, size: tuple[Any, ...], tmp_
     assert checkpoints(tmp_path / "1") == checkpoints(tmp_path / "2")
 
 
-def test_promp_goes_on_with_the_coefficients_of_its_checkpoint(tmp_path: Path) -> None:
-    flags = ("--kl-target", 1e-9, "--inner-steps", 2, "--iterations", 2)  # out of reach: doubled
+def test_promp_resumes_with_the_coefficients_of_its_checkpoint(tmp_path: Path) -> None:
+    flags = (
+        "--kl-target",
+        1e-9,
+        "--inner-steps",
+        2,
+        "--iterations",
+        2,
+    )  # not reached, so the coefficient is doubled
     metarl("train", "promp", *TINY, *flags, "--out", tmp_path / "run")
     saved = checkpoint.load(tmp_path / "run/checkpoints/00000002.safetensors")
     assert saved.own["kl_coefficient"].tolist() == [2e-3, 2e-3]
@@ -171,9 +180,7 @@ def test_promp_goes_on_with_the_coefficients_of_its_checkpoint(tmp_path: Path) -
 @pytest.mark.parametrize(
     "experiment", ["maml-trpo", "vpg-maml", "maml-ppo", "promp", "e-maml", "cavia"]
 )
-def test_without_inner_steps_a_method_trains_one_policy_for_all_tasks(
-    experiment: str, tmp_path: Path
-) -> None:
+def test_zero_inner_steps_train_one_policy_for_all_tasks(experiment: str, tmp_path: Path) -> None:
     flags = ("--inner-steps", 0, "--iterations", 2)
     metarl("train", experiment, *TINY, *flags, "--out", tmp_path / "run")
     metarl("resume", tmp_path / "run", "--iterations", 3)
@@ -188,7 +195,7 @@ def test_without_inner_steps_a_method_trains_one_policy_for_all_tasks(
         (("--inner", "meta-sgd"), "reptile does not support learned step sizes; use sgd or adam"),
     ],
 )
-def test_reptile_refuses_what_it_cannot_learn_from(
+def test_reptile_rejects_unsupported_settings(
     flags: tuple[Any, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Supervised runs from the outside: train, resume, evaluate, plot, and what is refused."""
+"""Supervised runs on the command line: train, resume, evaluate, plot and errors."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ from tests.support.commands import checkpoints, history, metarl, refusal
 SINE = ["train", "regression", "--hidden", "8", "--num-tasks", "4", "--log-every", "2"]
 SINE += ["--checkpoint-every", "4", "--validation-tasks", "5"]
 MANY_STEPS = {"imaml", "reptile", "maml++", "protomaml"}
-FEW_STEPS = ("--inner-steps", 2, "--test-steps", 3)  # listing the operators of 16 takes a minute
+FEW_STEPS = ("--inner-steps", 2, "--test-steps", 3)  # tracing 16 steps takes a minute
 OF_IMAGES = sorted(set(METHODS) - {"oracle", "leopard"})
 OF_CLASSES = {"leopard", "protomaml", "protonet", "zero-head"}
 
@@ -38,8 +38,8 @@ def sine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve classes of eight images of 12×12 pixels, told apart by their stripes."""
-    root = tmp_path_factory.mktemp("images") / "Bilder für α"  # any path will do
+    """Twelve classes of eight images of 12×12 pixels with different stripes."""
+    root = tmp_path_factory.mktemp("images") / "Bilder für α"  # any path is valid
     rng = np.random.default_rng(0)
     for index in range(12):
         (root / f"class{index:02}").mkdir(parents=True)
@@ -62,7 +62,7 @@ def images(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> lis
     return ["train", "fewshot", *(str(word) for pair in settings.items() for word in pair)]
 
 
-def test_a_line_averages_iterations_and_a_checkpoint_validates(sine: Path) -> None:
+def test_metrics_are_averaged_and_checkpoints_are_validated(sine: Path) -> None:
     lines = history(sine)
     assert [line["iteration"] for line in lines] == [2, 4, 6, 8, 10]
     validated = [line["iteration"] for line in lines if "validation/loss" in line]
@@ -70,7 +70,7 @@ def test_a_line_averages_iterations_and_a_checkpoint_validates(sine: Path) -> No
     assert set(checkpoints(sine)) == {f"{i:08}.safetensors" for i in (0, 4, 8, 10)}
 
 
-def test_what_the_method_chose_is_in_the_configuration(sine: Path) -> None:
+def test_the_configuration_contains_the_values_of_the_method(sine: Path) -> None:
     config = json.loads((sine / "config.json").read_text())["config"]
     chosen = {name: config[name] for name in ("inner", "inner_steps", "test_steps", "outer")}
     assert chosen == {"inner": "sgd", "inner_steps": 1, "test_steps": 10, "outer": "adam"}
@@ -121,7 +121,7 @@ def test_every_method_of_classification_trains_and_is_evaluated(
     assert result["transductive"]
     config = json.loads((out / "config.json").read_text())["config"]
     assert len(result["mean"]) == config["test_steps"] + 1
-    # Four tasks of two classes: an accuracy is a number of query images.
+    # Four tasks of two classes: accuracies are multiples of one query image.
     queries = 4 * 2 * min(QUERIES, 8 - config["num_shots"])
     right = [value * queries for value in result["mean"]]
     assert right == pytest.approx([round(x) for x in right], abs=1e-3)
@@ -133,7 +133,7 @@ def test_every_method_of_classification_trains_and_is_evaluated(
 
 
 @pytest.mark.parametrize("method", ["zero-head", "protomaml"])
-def test_tasks_of_many_sizes_train_and_are_evaluated(
+def test_variable_tasks_train_and_are_evaluated(
     method: str, images: list[str], folder: Path, tmp_path: Path
 ) -> None:
     for split in ("train", "validation", "test"):
@@ -146,7 +146,7 @@ def test_tasks_of_many_sizes_train_and_are_evaluated(
     metarl("evaluate", tmp_path / "run", "--num-tasks", 3)
 
 
-def test_the_ways_to_classify_without_adapting(images: list[str], tmp_path: Path) -> None:
+def test_classification_without_adaptation(images: list[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
     metarl(*images, "--method", "pretrained", "--out", out)
     metarl("evaluate", out, "--num-tasks", 4, "--nearest-neighbor")
@@ -155,7 +155,7 @@ def test_the_ways_to_classify_without_adapting(images: list[str], tmp_path: Path
     assert len(list((out / "evaluations").iterdir())) == 3
 
 
-def test_an_ensemble_takes_the_best_checkpoints(sine: Path) -> None:
+def test_an_ensemble_uses_the_best_checkpoints(sine: Path) -> None:
     metarl("evaluate", sine, "--num-tasks", 5, "--ensemble", 2)
     (path,) = (sine / "evaluations").glob("*ensemble-2*")
     chosen = json.loads(path.read_text())["checkpoints"]
@@ -168,10 +168,10 @@ def test_plots_of_losses_and_fits(sine: Path, tmp_path: Path) -> None:
     metarl("plot", sine, "--out", tmp_path / "one.png")
     metarl("plot", sine, sine, "--out", tmp_path / "two.png")
     with Image.open(tmp_path / "one.png") as one, Image.open(tmp_path / "two.png") as two:
-        assert one.width > two.width  # the fits stand beside the curves
+        assert one.width > two.width  # fits are drawn next to the curves
 
 
-def test_the_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     metarl("methods")
     shown = capsys.readouterr().out
     assert all(name in shown for name in METHODS)
@@ -188,7 +188,7 @@ def test_the_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["--inner-lr", "-1"], "--inner-lr must be at least 0"),
     ],
 )
-def test_impossible_regressions_are_one_line(
+def test_invalid_regressions_give_one_line_errors(
     words: list[str], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert line in refusal(capsys, *SINE, *words, "--out", tmp_path / "run")
@@ -231,7 +231,7 @@ def test_impossible_regressions_are_one_line(
         ),
     ],
 )
-def test_impossible_classifications_are_one_line(
+def test_invalid_classifications_give_one_line_errors(
     words: list[str],
     line: str,
     images: list[str],
@@ -255,13 +255,13 @@ def test_impossible_classifications_are_one_line(
         (["--checkpoint", 3], "has no checkpoint of iteration 3"),
     ],
 )
-def test_impossible_evaluations_are_one_line(
+def test_invalid_evaluations_give_one_line_errors(
     words: list[Any], line: str, sine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert line in refusal(capsys, "evaluate", sine, *words)
 
 
-def test_no_evaluation_takes_the_place_of_another(sine: Path, tmp_path: Path) -> None:
+def test_different_evaluations_have_different_files(sine: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(sine, tmp_path / "run"))
     shutil.rmtree(run / "evaluations", ignore_errors=True)
     asked = [(), ("--inner-lr", 0.5), ("--test-steps", 0), ("--seed", 0), ("--tasks", "validation")]
@@ -270,7 +270,7 @@ def test_no_evaluation_takes_the_place_of_another(sine: Path, tmp_path: Path) ->
     assert len(list((run / "evaluations").iterdir())) == len(asked)
 
 
-def test_a_run_is_evaluated_from_another_start_than_its_own(
+def test_a_run_can_be_evaluated_with_a_different_start(
     images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shots = ("--train-shots", 4, "--shots", 2, "--inner-batch", 3, "--inner-steps", 1)
@@ -288,9 +288,7 @@ def test_a_run_is_evaluated_from_another_start_than_its_own(
     assert "has no learned head; remove --start" in line
 
 
-def test_queries_are_written_down_as_they_were(
-    images: list[str], folder: Path, tmp_path: Path
-) -> None:
+def test_the_number_of_queries_is_recorded(images: list[str], folder: Path, tmp_path: Path) -> None:
     for split in ("train", "validation", "test"):
         shutil.copytree(folder, tmp_path / "split" / split)
         for old in list((tmp_path / "split" / split).iterdir()):
@@ -306,7 +304,7 @@ def test_queries_are_written_down_as_they_were(
     assert found == {"test": 7, "validation": 2}
 
 
-def test_an_ensemble_leaves_out_a_checkpoint_that_diverged(sine: Path, tmp_path: Path) -> None:
+def test_an_ensemble_excludes_diverged_checkpoints(sine: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(sine, tmp_path / "run"))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     scores = {4: 0.9, 8: float("nan"), 10: 0.1}
@@ -320,7 +318,7 @@ def test_an_ensemble_leaves_out_a_checkpoint_that_diverged(sine: Path, tmp_path:
     assert json.loads(path.read_text())["checkpoints"] == [10, 4]
 
 
-def test_each_kind_of_task_comes_from_its_own_classes() -> None:
+def test_splits_have_disjoint_classes() -> None:
     shades = {"train": 40, "validation": 120, "test": 200}
     splits = Splits(*(
         Classes(torch.full((20, 1, 12, 12), shade, dtype=torch.uint8), (5,) * 4, tuple("abcd"))
@@ -339,7 +337,7 @@ def test_each_kind_of_task_comes_from_its_own_classes() -> None:
             assert torch.equal(batch[0], torch.full_like(batch[0], shade / 255))
 
 
-def test_a_run_knows_when_its_classes_are_others(
+def test_changed_classes_are_detected(
     images: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metarl(*images, "--out", tmp_path / "run")
@@ -349,14 +347,14 @@ def test_a_run_knows_when_its_classes_are_others(
     assert "have changed since training" in line
 
 
-def test_a_supervised_run_has_no_policy_to_render(
+def test_rendering_a_supervised_run_is_an_error(
     sine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = refusal(capsys, "render", sine, "--out", tmp_path / "x.png")
     assert "has no policy. Use `metarl plot" in line
 
 
-def test_other_ways_need_another_head(
+def test_a_different_number_of_ways_requires_a_new_head(
     images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metarl(*images, "--out", tmp_path / "run")

@@ -1,4 +1,4 @@
-"""What the settings of a supervised run change: every flag does what its help says."""
+"""Settings of supervised runs: every flag has the documented effect."""
 
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from tests.support.commands import history, metarl
 from tests.support.problems import seeded
 
 
-IMAGES = 20  # of each class
+IMAGES = 20  # images per class
 COUNTS = {"train": 6, "validation": 4, "test": 5}
 
 
 def splits() -> Splits:
-    """Noise, so that no two images are alike."""
+    """Noise images, which are all different."""
     return Splits(*(
         Classes(
             torch.randint(256, (classes * IMAGES, 1, 8, 8), generator=seeded(classes)).byte(),
@@ -56,7 +56,7 @@ def drawn(parts: Parts, kind: str | None = None) -> Task:
 
 
 def sizes(task: Task) -> tuple[list[int], int]:
-    """Examples of each support batch and of the query."""
+    """Return the numbers of examples in the support batches and in the query."""
     return [batch[0].shape[1] for batch in task.support], task.query[0].shape[1]
 
 
@@ -77,7 +77,7 @@ def sizes(task: Task) -> tuple[list[int], int]:
         ),
     ],
 )  # fmt: skip
-def test_tasks_have_the_sizes_that_were_asked_for(
+def test_tasks_have_the_configured_sizes(
     settings: dict[str, Any], training: Any, testing: Any
 ) -> None:
     parts = parts_of(**settings)
@@ -90,9 +90,7 @@ def test_tasks_have_the_sizes_that_were_asked_for(
     ("rotations", "turned"),
     [("none", set()), ("train", {None}), ("all", {None, "train", "validation", "test"})],
 )
-def test_quarter_turns_are_classes_where_they_are_asked_for(
-    rotations: str, turned: set[str | None]
-) -> None:
+def test_rotated_classes_are_added_if_configured(rotations: str, turned: set[str | None]) -> None:
     known = {
         name: {image.numpy().tobytes() for image in classes.images}
         for name, classes in splits()._asdict().items()
@@ -104,7 +102,7 @@ def test_quarter_turns_are_classes_where_they_are_asked_for(
         assert all(upright) != (kind in turned)
 
 
-def test_every_iteration_has_tasks_of_its_own(tmp_path: Path) -> None:
+def test_every_iteration_samples_new_tasks(tmp_path: Path) -> None:
     sizes = ("--num-tasks", 2, "--hidden", 4, "--log-every", 1, "--checkpoint-every", 4)
     still = ("--outer-lr", 0, "--validation-tasks", 2, "--iterations", 4)
     metarl("train", "regression", *sizes, *still, "--out", tmp_path / "run")
@@ -112,7 +110,7 @@ def test_every_iteration_has_tasks_of_its_own(tmp_path: Path) -> None:
     assert len(set(losses)) == 4
 
 
-def test_query_statistics_are_the_querys_own_or_the_support_sets() -> None:
+def test_query_statistics_come_from_the_query_or_the_support() -> None:
     alone, together = {}, {}
     for mode in ("query", "support"):
         parts = parts_of(bn_mode=mode)
@@ -134,14 +132,14 @@ def test_query_statistics_are_the_querys_own_or_the_support_sets() -> None:
         ({"per_step_norm": True, "inner_steps": 4}, "body.blocks.0.norm.weight", (4, 3)),
     ],
 )
-def test_networks_have_the_shapes_that_were_asked_for(
+def test_networks_have_the_configured_shapes(
     settings: dict[str, Any], name: str, shape: tuple[int, ...]
 ) -> None:
     assert first_state(parts_of(**settings)).params.model[name].shape == shape
 
 
 @pytest.mark.parametrize("size", [2, 8])
-def test_a_network_with_nothing_left_of_the_images_is_refused(size: int) -> None:
+def test_a_network_that_is_too_deep_for_the_images_is_rejected(size: int) -> None:
     images = Splits(*(c._replace(images=c.images[..., :size, :size]) for c in splits()))
     config = FewShotConfig(num_ways=2, network="conv4-pool")
     with pytest.raises(
@@ -150,8 +148,8 @@ def test_a_network_with_nothing_left_of_the_images_is_refused(size: int) -> None
         built(config, images)
 
 
-def test_training_asks_nothing_of_tasks_that_it_never_draws() -> None:
-    """Eight training images are too few for five shots and five queries, and enough for two."""
+def test_training_has_no_requirements_for_unused_task_sizes() -> None:
+    """Eight images per class are enough for two shots, but not for the test sizes."""
     few = splits().train
     chosen = [IMAGES * index + image for index in range(COUNTS["train"]) for image in range(8)]
     few = few._replace(images=few.images[chosen], counts=(8,) * COUNTS["train"])
@@ -163,14 +161,14 @@ def test_training_asks_nothing_of_tasks_that_it_never_draws() -> None:
 
 
 def changed_by(**settings: Any) -> dict[str, torch.Tensor]:
-    """The change of every parameter in one meta-update."""
+    """Return the change of every parameter in one meta-update."""
     parts = parts_of(**settings)
     before = {name: p.clone() for name, p in first_state(parts).params.model.items()}
     state, _ = parts.learner(1).step(first_state(parts), drawn(parts))
     return {name: p - before[name] for name, p in state.params.model.items()}
 
 
-def test_the_meta_gradient_is_cut_where_it_is_asked_for() -> None:
+def test_the_meta_gradient_is_clipped_if_configured() -> None:
     free, cut = (
         changed_by(outer="sgd", outer_lr=1.0),
         changed_by(outer="sgd", outer_lr=1.0, clip=1e-4),
@@ -203,7 +201,7 @@ def test_a_setting_changes_the_update(settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("flag", ["first_order", "per_step_norm"])
-def test_a_method_that_is_so_needs_no_flag(flag: str) -> None:
+def test_methods_set_their_defining_flags(flag: str) -> None:
     method = {"first_order": "fomaml", "per_step_norm": "maml++"}[flag]
     assert getattr(FewShotConfig(method=method).complete(), flag)
 
@@ -212,13 +210,13 @@ def test_a_method_that_is_so_needs_no_flag(flag: str) -> None:
     ("experiment", "name"),
     [(e, n) for e in ("regression", "fewshot", "text") for n in presets_of(e)],
 )
-def test_a_preset_is_what_the_run_is_started_with(experiment: str, name: str) -> None:
+def test_a_preset_sets_the_values_of_the_run(experiment: str, name: str) -> None:
     kind, config, _ = parse_train([experiment, "--preset", name, "--out", "unused"])
     for setting, value in presets_of(experiment)[name].items():
         assert getattr(kind(config).config, setting) == value
 
 
-def test_regression_is_judged_on_a_hundred_points() -> None:
+def test_regression_is_evaluated_on_100_points() -> None:
     parts = SinusoidRegression(RegressionConfig(num_shots=5, num_queries=7)).parts
     assert sizes(drawn(parts)) == ([5], 7)
     for kind in COUNTS:
@@ -238,7 +236,7 @@ def test_regression_is_judged_on_a_hundred_points() -> None:
         ({"method": "protonet"}, 0),
     ],
 )
-def test_learned_rates_are_tested_with_the_steps_that_they_learned_for(
+def test_learned_rates_are_tested_with_the_number_of_training_steps(
     settings: dict[str, Any], steps: int
 ) -> None:
     assert FewShotConfig(**settings).complete().test_steps == steps

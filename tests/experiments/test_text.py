@@ -1,4 +1,4 @@
-"""Runs on text from the outside: train, evaluate, resume, plot, and what is refused."""
+"""Text runs on the command line: train, evaluate, resume, plot and errors."""
 
 import json
 import shutil
@@ -34,10 +34,10 @@ METHODS: dict[str, tuple[Any, ...]] = {
     "pretrained": ("--test-steps", 3),
     "lslr": ("--start", "prototypes", "--inner-clip", 1.0),
 }
-TASKS = {  # rows and evaluation rows of each label
+TASKS = {  # numbers of rows and evaluation rows per label
     "coats": (["red", "blue"], 40, 0),
     "walls": (["green", "white", "black"], 40, 2),
-    "few": (["grey", "red"], 8, 0),  # too small to validate with
+    "few": (["grey", "red"], 8, 0),  # too small for validation
     "eyes": (["blue", "green", "grey"], 6, 5),
     "hats": (["red", "white"], 6, 7),
 }
@@ -46,7 +46,7 @@ HELD_OUT = "eyes,hats"
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """The command line of a run on small tasks, which every test may add to."""
+    """The command line of a run on small tasks, which tests extend."""
     root = tmp_path_factory.mktemp("text")
     (root / "tasks").mkdir()
     for name, (labels, each, evaluation) in TASKS.items():
@@ -69,7 +69,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def leopard(words: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of four iterations that nothing disturbed."""
+    """An uninterrupted run of four iterations."""
     out = tmp_path_factory.mktemp("runs") / "leopard"
     metarl(*words, "--iterations", 4, "--out", out)
     return out
@@ -84,7 +84,7 @@ def evaluated(leopard: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are saved, in order."""
+    """The saved figures, in order."""
     figures: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
     return figures
@@ -131,7 +131,7 @@ def test_resume_continues_bit_for_bit(leopard: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("given", "kept"), [(None, 1e-5), (0.0, 0.0), (2e-4, 2e-4)])
-def test_an_encoder_has_an_outer_step_size_of_its_own(
+def test_the_encoder_has_a_separate_outer_step_size(
     given: float | None, kept: float, words: list[Any], tmp_path: Path
 ) -> None:
     flags = () if given is None else ("--encoder-lr", given)
@@ -148,8 +148,8 @@ def test_an_encoder_has_an_outer_step_size_of_its_own(
         assert found == pytest.approx(expected, rel=0.05), part  # Adam's first step
 
 
-def test_accuracies_are_those_by_hand(words: list[Any], tmp_path: Path) -> None:
-    """On raw tokens through the whole encoder: the first sentence of each class generates."""
+def test_accuracies_match_a_manual_computation(words: list[Any], tmp_path: Path) -> None:
+    """Computed from tokens through the whole encoder; the first sentences generate the head."""
     run = tmp_path / "run"
     rates = ("--inner-lr", 0.3, "--inner-clip", 5.0, "--outer-lr", 1e-3, "--part-shots", 1)
     metarl(*words, *rates, "--iterations", 10, "--checkpoint-every", 10, "--out", run)
@@ -179,7 +179,7 @@ def test_accuracies_are_those_by_hand(words: list[Any], tmp_path: Path) -> None:
         assert not np.array_equal(expected[:, 0], expected[:, 1])  # and steps change something
 
 
-def test_fine_tuning_takes_minibatches(words: list[Any], tmp_path: Path) -> None:
+def test_fine_tuning_uses_minibatches(words: list[Any], tmp_path: Path) -> None:
     found = []
     for size in (2, 1000):
         out = tmp_path / str(size)
@@ -190,7 +190,7 @@ def test_fine_tuning_takes_minibatches(words: list[Any], tmp_path: Path) -> None
     assert found[0] != found[1]
 
 
-def test_a_run_is_tried_on_tasks_and_with_an_encoder_that_are_elsewhere(
+def test_tasks_and_encoder_of_an_evaluation_can_be_in_other_folders(
     leopard: Path, words: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(shutil.copytree(leopard, tmp_path / "run"))
@@ -205,13 +205,13 @@ def test_a_run_is_tried_on_tasks_and_with_an_encoder_that_are_elsewhere(
     assert "nowhere contains no run" in line
 
 
-def test_an_evaluation_can_be_repeated_and_is_written_down(evaluated: Path) -> None:
+def test_evaluations_are_reproducible_and_saved(evaluated: Path) -> None:
     (entry,) = Run.open(evaluated).evaluations()
     cells = np.array([list(found.values()) for found in entry["accuracies"].values()])
     assert entry["mean"] == pytest.approx(cells.mean((0, 1, 2)))
     assert len(entry["interval95"]) == 2
     metarl("evaluate", evaluated, "--tasks", HELD_OUT, "--shots", "2,4", "--samples", 3)
-    (again,) = Run.open(evaluated).evaluations()  # in place of the one before
+    (again,) = Run.open(evaluated).evaluations()  # replaces the previous evaluation
     assert again["accuracies"] == entry["accuracies"]
     hats = ("evaluate", evaluated, "--tasks", "hats", "--shots", 2, "--samples", 1)
     metarl(*hats, "--queries", 6)
@@ -219,10 +219,10 @@ def test_an_evaluation_can_be_repeated_and_is_written_down(evaluated: Path) -> N
     metarl("evaluate", evaluated, "--shots", "2,4", "--test-steps", 0, "--samples", 2)
     entries = Run.open(evaluated).evaluations()
     assert len({json.dumps(protocol(entry)) for entry in entries}) == len(entries) == 4
-    assert list(entries[0]["accuracies"]) == ["eyes", "hats"]  # those that were held out
+    assert list(entries[0]["accuracies"]) == ["eyes", "hats"]  # the held-out tasks
 
 
-def test_the_name_of_an_evaluation_of_many_tasks_is_not_too_long() -> None:
+def test_evaluations_of_many_tasks_have_short_file_names() -> None:
     found = [
         file_name(
             TextEvaluation(Path("run"), shots="4", inner_lr=lr),
@@ -254,7 +254,7 @@ def test_a_plot_shows_learning_and_accuracies_by_shots(
     assert panel.get_xlabel() == "support sentences of each class"
 
 
-def test_seeds_share_a_curve_and_other_accuracies_are_plotted_apart(
+def test_seeds_share_a_curve_and_different_accuracies_do_not(
     words: list[Any], evaluated: Path, tmp_path: Path, drawn: list[Figure],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -307,7 +307,7 @@ def test_seeds_share_a_curve_and_other_accuracies_are_plotted_apart(
         (["--shots", 0], "--num-shots must be at least 1"),
     ],
 )
-def test_impossible_runs_are_one_line(
+def test_invalid_runs_give_one_line_errors(
     flags: list[Any], line: str, words: list[Any], tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -326,14 +326,14 @@ def test_impossible_runs_are_one_line(
         (["--checkpoint", 3], "has no checkpoint of iteration 3"),
     ],
 )
-def test_impossible_evaluations_are_one_line(
+def test_invalid_evaluations_give_one_line_errors(
     flags: list[Any], line: str, leopard: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert line in refusal(capsys, "evaluate", leopard, *flags)
     assert not Run.open(leopard).evaluations()
 
 
-def test_a_run_without_a_task_to_test_asks_for_one(
+def test_evaluation_without_test_tasks_is_an_error(
     words: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--held-out", "coats", "--tasks", "walls", "--iterations", 1]
@@ -345,7 +345,7 @@ def test_a_run_without_a_task_to_test_asks_for_one(
     assert "was trained on walls, so this does not test new tasks" in capsys.readouterr().err
 
 
-def test_a_benchmark_on_sentences_of_noise(
+def test_benchmark_on_random_sentences(
     words: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -357,8 +357,8 @@ def test_a_benchmark_on_sentences_of_noise(
     title = f"text: LEOPARD, 4 tasks x 3 ways x 4 shots, {LENGTH} tokens, encoder, top 1 layers"
     assert figures[title]["meta-step (s)"] > 0
     assert figures[title]["peak memory of the process (MB)"] > 100
-    # A layer of SIZE has 4 SIZE^2 + 2 SIZE 24 weights; a generating and a judged sentence pass it
-    # forwards and backwards, an adapting one at least forwards.
+    # A layer of SIZE has 4 SIZE^2 + 2 SIZE 24 weights. Sentences for the head and query sentences
+    # take a forward and a backward pass, sentences for inner steps at least a forward pass.
     weights, tokens = LAYERS * (4 * SIZE**2 + 2 * SIZE * 24), 4 * 3 * LENGTH
     least = 2 * weights * tokens * (3 * (2 + 4) + 3 * 2) / 1e9
     assert least < figures[title]["matrix products of a meta-step (GFLOP)"] < 3 * least

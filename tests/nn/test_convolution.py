@@ -1,4 +1,4 @@
-"""Convolution, batch norm and pooling against torch's own, with derivatives of two orders."""
+"""Convolution, batch norm and pooling against torch, with first and second derivatives."""
 
 from collections.abc import Callable
 
@@ -25,12 +25,12 @@ TASKS = 2
 
 
 def squared_sum(function: Function) -> Function:
-    """A scalar of the outputs whose second derivative does not vanish."""
+    """Return a scalar of the outputs with a nonzero second derivative."""
     return lambda params, x: (function(params, x) ** 3).sum()
 
 
 def slope_of_slope(function: Function) -> Function:
-    """The derivative of the squared norm of the derivative: of second order."""
+    """Return a second-order derivative: the gradient of the squared gradient norm."""
     first = grad(squared_sum(function), argnums=(0, 1))
     return lambda params, x: sum(g.square().sum() for g in tree.leaves(first(params, x)))
 
@@ -38,7 +38,7 @@ def slope_of_slope(function: Function) -> Function:
 def plain_derivatives(
     function: Function, params: Params, x: Tensor
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """The outputs and the derivatives of two orders, in plain autograd."""
+    """Return the outputs and the first and second derivatives in plain autograd."""
     params = {name: p.clone().requires_grad_() for name, p in params.items()}
     inputs = [*params.values(), x := x.clone().requires_grad_()]
     outputs = function(params, x)
@@ -49,7 +49,7 @@ def plain_derivatives(
 
 
 def check_derivatives(ours: Function, theirs: Function, params: Params, x: Tensor) -> None:
-    """Compare under ``vmap`` over tasks, where every task has parameters of its own."""
+    """Compare under ``vmap`` over tasks with different parameters."""
     params = tree.stack([random_like(params, seed) for seed in range(TASKS)])
     x = torch.stack([x, random_like(x, 9)])
     found = [
@@ -75,7 +75,7 @@ def channels_last(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(6, 6), (5, 5), (6, 3), (2, 1), (1, 4)])
-def test_convolution_is_that_of_torch_with_the_padding_of_tensorflow(
+def test_convolution_matches_torch_with_tensorflow_padding(
     size: tuple[int, int], stride: int
 ) -> None:
     apply, params = functional(Conv3x3(2, 3, stride=stride, generator=seeded(0)).double())
@@ -88,7 +88,7 @@ def test_convolution_is_that_of_torch_with_the_padding_of_tensorflow(
     assert apply(params, x).shape == (2, *(-(-side // stride) for side in size), 3)
 
 
-def test_kernel_sees_the_image_the_right_way_round() -> None:
+def test_kernel_orientation_is_cross_correlation() -> None:
     conv = Conv3x3(1, 1, stride=1, generator=None).double()
     with torch.no_grad():
         conv.weight.copy_(torch.arange(9.0).view(1, 1, 3, 3))
@@ -106,13 +106,13 @@ def fused_norm_of(params: Params, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("scale", [True, False])
 @pytest.mark.parametrize("shape", [(6, 3), (3, 2, 2, 3)])
-def test_batch_norm_is_that_of_torch(shape: tuple[int, ...], scale: bool) -> None:
+def test_batch_norm_matches_torch(shape: tuple[int, ...], scale: bool) -> None:
     apply, params = functional(BatchNorm(3, scale=scale).double())
     assert list(params) == (["weight", "bias"] if scale else ["bias"])
     check_derivatives(apply, fused_norm_of, params, randn(*shape))
 
 
-def test_batch_norm_of_the_other_nesting_is_exact_too() -> None:
+def test_batch_norm_is_exact_for_the_other_nesting() -> None:
     apply, params = functional(BatchNorm(3).double())
     x = randn(TASKS, 6, 3)
 
@@ -135,7 +135,7 @@ def test_batch_norm_of_the_other_nesting_is_exact_too() -> None:
     assert relative_error(grad(adapted_loss)(params), expected) < 1e-10
 
 
-def test_batch_norm_takes_its_statistics_from_the_reference() -> None:
+def test_batch_norm_uses_the_statistics_of_the_reference() -> None:
     norm = BatchNorm(3, eps=1e-3).double()
     x = 2 + randn(7, 2, 3)
     variance, mean = torch.var_mean(x[4:], (0, 1), correction=0)
@@ -145,7 +145,7 @@ def test_batch_norm_takes_its_statistics_from_the_reference() -> None:
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("size", [(4, 4), (5, 4), (5, 5), (3, 2)])
-def test_max_pool_is_that_of_torch(size: tuple[int, int], padding: str) -> None:
+def test_max_pool_matches_torch(size: tuple[int, int], padding: str) -> None:
     def theirs(params: Params, x: Tensor) -> Tensor:
         pooled = F.max_pool2d(channels_first(x), 2, ceil_mode=padding == "same")
         return channels_last(pooled) * params["scale"]
@@ -157,7 +157,7 @@ def test_max_pool_is_that_of_torch(size: tuple[int, int], padding: str) -> None:
 
 
 def plain_body(net: ConvNet, params: Params, images: Tensor) -> Tensor:
-    """The blocks in torch's own layers, channels first; features are left in their place."""
+    """The blocks with torch's layers, channels first, without flattening the features."""
     x = images
     for index in range(net.blocks):
         own = {n.removeprefix(f"blocks.{index}."): p for n, p in params.items()}
@@ -179,7 +179,7 @@ NETS = {
 
 
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS)
-def test_body_is_its_blocks_in_turn(net: ConvNet) -> None:
+def test_body_is_the_composition_of_its_blocks(net: ConvNet) -> None:
     apply, params = functional(ConvBody(net, 2, generator=seeded(0)).double())
     check_derivatives(apply, lambda p, x: plain_body(net, p, x), params, randn(4, 2, 5, 5))
 
@@ -190,7 +190,7 @@ def classifier(net: ConvNet, *, channels: int, size: int, ways: int = 5) -> Clas
     return Classifier(body, linear(features, ways, generator=seeded(1)))
 
 
-def test_query_normalized_by_the_support_does_not_see_itself() -> None:
+def test_query_features_with_support_statistics_are_independent() -> None:
     apply, params = functional(classifier(ConvNet(3, 2), channels=1, size=6).double())
     params = random_like(params, seed=1)
     query, support = randn(4, 1, 6, 6), randn(5, 1, 6, 6, seed=1)
@@ -203,7 +203,7 @@ def test_query_normalized_by_the_support_does_not_see_itself() -> None:
     assert_close(apply(params, query, support[order]), logits, rtol=1e-10, atol=1e-12)
 
 
-def test_classifier_takes_any_body() -> None:
+def test_classifier_accepts_any_body() -> None:
     body = nn.Sequential(nn.Linear(3, 4), nn.Tanh())
     network = Classifier(body, linear(4, 2, generator=seeded(0)))
     inputs = randn(5, 3).float()
@@ -221,19 +221,19 @@ COUNTS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_published_networks_have_their_number_of_parameters(name: str) -> None:
+def test_networks_have_the_published_number_of_parameters(name: str) -> None:
     channels, size, count = COUNTS[name]
     network = classifier(NETWORKS[name], channels=channels, size=size)
     assert sum(p.numel() for p in network.parameters()) == count
 
 
-def test_mamls_own_network_has_no_scale() -> None:
+def test_network_of_maml_has_no_scale() -> None:
     net = NETWORKS["conv4-stride"]._replace(scale=False)
     network = classifier(net, channels=1, size=28)
     assert sum(p.numel() for p in network.parameters()) == 112_005
 
 
-def test_network_is_drawn_from_its_generator_alone() -> None:
+def test_network_weights_depend_only_on_the_generator() -> None:
     before = torch.get_rng_state()
     one, two = (functional(classifier(ConvNet(3, 2), channels=1, size=6))[1] for _ in range(2))
     assert_close(one, two, rtol=0, atol=0)
@@ -244,7 +244,7 @@ def test_network_is_drawn_from_its_generator_alone() -> None:
     assert all(p.eq(1).all() for name, p in one.items() if name.endswith("norm.weight"))
 
 
-def test_network_holds_no_fused_normalization() -> None:
+def test_network_has_no_fused_normalization() -> None:
     assert fused_norm(functional(classifier(ConvNet(3, 2), channels=1, size=6))[0]) is None
 
 

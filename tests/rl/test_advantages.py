@@ -1,4 +1,4 @@
-"""Advantages against a naive loop, closed forms, and the baseline against dense least squares."""
+"""Advantages against loops and closed forms, and the baseline against dense least squares."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ TIME, EPISODES = 12, 5
 
 
 def rollout(*, rewards: Tensor | None = None, full: bool = False, fill: float = 3.0) -> Rollout:
-    """Draw a rollout of one task whose padding holds `fill`."""
+    """Sample a rollout of one task whose padding contains `fill`."""
     mask = random_mask(TIME, EPISODES, seeded(1)) | full
     observations, drawn = randn(TIME, EPISODES, 2, seed=2), randn(TIME, EPISODES, seed=3)
     rewards = drawn if rewards is None else rewards
@@ -44,7 +44,7 @@ def lengths(mask: Tensor) -> list[int]:
 def naive_advantages(
     rewards: Tensor, values: Tensor, mask: Tensor, discount: float, gae_lambda: float
 ) -> Tensor:
-    """Generalized advantage estimation (Schulman et al. 2016) by its recursion."""
+    """Return generalized advantages (Schulman et al. 2016), computed by the recursion."""
     result = torch.zeros_like(rewards)
     for episode, length in enumerate(lengths(mask)):
         running = following = 0.0
@@ -62,7 +62,7 @@ def naive_standardized(values: Tensor, mask: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("discount", [0.0, 0.9, 0.99, 1.0])
-def test_discounted_sum_is_that_of_a_loop(discount: float) -> None:
+def test_discounted_sum_matches_a_loop(discount: float) -> None:
     values = randn(TIME, EPISODES)
     expected, running = torch.empty_like(values), torch.zeros(EPISODES).double()
     for t in reversed(range(TIME)):
@@ -79,7 +79,7 @@ def test_discounted_sum_of_a_constant_reward_is_geometric() -> None:
 
 @pytest.mark.parametrize("gae_lambda", [0.0, 0.5, 0.95, 1.0])
 @pytest.mark.parametrize("discount", [0.9, 1.0])
-def test_advantages_are_those_of_the_recursion(discount: float, gae_lambda: float) -> None:
+def test_advantages_match_the_recursion(discount: float, gae_lambda: float) -> None:
     batch = rollout()
     rewards = masked(batch.rewards, batch.mask)
     values = fit_baseline(batch.observations, discounted_sum(rewards, discount), batch.mask)
@@ -91,7 +91,7 @@ def test_advantages_are_those_of_the_recursion(discount: float, gae_lambda: floa
 
 
 @pytest.mark.parametrize("gae_lambda", [0.0, 1.0])
-def test_limits_of_lambda_are_the_temporal_difference_and_the_return(
+def test_limits_of_lambda_are_td_error_and_return(
     monkeypatch: pytest.MonkeyPatch, gae_lambda: float
 ) -> None:
     values = randn(TIME, EPISODES, seed=8)
@@ -106,13 +106,13 @@ def test_limits_of_lambda_are_the_temporal_difference_and_the_return(
     assert_close(episodes.advantages, naive_standardized(expected, batch.mask))
 
 
-def test_constant_reward_in_full_episodes_is_explained_by_time_alone() -> None:
+def test_constant_rewards_in_full_episodes_are_explained_by_time() -> None:
     batch = rollout(rewards=torch.ones(TIME, EPISODES).double(), full=True)
     _, metrics = advantages(discount=1.0)(batch)
     assert metrics["baseline/explained_variance"] > 0.9999
 
 
-def test_baseline_is_the_dense_ridge_solution_on_clipped_observations() -> None:
+def test_baseline_matches_dense_ridge_regression_on_clipped_observations() -> None:
     batch = rollout()
     observations, returns = 8 * batch.observations, 10 * randn(TIME, EPISODES, seed=4)
     assert (observations.abs() > 10).any()
@@ -120,14 +120,14 @@ def test_baseline_is_the_dense_ridge_solution_on_clipped_observations() -> None:
     t = np.broadcast_to(t, (TIME, EPISODES, 1))
     columns = np.concatenate([o, o**2, t, t**2, t**3, np.ones_like(t)], -1)
     chosen, target = columns[batch.mask.numpy()], returns[batch.mask].numpy()
-    # Ridge regression is least squares with one more row, √ridge · I, for each column.
+    # Ridge regression is least squares with the additional rows √ridge · I.
     rows = np.concatenate([chosen, np.sqrt(1e-5) * np.eye(columns.shape[-1])])
     weights, *_ = np.linalg.lstsq(rows, np.append(target, np.zeros(columns.shape[-1])), rcond=None)
     fit = fit_baseline(observations, returns, batch.mask)
     assert_close(fit[batch.mask], torch.from_numpy(chosen @ weights), rtol=1e-6, atol=1e-6)
 
 
-def test_baseline_in_float32_survives_constant_and_equal_features() -> None:
+def test_baseline_in_float32_supports_constant_and_equal_features() -> None:
     observations = torch.zeros(200, 20, 4)
     returns = torch.arange(200.0)[:, None].expand(200, 20).contiguous()
     fit = fit_baseline(observations, returns, torch.ones(200, 20, dtype=torch.bool))
@@ -135,7 +135,7 @@ def test_baseline_in_float32_survives_constant_and_equal_features() -> None:
     assert_close(fit, returns, rtol=0, atol=0.05)
 
 
-def test_standardized_entries_have_mean_zero_and_deviation_one() -> None:
+def test_standardized_values_have_mean_zero_and_std_one() -> None:
     mask = random_mask(TIME, EPISODES, seeded(1))
     result = standardize(torch.where(mask, 5 + 3 * randn(TIME, EPISODES), torch.nan), mask)
     assert_close(result[mask].mean().item(), 0.0, rtol=0, atol=1e-12)
@@ -163,7 +163,7 @@ def test_padding_does_not_matter(fill: float) -> None:
     assert_close(mean_return(rollout(fill=fill)), mean_return(rollout(fill=0.0)), rtol=0, atol=0)
 
 
-def test_masked_mean_weights_every_transition_alike() -> None:
+def test_masked_mean_weights_every_transition_equally() -> None:
     values, mask = (
         torch.tensor([[1.0, torch.nan], [2.0, 6.0]]),
         torch.tensor([[True, False], [True, True]]),

@@ -31,7 +31,7 @@ makers = pytest.mark.parametrize("make", [gaussian, categorical])
 
 @makers
 @pytest.mark.parametrize("batch", [(), (5,), (2, 3)])
-def test_log_prob_kl_and_entropy_are_those_of_torch(make: Maker, batch: tuple[int, ...]) -> None:
+def test_log_prob_kl_and_entropy_match_torch(make: Maker, batch: tuple[int, ...]) -> None:
     ours, other = make(*batch), make(*batch, seed=1)
     theirs = plain_distribution(ours)
     actions = ours.sample(seeded(0))
@@ -43,7 +43,7 @@ def test_log_prob_kl_and_entropy_are_those_of_torch(make: Maker, batch: tuple[in
 
 
 @makers
-def test_gradients_are_those_of_torch(make: Maker) -> None:
+def test_gradients_match_torch(make: Maker) -> None:
     distribution, other = make(5), make(5, seed=1)
     actions = distribution.sample(seeded(0))
     parts = [x.requires_grad_() for x in tree.leaves(distribution)]
@@ -70,7 +70,7 @@ def test_fisher_is_the_hessian_of_the_kl(make: Maker) -> None:
 
 
 @makers
-def test_sampling_uses_only_the_generator_it_is_given(make: Maker) -> None:
+def test_sampling_only_uses_the_given_generator(make: Maker) -> None:
     distribution, before = make(100), torch.get_rng_state()
     samples = [distribution.sample(seeded(seed)) for seed in (3, 3, 4)]
     assert torch.get_rng_state().equal(before)
@@ -79,12 +79,12 @@ def test_sampling_uses_only_the_generator_it_is_given(make: Maker) -> None:
 
 
 @makers
-def test_samples_carry_no_gradient(make: Maker) -> None:
+def test_samples_have_no_gradient(make: Maker) -> None:
     distribution = tree.map_leaves(lambda x: x.requires_grad_(), make(5))
     assert not distribution.sample(seeded(0)).requires_grad
 
 
-def test_gaussian_samples_have_its_mean_and_standard_deviation() -> None:
+def test_gaussian_samples_have_the_right_mean_and_std() -> None:
     one = gaussian()
     many = tree.expand(one, 100_000).sample(seeded(0))
     assert_close(many.mean(0), one.mean, rtol=0, atol=0.02)
@@ -94,7 +94,7 @@ def test_gaussian_samples_have_its_mean_and_standard_deviation() -> None:
     assert_close(torch.corrcoef(z.mT), torch.eye(3).double(), rtol=0, atol=0.02)
 
 
-def test_categorical_samples_have_its_probabilities() -> None:
+def test_categorical_samples_have_the_right_probabilities() -> None:
     one = Categorical(torch.tensor([0.0, 1.0, -1.0, -torch.inf]).double())
     many = tree.expand(one, 100_000).sample(seeded(0))
     frequencies = torch.bincount(many, minlength=4) / len(many)
@@ -103,7 +103,7 @@ def test_categorical_samples_have_its_probabilities() -> None:
 
 
 @makers
-def test_distributions_cross_vmap(make: Maker) -> None:
+def test_distributions_can_be_returned_from_vmap(make: Maker) -> None:
     ours, other, actions = make(2, 3), make(2, 3, seed=1), make(2, 3).sample(seeded(0))
 
     def values(a: Any, b: Any, action: Tensor) -> Any:
@@ -112,7 +112,7 @@ def test_distributions_cross_vmap(make: Maker) -> None:
     assert_close(torch.func.vmap(values)(ours, other, actions), values(ours, other, actions))
 
 
-def test_constant_shift_of_the_logits_changes_nothing() -> None:
+def test_a_constant_shift_of_the_logits_has_no_effect() -> None:
     one = categorical(5)
     two = Categorical(one.logits + 100)
     assert_close(one.kl(two), torch.zeros(5).double())

@@ -1,4 +1,4 @@
-"""DiCE against the exact return of a small MDP, and the estimators beside each other."""
+"""DiCE against the exact return of a small MDP, and comparisons of the estimators."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,16 +31,16 @@ from tests.support.reference_rl import (
 
 
 HORIZON = 3
-QUARTERS = 4  # every probability is a multiple of 1/4, so that a batch can hold the exact share
+QUARTERS = 4  # probabilities are multiples of 1/4, so that a finite batch is an exact expectation
 POLICY = torch.tensor([[1, 3], [2, 2]]) / QUARTERS  # π(a|s)
 NEXT = torch.tensor([[[3, 1], [2, 2]], [[0, 4], [1, 3]]]) / QUARTERS  # P(s'|s, a)
 REWARDS = torch.tensor([[1.0, -0.5], [0.3, 2.0]], dtype=FLOAT64)  # r(s, a)
-ENDS = torch.tensor([[False, False], [False, True]])  # the episode is over after (s, a)
+ENDS = torch.tensor([[False, False], [False, True]])  # the episode ends after (s, a)
 SIZE = POLICY.numel()
 
 
 class Table(nn.Module):
-    """A softmax policy with one logit for each state and action; it sees the state one-hot."""
+    """A softmax policy with one logit per state and action, and one-hot observations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Table(nn.Module):
 
 
 class Trajectory(NamedTuple):
-    """States, actions and rewards until the end, and the probability of all that."""
+    """A trajectory with its probability."""
 
     states: list[int]
     actions: list[int]
@@ -60,7 +60,7 @@ class Trajectory(NamedTuple):
 
 
 def trajectories(state: int = 0, left: int = HORIZON) -> Iterator[Trajectory]:
-    """Enumerate what can happen from a state on."""
+    """Enumerate all trajectories from a state."""
     if left == 0:
         yield Trajectory([], [], [], 1.0)
         return
@@ -81,7 +81,7 @@ def trajectories(state: int = 0, left: int = HORIZON) -> Iterator[Trajectory]:
 
 
 def exact_return(flat: Tensor) -> Tensor:
-    """The expected return from state 0, by dynamic programming."""
+    """Return the expected return from state 0, computed by dynamic programming."""
     policy = torch.softmax(flat.view(2, 2), -1)
     value = torch.zeros(2, dtype=FLOAT64)
     for _ in range(HORIZON):
@@ -91,7 +91,10 @@ def exact_return(flat: Tensor) -> Tensor:
 
 
 def exact_batch(baseline: Callable[[int, int], float] = lambda state, time: 0.0) -> Episodes:
-    """Hold every trajectory as often as it is likely; advantages are undiscounted returns-to-go."""
+    """Return a batch that contains trajectories in proportion to their probabilities.
+
+    Advantages are undiscounted returns-to-go.
+    """
     found = list(trajectories())
     copies = [round(t.probability * QUARTERS ** (2 * HORIZON)) for t in found]
     assert sum(copies) == QUARTERS ** (2 * HORIZON)
@@ -115,10 +118,9 @@ def exact_batch(baseline: Callable[[int, int], float] = lambda state, time: 0.0)
 
 
 def estimated(estimator: InnerLoss, batch: Episodes) -> tuple[Tensor, Tensor]:
-    """The gradient and Hessian of the expected return that an inner loss stands for.
+    """Return the gradient and the Hessian of the expected return, estimated by an inner loss.
 
-    A loss is a mean over transitions and minus what is wanted; a return is a sum over those of an
-    episode.
+    A loss is the negative mean over transitions, and a return is a sum over an episode.
     """
     policy, params = Policy.of(Table())
     factor = -batch.mask.sum() / batch.mask.shape[1]
@@ -139,7 +141,7 @@ def outer(x: Tensor) -> Tensor:
     return torch.outer(x, x)
 
 
-def test_the_batch_is_an_exact_expectation() -> None:
+def test_the_batch_represents_an_exact_expectation() -> None:
     batch = exact_batch()
     assert batch.rewards.sum() / batch.mask.shape[1] == pytest.approx(
         exact_return(Policy.of(Table())[1]["logits"].flatten()).item(), rel=1e-12
@@ -147,7 +149,7 @@ def test_the_batch_is_an_exact_expectation() -> None:
     assert sorted(set(batch.mask.sum(0).tolist())) == [2, 3]  # some episodes end early
 
 
-def test_dice_has_the_gradient_and_the_hessian_of_the_expected_return() -> None:
+def test_dice_matches_gradient_and_hessian_of_the_expected_return() -> None:
     (gradient, curvature), (slope, bend) = estimated(dice, exact_batch()), exact()
     assert slope.norm() > 0.1
     assert bend.norm() > 0.1
@@ -160,7 +162,7 @@ def test_dice_has_the_gradient_and_the_hessian_of_the_expected_return() -> None:
     [lambda state, time: 3.0, lambda state, time: (1.5, -0.7)[state] * (time + 1)],
     ids=["constant", "of state and time"],
 )
-def test_a_baseline_changes_neither_derivative_of_dice(
+def test_a_baseline_does_not_change_derivatives_of_dice(
     baseline: Callable[[int, int], float],
 ) -> None:
     (gradient, curvature), (slope, bend) = estimated(dice, exact_batch(baseline)), exact()
@@ -168,7 +170,7 @@ def test_a_baseline_changes_neither_derivative_of_dice(
     assert_close(curvature, bend, rtol=1e-11, atol=1e-13)
 
 
-def test_other_estimators_have_the_gradient_and_lack_what_dice_knows() -> None:
+def test_other_estimators_match_the_gradient_but_not_the_hessian() -> None:
     batch = exact_batch()
     (slope, bend), (_, log_prob), (_, likelihood) = (
         exact(),
@@ -178,7 +180,7 @@ def test_other_estimators_have_the_gradient_and_lack_what_dice_knows() -> None:
     for estimator in INNER_LOSSES.values():
         assert_close(estimated(estimator, batch)[0], slope, rtol=1e-11, atol=1e-13)
 
-    # ∇² π/π = ∇² log π + ∇ log π ∇ log πᵀ, summed over all actions up to the reward.
+    # ∇² π/π = ∇² log π + ∇ log π ∇ log πᵀ, summed over all actions before the reward.
     steps, pairs = torch.zeros(2, SIZE, SIZE, dtype=FLOAT64).unbind()
     for trajectory in trajectories():
         scores = []
@@ -207,7 +209,7 @@ def derivatives(loss: Callable[[Params], Tensor], params: Params) -> tuple[Tenso
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "categorical"])
-def test_low_variance_curvature_has_the_derivatives_of_the_likelihood_ratio(kind: str) -> None:
+def test_low_variance_curvature_matches_derivatives_of_the_likelihood_ratio(kind: str) -> None:
     case = Case(kind)
     policy, _, meta = build(case)
     (batch,) = each_task(draw_tasks(case, meta))[0].support
@@ -237,10 +239,10 @@ def test_coefficient_is_halved_below_the_band_and_doubled_above_it() -> None:
 
 
 def stretched(kl_target: float | None = 0.01) -> tuple[MetaState, MetaState, list[float]]:
-    """Update with ProMP where the first policy hardly moved, and the second has moved far.
+    """Update with ProMP such that the first policy changed little and the second one a lot.
 
     Returns:
-        The states before and after, and the KL that each of the two policies has reached.
+        The states before and after, and the KL divergence of each policy.
     """
     case = Case(estimator="ratio", steps=2)
     policy, loop, meta = build(case)
@@ -272,7 +274,7 @@ def test_every_inner_step_has_a_coefficient_that_follows_its_own_kl() -> None:
     assert after.own[COEFFICIENT].tolist() == [0.15, 0.6]
 
 
-def test_without_a_target_the_coefficients_stay() -> None:
+def test_coefficients_are_constant_without_a_target() -> None:
     _, after, _ = stretched(kl_target=None)
     assert after.own[COEFFICIENT].tolist() == [0.3, 0.3]
 
@@ -298,12 +300,12 @@ def test_coefficients_are_saved_and_restored_bit_for_bit(tmp_path: Path) -> None
     assert [metrics[f"outer/kl_coefficient_{k}"].item() for k in (0, 1)] == eta.tolist()
 
 
-def test_a_coefficient_goes_no_further_than_it_finds_back() -> None:
+def test_coefficients_stay_within_representable_bounds() -> None:
     case = Case(estimator="ratio", steps=1)
     policy, loop, meta = build(case)
     learner = promp(policy, loop, kl_coefficient=0.3, outer_lr=1e-4, epochs=1)
     lowest = torch.tensor([0.3 / 1024], dtype=FLOAT64)
     state = learner.init(meta.model)._replace(own={COEFFICIENT: lowest})
     state, metrics = learner.step(state, draw_tasks(case, meta))
-    assert metrics["outer/kl_step_0"] < 0.01 / 1.5  # it would be halved
+    assert metrics["outer/kl_step_0"] < 0.01 / 1.5  # would be halved
     assert state.own[COEFFICIENT].tolist() == lowest.tolist()

@@ -1,4 +1,4 @@
-"""The two policy-gradient losses: equal in value and slope, apart in curvature."""
+"""Policy-gradient losses: equal values and gradients, different curvature."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ kinds = pytest.mark.parametrize("kind", ["gaussian", "categorical"])
 
 
 def at_behavior(kind: str) -> tuple[Policy, Params, Episodes]:
-    """Draw episodes of one task, collected by the policy at the returned parameters."""
+    """Sample episodes of one task, collected by the policy with the returned parameters."""
     objective, meta, tasks = problem(kind, steps=0)
     return objective.policy, meta.model, task_of(tasks.query, 0)
 
@@ -36,7 +36,7 @@ def hessian_product(loss: LossFn, params: Params, episodes: Episodes, vector: Pa
 
 
 def scores(policy: Policy, params: Params, episodes: Episodes) -> Tensor:
-    """Return ∇ log π(a|s), one row per transition that happened."""
+    """Return ∇ log π(a|s), one row per valid transition."""
     real = happened(episodes)
     flat, unravel = tree.ravel(params)
 
@@ -47,7 +47,7 @@ def scores(policy: Policy, params: Params, episodes: Episodes) -> Tensor:
 
 
 @kinds
-def test_ratio_and_reinforce_have_one_gradient_at_the_behavior_policy(kind: str) -> None:
+def test_ratio_and_reinforce_have_equal_gradients_at_the_behavior_policy(kind: str) -> None:
     policy, params, episodes = at_behavior(kind)
     expected = grad(plain_reinforce(policy))(params, episodes)
     for estimator in INNER_LOSSES.values():
@@ -63,7 +63,7 @@ def test_gradient_is_the_mean_score_times_advantage(kind: str) -> None:
 
 
 @kinds
-def test_curvature_of_ratio_has_the_score_term_that_reinforce_lacks(kind: str) -> None:
+def test_curvature_of_ratio_has_the_score_term_and_reinforce_does_not(kind: str) -> None:
     policy, params, episodes = at_behavior(kind)
     vector = random_like(params, seed=5)
     curvature = [hessian_product(e(policy), params, episodes, vector) for e in (ratio, reinforce)]
@@ -76,7 +76,7 @@ def test_curvature_of_ratio_has_the_score_term_that_reinforce_lacks(kind: str) -
 
 
 @kinds
-def test_losses_elsewhere_are_those_of_plain_autograd(kind: str) -> None:
+def test_losses_at_other_parameters_match_plain_autograd(kind: str) -> None:
     policy, params, episodes = at_behavior(kind)
     moved = tree.add(params, random_like(params, seed=5), scale=0.1)
     distribution = policy(moved, episodes.observations)

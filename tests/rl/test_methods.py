@@ -65,7 +65,7 @@ def with_penalty(policy: Policy, loop: InnerLoop, **options: Any) -> MetaLearner
     return promp(policy, loop, clip=CLIP, kl_coefficient=ETA, **{"epochs": 1} | options)
 
 
-# Of each method: its learner, its inner loss, and its outer loss for the reference.
+# By method: learner, inner loss, and outer loss of the reference.
 DESCENDS: dict[str, tuple[Callable[..., MetaLearner], str, Callable[[int], dict[str, Any]]]] = {
     "vpg-maml": (vpg_maml, "reinforce", lambda steps: {}),
     "maml-ppo": (maml_ppo, "clipped", lambda steps: {"clip": INNER_CLIP}),
@@ -75,7 +75,7 @@ methods = pytest.mark.parametrize("method", DESCENDS)
 
 
 def state_at(learner: MetaLearner, meta: MetaParams) -> MetaState:
-    """A fresh state with these meta-parameters, learned rates included."""
+    """Return an initial state with these meta-parameters, including learned rates."""
     state = learner.init(meta.model)
     for mine, wanted in zip(tree.leaves(state.params), tree.leaves(meta), strict=True):
         mine.copy_(wanted)
@@ -85,7 +85,7 @@ def state_at(learner: MetaLearner, meta: MetaParams) -> MetaState:
 def step_from(
     learner: MetaLearner, meta: MetaParams, tasks: Task
 ) -> tuple[MetaParams, dict[str, Tensor]]:
-    """Return what one step subtracts from the meta-parameters, and its metrics."""
+    """Return the decrease of the meta-parameters in one step, and its metrics."""
     state, metrics = learner.step(state_at(learner, meta), tasks)
     return tree.add(meta, state.params, scale=-1.0), metrics
 
@@ -93,13 +93,13 @@ def step_from(
 def gradient_of(
     make: Callable[..., MetaLearner], policy: Policy, loop: InnerLoop, meta: MetaParams, tasks: Task
 ) -> MetaParams:
-    """Read the gradient off a step of plain descent with rate 1."""
+    """Return the gradient, measured by a step of gradient descent with rate 1."""
     learner = make(policy, loop, optimizer=torch.optim.SGD, lr=1.0)
     return step_from(learner, meta, tasks)[0]
 
 
 def beyond(clip: float, pairs: list[tuple[Any, Any]]) -> tuple[int, int]:
-    """Count the transitions whose ratio is clipped from above and from below."""
+    """Return the numbers of transitions whose ratio is clipped from above and from below."""
     found = []
     for params, episodes in pairs:
         log_prob, old, advantages = log_probs(params, episodes)
@@ -115,7 +115,7 @@ def beyond(clip: float, pairs: list[tuple[Any, Any]]) -> tuple[int, int]:
 @counts
 @pytest.mark.parametrize("first_order", [False, True])
 @methods
-def test_gradient_is_that_of_plain_autograd(
+def test_gradient_matches_plain_autograd(
     method: str, first_order: bool, steps: int, kind: str
 ) -> None:
     make, estimator, outer = DESCENDS[method]
@@ -142,13 +142,15 @@ def test_the_moved_parameters_clip_ratios_from_both_sides(steps: int, kind: str)
         assert min(beyond(INNER_CLIP, before)) >= 4
 
 
-def test_first_order_leaves_the_second_derivatives_out() -> None:
+def test_first_order_omits_second_derivatives() -> None:
     exact, first = (Case(first_order=order) for order in (False, True))
     policy, loop, meta = build(first)
     tasks = draw_tasks(exact, meta)
     gradient = gradient_of(vpg_maml, policy, loop, meta, tasks)
     expected = []
-    for task in each_task(tasks):  # the gradient at the adapted parameters, taken for that at θ
+    for task in each_task(
+        tasks
+    ):  # the gradient at the adapted parameters, used as the gradient at θ
         adapted = MetaParams(plain_path(first, attached(meta), task.support)[-1], {})
         alone = tree.map_leaves(lambda x: x.unsqueeze(0).expand(NUM_TASKS, *x.shape), task)
         expected.append(plain_gradient(Case(steps=0), adapted, alone._replace(support=())))
@@ -158,7 +160,7 @@ def test_first_order_leaves_the_second_derivatives_out() -> None:
 
 @kinds
 @pytest.mark.parametrize("estimator", ["reinforce", "ratio", "dice", "clipped"])
-def test_gradient_of_every_inner_loss_is_that_of_plain_autograd(estimator: str, kind: str) -> None:
+def test_gradient_of_every_inner_loss_matches_plain_autograd(estimator: str, kind: str) -> None:
     case = Case(kind, estimator, steps=2)
     policy, loop, meta = build(case)
     tasks, at = draw_tasks(case, meta), moved(meta)
@@ -180,7 +182,7 @@ def test_gradient_reaches_every_learned_rate(method: str, inner: str, first_orde
     assert all(g.ne(0).all() for g in tree.leaves(gradient))
 
 
-def test_clip_of_the_inner_loss_is_that_of_its_argument() -> None:
+def test_inner_loss_uses_its_clip_argument() -> None:
     case = Case(estimator="clipped")
     policy, _, meta = build(case)
     tasks, at = draw_tasks(case, meta), moved(meta)
@@ -197,7 +199,7 @@ def test_clip_of_the_inner_loss_is_that_of_its_argument() -> None:
 
 @methods
 @pytest.mark.parametrize("value", [7.0, torch.nan])
-def test_what_the_padding_holds_does_not_matter(value: float, method: str) -> None:
+def test_values_in_the_padding_do_not_matter(value: float, method: str) -> None:
     make, estimator, outer = DESCENDS[method]
     case = Case(estimator=estimator)
     policy, loop, meta = build(case)
@@ -212,7 +214,7 @@ def test_what_the_padding_holds_does_not_matter(value: float, method: str) -> No
 
 
 @methods
-def test_several_epochs_of_adam_run_the_inner_loop_again_for_each(method: str) -> None:
+def test_several_epochs_of_adam_repeat_the_inner_loop(method: str) -> None:
     make, estimator, outer = DESCENDS[method]
     case = Case("gaussian", estimator, steps=2)
     policy, loop, meta = build(case)
@@ -247,7 +249,7 @@ def test_several_epochs_of_adam_run_the_inner_loop_again_for_each(method: str) -
 
 
 @kinds
-def test_the_coefficients_of_the_state_weigh_the_penalty_of_promp(kind: str) -> None:
+def test_the_penalty_of_promp_uses_the_coefficients_of_the_state(kind: str) -> None:
     case = Case(kind, "ratio", steps=2)
     policy, loop, meta = build(case)
     tasks, at, coefficients = draw_tasks(case, meta), moved(meta), (0.2, 1.5)
@@ -262,7 +264,7 @@ def test_the_coefficients_of_the_state_weigh_the_penalty_of_promp(kind: str) -> 
 
 @kinds
 @pytest.mark.parametrize("steps", [1, 3])
-def test_reptile_takes_the_mean_of_the_way_back(steps: int, kind: str) -> None:
+def test_reptile_gradient_is_the_mean_of_theta_minus_phi(steps: int, kind: str) -> None:
     case = Case(kind, steps=steps)
     policy, loop, meta = build(case)
     tasks = draw_tasks(case, meta)
@@ -281,7 +283,7 @@ def test_reptile_takes_the_mean_of_the_way_back(steps: int, kind: str) -> None:
 
 @kinds
 @pytest.mark.parametrize("first_order", [False, True])
-def test_cavia_descends_the_gradient_of_plain_autograd(first_order: bool, kind: str) -> None:
+def test_gradient_of_cavia_matches_plain_autograd(first_order: bool, kind: str) -> None:
     case = Case(kind, steps=2, first_order=first_order, context=CONTEXT)
     policy, loop, meta = build(case)
     tasks, at = draw_tasks(case, meta), moved(meta)
@@ -290,7 +292,7 @@ def test_cavia_descends_the_gradient_of_plain_autograd(first_order: bool, kind: 
 
 
 @pytest.mark.parametrize("named", [{}, {"outer/cost": 2.0}])
-def test_an_outer_loss_of_ones_own_is_reported_by_its_value(named: dict[str, float]) -> None:
+def test_a_custom_outer_loss_is_reported(named: dict[str, float]) -> None:
     case = Case("gaussian")
     policy, loop, meta = build(case)
 

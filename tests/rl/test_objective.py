@@ -25,7 +25,7 @@ from tests.support.reference_losses import (
 @pytest.mark.parametrize("steps", [0, 1, 3])
 @pytest.mark.parametrize("optimizer", ["sgd", "meta_sgd"])
 @pytest.mark.parametrize("kind", ["gaussian", "categorical"])
-def test_products_are_those_of_plain_autograd(
+def test_products_match_plain_autograd(
     kind: str, optimizer: str, steps: int, first_order: bool
 ) -> None:
     objective, meta, tasks = problem(kind, optimizer, steps, first_order=first_order)
@@ -37,7 +37,7 @@ def test_products_are_those_of_plain_autograd(
 
 
 @pytest.mark.parametrize(("kind", "steps"), [("gaussian", 1), ("categorical", 1), ("gaussian", 0)])
-def test_fisher_product_is_that_of_the_dense_hessian_of_the_kl(kind: str, steps: int) -> None:
+def test_fisher_product_matches_the_dense_hessian_of_the_kl(kind: str, steps: int) -> None:
     objective, meta, tasks = problem(kind, steps=steps, num_tasks=2)
     vector = random_like(meta, seed=2)
     _, _, image = objective.products(meta, tasks, vector)
@@ -52,18 +52,18 @@ def test_fisher_product_is_that_of_the_dense_hessian_of_the_kl(kind: str, steps:
         ("categorical", "sgd", 3),
     ],
 )
-def test_staged_products_are_the_eager_ones(kind: str, optimizer: str, steps: int) -> None:
+def test_staged_products_equal_eager_products(kind: str, optimizer: str, steps: int) -> None:
     objective, meta, tasks = problem(kind, optimizer, steps)
     vector = random_like(meta, seed=2)
     surrogate, gradient, image = objective.products(meta, tasks, vector)
     at_old = objective.linearize(meta, tasks)
-    for _ in range(2):  # the second product must not see what the first left behind
+    for _ in range(2):  # the second product must not depend on the first
         assert relative_error(at_old.fisher(vector), image) < 1e-12
     assert relative_error(at_old.gradient, gradient) < 1e-12
     assert_close(at_old.surrogate, surrogate)
 
 
-def test_one_staged_program_serves_every_chunk_of_its_shape() -> None:
+def test_chunks_with_equal_shapes_share_a_staged_program() -> None:
     objective, meta, tasks = problem("categorical", steps=0, num_tasks=4)
     vector = random_like(meta, seed=2)
     for index in range(4):
@@ -76,7 +76,7 @@ def test_one_staged_program_serves_every_chunk_of_its_shape() -> None:
 
 
 class TinyPolicy(nn.Module):
-    """A policy of the given layers; Gaussian with a fixed standard deviation, or categorical."""
+    """A policy with the given layers: Gaussian with a fixed std, or categorical."""
 
     def __init__(self, *layers: nn.Module, fixed_std: bool = False) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def assert_fisher_is_exact(module: nn.Module) -> None:
     assert relative_error(objective.products(meta, tasks, vector)[2], expected) < 1e-10
 
 
-def test_fused_layer_norm_is_refused_by_name() -> None:
+def test_fused_layer_norm_is_rejected_by_name() -> None:
     wanted = r"layers\.0 \(LayerNorm\).*metarl\.nn\.norms\.LayerNorm"
     with pytest.raises(ValueError, match=wanted):
         objective_of(TinyPolicy(nn.LayerNorm(3), nn.Linear(3, 2)))
@@ -113,5 +113,5 @@ def test_layer_norm_of_the_package_is_exact() -> None:
     assert_fisher_is_exact(TinyPolicy(LayerNorm(3), nn.Linear(3, 2)))
 
 
-def test_policy_with_a_fixed_standard_deviation_has_a_fisher_product() -> None:
+def test_policies_with_a_fixed_std_have_a_fisher_product() -> None:
     assert_fisher_is_exact(TinyPolicy(nn.Linear(3, 2), fixed_std=True))

@@ -1,4 +1,4 @@
-"""Policies with memory and with images: the interface that networks are added to."""
+"""Policies with memory and image observations: the interface for additional networks."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -71,9 +71,7 @@ def navigation() -> Sampler:
     ("method", "inner_loss"),
     [("maml-trpo", "reinforce"), ("e-maml", "dice"), ("promp", "ratio"), ("vpg-maml", "clipped")],
 )
-def test_a_policy_with_memory_trains_with_every_kind_of_update(
-    method: str, inner_loss: str
-) -> None:
+def test_a_recurrent_policy_trains_with_every_kind_of_update(method: str, inner_loss: str) -> None:
     policy, params = elman(2, 2)
     loop = InnerLoop(INNER_LOSSES[inner_loss](policy), sgd(0.1), num_steps=1)
     learner, sampler = METHODS[method].function()(policy, loop), navigation()
@@ -90,12 +88,12 @@ def test_a_policy_with_memory_trains_with_every_kind_of_update(
     assert tree.norm({"recurrent": moved["recurrent.weight"]}) > 0
 
 
-def test_unrolling_equals_stepping_and_starts_every_episode_afresh() -> None:
+def test_unroll_equals_steps_with_an_initial_carry_per_episode() -> None:
     policy, params = elman(2, 2)
     sampler = navigation()
     tasks = sampler.sample_tasks(np.random.default_rng(0))
     per_task = tree.stack([tree.scale(params, 1.0 + 0.5 * k) for k in range(3)])
-    for seed in range(2):  # nothing is left from the rollout before
+    for seed in range(2):  # independent of the previous rollout
         rollout = sampler.rollout(policy, per_task, tasks, seeded(seed))
         for index in range(3):
             one: Any = task_of(rollout, index)
@@ -110,7 +108,7 @@ def test_unrolling_equals_stepping_and_starts_every_episode_afresh() -> None:
 
 
 def random_tasks(policy: Policy, params: Params, num_tasks: int) -> Task:
-    """Draw episodes with padding, whose behavior is the policy at `params`."""
+    """Sample padded episodes whose behavior is the policy with `params`."""
     generator = seeded(3)
 
     def episodes() -> Episodes:
@@ -159,7 +157,7 @@ def test_second_derivatives_through_time_equal_finite_differences() -> None:
 
 
 class Pictures(Mark):
-    """Shows an image of bytes, whose brightness depends on nothing."""
+    """An environment that observes random uint8 images."""
 
     observation_space: Any = spaces.Box(0, 255, (4, 4, 3), np.uint8)
 
@@ -185,7 +183,7 @@ def _pictures() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_pictures")
-def test_images_keep_their_shape_and_their_bytes() -> None:
+def test_image_observations_keep_shape_and_dtype() -> None:
     policy, params = Policy.of(PixelReader())
     sampler = make_sampler("own/Pictures-v0", num_tasks=2, episodes_per_task=3)
     loop = InnerLoop(reinforce(policy), sgd(0.1), num_steps=1)
@@ -199,13 +197,13 @@ def test_images_keep_their_shape_and_their_bytes() -> None:
     assert metrics["trpo/improvement"] > 0
 
 
-def test_the_baseline_reads_images_as_rows_of_numbers() -> None:
+def test_the_baseline_flattens_images() -> None:
     images = torch.randint(256, (5, 3, 4, 4, 3), generator=seeded(0), dtype=torch.uint8)
     assert_close(baseline_features(images), baseline_features(images.float().flatten(2)))
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "categorical"])
-def test_an_mlp_reads_whole_numbers_like_the_floats_they_are(kind: str) -> None:
+def test_an_mlp_converts_integer_observations_to_floats(kind: str) -> None:
     policy, params = tiny_policy(kind)
     whole = torch.randint(-3, 4, (2, 5, FEATURES), generator=seeded(0))
     assert_close(policy(params, whole), policy(params, whole.double()))
@@ -213,7 +211,7 @@ def test_an_mlp_reads_whole_numbers_like_the_floats_they_are(kind: str) -> None:
     assert_close(at_once(policy, per_task, whole), at_once(policy, per_task, whole.double()))
 
 
-def test_an_unknown_network_is_refused_by_name() -> None:
+def test_an_unknown_network_is_rejected_by_name() -> None:
     box = spaces.Box(-1.0, 1.0, (2,))
     assert make_policy("mlp", box, box, hidden=(3,))[1]["log_std"].shape == (2,)
     with pytest.raises(ValueError, match="network must be one of mlp, got gru"):

@@ -1,4 +1,4 @@
-"""The sampler against a slow loop over scalar environments, and the way it adapts."""
+"""The sampler against a loop over scalar environments, and adaptation."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def random_policy() -> tuple[Policy, Params]:
 
 
 def northeast() -> tuple[Policy, Params]:
-    """Build a policy that moves by (0.1, 0.1) all the time, almost without noise."""
+    """Build a policy that always moves by (0.1, 0.1), almost without noise."""
     policy, params = random_policy()
     params = tree.scale(params, 0.0)
     params["network.2.bias"] += 1.5
@@ -51,7 +51,7 @@ def roll(sampler: Sampler, policy: Policy, params: Params, seed: int = 0) -> Rol
 
 
 def assert_equals_a_slow_loop(rollout: Rollout, *, horizon: int = 20) -> None:
-    """Replay the recorded actions, one scalar environment at a time."""
+    """Replay the recorded actions in scalar environments."""
     env = gymnasium.make(ID, max_episode_steps=horizon)
     for task, episode in np.ndindex(rollout.mask.shape[0], EPISODES):
         env.unwrapped.task = TASKS[task]
@@ -83,13 +83,13 @@ def test_episodes_that_end_early_are_masked_up_to_the_horizon() -> None:
     assert_equals_a_slow_loop(rollout)
 
 
-def test_return_counts_what_happened_before_the_end() -> None:
+def test_return_excludes_rewards_after_the_end() -> None:
     policy, params = northeast()
     expected = -(2**0.5) * torch.tensor([0.2 + 0.1, 0.4 + 0.3 + 0.2 + 0.1])
     assert_close(mean_return(roll(sampler(2), policy, params)), expected, rtol=0, atol=0.01)
 
 
-def test_actions_are_drawn_from_the_recorded_behavior() -> None:
+def test_actions_are_sampled_from_the_recorded_behavior() -> None:
     policy, params = random_policy()
     params["log_std"] -= 1.0
     rollout = roll(sampler(horizon=100), policy, params)
@@ -102,7 +102,7 @@ def test_actions_are_drawn_from_the_recorded_behavior() -> None:
     assert rollout.actions.abs().max() > 1  # unclipped
 
 
-def test_seed_of_the_generator_decides_everything() -> None:
+def test_the_seed_of_the_generator_determines_the_rollout() -> None:
     policy, params = random_policy()
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -112,14 +112,14 @@ def test_seed_of_the_generator_decides_everything() -> None:
     assert not other.actions.equal(first.actions)
 
 
-def test_a_sampler_keeps_nothing_from_one_rollout_to_the_next() -> None:
+def test_rollouts_do_not_depend_on_earlier_rollouts() -> None:
     policy, params = random_policy()
     used = sampler()
     roll(used, *northeast(), seed=9)
     assert_close(roll(used, policy, params), roll(sampler(), policy, params), rtol=0, atol=0)
 
 
-def test_vector_environments_of_gymnasium_work_alike() -> None:
+def test_vector_environments_of_gymnasium_give_the_same_episodes() -> None:
     env = gymnasium.make_vec(ID, num_envs=3 * EPISODES, vectorization_mode="sync")
     sync, batched = Sampler(env, episodes_per_task=EPISODES), sampler(horizon=100)
     assert sync.horizon == 100
@@ -134,7 +134,7 @@ def test_vector_environments_of_gymnasium_work_alike() -> None:
         assert_equals_a_slow_loop(actual, horizon=100)
 
 
-def test_episodes_k_come_from_the_policy_after_k_inner_steps() -> None:
+def test_episodes_k_are_collected_by_the_policy_after_k_inner_steps() -> None:
     policy, params = random_policy()
     loop = InnerLoop(reinforce(policy), meta_sgd(0.5), num_steps=2)
     meta = loop.init(params)
@@ -152,7 +152,7 @@ def test_episodes_k_come_from_the_policy_after_k_inner_steps() -> None:
     assert {"gradient/inner_0", "gradient/inner_1"} <= set(metrics)
 
 
-def test_support_and_query_may_have_advantages_of_their_own() -> None:
+def test_support_and_query_can_have_different_advantages() -> None:
     policy, params = random_policy()
     loop = InnerLoop(reinforce(policy), sgd(0.5), num_steps=2)
     inner, outer = advantages(gae_lambda=0.3), advantages(gae_lambda=1.0)
@@ -181,7 +181,7 @@ def test_agreement_is_the_cosine_of_the_gradients_of_two_halves() -> None:
     assert "gradient/agreement_0" not in metrics
 
 
-def test_every_task_may_start_from_parameters_of_its_own() -> None:
+def test_tasks_can_start_from_different_parameters() -> None:
     policy, params = random_policy()
     loop = InnerLoop(reinforce(policy), sgd(0.5), num_steps=1)
     scales = torch.tensor([1.0, 0.5, -1.0])
@@ -196,7 +196,7 @@ def test_every_task_may_start_from_parameters_of_its_own() -> None:
             assert_close(batch.behavior, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_no_inner_steps_collect_the_query_alone() -> None:
+def test_zero_inner_steps_only_collect_the_query() -> None:
     policy, params = random_policy()
     loop = InnerLoop(reinforce(policy), meta_sgd(0.5), num_steps=0)
     tasks, metrics = sampler().collect(
@@ -219,7 +219,7 @@ def test_metrics_describe_the_rollouts() -> None:
     assert metrics["policy/std_after"].item() == pytest.approx(np.exp(-8))
 
 
-def test_number_of_tasks_must_be_that_of_the_rows() -> None:
+def test_number_of_tasks_must_match_the_rows() -> None:
     policy, params = random_policy()
     with pytest.raises(ValueError, match="tasks, one per row, got"):
         sampler().rollout(policy, tree.expand(params, 3), TASKS[:2], seeded(0))
@@ -228,7 +228,7 @@ def test_number_of_tasks_must_be_that_of_the_rows() -> None:
         Sampler(env, episodes_per_task=2)
 
 
-def test_environment_without_a_horizon_is_refused() -> None:
+def test_an_environment_without_a_horizon_is_rejected() -> None:
     env = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make(ID).unwrapped])
     env.spec = None
     with pytest.raises(ValueError, match="no horizon; register it with max_episode_steps"):

@@ -1,4 +1,4 @@
-"""The number of threads decides how long a run takes and nothing else."""
+"""The number of threads does not change results."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def test_collecting_and_stepping_are_bit_identical_for_one_and_two_threads() -> 
         "metarl/Navigation2D-v0", num_tasks=3, episodes_per_task=10, max_episode_steps=10
     )
     env = sampler.env
-    # Torch splits a sum of more than 32,768 terms over threads: a layer must have more weights.
+    # torch distributes sums of more than 32,768 terms over threads; a layer must be larger.
     policies = [
         mlp_policy(
             env.single_observation_space,

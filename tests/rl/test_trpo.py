@@ -1,4 +1,4 @@
-"""The trust-region step: what it changes, what it refuses, and what must not matter."""
+"""The trust-region step: updates, rejected steps and invariances."""
 
 from typing import Any
 
@@ -20,11 +20,11 @@ from tests.support.reference_losses import (
 )
 
 
-def test_neither_chunks_nor_the_order_of_tasks_change_the_step() -> None:
+def test_chunks_and_task_order_do_not_change_the_step() -> None:
     objective, meta, tasks = problem(first_order=True)
     options = {
         "cg_steps": 5
-    }  # more amplify the rounding: each Fisher product sums in another order
+    }  # more steps amplify rounding errors of the different summation orders
     new, metrics = trust_region_step(objective, meta, tasks, **options)
     permuted = tree.map_leaves(lambda x: x[[2, 0, 1]], tasks)
     for batch, chunk_size in ((tasks, 1), (tasks, 2), (permuted, None)):
@@ -33,7 +33,7 @@ def test_neither_chunks_nor_the_order_of_tasks_change_the_step() -> None:
         assert_close(same, metrics, rtol=1e-8, atol=1e-10)
 
 
-def test_part_of_the_episodes_gives_the_fisher_of_the_whole_when_the_rest_repeats_them() -> None:
+def test_fisher_fraction_of_repeated_episodes_equals_the_full_fisher() -> None:
     objective, meta, tasks = problem(first_order=True)
     twice = tree.map_leaves(lambda x: torch.cat([x, x], 2), tasks)
     options = {"cg_steps": 5}
@@ -76,7 +76,7 @@ def with_query(tasks: Task, **fields: Any) -> Task:
     return tasks._replace(query=tasks.query._replace(**fields))
 
 
-def test_surrogate_that_cannot_improve_keeps_the_parameters() -> None:
+def test_parameters_are_kept_if_the_surrogate_cannot_improve() -> None:
     objective, meta, tasks = problem()
     flat = with_query(tasks, advantages=torch.zeros_like(tasks.query.advantages))
     new, metrics = trust_region_step(objective, meta, flat)
@@ -84,7 +84,7 @@ def test_surrogate_that_cannot_improve_keeps_the_parameters() -> None:
     assert metrics["trpo/step_fraction"] == metrics["trpo/improvement"] == 0
 
 
-def test_step_that_would_leave_the_trust_region_is_refused() -> None:
+def test_steps_outside_of_the_trust_region_are_rejected() -> None:
     objective, meta, tasks = problem()
     new, metrics = trust_region_step(objective, meta, tasks, max_kl=1e3, backtracks=1)
     assert new is meta
@@ -102,7 +102,7 @@ def test_nan_rewards_stop_the_update() -> None:
 
 
 @pytest.mark.parametrize("field", Episodes._fields[:3] + Episodes._fields[4:])
-def test_what_the_padding_holds_does_not_matter(field: str) -> None:
+def test_values_in_the_padding_do_not_matter(field: str) -> None:
     objective, meta, tasks = problem()
     spoilt = Task(
         tuple(fill_padding(batch, torch.nan, fields=[field]) for batch in tasks.support),

@@ -36,7 +36,9 @@ counts = pytest.mark.parametrize("steps", [1, 2])
 @kinds
 @counts
 @pytest.mark.parametrize("first_order", [False, True])
-def test_e_maml_credits_the_first_episodes(first_order: bool, steps: int, kind: str) -> None:
+def test_exploration_term_of_e_maml_credits_the_first_episodes(
+    first_order: bool, steps: int, kind: str
+) -> None:
     case = Case(kind, steps=steps, first_order=first_order)
     policy, loop, meta = build(case)
     tasks = draw_tasks(case, meta)
@@ -47,7 +49,7 @@ def test_e_maml_credits_the_first_episodes(first_order: bool, steps: int, kind: 
     assert relative_error(mean(gradient), expected) < 1e-10
     assert relative_error(expected, plain_gradient(case, meta, tasks)) > 0.01
     assert_close(mean(loss), plain_objective(case, attached(meta), tasks, explore=True).detach())
-    for at in (meta, moved(meta)):  # what the line search compares
+    for at in (meta, moved(meta)):  # compared by the line search
         values, kls = vmap(lambda task, at=at: objective(at, task))(standardized)
         wanted = plain_objective(case, attached(at), tasks, explore=True).detach()
         assert_close(values.mean(), wanted, **EXACT)
@@ -78,7 +80,7 @@ TRUSTED = [
 
 
 @pytest.mark.parametrize(("method", "inner"), TRUSTED)
-def test_trust_region_moves_every_meta_parameter_and_reports_what_it_did(
+def test_trust_region_updates_every_meta_parameter_and_reports_metrics(
     method: str, inner: str
 ) -> None:
     case = Case(inner=inner, context=CONTEXT if method == "cavia" else 0)
@@ -134,7 +136,7 @@ def test_fisher_product_of_every_inner_loss_is_the_hessian_of_the_kl(
 
 
 @pytest.mark.parametrize("case", [Case(inner="meta-curvature+lslr"), Case(context=CONTEXT)])
-def test_staged_products_of_every_method_are_the_eager_ones(case: Case) -> None:
+def test_staged_products_of_every_method_equal_eager_products(case: Case) -> None:
     policy, loop, meta = build(case)
     tasks = standardize_rewards(draw_tasks(case, meta))
     vector = random_like(meta, seed=4)
@@ -149,7 +151,7 @@ def test_staged_products_of_every_method_are_the_eager_ones(case: Case) -> None:
 @kinds
 @counts
 @pytest.mark.parametrize("inner", ["sgd", *LEARNED])
-def test_gradient_and_fisher_product_of_cavia_are_those_of_plain_autograd(
+def test_gradient_and_fisher_product_of_cavia_match_plain_autograd(
     inner: str, steps: int, kind: str
 ) -> None:
     case = Case(kind, "reinforce", inner, steps, context=CONTEXT)
@@ -164,7 +166,7 @@ def test_gradient_and_fisher_product_of_cavia_are_those_of_plain_autograd(
 
 
 @kinds
-def test_context_alone_adapts_from_zero_and_is_not_learned(kind: str) -> None:
+def test_only_the_context_adapts_from_zero_and_is_not_learned(kind: str) -> None:
     case = Case(kind, steps=2, context=CONTEXT)
     _, loop, meta = build(case)
     tasks = draw_tasks(case, meta)
@@ -178,7 +180,7 @@ def test_context_alone_adapts_from_zero_and_is_not_learned(kind: str) -> None:
 
 
 @kinds
-def test_policies_of_all_tasks_at_once_read_each_its_own_context(kind: str) -> None:
+def test_over_tasks_uses_the_context_of_each_task(kind: str) -> None:
     case = Case(kind, context=CONTEXT)
     policy, loop, meta = build(case)
     tasks = draw_tasks(case, meta)

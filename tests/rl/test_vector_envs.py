@@ -1,4 +1,4 @@
-"""Every vector environment of Gymnasium gives the episodes of a slow loop over scalar ones."""
+"""Every vectorization of Gymnasium gives the episodes of a loop over scalar environments."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -49,7 +49,7 @@ def sampler_of(mode: str) -> Sampler:
 
 
 def pushing(sampler: Sampler) -> tuple[Policy, Params]:
-    """Build a policy that pushes so hard that some pendulums go over the top."""
+    """Build a policy with torques so large that some pendulums rotate fully."""
     spaces = sampler.env.single_observation_space, sampler.env.single_action_space
     policy, params = mlp_policy(*spaces, hidden=(8,), init_std=0.5, generator=seeded(0))
     params["network.2.bias"] += 0.45
@@ -57,7 +57,7 @@ def pushing(sampler: Sampler) -> tuple[Policy, Params]:
 
 
 def slow_loop(rollout: Rollout) -> None:
-    """Replay the recorded actions, one scalar environment at a time, seeded as the rows were."""
+    """Replay the recorded actions in scalar environments with the seeds of the rows."""
     seeds = torch.randint(2**31, (2 * EPISODES,), generator=seeded(0)).tolist()
     env = gymnasium.make(ENV)
     for row, (task, episode) in enumerate(np.ndindex(2, EPISODES)):
@@ -77,7 +77,7 @@ def slow_loop(rollout: Rollout) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_episodes_are_those_of_a_slow_loop_and_end_once(mode: str) -> None:
+def test_episodes_match_a_loop_over_scalar_environments(mode: str) -> None:
     sampler = sampler_of(mode)
     rollout = sampler.rollout(*pushing(sampler), TASKS, seeded(0))
     sampler.env.close()  # type: ignore[attr-defined]
@@ -87,7 +87,7 @@ def test_episodes_are_those_of_a_slow_loop_and_end_once(mode: str) -> None:
     slow_loop(rollout)
 
 
-def test_second_rollout_starts_afresh() -> None:
+def test_second_rollout_starts_new_episodes() -> None:
     for mode in ("sync", "async, spawned", "batched"):
         sampler = sampler_of(mode)
         policy, params = pushing(sampler)
@@ -96,7 +96,7 @@ def test_second_rollout_starts_afresh() -> None:
         assert_close(again, first, rtol=0, atol=0)
 
 
-def test_consecutive_draws_of_tasks_differ_and_are_those_of_every_mode() -> None:
+def test_consecutive_tasks_differ_and_do_not_depend_on_the_vectorization_mode() -> None:
     drawn = []
     for mode in ("sync", "async, spawned", "batched"):
         sampler, rng = sampler_of(mode), np.random.default_rng(3)
@@ -108,7 +108,7 @@ def test_consecutive_draws_of_tasks_differ_and_are_those_of_every_mode() -> None
     assert len({task["angle"] for tasks in drawn[0] for task in tasks}) == 6
 
 
-def test_scalar_half_cheetahs_give_the_episodes_of_the_batched_ones() -> None:
+def test_scalar_and_vectorized_half_cheetahs_give_equal_episodes() -> None:
     env_id, tasks = "metarl/HalfCheetahDir-v1", [{"direction": 1}, {"direction": -1}]
     batched = make_sampler(env_id, num_tasks=2, episodes_per_task=2)
     scalar = make_sampler(env_id, num_tasks=2, episodes_per_task=2, vectorization_mode="sync")

@@ -1,4 +1,4 @@
-"""Configurations: what they accept, and what they read back."""
+"""Configurations: validation, saving and loading."""
 
 import json
 from dataclasses import dataclass
@@ -36,13 +36,13 @@ class Example(RunConfig):
     ],
     ids=["defaults", "all", "maml-trpo"],
 )
-def test_a_configuration_survives_its_file(config: RunConfig) -> None:
+def test_a_configuration_round_trips_through_its_file(config: RunConfig) -> None:
     written = json.loads(json.dumps(to_json(config)))
     assert "out" not in written
     assert from_json(type(config), written, SOURCE) == config
 
 
-def test_what_an_older_configuration_lacks_takes_its_default() -> None:
+def test_missing_fields_of_older_configurations_take_defaults() -> None:
     written = to_json(Example(seed=3))
     del written["loud"]
     assert from_json(Example, written, SOURCE) == Example(seed=3)
@@ -73,7 +73,7 @@ def test_a_damaged_configuration_names_its_file_and_field(
     assert expected in str(error.value)
 
 
-def test_a_range_without_its_ends_refuses_them() -> None:
+def test_open_ranges_exclude_their_ends() -> None:
     for ratio in (0.0, 1.0):
         with pytest.raises(ValueError, match="`backtrack_ratio` must be strictly between 0 and 1"):
             MAMLTRPO(backtrack_ratio=ratio)

@@ -1,4 +1,4 @@
-"""The run folder: what it holds, who may write it, and damage to it."""
+"""The run folder: contents, locking and damaged files."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from metarl.runs.folder import Run
 from tests.support.commands import FEW, TRAIN, checkpoints, metarl, refusal
 
 
-def test_a_run_folder_holds_what_it_should(whole: Path) -> None:
+def test_a_run_folder_contains_the_documented_files(whole: Path) -> None:
     assert {path.name for path in whole.iterdir()} >= {
         "config.json",
         "metrics.jsonl",
@@ -45,12 +45,12 @@ def test_a_run_folder_holds_what_it_should(whole: Path) -> None:
     assert "torch" in about["versions"]
 
 
-def test_a_second_writer_is_refused(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_writer_is_rejected(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Run.open(whole).lock():
         assert "another process" in refusal(capsys, "resume", whole)
 
 
-def test_an_out_that_exists_is_refused_and_left_alone(
+def test_an_existing_output_folder_is_rejected_and_unchanged(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = checkpoints(whole)
@@ -62,7 +62,7 @@ def test_an_out_that_exists_is_refused_and_left_alone(
     assert "not an empty folder" in refusal(capsys, *TRAIN, "--out", tmp_path / "thesis.tex")
 
 
-def test_damaged_and_foreign_checkpoints_are_one_line_and_stay(
+def test_damaged_and_foreign_checkpoints_give_one_line_errors_and_are_kept(
     whole: Path, copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     last = copied / "checkpoints/00000006.safetensors"
@@ -77,7 +77,7 @@ def test_damaged_and_foreign_checkpoints_are_one_line_and_stay(
     assert "[0, 2, 4, 6]" in refusal(capsys, "evaluate", copied, "--checkpoint", 3)
 
 
-def test_a_checkpoint_of_another_run_or_iteration_is_refused(
+def test_a_checkpoint_of_a_different_run_or_iteration_is_rejected(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(
@@ -86,11 +86,11 @@ def test_a_checkpoint_of_another_run_or_iteration_is_refused(
     assert "written at iteration 2" in refusal(capsys, "evaluate", copied)
 
 
-def test_damaged_configuration_is_one_line(
+def test_a_damaged_configuration_gives_a_one_line_error(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     about = json.loads((copied / "config.json").read_text())
-    del about["config"]["hidden"]  # takes its default, which is not what the checkpoints say
+    del about["config"]["hidden"]  # takes its default, which differs from the checkpoints
     (copied / "config.json").write_text(json.dumps(about))
     assert "differs from config.json in ['hidden']" in refusal(capsys, "evaluate", copied)
     about["config"]["hidden"] = "8x8"
@@ -100,7 +100,7 @@ def test_damaged_configuration_is_one_line(
     assert "not a metarl configuration" in refusal(capsys, "resume", copied)
 
 
-def test_of_two_processes_that_make_one_folder_a_run_exactly_one_wins(tmp_path: Path) -> None:
+def test_exactly_one_of_two_processes_creates_a_run_in_a_folder(tmp_path: Path) -> None:
     folder, together, outcomes = tmp_path / "run", threading.Barrier(8), []
 
     def make(number: int) -> None:
@@ -121,7 +121,7 @@ def test_of_two_processes_that_make_one_folder_a_run_exactly_one_wins(tmp_path: 
     assert all("\n" not in str(outcome) for outcome in outcomes)
 
 
-def test_a_folder_that_another_process_is_making_a_run_is_refused_and_left_alone(
+def test_a_folder_used_by_another_process_is_rejected_and_unchanged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
@@ -132,18 +132,18 @@ def test_a_folder_that_another_process_is_making_a_run_is_refused_and_left_alone
     assert {path.name for path in folder.iterdir()} <= {"lock"}
 
 
-def test_evaluations_are_ordered_by_the_time_in_them(tmp_path: Path) -> None:
+def test_evaluations_are_sorted_by_their_recorded_time(tmp_path: Path) -> None:
     values = {"iteration": 1, "mean": [0.0], "interval95": [0.0], "seed": 1}
     values |= {"num_tasks": 1, "episodes_per_task": 1}
     with Run.create(tmp_path / "run", "example", {}) as run:
         paths = [run.write_evaluation(name, values | {"name": name}) for name in "bca"]
-    for age, path in enumerate(paths):  # as a copy may leave them
+    for age, path in enumerate(paths):  # as after copying the files
         os.utime(path, (1e9 - age, 1e9 - age))
     assert [entry["name"] for entry in run.evaluations()] == ["a", "c", "b"]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"iteration": 3}'])
-def test_a_damaged_evaluation_is_one_line_with_its_file(
+def test_a_damaged_evaluation_gives_a_one_line_error_with_its_path(
     text: str, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
@@ -155,7 +155,7 @@ def test_a_damaged_evaluation_is_one_line_with_its_file(
     assert str(damaged) in message
 
 
-def test_a_run_does_not_write_into_the_folder_that_took_its_place(tmp_path: Path) -> None:
+def test_a_run_does_not_write_to_a_replaced_folder(tmp_path: Path) -> None:
     with Run.create(tmp_path / "run", "example", {}) as run:
         run.log(1, {})
         shutil.rmtree(run.folder)
@@ -169,13 +169,13 @@ def test_a_run_does_not_write_into_the_folder_that_took_its_place(tmp_path: Path
 def replace_and_go_on(folder: Path) -> None:
     with Run.create(folder, "example", {}) as run:
         shutil.rmtree(folder)
-        folder.mkdir()  # as another process would, which has not trained either
+        folder.mkdir()  # as another untrained process would
         for name in ("lock", "config.json"):
             (folder / name).write_text("")
         run.log(1, {})
 
 
-def test_a_run_that_has_learned_nothing_leaves_the_folder_that_took_its_place(
+def test_an_untrained_run_does_not_delete_a_replaced_folder(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(RuntimeError, match="was removed or replaced"):

@@ -1,6 +1,6 @@
-"""Runs that mean harm: every one ends in a line, and what it carries is not run.
+"""Malicious runs: each gives a one-line error, and its payload is not executed.
 
-Each payload makes a marker file; the first test makes sure that it would.
+Each payload creates a marker file; the first test checks that it works.
 """
 
 import base64
@@ -62,7 +62,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def change(run: Path, **settings: Any) -> None:
-    """Change settings where both files have them, as somebody would who means it."""
+    """Change settings consistently in config.json and in the checkpoints."""
     about = json.loads((run / "config.json").read_text())
     about["config"] |= settings
     (run / "config.json").write_text(json.dumps(about))
@@ -72,7 +72,7 @@ def change(run: Path, **settings: Any) -> None:
 
 
 def every_way_in(capsys: pytest.CaptureFixture[str], run: Path) -> list[str]:
-    """Return what each way to load a policy says of a run that it must refuse."""
+    """Return the errors of all ways to load a policy from a run that must be rejected."""
     out = run.parent / "out"
     told = [
         refusal(capsys, "evaluate", run, *FEW),
@@ -85,12 +85,12 @@ def every_way_in(capsys: pytest.CaptureFixture[str], run: Path) -> list[str]:
     return [*told, str(caught.value)]
 
 
-def test_the_payload_is_one(marker: Path) -> None:
+def test_the_payload_works_if_unpickled(marker: Path) -> None:
     pickle.loads(pickle.dumps(Payload(marker)))
     assert marker.exists()
 
 
-def test_a_pickle_is_no_checkpoint_whatever_it_is_called(
+def test_pickles_are_rejected_with_any_file_name(
     run: Path, marker: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     packed = io.BytesIO()
@@ -113,7 +113,7 @@ def _without(name: str) -> dict[str, Any]:
      _without("") | {"order": ["config/x"]}],
     ids=str,
 )  # fmt: skip
-def test_a_header_that_says_something_else_is_one_line(
+def test_inconsistent_headers_give_one_line_errors(
     about: Any, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = save({"config/x": torch.zeros(1)}, {FORMAT: json.dumps(about)})
@@ -132,7 +132,7 @@ def spoil(path: Path, edit: Callable[[dict[str, bytes]], None]) -> None:
             archive.writestr(name, data)
 
 
-def test_a_zip_with_a_pickle_for_tensors_is_refused(
+def test_a_zip_with_pickled_tensors_is_rejected(
     trained: Path, marker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, packed = tmp_path / "ppo", io.BytesIO()
@@ -146,9 +146,7 @@ def test_a_zip_with_a_pickle_for_tensors_is_refused(
     assert not marker.exists()
 
 
-def test_the_pickles_beside_the_tensors_of_a_zip_are_left_behind(
-    trained: Path, marker: Path, tmp_path: Path
-) -> None:
+def test_pickles_in_a_zip_are_not_copied(trained: Path, marker: Path, tmp_path: Path) -> None:
     run, name = tmp_path / "ppo", "checkpoints/00000001.zip"
     shutil.copytree(trained, run)
     code = base64.b64encode(pickle.dumps(Payload(marker))).decode()
@@ -168,7 +166,7 @@ def test_the_pickles_beside_the_tensors_of_a_zip_are_left_behind(
 
 @pytest.fixture
 def importing(run: Path, marker: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run whose environment is in a module, and that module where Python finds it."""
+    """A run whose environment is in a module on the Python path."""
     found = run.parent / "found"
     found.mkdir()
     (found / "harmful.py").write_text(
@@ -181,7 +179,7 @@ def importing(run: Path, marker: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return run
 
 
-def test_an_environment_that_would_be_imported_is_refused(
+def test_environments_in_unknown_modules_are_rejected(
     importing: Path, marker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -197,7 +195,7 @@ def test_an_environment_that_would_be_imported_is_refused(
     assert not out.exists()
 
 
-def test_an_environment_is_imported_by_those_who_ask_for_it(
+def test_environments_in_trusted_modules_are_imported(
     importing: Path, marker: Path, tmp_path: Path
 ) -> None:
     metarl("pull", importing, "--out", tmp_path / "pulled", "--trust-env")
@@ -205,13 +203,13 @@ def test_an_environment_is_imported_by_those_who_ask_for_it(
     try:
         metarl("evaluate", tmp_path / "pulled", *FEW)
         assert marker.exists()
-        load(importing, episodes=1)  # imported by now
+        load(importing, episodes=1)  # already imported
     finally:
         sys.modules.pop("harmful", None)
 
 
 @pytest.mark.parametrize("env", ["metarl.__main__:X-v0", "antigravity:X-v0", "a:b:X-v0", "os.:X"])
-def test_modules_of_other_names_are_refused_too(
+def test_unknown_module_names_are_rejected(
     env: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(run, env=env)
@@ -222,14 +220,14 @@ def test_modules_of_other_names_are_refused_too(
 @pytest.mark.parametrize(
     ("settings", "told"), [({"out": "/elsewhere"}, "['out']"), ({"env": ["x"]}, "`env` must be")]
 )
-def test_settings_that_are_none_are_refused(
+def test_unknown_settings_are_rejected(
     settings: dict[str, Any], told: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(run, **settings)
     assert all(told in line for line in every_way_in(capsys, run))
 
 
-def test_an_experiment_is_one_of_a_list(
+def test_unknown_experiments_are_rejected(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     about = json.loads((run / "config.json").read_text())
@@ -239,7 +237,7 @@ def test_an_experiment_is_one_of_a_list(
         assert f"was trained with {name!r}, which is not registered" in message
 
 
-def test_files_of_other_names_are_neither_downloaded_nor_copied(
+def test_unknown_files_are_not_downloaded_or_copied(
     run: Path, marker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside = {
@@ -263,7 +261,7 @@ def test_files_of_other_names_are_neither_downloaded_nor_copied(
     assert not list(tmp_path.rglob("*escaped*"))
 
 
-def test_links_out_of_a_folder_are_refused(
+def test_links_out_of_a_folder_are_rejected(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "secret.png").write_text("private")
@@ -273,7 +271,7 @@ def test_links_out_of_a_folder_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_damaged_evaluations_and_metrics_are_one_line(
+def test_damaged_evaluations_and_metrics_give_one_line_errors(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run / "evaluations").mkdir(exist_ok=True)
@@ -286,7 +284,7 @@ def test_damaged_evaluations_and_metrics_are_one_line(
     )
 
 
-def test_trackers_and_folders_of_another_machine_are_forgotten(tmp_path: Path) -> None:
+def test_trackers_and_folders_of_the_training_machine_are_reset(tmp_path: Path) -> None:
     config = FewShotConfig(data_root=Path("/home/eve"), track="wandb").complete()
     params = MetaParams({"weight": torch.ones(2)}, {})
     with Run.create(tmp_path / "run", "fewshot", to_json(config)) as run:
@@ -298,7 +296,7 @@ def test_trackers_and_folders_of_another_machine_are_forgotten(tmp_path: Path) -
     assert checkpoint.load(tmp_path / "pulled/checkpoints/00000000.safetensors").config == about
 
 
-def test_safetensors_of_others_are_no_checkpoints(
+def test_other_safetensors_files_are_rejected(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_file({"weights": np.zeros(3)}, run / LAST)

@@ -1,4 +1,4 @@
-"""What a run survives: kills, signals, full disks, damaged files, trackers that fail."""
+"""Robustness of runs: kills, signals, full disks, damaged files and failing trackers."""
 
 import errno
 import os
@@ -18,12 +18,12 @@ from tests.support.commands import checkpoints, history, metarl, refusal
 from tests.support.ranks import lines
 
 
-# A method with an outer optimizer, whose moments are part of a checkpoint, and a quick start.
+# A fast method whose checkpoints contain the moments of an outer optimizer.
 TRAIN = ["train", "vpg-maml", "--num-tasks", "2", "--episodes-per-task", "2", "--hidden", "4"]
 
 
 def command(argv: list[str]) -> None:
-    """Run a command line in a process of its own, without its progress."""
+    """Run a command line in a separate process, without progress output."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     cli.main(argv)
 
@@ -35,20 +35,20 @@ def started(*argv: Any) -> Any:
 
 
 def finished(*argv: Any) -> None:
-    """Run a command line to its end, without the checks of shapes that this process makes."""
+    """Run a command line in a process without runtime shape checks."""
     process = started(*argv)
     process.join()
     assert process.exitcode == 0
 
 
 @pytest.mark.parametrize(("kills", "iterations"), [(4, 20), nightly(25, 120)])
-def test_a_run_killed_at_random_moments_is_the_undisturbed_one(
+def test_a_run_killed_at_random_times_equals_an_uninterrupted_one(
     kills: int, iterations: int, tmp_path: Path
 ) -> None:
     words = [*TRAIN, "--iterations", iterations, "--checkpoint-every", 4, "--keep-checkpoints", 2]
     finished(*words, "--out", tmp_path / "whole")
     killed, chance = tmp_path / "killed", random.Random(0)
-    for _ in range(kills):  # at most 4 lines each: the run is never done before
+    for _ in range(kills):  # at most 4 lines each, so that the run never ends first
         begun = (killed / "config.json").exists()
         argv = ["resume", killed] if begun else [*words, "--out", killed]
         process = started(*argv)
@@ -64,7 +64,7 @@ def test_a_run_killed_at_random_moments_is_the_undisturbed_one(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(
+def test_a_signal_writes_a_checkpoint_and_prints_the_resume_command(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     words = [*TRAIN, "--iterations", 30, "--checkpoint-every", 30]
@@ -85,7 +85,7 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_echo_of_a_signal_is_not_a_second_one(
+def test_a_repeated_signal_is_ignored_for_a_second(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     default = signal.signal(number, signal.default_int_handler)
@@ -103,10 +103,10 @@ def test_an_echo_of_a_signal_is_not_a_second_one(
     assert capsys.readouterr().err.count("stopping at the next checkpoint") == 1
 
 
-def test_lines_of_several_iterations_are_those_of_an_undisturbed_run_after_a_signal(
+def test_averaged_metrics_after_a_signal_equal_those_of_an_uninterrupted_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run stops where a line of metrics ends, and not between."""
+    """A run stops at the end of a metrics interval."""
     words = ["train", "regression", "--iterations", 12, "--log-every", 4, "--checkpoint-every", 12]
     metarl(*words, "--out", tmp_path / "whole")
     from metarl.core import seeding
@@ -129,13 +129,13 @@ def test_lines_of_several_iterations_are_those_of_an_undisturbed_run_after_a_sig
     assert history(tmp_path / "asked") == history(tmp_path / "whole")
 
 
-def test_only_the_newest_checkpoints_and_the_first_are_kept(tmp_path: Path) -> None:
+def test_only_the_newest_checkpoints_and_the_initialization_are_kept(tmp_path: Path) -> None:
     words = [*TRAIN, "--iterations", 6, "--checkpoint-every", 1, "--keep-checkpoints", 2]
     metarl(*words, "--out", tmp_path / "run")
     assert Run.open(tmp_path / "run").checkpoints() == [0, 5, 6]
 
 
-def test_a_flipped_bit_is_found_and_an_older_checkpoint_taken(
+def test_a_flipped_bit_is_detected_and_an_older_checkpoint_used(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
@@ -143,7 +143,7 @@ def test_a_flipped_bit_is_found_and_an_older_checkpoint_taken(
     undisturbed = checkpoints(folder)
     path = folder / "checkpoints" / "00000004.safetensors"
     data = bytearray(path.read_bytes())
-    data[-3] ^= 1  # in a tensor: safetensors itself does not see it
+    data[-3] ^= 1  # in a tensor, which safetensors does not detect
     path.write_bytes(data)
     with pytest.raises(ValueError, match="the checksum is wrong"):
         checkpoint.load(path)
@@ -156,7 +156,7 @@ def test_a_flipped_bit_is_found_and_an_older_checkpoint_taken(
 
 
 @pytest.mark.parametrize("file", ["checkpoints", "metrics.jsonl"])
-def test_a_full_disk_is_one_line_and_loses_nothing(
+def test_a_full_disk_gives_a_one_line_error_and_loses_nothing(
     file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [*TRAIN, "--iterations", 4, "--checkpoint-every", 1]
@@ -182,7 +182,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
 
 
 class Failing(trackers.Tracker):
-    """A tracker whose network fails."""
+    """A tracker with a failing network."""
 
     def __init__(self, run: Run, start: int) -> None:
         del run, start
@@ -198,7 +198,7 @@ class Failing(trackers.Tracker):
 
 
 @pytest.mark.parametrize("when", ["made", "used"])
-def test_a_tracker_that_fails_stops_no_run(
+def test_a_failing_tracker_does_not_stop_a_run(
     when: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(run: Run, start: int) -> Failing:

@@ -1,4 +1,4 @@
-"""Pictures of a run while it trains: when, of what, for whom, and at no cost to its numbers."""
+"""Pictures of a run during training: schedule, contents, tracking and unchanged results."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ from tests.support.commands import TRAIN, history, metarl
 
 
 class Heard(Tracker):
-    """A tracker that remembers what it was shown."""
+    """A tracker that records the pictures it receives."""
 
     def __init__(self, *_: Any) -> None:
         self.shown: list[tuple[int, str, str]] = []
@@ -41,7 +41,7 @@ def due(**settings: Any) -> list[int]:
     return [iteration for iteration in range(1, 26) if made.is_due(iteration)]
 
 
-def test_pictures_are_due_every_so_many_iterations_or_at_the_next_checkpoint() -> None:
+def test_pictures_are_due_at_the_first_checkpoint_after_every_interval() -> None:
     assert due(checkpoint_every=5) == []
     assert due(checkpoint_every=5, media_every=10) == [10, 20]
     assert due(checkpoint_every=5, media_every=7) == [10, 15, 25]
@@ -50,7 +50,9 @@ def test_pictures_are_due_every_so_many_iterations_or_at_the_next_checkpoint() -
     assert due(checkpoint_every=1, media_every=26) == []
 
 
-def test_pictures_change_no_number_and_reach_the_tracker(whole: Path, tmp_path: Path) -> None:
+def test_pictures_do_not_change_results_and_are_sent_to_the_tracker(
+    whole: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     words = [*TRAIN, "--iterations", 6, "--media-every", 4, "--track", "tensorboard"]
@@ -75,7 +77,7 @@ def test_pictures_change_no_number_and_reach_the_tracker(whole: Path, tmp_path: 
     assert [scalar.step for scalar in told.Scalars("return/step_1")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_what_cannot_be_drawn_is_one_warning_and_the_rest_is_shown(
+def test_a_failed_picture_gives_one_warning_and_others_are_sent(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def draw(words: list[str], **options: Any) -> None:
@@ -99,7 +101,7 @@ def test_what_cannot_be_drawn_is_one_warning_and_the_rest_is_shown(
 
 
 @pytest.mark.parametrize("how", ["no program", "no end", "no python"])
-def test_a_run_that_cannot_be_drawn_goes_on_and_is_not_tried_again(
+def test_a_run_that_cannot_be_drawn_continues_without_pictures(
     how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if how == "no program":
@@ -117,7 +119,7 @@ def test_a_run_that_cannot_be_drawn_goes_on_and_is_not_tried_again(
 
 
 @pytest.mark.parametrize("experiment", experiments())
-def test_what_draws_a_run_understands_its_commands(experiment: str, tmp_path: Path) -> None:
+def test_drawing_commands_parse(experiment: str, tmp_path: Path) -> None:
     with Run.create(tmp_path / "run", experiment, {"device": "cpu"}) as run:
         written = drawing.commands(opened(run.folder), 30, "gif")
     verbs = [words[0] for words in written]
@@ -129,7 +131,7 @@ def test_what_draws_a_run_understands_its_commands(experiment: str, tmp_path: Pa
         assert getattr(parsed, "out", tmp_path / "run/media/00000030").name.startswith("00000030")
 
 
-def test_a_regression_shows_what_it_fits_and_a_failure_leaves_the_rest(
+def test_a_regression_shows_fits_and_a_failure_keeps_other_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
@@ -146,9 +148,7 @@ def test_a_regression_shows_what_it_fits_and_a_failure_leaves_the_rest(
     assert "evaluations" in capsys.readouterr().err
 
 
-def test_a_run_of_stable_baselines3_is_drawn_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stable_baselines3_runs_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[Any, ...]] = []
     monkeypatch.setattr(media, "_draw", lambda *given: drawn.append(given) or "")
     words = ["train", "sb3", "--iterations", 3, "--eval-every", 64, "--num-envs", 2]

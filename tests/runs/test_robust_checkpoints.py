@@ -1,4 +1,4 @@
-"""Checkpoints that are whole files and not what they should be, and damaged ones of other kinds."""
+"""Checkpoints that are valid files with wrong contents, and damaged files."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def changed(draw: st.DrawFn, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take a tensor out, rename it, add one, or change its shape, its type or its numbers."""
+    """Remove, rename or add a tensor, or change its shape, dtype or values."""
     name = draw(st.sampled_from(sorted(tensors)))
     tensor = tensors[name]
     how = draw(st.sampled_from(["remove", "rename", "add", "shape", "type", "value"]))
@@ -66,7 +66,7 @@ def changed(draw: st.DrawFn, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @st.composite
 def forged(draw: st.DrawFn, path: Path) -> bytes:
-    """Draw a checkpoint with something changed and a checksum that is right."""
+    """Generate a modified checkpoint with a valid checksum."""
     tensors = load_file(path)
     with safe_open(path, "pt") as file:
         about = json.loads(file.metadata()[checkpoint.FORMAT])
@@ -86,7 +86,7 @@ def forged(draw: st.DrawFn, path: Path) -> bytes:
 @cases(0.25)
 @given(data=st.data())
 def test_forged_checkpoint(runs: dict[str, Path], data: st.DataObject) -> None:
-    """Evaluating refuses it; resuming refuses it too, or warns and takes the one before."""
+    """Evaluation rejects it; resume rejects it, or warns and uses the previous checkpoint."""
     run = runs[data.draw(st.sampled_from(["regression", "promp"]))]
     copy = copied(run)
     last = sorted((copy / "checkpoints").iterdir())[-1]
@@ -96,12 +96,12 @@ def test_forged_checkpoint(runs: dict[str, Path], data: st.DataObject) -> None:
     assert contents(copy) == before
     more = data.draw(st.booleans())
     resumed = end_of("resume", copy, *(["--iterations", 4] if more else []))
-    if resumed.warned:  # evaluating reads only the parameters
+    if resumed.warned:  # evaluation only reads the parameters
         assert evaluated.code == 1 or "does not match the run" in resumed.warned[0]
         assert more or last.read_bytes() == whole
     elif resumed.code:
         assert contents(copy) == before
-    else:  # only what resuming alone reads was changed, and the run was complete
+    else:  # only tensors for resuming were changed, and the run was complete
         assert last.read_bytes() == bytes_of_it
 
 
@@ -122,7 +122,7 @@ def test_damaged_checkpoint_of_stable_baselines(runs: dict[str, Path], data: st.
 
 
 def forge(last: Path, name: str, tensor: Tensor) -> None:
-    """Put a tensor in the place of one of a checkpoint, with a checksum that is right."""
+    """Replace a tensor of a checkpoint, with a valid checksum."""
     tensors = load_file(last)
     with safe_open(last, "pt") as file:
         about = json.loads(file.metadata()[checkpoint.FORMAT])
@@ -131,7 +131,7 @@ def forge(last: Path, name: str, tensor: Tensor) -> None:
     save_file(tensors, last, {checkpoint.FORMAT: header})
 
 
-def test_numbers_that_are_not_finite_are_refused_and_resumed_from_the_one_before(
+def test_non_finite_checkpoints_are_rejected_and_the_previous_one_is_resumed(
     runs: dict[str, Path],
 ) -> None:
     copy = copied(runs["regression"])
@@ -145,7 +145,7 @@ def test_numbers_that_are_not_finite_are_refused_and_resumed_from_the_one_before
     assert last.read_bytes() == whole
 
 
-def test_a_moment_that_only_broadcasts_is_refused_and_resumed_from_the_one_before(
+def test_broadcast_moments_are_rejected_and_the_previous_checkpoint_is_resumed(
     runs: dict[str, Path],
 ) -> None:
     copy = copied(runs["promp"])

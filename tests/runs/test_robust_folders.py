@@ -1,4 +1,4 @@
-"""Damaged run folders: whatever config.json or metrics.jsonl hold, one line or a correct run."""
+"""Damaged run folders: config.json and metrics.jsonl give a one-line error or a correct run."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ BANDIT = ["vpg-maml", "--env", "metarl/Bandit-v0", "--iterations", 2, "--checkpo
 
 @pytest.fixture(scope="module", params=["regression", "vpg-maml"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small run that nothing disturbed, and an evaluation of it."""
+    """An uninterrupted small run with one evaluation."""
     folder = tmp_path_factory.mktemp("robust") / "run"
     words = SINES if request.param == "regression" else [*BANDIT, *FEW, "--hidden", 3]
     metarl("train", *words, "--out", folder)
@@ -30,7 +30,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def spots(tree: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """List the places of a JSON value, from the root."""
+    """Return the paths of all values in a JSON value."""
     inner = (
         tree.items()
         if isinstance(tree, dict)
@@ -40,7 +40,7 @@ def spots(tree: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def damaged(draw: st.DrawFn, tree: Any) -> Any:
-    """Take a part of a JSON value out, put another in its place, or add one."""
+    """Remove, replace or add a part of a JSON value."""
     spot = draw(st.sampled_from(spots(tree)))
     if not spot:
         return draw(json_values)
@@ -65,16 +65,16 @@ def damaged_json(draw: st.DrawFn, whole: bytes) -> bytes:
 
 
 def commands(copy: Path) -> st.SearchStrategy[list[Any]]:
-    """Choose what to do with a run; what would train on is told to stop where the run does."""
+    """Choose a command for the run; training commands end at its last iteration."""
     resume = ["resume", copy, "--iterations", 2]
     evaluate = ["evaluate", copy, "--num-tasks", 2, "--checkpoint", 1]
-    render = ["render", copy, "--out", copy.with_name("film.svg"), "--task", "{}"]
-    plot = ["plot", copy, "--out", copy.with_name("plot.svg")]  # which takes half a second
+    render = ["render", copy, "--out", copy.with_name("video.svg"), "--task", "{}"]
+    plot = ["plot", copy, "--out", copy.with_name("plot.svg")]  # takes half a second
     return st.sampled_from([*[resume, evaluate, render] * 4, plot])
 
 
 def unchanged(copy: Path, before: dict[str, bytes]) -> None:
-    """Make sure that nothing went or changed; an evaluation may have come."""
+    """Check that no file was removed or changed; evaluations can be added."""
     assert before.items() <= contents(copy).items()
 
 
@@ -116,14 +116,14 @@ def test_damaged_evaluation(run: Path, data: st.DataObject) -> None:
 @cases(0.2)
 @given(data=st.data())
 def test_damaged_checkpoint(run: Path, data: st.DataObject) -> None:
-    """Resuming takes the one before, says so, and ends as the undisturbed run did."""
+    """Resume uses the previous checkpoint with a warning and equals the uninterrupted run."""
     copy = copied(run)
     good = sorted((run / "checkpoints").iterdir())[-1]
     last, whole = copy / "checkpoints" / good.name, good.read_bytes()
     last.write_bytes(data.draw(damaged_bytes(whole)))
     before = contents(copy)
     done = end_of("evaluate", copy, "--num-tasks", 2)
-    if harmless := done.code == 0:  # such as another --checkpoint-every in its header
+    if harmless := done.code == 0:  # such as a different --checkpoint-every in the header
         assert_close(checkpoint.load(last).params, checkpoint.load(good).params, rtol=0, atol=0)
     assert harmless or "--checkpoint" in done.message
     unchanged(copy, before)

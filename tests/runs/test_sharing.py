@@ -1,4 +1,4 @@
-"""Sharing runs: through a folder, and through a hub that the real client talks to."""
+"""Sharing runs: with folders, and with the real client and a local hub."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture(scope="module")
 def run(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was evaluated, and has a picture so that none has to be drawn."""
+    """An evaluated run with a picture, so that none is drawn."""
     folder = tmp_path_factory.mktemp("runs") / "evaluated"
     shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("evaluations", "media"))
     metarl("evaluate", folder, *FEW)
@@ -50,7 +50,7 @@ def files(folder: Path) -> set[str]:
 
 
 def result(folder: Path) -> dict[str, Any]:
-    """Return what an evaluation found, without when and how it was asked for."""
+    """Return the results of an evaluation, without its time and command."""
     (path,) = (folder / "evaluations").glob("*.json")
     entry: dict[str, Any] = json.loads(path.read_text())
     return {n: v for n, v in entry.items() if n not in ("written", "command", "seconds")}
@@ -62,7 +62,7 @@ def evaluated(folder: Path) -> dict[str, Any]:
     return result(folder)
 
 
-def test_a_shared_folder_holds_one_checkpoint_and_what_is_not_of_this_machine(
+def test_a_shared_folder_has_one_checkpoint_and_no_machine_specific_settings(
     run: Path, tmp_path: Path
 ) -> None:
     metarl("push", run, tmp_path / "shared", "--checkpoint", 4)
@@ -74,7 +74,7 @@ def test_a_shared_folder_holds_one_checkpoint_and_what_is_not_of_this_machine(
     assert [path.name for path in tmp_path.iterdir()] == ["shared"]
 
 
-def test_what_was_pushed_and_pulled_evaluates_to_the_last_bit(run: Path, tmp_path: Path) -> None:
+def test_a_pushed_and_pulled_run_evaluates_bit_identically(run: Path, tmp_path: Path) -> None:
     metarl("push", run, tmp_path / "shared")
     metarl("pull", tmp_path / "shared", "--out", tmp_path / "pulled")
     assert evaluated(tmp_path / "pulled") == result(run)
@@ -86,7 +86,7 @@ def test_what_was_pushed_and_pulled_evaluates_to_the_last_bit(run: Path, tmp_pat
     metarl("resume", tmp_path / "pulled", "--iterations", 7)
 
 
-def test_the_card_says_what_it_is_how_good_and_how_to_use_it(run: Path, tmp_path: Path) -> None:
+def test_the_model_card_has_method_results_and_usage(run: Path, tmp_path: Path) -> None:
     metarl("push", run, tmp_path / "shared", "--license", "apache-2.0")
     text = (tmp_path / "shared/README.md").read_text()
     front = text.split("---\n")[1]
@@ -110,7 +110,7 @@ def test_every_experiment_has_a_card(experiment: str, tmp_path: Path) -> None:
     config = options()
     with Run.create(tmp_path / "run", experiment, to_json(config)) as run:
         (run.folder / "media").mkdir()
-        (run.folder / "media/film.mp4").touch()
+        (run.folder / "media/video.mp4").touch()
         values = {"iteration": 3, "num_tasks": 5, "seed": 1, "mean": [0.25, 0.5]}
         values |= {"interval95": [0.0, 0.125], "measure": "accuracy"}
         run.write_evaluation("one", values)
@@ -118,7 +118,7 @@ def test_every_experiment_has_a_card(experiment: str, tmp_path: Path) -> None:
     text = card(run, 3, subject, place="hub:ada/x", license=None)
     assert f"# {subject.method} on {subject.what}\n" in text
     assert "| 1 | 50.00 | ± 12.50 |" in text
-    assert '<video src="media/film.mp4" controls></video>' in text
+    assert '<video src="media/video.mp4" controls></video>' in text
     assert ("metarl.load" in text) == (experiment not in OTHERS)
     for command in re.findall(r"^metarl (pull|evaluate|render|plot) ", text, re.MULTILINE):
         assert command in cli.VERBS
@@ -131,15 +131,15 @@ def bare(copied: Path) -> Path:
     return copied
 
 
-def test_a_run_without_evaluation_and_picture_is_shared_with_a_film(
+def test_push_records_a_video_for_a_run_without_pictures(
     bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("imageio_ffmpeg", reason="pip install 'metarl-torch[video]'")
     metarl("push", bare, tmp_path / "shared")
     (said,) = capsys.readouterr().err.strip().splitlines()
     assert f"metarl evaluate {bare} --checkpoint 6" in said
-    (film,) = (tmp_path / "shared/media").iterdir()
-    with pytest.importorskip("PIL.Image").open(film) as image:
+    (video,) = (tmp_path / "shared/media").iterdir()
+    with pytest.importorskip("PIL.Image").open(video) as image:
         assert image.format == "GIF"
         assert image.n_frames > 50
     assert not (bare / "media").exists()
@@ -149,7 +149,7 @@ def test_a_run_without_evaluation_and_picture_is_shared_with_a_film(
     assert "license" not in text
 
 
-def test_without_the_packages_for_films_a_picture_is_drawn(
+def test_push_draws_an_image_without_the_video_packages(
     bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -158,10 +158,10 @@ def test_without_the_packages_for_films_a_picture_is_drawn(
     assert files(tmp_path / "shared/media") == {"adaptation.png"}
     assert (tmp_path / "shared/media/adaptation.png").stat().st_size > 1000
     assert "![adaptation](media/adaptation.png)" in (tmp_path / "shared/README.md").read_text()
-    assert "film" not in capsys.readouterr().err
+    assert "video" not in capsys.readouterr().err
 
 
-def test_a_film_that_fails_stops_no_push(
+def test_a_failed_video_does_not_stop_push(
     bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -177,7 +177,7 @@ def test_a_film_that_fails_stops_no_push(
     assert files(tmp_path / "shared/media") == {"adaptation.png"}
 
 
-def test_what_draws_no_frames_is_shared_without(
+def test_environments_without_rgb_frames_are_shared_without_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metarl(*TRAIN, "--env", "metarl/Bandit-v0", "--iterations", 1, "--out", tmp_path / "arms")
@@ -186,7 +186,7 @@ def test_what_draws_no_frames_is_shared_without(
     assert files(tmp_path / "shared/media") == set()
 
 
-def test_through_a_hub_and_back(
+def test_push_and_pull_through_a_hub(
     run: Path, tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metarl("push", run, f"hub:{REPOSITORY}", "--private")
@@ -202,7 +202,7 @@ def test_through_a_hub_and_back(
     assert evaluated(tmp_path / "pulled") == result(run)
 
 
-def test_a_second_push_replaces_the_run_and_a_revision_is_found_again(
+def test_a_second_push_replaces_the_run_and_keeps_revisions(
     run: Path, tmp_path: Path, hub: Hub
 ) -> None:
     metarl("push", run, f"hub:{REPOSITORY}", "--checkpoint", 4)
@@ -219,7 +219,7 @@ def test_a_second_push_replaces_the_run_and_a_revision_is_found_again(
     assert checkpoints == [n for n in hub.files(REPOSITORY) if n.startswith("checkpoints/")]
 
 
-def test_a_policy_from_the_hub_adapts_and_acts_as_one_from_the_folder(
+def test_policies_from_the_hub_and_from_the_folder_are_equal(
     run: Path, tmp_path: Path, hub: Hub
 ) -> None:
     metarl("push", run, f"hub:{REPOSITORY}")
@@ -240,7 +240,7 @@ def test_a_policy_from_the_hub_adapts_and_acts_as_one_from_the_folder(
     assert len(hub.asked) > asked
 
 
-def test_without_a_token_nothing_is_sent(
+def test_nothing_is_uploaded_without_a_token(
     run: Path, hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
@@ -248,7 +248,7 @@ def test_without_a_token_nothing_is_sent(
     assert hub.asked == []
 
 
-def test_a_hub_that_refuses_is_one_line(
+def test_errors_of_the_hub_give_one_line_errors(
     run: Path, tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -263,11 +263,11 @@ def test_a_hub_that_refuses_is_one_line(
     assert not (tmp_path / "pulled").exists()
 
 
-def test_without_a_network_a_line_says_so(
+def test_a_missing_network_gives_a_one_line_error(
     run: Path, tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    nowhere = "http://127.0.0.1:9"  # the port that discards
+    nowhere = "http://127.0.0.1:9"  # the discard port
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", nowhere)
     message = refusal(capsys, "push", run, f"hub:{REPOSITORY}")
     assert "check the network connection" in message
@@ -276,7 +276,7 @@ def test_without_a_network_a_line_says_so(
 
 
 @pytest.mark.parametrize("name", ["hub:quick", "hub:", "hub:a/b/c", "hub:a b/c", "hub:../.."])
-def test_a_repository_has_a_user_and_a_name(
+def test_repository_names_require_a_user_and_a_name(
     name: str, run: Path, tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refusal(capsys, "push", run, name)
@@ -284,7 +284,7 @@ def test_a_repository_has_a_user_and_a_name(
     assert hub.asked == []
 
 
-def test_folders_that_hold_something_are_left_alone(
+def test_non_empty_folders_are_not_changed(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
@@ -296,7 +296,7 @@ def test_folders_that_hold_something_are_left_alone(
     assert files(tmp_path) == {"thesis.tex"}
 
 
-def test_a_missing_client_is_named(
+def test_a_missing_hub_client_gives_the_install_command(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)

@@ -1,4 +1,4 @@
-"""Trackers: whose run it is that a service is told of, and what happens without its package."""
+"""Trackers: run ids, offline use and missing packages."""
 
 import os
 import socketserver
@@ -17,7 +17,7 @@ from metarl.runs.trackers import SafeTracker, tracker
 from tests.support.commands import TRAIN, history, refusal
 
 
-def test_a_resumed_run_keeps_its_wandb_id_and_no_other_run_has_it(
+def test_a_resumed_run_keeps_its_unique_wandb_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[dict[str, Any]] = []
@@ -33,7 +33,7 @@ def test_a_resumed_run_keeps_its_wandb_id_and_no_other_run_has_it(
     assert {call["name"] for call in calls} == {"same-name"}
 
 
-def test_a_missing_tracker_is_one_line_and_leaves_no_folder(
+def test_a_missing_tracker_gives_a_one_line_error_and_leaves_no_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
@@ -43,7 +43,7 @@ def test_a_missing_tracker_is_one_line_and_leaves_no_folder(
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """Counts who asks it for anything."""
+    """A server that counts requests."""
 
     asked = 0
     daemon_threads = True
@@ -64,10 +64,8 @@ def server() -> Iterator[Server]:
 
 
 @pytest.mark.nightly
-def test_wandb_works_offline_asks_no_server_and_goes_on_under_one_id(
-    tmp_path: Path, server: Server
-) -> None:
-    """In a process of its own, in which a second run begins after the first."""
+def test_wandb_works_offline_and_resumes_with_the_same_id(tmp_path: Path, server: Server) -> None:
+    """In a separate process with two consecutive runs."""
     pytest.importorskip("wandb", reason="pip install 'metarl-torch[wandb]'")
     words = [*TRAIN, "--iterations", "2", "--track", "wandb", "--out", "run"]
     code = f"""
@@ -93,7 +91,7 @@ cli.run(["resume", "run", "--iterations", "4"])
     assert [entry["iteration"] for entry in history(tmp_path / "run")] == [1, 2, 3, 4]
 
 
-def test_a_tracker_is_closed_and_told_whether_the_run_failed(tmp_path: Path) -> None:
+def test_a_tracker_is_closed_with_the_outcome_of_the_run(tmp_path: Path) -> None:
     class Closing:
         def __init__(self) -> None:
             self.told: list[bool] = []

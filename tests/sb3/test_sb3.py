@@ -1,4 +1,4 @@
-"""Stable-Baselines3: policies there and back, its environments, runs of `metarl train sb3`."""
+"""Stable-Baselines3: conversion of policies, environments and `metarl train sb3`."""
 
 import contextlib
 import types
@@ -41,7 +41,7 @@ TRAIN = ["train", "sb3", *TINY]
 
 
 def policy_for(acted: Any, seed: int = 0, **options: Any) -> tuple[Policy, Params]:
-    """Draw a policy, all of its parameters away from zero."""
+    """Sample a policy with nonzero parameters."""
     policy, params = mlp_policy(SEEN, acted, generator=seeded(seed), **options)
     noise = {n: torch.randn(p.shape, generator=seeded(seed + 1)) for n, p in params.items()}
     return policy, tree.add(params, noise, scale=0.3)
@@ -58,7 +58,7 @@ def policy_for(acted: Any, seed: int = 0, **options: Any) -> tuple[Policy, Param
     ],
     ids=["relu", "tanh in units of 0.1", "context", "linear", "categorical"],
 )
-def test_wrapped_policy_acts_as_the_policy_does(acted: Any, options: dict[str, Any]) -> None:
+def test_sb3_policy_acts_like_the_original(acted: Any, options: dict[str, Any]) -> None:
     policy, params = policy_for(acted, **options)
     before = torch.get_rng_state()
     wrapped = sb3_policy(policy, params, SEEN, acted)
@@ -75,7 +75,7 @@ def test_wrapped_policy_acts_as_the_policy_does(acted: Any, options: dict[str, A
     torch.testing.assert_close(log_prob, policy(params, seen).log_prob(chosen))
 
 
-def test_drawn_actions_have_the_distribution_of_the_policy() -> None:
+def test_sampled_actions_have_the_distribution_of_the_policy() -> None:
     wide = spaces.Box(-100.0, 100.0, (2,), np.float32)
     policy, params = policy_for(wide, init_std=0.5)
     wrapped = sb3_policy(policy, params, SEEN, wide)
@@ -88,7 +88,7 @@ def test_drawn_actions_have_the_distribution_of_the_policy() -> None:
     np.testing.assert_allclose(actions.std(0), std, rtol=0.05)
 
 
-def test_wrapped_policy_is_saved_and_loaded_by_sb3(tmp_path: Path) -> None:
+def test_sb3_policy_is_saved_and_loaded_by_sb3(tmp_path: Path) -> None:
     from stable_baselines3.common.policies import ActorCriticPolicy
 
     wrapped = sb3_policy(*policy_for(BOX), SEEN, BOX)
@@ -102,7 +102,7 @@ def test_wrapped_policy_is_saved_and_loaded_by_sb3(tmp_path: Path) -> None:
         np.testing.assert_array_equal(again.predict(seen, deterministic=deterministic)[0], expected)
 
 
-def test_what_is_no_actor_of_one_task_is_refused() -> None:
+def test_policies_that_are_not_actors_of_one_task_are_rejected() -> None:
     policy, params = policy_for(BOX)
     with pytest.raises(ValueError, match="no task axis: expected weights with 2 axes, got 3"):
         sb3_policy(policy, tree.expand(params, 2), SEEN, BOX)
@@ -115,7 +115,7 @@ def test_what_is_no_actor_of_one_task_is_refused() -> None:
 
 
 def adapted() -> tuple[Policy, Params, Any]:
-    """Adapt a random policy to a goal, and take all but the least noise from it."""
+    """Adapt a random policy to a goal, and reduce its noise to the minimum."""
     sampler = make_sampler(NAVIGATION, num_tasks=1, episodes_per_task=10)
     env: Any = sampler.env
     shapes = env.single_observation_space, env.single_action_space
@@ -127,7 +127,7 @@ def adapted() -> tuple[Policy, Params, Any]:
     return policy, after | {"log_std": torch.full((2,), MIN_LOG_STD)}, sampler
 
 
-def test_evaluate_policy_finds_the_return_that_the_sampler_finds() -> None:
+def test_evaluate_policy_matches_the_sampler() -> None:
     from stable_baselines3.common.evaluation import evaluate_policy
     from stable_baselines3.common.monitor import Monitor
 
@@ -142,7 +142,7 @@ def test_evaluate_policy_finds_the_return_that_the_sampler_finds() -> None:
         assert std == pytest.approx(0, abs=1e-6)
 
 
-def test_ppo_starts_from_the_policy_and_learns_from_there() -> None:
+def test_ppo_fine_tunes_the_policy() -> None:
     policy, params, _ = adapted()
     env = sb3_env(NAVIGATION, num_envs=2, task=GOAL)
     kwargs = {"optimizer_kwargs": {"eps": 1e-7}}
@@ -160,7 +160,7 @@ def test_ppo_starts_from_the_policy_and_learns_from_there() -> None:
     assert (found.mean - expected.mean).abs().max() > 1e-4
 
 
-def test_model_of_sb3_is_rolled_out_by_the_sampler() -> None:
+def test_sampler_supports_sb3_models() -> None:
     policy, params, sampler = adapted()
     env = sb3_env(NAVIGATION, num_envs=2, task=GOAL)
     model = ppo_from(policy, params, env, n_steps=20, batch_size=20, device="cpu")
@@ -171,7 +171,7 @@ def test_model_of_sb3_is_rolled_out_by_the_sampler() -> None:
     assert loud(NO_PARAMS, torch.zeros(2, 5, 2)).sample().shape == (2, 5, 2)
 
 
-def test_batched_rows_end_together_and_begin_anew_with_other_tasks() -> None:
+def test_vectorized_rows_end_together_and_restart_with_new_tasks() -> None:
     env: Any = sb3_env("metarl/HalfCheetahDir-v1", num_envs=6, observe_task=True)
     assert type(env).__name__ == "BatchedVecEnv"
     env.seed(1)
@@ -199,16 +199,16 @@ def test_batched_rows_end_together_and_begin_anew_with_other_tasks() -> None:
     np.testing.assert_array_equal(env.reset(), first)
 
 
-def test_row_that_diverges_alone_cuts_the_others_as_a_time_limit() -> None:
+def test_a_diverged_row_truncates_the_other_rows() -> None:
     env: Any = sb3_env("metarl/HalfCheetahDir-v1", num_envs=3, task={"direction": 1})
     env.reset()
-    env.env._full[1, 1:] = np.nan  # MuJoCo resets it
+    env.env._full[1, 1:] = np.nan  # MuJoCo resets the diverged row
     _, _, dones, infos = env.step(np.zeros((3, 6), np.float32))
     assert dones.all()
     assert [info["TimeLimit.truncated"] for info in infos] == [True, False, True]
 
 
-def test_rows_that_end_alone_run_one_by_one_and_draw_their_tasks() -> None:
+def test_rows_that_end_separately_use_dummy_vec_env_and_sample_tasks() -> None:
     from stable_baselines3.common.vec_env import DummyVecEnv
 
     env = sb3_env(NAVIGATION, num_envs=2, observe_task=True)
@@ -226,7 +226,7 @@ def test_rows_that_end_alone_run_one_by_one_and_draw_their_tasks() -> None:
 
 
 @pytest.mark.parametrize("algo", ["ppo", "a2c", "sac", "td3"])
-def test_every_algorithm_is_built_and_acts(algo: str) -> None:
+def test_every_algorithm_acts(algo: str) -> None:
     env = sb3_env(NAVIGATION, num_envs=2, task=GOAL)
     model = make_model(algo, env, horizon=100, seed=0, hidden=(8,), learning_rate=1e-3)
     actions, _ = model.predict(np.zeros((2, 2), np.float32))
@@ -234,7 +234,7 @@ def test_every_algorithm_is_built_and_acts(algo: str) -> None:
     assert model.learning_rate == 1e-3
 
 
-def test_spaces_that_an_algorithm_does_not_fit_are_refused() -> None:
+def test_unsupported_spaces_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"sac requires continuous actions, got Discrete\(4\)"):
         require_spaces("sac", SEEN, DISCRETE)
     with pytest.raises(ValueError, match="ppo requires a bounded Box or a Discrete action space"):
@@ -246,13 +246,13 @@ def test_spaces_that_an_algorithm_does_not_fit_are_refused() -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of three iterations that nothing disturbed."""
+    """An uninterrupted run of three iterations."""
     folder = tmp_path_factory.mktemp("sb3") / "whole"
     metarl(*TRAIN, "--total-steps", 3000, "--task", '{"goal": [0.3, -0.4]}', "--out", folder)
     return folder
 
 
-def test_run_leaves_the_folder_of_every_run(whole: Path) -> None:
+def test_sb3_runs_have_the_usual_run_folder(whole: Path) -> None:
     from stable_baselines3 import PPO
 
     assert {path.name for path in whole.iterdir()} == {
@@ -269,10 +269,10 @@ def test_run_leaves_the_folder_of_every_run(whole: Path) -> None:
 
 
 @pytest.mark.parametrize("last", [None, 0, 2])
-def test_resumed_run_is_what_an_undisturbed_one_is(
+def test_a_resumed_run_equals_an_uninterrupted_one(
     whole: Path, copied: Path, last: int | None
 ) -> None:
-    """Rebuild what a process leaves that dies after a line, before or within its checkpoint."""
+    """Recreate the files of a process killed before or during a checkpoint."""
     for path in (copied / "checkpoints").iterdir():
         if last is None or int(path.stem) > last:
             path.unlink()
@@ -283,14 +283,14 @@ def test_resumed_run_is_what_an_undisturbed_one_is(
     assert history(copied) == history(whole)
 
 
-def test_complete_run_is_left_as_it_is(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_complete_run_is_not_changed(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = history(whole)
     metarl("resume", whole)
     assert "is complete: 3 iterations" in capsys.readouterr().out
     assert history(whole) == before
 
 
-def test_run_without_a_whole_checkpoint_is_one_line_and_left_as_it_is(
+def test_a_run_without_valid_checkpoints_gives_a_one_line_error(
     whole: Path, copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for path in (copied / "checkpoints").iterdir():
@@ -302,7 +302,7 @@ def test_run_without_a_whole_checkpoint_is_one_line_and_left_as_it_is(
     assert history(copied) == history(whole)
 
 
-def test_damaged_checkpoint_is_passed_over(whole: Path, copied: Path, capsys: Any) -> None:
+def test_a_damaged_checkpoint_is_skipped(whole: Path, copied: Path, capsys: Any) -> None:
     path = copied / "checkpoints/00000003.zip"
     path.write_bytes(path.read_bytes()[:1000])
     assert "00000003.zip is not a valid checkpoint of this run" in refusal(
@@ -313,8 +313,8 @@ def test_damaged_checkpoint_is_passed_over(whole: Path, copied: Path, capsys: An
     assert history(copied) == history(whole)
 
 
-def test_commands_read_tensors_alone_from_a_checkpoint(whole: Path, copied: Path) -> None:
-    """The entry "data" of SB3's zip holds pickles."""
+def test_commands_only_read_tensors_from_a_checkpoint(whole: Path, copied: Path) -> None:
+    """The entry "data" of SB3's zip contains pickles."""
     path = copied / "checkpoints/00000003.zip"
     with (
         zipfile.ZipFile(whole / "checkpoints/00000003.zip") as old,
@@ -328,7 +328,7 @@ def test_commands_read_tensors_alone_from_a_checkpoint(whole: Path, copied: Path
 
 
 @pytest.mark.parametrize("algo", ["sac", "td3"])
-def test_replay_buffer_is_resumed_too(algo: str, tmp_path: Path) -> None:
+def test_the_replay_buffer_is_resumed(algo: str, tmp_path: Path) -> None:
     words = ["train", "sb3", "--algo", algo, "--hidden", 8, "--num-envs", 4, "--eval-every", 600]
     for name, iterations in (("whole", 3), ("half", 2)):
         metarl(*words, "--iterations", iterations, "--out", tmp_path / name)
@@ -337,10 +337,10 @@ def test_replay_buffer_is_resumed_too(algo: str, tmp_path: Path) -> None:
     assert history(tmp_path / "half") == history(tmp_path / "whole")
 
 
-def test_torchrun_resumes_nothing_and_removes_nothing(
+def test_resume_under_torchrun_is_rejected_and_changes_nothing(
     whole: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "_world", contextlib.nullcontext)  # no others to wait for
+    monkeypatch.setattr(cli, "_world", contextlib.nullcontext)  # no other processes
     monkeypatch.setenv("WORLD_SIZE", "2")
     before = {path.name: path.read_bytes() for path in whole.iterdir() if path.is_file()}
     error = refusal(capsys, "resume", whole, "--iterations", 4)
@@ -348,7 +348,7 @@ def test_torchrun_resumes_nothing_and_removes_nothing(
     assert {p.name: p.read_bytes() for p in whole.iterdir() if p.is_file()} == before
 
 
-def test_another_process_leaves_replay_buffers_alone(
+def test_other_processes_do_not_delete_replay_buffers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(tmp_path)
@@ -361,7 +361,7 @@ def test_another_process_leaves_replay_buffers_alone(
     assert list(old.parent.iterdir()) == [old]
 
 
-def test_run_on_one_task_is_evaluated_on_it(
+def test_a_run_on_one_task_is_evaluated_on_this_task(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metarl("evaluate", copied, "--episodes-per-task", 3)
@@ -393,7 +393,7 @@ def evaluations(run: Path) -> list[dict[str, Any]]:
 
 
 class Choice(gymnasium.Env[Any, Any]):
-    """One of four choices is right."""
+    """An environment in which one of four actions is correct."""
 
     observation_space: Any = SEEN
     action_space: Any = DISCRETE
@@ -418,7 +418,7 @@ def choice() -> Any:
     del gymnasium.registry["own/Choice-v0"]
 
 
-def test_discrete_actions_train_and_a_wrong_algorithm_is_one_line(
+def test_discrete_actions_train_and_unsupported_algorithms_give_errors(
     choice: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*TRAIN, "--env", choice, "--out", tmp_path / "run"]
@@ -443,7 +443,7 @@ def test_discrete_actions_train_and_a_wrong_algorithm_is_one_line(
         (["--hidden", "0"], "--hidden must be at least 1"),
     ],
 )
-def test_mistake_is_one_line_and_leaves_no_folder(
+def test_invalid_settings_give_a_one_line_error_and_leave_no_folder(
     flags: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert expected in refusal(capsys, *TRAIN, *flags, "--out", tmp_path / "run")
@@ -452,7 +452,7 @@ def test_mistake_is_one_line_and_leaves_no_folder(
 
 @runs(PAGE, "train", "headstart", "adapt", "wrap", "fine-tune")
 def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Word for word but for the sizes, with the runs that the text between the blocks names."""
+    """Unchanged except for the sizes, with the runs named between the blocks."""
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
     monkeypatch.chdir(tmp_path)
     train = block(PAGE, "train")

@@ -1,4 +1,4 @@
-"""Measuring adaptation: curves against plain loops, ensembles, and neighbors in feature space."""
+"""Adaptation curves against plain loops, ensembles and nearest neighbors."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def referred(num_tasks: int, generator: torch.Generator) -> Task:
 
 
 def same_tasks() -> list[Task]:
-    """The tasks that a generator of seed 0 draws, in the blocks of the evaluation."""
+    """Return the tasks of a generator with seed 0, in the chunks of the evaluation."""
     generator = seeded(0)
     blocks = [(draw(n, generator), n) for n in (BLOCK, NUM_TASKS - BLOCK)]
     return [task_of(tasks, index) for tasks, count in blocks for index in range(count)]
@@ -66,7 +66,7 @@ def metas(model: Model, count: int) -> list[MetaParams]:
 
 
 def plain_curves(tasks: list[Task], ensemble: list[MetaParams]) -> dict[str, np.ndarray]:
-    """Loss and accuracy of the mean logits after every step, task by task."""
+    """Return loss and accuracy of the mean logits after every step, for each task."""
     rule, net = RULES["maml"]._replace(steps=TEST_STEPS), NETS["classifier"]
     found: dict[str, list[list[float]]] = {"loss": [], "accuracy": []}
     for task in tasks:
@@ -89,7 +89,7 @@ def check(curves: Curves, expected: dict[str, np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize("members", [1, 2])
-def test_curves_are_those_of_a_plain_loop_over_tasks(model: Model, members: int) -> None:
+def test_curves_match_a_plain_loop_over_tasks(model: Model, members: int) -> None:
     loop, ensemble = make_test_loop(config(), model), metas(model, members)
     curves = adaptation_curves(
         model, loop, ensemble, draw, num_tasks=NUM_TASKS, generator=seeded(0)
@@ -98,7 +98,7 @@ def test_curves_are_those_of_a_plain_loop_over_tasks(model: Model, members: int)
     check(curves, plain_curves(same_tasks(), ensemble))
 
 
-def test_neither_chunks_nor_lists_change_the_curves(model: Model) -> None:
+def test_chunks_and_lists_do_not_change_the_curves(model: Model) -> None:
     loop, ensemble = make_test_loop(config(), model), metas(model, 1)
     whole, chunked, listed = (
         adaptation_curves(
@@ -111,7 +111,7 @@ def test_neither_chunks_nor_lists_change_the_curves(model: Model) -> None:
 
 
 @pytest.mark.parametrize("bn_mode", ["query", "support"])
-def test_neighbors_are_found_in_feature_space(model: Model, bn_mode: str) -> None:
+def test_nearest_neighbors_use_feature_space(model: Model, bn_mode: str) -> None:
     (meta,), loop = metas(model, 1), make_test_loop(config(), model)
     source = referred if bn_mode == "support" else draw
     curves = adaptation_curves(
@@ -128,7 +128,7 @@ def test_neighbors_are_found_in_feature_space(model: Model, bn_mode: str) -> Non
 
 
 @pytest.mark.parametrize("start", ["zero", "prototypes"])
-def test_test_may_start_from_another_head(model: Model, start: str) -> None:
+def test_evaluation_can_use_a_different_head(model: Model, start: str) -> None:
     (meta,) = metas(model, 1)
     loop = make_test_loop(config(), model, start=start)
     curves = adaptation_curves(model, loop, [meta], draw, num_tasks=4, generator=seeded(0))
@@ -144,7 +144,7 @@ def test_test_may_start_from_another_head(model: Model, start: str) -> None:
         assert curves.values["loss"][:, 0].tolist() == pytest.approx([np.log(WAYS)] * 4)
 
 
-def test_interval_is_that_of_the_mean_over_tasks() -> None:
+def test_interval_is_computed_over_tasks() -> None:
     values = np.random.default_rng(0).normal(size=(600, 2))
     curves = Curves({"loss": values})
     expected = 1.96 * values.std(0, ddof=1) / np.sqrt(600)

@@ -1,4 +1,4 @@
-"""Tasks of images whose pixels say what they are, minibatches, sinusoids, and heads from a task."""
+"""Few-shot tasks with identifiable images, minibatches, sinusoids and computed heads."""
 
 import math
 import pickle
@@ -28,7 +28,7 @@ MARK = 255
 
 
 class Seen(NamedTuple):
-    """What an image says: its class, its number in the class, and its quarter turns."""
+    """The identity of an image: class, index in the class and number of quarter turns."""
 
     kind: int
     number: int
@@ -36,7 +36,7 @@ class Seen(NamedTuple):
 
 
 def telling_images(counts: tuple[int, ...] = COUNTS) -> Tensor:
-    """Images of 2×2 pixels: class and number above, a mark and nothing below."""
+    """Create images of 2×2 pixels: class and index in the first row, a mark and 0 in the second."""
     return torch.tensor(
         [[[[c, n], [MARK, 0]]] for c, count in enumerate(counts) for n in range(count)],
         dtype=torch.uint8,
@@ -58,7 +58,7 @@ def read(image: Tensor) -> Seen:
 
 
 def by_label(batch: tuple[Tensor, Tensor], task: int) -> dict[int, list[Seen]]:
-    """Read the images of one task; labels must be one-hot and sorted."""
+    """Decode the images of one task; labels must be one-hot and sorted."""
     images, targets = batch[0][task], batch[1][task]
     assert targets.sum(1).eq(1).all()
     labels = targets.argmax(1).tolist()
@@ -70,7 +70,7 @@ def by_label(batch: tuple[Tensor, Tensor], task: int) -> dict[int, list[Seen]]:
 
 
 @pytest.mark.parametrize("rotations", [False, True])
-def test_a_task_has_its_ways_and_shots_and_no_image_twice(rotations: bool) -> None:
+def test_tasks_have_the_right_sizes_and_no_repeated_images(rotations: bool) -> None:
     drawing = pool(rotations=rotations)
     tasks = drawing.sample(50, seeded(0))
     (images, targets), (others, _) = tasks.support[0], tasks.query
@@ -92,7 +92,7 @@ def test_a_task_has_its_ways_and_shots_and_no_image_twice(rotations: bool) -> No
         assert len(classes) == 3
 
 
-def test_rotations_are_classes_that_may_meet() -> None:
+def test_rotations_are_separate_classes() -> None:
     drawing = pool(ways=4, rotations=True)
     assert drawing.num_classes == 4 * len(COUNTS)
     tasks = drawing.sample(100, seeded(0))
@@ -116,7 +116,7 @@ def test_all_classes_and_all_images_of_a_class_are_equally_likely() -> None:
         share = kinds[kind] / size
         assert len(numbers) == size
         assert all(abs(count - share) < 5 * math.sqrt(share) for count in numbers.values())
-    labels = Counter(seen.kind for seen in drawn[::2])  # of the first label alone
+    labels = Counter(seen.kind for seen in drawn[::2])  # only of the first label
     assert all(abs(count - expected / 2) < 5 * math.sqrt(expected / 2) for count in labels.values())
 
 
@@ -124,7 +124,7 @@ def same(one: Any, two: Any) -> bool:
     return all(a.equal(b) for a, b in zip(tree.leaves(one), tree.leaves(two), strict=True))
 
 
-def test_tasks_are_those_of_the_generator_also_after_pickling() -> None:
+def test_tasks_depend_only_on_the_generator_also_after_pickling() -> None:
     drawing = pool(rotations=True)
     tasks = drawing.sample(3, seeded(0))
     before = torch.get_rng_state()
@@ -137,7 +137,7 @@ def test_tasks_are_those_of_the_generator_also_after_pickling() -> None:
     assert same(variable.sample(3, seeded(0)), ragged)
 
 
-def test_a_class_may_be_used_up() -> None:
+def test_a_task_can_use_all_images_of_a_class() -> None:
     tasks = pool(shots=3, queries=2, counts=(5, 5, 5)).sample(4, seeded(0))
     for task in range(4):
         support, query = by_label(tasks.support[0], task), by_label(tasks.query, task)
@@ -146,7 +146,7 @@ def test_a_class_may_be_used_up() -> None:
             assert numbers == [0, 1, 2, 3, 4]
 
 
-def test_too_few_classes_or_images_are_refused_with_both_numbers() -> None:
+def test_too_few_classes_or_images_are_rejected_with_both_numbers() -> None:
     with pytest.raises(ValueError, match=r"num_ways must be at most 7 classes, got 8"):
         pool(ways=8)
     assert pool(ways=8, rotations=True).num_classes == 28
@@ -158,7 +158,7 @@ def test_too_few_classes_or_images_are_refused_with_both_numbers() -> None:
 VARIABLE_COUNTS = (30, 12, 45, 8, 26, 31, 60, 15, 40, 22)
 
 
-def test_tasks_of_many_sizes_keep_within_the_bounds_of_meta_dataset() -> None:
+def test_variable_tasks_respect_the_bounds_of_meta_dataset() -> None:
     drawing = VariableFewShot(pool(counts=VARIABLE_COUNTS), max_ways=8, max_support=60)
     tasks = drawing.sample(120, seeded(0))
     ways, totals, unbalanced = Counter(), [], 0
@@ -176,7 +176,7 @@ def test_tasks_of_many_sizes_keep_within_the_bounds_of_meta_dataset() -> None:
             assert len(set(numbers)) == len(numbers)
         totals.append(sum(shots))
         unbalanced += len(set(shots)) > 1
-        assert len(task.support[0][0][0]) == sum(shots)  # and nothing is padded
+        assert len(task.support[0][0][0]) == sum(shots)  # without padding
         assert len(task.query[0][0]) == queries * len(query)
     assert set(ways) == {5, 6, 7, 8}
     assert all(abs(count - 30) < 5 * math.sqrt(30) for count in ways.values())
@@ -188,7 +188,7 @@ def test_tasks_of_many_sizes_keep_within_the_bounds_of_meta_dataset() -> None:
 
 @pytest.mark.parametrize("part", [0.01, 0.3, 1.0])
 @pytest.mark.parametrize("max_support", [20, 500])
-def test_support_is_shared_out_as_in_meta_dataset(part: float, max_support: int) -> None:
+def test_support_sizes_follow_meta_dataset(part: float, max_support: int) -> None:
     sizes, queries = [300, 12, 45, 8, 150], 4
     noise = torch.tensor([0.0, 0.5, 1.0, 0.25, 0.75])
     drawing = VariableFewShot(pool(counts=VARIABLE_COUNTS), max_ways=5, max_support=max_support)
@@ -206,14 +206,14 @@ def test_support_is_shared_out_as_in_meta_dataset(part: float, max_support: int)
     assert found == expected
 
 
-def test_rotated_classes_of_tasks_of_many_sizes_are_distinct() -> None:
+def test_rotated_classes_of_variable_tasks_are_distinct() -> None:
     drawing = VariableFewShot(pool(counts=(20, 20), ways=2, rotations=True), max_ways=8)
     for task in drawing.sample(10, seeded(0)):
         support = by_label(task.support[0], 0)
         assert len({(seen[0].kind, seen[0].turns) for seen in support.values()}) == len(support)
 
 
-def test_impossible_tasks_of_many_sizes_are_refused_with_both_numbers() -> None:
+def test_invalid_variable_tasks_are_rejected_with_both_numbers() -> None:
     with pytest.raises(ValueError, match=r"max_ways must be from 5 to 7 classes, got 4"):
         VariableFewShot(pool(), max_ways=4)
     with pytest.raises(ValueError, match=r"max_ways must be from 5 to 7 classes, got 8"):
@@ -232,7 +232,7 @@ def test_the_support_can_be_the_reference_of_the_query() -> None:
     assert referred.query[2] is tasks.support[0][0]
 
 
-def test_joint_training_draws_from_all_classes() -> None:
+def test_joint_training_samples_from_all_classes() -> None:
     drawing = AllClasses(pool(rotations=True), 500)
     tasks = drawing.sample(2, seeded(0))
     assert tasks.support == ()
@@ -248,13 +248,13 @@ def test_joint_training_draws_from_all_classes() -> None:
 
 
 def numbered(tasks: int, examples: int) -> tuple[Tensor, Tensor]:
-    """Inputs and targets that both say which example of which task they are."""
+    """Create inputs and targets that identify the task and the example."""
     number = torch.arange(tasks * examples).view(tasks, examples)
     return number[..., None].float(), -number
 
 
 @pytest.mark.parametrize(("size", "steps"), [(3, 5), (7, 2), (5, 1), (2, 9)])
-def test_minibatches_use_every_example_before_one_comes_again(size: int, steps: int) -> None:
+def test_minibatches_use_every_example_before_any_repeats(size: int, steps: int) -> None:
     batches = minibatches(numbered(4, 8), size, steps=steps, generator=seeded(0))
     assert [x.shape for x, _ in batches] == [(4, size, 1)] * steps
     inputs = torch.cat([x for x, _ in batches], 1)[..., 0].long()
@@ -265,11 +265,11 @@ def test_minibatches_use_every_example_before_one_comes_again(size: int, steps: 
             assert set(epoch) <= set(range(8)), task
             assert len(set(epoch)) == len(epoch)
     if size * steps >= 16:
-        assert inputs[0, :8].tolist() != inputs[0, 8:16].tolist()  # shuffled anew
-    assert (inputs[0] % 8).tolist() != (inputs[1] % 8).tolist()  # and for each task
+        assert inputs[0, :8].tolist() != inputs[0, 8:16].tolist()  # reshuffled
+    assert (inputs[0] % 8).tolist() != (inputs[1] % 8).tolist()  # differently for each task
 
 
-def test_minibatches_are_those_of_the_generator() -> None:
+def test_minibatches_depend_only_on_the_generator() -> None:
     one, two, other = (
         minibatches(numbered(2, 6), 4, steps=3, generator=seeded(seed)) for seed in (0, 0, 1)
     )
@@ -278,12 +278,12 @@ def test_minibatches_are_those_of_the_generator() -> None:
 
 
 @pytest.mark.parametrize("size", [6, 7])
-def test_small_support_is_used_whole(size: int) -> None:
+def test_a_small_support_set_is_one_batch(size: int) -> None:
     batch = numbered(2, 6)
     assert minibatches(batch, size, steps=3, generator=seeded(0)) == (batch,)
 
 
-def test_sinusoids_are_those_of_the_paper() -> None:
+def test_sinusoids_have_the_published_distribution() -> None:
     tasks = Sinusoids(5, 7, observed=True).sample(2000, seeded(0))
     (inputs, targets), (others, _) = tasks.support[0], tasks.query
     assert inputs.shape == (2000, 5, 3)
@@ -301,7 +301,7 @@ def test_sinusoids_are_those_of_the_paper() -> None:
     assert targets.shape == (2000, 5, 1)
 
 
-def test_oracle_sees_the_same_tasks_and_what_makes_them() -> None:
+def test_oracle_observes_amplitude_and_phase_of_the_same_tasks() -> None:
     blind, seeing = (Sinusoids(3, 4, observed).sample(6, seeded(0)) for observed in (False, True))
     for (x, y), (observed, same_y) in zip(
         (*blind.support, blind.query), (*seeing.support, seeing.query), strict=True
@@ -313,7 +313,7 @@ def test_oracle_sees_the_same_tasks_and_what_makes_them() -> None:
 TARGETS = torch.eye(3, dtype=torch.float64)[[0, 1, 1, 2, 2, 2]]
 
 
-def test_prototypes_are_means_whatever_the_balance() -> None:
+def test_prototypes_are_means_for_unbalanced_classes() -> None:
     features = randn(6, 4)
     expected = torch.stack([features[0], features[1:3].mean(0), features[3:].mean(0)])
     assert_close(prototypes(features, TARGETS), expected)

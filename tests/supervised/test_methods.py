@@ -1,4 +1,4 @@
-"""The table of methods: every row against plain autograd, and what all rows must satisfy."""
+"""The table of methods: every row against plain autograd, and common requirements."""
 
 from collections.abc import Callable
 from functools import cache
@@ -72,7 +72,7 @@ def problem(
     initial: bool = False,
     **given: Any,
 ) -> Problem:
-    """Build a method on a tiny network, by default in general position: no two rates are equal."""
+    """Build a method on a tiny network; by default, all learned rates are different."""
     settings = {"inner_steps": STEPS, "inner_lr": LR, "num_tasks": NUM_TASKS, "outer_lr": 0.01}
     config = SupervisedConfig(method=method, **{"mode": "eager", "cg_steps": CG_STEPS, **given})
     config = resolve(config, {"": settings})
@@ -87,7 +87,7 @@ def problem(
 
 
 def random_tasks(network: str, *, bn_mode: str = "query", batches: int = 1) -> Task:
-    """Draw float64 tasks; their classes have 1, 2 and 3 examples."""
+    """Sample float64 tasks whose classes have 1, 2 and 3 examples."""
 
     def batch(seed: int) -> tuple[Tensor, Tensor]:
         if network == "mlp":
@@ -104,7 +104,7 @@ def random_tasks(network: str, *, bn_mode: str = "query", batches: int = 1) -> T
 def gradient_of(
     learner: MetaLearner, state: MetaState, tasks: Task | list[Task]
 ) -> tuple[MetaParams, Metrics]:
-    """Read the gradient off a step of plain descent with rate 1."""
+    """Return the gradient, measured by a step of gradient descent with rate 1."""
     before = tree.map_leaves(torch.clone, state.params)
     after, metrics = learner.step(state, tasks)
     return tree.add(before, after.params, scale=-1.0), metrics
@@ -112,13 +112,13 @@ def gradient_of(
 
 @cache
 def whole(network: str, method: str) -> tuple[MetaParams, Metrics]:
-    """The gradient of a method on all tasks at once, and its metrics."""
+    """Return the gradient of a method on all tasks, and its metrics."""
     built = problem(network, method, **DESCENT)
     return gradient_of(built.learner(1), built.state, random_tasks(network))
 
 
 def meaningful(params: MetaParams) -> MetaParams:
-    """Leave out what batch norm cancels, a shift of its input: only rounding moves it."""
+    """Exclude biases before batch norm, whose gradient is only rounding error."""
     return MetaParams(*({n: p for n, p in part.items() if "conv.bias" not in n} for part in params))
 
 
@@ -127,7 +127,7 @@ def gap(actual: MetaParams, expected: MetaParams) -> float:
 
 
 @every_method
-def test_meta_gradient_of_every_method_is_that_of_plain_autograd(network: str, method: str) -> None:
+def test_meta_gradient_of_every_method_matches_plain_autograd(network: str, method: str) -> None:
     params = problem(network, method).state.params
     tasks = random_tasks(network)
     expected = plain_meta_gradient(
@@ -164,7 +164,7 @@ VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("network", "method", "variant"), VARIANTS)
-def test_meta_gradient_of_variants_is_that_of_plain_autograd(
+def test_meta_gradient_of_variants_matches_plain_autograd(
     network: str, method: str, variant: dict[str, Any]
 ) -> None:
     asked = {n: v for n, v in variant.items() if n in SupervisedConfig.__dataclass_fields__}
@@ -249,7 +249,7 @@ def test_gradient_reaches_every_meta_parameter(network: str, method: str) -> Non
 
 
 @every_method
-def test_neither_chunks_nor_the_order_of_tasks_matter(network: str, method: str) -> None:
+def test_chunks_and_task_order_do_not_matter(network: str, method: str) -> None:
     expected, metrics = whole(network, method)
     tasks = tree.map_leaves(lambda x: x[[2, 0, 1]], random_tasks(network))
     built = problem(network, method, chunk_size=2, **DESCENT)
@@ -287,7 +287,7 @@ def test_float32_agrees_with_float64(method: str, network: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["maml++", "imaml"])
-def test_number_of_threads_changes_no_bit(method: str) -> None:
+def test_results_are_bit_identical_for_any_number_of_threads(method: str) -> None:
     allowed, tasks = torch.get_num_threads(), random_tasks(CHEAP[method])
     found = []
     for threads in (1, 2):
@@ -303,7 +303,7 @@ def test_number_of_threads_changes_no_bit(method: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "network"), CHEAP.items())
-def test_saved_and_loaded_a_run_goes_on_with_the_same_bits(
+def test_a_saved_and_loaded_run_continues_bit_identically(
     method: str, network: str, tmp_path: Path
 ) -> None:
     tasks = random_tasks(network)
@@ -327,7 +327,7 @@ def test_saved_and_loaded_a_run_goes_on_with_the_same_bits(
 
 
 def learnable_tasks(network: str) -> Task:
-    """Draw tasks whose query is of the same function, or of the same patterns, as the support."""
+    """Sample tasks whose support and query share the function or the patterns."""
     count, generator = 4, seeded(3)
     if network == "mlp":
         x, shift = 3 * randn(count, 20, 2), randn(count, 1, 1, seed=1)
@@ -352,10 +352,10 @@ def test_loss_falls_in_a_few_iterations(method: str, network: str) -> None:
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_traced_to_its_operators_a_method_computes_the_same() -> None:
+def test_traced_methods_equal_eager_methods() -> None:
     small = {"inner_steps": 1, "cg_steps": 1, **DESCENT}
     expected, traced = (problem("mlp", "imaml", mode=mode, **small) for mode in ("eager", "traced"))
-    for seed in (0, 1):  # the second time, the program is there
+    for seed in (0, 1):  # the second call uses the traced program
         tasks = tree.add(random_tasks("mlp"), random_like(random_tasks("mlp"), seed))
         gradient, metrics = gradient_of(traced.learner(1), traced.state, tasks)
         same, measured = gradient_of(expected.learner(1), expected.state, tasks)
@@ -364,7 +364,7 @@ def test_traced_to_its_operators_a_method_computes_the_same() -> None:
 
 
 @pytest.mark.parametrize("method", ["anil", "boil", "protomaml", "protonet", "zero-head"])
-def test_methods_that_need_a_head_refuse_a_network_without_one(method: str) -> None:
+def test_methods_that_require_a_head_reject_other_networks(method: str) -> None:
     with pytest.raises(ValueError, match=r"metarl\.nn\.Classifier\(body, head\), got Sequential"):
         problem("mlp", method)
 
@@ -378,26 +378,26 @@ def test_methods_that_need_a_head_refuse_a_network_without_one(method: str) -> N
         ({"inner_steps": 0}, "requires inner_steps of at least 1, got 0"),
     ],
 )
-def test_methods_that_see_no_path_refuse_what_they_cannot_learn(
+def test_reptile_and_implicit_reject_learned_rates(
     method: str, given: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         problem("mlp", method, **given)
 
 
-def test_implicit_gradient_needs_a_proximal_term() -> None:
+def test_implicit_gradient_requires_a_proximal_term() -> None:
     message = r"estimator=implicit requires `proximal` greater than 0, got 0\.0"
     with pytest.raises(ValueError, match=message):
         problem("mlp", "imaml", proximal=0.0)
 
 
-def test_unknown_method_is_refused() -> None:
+def test_an_unknown_method_is_rejected() -> None:
     with pytest.raises(ValueError, match="unknown method=maxml: expected one of maml, fomaml"):
         SupervisedConfig(method="maxml")
 
 
 @pytest.mark.parametrize("method", list(METHODS))
-def test_flags_win_over_the_method_and_the_method_over_the_experiment(method: str) -> None:
+def test_flags_override_the_method_and_the_method_overrides_the_experiment(method: str) -> None:
     settings = {"": {"inner_steps": 3, "inner_lr": 0.5, "num_tasks": 2, "outer_lr": 0.1}}
     config = resolve(SupervisedConfig(method=method), settings)
     for name, value in METHODS[method].values.items():

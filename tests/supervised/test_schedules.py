@@ -1,4 +1,4 @@
-"""What changes in the course of training, and that a step takes what is right for its iteration."""
+"""Schedules, and their values in each iteration."""
 
 import math
 from typing import Any
@@ -32,7 +32,7 @@ from tests.support.problems import randn, seeded
 
 
 @pytest.mark.parametrize("steps", [2, 5])
-def test_multi_step_weights_are_those_of_the_papers_code(steps: int) -> None:
+def test_multi_step_weights_match_the_code_of_the_paper(steps: int) -> None:
     epochs = 15
     for epoch in range(epochs):
         early = max(1 / steps - epoch / (steps * epochs), 0.03 / steps)
@@ -49,18 +49,18 @@ def test_multi_step_weights_start_equal_and_sum_to_one() -> None:
         assert sum(multi_step_weights(5, progress) or ()) == pytest.approx(1)
 
 
-def test_multi_step_weights_have_a_floor_until_the_last_loss_stands_alone() -> None:
+def test_multi_step_weights_have_a_minimum_until_annealing_ends() -> None:
     assert multi_step_weights(5, 0.999) == pytest.approx((0.006,) * 4 + (0.976,))
     assert multi_step_weights(5, 1.0) is None
     assert multi_step_weights(5, 7.0) is None
 
 
 @pytest.mark.parametrize("steps", [0, 1])
-def test_one_step_needs_no_weights(steps: int) -> None:
+def test_one_step_has_no_weights(steps: int) -> None:
     assert multi_step_weights(steps, 0.0) is None
 
 
-def test_schedules_run_from_their_start_to_their_end() -> None:
+def test_schedules_run_from_start_to_end() -> None:
     for schedule in (cosine_schedule, linear_schedule):
         assert schedule(0.8, 0.2, 0.0) == pytest.approx(0.8)
         assert schedule(0.8, 0.2, 0.5) == pytest.approx(0.5)
@@ -85,7 +85,7 @@ def descent(**options: Any) -> MetaLearner:
     return gradient_learner(loop, backprop(loop, query_loss(length)), optimizer, **options)
 
 
-def test_a_step_takes_the_rate_of_its_own_learner() -> None:
+def test_a_step_uses_the_rate_of_its_learner() -> None:
     state = descent(lr=0.5).init({"w": START})
     state, _ = descent(lr=0.5).step(state, ORIGIN)
     assert_close(state.params.model["w"], 0.5 * START)
@@ -93,7 +93,7 @@ def test_a_step_takes_the_rate_of_its_own_learner() -> None:
     assert_close(state.params.model["w"], 0.45 * START)
 
 
-def test_parameters_may_have_step_sizes_of_their_own() -> None:
+def test_parameters_can_have_different_step_sizes() -> None:
     def apart(params: Params, center: torch.Tensor) -> torch.Tensor:
         return sum((((p - center) ** 2).sum() / 2 for p in params.values()), center.sum() * 0)
 
@@ -111,7 +111,7 @@ def test_parameters_may_have_step_sizes_of_their_own() -> None:
         assert_close(state.params.model[name], left * (index + 1) * START)
 
 
-def test_moments_pass_from_learner_to_learner() -> None:
+def test_moments_are_kept_between_learners() -> None:
     rates = (0.1, 0.05, 0.01)
     state = descent(optimizer=torch.optim.Adam, lr=rates[0]).init({"w": START})
     theirs = START.clone().requires_grad_()
@@ -124,7 +124,7 @@ def test_moments_pass_from_learner_to_learner() -> None:
     assert_close(state.params.model["w"], theirs.detach())
 
 
-def test_clipping_cuts_every_number_of_the_mean_gradient() -> None:
+def test_clipping_applies_to_every_element_of_the_mean_gradient() -> None:
     learner = descent(lr=1.0, clip=1.0)
     tasks = Task((), torch.tensor([[6.0, 0.0], [-6.0, 0.0]], dtype=torch.float64))
     state, metrics = learner.step(learner.init({"w": START}), tasks)
@@ -133,7 +133,7 @@ def test_clipping_cuts_every_number_of_the_mean_gradient() -> None:
 
 
 def trained_rate(iteration: int, **given: Any) -> float:
-    """The outer rate of an iteration: the share of its gradient by which parameters move."""
+    """Return the outer rate of an iteration, measured by the change of the parameters."""
     config = SupervisedConfig(iterations=4, outer="sgd", mode="eager", **given)
     settings = {"inner_steps": 0, "inner_lr": 0.1, "outer_lr": 0.8, "num_tasks": 2}
     config = resolve(config, {"": settings})

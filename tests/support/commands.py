@@ -1,4 +1,4 @@
-"""Running commands in this process and reading what they leave."""
+"""Run commands in this process and read their files."""
 
 import importlib.util
 import json
@@ -20,7 +20,7 @@ TRAIN = ["train", "maml-trpo", *TINY]
 
 
 def script(path: Path) -> ModuleType:
-    """Import a script of the repository that is in no package."""
+    """Import a script of the repository that is not in a package."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -30,14 +30,14 @@ def script(path: Path) -> ModuleType:
 
 
 def metarl(*argv: Any) -> None:
-    """Run a command line in this process; fail unless it exits with 0."""
+    """Run a command line in this process and check that it exits with status 0."""
     with pytest.raises(SystemExit) as stopped:
         cli.main([str(word) for word in argv])
     assert stopped.value.code == 0
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *argv: Any) -> str:
-    """Run a command line that must fail; return its error, which must be a single line."""
+    """Run a command line that must fail, and return its one-line error."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         cli.main([str(word) for word in argv])
@@ -48,7 +48,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: Any) -> str:
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
-    """Read metrics.jsonl without what may differ: wall times."""
+    """Read metrics.jsonl without the wall times, which differ between runs."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [
         {name: value for name, value in json.loads(line).items() if not name.startswith("time/")}

@@ -1,4 +1,4 @@
-"""Making registered environments, one by one and in rows, with tasks."""
+"""Creation of registered environments, scalar and vectorized, with tasks."""
 
 from functools import cache
 from typing import Any
@@ -25,6 +25,6 @@ def draw(name: str, count: int, seed: int = 0) -> list[Any]:
     return tasks
 
 
-@cache  # for drawing alone
+@cache  # only for rendering
 def lender(name: str) -> Any:
     return make(name).unwrapped

@@ -1,4 +1,4 @@
-"""A Hugging Face hub on this machine: answers what the real client asks, and remembers it."""
+"""A local Hugging Face hub that answers the real client and records its requests."""
 
 import base64
 import hashlib
@@ -19,7 +19,7 @@ TOKEN = "hf_tested"
 
 
 class Hub(ThreadingHTTPServer):
-    """Repositories are files by their names, one list of them for each commit."""
+    """A hub server; a repository is a list of commits, each with its files by name."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -41,7 +41,7 @@ class Hub(ThreadingHTTPServer):
         return self.commits[name][self.heads[name].get(revision, revision)]
 
     def share(self, name: str, folder: Path) -> str:
-        """Put a folder into a repository, as somebody with other tools would."""
+        """Upload a folder to a repository, as with other tools."""
         files = {p.relative_to(folder).as_posix(): p.read_bytes()
                  for p in folder.rglob("*") if p.is_file()}  # fmt: skip
         return self.commit(name, files)
@@ -49,12 +49,12 @@ class Hub(ThreadingHTTPServer):
 
 @contextmanager
 def serving(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """Let the client talk to a hub on this machine, with a cache of its own in `folder`."""
+    """Connect the client to a local hub, with a separate cache in `folder`."""
     constants = pytest.importorskip("huggingface_hub.constants")
     hub = Hub()
     Thread(target=hub.serve_forever, args=(0.01,), daemon=True).start()
     route = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # whatever other tests have asked for
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # independent of other tests
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", route)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))

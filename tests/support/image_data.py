@@ -1,4 +1,4 @@
-"""Data that tests need on disk: Omniglot where it is found, miniImageNet's tables made in small."""
+"""Image data on disk: the real Omniglot if available, and a small miniImageNet."""
 
 import gzip
 import os
@@ -14,7 +14,7 @@ from metarl.data.images import Classes
 from tests.support import ROOT
 
 
-KNOWN = ROOT.parent / "shared/data"  # where the developers keep it
+KNOWN = ROOT.parent / "shared/data"  # the developers' data folder
 OMNIGLOT = Path(os.environ.get("METARL_DATA", KNOWN)) / "omniglot"
 NO_OMNIGLOT = "needs Omniglot: METARL_DATA=FOLDER with omniglot/ in it"
 needs_omniglot = pytest.mark.skipif(not OMNIGLOT.is_dir(), reason=NO_OMNIGLOT)
@@ -33,7 +33,7 @@ def same(a: Classes, b: Classes) -> bool:
 def mini_imagenet(
     root: Path, tables: Mapping[str, Sequence[str]] = TABLES, *, zipped: bool = False
 ) -> Path:
-    """Lay out classes of three images as the real ones are, that of n04 in gray."""
+    """Write classes of three images in the published layout; class n04 is grayscale."""
     folder = root / "miniimagenet"
     for part, labels in tables.items():
         rows = [f"{label}{index:08d}.jpg,{label}" for index in range(3) for label in labels]

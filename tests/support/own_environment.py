@@ -1,4 +1,4 @@
-"""The environment of docs/own-environment.md as a module, and some that break its promises."""
+"""The environment of docs/own-environment.md as a module, and environments with faults."""
 
 import os
 import sys
@@ -18,13 +18,13 @@ PAGE = "docs/own-environment.md"
 
 
 def playground(folder: Path) -> AbstractContextManager[Path]:
-    """Save the page's environment in `folder` and make that importable; forget it afterwards."""
+    """Save the page's environment as an importable module in `folder`, and unregister it later."""
     return saved(PAGE, "playground", folder, namespace="playground")
 
 
 @contextmanager
 def saved(page: str, module: str, folder: Path, *, namespace: str) -> Iterator[Path]:
-    """Save a module of a page, which registers ids of one namespace; forget it afterwards."""
+    """Save a module that registers ids of one namespace, and unregister them later."""
     (folder / f"{module}.py").write_text(block(page, f"{module}.py"))
     sys.path.insert(0, str(folder))
     try:
@@ -36,7 +36,7 @@ def saved(page: str, module: str, folder: Path, *, namespace: str) -> Iterator[P
 
 
 def register(name: str, *, horizon: int | None = 5, **kwargs: Any) -> str:
-    """Register a class of this file; return its id."""
+    """Register a class of this file and return its id."""
     env_id = f"own/{name}-v0"
     forget(f"own/{name}")
     gymnasium.register(env_id, f"{__name__}:{name}", max_episode_steps=horizon, **kwargs)
@@ -49,7 +49,7 @@ def forget(prefix: str) -> None:
 
 
 class Mark(gymnasium.Env[Any, Any]):
-    """Guess a number that is not observed; whoever guesses above 1 is out."""
+    """Guess an unobserved number; guesses above 1 end the episode."""
 
     observation_space: Any = spaces.Box(-np.inf, np.inf, (2,), np.float32)
     action_space: Any = spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -78,7 +78,7 @@ class Mark(gymnasium.Env[Any, Any]):
 
 
 class Tells(Mark):
-    """Says that it diverged, as a numpy boolean, and nothing while all is well."""
+    """An environment that reports divergence as a NumPy boolean, and nothing otherwise."""
 
     def info(self, guess: float) -> dict[str, Any]:
         return {"diverged": np.bool_(True)} if guess > 0.5 else {}
@@ -102,7 +102,7 @@ class NoTask(Mark):
 class NoSampling(gymnasium.Wrapper[Any, Any, Any, Any]):
     metadata: ClassVar[Any] = {
         "render_modes": []
-    }  # Gymnasium 1.2 asks the class, of any entry point
+    }  # Gymnasium 1.2 reads this attribute from every entry point
 
     def __init__(self) -> None:
         super().__init__(gymnasium.make("CartPole-v1"))

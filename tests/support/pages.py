@@ -1,4 +1,4 @@
-"""The blocks of code of the pages, and running them: word for word but for their sizes."""
+"""Code blocks of the documentation, and functions that run them with small sizes."""
 
 import re
 import shlex
@@ -18,7 +18,7 @@ from tests.support.commands import metarl
 
 TINY = "--num-tasks 2 --episodes-per-task 2"
 META = "--num-tasks 2 --iterations 1 --log-every 1 --validation-tasks 2 --mode eager"
-# What is added to a command to make it small: by experiment, by module of the verb, or by verb.
+# Flags that reduce the size of a command: by experiment, by module of the command, or by command.
 SMALL = {
     "train": f"{TINY} --iterations 1",
     "sb3": "--total-steps 200 --eval-every 200 --num-envs 2 --episodes 2",
@@ -46,7 +46,7 @@ _read: list[tuple[str, str]] = []
 
 
 class Fence(NamedTuple):
-    """A block of a page; its name is that of the marker ``<!-- NAME -->`` before it."""
+    """A code block, named by the marker ``<!-- NAME -->`` before it."""
 
     name: str | None
     language: str
@@ -54,12 +54,12 @@ class Fence(NamedTuple):
 
 
 def fences(page: str) -> list[Fence]:
-    """Return all blocks of a page: ``docs/guide.md``."""
+    """Return all blocks of a page such as ``docs/guide.md``."""
     return [Fence(*found.groups()) for found in FENCE.finditer((ROOT / page).read_text())]
 
 
 def is_code(fence: Fence) -> bool:
-    """Say whether a block is to be run: no directive of Sphinx, nor what a command prints."""
+    """Return whether a block must be run; Sphinx directives and command output are not."""
     is_output = fence.language == "text" and not COMMAND.search(fence.text)
     return not is_output and not re.fullmatch(r"\{[\w-]+\}", fence.language)
 
@@ -72,20 +72,20 @@ def block(page: str, name: str) -> str:
 
 
 def spans(page: str) -> list[str]:
-    """Return the code in the text of a page, with the breaks of lines as spaces."""
+    """Return the inline code of a page, with line breaks replaced by spaces."""
     text = FENCE.sub("", (ROOT / page).read_text())
     return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", text)]
 
 
 def commands_of(page: str) -> list[str]:
-    """Return the commands of metarl in the blocks of a page, and then those in its text."""
+    """Return the metarl commands in the blocks of a page, followed by those in its text."""
     blocks = [re.split(r"&&|\n", fence.text) for fence in fences(page)]
     lines = [line.strip() for lines in blocks for line in lines] + spans(page)
     return [line for line in lines if COMMAND.match(line)]
 
 
 def runs(page: str, *names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Say which blocks of a page a test runs; it fails unless it takes these, in this order."""
+    """Declare the blocks that a test runs; the test fails unless it runs them in this order."""
 
     def declared(test: Callable[..., None]) -> Callable[..., None]:
         RUN[page] |= {*names}
@@ -102,11 +102,13 @@ def runs(page: str, *names: str) -> Callable[[Callable[..., None]], Callable[...
 
 
 def run_in_small(commands: str, small: dict[str, str] | None = None) -> None:
-    """Run the commands of a block, word for word but for flags that are added to make them small.
+    """Run the commands of a block with additional flags that reduce their size.
+        commands: One on each line, or joined by ``&&``.
 
     Args:
         commands: One on each line, or joined by ``&&``.
-        small: What is added instead of `SMALL`, by the same keys.
+        commands: Commands, one per line or joined by ``&&``.
+        small: Flags to use instead of `SMALL`, with the same keys.
     """
     for command in re.split(r"&&|\n", commands):
         if words := shlex.split(command, comments=True):
@@ -115,7 +117,7 @@ def run_in_small(commands: str, small: dict[str, str] | None = None) -> None:
 
 
 def in_small(words: list[str], small: dict[str, str]) -> list[str]:
-    """Return the words of a command of metarl, with those that make it small."""
+    """Return the words of a metarl command with the flags that reduce its size."""
     verb, *rest = words
     if verb not in ("train", *cli.VERBS):  # --help
         return words
@@ -130,7 +132,7 @@ def _metarl(words: list[str], small: dict[str, str]) -> None:
 
 
 def _torchrun(words: list[str], small: dict[str, str]) -> None:
-    """Start two processes, whatever the number on the page."""
+    """Start two processes instead of the number on the page."""
     at = words.index("-m")
     launcher = [sys.executable, "-m", "torch.distributed.run", *words[1:at], "--nproc-per-node=2"]
     inside = in_small(words[at + 2 :], small)
@@ -138,7 +140,7 @@ def _torchrun(words: list[str], small: dict[str, str]) -> None:
 
 
 def _pip(words: list[str], small: dict[str, str]) -> None:
-    """Nothing is installed: the extras must exist, and .ci/common.sh installs all else."""
+    """Check that the extras exist instead of installing them."""
     command = shlex.join(words).replace("'", "")
     if found := INSTALL.fullmatch(command):
         assert command.partition(" -e ")[0] in (ROOT / "README.md").read_text()
@@ -149,13 +151,13 @@ def _pip(words: list[str], small: dict[str, str]) -> None:
 
 
 def _tensorboard(words: list[str], small: dict[str, str]) -> None:
-    """Nothing is served: there must be something to show."""
+    """Check that the data exist instead of serving them."""
     assert words[1] == "--logdir"
     assert list(Path(words[2]).glob("events.*"))
 
 
 def _pytest(words: list[str], small: dict[str, str]) -> None:
-    """Tests are collected, not run."""
+    """Collect the tests instead of running them."""
     files = [str(path) for word in words[1:] if "*" in word for path in sorted(ROOT.glob(word))]
     others = [word for word in words[1:] if "*" not in word]
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *files, *others]

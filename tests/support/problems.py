@@ -33,7 +33,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def random_like(example: Any, seed: int = 0) -> Any:
-    """Draw a tree of standard normals in the form of `example`."""
+    """Sample a tree of standard normals with the structure of `example`."""
     generator = seeded(seed)
     return tree.map_leaves(
         lambda x: torch.randn(x.shape, generator=generator, dtype=x.dtype), example
@@ -53,20 +53,20 @@ Bowl = tuple[Tensor, Tensor]
 
 
 def bowl(params: Params, batch: Bowl) -> Tensor:
-    """½ (w − center)ᵀ H (w − center)."""
+    """Return ½ (w − center)ᵀ H (w − center)."""
     hessian, center = batch
     gap = params["w"] - center
     return gap @ hessian @ gap / 2
 
 
 def positive(size: int, seed: int) -> Tensor:
-    """Draw a matrix that is positive definite."""
+    """Sample a positive definite matrix."""
     root = randn(size, size, seed=seed)
     return root @ root.mT / size
 
 
 def tiny_policy(kind: str, *, hidden: int = 2) -> tuple[Policy, Params]:
-    """Build a policy of about 15 parameters, all of them away from zero."""
+    """Build a policy with about 15 nonzero parameters."""
     policy, params = Policy.of(POLICIES[kind]((FEATURES, hidden, 2), activation="tanh").double())
     return policy, tree.scale(random_like(params, seed=1), 0.5)
 
@@ -79,14 +79,14 @@ def at_once(policy: Policy, per_task: Params, observations: Tensor) -> Any:
 
 
 def random_mask(time: int, episodes: int, generator: torch.Generator) -> Tensor:
-    """Draw lengths from 1 to `time`, the first of them full: shape (time, episode)."""
+    """Sample a mask of shape (time, episode) with lengths from 1 to `time`; the first is `time`."""
     lengths = torch.randint(1, time + 1, (episodes,), generator=generator)
     lengths[0] = time
     return torch.arange(time)[:, None] < lengths
 
 
 def fill_padding(batch: Episodes, value: float, *, fields: Sequence[str] = ()) -> Episodes:
-    """Overwrite the padding of floating-point fields (all of them by default) with `value`."""
+    """Set the padding of floating-point fields (by default all of them) to `value`."""
     padding = ~batch.mask
 
     def fill(x: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def fill_padding(batch: Episodes, value: float, *, fields: Sequence[str] = ()) -
 def random_episodes(
     policy: Policy, params: Params, generator: torch.Generator, *, time: int, episodes: int
 ) -> Episodes:
-    """Draw episodes of one task whose behavior is the policy at `params`, padded with 7."""
+    """Sample episodes of one task with the policy at `params` as behavior, padded with 7."""
     observations = torch.randn(time, episodes, FEATURES, generator=generator, dtype=FLOAT64)
     behavior = tree.detach(policy(params, observations))
     rewards, advantages = torch.randn(2, time, episodes, generator=generator, dtype=FLOAT64)
@@ -128,7 +128,7 @@ def random_meta_batch(
     episodes: int = 3,
     seed: int = 0,
 ) -> Task:
-    """Draw a meta-batch: episodes k of a task come from the policy after k of its inner steps."""
+    """Sample a meta-batch; the policy after k inner steps collects episodes k of a task."""
     generator = seeded(seed)
 
     def draw(params: Params) -> Episodes:
@@ -153,11 +153,11 @@ def problem(
     first_order: bool = False,
     num_tasks: int = 3,
 ) -> tuple[PostAdaptationObjective, MetaParams, Task]:
-    """Draw a policy, an inner loop with unequal rates around `LR`, and a meta-batch of theirs."""
+    """Sample a policy, an inner loop with different rates around `LR`, and a meta-batch."""
     return _problem(kind, optimizer, steps, first_order, num_tasks)
 
 
-@cache  # and with it the programs that the objective traces
+@cache  # including the traced programs of the objective
 def _problem(
     kind: str, optimizer: str, steps: int, first_order: bool, num_tasks: int
 ) -> tuple[PostAdaptationObjective, MetaParams, Task]:

@@ -1,4 +1,4 @@
-"""Starting the processes of ``torchrun`` in a test, from one that has imported everything."""
+"""Processes like those of ``torchrun``, forked from a process with all imports."""
 
 import multiprocessing
 import os
@@ -21,13 +21,13 @@ PRELOADED = [
 
 
 class Ranks(NamedTuple):
-    """Started processes, and the files that their outputs go into."""
+    """Started processes and their output files."""
 
     processes: list[Any]
     outputs: list[Path]
 
     def join(self) -> list[int]:
-        """Wait for all; return their exit codes."""
+        """Wait for all processes and return their exit codes."""
         for process in self.processes:
             process.join(timeout=120)
         return [process.exitcode for process in self.processes]
@@ -39,7 +39,7 @@ class Ranks(NamedTuple):
 
 
 def processes() -> Any:
-    """Return where processes start in no time."""
+    """Return a multiprocessing context with fast process starts."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     return context
@@ -80,13 +80,13 @@ def _as_rank(
 
 
 def lines(folder: Path) -> int:
-    """Return how many lines of metrics a run has written."""
+    """Return the number of lines in the run's metrics.jsonl."""
     path = folder / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def wait_for_lines(started: Iterable[Any], folder: Path, more: int) -> None:
-    """Wait until a run has written so many more lines, or one of its processes has ended."""
+    """Wait until a run has written this number of additional lines, or a process has ended."""
     goal = lines(folder) + more
     while lines(folder) < goal and all(process.is_alive() for process in started):
         time.sleep(0.002)

@@ -1,4 +1,4 @@
-"""References in plain autograd, one task at a time; they share no code with what they check."""
+"""References in plain autograd, one task at a time, without code of the package."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ ALL: dict[str, Any] = {"materialize_grads": True, "allow_unused": True}
 def plain_path(
     loss: LossFn, meta: MetaParams, batches: Sequence[Any], *, lr: float, first_order: bool = False
 ) -> list[Params]:
-    """The inner loop of one task in plain autograd; learned rates replace `lr` where there are."""
+    """Return the adapted parameters of one task; learned rates replace `lr` if they exist."""
     path = [
         {n: p if p.requires_grad else p.detach().requires_grad_() for n, p in meta.model.items()}
     ]
@@ -43,7 +43,7 @@ def plain_distribution(distribution: Any) -> Distribution:
 
 
 def happened(episodes: Episodes) -> Episodes:
-    """Pick the transitions of one task that are not padding, in one row each."""
+    """Return the valid transitions of one task, one per row."""
     return tree.map_leaves(lambda x: x[episodes.mask], episodes)
 
 
@@ -72,7 +72,7 @@ def plain_kl(policy: Policy, params: Params, episodes: Episodes) -> Tensor:
 def plain_sum(
     objective: PostAdaptationObjective, meta: MetaParams, tasks: Task, value: Callable[..., Tensor]
 ) -> Tensor:
-    """Sum a value of the adapted policy over tasks, one task at a time."""
+    """Return the sum of a value of the adapted policy over tasks."""
     loop, policy = objective.loop, objective.policy
     total = torch.zeros((), dtype=torch.float64)
     for task in (task_of(tasks, i) for i in range(len(tasks.query.mask))):
@@ -88,7 +88,7 @@ def attached(meta: MetaParams) -> MetaParams:
 
 
 def gradient(value: Callable[[MetaParams], Tensor], meta: MetaParams) -> MetaParams:
-    """The gradient of a function of meta-parameters."""
+    """Return the gradient of a function of meta-parameters."""
     meta = attached(meta)
     grads = torch.autograd.grad(value(meta), tree.leaves(meta), **ALL)
     return tree.replace_leaves(meta, grads)
@@ -97,7 +97,7 @@ def gradient(value: Callable[[MetaParams], Tensor], meta: MetaParams) -> MetaPar
 def hessian_product(
     value: Callable[[MetaParams], Tensor], meta: MetaParams, vector: MetaParams
 ) -> MetaParams:
-    """The Hessian of a function of meta-parameters by double backward, applied to `vector`."""
+    """Return a Hessian-vector product for a function of meta-parameters, by double backward."""
     meta = attached(meta)
     slopes = torch.autograd.grad(value(meta), tree.leaves(meta), create_graph=True, **ALL)
     slope = tree.dot(slopes, tree.leaves(vector))

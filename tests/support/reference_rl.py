@@ -1,7 +1,7 @@
-"""Policy-gradient meta-learning in plain autograd, and problems to compare it with the package on.
+"""Policy-gradient meta-learning in plain autograd, and problems for comparisons with the package.
 
-The reference shares no code with what it checks: its own forward pass, losses, inner updates and
-loops over tasks, on the transitions that happened alone.
+The reference shares no code with the package: it has separate forward passes, losses, inner updates
+and loops over tasks, and only uses valid transitions.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ Loss = Callable[[Params, Episodes], Tensor]
 
 
 class Case(NamedTuple):
-    """An adaptation: what the policy is, and how it adapts."""
+    """The settings of a policy and its adaptation."""
 
     kind: str = "gaussian"
     estimator: str = "reinforce"
@@ -65,7 +65,7 @@ class Case(NamedTuple):
 
 
 def act(params: Params, observations: Tensor) -> Distribution:
-    """A network with one hidden layer of tanh; a context is read beside the observations."""
+    """Return the outputs of a network with one tanh layer and an optional context as input."""
     if "context" in params:
         context = params["context"].expand(*observations.shape[:-1], -1)
         observations = torch.cat([observations, context], -1)
@@ -77,7 +77,7 @@ def act(params: Params, observations: Tensor) -> Distribution:
 
 
 def log_probs(params: Params, episodes: Episodes) -> tuple[Tensor, Tensor, Tensor]:
-    """Return log π, log π_old and the advantage of every transition that happened."""
+    """Return log π, log π_old and the advantage of every valid transition."""
     real = happened(episodes)
     old = plain_distribution(real.behavior).log_prob(real.actions)
     return act(params, real.observations).log_prob(real.actions), old, real.advantages
@@ -100,7 +100,7 @@ def plain_clipped(params: Params, episodes: Episodes, clip: float = INNER_CLIP) 
 
 
 def plain_dice(params: Params, episodes: Episodes) -> Tensor:
-    """−mean((□(≤t) − □(<t)) A), one transition at a time."""
+    """Return −mean((□(≤t) − □(<t)) A), computed for one transition at a time."""
     gains = []
     for episode, length in enumerate(episodes.mask.sum(0).tolist()):
         seen, actions = (x[:length, episode] for x in (episodes.observations, episodes.actions))
@@ -113,7 +113,7 @@ def plain_dice(params: Params, episodes: Episodes) -> Tensor:
 
 
 def plain_kl(params: Params, episodes: Episodes) -> Tensor:
-    """KL(π_old ‖ π), the mean over the transitions that happened."""
+    """Return the mean KL(π_old ‖ π) over the valid transitions."""
     real = happened(episodes)
     new = act(params, real.observations)
     return torch.distributions.kl_divergence(plain_distribution(real.behavior), new).mean()
@@ -128,7 +128,7 @@ PLAIN: dict[str, Loss] = {
 
 
 def plain_update(inner: str, constants: Params, name: str, grad: Tensor, step: int) -> Tensor:
-    """What the inner optimizer subtracts from the parameter called `name`."""
+    """Return the decrease of the parameter `name` by the inner optimizer."""
     if inner == "meta-sgd":
         return constants[f"lr.{name}"] * grad
     if inner == "lslr":
@@ -146,7 +146,7 @@ def plain_update(inner: str, constants: Params, name: str, grad: Tensor, step: i
 
 
 def plain_path(case: Case, meta: MetaParams, batches: Sequence[Episodes]) -> list[Params]:
-    """The parameters of one task after 0, 1, ... inner steps; `meta` requires gradients."""
+    """Return the parameters of one task after 0, 1, ... inner steps; `meta` requires gradients."""
     start = dict(meta.model)
     if case.context:
         start["context"] = torch.zeros(case.context, dtype=FLOAT64, requires_grad=True)
@@ -178,15 +178,15 @@ def plain_objective(
     coefficients: Sequence[float] = (),
     explore: bool = False,
 ) -> Tensor:
-    """The mean outer loss, one task at a time; `meta` requires gradients.
+    """Return the mean outer loss, one task at a time; `meta` requires gradients.
 
     Args:
-        case: How the tasks adapt.
+        case: Settings of the adaptation.
         meta: Meta-parameters.
         tasks: The meta-batch.
-        clip: ε of a clipped ratio.
-        coefficients: Weight of KL(π_old ‖ π) before every inner step (ProMP).
-        explore: Add E-MAML's term.
+        clip: Clipping range ε of the ratio.
+        coefficients: Weights of KL(π_old ‖ π) before every inner step (ProMP).
+        explore: Add the exploration term of E-MAML.
     """
     rewards = [happened(task.query).rewards for task in each_task(tasks)]
     everyone = torch.cat(rewards)
@@ -211,18 +211,18 @@ def plain_gradient(case: Case, meta: MetaParams, tasks: Task, **outer: Any) -> M
 
 
 def plain_adapted_kl(case: Case, meta: MetaParams, tasks: Task) -> Tensor:
-    """The mean KL(π_old ‖ π) of the adapted policies; `meta` requires gradients."""
+    """Return the mean KL(π_old ‖ π) of the adapted policies; `meta` requires gradients."""
     ends = [(plain_path(case, meta, task.support)[-1], task.query) for task in each_task(tasks)]
     return torch.stack([plain_kl(params, query) for params, query in ends]).mean()
 
 
 def plain_kl_product(case: Case, meta: MetaParams, tasks: Task, vector: MetaParams) -> MetaParams:
-    """The Hessian of that KL by double backward, applied to `vector`."""
+    """Return the product of the Hessian of this KL with `vector`, by double backward."""
     return hessian_product(lambda at: plain_adapted_kl(case, at, tasks), meta, vector)
 
 
 def build(case: Case) -> tuple[Policy, InnerLoop, MetaParams]:
-    """Build the package's side of a case; no parameter and no learned rate has a special value."""
+    """Build the package's objects of a case with generic parameters and learned rates."""
     module = POLICIES[case.kind]((FEATURES, 3, 2), activation="tanh", context=case.context)
     policy, params = Policy.of(module.double())
     loop = InnerLoop(
@@ -239,7 +239,7 @@ def build(case: Case) -> tuple[Policy, InnerLoop, MetaParams]:
 
 
 def draw_tasks(case: Case, meta: MetaParams, *, seed: int = 0, time: int = 5) -> Task:
-    """Draw a meta-batch with episodes of unequal lengths, from the policies along every path."""
+    """Sample a meta-batch with episodes of different lengths from the policies of every path."""
     generator = seeded(seed)
 
     def draw(params: Params) -> Episodes:
@@ -268,11 +268,11 @@ def draw_tasks(case: Case, meta: MetaParams, *, seed: int = 0, time: int = 5) ->
 
 
 def moved(meta: MetaParams) -> MetaParams:
-    """Meta-parameters so far from those that collected the episodes that ratios are clipped."""
+    """Return meta-parameters far enough from the collecting ones that ratios are clipped."""
     model = tree.add(meta.model, random_like(meta.model, seed=5), scale=0.8)
     return meta._replace(model=model)
 
 
 def mean(total: Any) -> Any:
-    """Divide what is a sum over the tasks."""
+    """Divide a sum over the tasks by their number."""
     return tree.scale(total, 1 / NUM_TASKS)

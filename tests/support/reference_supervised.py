@@ -1,6 +1,6 @@
 """Few-shot learning in plain autograd, one task and one step at a time.
 
-Every method is written out from its paper; nothing here calls what it checks.
+Every method is implemented from its paper, without code of the package.
 """
 
 from collections.abc import Callable
@@ -15,14 +15,17 @@ from metarl.core import Batch, MetaParams, Params, Task
 
 LR = 0.1
 STEPS = 2
-PROXIMAL = 2.0  # of the row "imaml"
+PROXIMAL = 2.0  # for the method "imaml"
 CG_STEPS = 3
 
 Memory = dict[str, list[Tensor]]
 
 
 def same_conv(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
-    """TensorFlow's SAME, 3×3: a pixel on each side, but one at the end where a size halves."""
+    """Return an image with TensorFlow's SAME padding for 3×3 kernels.
+
+    Padding is one pixel on each side, or one pixel at the end if the stride halves the size.
+    """
     pads = [(0, 1) if stride == 2 and size % 2 == 0 else (1, 1) for size in x.shape[:1:-1]]
     return F.conv2d(F.pad(x, (*pads[0], *pads[1])), weight, bias, stride)
 
@@ -33,7 +36,7 @@ def plain_mlp(params: Params, x: Tensor) -> Tensor:
 
 
 def plain_features(params: Params, images: Tensor, reference: Tensor | None = None) -> Tensor:
-    """Two blocks of stride 2, features averaged over the pixels."""
+    """Return the features of two blocks with stride 2, averaged over the pixels."""
     x, other = images, reference
     for prefix in ("body.blocks.0.", "body.blocks.1."):
         kernel, bias = params[prefix + "conv.weight"], params[prefix + "conv.bias"]
@@ -89,7 +92,7 @@ def rate_of_tensor(inner: Params, name: str, step: int, grad: Tensor, memory: Me
 
 
 def kronecker(inner: Params, name: str, grad: Tensor) -> Tensor:
-    """Multiply the flat gradient by the whole matrix M_out ⊗ M_in ⊗ M_kernel."""
+    """Multiply the flat gradient by the full matrix M_out ⊗ M_in ⊗ M_kernel."""
     if grad.ndim < 2:
         return torch.diag(inner[f"scale.{name}"]) @ grad
     matrix = torch.kron(inner[f"out.{name}"], inner[f"in.{name}"])
@@ -108,7 +111,7 @@ def curved_and_scaled(inner: Params, name: str, step: int, grad: Tensor, memory:
 
 
 def adaptive(inner: Params, name: str, step: int, grad: Tensor, memory: Memory) -> Tensor:
-    """Adam with β₁ = 0, its second moment as a sum over all steps so far."""
+    """Return the update of Adam with β₁ = 0; its second moment is a sum over all steps so far."""
     memory.setdefault(name, []).append(grad)
     decay = 0.999 ** torch.arange(step, -1, -1, dtype=grad.dtype)
     weights = decay / decay.sum()  # (1 − β₂) Σ β₂ᵏ = 1 − β₂ᵗ
@@ -117,7 +120,7 @@ def adaptive(inner: Params, name: str, step: int, grad: Tensor, memory: Memory) 
 
 
 class Rule(NamedTuple):
-    """What a paper says."""
+    """The rules of a method in its paper."""
 
     update: Callable[[Params, str, int, Tensor, Memory], Tensor] = constant_rate
     adapts: Callable[[str], bool] = lambda name: True
@@ -149,7 +152,7 @@ PER_STEP = {"maml++": "norm"}
 
 
 def start(rule: Rule, params: Params, batch: Batch) -> Params:
-    """The head of a task, from the support examples of each class in turn."""
+    """Return the head of a task, computed from the support examples of each class."""
     if rule.head == "learned":
         return dict(params)
     images, targets = batch
@@ -167,7 +170,7 @@ def start(rule: Rule, params: Params, batch: Batch) -> Params:
 
 
 def at_step(params: Params, step: int, per_step: str | None) -> Params:
-    """Read the row of a step, or the last, wherever there is one for each."""
+    """Select the row of a step, or the last row, of all per-step parameters."""
     if per_step is None:
         return params
     return {n: p[min(step, len(p) - 1)] if per_step in n else p for n, p in params.items()}
@@ -176,7 +179,7 @@ def at_step(params: Params, step: int, per_step: str | None) -> Params:
 def plain_path(
     net: Net, rule: Rule, meta: MetaParams, task: Task, per_step: str | None = None
 ) -> list[Params]:
-    """The parameters after every step; meta-parameters that require gradients keep the graph."""
+    """Return the parameters after every step, with the graph if `meta` requires gradients."""
     params, memory = start(rule, meta.model, task.support[0] if task.support else ()), {}
     path = [at_step(params, 0, per_step)]
     names = [n for n in params if rule.adapts(n) and not (per_step and per_step in n)]
@@ -206,15 +209,15 @@ def plain_meta_gradient(
     weights: tuple[float, ...] | None = None,
     first_order: bool = False,
 ) -> MetaParams:
-    """The mean over tasks of what `method` takes for the gradient.
+    """Return the mean meta-gradient of `method` over tasks.
 
     Args:
         method: A row of `RULES`.
         network: A row of `NETS`.
         meta: Meta-parameters.
-        tasks: One task after the other.
-        weights: Of the losses after 1, ..., K steps; ``None`` is the last alone.
-        first_order: Treat inner gradients as constants, whatever the method says.
+        tasks: List of tasks.
+        weights: Weights of the losses after 1, ..., K steps; ``None`` uses only the last loss.
+        first_order: Treat inner gradients as constants for every method.
     """
     rule, net = RULES[method], NETS[network]
     rule = rule._replace(first_order=first_order or rule.first_order)
@@ -242,7 +245,10 @@ def implicit_by_hand(
     damping: float = 0.0,
     steps: int = CG_STEPS,
 ) -> tuple[list[Tensor], Tensor]:
-    """Textbook conjugate gradient on the dense matrix (1 + damping) I + H/λ; and what is left."""
+    """Return the solution and the residual of textbook conjugate gradients for a dense matrix.
+
+    The matrix is (1 + damping) I + H/λ.
+    """
     end = plain_path(net, rule, meta, task)[-1]
     names = list(end)
     sizes = [end[name].numel() for name in names]
@@ -276,7 +282,7 @@ def through_the_path(
     per_step: str | None = None,
     weights: tuple[float, ...] | None = None,
 ) -> list[Tensor]:
-    """The gradient of one task's outer loss by backpropagation through all of its inner steps."""
+    """Return the gradient of one task's outer loss by backpropagation through all inner steps."""
     model, inner = ({n: p.detach().requires_grad_() for n, p in part.items()} for part in meta)
     path = plain_path(net, rule, MetaParams(model, inner), task, per_step)
     losses = [net.loss(params, task.query) for params in path]
@@ -289,5 +295,5 @@ def through_the_path(
 
 
 def _node(p: Tensor) -> Tensor:
-    """A node of its own in the graph: inner gradients do not reach what the start computed."""
+    """Return copies whose inner gradients do not flow into the start."""
     return p.clone() if p.requires_grad else p.detach().requires_grad_()

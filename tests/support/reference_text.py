@@ -1,6 +1,6 @@
-"""LEOPARD in plain autograd on the whole model as ``transformers`` runs it, one task at a time.
+"""LEOPARD in plain autograd on the complete model of ``transformers``, one task at a time.
 
-Nothing here calls what it checks. Parameters have the names of the classifier.
+No code of the package is used. Parameters have the names of the classifier.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ PARTS = ("body.encoder.lower.model.", "body.encoder.upper.model.")
 
 
 class Plain(NamedTuple):
-    """What LEOPARD needs to know: the encoder, and how it adapts."""
+    """The encoder and the settings of the adaptation."""
 
     model: nn.Module
     top: int
@@ -32,7 +32,7 @@ class Plain(NamedTuple):
         return name.startswith(("head.", "body.features.")) or any(x in name for x in layers)
 
     def encode(self, params: Params, inputs: dict[str, Tensor]) -> Tensor:
-        """Mean over the tokens of the last layer."""
+        """Return the mean over the tokens of the last layer."""
         own = {
             name: next(params[part + name] for part in PARTS if part + name in params)
             for name, _ in self.model.named_parameters()
@@ -43,7 +43,7 @@ class Plain(NamedTuple):
         return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
 
     def head(self, params: Params, batch: Batch) -> Params:
-        """Mean of the generated numbers of a class, sentence by sentence, each without padding."""
+        """Return the mean generated vector of each class, one sentence at a time."""
         inputs, targets = batch
         rows = []
         for way in range(targets.shape[1]):
@@ -69,11 +69,11 @@ class Plain(NamedTuple):
         return right.double().mean().item()
 
     def path(self, meta: MetaParams, support: tuple[Batch, ...]) -> list[Params]:
-        """The parameters after 0, 1, ... steps: the first batch generates, others take turns."""
+        """Return the parameters after 0, 1, ... steps; the first batch generates the head."""
         path = [meta.model | self.head(meta.model, support[0])]
         for step in range(self.steps):
             batch = support[1 + step % (len(support) - 1)]
-            # A node of its own: inner gradients do not reach what the head was made of.
+            # A copy: inner gradients do not flow into the generator.
             now = {n: p.detach() if self.first_order else p.clone() for n, p in path[-1].items()}
             chosen = {n: p.requires_grad_() for n, p in now.items() if self.adapts(n)}
             grads = torch.autograd.grad(
@@ -90,7 +90,7 @@ class Plain(NamedTuple):
         return path
 
     def gradient(self, meta: MetaParams, task: Task) -> MetaParams:
-        """Differentiate the query loss through all of it."""
+        """Differentiate the query loss through the complete adaptation."""
         meta = MetaParams(*({n: p.clone().requires_grad_() for n, p in x.items()} for x in meta))
         leaves = [*meta.model.values(), *meta.inner.values()]
         loss = self.loss(self.path(meta, task.support)[-1], task.query)
@@ -104,7 +104,7 @@ def two_layers(params: Params, prefix: str, x: Tensor) -> Tensor:
 
 
 def rate_of(name: str) -> str:
-    """One rate for the head, for each layer of the features and for each layer of the encoder."""
+    """Return the name of the group with a shared rate: head, feature layer or encoder layer."""
     layers = ["head", "body.features.0", "body.features.2"]
     layers += [f"{PARTS[1]}encoder.layer.{index}" for index in range(LAYERS)]
     (layer,) = (layer for layer in layers if name.startswith(layer + "."))

@@ -1,7 +1,7 @@
-"""Cases for the properties of test_robust_*.py: commands that must end well, or in one clear line.
+"""Helpers of test_robust_*.py: commands must succeed or give a clear one-line error.
 
-``pytest tests/*/test_robust_*.py`` takes a sample, the same each time. ``--hypothesis-profile
-thorough`` takes 60 times as many, more than 10,000 over all: see docs/robustness.md.
+``pytest tests/*/test_robust_*.py`` tests a fixed sample of cases. ``--hypothesis-profile thorough``
+tests 60 times as many, more than 10,000 in total; see docs/robustness.md.
 """
 
 import contextlib
@@ -19,23 +19,23 @@ from hypothesis import strategies as st
 from metarl.commands import cli
 
 
-SECONDS = 300  # that a case may take: a hang takes longer, on however busy a machine
-LONGEST = 2000  # characters of a message
+SECONDS = 300  # maximum duration of a case; longer is a hang, even on a busy machine
+LONGEST = 2000  # maximum characters of a message
 VAGUE = {"", "None", "KeyError", "IndexError", "AssertionError"}
 
 
 class Hang(BaseException):
-    """A case did not end; no handler of the package catches it."""
+    """Error if a case does not end; no handler of the package catches it."""
 
 
 class Outcome(NamedTuple):
-    """How a command ended.
+    """The outcome of a command.
 
     Attributes:
-        code: Its exit code.
-        message: The error without ``metarl: error: ``; ``""`` if there was none.
-        out: What it printed.
-        warned: What it warned of.
+        code: Exit code.
+        message: Error without ``metarl: error: ``; ``""`` if there was none.
+        out: Standard output.
+        warned: Warnings.
     """
 
     code: int
@@ -45,7 +45,7 @@ class Outcome(NamedTuple):
 
 
 def cases(share: float) -> Callable[[Any], Any]:
-    """Take a share of the number of cases of the profile; those of all properties are near 4."""
+    """Use a fraction of the profile's examples; the fractions of all properties sum to about 4."""
     return settings(
         max_examples=max(1, round(settings.default.max_examples * share)),
         suppress_health_check=list(HealthCheck),
@@ -54,10 +54,10 @@ def cases(share: float) -> Callable[[Any], Any]:
 
 @contextlib.contextmanager
 def in_time(seconds: float = SECONDS) -> Iterator[None]:
-    """Fail if a block does not end in time.
+    """Context that fails if its block does not end in time.
 
     Raises:
-        AssertionError: If it does not.
+        AssertionError: If the block does not end in time.
     """
 
     def stop(number: int, frame: Any) -> None:
@@ -75,7 +75,7 @@ def in_time(seconds: float = SECONDS) -> Iterator[None]:
 
 
 def clear(error: BaseException | str) -> str:
-    """Return the message of an error, which must be one that a person can act upon."""
+    """Return the message of an error and check that it is clear and actionable."""
     text = str(error)
     assert text not in VAGUE, f"{error!r} says nothing"
     assert len(text.strip().splitlines()) == 1, text
@@ -84,7 +84,7 @@ def clear(error: BaseException | str) -> str:
 
 
 def end_of(*words: Any) -> Outcome:
-    """Run a command line; it must end with 0, or with 1 or 2 and one clear line."""
+    """Run a command line; it must succeed, or exit with 1 or 2 and a clear one-line error."""
     out, err = io.StringIO(), io.StringIO()
     with (
         in_time(),
@@ -92,7 +92,7 @@ def end_of(*words: Any) -> Outcome:
         contextlib.redirect_stderr(err),
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore")  # as other packages give of unusual numbers
+        warnings.simplefilter("ignore")  # warnings of other packages about unusual numbers
         try:
             cli.main([str(word) for word in words])
         except SystemExit as stopped:
@@ -111,7 +111,7 @@ def end_of(*words: Any) -> Outcome:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return every file under a folder, but the lock and evaluations."""
+    """Return all files in a folder except for the lock and evaluations."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
     files = (path for path in files if path.parent.name != "evaluations")
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
@@ -137,7 +137,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 
 @st.composite
 def damaged_bytes(draw: st.DrawFn, whole: bytes) -> bytes:
-    """Truncate bytes, flip bits of them or put others in between."""
+    """Truncate bytes, flip bits or insert other bytes."""
     start = draw(st.integers(0, len(whole) - 1))
     match draw(st.sampled_from(["truncate", "flip", "insert", "cut"])):
         case "truncate":

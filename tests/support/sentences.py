@@ -1,4 +1,4 @@
-"""A BERT of three small layers whose tokenizer knows a few words, and tasks of such sentences."""
+"""A small BERT with three layers and a few words, and tasks with such sentences."""
 
 import json
 import os
@@ -13,18 +13,20 @@ from metarl.text.tasks import support_batches
 from tests.support.problems import FLOAT64, seeded
 
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported: an unknown name fails fast
+os.environ["HF_HUB_OFFLINE"] = (
+    "1"  # read when transformers is imported; unknown names then fail fast
+)
 transformers = pytest.importorskip("transformers")
 
 LAYERS, SIZE, LENGTH = 3, 16, 8
 COLORS = ("red", "green", "blue", "white", "black", "grey")
 WORDS = (*COLORS, "the", "a", "dog", "cat", "sees", "likes", "old", "new")
 VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
-CLS, FIRST = 2, 5  # tokens: the one that begins a sentence, and the first that is a word
+CLS, FIRST = 2, 5  # tokens: the start token, and the first word
 
 
 def save_encoder(folder: Path) -> Path:
-    """Write an encoder and its tokenizer, as a download would."""
+    """Save an encoder and its tokenizer like a download."""
     folder.mkdir()
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
     transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
@@ -35,7 +37,7 @@ def save_encoder(folder: Path) -> Path:
         num_attention_heads=2,
         intermediate_size=24,
         max_position_embeddings=64,
-        initializer_range=0.5,  # so that sentences differ, and gradients are long enough to cut
+        initializer_range=0.5,  # sentences differ, and gradients are large enough to be clipped
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -48,7 +50,7 @@ def write_lines(path: Path, rows: Iterable[object]) -> None:
 
 
 def colored_rows(labels: Sequence[str], each: int, seed: int = 0) -> list[dict[str, str]]:
-    """Sentences of which the color is the label, and no two are alike."""
+    """Return different sentences whose color is the label."""
     generator = seeded(seed)
     rows = []
     for label in labels:
@@ -61,7 +63,7 @@ def colored_rows(labels: Sequence[str], each: int, seed: int = 0) -> list[dict[s
 
 
 def random_batch(labels: Sequence[int], ways: int, seed: int, *, pad: int = 0) -> Batch:
-    """Sentences of random words and unequal lengths, with `pad` more pad tokens than needed."""
+    """Return sentences of random words and lengths, with `pad` additional pad tokens."""
     generator = seeded(seed)
     count = len(labels)
     ids = torch.randint(FIRST, len(VOCABULARY), (count, LENGTH), generator=generator)
@@ -76,7 +78,7 @@ def random_batch(labels: Sequence[int], ways: int, seed: int, *, pad: int = 0) -
 
 
 def random_task(ways: int, seed: int, *, steps: int, pad: int = 0) -> Task:
-    """A meta-batch of one task: three sentences of a class to adapt to, five of the first."""
+    """Return a meta-batch of one task with three support sentences per class."""
     labels = [*range(ways), *range(ways), 0, 0, *range(ways)]
     support = random_batch(labels, ways, seed, pad=pad)
     query = random_batch([*range(ways)] * 2, ways, seed + 1, pad=pad)
@@ -85,9 +87,9 @@ def random_task(ways: int, seed: int, *, steps: int, pad: int = 0) -> Task:
 
 
 def save_documented(root: Path) -> None:
-    """Write what the commands of the pages read: tasks in the folder data, and an encoder."""
+    """Write the data of the page commands: tasks in the folder data, and an encoder."""
     (root / "data").mkdir()
-    colors = {"coats": COLORS[:2], "walls": COLORS[2:5]}  # the others are not trained on
+    colors = {"coats": COLORS[:2], "walls": COLORS[2:5]}  # other tasks are not used in training
     colors |= {"airline": COLORS[3:], "restaurant": COLORS[1:3], "conll": COLORS[:3]}
     for name, labels in colors.items():
         write_lines(root / "data" / f"{name}.jsonl", colored_rows(labels, 80))

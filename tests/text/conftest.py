@@ -1,4 +1,4 @@
-"""A small encoder, made once."""
+"""A small encoder, created once."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """An encoder and its tokenizer, as they are read from a folder."""
+    """An encoder and its tokenizer, loaded from a folder."""
     from metarl.text.encoders import load_pretrained
     from tests.support.sentences import save_encoder
 

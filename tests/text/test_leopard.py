@@ -30,7 +30,7 @@ TIGHT: dict[str, float] = {"rtol": 1e-10, "atol": 1e-10}
 
 
 class Problem(NamedTuple):
-    """LEOPARD as a run has it, in float64 and with unequal rates, and the same by hand."""
+    """Return LEOPARD in float64 with different rates, and its reference."""
 
     model: Model
     meta: MetaParams
@@ -61,7 +61,7 @@ def by_hand(task: Task) -> Task:
 
 
 @pytest.mark.parametrize("ways", [2, 3, 5])
-def test_the_head_is_the_mean_of_what_is_generated_of_a_class(bert: Any, ways: int) -> None:
+def test_the_head_is_the_mean_of_the_generated_vectors_of_a_class(bert: Any, ways: int) -> None:
     learns = problem(bert)
     task = random_task(ways, seed=3, steps=STEPS)
     start = learns.path(task)[0]
@@ -73,7 +73,7 @@ def test_the_head_is_the_mean_of_what_is_generated_of_a_class(bert: Any, ways: i
 
 @pytest.mark.parametrize("clip", [1.0, 1e6])
 @pytest.mark.parametrize("top", [0, 1, 2, LAYERS])
-def test_inner_steps_are_those_by_hand(bert: Any, top: int, clip: float) -> None:
+def test_inner_steps_match_plain_autograd(bert: Any, top: int, clip: float) -> None:
     learns = problem(bert, top=top, clip=clip)
     task = random_task(3, seed=5, steps=STEPS)
     path = learns.path(task)
@@ -82,10 +82,10 @@ def test_inner_steps_are_those_by_hand(bert: Any, top: int, clip: float) -> None
         assert_close(params, {name: x.detach() for name, x in theirs.items()}, **TIGHT)
     uncut = problem(bert, top=top, clip=1e6).path(task)[-1]["head.weight"]
     same = torch.allclose(path[-1]["head.weight"], uncut, **TIGHT)
-    assert same == (clip > 1)  # gradients are longer than 1 here
+    assert same == (clip > 1)  # gradient norms exceed 1
 
 
-def test_what_never_adapts_keeps_its_bits(bert: Any) -> None:
+def test_meta_only_parameters_stay_bit_identical(bert: Any) -> None:
     first, *_, last = problem(bert).path(random_task(2, seed=1, steps=STEPS))
     changed = {name for name in first if not torch.equal(first[name], last[name])}
     adapts = {n for n in first if n.startswith(("head.", "body.features.")) or ".layer.2." in n}
@@ -94,7 +94,7 @@ def test_what_never_adapts_keeps_its_bits(bert: Any) -> None:
 
 
 def test_steps_of_the_generated_head_accumulate(bert: Any) -> None:
-    """The released code takes each step of the head from the generated one: the last alone is left.
+    """In the released code, each step starts from the generated head, so only the last step counts.
 
     https://github.com/iesl/metanlp, `fast_task_weights`.
     """
@@ -111,17 +111,19 @@ def test_steps_of_the_generated_head_accumulate(bert: Any) -> None:
 
 
 @pytest.mark.parametrize("first_order", [True, False])
-def test_the_meta_gradient_is_that_by_hand_and_reaches_all(bert: Any, first_order: bool) -> None:
+def test_the_meta_gradient_matches_plain_autograd_for_all_parameters(
+    bert: Any, first_order: bool
+) -> None:
     learns = problem(bert, first_order=first_order)
     task = random_task(3, seed=7, steps=STEPS)
     gradient = learns.gradient(task)
     expected = learns.plain.gradient(learns.meta, by_hand(task))
     assert relative_error(gradient, expected) < 1e-10
-    # A softmax of scores does not change with the bias of the keys.
+    # The bias of the keys does not change a softmax of scores.
     left = [n for n, x in gradient.model.items() if not x.any() and not n.endswith("key.bias")]
     assert not left
     assert all(rate.shape == (STEPS,) and rate.ne(0).all() for rate in gradient.inner.values())
-    assert len(gradient.inner) == 4  # head, two layers of features, one of the encoder
+    assert len(gradient.inner) == 4  # head, two feature layers and one encoder layer
 
 
 def permuted(task: Task, order: list[int]) -> Task:
@@ -129,7 +131,7 @@ def permuted(task: Task, order: list[int]) -> Task:
     return Task(support, (task.query[0], task.query[1][..., order]))
 
 
-def test_the_order_of_the_classes_changes_nothing_but_the_order_of_the_logits(bert: Any) -> None:
+def test_class_order_only_affects_the_order_of_the_logits(bert: Any) -> None:
     learns = problem(bert)
     task, order = random_task(3, seed=9, steps=STEPS), [2, 0, 1]
     other = permuted(task, order)
@@ -141,7 +143,7 @@ def test_the_order_of_the_classes_changes_nothing_but_the_order_of_the_logits(be
     assert relative_error(learns.gradient(other), learns.gradient(task)) < 1e-10
 
 
-def test_a_meta_batch_is_the_mean_of_its_tasks_whatever_their_classes(bert: Any) -> None:
+def test_a_meta_batch_averages_tasks_with_different_numbers_of_classes(bert: Any) -> None:
     learns = problem(bert)
     tasks = [random_task(ways, seed=ways, steps=STEPS) for ways in (2, 3, 5)]
     longer = [random_task(ways, seed=ways, steps=STEPS, pad=5) for ways in (2, 3, 5)]
@@ -151,9 +153,9 @@ def test_a_meta_batch_is_the_mean_of_its_tasks_whatever_their_classes(bert: Any)
         assert relative_error(other, together) < 1e-10
 
 
-def test_absent_classes_take_no_part() -> None:
+def test_absent_classes_are_excluded() -> None:
     logits, present, labels = 3 * randn(4, 5, seed=1), [1, 3, 4], torch.tensor([0, 2, 1, 1])
-    logits[:, 0] = 1e4  # an absent class that would win
+    logits[:, 0] = 1e4  # an absent class with the largest logit
     targets = torch.full((4, 5), -1.0, dtype=FLOAT64)
     targets[:, present] = torch.eye(3, dtype=FLOAT64)[labels]
     gradient, (loss, metrics) = grad_and_value(present_cross_entropy, has_aux=True)(logits, targets)
@@ -166,7 +168,7 @@ def test_absent_classes_take_no_part() -> None:
 
 
 @pytest.mark.parametrize("size", [0.01, 1.0, 100.0])
-def test_the_gradient_is_cut_by_the_norm_of_all_of_it(size: float) -> None:
+def test_the_gradient_is_clipped_by_its_global_norm(size: float) -> None:
     grads = {"a": size * randn(3, 2, seed=1), "b": size * randn(4, seed=2)}
     updates, _ = clip_norm(1.0).update({}, grads, (), 0)
     leaves = [torch.zeros_like(grad) for grad in grads.values()]
@@ -180,14 +182,16 @@ def test_the_gradient_is_cut_by_the_norm_of_all_of_it(size: float) -> None:
         assert_close(-update, leaf.grad * factor, **TIGHT)
 
 
-def test_the_cut_of_a_gradient_that_vanished_has_a_derivative() -> None:
+def test_clipping_a_zero_gradient_has_a_finite_derivative() -> None:
     zero = torch.zeros(3, dtype=FLOAT64)
     found = jacrev(lambda x: clip_norm(1.0).update({}, {"a": x}, (), 0)[0]["a"])(zero)
     assert_close(found, -torch.eye(3, dtype=FLOAT64))
 
 
 @pytest.mark.parametrize("start", ["generated", "prototypes", "zero"])
-def test_rates_by_layer_serve_any_start_and_those_by_number_none(bert: Any, start: Any) -> None:
+def test_rates_per_layer_support_any_start_and_rates_per_element_do_not(
+    bert: Any, start: Any
+) -> None:
     generated = start == "generated"
     encoder = Encoder(bert, top_layers=1, pooling="mean")
     module = text_classifier(encoder, SIZE, ways=2, generated=generated, generator=seeded(0))

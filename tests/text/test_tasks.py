@@ -1,4 +1,4 @@
-"""Few-shot tasks of text: what is tokenized, what is drawn, and how a support set is dealt out."""
+"""Few-shot text tasks: tokenization, sampling and division of support sets."""
 
 import math
 from collections import Counter
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 
 def sentences(tokenizer: Any, name: str, counts: dict[str, int]) -> Sentences:
-    """A task of so many rows of each label."""
+    """Return a task with the given number of rows per label."""
     rows = [
         Row(row["sentence1"], "", row["label"])
         for label, count in counts.items()
@@ -36,7 +36,7 @@ def sentences(tokenizer: Any, name: str, counts: dict[str, int]) -> Sentences:
 
 
 def labels_in(batch: Batch) -> list[str]:
-    """The color that begins each sentence, of the one task in a batch."""
+    """Return the first word (a color) of each sentence in a batch of one task."""
     return [VOCABULARY[token] for token in batch[0]["input_ids"][0, :, 1].tolist()]
 
 
@@ -59,7 +59,7 @@ def test_sentences_and_pairs_are_tokenized(tokenizer: Any) -> None:
     assert int(cut.inputs["attention_mask"].sum(-1).max()) == 5
 
 
-def test_a_task_has_its_shots_and_queries_and_no_sentence_twice(tokenizer: Any) -> None:
+def test_text_tasks_have_the_right_sizes_and_no_repeated_sentences(tokenizer: Any) -> None:
     pool = sentences(tokenizer, "colors", {"red": 5, "blue": 30, "green": 9, "grey": 6})
     drawing = TextTasks((pool,), num_shots=2, num_queries=3, max_ways=3)
     seen: set[tuple[str, ...]] = set()
@@ -74,7 +74,7 @@ def test_a_task_has_its_shots_and_queries_and_no_sentence_twice(tokenizer: Any) 
         assert all(row[0] == CLS for row in texts(support))
         seen.add(tuple(colors))
     assert len({color for colors in seen for color in colors}) == 4
-    assert len(seen) > 10  # which classes, and in which order
+    assert len(seen) > 10  # classes in order
 
 
 def same(one: list[Task], two: list[Task]) -> bool:
@@ -82,7 +82,7 @@ def same(one: list[Task], two: list[Task]) -> bool:
     return all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
 
 
-def test_tasks_are_those_of_the_generator(tokenizer: Any) -> None:
+def test_tasks_depend_only_on_the_generator(tokenizer: Any) -> None:
     pool = sentences(tokenizer, "colors", {"red": 20, "blue": 30})
     for drawing in (TextTasks((pool,), 2, 2, 6), AllLabels((pool,), 4)):
         tasks = drawing.sample(4, seeded(0))
@@ -90,7 +90,7 @@ def test_tasks_are_those_of_the_generator(tokenizer: Any) -> None:
         assert not same(tasks, drawing.sample(4, seeded(1)))
 
 
-def test_data_sets_are_drawn_by_the_root_of_their_sizes(tokenizer: Any) -> None:
+def test_data_sets_are_sampled_by_the_root_of_their_sizes(tokenizer: Any) -> None:
     sizes = {"red": 4, "blue": 36, "green": 100}
     pools = tuple(sentences(tokenizer, c, {c: n, "black": n}) for c, n in sizes.items())
     count, parts = 900, sum(math.sqrt(n) for n in sizes.values())
@@ -105,7 +105,7 @@ def test_data_sets_are_drawn_by_the_root_of_their_sizes(tokenizer: Any) -> None:
             assert abs(found - expected) < 5 * math.sqrt(expected)
 
 
-def test_joint_training_leaves_other_data_sets_out(tokenizer: Any) -> None:
+def test_joint_training_excludes_other_data_sets(tokenizer: Any) -> None:
     pools = tuple(
         sentences(tokenizer, name, dict.fromkeys(labels, 9))
         for name, labels in {"a": ["red", "blue"], "b": ["black", "green", "white"]}.items()
@@ -122,7 +122,7 @@ def test_joint_training_leaves_other_data_sets_out(tokenizer: Any) -> None:
         assert targets[:, list(own)].sum(-1).eq(1).all()
 
 
-def test_too_few_rows_of_a_class_are_refused(tokenizer: Any) -> None:
+def test_too_few_rows_of_a_class_are_rejected(tokenizer: Any) -> None:
     pool = sentences(tokenizer, "colors", {"red": 4, "blue": 30})
     message = r"num_shots \+ num_queries must be at most 4, .* class of task colors, got 5"
     with pytest.raises(ValueError, match=message):
@@ -130,7 +130,7 @@ def test_too_few_rows_of_a_class_are_refused(tokenizer: Any) -> None:
 
 
 def numbered(counts: list[int]) -> Batch:
-    """A support set of one task whose sentences are numbers, in mixed order."""
+    """Return a support set of one task with numbered, shuffled sentences."""
     labels = torch.tensor([label for label, count in enumerate(counts) for _ in range(count)])
     labels = labels[torch.randperm(len(labels), generator=seeded(0))]
     ids = torch.arange(len(labels))[None, :, None]
@@ -140,7 +140,7 @@ def numbered(counts: list[int]) -> Batch:
 @pytest.mark.parametrize(
     ("counts", "shots"), [([6, 6], 2), ([5, 5, 5], 2), ([3, 4, 8], 1), ([3] * 5, 1)]
 )
-def test_a_support_set_is_dealt_out(counts: list[int], shots: int) -> None:
+def test_a_support_set_is_divided_into_parts(counts: list[int], shots: int) -> None:
     batches = support_batches(numbered(counts), shots=shots, steps=7)
     ids = [set(inputs["input_ids"].flatten().tolist()) for inputs, _ in batches]
     assert all(targets[0].sum(0).gt(0).all() for _, targets in batches)
@@ -151,10 +151,10 @@ def test_a_support_set_is_dealt_out(counts: list[int], shots: int) -> None:
         assert torch.equal(whole[inputs["input_ids"].flatten()], targets[0])
 
 
-def test_the_smallest_class_says_how_many_parts_there_are() -> None:
+def test_the_smallest_class_determines_the_number_of_parts() -> None:
     assert len(support_batches(numbered([2, 5]), shots=1, steps=0)) == 1
     generates, *steps = support_batches(numbered([2, 5]), shots=1, steps=3)
-    assert len(steps) == 2  # the third is the first again
+    assert len(steps) == 2  # the third part equals the first
     assert len({*texts(generates)} & {*texts(steps[0])}) == 0
     alone = support_batches(numbered([1, 1]), shots=2, steps=2)
     assert all(torch.equal(batch[1], alone[0][1]) for batch in alone)

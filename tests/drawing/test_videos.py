@@ -1,4 +1,4 @@
-"""Films of an episode before and after adaptation: recorded, composed, written; and refused."""
+"""Videos of an episode before and after adaptation: recording, layout, writing and errors."""
 
 import gc
 import os
@@ -45,12 +45,12 @@ MAMLTRPO = config_class("maml-trpo")
 
 CHEETAH = "metarl/RllabHalfCheetahDir-v0"
 HORIZON = 12
-# imageio-ffmpeg leaves the pipes of its process to the garbage collector.
+# imageio-ffmpeg leaves its pipes to the garbage collector.
 PIPES = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 class Marcher(gymnasium.Env[Any, Any]):
-    """Marches on a line and ends after ``task["length"]`` steps; its picture tells the time."""
+    """A walk on a line that ends after ``task["length"]`` steps and renders the time step."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 100}
 
@@ -123,7 +123,7 @@ def recordings_of(lengths: list[int], *, every: int) -> list[Recording]:
     ]
 
 
-def test_a_film_has_the_frames_of_regular_times_and_of_the_end() -> None:
+def test_a_recording_has_evenly_spaced_frames_and_the_last_one() -> None:
     short, long = recordings_of([5, 8], every=3)
     assert sorted(short.frames) == [0, 3, 5]
     assert sorted(long.frames) == [0, 3, 6, 8]
@@ -132,7 +132,7 @@ def test_a_film_has_the_frames_of_regular_times_and_of_the_end() -> None:
     assert short.returns[0] == 0
 
 
-def test_episodes_of_one_seed_start_alike_and_meet_the_same_noise() -> None:
+def test_episodes_with_one_seed_share_initial_state_and_noise() -> None:
     config = MAMLTRPO(env="tests/Marcher-v0", hidden=(4,))
     parts = build(config, num_tasks=1, episodes=1)
     recorder = make_recorder(config.env)
@@ -144,7 +144,7 @@ def test_episodes_of_one_seed_start_alike_and_meet_the_same_noise() -> None:
 
 
 @pytest.mark.parametrize("inner", ["sgd", "meta-sgd"])
-def test_the_filmed_policies_are_those_that_were_rolled_out(inner: Any) -> None:
+def test_the_recorded_policies_are_those_of_the_rollout(inner: Any) -> None:
     config = MAMLTRPO(env="tests/Marcher-v0", hidden=(4,), inner_steps=2, inner=inner)
     parts = build(config, num_tasks=1, episodes=5)
     meta = parts.loop.init(parts.params)
@@ -178,7 +178,7 @@ def test_videos_play_in_real_time_or_at_half_speed(
     assert choose_pace(make_recorder("tests/Marcher-v0"), suffix) == expected
 
 
-def test_panels_wait_when_their_episode_has_ended() -> None:
+def test_panels_keep_their_last_frame_after_the_episode() -> None:
     pytest.importorskip("PIL", reason="pip install 'metarl-torch[video]'")
     short, long = recordings_of([4, 8], every=1)
     rows = [[Shot("before adaptation", 0.0, short), Shot("after 1 step", 0.0, long)]]
@@ -194,7 +194,7 @@ def test_panels_wait_when_their_episode_has_ended() -> None:
     assert np.array_equal(captions[3], captions[4])
 
 
-def test_captions_name_the_state_the_steps_and_the_task() -> None:
+def test_captions_contain_the_state_the_steps_and_the_task() -> None:
     shown = Recording({}, np.array([0.0, -1.25, -2.5]))
     assert state_text(shown, 1) == ("step 1", "return -1.2")
     assert state_text(shown, 2) == ("step 2", "return -2.5")
@@ -212,7 +212,7 @@ def test_captions_name_the_state_the_steps_and_the_task() -> None:
     assert len(headline("Many-v0", {str(n): n for n in range(99)})) < 80
 
 
-def test_a_strip_shows_evenly_spaced_moments_of_the_longest_film() -> None:
+def test_a_strip_shows_evenly_spaced_frames_of_the_longest_recording() -> None:
     def still(times: range) -> Recording:
         return Recording(
             dict.fromkeys(times, np.zeros((2, 2, 3), np.uint8)), np.zeros(times[-1] + 1)
@@ -224,19 +224,19 @@ def test_a_strip_shows_evenly_spaced_moments_of_the_longest_film() -> None:
 
 
 @PIPES
-def test_render_draws_any_environment_with_frames(march: Path, tmp_path: Path) -> None:
+def test_render_supports_any_environment_with_rgb_frames(march: Path, tmp_path: Path) -> None:
     iio = pytest.importorskip("imageio.v3", reason="pip install 'metarl-torch[video]'")
     pytest.importorskip("imageio_ffmpeg", reason="pip install 'metarl-torch[video]'")
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
     few = ["--task", '{"length": 8}', "--episodes-per-task", 3]
-    for name in ("strip.png", "film.mp4", "film.gif"):
+    for name in ("strip.png", "video.mp4", "video.gif"):
         metarl("render", march, *few, "--out", tmp_path / "new" / name)
     assert (tmp_path / "new/strip.png").read_bytes().startswith(b"\x89PNG")
-    film, gif = (iio.imread(tmp_path / "new" / name) for name in ("film.mp4", "film.gif"))
-    assert len(film) == 9 + 75  # and the end for 1.5 seconds
-    assert iio.immeta(tmp_path / "new/film.mp4")["fps"] == 50
-    assert film[0].shape == (*gif[0].shape[:2], 3)
-    gc.collect()  # now, while the marker above is in force
+    video, gif = (iio.imread(tmp_path / "new" / name) for name in ("video.mp4", "video.gif"))
+    assert len(video) == 9 + 75  # and the end for 1.5 seconds
+    assert iio.immeta(tmp_path / "new/video.mp4")["fps"] == 50
+    assert video[0].shape == (*gif[0].shape[:2], 3)
+    gc.collect()  # while the filter above is active
 
 
 def test_several_runs_are_rows_of_one_environment(
@@ -258,12 +258,12 @@ def test_several_runs_are_rows_of_one_environment(
     [
         (["--task", "{bad"], 'must be JSON such as \'{"length": '),
         (["--task", "3"], "is not a mapping"),
-        (["--out", "film.avi"], "--out must end in one of .png, .pdf, .svg, .mp4, .gif"),
+        (["--out", "video.avi"], "--out must end in one of .png, .pdf, .svg, .mp4, .gif"),
         (["--inner-lr", "nan"], "--inner-lr must be finite"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_mistakes_are_one_line(
+def test_invalid_arguments_of_render_give_one_line_errors(
     flags: list[str],
     expected: str,
     march: Path,
@@ -276,7 +276,7 @@ def test_mistakes_are_one_line(
 
 
 @pytest.mark.parametrize("name", ["Blind", "Deaf"])
-def test_an_environment_without_frames_is_refused(name: str) -> None:
+def test_an_environment_without_rgb_frames_is_rejected(name: str) -> None:
     with pytest.raises(ValueError, match=f"tests/{name}-v0 does not render frames"):
         make_recorder(f"tests/{name}-v0")
 
@@ -285,7 +285,7 @@ def test_an_environment_without_frames_is_refused(name: str) -> None:
     ("system", "cause"),
     [("linux", "egl: its library is missing"), ("darwin", "glfw: no screen")],
 )
-def test_a_machine_without_opengl_gets_one_line_before_any_work(
+def test_missing_opengl_gives_a_one_line_error_before_any_work(
     system: str,
     cause: str,
     cheetah: Path,
@@ -310,7 +310,7 @@ def test_a_machine_without_opengl_gets_one_line_before_any_work(
 
 
 @pytest.mark.skipif(find_library("OSMesa") is not None, reason="this machine has OSMesa")
-def test_mujoco_that_cannot_be_imported_is_explained_too(tmp_path: Path) -> None:
+def test_a_failed_import_of_mujoco_is_explained(tmp_path: Path) -> None:
     code = """from metarl.drawing.opengl import explain_missing_opengl
 with explain_missing_opengl():
     import mujoco"""
@@ -333,7 +333,7 @@ def test_the_camera_follows_the_robot(egl: None) -> None:
     robot.reset(seed=0)
     scene = Scene(robot.model)
     frames = []
-    for moved in (0.0, 90.0):  # whole pairs of tiles: only the ruler differs
+    for moved in (0.0, 90.0):  # complete pairs of tiles, so that only the ruler differs
         robot.data.qpos[0] += moved
         mujoco.mj_forward(robot.model, robot.data)
         frames.append(scene.frame(robot.data).astype(int))
@@ -346,7 +346,7 @@ def test_the_camera_follows_the_robot(egl: None) -> None:
     assert robot.model.vis.quality.shadowsize == 4096  # the environment's own model is untouched
 
 
-def test_render_draws_a_robot_without_a_screen(
+def test_render_draws_a_robot_without_a_display(
     egl: None,
     cheetah: Path,
     tmp_path: Path,
