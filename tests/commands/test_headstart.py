@@ -60,7 +60,7 @@ def test_incomparable_runs_give_one_line_errors(
 ) -> None:
     out = ("--out", tmp_path / "x.png")
     swapped = refusal(capsys, "headstart", scratch[0], "--scratch", whole, *out)
-    assert "was trained by Stable-Baselines3 and does not adapt" in swapped
+    assert "trained by Stable-Baselines3 do not adapt" in swapped
     assert "is not a run on one task of metarl/Navigation2D-v0" in refusal(
         capsys, "headstart", whole, "--scratch", whole, *out
     )

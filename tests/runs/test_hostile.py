@@ -142,7 +142,7 @@ def test_a_zip_with_pickled_tensors_is_rejected(
         spoil(run / "checkpoints/00000001.zip", lambda m, p=payload: m.update({"policy.pth": p}))
         for words in (["evaluate", run, *FEW], ["pull", run, "--out", tmp_path / "out"],
                       ["push", run, tmp_path / "out"]):  # fmt: skip
-            assert "not a whole checkpoint" in refusal(capsys, *words)
+            assert "not a valid checkpoint" in refusal(capsys, *words)
     assert not marker.exists()
 
 
