@@ -184,17 +184,15 @@ class ImageClassification(Supervised[FewShotConfig]):
             split: _tasks(config, partial(_pool, config, classes, split), config.test_steps or 0)
             for split, classes in splits._asdict().items()
         }
+        fitting = _chunk_size(config, trained.num_shots + trained.num_queries)
         return Parts(
             model,
-            make_learner(
-                config,
-                model,
-                chunk_size=_chunk_size(config, trained.num_shots + trained.num_queries),
-            ),
+            make_learner(config, model, chunk_size=fitting),
             make_test_loop(config, model, start="zero" if joint else None),
             batches if joint else tasks,
             tested,
             chunk_size=_chunk_size(config, config.num_shots + (config.test_queries or QUERIES)),
+            train_chunk=config.chunk_size or fitting,
         )
 
     def prepare(self) -> dict[str, float]:

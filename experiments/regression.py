@@ -100,6 +100,7 @@ class SinusoidRegression(Supervised[RegressionConfig]):
             make_test_loop(config, model),
             self.sinusoids(config.num_queries).sample,
             dict.fromkeys(Splits._fields, self.sinusoids(QUERIES).sample),
+            train_chunk=config.chunk_size,
         )
 
     def examples(self, run: Run, *, tasks: int = 2, seed: int = 1) -> list[Fit]:

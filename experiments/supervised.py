@@ -62,7 +62,8 @@ class SupervisedTraining(Experiment[Config]):
         """Sample a meta-batch and return the tasks of this process."""
         del state
         generator = torch_generator(self.config.seed, iteration, "tasks", device=self.device)
-        return share_of(self.parts.draw(self.config.num_tasks or 1, generator)), {}
+        tasks = self.parts.draw(self.config.num_tasks or 1, generator)
+        return share_of(tasks, multiple=self.parts.train_chunk or 1), {}
 
     def learner(self, iteration: int) -> MetaLearner:
         """Return the meta-update of an iteration."""
@@ -217,10 +218,15 @@ class Supervised(SupervisedTraining[Config]):
         }
 
 
-def share_of(tasks: Tasks) -> Tasks:
-    """Return the tasks of this process. All processes sample the same meta-batch."""
+def share_of(tasks: Tasks, *, multiple: int = 1) -> Tasks:
+    """Return the tasks of this process. All processes sample the same meta-batch.
+
+    Args:
+        tasks: The meta-batch of all processes.
+        multiple: Number of tasks per chunk; a process receives whole chunks if there are enough.
+    """
     if isinstance(tasks, Task):
-        return processes.share(len(tree.leaves(tasks)[0])).of_batch(tasks)
+        return processes.share(len(tree.leaves(tasks)[0]), multiple=multiple).of_batch(tasks)
     return processes.share(len(tasks)).of_list(tasks)
 
 

@@ -59,6 +59,7 @@ class Parts(NamedTuple):
         draw: Sampler of training tasks.
         evaluated: Samplers of evaluation tasks by split: ``train``, ``validation`` and ``test``.
         chunk_size: Number of tasks processed at a time in an evaluation; None processes all tasks.
+        train_chunk: Number of tasks processed at a time in training; None processes all tasks.
     """
 
     model: Model
@@ -67,6 +68,7 @@ class Parts(NamedTuple):
     draw: Draw
     evaluated: Mapping[str, Draw]
     chunk_size: int | None = None
+    train_chunk: int | None = None
 
 
 def make_model(config: SupervisedConfig, module: nn.Module, criterion: Criterion) -> Model:

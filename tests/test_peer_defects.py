@@ -34,7 +34,7 @@ Tests in other files:
   tests/envs/test_navigation.py::test_episode_terminates_inside_a_box_around_the_goal
 * a quota of transitions, which drops or adds episodes where they end early (ProMP, maml_rl), and
   an episode splitter that loses the last one (metaworld-algorithms):
-  tests/rl/test_sampler.py::test_episodes_that_end_early_are_masked_up_to_the_horizon
+  tests/rl/test_sampler.py::test_episodes_that_end_early_are_masked
 * advantages divided by their variance (garage, metaworld-algorithms):
   tests/rl/test_advantages.py::test_standardized_values_have_mean_zero_and_std_one
 * a baseline that is never trained (garage):

@@ -1,4 +1,4 @@
-"""The first iteration of every kind of run equals that of the version before the redesign.
+"""The first iteration of every kind of run equals the recorded one.
 
 `.ci/compare_versions.py` contains the command lines and recorded the numbers with ``--record``.
 """

@@ -20,6 +20,7 @@ Process: TypeAlias = Callable[[Rollout], tuple[Episodes, Metrics]]
 """Function from the rollout of one task to episodes with advantages, and metrics."""
 
 RIDGE = 1e-5
+SMALLEST_RIDGE = 1e-10  # relative to the norm of a feature
 CLIP = 10.0
 
 
@@ -55,10 +56,11 @@ def discounted_sum(
     values: Float[Tensor, "time episode"], discount: float
 ) -> Float[Tensor, "time episode"]:
     """Return Σ_{k≥0} discountᵏ · values[t + k] for every t."""
-    time = torch.arange(len(values), device=values.device)
-    lag = time - time[:, None]
-    weights = torch.where(lag >= 0, discount ** lag.clamp(min=0).to(values.dtype), 0.0)
-    return weights @ values  # faster than T sequential steps
+    total, shift = values, 1
+    while shift < len(values):  # doubles the number of terms of each sum
+        later = torch.cat([total[shift:], torch.zeros_like(total[:shift])])
+        total, shift = total + discount**shift * later, 2 * shift
+    return total
 
 
 def baseline_features(
@@ -82,15 +84,21 @@ def fit_baseline(
 ) -> Float[Tensor, "time episode"]:
     """Fit the returns-to-go by ridge regression and return the predictions.
 
-    The normal equations are solved in float64 with a ridge of 1e-5.
+    The normal equations are solved in float64 with a ridge of 1e-5. The features are scaled to norm
+    1 before the solution, with a ridge of at least 1e-10 in this scale, so that long horizons and
+    constant or collinear observations do not make the equations singular. The predictions are NaN
+    if the equations cannot be solved because observations or returns are not finite.
     """
     features = baseline_features(observations).double()
     chosen = torch.where(mask[..., None], features, 0.0).flatten(0, 1)
-    gram = chosen.mT @ chosen
-    gram = gram + RIDGE * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    target = chosen.mT @ masked(returns, mask).double().flatten()[:, None]
-    factor = torch.linalg.cholesky_ex(gram).L
-    weights = torch.cholesky_solve(target, factor)
+    square = (chosen**2).sum(0)
+    scale = torch.where(square > 0, square, 1.0).rsqrt()
+    gram = scale[:, None] * (chosen.mT @ chosen) * scale
+    ridge = (RIDGE * scale**2).clamp(min=SMALLEST_RIDGE)
+    factor, failed = torch.linalg.cholesky_ex(gram + torch.diag(ridge))
+    target = scale[:, None] * (chosen.mT @ masked(returns, mask).double().flatten()[:, None])
+    weights = scale[:, None] * torch.cholesky_solve(target, factor)
+    weights = torch.where(failed == 0, weights, torch.nan)
     return (features @ weights).squeeze(-1).to(returns.dtype)
 
 

@@ -14,7 +14,8 @@ from metarl.rl.distributions import Gaussian
 class Rollout(NamedTuple):
     """The transitions of one task, or of a meta-batch with a leading task axis.
 
-    All tensors have the axes (time, episode), and the time axis is padded to the horizon.
+    All tensors have the axes (time, episode). The time axis is padded to the horizon, or to a half,
+    a quarter, ... of it if all episodes of the meta-batch are shorter.
 
     Attributes:
         observations: Observations, shape (*task, time, episode, *observation). Floating-point
@@ -93,8 +94,16 @@ def rollout_metrics(task: Task) -> Metrics:
         The number of transitions (``env/steps``), the mean episode length after adaptation, and the
         mean standard deviation of a Gaussian policy or the entropy of other policies.
     """
+    number = len(task.query.mask)
+    each = [tree.map_leaves(lambda x, index=index: x[index], task) for index in range(number)]
+    steps, pairs = processes.total([_sums(task) for task in each])
+    return {"env/steps": steps, **{name: value / count for name, (value, count) in pairs.items()}}
+
+
+def _sums(task: Task) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+    """Return the number of transitions of one task, and metrics as pairs of a sum and a number."""
     batches: list[Episodes] = [*task.support, task.query]
-    lengths = task.query.mask.sum(1).float()
+    lengths = task.query.mask.sum(0).float()
     pairs = {"episode/length": _pair(lengths, torch.ones_like(lengths, dtype=torch.bool))}
     for name, batch in (("before", batches[0]), ("after", batches[-1])):
         behavior = batch.behavior
@@ -103,9 +112,7 @@ def rollout_metrics(task: Task) -> Metrics:
             pairs[f"policy/std_{name}"] = _pair(behavior.log_std.exp(), mask)
         else:
             pairs[f"policy/entropy_{name}"] = _pair(behavior.entropy(), batch.mask)
-    steps = torch.stack([batch.mask.sum() for batch in batches]).sum().double()
-    steps, pairs = processes.total([(steps, pairs)])
-    return {"env/steps": steps, **{name: value / count for name, (value, count) in pairs.items()}}
+    return torch.stack([batch.mask.sum() for batch in batches]).sum().double(), pairs
 
 
 def _pair(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

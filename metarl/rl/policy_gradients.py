@@ -14,6 +14,7 @@ from metarl.core.speed import chunks, processes
 from metarl.rl.episodes import chunk_of, zero_task_padding
 from metarl.rl.losses import mean_kl, surrogate
 from metarl.rl.policies import Policy
+from metarl.rl.stability import warn_of_large_kl
 from metarl.util import at_least, greater_than
 
 
@@ -89,6 +90,7 @@ def policy_gradient(
         for _ in range(epochs - 1):
             state, _ = learner.step(state, tasks)
         after = evaluate_batch(loop, outer, state.params, tasks, size)
+        warn_of_large_kl(after)
         measured = "outer/surrogate" if "outer/surrogate" in after else "outer/loss"
         improvement = first[measured] - after[measured]
         kept = {name: first[name] for name in ("gradient/outer", "outer/loss")}

@@ -111,11 +111,13 @@ class Sampler:
                 if ended.all():
                     break
                 seen = self._grouped(following, dtype)
-            for _ in range(self.horizon - len(steps)):
-                behavior.sample(generator, self.share)  # the same amount of noise in any case
+            longest = processes.most(len(steps))
+            for _ in range(longest - len(steps)):  # all processes sample the same noise
+                behavior.sample(generator, self.share)
+            stacked = partial(_stacked, length=padded_length(longest, self.horizon))
             behaviors, *columns = zip(*steps, strict=True)
-            seen, actions, rewards, mask, diverged = (self._stacked(*x) for x in columns)
-            behavior = tree.map_leaves(self._stacked, *behaviors)
+            seen, actions, rewards, mask, diverged = (stacked(*x) for x in columns)
+            behavior = tree.map_leaves(stacked, *behaviors)
             rollout = Rollout(seen, actions, rewards.to(dtype), mask, behavior, diverged)
             return Rollout(*zero_padding(rollout))
 
@@ -194,11 +196,22 @@ class Sampler:
         # Copied, because environments can reuse the array for the next observations.
         return rows.to(self.device, kind, copy=True).reshape(shape)
 
-    def _stacked(self, *steps: Tensor) -> Tensor:
-        """Stack time steps along axis 1 and pad them to the horizon."""
-        stacked = torch.stack(steps, 1)
-        padding = (stacked.shape[0], self.horizon - len(steps), *stacked.shape[2:])
-        return torch.cat([stacked, stacked.new_zeros(padding)], 1) if padding[1] else stacked
+
+def padded_length(longest: int, horizon: int) -> int:
+    """Return the length of the time axis for episodes of at most `longest` steps.
+
+    It is the horizon or a half, a quarter, ... of it, because programs are traced for each length.
+    """
+    while longest <= -(-horizon // 2) < horizon:
+        horizon = -(-horizon // 2)
+    return horizon
+
+
+def _stacked(*steps: Tensor, length: int) -> Tensor:
+    """Stack time steps along axis 1 and pad them to `length`."""
+    stacked = torch.stack(steps, 1)
+    padding = (stacked.shape[0], length - len(steps), *stacked.shape[2:])
+    return torch.cat([stacked, stacked.new_zeros(padding)], 1) if padding[1] else stacked
 
 
 def make_sampler(

@@ -12,6 +12,7 @@ from metarl import core
 from metarl.core import InnerLoop, MetaLearner, MetaParams, MetaState, Metrics, Task, tree
 from metarl.core.adapt import Batches
 from metarl.core.speed import chunks, processes
+from metarl.rl import stability
 from metarl.rl.episodes import chunk_of, masked, masked_mean, zero_task_padding
 from metarl.rl.methods import takes_options_of
 from metarl.rl.objective import Linearization, PostAdaptationObjective
@@ -58,7 +59,7 @@ def trust_region_step(
         The new meta-parameters, or the old ones if no line-search step was accepted, and metrics.
 
     Raises:
-        FloatingPointError: If the surrogate or its gradient is not finite.
+        FloatingPointError: If the surrogate, its gradient or the step is not finite.
         ValueError: If `fisher_fraction` is not in (0, 1].
     """
     above(0, 1).check("fisher_fraction", fisher_fraction)
@@ -97,6 +98,11 @@ def trust_region_step(
     curvature = tree.dot(solution, image)
     curvature = curvature.clamp(min=torch.finfo(curvature.dtype).tiny)
     step = tree.scale(solution, -torch.sqrt(2 * max_kl / curvature))
+    if not torch.isfinite(tree.norm(step)):
+        raise FloatingPointError(
+            f"conjugate gradients found a step with norm {tree.norm(step).item():g}: "
+            f"{stability.ADVICE} or increase cg_damping"
+        )
     del at_old  # frees the residuals before the line search
 
     def evaluate(candidate: MetaParams) -> Any:
@@ -141,6 +147,7 @@ def maml_trpo(
         options: Arguments of :func:`~metarl.rl.trpo.trust_region_step`, such as ``max_kl=0.01``.
     """
     objective = PostAdaptationObjective(policy, loop, term)
+    rejected = stability.RejectedSteps()
 
     def init(
         params: Any, generator: torch.Generator | None = None, *, device: Any = "cpu"
@@ -149,6 +156,7 @@ def maml_trpo(
 
     def step(state: MetaState, tasks: Task) -> tuple[MetaState, Metrics]:
         params, metrics = trust_region_step(objective, state.params, tasks, **options)
+        rejected.add(accepted=bool(metrics["trpo/step_fraction"]))
         return MetaState(params), metrics
 
     return MetaLearner(init, step, loop.adapt)

@@ -82,8 +82,7 @@ class RunConfig(Ranged):
 
 Kind = TypeVar("Kind", bound=RunConfig)
 NEUTRAL = frozenset({
-    "device", "track", "checkpoint_every", "keep_checkpoints", "chunk_size", "media_every",
-    "media_format",
+    "device", "track", "checkpoint_every", "keep_checkpoints", "media_every", "media_format",
 })  # fmt: skip
 """Settings that do not affect the training result."""
 

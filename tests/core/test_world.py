@@ -47,8 +47,11 @@ COMMANDS = {
     "sinusoid": ["train", "regression", "--num-tasks", 7, "--log-every", 1,
                  "--checkpoint-every", 10, "--validation-tasks", 30],
     "maml++": ["train", "fewshot", "--method", "maml++", *SMALL, "--log-every", 1,
-               "--checkpoint-every", 10],
+               "--checkpoint-every", 10, "--chunk-size", 1],
+    "one chunk": ["train", "fewshot", "--method", "maml++", *SMALL, "--log-every", 1,
+                  "--checkpoint-every", 10],
 }  # fmt: skip
+ROUNDED = ("sinusoid", "one chunk")  # processes split a chunk, which changes rounding
 
 
 @pytest.mark.parametrize("total", [1, 2, 5, 8, 13])
@@ -78,7 +81,7 @@ def largest_gap(mine: list[dict[str, float]], theirs: list[dict[str, float]]) ->
 
 
 FEW = {name: 2 for name in COMMANDS if name != "vpg-maml"}
-MANY = {name: 20 for name in ("maml-trpo", "promp", "sinusoid", "maml++")}
+MANY = {name: 20 for name in ("maml-trpo", "promp", "maml++", *ROUNDED)}
 MANY |= dict.fromkeys(("e-maml", "cavia", "reptile"), 5)
 
 
@@ -99,7 +102,8 @@ def test_results_do_not_depend_on_the_number_of_processes(
     alone = history(tmp_path / "1")
     assert len(alone) == iterations
     for size in sizes:
-        assert largest_gap(history(tmp_path / str(size)), alone) < 1e-5
+        mine = history(tmp_path / str(size))
+        assert largest_gap(mine, alone) <= (1e-5 if name in ROUNDED else 0.0)
 
 
 def in_float64(out: Path, name: str) -> None:

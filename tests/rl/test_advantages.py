@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from metarl.rl import baseline as module
 from metarl.rl.baseline import (
     advantages,
+    baseline_features,
     discounted_sum,
     explained_variance,
     fit_baseline,
@@ -16,6 +17,7 @@ from metarl.rl.baseline import (
 )
 from metarl.rl.distributions import Gaussian
 from metarl.rl.episodes import Episodes, Rollout, masked, masked_mean, mean_return
+from tests.support import nightly
 from tests.support.problems import randn, random_mask, seeded
 
 
@@ -133,6 +135,39 @@ def test_baseline_in_float32_supports_constant_and_equal_features() -> None:
     fit = fit_baseline(observations, returns, torch.ones(200, 20, dtype=torch.bool))
     assert fit.dtype == torch.float32
     assert_close(fit, returns, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize(("horizon", "episodes"), [(200, 20), (1000, 40), nightly(10_000, 20)])
+@pytest.mark.parametrize("constants", [(), (9.81, 0.333, 7.1), (1e-3,), (0.0, 1e4)])
+def test_constant_observations_do_not_affect_the_baseline(
+    horizon: int, episodes: int, constants: tuple[float, ...]
+) -> None:
+    facts = torch.tensor(constants).expand(horizon, episodes, len(constants))
+    observations = torch.cat([randn(horizon, episodes, 2).float(), facts], dim=-1)
+    rewards = 1 + 0.1 * randn(horizon, episodes, seed=5).float()
+    returns = discounted_sum(rewards, 1.0)
+    mask = torch.ones(horizon, episodes, dtype=torch.bool)
+    features = baseline_features(observations).double().flatten(0, 1)
+    target = returns.double().flatten()[:, None]
+    best = features @ torch.linalg.lstsq(features, target, driver="gelsd").solution
+    fit = fit_baseline(observations, returns, mask)
+    expected = explained_variance(best.reshape(returns.shape).float(), returns, mask)
+    assert_close(explained_variance(fit, returns, mask), expected, rtol=0, atol=1e-5)
+
+
+def test_collinear_observations_do_not_affect_the_baseline() -> None:
+    batch = rollout(full=True)
+    doubled = torch.cat([batch.observations, 2 * batch.observations], dim=-1)
+    returns = randn(TIME, EPISODES, seed=4)
+    expected = fit_baseline(batch.observations, returns, batch.mask)
+    assert_close(fit_baseline(doubled, returns, batch.mask), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_baseline_of_non_finite_observations_is_nan() -> None:
+    batch = rollout(full=True)
+    observations = batch.observations.clone()
+    observations[0, 0, 0] = torch.nan
+    assert fit_baseline(observations, batch.rewards, batch.mask).isnan().all()
 
 
 def test_standardized_values_have_mean_zero_and_std_one() -> None:

@@ -140,11 +140,13 @@ def count(number: int) -> int:
 
 
 def mean_over_tasks(values: Tree) -> Tree:
-    """Average every tensor over its leading (task) axis and over all processes."""
-    if size() == 1:
-        return tree.map_leaves(lambda x: x.mean(0), values)
-    tasks = count(len(tree.leaves(values)[0]))
-    return tree.scale(total([tree.map_leaves(lambda x: x.sum(0), values)]), 1 / tasks)
+    """Average every tensor over its leading (task) axis and over all processes.
+
+    The result does not depend on the number of processes; see :func:`total`.
+    """
+    number = len(tree.leaves(values)[0])
+    tasks = [tree.map_leaves(lambda x, index=index: x[index], values) for index in range(number)]
+    return tree.scale(total(tasks), 1 / count(number))
 
 
 def most(number: int) -> int:

@@ -1,0 +1,48 @@
+"""Warnings about updates that do not change the policy or change it too much."""
+
+from functools import cache
+
+from metarl.core import Metrics
+from metarl.core.speed import processes
+from metarl.util import warn
+
+
+ADVICE = (
+    "scale the observations to values near 1 (for example with "
+    "gymnasium.wrappers.TransformObservation)"
+)
+PATIENCE = 3
+LARGEST_KL = 100.0  # nats; updates usually have a KL divergence of 0.01 to 1
+
+
+class RejectedSteps:
+    """A counter that warns after three consecutive updates without an accepted step."""
+
+    def __init__(self) -> None:
+        """Start counting at zero."""
+        self._count = 0
+
+    def add(self, *, accepted: bool) -> None:
+        """Count an update, and warn if it is the third one in a row without an accepted step."""
+        self._count = 0 if accepted else self._count + 1
+        if self._count == PATIENCE and processes.writes():
+            warn(
+                f"the line search has accepted no step in {PATIENCE} consecutive updates, so the "
+                f"policy does not change: {ADVICE}, lower inner_lr, or collect more episodes"
+            )
+
+
+def warn_of_large_kl(metrics: Metrics) -> None:
+    """Warn once per process if a KL divergence (``outer/kl*``) exceeds 100 nats or is NaN."""
+    found = [float(value) for name, value in metrics.items() if name.startswith("outer/kl")]
+    if not all(value <= LARGEST_KL for value in found):
+        _warn_of_large_kl()
+
+
+@cache
+def _warn_of_large_kl() -> None:
+    if processes.writes():
+        warn(
+            f"an update changed the policy by a KL divergence of more than {LARGEST_KL:g}: "
+            f"{ADVICE}, or lower outer_lr"
+        )
