@@ -16,6 +16,7 @@ from metarl.util import (
     at_least,
     machine,
     print_table,
+    replacing,
     require_writable,
     resolve_device,
 )
@@ -97,7 +98,9 @@ def main(args: Benchmark) -> None:
         print_table(title, ["figure", "median", "unit"], [_row(*item) for item in figures.items()])
         report.setdefault(title, {}).update(figures)
     if args.out is not None:
-        args.out.write_text(json.dumps({"figures": report, "versions": versions()}, indent=2))
+        text = json.dumps({"figures": report, "versions": versions()}, indent=2)
+        with replacing(args.out) as temporary:
+            temporary.write_text(text)
 
 
 def _row(label: str, value: float) -> list[str]:

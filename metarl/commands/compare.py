@@ -21,7 +21,7 @@ from metarl.core.speed import processes
 from metarl.drawing import figure
 from metarl.experiments import experiments
 from metarl.runs import NEUTRAL, Run, markdown_table, to_json, unset
-from metarl.util import Ranged, at_least, interval95, print_table, require_writable
+from metarl.util import Ranged, at_least, interval95, print_table, replacing, require_writable
 
 
 Execute: TypeAlias = Callable[[Path, list[str]], None]
@@ -232,7 +232,8 @@ def show(groups: dict[str, list[Run]], flags: list[str], out: Path) -> None:
     rows = [row + [""] * (width - len(row)) for row in rows]
     heads = ["method", "seeds", "env steps", *(f"after {k}" for k in range(width - 3))]
     print_table("test tasks, by adaptation steps; ± 95 % over seeds", heads, rows)
-    (out / "table.md").write_text(markdown_table(heads, rows) + "\n")
+    with replacing(out / "table.md") as temporary:
+        temporary.write_text(markdown_table(heads, rows) + "\n")
     runs = [run for members in groups.values() for run in members]
     figure(runs, out / "curves.png", choose=chosen)
     print(f"written to {out / 'table.md'} and {out / 'curves.png'}")

@@ -17,7 +17,7 @@ from metarl.core import torch_generator
 from metarl.experiments.load import load
 from metarl.rl import AdaptationCurve
 from metarl.runs import Run, command, versions
-from metarl.util import Ranged, at_least, optional, print_table, require_writable
+from metarl.util import Ranged, at_least, optional, print_table, replacing, require_writable
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def main(args: Headstart) -> None:
     about = {"command": command(), "iteration": Run.open(args.run).choose_checkpoint(None),
              "rows": rows, "versions": versions(),
              "seconds": round(time.perf_counter() - began, 1)}  # fmt: skip
-    table.write_text(json.dumps(about, indent=1) + "\n")
+    with replacing(table) as temporary:
+        temporary.write_text(json.dumps(about, indent=1) + "\n")
     print(f"written to {args.out} and {table}")
 
 
@@ -171,5 +172,6 @@ def draw(
         axes.grid(alpha=0.25)
         axes.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(out, dpi=150)
+    with replacing(out) as temporary:
+        figure.savefig(temporary, dpi=150)
     plt.close(figure)

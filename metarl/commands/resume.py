@@ -74,6 +74,11 @@ def newest_state(experiment: Experiment[Any], run: Run) -> tuple[int, State | No
             warn(f"{error}; trying an earlier checkpoint")
     if run.checkpoints():
         raise ValueError(f"no checkpoint of {run.folder} can be read; the run was not changed")
+    if (lines := run.metrics()) and (last := lines[-1]["iteration"]):
+        raise ValueError(
+            f"{run.folder} has metrics up to iteration {last} but no checkpoint. Restore the "
+            "folder checkpoints/, or start a new run; this run was not changed"
+        )
     return 0, None
 
 

@@ -4,8 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from metarl.data.images import Classes
+from metarl.util import replacing
 
 
 FORMAT = "metarl-images-1"  # metadata key; increase the number when the file format changes
@@ -61,18 +61,3 @@ def cached(kind: str, source: dict[str, Any], make: Callable[[], Classes]) -> Cl
         save_file({"images": classes.images.contiguous()}, temporary, {FORMAT: about})
         temporary.chmod(mode)  # safetensors makes the file private, but the cache may be shared
     return classes
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file that replaces `path` if the block succeeds.
-
-    The temporary name is unique, because several runs may write the same file at the same time.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from metarl.data import images
-from metarl.data.cache import cache_folder, cached, fingerprint, replacing
-from metarl.util import warn
+from metarl.data.cache import cache_folder, cached, fingerprint
+from metarl.util import replacing, warn
 
 
 Names: TypeAlias = Sequence[str]

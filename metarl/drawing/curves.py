@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from metarl.drawing.montage import label
 from metarl.runs import NEUTRAL, Run, protocol
-from metarl.util import interval95, optional, warn
+from metarl.util import interval95, optional, replacing, warn
 
 
 class Measure(NamedTuple):
@@ -156,7 +156,8 @@ def figure(
     if not few:
         drawn.legend(*learning.get_legend_handles_labels(), **BESIDE)
     drawn.tight_layout()
-    drawn.savefig(out, dpi=150, bbox_inches="tight")
+    with replacing(out) as temporary:
+        drawn.savefig(temporary, dpi=150, bbox_inches="tight")
     plt.close(drawn)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from metarl.drawing.recording import Pace, Recording
 from metarl.drawing.video import SUFFIXES, write_video
-from metarl.util import optional
+from metarl.util import optional, replacing
 
 
 WIDTH = 480  # width of a panel in pixels
@@ -161,7 +161,8 @@ def strip_figure(shots: list[Shot], out: Path, title: str) -> None:
     for axes, moment in zip(grid[0], moments, strict=True):
         axes.set_title(f"step {moment}", fontsize=9)
     figure.suptitle(optional.plain_text(title), x=0.01, ha="left", fontsize=10.5)
-    figure.savefig(out, dpi=200)
+    with replacing(out) as temporary:
+        figure.savefig(temporary, dpi=200)
     plt.close(figure)
 
 

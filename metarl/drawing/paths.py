@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from metarl.drawing.montage import label
 from metarl.drawing.video import write_video
 from metarl.rl import Episodes, mean_return
-from metarl.util import optional
+from metarl.util import optional, replacing
 
 
 COLORS = ("#9aa0a6", "#f4a261", "#2a9d8f", "#1d3557", "#8338ec", "#e63946")
@@ -87,7 +87,8 @@ def paths_figure(rows: list[list[Panel]], out: Path) -> None:
         axes.legend(fontsize=7.5, handlelength=1.2, columnspacing=1.0, **below)
     key = "star: goal, dot: start, numbers: mean return before and after adaptation"
     figure.supxlabel(key, fontsize=8)
-    figure.savefig(out, dpi=150)
+    with replacing(out) as temporary:
+        figure.savefig(temporary, dpi=150)
 
 
 def paths_video(panels: list[Panel], out: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.util import optional
+from metarl.util import optional, replacing
 
 
 SUFFIXES = (".mp4", ".gif")
@@ -47,6 +47,7 @@ def write_video(
     Raises:
         ImportError: If Pillow, imageio or imageio-ffmpeg is missing; the message contains the
             install command.
+        OSError: If the file cannot be written, for example because the disk is full.
 
     Example::
 
@@ -55,15 +56,33 @@ def write_video(
     """
     require_video()
     held = round(hold * fps)
-    if out.suffix == ".gif":
-        pillow = _require("PIL.Image")
-        images = [pillow.fromarray(frame).quantize(256) for frame in frames]
-        options = {"duration": max(20, round(100 / fps) * 10), "loop": 0}
-        others = images[1:] + images[-1:] * held
-        images[0].save(out, save_all=True, append_images=others, **options)
-        return
+    with replacing(out) as temporary:
+        if out.suffix == ".gif":
+            _write_gif(frames, temporary, fps, held)
+        else:
+            _write_mp4(frames, temporary, fps, held)
+
+
+def _write_gif(frames: Iterable[NDArray[np.uint8]], out: Path, fps: float, held: int) -> None:
+    pillow = _require("PIL.Image")
+    images = [pillow.fromarray(frame).quantize(256) for frame in frames]
+    options = {"duration": max(20, round(100 / fps) * 10), "loop": 0}
+    others = images[1:] + images[-1:] * held
+    images[0].save(out, save_all=True, append_images=others, **options)
+
+
+def _write_mp4(frames: Iterable[NDArray[np.uint8]], out: Path, fps: float, held: int) -> None:
+    """Write a video and count its frames, because imageio ignores the encoder's exit status."""
+    written = 0
     with _require("imageio.v2").get_writer(out, fps=fps, quality=7, macro_block_size=2) as writer:
         for frame in frames:
             writer.append_data(frame)
+            written += 1
         for _ in range(held):
             writer.append_data(frame)
+    try:
+        found, _ = _require("imageio_ffmpeg").count_frames_and_secs(out)
+    except RuntimeError:
+        found = 0
+    if found < written + held:
+        raise OSError(f"the encoder wrote {found} of {written + held} frames; is the disk full?")

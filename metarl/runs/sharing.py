@@ -145,4 +145,4 @@ def _copied_files(folder: Path) -> list[Path]:
     media = (path for path in (folder / "media").glob("[!.]*") if path.suffix in MEDIA)
     evaluations = (folder / "evaluations").glob("[!.]*.json")
     found = [folder / "metrics.jsonl", folder / "README.md", *evaluations, *media]
-    return [path for path in found if path.is_file()]
+    return [path for path in found if path.is_file() and path.stat().st_size]

@@ -7,6 +7,7 @@ from .measuring import Figures as Figures
 from .measuring import machine as machine
 from .measuring import median as median
 from .optional import pyplot as pyplot
+from .output import replacing as replacing
 from .output import require_writable as require_writable
 from .parsing import is_number as is_number
 from .parsing import parse_json as parse_json

@@ -1,6 +1,9 @@
-"""Checks of output files before a long computation."""
+"""Output files: a check before a long computation, and writing without damage to old files."""
 
 import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -25,3 +28,39 @@ def require_writable(path: Path) -> None:
         raise OSError(f"{path} cannot be written: {error.strerror}: {error.filename}") from None
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise PermissionError(f"{path} cannot be written: permission denied")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder, and move the file to `path` after the block.
+
+    An existing file at `path` is unchanged if the block fails or the process is killed.
+
+    Args:
+        path: The file; its folder is created.
+
+    Yields:
+        A path with the suffix of `path`, which the block must write.
+
+    Raises:
+        OSError: If the file cannot be written or is empty; the message contains `path`.
+
+    Example::
+
+        with replacing(Path("runs/curves.png")) as temporary:
+            figure.savefig(temporary)
+    """
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if not temporary.stat().st_size:
+            raise OSError("the file is empty")
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error).strip().splitlines()[0]
+        raise OSError(f"{path} cannot be written: {reason}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

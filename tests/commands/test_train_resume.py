@@ -126,3 +126,15 @@ def test_resume_changes_nothing_without_readable_checkpoints_or_metrics(
     assert "the run was not changed" in capsys.readouterr().err.splitlines()[-1]
     assert history(copied) == history(whole)
     assert {path.read_bytes() for path in (copied / "checkpoints").iterdir()} == {b"damaged"}
+
+
+def test_resume_without_checkpoints_keeps_the_metrics(
+    whole: Path, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (copied / "checkpoints").iterdir():
+        path.unlink()
+    line = refusal(capsys, "resume", copied, "--iterations", 9)
+    assert "has metrics up to iteration 6 but no checkpoint. Restore the folder" in line
+    assert history(copied) == history(whole)
+    assert (copied / "config.json").read_bytes() == (whole / "config.json").read_bytes()
+    assert not list((copied / "checkpoints").iterdir())
