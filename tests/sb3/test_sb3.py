@@ -1,6 +1,7 @@
 """Stable-Baselines3: conversion of policies, environments and `metarl train sb3`."""
 
 import contextlib
+import io
 import types
 import zipfile
 from pathlib import Path
@@ -332,9 +333,115 @@ def test_the_replay_buffer_is_resumed(algo: str, tmp_path: Path) -> None:
     words = ["train", "sb3", "--algo", algo, "--hidden", 8, "--num-envs", 4, "--eval-every", 600]
     for name, iterations in (("whole", 3), ("half", 2)):
         metarl(*words, "--iterations", iterations, "--out", tmp_path / name)
-    assert len(list((tmp_path / "half/checkpoints").glob("*.npz"))) == 1
+    assert len(list((tmp_path / "half/checkpoints").glob("*.npz"))) == 2
     metarl("resume", tmp_path / "half", "--total-steps", 3 * 600)
     assert history(tmp_path / "half") == history(tmp_path / "whole")
+
+
+def test_the_previous_replay_buffer_survives_a_damaged_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "sb3", "--algo", "td3", "--hidden", 8, "--num-envs", 4, "--eval-every", 600]
+    metarl(*words, "--iterations", 3, "--out", tmp_path / "run")
+    before = history(tmp_path / "run")
+    newest = tmp_path / "run/checkpoints/00000003"
+    newest.with_suffix(".replay.npz").write_bytes(b"damaged")
+    metarl("resume", tmp_path / "run", "--iterations", 3)
+    assert "complete" not in capsys.readouterr().out
+    assert history(tmp_path / "run") == before
+
+
+def changed_zip(path: Path, name: str, change: Any, **options: Any) -> None:
+    """Change the tensors in one entry of a zip."""
+    with zipfile.ZipFile(path) as archive:
+        members = {each: archive.read(each) for each in archive.namelist()}
+    values = torch.load(io.BytesIO(members[name]), weights_only=True)
+    torch.save(change(values), packed := io.BytesIO())
+    members[name] = packed.getvalue()
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        for each, data in members.items():
+            archive.writestr(each, data)
+
+
+def with_nan(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: torch.full_like(x, torch.nan) for name, x in values.items()}
+
+
+def with_small_moments(values: Any) -> Any:
+    for moments in values["state"].values():
+        moments["exp_avg"] = torch.zeros(1)
+    return values
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "options", "expected"),
+    [
+        ("policy.pth", with_nan, {}, "policy.pth contains values that are not finite"),
+        (
+            "policy.optimizer.pth",
+            with_small_moments,
+            {},
+            "exp_avg of the optimizer must have shape",
+        ),
+        (
+            "policy.pth",
+            lambda values: values | {"bomb": torch.zeros(10**6)},
+            {"compression": zipfile.ZIP_DEFLATED},
+            "is compressed",
+        ),
+    ],
+)
+def test_invalid_tensors_in_a_zip_are_rejected(
+    name: str,
+    change: Any,
+    options: Any,
+    expected: str,
+    copied: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    changed_zip(copied / "checkpoints/00000003.zip", name, change, **options)
+    assert expected in refusal(capsys, "evaluate", copied)
+
+
+def test_unsafe_loading_is_never_suggested(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copied / "checkpoints/00000003.zip"
+    with zipfile.ZipFile(path) as archive:
+        members = {each: archive.read(each) for each in archive.namelist()}
+    torch.save(types.SimpleNamespace(), packed := io.BytesIO())
+    with zipfile.ZipFile(path, "w") as archive:
+        for each, data in (members | {"policy.pth": packed.getvalue()}).items():
+            archive.writestr(each, data)
+    error = refusal(capsys, "evaluate", copied)
+    assert "an entry contains objects other than tensors" in error
+    assert "trust" not in error
+    assert "weights_only" not in error
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rewards": np.zeros((1, 1), np.float32)},
+        {"pos": -1},
+        {"observations": np.full((600, 1, 2), np.nan, np.float32)},
+        {"full": True},
+    ],
+)
+def test_invalid_replay_buffers_are_rejected(change: dict[str, Any], tmp_path: Path) -> None:
+    buffer = types.SimpleNamespace(buffer_size=1000, pos=0, full=False)
+    shapes = {"observations": (1, 2), "next_observations": (1, 2), "actions": (1, 2)}
+    arrays: dict[str, Any] = {}
+    for name in sb3_checkpoint.FIELDS:
+        setattr(buffer, name, np.zeros((1000, *shapes.get(name, (1,))), np.float32))
+        arrays[name] = getattr(buffer, name)[:600]
+    np.savez(tmp_path / "valid.npz", pos=600, full=False, **arrays)
+    sb3_checkpoint._restore_buffer(tmp_path / "valid.npz", buffer)
+    assert buffer.pos == 600
+    np.savez(tmp_path / "invalid.npz", **({"pos": 600, "full": False} | arrays | change))
+    with pytest.raises(ValueError, match="must be"):
+        sb3_checkpoint._restore_buffer(tmp_path / "invalid.npz", buffer)
+    assert buffer.pos == 600
 
 
 def test_resume_under_torchrun_is_rejected_and_changes_nothing(
