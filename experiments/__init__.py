@@ -55,7 +55,8 @@ def experiment_of(run: "Run") -> "Experiment[Any]":
     """Return the experiment of a run folder, with the settings of the run.
 
     Raises:
-        ValueError: If the experiment is not registered, or config.json is damaged.
+        ValueError: If the experiment is not registered, or config.json is damaged or declares a
+            network that is much larger than the checkpoints.
     """
     from metarl.runs import read_config
 
@@ -68,6 +69,7 @@ def experiment_of(run: "Run") -> "Experiment[Any]":
         )
     kind, config = known[name].load()
     experiment: Experiment[Any] = kind(read_config(config, run))
+    experiment.require_plausible_size(run)
     return experiment
 
 

@@ -92,7 +92,11 @@ class Run:
 
         Raises:
             FileNotFoundError: If the folder contains no run.
+            ValueError: If an entry is neither a file nor a folder; reading a pipe would never end.
         """
+        for path in folder.rglob("*"):
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise ValueError(f"{path} is neither a file nor a folder. Remove it")
         if not (folder / "config.json").is_file():
             shared = str(folder).startswith("hub:")
             verb = f"pull {folder} --out RUN" if shared else f"train maml-trpo --out {folder}"

@@ -150,7 +150,8 @@ def _like(tensor: Any, expected: torch.Tensor, name: str) -> torch.Tensor:
     """Return a tensor on the device of `expected`, or raise a ValueError if shapes differ."""
     if tensor.shape != expected.shape:
         raise ValueError(f"{name} must have shape {tuple(expected.shape)}, got {tensor.shape}")
-    return tensor.to(expected)
+    result: torch.Tensor = tensor.to(expected)
+    return result
 
 
 def _restore_buffer(path: Path, buffer: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from metarl.experiments.meta_rl import config_class
-from metarl.runs.config import RunConfig, from_json, to_json
+from metarl.runs.config import NEUTRAL, RunConfig, from_json, to_json
 from metarl.util.ranges import at_least, between, inside
 
 
@@ -78,3 +78,8 @@ def test_open_ranges_exclude_their_ends() -> None:
         with pytest.raises(ValueError, match="`backtrack_ratio` must be strictly between 0 and 1"):
             MAMLTRPO(backtrack_ratio=ratio)
     assert inside(0, 1).accepts(0.5)
+
+
+def test_the_chunk_size_is_not_neutral() -> None:
+    assert "chunk_size" not in NEUTRAL
+    assert "device" in NEUTRAL

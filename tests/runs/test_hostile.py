@@ -6,6 +6,7 @@ Each payload creates a marker file; the first test checks that it works.
 import base64
 import io
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -302,3 +303,36 @@ def test_other_safetensors_files_are_rejected(
     save_file({"weights": np.zeros(3)}, run / LAST)
     message = refusal(capsys, "pull", run, "--out", tmp_path / "out")
     assert "not a valid metarl checkpoint" in message
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations/x.json", LAST, "config.json"])
+def test_pipes_are_rejected(name: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / name).unlink(missing_ok=True)
+    (run / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(run / name)
+    for error in every_way_in(capsys, run):
+        assert f"{name} is neither a file nor a folder" in error
+
+
+@pytest.mark.parametrize("hidden", [[10**9], [8, 10**9, 8], [10**6, 10**6]])
+def test_huge_networks_are_rejected_before_they_are_built(
+    hidden: list[int], run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(run, hidden=hidden)
+    for error in every_way_in(capsys, run):
+        assert "parameters, more than the checkpoints contain" in error
+    assert "parameters, more than the checkpoints contain" in refusal(
+        capsys, "resume", run, "--iterations", 9
+    )
+
+
+def test_huge_networks_of_stable_baselines_are_rejected(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    about = json.loads((tmp_path / "run/config.json").read_text())
+    about["config"]["hidden"] = [10**9]
+    (tmp_path / "run/config.json").write_text(json.dumps(about))
+    for words in (["evaluate", tmp_path / "run"], ["resume", tmp_path / "run", "--iterations", 2]):
+        error = refusal(capsys, *words)
+        assert "parameters, more than the checkpoints contain" in error
