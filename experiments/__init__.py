@@ -58,7 +58,7 @@ def experiment_of(run: "Run") -> "Experiment[Any]":
         ValueError: If the experiment is not registered, or config.json is damaged or declares a
             network that is much larger than the checkpoints.
     """
-    from metarl.runs import read_config
+    from metarl.runs.loading import read_config, require_plausible_size
 
     name = run.read_config()["experiment"]
     known = experiments()
@@ -68,8 +68,9 @@ def experiment_of(run: "Run") -> "Experiment[Any]":
             f"{', '.join(known)}. Import the module that registers {name!r} (--import MODULE)"
         )
     kind, config = known[name].load()
-    experiment: Experiment[Any] = kind(read_config(config, run))
-    experiment.require_plausible_size(run)
+    chosen = read_config(config, run)
+    require_plausible_size(run, chosen)
+    experiment: Experiment[Any] = kind(chosen)
     return experiment
 
 

@@ -4,12 +4,10 @@ Every command is implemented once, with the interface of :class:`Experiment`. Su
 tasks, the meta-learner, the flags and tables of an evaluation, and the figures.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -32,7 +30,6 @@ from metarl.util import Ranged, Table, at_least, resolve_device
 
 
 Config = TypeVar("Config", bound=RunConfig)
-SMALL_LAYER = 2**24  # parameters of a layer that is built without a comparison
 State: TypeAlias = Any
 """Training state: a :class:`~metarl.core.types.MetaState`, or a model of Stable-Baselines3."""
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
@@ -195,22 +192,6 @@ class Experiment(ABC, Generic[Config]):
         saved = load_checkpoint(run, self.config, iteration)
         path = new.checkpoint_path(iteration)
         checkpoint.write(path, saved._replace(config=to_json(config)))
-
-    def require_plausible_size(self, run: Run) -> None:
-        """Raise a ValueError if the configured network is much larger than the checkpoints.
-
-        A damaged or hostile configuration could declare a network that is too large for the memory.
-        Networks are built before their parameters are compared with those of a checkpoint.
-        """
-        filters = getattr(self.config, "filters", None) or 1
-        widths = (filters, filters, *(getattr(self.config, "hidden", None) or ()))
-        elements = max(math.prod(pair) for pair in pairwise(widths))
-        files = (run.folder / "checkpoints").glob("[0-9]*")
-        if elements > max(SMALL_LAYER, *(path.stat().st_size for path in files), 0):
-            raise ValueError(
-                f"{run.folder / 'config.json'} declares a layer with {elements} parameters, more "
-                "than the checkpoints contain. Restore the file from a copy"
-            )
 
     def require_matching(self, params: MetaParams) -> None:
         """Raise a ValueError if a parameter does not match the configuration.

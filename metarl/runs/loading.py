@@ -1,9 +1,12 @@
 """Loading of configurations and of checkpoints that match their run."""
 
+import math
+from itertools import pairwise
+
 import torch
 
 from metarl.runs import checkpoint
-from metarl.runs.config import NEUTRAL, Kind, from_json, to_json
+from metarl.runs.config import NEUTRAL, Kind, RunConfig, from_json, to_json
 from metarl.runs.folder import Run
 
 
@@ -56,3 +59,27 @@ def load_checkpoint(
             + (f" and differs from config.json in {different}" if different else "")
         )
     return saved
+
+
+def require_plausible_size(run: Run, config: RunConfig) -> None:
+    """Raise a ValueError if the configured network is much larger than the checkpoints.
+
+    A damaged or hostile configuration could declare a network that is too large for the memory.
+    Networks are built before their parameters are compared with those of a checkpoint.
+
+    Args:
+        run: The run.
+        config: Configuration of the run.
+
+    Raises:
+        ValueError: If a layer has more than 2**24 parameters and more than a checkpoint has bytes.
+    """
+    filters = getattr(config, "filters", None) or 1
+    widths = (filters, filters, *(getattr(config, "hidden", None) or ()))
+    elements = max(math.prod(pair) for pair in pairwise(widths))
+    files = (run.folder / "checkpoints").glob("[0-9]*")
+    if elements > max(2**24, *(path.stat().st_size for path in files), 0):
+        raise ValueError(
+            f"{run.folder / 'config.json'} declares a layer with {elements} parameters, more than "
+            "the checkpoints contain. Restore the file from a copy"
+        )
