@@ -131,7 +131,7 @@ def update_seconds(experiment: MetaRL, repeats: int) -> tuple[float, float]:
     step()
     first = time.perf_counter() - began
     seconds = median(step, repeats)
-    return seconds, first - seconds
+    return seconds, max(0.0, first - seconds)  # noise can exceed the tracing of small networks
 
 
 def collect(experiment: MetaRL) -> Task:

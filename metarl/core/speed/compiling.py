@@ -1,7 +1,9 @@
 """Traced and compiled programs of functions on trees of tensors."""
 
+import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -55,14 +57,34 @@ class Program:
         traced = make_fx(flat)(*leaves)
         if not self._compiled:
             return traced.forward, forms[0]
-        try:
-            program = torch.compile(traced, dynamic=False, fullgraph=True)
-            program(*leaves)
-        except Exception as error:
-            if not type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
-                raise
-            reason = str(error).splitlines()[0]
-            raise RuntimeError(
-                f"torch.compile failed ({reason}); install a C++ compiler or use mode=traced"
-            ) from error
-        return program, forms[0]
+        return _compiled(traced, leaves), forms[0]
+
+
+def _compiled(function: Callable[..., Any], inputs: list[Tensor]) -> Callable[..., Any]:
+    """Compile a function and call it once, because ``torch.compile`` compiles in the first call."""
+    try:
+        program: Callable[..., Any] = torch.compile(function, dynamic=False, fullgraph=True)
+        program(*inputs)
+    except Exception as error:
+        if not type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+            raise
+        if _remove_broken_library(str(error)):
+            return _compiled(function, inputs)
+        reason = " ".join(str(error).split())[:200]
+        raise RuntimeError(
+            f"torch.compile failed ({reason}); install a C++ compiler or use mode=traced"
+        ) from error
+    return program
+
+
+def _remove_broken_library(message: str) -> bool:
+    """Delete the library that an error names from torch's cache; return whether it existed.
+
+    A compilation that is killed can leave an empty library, which torch does not compile again.
+    """
+    named = re.search(r"ImportError: (\S+\.so): ", message)
+    if named is None or not Path(named[1]).is_file():
+        return False
+    Path(named[1]).unlink()
+    torch._dynamo.reset()
+    return True
