@@ -184,7 +184,7 @@ def test_an_incomplete_archive_gives_a_one_line_error(root: Path) -> None:
     refused(r"Armenian/character01/0000_00\.png cannot be read as an image")
     whole = write_zip(path.parent, path.stem, files).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    refused(r"images_background\.zip is a damaged zip file \(.+\)\. Replace it")
+    refused(r"images_background\.zip is a damaged zip file \(.+\)\. Replace the file")
     place = whole.index(files[name][40:])
     path.write_bytes(whole[:place] + b"flipped" + whole[place + 7 :])
     refused(r"0000_00\.png cannot be read as an image \(Bad CRC-32.+\)\. Replace the file")
