@@ -301,7 +301,7 @@ def test_seeds_share_a_curve_and_different_accuracies_do_not(
         (["--method", "pretrained", "--inner", "lslr"], "use --inner sgd or adam"),
         (
             ["--shots", 5, "--queries", 5],
-            "at most 8, the number of rows in the smallest class of task few",
+            "at most 8, the number of rows in the smallest class in task few",
         ),
         (["--tasks", "few"], "validation uses a tenth of the rows: expected a task with 40"),
         (["--shots", 0], "--num-shots must be at least 1"),
@@ -318,9 +318,9 @@ def test_invalid_runs_give_one_line_errors(
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--tasks", "coats"], "task coats has no evaluation rows. Leave the task out"),
+        (["--tasks", "coats"], "task coats has no evaluation rows. Add rows or remove"),
         (["--tasks", "sounds"], "unknown task 'sounds'"),
-        (["--tasks", "hats", "--shots", 8], "8 rows per class, got 6 of 'red'. Lower"),
+        (["--tasks", "hats", "--shots", 8], "8 rows per class, got 6 for class 'red'. Lower"),
         (["--shots", "2,x"], "--shots must be positive integers such as"),
         (["--inner-lr", 0.1], "has learned step sizes (inner=lslr); remove --inner-lr"),
         (["--checkpoint", 3], "has no checkpoint of iteration 3"),
