@@ -49,7 +49,10 @@ def cached(kind: str, source: dict[str, Any], make: Callable[[], Classes]) -> Cl
         kind: Name of the data set, used as the prefix of the cache file name.
         source: JSON-serializable values that determine the result, such as the image size and the
             :func:`fingerprint` of the image files. Different values use different cache files.
-        make: Function that decodes the images, called if they are not in the cache.
+        make: Function that decodes the images, called if the images are not in the cache.
+
+    Returns:
+        The decoded images.
     """
     key = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:20]
     path = cache_folder() / f"{kind}-{key}.safetensors"

@@ -61,7 +61,10 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> images.Split
 
 
 def _parts(root: Path) -> dict[str, list[Path]]:
-    """Return the class folders by split name, or under ``""`` if there are no splits."""
+    """Return the class folders by split name.
+
+    The only key is ``""`` if `root` has no split folders.
+    """
     folders = {path.name: path for path in _folders(root)}
     if not {"train", "test"} <= set(folders):
         return {"": list(folders.values())}

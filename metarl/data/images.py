@@ -172,7 +172,7 @@ def read_images(
 
 
 def to_square(picture: Any, mode: str, size: int) -> Any:
-    """Convert a Pillow image to `mode` and resize it to a square with bilinear interpolation.
+    """Convert a Pillow image to a square image in a given mode, with bilinear interpolation.
 
     Args:
         picture: The Pillow image.
@@ -210,7 +210,7 @@ def require_disjoint(parts: Mapping[Any, Iterable[str]], *, hint: str) -> None:
 
 
 def shuffled(names: Iterable[str]) -> list[str]:
-    """Return the names in a random order that is the same for any input order of these names."""
+    """Return the names in a fixed random order, which does not depend on the order of `names`."""
     ordered = sorted(names)
     # The random numbers of RandomState are the same in every version of NumPy (NEP 19).
     return [ordered[i] for i in np.random.RandomState(SPLIT_SEED).permutation(len(ordered))]
@@ -229,7 +229,10 @@ def divide(classes: Classes, *parts: Iterable[str]) -> Splits:
 def hold_out_tenth(names: list[str]) -> tuple[list[str], list[str]]:
     """Split names into training names and validation names.
 
-    The last tenth, and at least one name, is used for validation.
+    The last tenth of the names, but at least one name, is used for validation.
+
+    Returns:
+        ``(training names, validation names)``.
     """
     last = len(names) - max(1, round(0.1 * len(names)))
     return names[:last], names[last:]
@@ -238,7 +241,8 @@ def hold_out_tenth(names: list[str]) -> tuple[list[str], list[str]]:
 def split_classes(classes: Classes) -> Splits:
     """Split classes randomly into 64 % training, 16 % validation and 20 % test classes.
 
-    The proportions are those of miniImageNet. Three or more classes give at least one per split.
+    The proportions are those of miniImageNet. If there are at least three classes, every split has
+    at least one class.
     """
     names = shuffled(classes.names)
     rest = len(names) - max(1, round(0.2 * len(names)))

@@ -62,9 +62,10 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> images.Split
     - ``background``: the official background set for training and validation, with a random tenth
       for validation, and the official evaluation set for test.
 
-    The drawings are resized with nearest-neighbor interpolation. The published code requests a
-    different filter, which Pillow ignores for 1-bit images. As in MAML, the drawings are inverted
-    to ink 255 on background 0; Reptile and MAML++ use a white background instead.
+    The drawings are resized with nearest-neighbor interpolation, as in published results: the
+    published code requests a different filter, which Pillow ignores for 1-bit images. As in MAML,
+    the drawings are inverted to ink 255 on background 0; Reptile and MAML++ use a white background
+    instead.
 
     Args:
         data_root: Folder with ``images_background.zip`` and ``images_evaluation.zip``, or with the
@@ -112,7 +113,7 @@ SPLITS = {"random": _random, "vinyals": _vinyals, "background": _background}
 
 
 def download(name: str, folder: Path) -> Path:
-    """Download an official archive, unless the target folder already contains the zip file.
+    """Download an official Omniglot archive, unless the target folder already contains it.
 
     Args:
         name: ``images_background`` or ``images_evaluation``.

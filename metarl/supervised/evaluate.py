@@ -30,7 +30,7 @@ class Curves(NamedTuple):
     values: dict[str, NDArray[np.float64]]
 
     def mean(self, name: str) -> NDArray[np.float64]:
-        """Return the mean of the metric `name` over tasks per inner step, shape (steps + 1,)."""
+        """Return the mean over tasks of the metric `name`, per inner step; shape (steps + 1,)."""
         return np.asarray(self.values[name].mean(0))
 
     def interval(self, name: str) -> NDArray[np.float64]:

@@ -69,5 +69,5 @@ class Sinusoids:
 def sinusoid(
     x: Float[Tensor, "*shape"], amplitude: Float[Tensor, "..."], phase: Float[Tensor, "..."]
 ) -> Float[Tensor, "*shape"]:
-    """Return A sin(x − φ) for amplitude A and phase φ."""
+    """Return A sin(x − φ) for amplitude A and phase φ, elementwise."""
     return amplitude * torch.sin(x - phase)

@@ -127,7 +127,7 @@ class TextTask(NamedTuple):
         return parts
 
     def require_evaluation(self) -> None:
-        """Raise a ``ValueError`` if there are no evaluation rows or one has an unknown label."""
+        """Raise a ``ValueError`` if evaluation rows are missing or have an unknown label."""
         if not self.evaluation:
             raise ValueError(
                 f"task {self.name} has no evaluation rows. Add rows or remove the task"
@@ -144,9 +144,9 @@ def find_tasks(data_root: Path | None) -> dict[str, list[Path]]:
 
     A custom task is a file ``TASK.jsonl`` with one support row per line, in the format described in
     :func:`read_tasks`, and optionally a file ``TASK.eval.jsonl`` with evaluation rows. The LEOPARD
-    tasks can be packed, with one file ``TASK.json`` per task, or have the
-    published file names such as ``TASK_train_3_16.json`` and ``TASK_eval.json``. All files can also
-    be compressed as ``.gz``. Hidden files and folders are ignored.
+    tasks can be packed, with one file ``TASK.json`` per task, or have the published file names,
+    such as ``TASK_train_3_16.json`` and ``TASK_eval.json``. All files can also be compressed as
+    ``.gz``. Hidden files and folders are ignored.
 
     Args:
         data_root: The folder; defaults to the environment variable ``METARL_DATA``. If the folder
@@ -199,7 +199,7 @@ def read_tasks(data_root: Path | None, names: Iterable[str]) -> list[TextTask]:
 
     Args:
         data_root: The folder; see :func:`find_tasks` for the default and the file names.
-        names: Names of the tasks, as a list or another collection.
+        names: Names of the tasks.
 
     Returns:
         One task per name, in the order of `names`.

@@ -148,7 +148,7 @@ class TextTasks:
             if pool.smallest_class() < needed:
                 raise ValueError(
                     f"num_shots + num_queries must be at most {pool.smallest_class()}, the number "
-                    f"of rows in the smallest class in task {pool.name}, got {needed}"
+                    f"of rows in the smallest class of task {pool.name}, got {needed}"
                 )
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> list[Task]:

@@ -283,7 +283,7 @@ def test_seeds_share_a_curve_and_different_accuracies_do_not(
         (["--max-length", 99], "meta-learning with 99 tokens. Lower --max-length"),
         (["--encoder", "no-such-folder/x"], "cannot load encoder 'no-such-folder/x'"),
         (["--tasks", "coats,sounds"], "unknown task 'sounds': expected one of coats"),
-        (["--data-root", "nowhere"], "--data-root must be a folder with a TASK.jsonl"),
+        (["--data-root", "nowhere"], "--data-root must be a folder with TASK.jsonl"),
         (["--held-out", ",".join(TASKS)], "no training tasks are left; shorten --held-out"),
         (["--held-out", "eye,hats"], "unknown task --held-out eye: expected coats, eyes"),
         (
@@ -301,7 +301,7 @@ def test_seeds_share_a_curve_and_different_accuracies_do_not(
         (["--method", "pretrained", "--inner", "lslr"], "use --inner sgd or adam"),
         (
             ["--shots", 5, "--queries", 5],
-            "at most 8, the number of rows in the smallest class in task few",
+            "at most 8, the number of rows in the smallest class of task few",
         ),
         (["--tasks", "few"], "validation uses a tenth of the rows: expected a task with 40"),
         (["--shots", 0], "--num-shots must be at least 1"),

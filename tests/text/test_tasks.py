@@ -124,7 +124,7 @@ def test_joint_training_excludes_other_data_sets(tokenizer: Any) -> None:
 
 def test_too_few_rows_of_a_class_are_rejected(tokenizer: Any) -> None:
     pool = sentences(tokenizer, "colors", {"red": 4, "blue": 30})
-    message = r"num_shots \+ num_queries must be at most 4, .* class in task colors, got 5"
+    message = r"num_shots \+ num_queries must be at most 4, .* class of task colors, got 5"
     with pytest.raises(ValueError, match=message):
         TextTasks((pool,), num_shots=2, num_queries=3, max_ways=2)
 
