@@ -283,7 +283,7 @@ def test_seeds_share_a_curve_and_different_accuracies_do_not(
         (["--max-length", 99], "meta-learning with 99 tokens. Lower --max-length"),
         (["--encoder", "no-such-folder/x"], "cannot load encoder 'no-such-folder/x'"),
         (["--tasks", "coats,sounds"], "unknown task 'sounds': expected one of coats"),
-        (["--data-root", "nowhere"], "--data-root must be a folder with a TASK.jsonl"),
+        (["--data-root", "nowhere"], "--data-root must be a folder with TASK.jsonl"),
         (["--held-out", ",".join(TASKS)], "no training tasks are left; shorten --held-out"),
         (["--held-out", "eye,hats"], "unknown task --held-out eye: expected coats, eyes"),
         (
@@ -318,9 +318,9 @@ def test_invalid_runs_give_one_line_errors(
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--tasks", "coats"], "task coats has no evaluation rows. Leave the task out"),
+        (["--tasks", "coats"], "task coats has no evaluation rows. Add rows or remove"),
         (["--tasks", "sounds"], "unknown task 'sounds'"),
-        (["--tasks", "hats", "--shots", 8], "8 rows per class, got 6 of 'red'. Lower"),
+        (["--tasks", "hats", "--shots", 8], "8 rows per class, got 6 for class 'red'. Lower"),
         (["--shots", "2,x"], "--shots must be positive integers such as"),
         (["--inner-lr", 0.1], "has learned step sizes (inner=lslr); remove --inner-lr"),
         (["--checkpoint", 3], "has no checkpoint of iteration 3"),
