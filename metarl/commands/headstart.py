@@ -49,7 +49,7 @@ class Headstart(Ranged):
         """Validate the settings."""
         super().__post_init__()
         if not self.scratch:
-            raise ValueError("`scratch` requires at least one run of `metarl train sb3 --task JSON`")
+            raise ValueError("`scratch` requires runs of `metarl train sb3 --task JSON`, got none")
         if self.out.suffix not in (".png", ".pdf", ".svg"):
             raise ValueError(f"`out` must end in .png, .pdf or .svg, got {self.out}")
 

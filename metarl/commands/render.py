@@ -31,7 +31,7 @@ def main(first: Opened | None, options: Any) -> None:
     shown = [experiment.changed(device=options.device) for _, experiment in runs]
     subjects = sorted({experiment.describe().what for experiment in shown})
     if len(subjects) > 1:
-        raise ValueError(f"all runs must have the same environment, got {' and '.join(subjects)}. Render separately")
+        raise ValueError(f"all runs must have the same environment, got {' and '.join(subjects)}")
     if len({type(experiment) for experiment in shown}) > 1:
         raise ValueError(
             "runs that adapt and runs that do not adapt must be rendered to separate files"

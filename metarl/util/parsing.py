@@ -5,7 +5,7 @@ from typing import Any
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse JSON, and raise a ValueError for every kind of invalid input.
+    """Parse JSON, and raise a ValueError if the input is invalid in any way.
 
     Args:
         text: JSON as text or as UTF-8, UTF-16 or UTF-32 bytes.

@@ -16,7 +16,7 @@ def interval95(samples: NDArray[np.float64]) -> NDArray[np.float64]:
     standard error. For more samples (for example tasks), it is 1.96 standard errors.
 
     Args:
-        samples: Samples, shape (n, *shape).
+        samples: Samples along the first axis, shape (n, *shape).
 
     Returns:
         The half-width, shape (*shape): 0 if n is 1, NaN where a sample is not finite.
