@@ -38,7 +38,7 @@ class Compare(Ranged):
     """
 
     methods: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Methods to compare, each quoted together with its flags, as in promp "promp --epochs 3"."""
+    """Methods to compare. Quote a method with its flags, as in maml-trpo "promp --epochs 3"."""
     out: Path
     """Output folder for the runs, table.md and curves.png."""
     preset: Annotated[str | None, unset("none")] = None
@@ -233,7 +233,10 @@ def evaluations(run: Run, flags: list[str]) -> list[dict[str, Any]]:
 
 
 def typed(folder: Path, words: list[str]) -> None:
-    """Run a command in this process and set ``sys.argv``, which run folders record."""
+    """Run a command in this process; `folder` is not used.
+
+    While the command runs, ``sys.argv`` contains its words, so that run folders record the command.
+    """
     del folder
     before, sys.argv = sys.argv, ["metarl", *words]
     try:

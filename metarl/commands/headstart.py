@@ -22,7 +22,7 @@ from metarl.util import Ranged, at_least, optional, print_table, replacing, requ
 
 @dataclass(frozen=True)
 class Headstart(Ranged):
-    """Compare the adaptation of a meta-learned policy with training a policy from scratch.
+    """Compare adapting a meta-learned policy with training a policy from scratch.
 
     Train the policies from scratch with `metarl train sb3 --task JSON`; several runs on the same
     task are treated as seeds. Returns of these policies are measured without exploration noise,
@@ -66,7 +66,10 @@ class Learning(NamedTuple):
     returns: NDArray[np.float64]
 
     def reaches(self, level: float) -> float | None:
-        """Return the environment steps until the return first reaches `level`, or None if never."""
+        """Return the number of environment steps at which the return first reaches `level`.
+
+        The result is None if no evaluation reaches `level`.
+        """
         there = self.steps[self.returns >= level]
         return float(there[0]) if len(there) else None
 
@@ -152,7 +155,13 @@ def row_of(task: str, curve: AdaptationCurve, runs: list[Learning], steps: int) 
 
 
 def show(args: Headstart, steps: int, rows: list[dict[str, Any]]) -> None:
-    """Print a table with one row per task; an adaptation step takes `steps` environment steps."""
+    """Print a table with one row per task.
+
+    Args:
+        args: Options of the command.
+        steps: Number of environment steps per adaptation step.
+        rows: Results from :func:`row_of`.
+    """
     columns = ["task", f"return after {args.episodes} episodes", "steps from scratch", "ratio"]
     lines = []
     for row in rows:

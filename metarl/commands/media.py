@@ -34,7 +34,9 @@ def commands(found: Opened, iteration: int, kind: str) -> list[list[str]]:
 
 
 def main(argv: list[Any]) -> int:
-    """Draw a run and return the number of failed commands, which do not stop the others.
+    """Evaluate and draw a run, and return the number of failed commands.
+
+    A failed command does not stop the remaining commands.
 
     Args:
         argv: Run folder, iteration and format of rendered episodes.

@@ -29,7 +29,7 @@ VARIANTS = (
 
 
 def policies() -> list[tuple[str, str, str]]:
-    """Return the command, paper and summary of each meta-RL method and each variant by flags."""
+    """Return one row per meta-RL method and variant: the command, the paper and a summary."""
     rows = [(name, row.paper, row.summary) for name, row in POLICY_METHODS.items()]
     order = list(POLICY_METHODS)
     return sorted([*rows, *VARIANTS], key=lambda row: order.index(row[0].partition(" ")[0]))

@@ -17,7 +17,7 @@ class Opened(NamedTuple):
 
 
 def opened(folder: Path) -> Opened:
-    """Open a run folder and build its experiment.
+    """Open a run folder and build the experiment of the run.
 
     Raises:
         FileNotFoundError: If the folder contains no run.

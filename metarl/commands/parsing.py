@@ -1,4 +1,4 @@
-"""Command-line parsing, and flags instead of argument names in error messages."""
+"""Command-line parsing, and replacement of argument names with flags in error messages."""
 
 import ast
 import contextlib
@@ -144,7 +144,7 @@ def grouped(config: Any) -> type[Any]:
 
 
 def help_texts(kind: type[Any]) -> dict[str, str]:
-    """Return the help texts of a dataclass by field: the string literals below the fields."""
+    """Return the help texts of a dataclass by field name: the string literals below the fields."""
     found = {}
     for base in reversed(kind.__mro__):
         with contextlib.suppress(OSError, TypeError):  # classes without source code
@@ -173,8 +173,8 @@ def take_option(argv: list[str], name: str) -> tuple[str | None, list[str]]:
         name: The flag, such as ``--out``.
 
     Returns:
-        The value after ``--out VALUE`` or ``--out=VALUE``, or None without this flag, and the other
-        words.
+        The value from ``--out VALUE`` or ``--out=VALUE``, and the remaining words. The value is
+        None if the words do not contain the flag.
 
     Raises:
         UsageError: If the flag is the last word and has no value.
@@ -185,6 +185,6 @@ def take_option(argv: list[str], name: str) -> tuple[str | None, list[str]]:
         if argument == name:
             if index + 1 == len(argv):
                 where = "metarl methods" if name == "--method" else "metarl train --help"
-                raise UsageError(f"{name} requires a value. Run `{where}` for more information")
+                raise UsageError(f"{name} requires a value, got none. Run `{where}` for help")
             return argv[index + 1], argv[:index] + argv[index + 2 :]
     return None, argv

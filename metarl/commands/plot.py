@@ -14,10 +14,10 @@ from metarl.util import require_writable
 
 @dataclass(frozen=True)
 class Plot:
-    """Plot learning curves and adaptation curves of runs; runs with the same settings are averaged.
+    """Plot learning curves and adaptation curves of one or more runs.
 
-    Averaged runs differ only in the seed. For a single regression run, the figure also shows the
-    functions fitted to test sinusoids before and after adaptation.
+    Runs that differ only in the seed are averaged. For a single regression run, the figure also
+    shows the predictions for test sinusoids before and after adaptation.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]

@@ -14,7 +14,7 @@ from metarl.runs import Run, copy, hub, new_folder, require_inside, require_know
 class Pull:
     """Create a run folder from a shared run, to evaluate, plot and render the shared model.
 
-    Only known files of a run are copied, and no code from the source is executed. The
+    Only files that belong to a run are copied, and no code from the source is executed. The
     configuration, the checkpoint, metrics and evaluations are validated.
     """
 
@@ -24,7 +24,7 @@ class Pull:
     """Run folder to create."""
     trust_env: bool = False
     """Accept a run whose environment ID names a Python module, as in module:Name-v0. Commands that
-    use the run import the module and thereby run its code, so set this only if you trust it."""
+    use the run import the module and run its code: set this only if you trust the module."""
 
 
 def main(args: Pull) -> None:

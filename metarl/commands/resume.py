@@ -57,7 +57,7 @@ def main(args: Resume) -> None:
 
 
 def _changes(args: Resume, config: RunConfig) -> dict[str, Any]:
-    """Return the settings that the command line overrides."""
+    """Return the settings that the command line overrides, with their new values."""
     given = {name: getattr(args, name) for name in ("iterations", "total_steps", "device")}
     changes = {name: value for name, value in given.items() if value is not None}
     if unknown := set(changes) - {field.name for field in fields(config)}:

@@ -74,7 +74,7 @@ class SideBySide:
             raise AllStopped(self._stop.received)
         if code:
             last = path.read_text().strip().splitlines()[-1:]
-            raise RuntimeError(f"{folder} failed: {' '.join(last)} (the full output is in {path})")
+            raise RuntimeError(f"{folder} failed: {' '.join(last)}. The full output is in {path}")
 
     def _run(self, argv: list[str], variables: dict[str, str], path: Path) -> int:
         with path.open("ab") as log:

@@ -202,7 +202,9 @@ def _column(run: Run, history: list[dict[str, Any]], key: str) -> NDArray[np.flo
     """Return the values of a metric in all lines of metrics.jsonl, shape (lines,)."""
     if missing := [entry["iteration"] for entry in history if key not in entry]:
         path = run.folder / "metrics.jsonl"
-        raise ValueError(f"{path} has no {key} in iteration {missing[0]}. Restore the file from a copy")
+        raise ValueError(
+            f"{path} has no metric {key} in iteration {missing[0]}. Restore the file from a copy"
+        )
     return np.array([entry[key] for entry in history], dtype=np.float64)
 
 
@@ -222,7 +224,10 @@ def _draw_adaptation(
     if not newest:
         return
     if len(newest) < len(members):
-        warn(f"{name}: {len(members) - len(newest)} of {len(members)} runs have no comparable evaluation")
+        warn(
+            f"{name}: {len(members) - len(newest)} of {len(members)} runs have no comparable "
+            "evaluation. Evaluate all runs with the same settings"
+        )
     if "accuracies" in newest[0]:
         _draw_shots(axes, name, newest, color)
         return

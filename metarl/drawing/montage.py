@@ -27,7 +27,7 @@ class Shot(NamedTuple):
 
     Attributes:
         label: Label such as "after 1 step".
-        mean_return: Mean return of the policy over many episodes, not only the recorded episode.
+        mean_return: Mean return of the policy, which may be measured on additional episodes.
         recording: The recorded episode.
     """
 
@@ -130,7 +130,10 @@ def panel_frames(rows: list[list[Shot]], title: str, *, every: int) -> Iterator[
 
 
 def state_text(recording: Recording, time: int) -> tuple[str, str]:
-    """Return captions with the time step and the return so far, or the final values after the end."""
+    """Return captions with a time step and the cumulative reward at this step.
+
+    After the end of the episode, the captions show the final values.
+    """
     shown = min(time, recording.length)
     when = f"step {shown}" if time <= recording.length else f"ended at step {shown}"
     return when, f"return {recording.returns[shown]:.1f}"
@@ -168,7 +171,7 @@ def strip_figure(shots: list[Shot], out: Path, title: str) -> None:
 
 
 def strip_moments(shots: list[Shot]) -> list[int]:
-    """Return the time steps to show: recorded frames, evenly spaced over the longest episode."""
+    """Return recorded time steps that are evenly spaced over the longest episode."""
     longest = max((shot.recording for shot in shots), key=lambda recording: recording.length)
     times = np.linspace(0, longest.length, COLUMNS)
     return sorted({min(longest.frames, key=lambda step: abs(step - time)) for time in times})

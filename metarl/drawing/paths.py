@@ -61,7 +61,9 @@ def panels(name: str, tasks: list[dict[str, Any]], batches: list[Episodes]) -> l
 
 
 def paths_figure(rows: list[list[Panel]], out: Path) -> None:
-    """Draw an image of paths, with one row per run, one column per task and one color per step.
+    """Draw an image of paths, with one row per run and one column per task.
+
+    Colors distinguish the numbers of inner steps.
 
     Args:
         rows: Panels of each run; all rows have the same tasks.
@@ -136,7 +138,7 @@ def paths_video(panels: list[Panel], out: Path) -> None:
 
 
 def _planes(rows: list[list[Panel]], episodes: int, **options: Any) -> tuple[Any, list[Any]]:
-    """Return a figure and its pairs of axes and panel, with the goal and start drawn in the axes."""
+    """Return a figure and pairs of axes and panel, with the goal and start drawn in all axes."""
     optional.require("matplotlib", extra="plot", purpose="pictures")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

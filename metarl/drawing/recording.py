@@ -37,7 +37,7 @@ class Recording(NamedTuple):
         return len(self.returns) - 1
 
     def at(self, time: int) -> NDArray[np.uint8]:
-        """Return the latest frame at or before a time step."""
+        """Return the last recorded frame up to a time step, of shape (height, width, 3)."""
         return self.frames[max(step for step in self.frames if step <= time)]
 
 
@@ -71,7 +71,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
 
         Raises:
             ValueError: If the environment does not support ``render_mode="rgb_array"``.
-            RuntimeError: If MuJoCo finds no OpenGL.
+            RuntimeError: If MuJoCo finds no OpenGL library.
         """
         super().__init__(env)
         if "rgb_array" not in env.metadata.get("render_modes", ()):
@@ -132,7 +132,7 @@ def make_recorder(env_id: str, *, device: Any = "cpu", **kwargs: Any) -> Sampler
 
     Raises:
         ValueError: If the environment does not support ``render_mode="rgb_array"``.
-        RuntimeError: If MuJoCo finds no OpenGL.
+        RuntimeError: If MuJoCo finds no OpenGL library.
 
     Example::
 

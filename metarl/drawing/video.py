@@ -85,4 +85,4 @@ def _write_mp4(frames: Iterable[NDArray[np.uint8]], out: Path, fps: float, held:
     except RuntimeError:
         found = 0
     if found < written + held:
-        raise OSError(f"the encoder wrote {found} of {written + held} frames. Check the free disk space")
+        raise OSError(f"the encoder wrote {found} of {written + held} frames. Check the disk space")

@@ -22,7 +22,7 @@ print("return before and after:", adapted.returns)
 
 
 class Subject(NamedTuple):
-    """The description of a run for its model card.
+    """The description of a run for the model card.
 
     Attributes:
         method: Name of the method.
@@ -85,7 +85,7 @@ def card(run: Run, iteration: int, subject: Subject, *, place: str, license: str
 
 
 def newest_evaluation(run: Run, iteration: int) -> dict[str, Any] | None:
-    """Return the newest evaluation of a checkpoint, or None if it was not evaluated.
+    """Return the newest evaluation of a checkpoint, or None if there is no evaluation.
 
     Args:
         run: The run.
@@ -103,7 +103,7 @@ def newest_evaluation(run: Run, iteration: int) -> dict[str, Any] | None:
 
 
 def _front(subject: Subject, license: str | None) -> str:
-    """Return the YAML metadata of the model card; JSON strings are valid YAML."""
+    """Return the YAML metadata of the model card, with JSON values, which are valid YAML."""
     tags = ["metarl", "meta-learning", subject.family, subject.method.partition(" ")[0]]
     about = {"library_name": "metarl", "license": license, "tags": tags}
     if subject.family == POLICY:

@@ -19,7 +19,7 @@ from metarl.util import parse_json
 FORMAT = "metarl-checkpoint-1"
 GROUPS = ("model", "inner", "optimizer", "own")
 ERRORS = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError)
-"""Exceptions that may occur when a damaged file, or a different kind of file, is loaded."""
+"""Exceptions that loading a damaged file, or a file in a different format, may raise."""
 
 
 class Checkpoint(NamedTuple):
@@ -173,7 +173,7 @@ def _require_whole(about: dict[str, Any], tensors: dict[str, Tensor], stored: se
         raise ValueError("the tensors differ from the tensors listed in the header")
     # Files of older versions contain no checksum.
     if about.get("sha256", found := _digest(tensors)) != found:
-        raise ValueError("the SHA-256 checksum is wrong")
+        raise ValueError("the SHA-256 checksum does not match the tensors")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f"the tensor {name} is not finite")

@@ -37,7 +37,7 @@ class RunConfig(Ranged):
     """The settings that all experiments share; experiments add settings in a subclass.
 
     The default of a new field must keep the behavior of older versions, because configurations
-    without the field are loaded with its default.
+    without the field are loaded with this default.
 
     Example::
 
@@ -45,7 +45,7 @@ class RunConfig(Ranged):
     """
 
     iterations: Annotated[int, at_least(1)] = 100
-    """Number of meta-updates."""
+    """Number of meta-updates to train for."""
     seed: Annotated[int, at_least(0)] = 0
     """Seed for all random number generators."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -55,9 +55,10 @@ class RunConfig(Ranged):
     keep_checkpoints: Annotated[int | None, at_least(1), unset("all")] = None
     """Number of most recent checkpoints to keep; the initialization is always kept."""
     log_every: Annotated[int, at_least(1)] = 1
-    """Number of iterations per line of metrics.jsonl; the line contains means over the iterations."""
+    """Number of iterations between lines of metrics.jsonl. A line contains the means of the metrics
+    since the previous line."""
     track: Literal["none", "tensorboard", "wandb"] = "none"
-    """Experiment tracker that receives the metrics, in addition to metrics.jsonl."""
+    """Experiment tracker that receives metrics and pictures, in addition to metrics.jsonl."""
     media_every: Annotated[int | None, at_least(1), unset("never")] = None
     """Number of iterations between pictures, which are drawn at the next checkpoint and saved in
     media/: learning curves and, for policies, episodes before and after adaptation."""
@@ -67,7 +68,7 @@ class RunConfig(Ranged):
     group: ClassVar[str] = "run"
     """Heading above the settings of this class in ``--help``."""
     scheduled: ClassVar[dict[str, Any]] = {}
-    """Settings with a schedule that depends on `iterations`, with the values that disable them."""
+    """Settings whose schedules depend on `iterations`, with the values that disable them."""
 
     def filled(self) -> Any:
         """Return the configuration with all defaults that depend on other settings filled in."""

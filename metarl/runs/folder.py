@@ -145,7 +145,9 @@ class Run:
             if not isinstance(about["experiment"], str) or not isinstance(about["config"], dict):
                 raise TypeError("`experiment` or `config` is missing or invalid")
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not a metarl configuration ({error})") from None
+            raise ValueError(
+                f"{path} is not a metarl configuration ({error}). Restore it from a copy"
+            ) from None
         return about
 
     def lock(self) -> AbstractContextManager[None]:

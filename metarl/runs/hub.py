@@ -41,7 +41,7 @@ class Repository(NamedTuple):
     revision: str | None = None
 
     def __str__(self) -> str:
-        """Return the address that :func:`place` parses."""
+        """Return the address ``hub:USER/NAME[@REVISION]``, which :func:`place` parses."""
         return f"hub:{self.name}" + (f"@{self.revision}" if self.revision else "")
 
 
@@ -88,7 +88,7 @@ def download(repository: Repository) -> Path:
         repository: The repository.
 
     Returns:
-        The folder in the cache. It is shared and must not be modified.
+        The folder in the cache, which is shared with other programs and must not be modified.
 
     Raises:
         OSError: If the download fails; the message contains the next step.
@@ -112,7 +112,7 @@ def upload(folder: Path, repository: Repository, *, message: str, private: bool)
 
     Args:
         folder: The run folder.
-        repository: The repository. Its revision is a branch, which is created if it does not exist.
+        repository: The repository. The revision must be a branch, which is created if necessary.
         message: Commit message.
         private: Whether to create a new repository as private; an existing repository keeps its
             visibility.

@@ -39,7 +39,9 @@ def locked(folder: Path) -> Iterator[None]:
             finally:
                 del _held[folder]
     except Timeout:
-        raise RuntimeError(f"{folder} is locked by another process; wait until it has ended") from None
+        raise RuntimeError(
+            f"{folder} is locked by another process. Wait until that process ends"
+        ) from None
 
 
 def is_held(folder: Path) -> bool:

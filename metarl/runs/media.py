@@ -1,7 +1,7 @@
 """Pictures and videos that are drawn during training.
 
-A separate process draws them from a checkpoint, so that drawing cannot change the results of the
-training or stop it with an error.
+A separate process draws the pictures from a checkpoint, so that drawing can neither change the
+training results nor stop the training with an error.
 """
 
 import os
@@ -61,7 +61,7 @@ class Media:
 
 
 def _draw(folder: Path, iteration: int, kind: str) -> str:
-    """Draw a run in a separate process; return the last line of its error, or an empty string."""
+    """Draw a run in a separate process; return the last line of an error, or an empty string."""
     words = [sys.executable, "-P", "-m", DRAWING, str(folder), str(iteration), kind]
     # The process must find the same modules, such as the module of a custom environment.
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}

@@ -49,7 +49,7 @@ def read_line(line: str) -> dict[str, Any] | None:
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
-    """Load and validate an evaluation.
+    """Load and validate an evaluation, and return the contents of the file.
 
     Args:
         path: A file in the folder evaluations/ of a run.

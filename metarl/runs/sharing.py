@@ -1,4 +1,4 @@
-"""Copies of runs for sharing, which contain only known files."""
+"""Copies of runs for sharing, which contain only files that belong to a run."""
 
 import shutil
 import sys
@@ -125,7 +125,7 @@ def require_inside(run: Run, root: Path) -> None:
 
     Args:
         run: The run.
-        root: Folder that may contain targets of links.
+        root: Folder that must contain the targets of all links.
 
     Raises:
         ValueError: If there is such a link.
@@ -137,7 +137,9 @@ def require_inside(run: Run, root: Path) -> None:
     checkpoints = (run.folder / "checkpoints").glob("[0-9]*")
     for path in (run.folder / "config.json", *checkpoints, *_copied_files(run.folder)):
         if not path.resolve().is_relative_to(root.resolve()):
-            raise ValueError(f"{path} is a link out of the run, to {path.resolve()}. Remove it")
+            raise ValueError(
+                f"{path} is a link to {path.resolve()}, outside the run folder. Remove the link"
+            )
 
 
 def _copied_files(folder: Path) -> list[Path]:

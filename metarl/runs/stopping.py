@@ -17,7 +17,7 @@ send a signal both to the process and to the process group."""
 
 
 class Stopped(Exception):
-    """Exception after a stop signal has ended a run and a checkpoint was saved.
+    """Exception that is raised when a stop signal has ended a run, after a checkpoint is saved.
 
     Attributes:
         number: Number of the signal, such as ``signal.SIGTERM``.

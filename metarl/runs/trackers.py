@@ -23,13 +23,13 @@ class Tracker:
     """
 
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
-        """Log the metrics of an iteration, given by name."""
+        """Log the metrics of an iteration; `metrics` maps names to values."""
 
     def show(self, iteration: int, name: str, path: Path) -> None:
         """Log an image file or a .gif video under the given name."""
 
     def close(self, *, failed: bool) -> None:
-        """Send the remaining data and close the tracker; `failed` is True after an error."""
+        """Send the remaining data and close the tracker; `failed` means that the run failed."""
 
 
 class _TensorBoard(Tracker):
@@ -136,7 +136,7 @@ class SafeTracker(AbstractContextManager["SafeTracker"]):
             self._tracker.close(failed=error is not None)
 
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
-        """Log the metrics of an iteration, given by name."""
+        """Log the metrics of an iteration; `metrics` maps names to values."""
         with self._guarded():
             self._tracker.log(iteration, metrics)
 

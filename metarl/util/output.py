@@ -14,14 +14,15 @@ def require_writable(path: Path) -> None:
         path: The file; it may exist.
 
     Raises:
-        OSError: If the path is a folder, its parent cannot be created, or permission is denied.
+        OSError: If the path is a folder, the parent folder cannot be created, or permission is
+            denied.
 
     Example::
 
         require_writable(Path("runs/curves.png"))
     """
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder. Choose the path of a file")
+        raise IsADirectoryError(f"{path} is a folder: expected the path of a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

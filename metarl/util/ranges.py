@@ -146,7 +146,7 @@ def refuse(*cases: tuple[Any, str]) -> None:
 def ranges_of(kind: type) -> dict[str, Range]:
     """Return the ranges of the annotated fields of a dataclass, by field name.
 
-    A field that a subclass overrides without a range keeps the range of its base class.
+    A field that a subclass overrides without a range keeps the range from the base class.
     """
     bases = (get_type_hints(base, include_extras=True) for base in reversed(kind.__mro__))
     hints = [item for base in bases for item in base.items()]

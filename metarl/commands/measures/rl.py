@@ -31,7 +31,7 @@ def sampling(args: Benchmark) -> list[Case]:
 
 
 def update(args: Benchmark) -> list[Case]:
-    """Return the update measurements, one per environment and fraction of Fisher episodes."""
+    """Return the update measurements, one per environment and value of --fisher-fraction."""
     parts = args.fisher_fraction
     return [_case(update_speed, args, env, fisher_fraction=f) for env in args.env for f in parts]
 
@@ -108,7 +108,7 @@ def raw_physics(env: BatchedLocomotion, actions: Any) -> None:
 
 
 def update_speed(experiment: MetaRL, repeats: int) -> Figures:
-    """Measure the seconds to collect a meta-batch and to run the trust-region update."""
+    """Measure the times to collect a meta-batch and to run the trust-region update, in seconds."""
     collecting = median(lambda: collect(experiment), repeats)
     update, tracing = update_seconds(experiment, repeats)
     return {
@@ -120,7 +120,12 @@ def update_speed(experiment: MetaRL, repeats: int) -> Figures:
 
 
 def update_seconds(experiment: MetaRL, repeats: int) -> tuple[float, float]:
-    """Return the median seconds of a trust-region update, and the extra seconds of the first."""
+    """Measure the trust-region update on one meta-batch.
+
+    Returns:
+        The median time of an update, and the additional time of the first update, which is traced,
+        both in seconds.
+    """
     batch, learner = collect(experiment), experiment.learner(1)
 
     def step() -> None:

@@ -33,7 +33,12 @@ def scaling(args: Benchmark) -> list[Case]:
 
 
 def by_number(most: int, repeats: int) -> Figures:
-    """Measure the seconds for sampling and the update with 1, 2, ..., `most` processes."""
+    """Measure sampling and the update with 1, 2, ..., `most` processes.
+
+    Returns:
+        Times in seconds and, for several processes, the fraction of the single-process time and the
+        kilobytes that one process sends per iteration.
+    """
     figures: Figures = {}
     for number in range(1, most + 1):
         found = _start(number, repeats)
@@ -62,7 +67,11 @@ def _start(number: int, repeats: int) -> Figures:
 
 
 def measure(repeats: int) -> Figures:
-    """Measure the seconds for sampling and the update, and the bytes sent, as one rank."""
+    """Measure sampling and the update in this process, as one rank of the process group.
+
+    Returns:
+        Median times in seconds, and the number of bytes that this process sends per iteration.
+    """
     _own_core()
     with processes.joined():
         experiment = MetaRL(settings("maml-trpo", **CHEETAH))
@@ -72,7 +81,7 @@ def measure(repeats: int) -> Figures:
 
 
 def _bytes_sent(experiment: MetaRL) -> float:
-    """Return the number of bytes that this process sends to all-reduce sums in one iteration."""
+    """Return the number of bytes that this process passes to all-reduce in one iteration."""
     with mock.patch.object(dist, "all_reduce", wraps=dist.all_reduce) as spy:
         experiment.learner(1).step(experiment.init(), rl.collect(experiment))
     return float(sum(call.args[0].nbytes for call in spy.call_args_list))
