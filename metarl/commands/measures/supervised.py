@@ -37,7 +37,7 @@ def regression(args: Benchmark) -> list[Case]:
 
 
 def fewshot(args: Benchmark) -> list[Case]:
-    """Return the measurement of 5-way 1-shot MAML on noise images with the size of Omniglot images."""
+    """Return the measurement of 5-way 1-shot MAML on noise images of the size of Omniglot."""
     noise = torch.randint(0, 256, (400, 1, 28, 28), generator=torch.Generator().manual_seed(0))
     classes = Classes(noise.to(torch.uint8), (20,) * 20, tuple(map(str, range(20))))
     experiments = {
