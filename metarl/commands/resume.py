@@ -85,7 +85,10 @@ def newest_state(experiment: Experiment[Any], run: Run) -> tuple[int, State | No
         except ValueError as error:
             warn(f"{error}; trying an earlier checkpoint")
     if run.checkpoints():
-        raise ValueError(f"no checkpoint of {run.folder} is valid. Restore one from a copy")
+        raise ValueError(
+            f"no checkpoint of {run.folder} is valid. Restore a checkpoint from a copy; the run was "
+            "not changed"
+        )
     if (lines := run.metrics()) and (last := lines[-1]["iteration"]):
         raise ValueError(
             f"{run.folder} has metrics up to iteration {last} but no checkpoint. Restore the "

@@ -198,7 +198,7 @@ def test_methods_with_the_same_name_are_rejected(
     methods: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = refusal(capsys, "compare", *methods, "--out", tmp_path / "c")
-    assert "must be listed once" in told
+    assert "List every method only once" in told
     assert not (tmp_path / "c").exists()
 
 
@@ -261,7 +261,7 @@ def test_a_signal_stops_all_parallel_runs(
         os.kill(os.getpid(), number)
 
     threading.Thread(target=ready, daemon=True).start()
-    with pytest.raises(AllStopped, match=f"stopped by {number.name}; the same command"):
+    with pytest.raises(AllStopped, match=f"stopped by {number.name}"):
         beside.map(lambda path: beside.execute(path, []), [tmp_path / n for n in "abcd"])
     logs = {log.name: log.read_text().split() for log in tmp_path.glob("*.log")}
     assert logs["a.log"] == logs["b.log"] == ["ready", "told"]
