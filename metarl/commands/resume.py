@@ -86,8 +86,8 @@ def newest_state(experiment: Experiment[Any], run: Run) -> tuple[int, State | No
             warn(f"{error}; trying an earlier checkpoint")
     if run.checkpoints():
         raise ValueError(
-            f"no checkpoint of {run.folder} is valid. Restore a checkpoint from a copy; the run was "
-            "not changed"
+            f"no checkpoint of {run.folder} is valid. Restore a checkpoint from a copy; "
+            "the run was not changed"
         )
     if (lines := run.metrics()) and (last := lines[-1]["iteration"]):
         raise ValueError(
