@@ -31,7 +31,7 @@ def test_help_names_every_command_and_flag(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["maml-trpo"], ["outer update options", "policy options", "(default: fits the cache)"]),
+        (["maml-trpo"], ["outer update options", "policy options", "fit the CPU cache"]),
         (["promp"], ["inner loop options", "environment options"]),
         (["fewshot", "--method", "maml++"], ["data options", "--inner-steps INT", "default: lslr"]),
         (["text"], ["encoder options", "(default: METARL_DATA)"]),

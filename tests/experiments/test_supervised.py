@@ -181,7 +181,7 @@ def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "line"),
     [
         (["--method", "mamml"], "unknown --method mamml"),
-        (["--method", "protomaml"], "requires classes; use `train fewshot`"),
+        (["--method", "protomaml"], "requires classification tasks; use `train fewshot`"),
         (["--preset", "omniglot-maml"], "expected one of sinusoid-paper"),
         (["--method", "maml", "--no-first-order"], "--no-first-order"),
         (["--checkpoint-every", "5"], "must be a multiple of --log-every 2, got 5"),
@@ -248,7 +248,7 @@ def test_invalid_classifications_give_one_line_errors(
         (["--tune-inner-lr", "--inner-lr", 1], "are mutually exclusive"),
         (["--tune-inner-lr", "--test-steps", 0], "requires --test-steps of at least 1"),
         (["--ensemble", 2, "--checkpoint", 0], "are mutually exclusive"),
-        (["--ensemble", 9], "requires as many validated checkpoints"),
+        (["--ensemble", 9], "the number of validated checkpoints in"),
         (["--nearest-neighbor", "--inner-lr", 1], "does not adapt; remove --ensemble"),
         (["--nearest-neighbor"], "--nearest-neighbor requires classes"),
         (["--ways", 3], "has no setting --num-ways"),

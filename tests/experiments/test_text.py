@@ -296,8 +296,8 @@ def test_seeds_share_a_curve_and_different_accuracies_do_not(
         (["--part-shots", 0], "--part-shots must be at least 1"),
         (["--method", "reptile", "--start", "zero"], "use --estimator backprop"),
         (["--inner-batch", 4], "--start generated uses the whole support set"),
-        (["--method", "pretrained", "--inner-steps", 2], "adapts only in tests"),
-        (["--method", "pretrained", "--start", "zero"], "adapts only in tests"),
+        (["--method", "pretrained", "--inner-steps", 2], "only adapts at test time"),
+        (["--method", "pretrained", "--start", "zero"], "only adapts at test time"),
         (["--method", "pretrained", "--inner", "lslr"], "use --inner sgd or adam"),
         (
             ["--shots", 5, "--queries", 5],
