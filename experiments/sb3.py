@@ -174,7 +174,7 @@ class StableBaselines(Experiment[SB3Config]):
         return (), {}
 
     def learner(self, iteration: int) -> MetaLearner:
-        """Return a learner whose step trains the model up to the next evaluation, then evaluates."""
+        """Return a learner that trains the model up to the next evaluation, and evaluates it."""
 
         def step(model: Any, tasks: Any) -> tuple[Any, Metrics]:
             before = model.num_timesteps

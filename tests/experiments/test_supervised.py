@@ -249,7 +249,7 @@ def test_invalid_classifications_give_one_line_errors(
         (["--tune-inner-lr", "--test-steps", 0], "requires --test-steps of at least 1"),
         (["--ensemble", 2, "--checkpoint", 0], "are mutually exclusive"),
         (["--ensemble", 9], "the number of validated checkpoints in"),
-        (["--nearest-neighbor", "--inner-lr", 1], "does not adapt; remove --ensemble"),
+        (["--nearest-neighbor", "--inner-lr", 1], "uses one checkpoint; remove --ensemble"),
         (["--nearest-neighbor"], "--nearest-neighbor requires classes"),
         (["--ways", 3], "has no setting --num-ways"),
         (["--checkpoint", 3], "has no checkpoint of iteration 3"),
