@@ -62,7 +62,7 @@ ENVIRONMENTS = (
 
 
 def __getattr__(name: str) -> Any:
-    """Return the constructor ``Batched<Name>`` of the vectorized version of a class ``<Name>``."""
+    """Return the constructor of a vectorized class, such as ``BatchedAntDir`` for ``AntDir``."""
     for row in ENVIRONMENTS:
         if name == f"Batched{row.name}":
             return partial(resolve_name(row.scalar().vectorized), row.scalar())

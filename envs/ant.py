@@ -57,7 +57,7 @@ class AntDir(Direction, _Ant):
     `{"direction": 1}` or `{"direction": -1}`, with equal probability.
 
     ## Starting state
-    Positions + U(−0.1, 0.1), velocities + N(0, 0.1²).
+    Default positions plus noise from U(−0.1, 0.1), default velocities plus noise from N(0, 0.1²).
 
     ## Episode end
     Terminates when the torso's height leaves [0, 1]; truncated after 100 steps.
@@ -93,7 +93,7 @@ class AntVel(Velocity, _Ant):
     `{"velocity": v*}` with v* ~ U(0, 3) m/s.
 
     ## Starting state
-    Positions + U(−0.1, 0.1), velocities + N(0, 0.1²).
+    Default positions plus noise from U(−0.1, 0.1), default velocities plus noise from N(0, 0.1²).
 
     ## Episode end
     Terminates when the torso's height leaves [0.2, 1]; truncated after 100 steps.
@@ -134,7 +134,7 @@ class AntGoal(Goal, _Ant):
     `{"goal": [x, y]}`, uniformly distributed in a disc with a radius of 3 m around the origin.
 
     ## Starting state
-    Positions + U(−0.1, 0.1), velocities + N(0, 0.1²).
+    Default positions plus noise from U(−0.1, 0.1), default velocities plus noise from N(0, 0.1²).
 
     ## Episode end
     Terminates only if the simulation diverges; truncated after 200 steps.

@@ -89,7 +89,7 @@ class Bandit(TabularMDP):
         return spaces.Box(0.0, 1.0, (1 + self.num_arms * self.observe_task,), np.float32)
 
     def draw_task(self, rng: np.random.Generator) -> TaskDescription:
-        """Sample a task whose means have the distribution U(0, 1)."""
+        """Sample a task with one mean per arm from U(0, 1)."""
         return {"means": rng.uniform(size=self.num_arms).tolist()}
 
     def task_values(self, task: TaskDescription) -> Tables:

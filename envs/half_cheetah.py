@@ -88,7 +88,7 @@ class RllabHalfCheetahDir(Direction, _FinnHalfCheetah):
     `{"direction": 1}` or `{"direction": -1}`, with equal probability.
 
     ## Starting state
-    Positions + N(0, 0.01²), velocities + N(0, 0.1²).
+    Default positions plus noise from N(0, 0.01²), default velocities plus noise from N(0, 0.1²).
 
     ## Episode end
     Terminates only if the simulation diverges; truncated after 200 steps.
@@ -120,7 +120,7 @@ class RllabHalfCheetahVel(Velocity, _FinnHalfCheetah):
     `{"velocity": v*}` with v* ~ U(0, 2) m/s.
 
     ## Starting state
-    Positions + N(0, 0.01²), velocities + N(0, 0.1²).
+    Default positions plus noise from N(0, 0.01²), default velocities plus noise from N(0, 0.1²).
 
     ## Episode end
     Terminates only if the simulation diverges; truncated after 200 steps.
@@ -165,7 +165,7 @@ class HalfCheetahDir(Direction, _GymHalfCheetah):
     `{"direction": 1}` or `{"direction": -1}`, with equal probability.
 
     ## Starting state
-    Positions + U(−0.1, 0.1), velocities + N(0, 0.1²).
+    Default positions plus noise from U(−0.1, 0.1), default velocities plus noise from N(0, 0.1²).
 
     ## Episode end
     Terminates only if the simulation diverges; truncated after 100 steps.
@@ -198,7 +198,7 @@ class HalfCheetahVel(Velocity, _GymHalfCheetah):
     al. 2017 use U(0, 2).
 
     ## Starting state
-    Positions + U(−0.1, 0.1), velocities + N(0, 0.1²).
+    Default positions plus noise from U(−0.1, 0.1), default velocities plus noise from N(0, 0.1²).
 
     ## Episode end
     Terminates only if the simulation diverges; truncated after 100 steps.

@@ -43,7 +43,7 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     |---|---|
     | 0 | height of the torso |
     | 1-4 | orientation of the torso, a quaternion |
-    | 5-21 | angles of the joints, in the order of the actions, except the abdomen's (z, y, x) |
+    | 5-21 | angles of the joints, in the order of the actions, but z, y, x for the abdomen |
     | 22-27 | linear and angular velocity of the torso |
     | 28-44 | velocities of the joints |
 
@@ -55,7 +55,7 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     `{"direction": 1}` or `{"direction": -1}`, with equal probability.
 
     ## Starting state
-    Positions and velocities + U(−0.01, 0.01).
+    Default positions and velocities plus noise from U(−0.01, 0.01).
 
     ## Episode end
     Terminates when the torso's height leaves [1, 2]; truncated after 200 steps.

@@ -193,7 +193,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         return self.control_cost_weight * np.asarray(np.square(self.controls(actions)).sum(axis=1))
 
     def healthy(self, states: States) -> Array:
-        """Return a mask of shape (rows,), False for rows that terminate. By default, all are True."""
+        """Return a mask of shape (rows,), False where episodes terminate; by default, all True."""
         return np.ones(len(states.qpos), dtype=bool)
 
     def noise(self, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -207,7 +207,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
     # Code shared by the scalar and the vectorized environment.
 
     def observe(self, states: States, tasks: Array) -> Array:
-        """Return observations of shape (rows, features), with the task if requested."""
+        """Return observations of shape (rows, features); with `observe_task`, including tasks."""
         seen = self.features(states)
         return np.concatenate([seen, tasks], axis=1) if self.observe_task else seen
 

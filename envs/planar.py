@@ -8,7 +8,7 @@ from metarl.envs.base import Array
 
 
 class PlanarMass:
-    """A function that computes the center of mass of a robot in the x-z plane.
+    """The center of mass of a robot in the x-z plane, as a function of the state.
 
     MuJoCo also computes the center of mass and the velocity of this point (``subtree_com``,
     ``subtree_linvel``). However, a rollout reports both for the state before the last substep, and
@@ -59,7 +59,7 @@ class PlanarMass:
         return center, np.stack([dx, still, dz], axis=1)
 
     def _accumulated(self, joints: Array) -> Array:
-        """Sum joint values of shape (joints, rows) from the root to each body: (bodies, rows)."""
+        """Sum joint values, of shape (joints, rows), from the root to each body: (bodies, rows)."""
         total = np.empty((1 + len(self._joints), joints.shape[1]))
         total[0] = joints[2]
         for body, (parent, joint) in enumerate(zip(self._parents, self._joints, strict=True), 1):

@@ -104,7 +104,7 @@ class HopperRandParams(RandParams, Legged, HopperEnv):
     factor is 1.5ᵘ, or 1.3ᵘ for damping, with an independent u ~ U(−3, 3).
 
     ## Starting state
-    Positions and velocities + U(−0.005, 0.005).
+    Default positions and velocities plus noise from U(−0.005, 0.005).
 
     ## Episode end
     Terminates unless height > 0.7, |pitch| < 0.2 and all other positions and velocities are within
@@ -149,7 +149,7 @@ class Walker2dRandParams(RandParams, Walker2dRobot):
     "geom_friction": [8][3], "dof_damping": [9]}`.
 
     ## Starting state
-    Positions and velocities + U(−0.005, 0.005).
+    Default positions and velocities plus noise from U(−0.005, 0.005).
 
     ## Episode end
     Terminates unless 0.8 < height < 2 and |pitch| < 1; truncated after 200 steps.

@@ -35,7 +35,7 @@ class SwimmerVel(Velocity, LocomotionEnv, SwimmerEnv):
     `{"velocity": v*}` with v* ~ U(0.1, 0.2) m/s.
 
     ## Starting state
-    Positions and velocities + U(−0.1, 0.1).
+    Default positions and velocities plus noise from U(−0.1, 0.1).
 
     ## Episode end
     Terminates only if the simulation diverges; truncated after 100 steps.

@@ -78,7 +78,7 @@ class Walker2dDir(Direction, Walker2dRobot):
     `{"direction": 1}` or `{"direction": -1}`, with equal probability.
 
     ## Starting state
-    Positions and velocities + U(−0.005, 0.005).
+    Default positions and velocities plus noise from U(−0.005, 0.005).
 
     ## Episode end
     Terminates unless 0.8 < height < 2 and |pitch| < 1; truncated after 200 steps.
@@ -111,7 +111,7 @@ class Walker2dVel(Velocity, Walker2dRobot):
     `{"velocity": v*}` with v* ~ U(0, 10) m/s.
 
     ## Starting state
-    Positions and velocities + U(−0.005, 0.005).
+    Default positions and velocities plus noise from U(−0.005, 0.005).
 
     ## Episode end
     Terminates unless 0.8 < height < 2 and |pitch| < 1; truncated after 200 steps.

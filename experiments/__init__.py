@@ -37,10 +37,10 @@ class Entry(NamedTuple):
 
 
 OTHERS = {
-    "sb3": Entry("sb3:StableBaselines", "Stable-Baselines3 on one task, or with task observed"),
-    "regression": Entry("regression:SinusoidRegression", "few-shot regression of sinusoids"),
-    "fewshot": Entry("fewshot:ImageClassification", "few-shot classification of images"),
-    "text": Entry("text:TextClassification", "few-shot classification of sentences"),
+    "sb3": Entry("sb3:StableBaselines", "Stable-Baselines3 on one task or on all tasks"),
+    "regression": Entry("regression:SinusoidRegression", "few-shot sinusoid regression"),
+    "fewshot": Entry("fewshot:ImageClassification", "few-shot image classification"),
+    "text": Entry("text:TextClassification", "few-shot sentence classification"),
 }
 """Experiments other than meta-RL, by name; :func:`experiments` adds one per meta-RL method."""
 
@@ -65,7 +65,8 @@ def experiment_of(run: "Run") -> "Experiment[Any]":
     if name not in known:
         raise ValueError(
             f"{run.folder} was trained with {name!r}, which is not registered: expected one of "
-            f"{', '.join(known)}. Import the module that registers {name!r} (--import MODULE)"
+            f"{', '.join(known)}. Import the module that registers {name!r} (on the command line, "
+            "--import MODULE)"
         )
     kind, config = known[name].load()
     chosen = read_config(config, run)

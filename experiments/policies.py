@@ -236,7 +236,7 @@ class MetaPolicy:
 
         Args:
             loop: Inner loop with K steps, see :meth:`loop`.
-            tasks: Task descriptions, as many as the sampler of the policy has.
+            tasks: Task descriptions; the number must be the `num_tasks` of the sampler.
             generator: Random generator for actions and initial states.
 
         Returns:
@@ -255,7 +255,7 @@ class MetaPolicy:
 
         Args:
             loop: Inner loop with K steps, see :meth:`loop`.
-            tasks: Task descriptions, as many as the sampler of the policy has.
+            tasks: Task descriptions; the number must be the `num_tasks` of the sampler.
             generator: Random generator for actions and initial states.
         """
         parts = self.parts

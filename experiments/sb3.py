@@ -145,7 +145,11 @@ class StableBaselines(Experiment[SB3Config]):
         return self.sampler(self.config.episodes, 1)
 
     def init(self) -> Any:
-        """Return an untrained SB3 model. Distributed training raises an error."""
+        """Return an untrained SB3 model.
+
+        Raises:
+            SharedError: In distributed training, which is not supported.
+        """
         processes.require_alone("runs of Stable-Baselines3")
         config = self.config
         return make_model(

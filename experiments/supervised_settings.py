@@ -79,7 +79,7 @@ class OuterUpdateSettings(Ranged):
     clip: Annotated[float | None, greater_than(0), unset("no clipping")] = None
     """Clip every element of the meta-gradient to [-CLIP, CLIP]."""
     validation_tasks: Annotated[int | None, at_least(1), unset("100")] = None
-    """Number of tasks in the validation at every checkpoint."""
+    """Number of validation tasks that are evaluated at every checkpoint."""
     mode: Mode | None = None
     """Execution of the meta-gradient: eager; traced to a graph, which requires no compiler; or
     compiled with torch.compile, which requires a C++ compiler and takes one to two minutes at the

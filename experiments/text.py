@@ -180,9 +180,9 @@ def _validated(config: TextConfig, pools: tuple[Sentences, ...]) -> tuple[Senten
     needed = config.num_shots + config.num_queries
     if not (enough := tuple(pool for pool in pools if pool.smallest_class() >= needed)):
         raise ValueError(
-            f"validation uses a tenth of the rows: expected a task with {PART * needed} rows of "
-            f"each class, for {config.num_shots} shots and {config.num_queries} queries; lower "
-            "num_shots or num_queries, or add a larger task"
+            f"validation uses a tenth of the rows: expected a task with {PART * needed} rows per "
+            f"class for {config.num_shots} shots and {config.num_queries} queries, got only "
+            "smaller tasks; lower num_shots or num_queries, or add a larger task"
         )
     return enough
 

@@ -26,8 +26,8 @@ class TextSettings(Ranged):
     tasks: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: all but the held-out)")] = ""
     """Names of the training tasks, separated by commas. If empty, all tasks but --held-out."""
     held_out: str = HELD_OUT
-    """Names of the test tasks, separated by commas. Training only uses test tasks that --tasks
-    contains."""
+    """Names of the test tasks, separated by commas. Training excludes the test tasks unless --tasks
+    contains them."""
     num_shots: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--shots"])] = 4
     """Number of support sentences per class."""
     num_queries: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--queries"])] = 4
