@@ -276,7 +276,7 @@ def test_seeds_share_a_curve_and_different_accuracies_do_not(
     ("flags", "line"),
     [
         (["--start", "learned"], "no fixed number of classes; use --start generated"),
-        (["--mode", "traced"], "use --mode eager"),
+        (["--mode", "traced"], "--mode eager, got --mode traced"),
         (["--inner", "meta-sgd"], "--start generated creates a new head for each task"),
         (["--method", "meta-sgd", "--start", "zero"], "use --inner sgd, adam or lslr"),
         (["--top-layers", 4], "--top-layers must be from 0 to 3, got 4"),
@@ -284,11 +284,11 @@ def test_seeds_share_a_curve_and_different_accuracies_do_not(
         (["--encoder", "no-such-folder/x"], "cannot load encoder 'no-such-folder/x'"),
         (["--tasks", "coats,sounds"], "unknown task 'sounds': expected one of coats"),
         (["--data-root", "nowhere"], "--data-root must be a folder with TASK.jsonl"),
-        (["--held-out", ",".join(TASKS)], "no training tasks are left; shorten --held-out"),
+        (["--held-out", ",".join(TASKS)], "leaves no training tasks; remove tasks from --held-out"),
         (["--held-out", "eye,hats"], "unknown task --held-out eye: expected coats, eyes"),
         (
             ["--tasks", ",", "--held-out", ",".join(TASKS)],
-            "no training tasks are left; shorten --held-out",
+            "leaves no training tasks; remove tasks from --held-out",
         ),
         (["--per-step-norm"], "text encoders do not support --per-step-norm"),
         (["--outer-lr", 0], "--encoder-lr 1e-05 requires --outer-lr greater than 0, got 0"),
@@ -296,8 +296,8 @@ def test_seeds_share_a_curve_and_different_accuracies_do_not(
         (["--part-shots", 0], "--part-shots must be at least 1"),
         (["--method", "reptile", "--start", "zero"], "use --estimator backprop"),
         (["--inner-batch", 4], "--start generated uses the whole support set"),
-        (["--method", "pretrained", "--inner-steps", 2], "adapts only in tests"),
-        (["--method", "pretrained", "--start", "zero"], "adapts only in tests"),
+        (["--method", "pretrained", "--inner-steps", 2], "only adapts at test time"),
+        (["--method", "pretrained", "--start", "zero"], "only adapts at test time"),
         (["--method", "pretrained", "--inner", "lslr"], "use --inner sgd or adam"),
         (
             ["--shots", 5, "--queries", 5],
@@ -342,7 +342,7 @@ def test_evaluation_without_test_tasks_is_an_error(
     assert "no held-out task has evaluation rows; set --tasks to some of coats" in line
     capsys.readouterr()
     metarl("evaluate", tmp_path / "run", "--tasks", "walls", "--shots", 2, "--samples", 1)
-    assert "was trained on walls, so this does not test new tasks" in capsys.readouterr().err
+    assert "was trained on walls, so the results do not measure new tasks" in capsys.readouterr().err
 
 
 def test_benchmark_on_random_sentences(
