@@ -99,8 +99,7 @@ class Experiment(ABC, Generic[Config]):
     """
 
     settings: ClassVar[Any]
-    """Configuration dataclass. In meta-RL, a function that returns the configuration dataclass for
-    the name of a method."""
+    """Configuration dataclass; in meta-RL, a function from a method's name to its dataclass."""
     evaluation: ClassVar[type[Evaluation]]
     """Dataclass that defines the flags of ``metarl evaluate``."""
     rendering: ClassVar[type[Rendering]] = Rendering
@@ -156,7 +155,7 @@ class Experiment(ABC, Generic[Config]):
 
     @abstractmethod
     def learner(self, iteration: int) -> MetaLearner:
-        """Return the meta-learner for an iteration, with all schedules evaluated there.
+        """Return the meta-learner for an iteration, with the scheduled settings for this iteration.
 
         Args:
             iteration: The iteration, starting at 1.
@@ -301,7 +300,7 @@ def start(experiment: Experiment[Any], out: Path) -> None:
 
 
 def begin(experiment: Experiment[Any], run: Run, state: State, first: dict[str, float]) -> None:
-    """Log the metrics for iteration 0 and save the initialization as the checkpoint.
+    """Log the metrics and save the checkpoint for iteration 0.
 
     Args:
         experiment: The experiment to train.

@@ -157,5 +157,7 @@ class InnerLoop:
         least, most = min(1, self.num_steps), max(1, self.num_steps)
         if not least <= len(batches) <= most:
             given = len(batches)
-            raise ValueError(f"expected one to {most} support batches (num_steps), got {given}")
+            raise ValueError(
+                f"`batches` needs one to {most} support batches (num_steps), got {given}"
+            )
         return tuple(islice(cycle(batches), self.num_steps))

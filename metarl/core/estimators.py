@@ -114,10 +114,11 @@ def ends(loop: InnerLoop, meta: MetaParams, task: Task) -> list[Params]:
 
 
 def reptile(loop: InnerLoop, outer: Outer) -> TaskGradient:
-    """Return the Reptile estimator θ − φ (Nichol et al. 2018, alg. 1) with adapted parameters φ.
+    """Return the Reptile estimator θ − φ (Nichol et al. 2018, alg. 1).
 
-    If the outer optimizer is gradient descent with step size ε, the update is θ ← θ + ε(φ − θ). The
-    outer loss is reported as a metric and does not affect the gradient.
+    θ is the initialization, and φ are the adapted parameters. If the outer optimizer is gradient
+    descent with step size ε, the update is θ ← θ + ε(φ − θ). The outer loss is reported as a metric
+    and does not affect the gradient.
 
     Args:
         loop: The inner loop.
@@ -265,7 +266,7 @@ def _solve(
 def _slow_gradient(
     loop: InnerLoop, model: Params, adapted: Params, task: Task, pulled: Params, solution: Params
 ) -> Params:
-    """Return the gradient of the parameters that do not adapt: the direct part plus that via φ."""
+    """Return the gradient of the parameters that do not adapt, directly and through φ."""
     _, slow = split(model, loop.adapts)
     if not slow:
         return {}

@@ -94,7 +94,10 @@ class Gaussian(NamedTuple):
             return noise.mul_(torch.exp(self.log_std.contiguous())).add_(self.mean)
 
     def fisher(self, tangent: "Gaussian") -> "Gaussian":
-        """Multiply `tangent` by the Fisher matrix, diagonal with 1/std² (mean) and 2 (log-std)."""
+        """Multiply `tangent` by the diagonal Fisher matrix.
+
+        The diagonal is 1/std² for the mean and 2 for the log-std.
+        """
         return Gaussian(tangent.mean * torch.exp(-2 * self.log_std), 2 * tangent.log_std)
 
 
@@ -144,7 +147,7 @@ class Categorical(NamedTuple):
 
 
 def _drawn(like: Tensor, share: TaskSlice | None, draw: Callable[[Tensor], Tensor]) -> Tensor:
-    """Sample numbers with the shape of `like`; with `share`, a slice of those for all tasks."""
+    """Sample numbers like `like`; with `share`, sample for all tasks and select the slice."""
     if share is None or share.number == share.total:
         return draw(like.new_empty(like.shape))
     whole = draw(like.new_empty((share.total, *like.shape[1:])))

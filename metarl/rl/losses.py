@@ -47,8 +47,7 @@ def clipped(policy: Policy, *, clip: float | None = 0.5) -> LossFn:
 
     Args:
         policy: The policy.
-        clip: The clipping range ε; None disables clipping. The default is also the default of
-            MAML-PPO in garage.
+        clip: The clipping range ε; None disables clipping. The default matches MAML-PPO in garage.
     """
 
     def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:

@@ -190,7 +190,7 @@ class Sampler:
             return self.env.reset(seed=seeds)[0]
 
     def _grouped(self, values: Any, dtype: torch.dtype) -> Tensor:
-        """Return one value per row as a tensor of shape (task, episode, ...) on the device.
+        """Return the values of all rows as a tensor of shape (task, episode, ...).
 
         Floating-point values are converted to `dtype`; integers, such as image bytes, keep their
         dtype.

@@ -64,7 +64,7 @@ def make_vector_env(env_id: str, num_envs: int, **kwargs: Any) -> Any:
 
 
 def spec_of(env: Any) -> Any:
-    """Return a vectorized environment's Gymnasium spec, or that of its first row if it has none."""
+    """Return the Gymnasium spec of a vectorized environment or, if missing, of the first row."""
     spec = getattr(env, "spec", None)
     return env.get_attr("spec")[0] if spec is None and hasattr(env, "get_attr") else spec
 
@@ -130,7 +130,7 @@ def error_context(
 
 
 def _end_workers(env: Any, error: BaseException) -> str:
-    """Terminate all workers; return a description of the first that died before, or ``""``."""
+    """Terminate all workers; describe the first worker that had already died, or return ``""``."""
     lost = [process.sentinel for process in env.processes if isinstance(error, EOFError | OSError)]
     ended, died = wait(lost, TIMEOUT) if lost else [], ""
     for index, process in enumerate(env.processes):

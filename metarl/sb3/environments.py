@@ -29,7 +29,8 @@ def sb3_env(
         kwargs: Arguments of the environment, such as ``observe_task=True``.
 
     Raises:
-        ValueError: If the environment has no tasks.
+        ValueError: If the environment has no tasks, or a vectorized implementation rejects `task`.
+            In a ``DummyVecEnv``, an invalid task raises EnvironmentFailed at the first reset.
     """
     one = make_vector_env(env_id, 1, **kwargs)  # raises an error if it has no tasks
     one.close()

@@ -73,7 +73,7 @@ class Program:
 
 
 def _compiled(function: Callable[..., Any], inputs: list[Tensor]) -> Callable[..., Any]:
-    """Return a compiled function after a first call, in which ``torch.compile`` compiles it."""
+    """Compile a function with ``torch.compile``, which compiles in a first call on `inputs`."""
     try:
         program: Callable[..., Any] = torch.compile(function, dynamic=False, fullgraph=True)
         program(*inputs)

@@ -162,10 +162,11 @@ def most(number: int) -> int:
 
 
 def interleaved(values: list[Item], total: int) -> list[Item]:
-    """Return the list of all items, which were distributed over processes in turn.
+    """Gather the items of all processes into one list, which every process receives.
 
     Args:
-        values: The items of this process. Rank r has the items r, r + size, r + 2 size, ...
+        values: The items of this process: the items r, r + n, r + 2n, ... for rank r of n
+            processes.
         total: Number of items in all processes together.
     """
     if size() == 1:
