@@ -1,12 +1,14 @@
 """Gradient-based meta-learning on PyTorch, Gymnasium and MuJoCo.
 
-- :func:`metarl.train` trains an experiment into a run folder.
-- :func:`metarl.load` loads a trained policy.
+- :func:`metarl.train` trains an experiment and writes metrics and checkpoints to a run folder.
+- :func:`metarl.load` loads a trained policy from a run folder.
 - :func:`metarl.register_method` adds a meta-RL method.
-- :mod:`metarl.rl`, :mod:`metarl.supervised` and :mod:`metarl.core` contain the building blocks.
+- :mod:`metarl.rl`, :mod:`metarl.supervised` and :mod:`metarl.core` contain the building blocks for
+  custom methods and training loops.
 
-Importing the package registers its environments and does not import torch or mujoco. The public
-names of each package are listed in its ``__init__.pyi`` and are imported on first use.
+Importing metarl registers all environments with Gymnasium, but does not import torch or mujoco. The
+public names in each subpackage are listed in the subpackage's ``__init__.pyi`` and are imported on
+first use.
 
 Example::
 

@@ -1,7 +1,8 @@
-"""The base class of experiments, and the training loop that all experiments share.
+"""The base class for experiments, and the training loop shared by all experiments.
 
-Every command is implemented once, with the interface of :class:`Experiment`. Subclasses define the
-tasks, the meta-learner, the flags and tables of an evaluation, and the figures.
+Each command, such as ``metarl train``, is implemented once on top of the :class:`Experiment`
+interface. Subclasses define the tasks, the meta-learner, the evaluation flags and tables, and the
+figures.
 """
 
 from abc import ABC, abstractmethod
@@ -31,7 +32,7 @@ from metarl.util import Ranged, Table, at_least, resolve_device
 
 Config = TypeVar("Config", bound=RunConfig)
 State: TypeAlias = Any
-"""Training state: a :class:`~metarl.core.types.MetaState`, or a model of Stable-Baselines3."""
+"""Training state: a :class:`~metarl.core.types.MetaState`, or a Stable-Baselines3 model."""
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 
 
@@ -39,45 +40,48 @@ Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 class Evaluation(Ranged):
     """Evaluate a run on test tasks.
 
-    Most flags depend on the experiment: `metarl evaluate RUN --help` lists the flags of a run.
+    Most flags depend on the experiment: run `metarl evaluate RUN --help` to list the flags for a
+    run.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run folder."""
+    """Folder of the run to evaluate."""
     seed: Annotated[int, at_least(0)] = 1
-    """Seed of the test tasks and of all other random numbers."""
+    """Seed for the test tasks and all other random numbers in the evaluation."""
     checkpoint: Annotated[int | None, unset("the last")] = None
-    """Iteration of the checkpoint; 0 is the initialization."""
+    """Iteration of the checkpoint to evaluate; 0 is the untrained initialization."""
     device: Device = "auto"
-    """Device of the parameters."""
+    """Device for the computation; auto selects CUDA if it is available and the CPU otherwise."""
 
 
 @dataclass(frozen=True)
 class Rendering(Ranged):
-    """Render the policies of one or more runs, side by side, as an image or a video."""
+    """Render the policies from one or more runs as an image or a video, with one row per run."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run folders with the same environment; each run is one row of the figure."""
+    """Folders of the runs to render; all runs must use the same environment."""
     out: Path
     """Output file: an image (.png, .pdf, .svg) or a video (.mp4, .gif)."""
-    task: Annotated[str | None, unset("the task of the run, or test tasks")] = None
-    """Task as JSON, such as '{"direction": -1}'."""
+    task: Annotated[str | None, unset("the run's task, or test tasks")] = None
+    """Task to render, as a JSON object such as '{"direction": -1}'."""
     seed: Annotated[int, at_least(0)] = 1
-    """Seed of the test tasks and the episodes."""
+    """Seed for the test tasks and the episodes."""
     checkpoint: Annotated[int | None, unset("the last")] = None
-    """Iteration of the checkpoint; 0 is the untrained policy."""
+    """Iteration of the checkpoint to render; 0 is the untrained policy."""
     device: Device = "auto"
-    """Device of the policy."""
+    """Device for the policy; auto selects CUDA if it is available and the CPU otherwise."""
 
 
 class Report(NamedTuple):
     """The result of an evaluation.
 
     Attributes:
-        name: File name, made of the settings that distinguish evaluations of one checkpoint.
-        values: JSON values for the evaluation's file, with ``mean`` and ``interval95`` after each
-            adaptation step.
-        tables: Tables to print. The command adds the run and the iteration to the last title.
+        name: Part of the file name that contains the settings of the evaluation, so that different
+            evaluations of a checkpoint are written to different files.
+        values: JSON values to write to the file, including the ``mean`` and the half-width
+            ``interval95`` of the 95 % confidence interval after each adaptation step.
+        tables: Tables to print. ``metarl evaluate`` adds the run and the iteration to the title of
+            the last table.
     """
 
     name: str
@@ -86,22 +90,22 @@ class Report(NamedTuple):
 
 
 class Experiment(ABC, Generic[Config]):
-    """The base class of experiments: it trains, evaluates and renders one configuration.
+    """The base class for experiments, which train, evaluate and render one configuration.
 
     The constructor is cheap: environments, data and networks are built on first use.
 
     Args:
-        config: The settings of the run.
+        config: The run configuration.
     """
 
     settings: ClassVar[Any]
-    """Configuration dataclass; meta-RL has a function that maps a method to its dataclass."""
+    """Configuration dataclass; in meta-RL, a function from a method's name to its dataclass."""
     evaluation: ClassVar[type[Evaluation]]
-    """Dataclass with the flags of ``metarl evaluate``."""
+    """Dataclass that defines the flags of ``metarl evaluate``."""
     rendering: ClassVar[type[Rendering]] = Rendering
-    """Dataclass with the flags of ``metarl render``."""
+    """Dataclass that defines the flags of ``metarl render``."""
     quick: ClassVar[tuple[str, ...]] = ("--num-tasks", "20")
-    """Flags of the short evaluations during training (``--media-every``)."""
+    """Flags for the short evaluations during training, which ``--media-every`` enables."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -109,24 +113,24 @@ class Experiment(ABC, Generic[Config]):
     @property
     @abstractmethod
     def name(self) -> str:
-        """Name of the experiment in ``metarl train NAME``."""
+        """Name of the experiment, as in ``metarl train NAME``."""
 
     @cached_property
     def device(self) -> torch.device:
-        """Device of the parameters."""
+        """Torch device for the parameters, resolved from ``config.device``."""
         return resolve_device(self.config.device)
 
     def changed(self, **settings: Any) -> "Experiment[Config]":
-        """Return a copy of the experiment in which some settings have new values."""
+        """Return a copy of the experiment with the given configuration settings replaced."""
         return type(self)(replace(self.config, **settings))
 
     def prepare(self) -> dict[str, float]:
-        """Check the requirements of training, before the run folder is created.
+        """Check that training can start, before the run folder is created.
 
-        The method also fills in settings that depend on the machine or the data.
+        This method also fills in settings that depend on the machine or the data.
 
         Returns:
-            Metrics of iteration 0; empty for most experiments.
+            Metrics to log for iteration 0; an empty dictionary for most experiments.
         """
         self.config = replace(self.config, device=self.device.type)  # type: ignore[arg-type]
         return {}
@@ -137,10 +141,13 @@ class Experiment(ABC, Generic[Config]):
 
     @abstractmethod
     def draw(self, state: State, iteration: int) -> tuple[Any, Metrics]:
-        """Sample the meta-batch of an iteration.
+        """Sample the meta-batch for an iteration.
 
-        In meta-RL, the current policy collects the episodes. All random numbers depend only on the
-        seed and the iteration.
+        All random numbers depend only on the run's seed and the iteration.
+
+        Args:
+            state: The training state. In meta-RL, the current policy collects the episodes.
+            iteration: The iteration, starting at 1.
 
         Returns:
             The meta-batch, and metrics collected while sampling.
@@ -148,20 +155,27 @@ class Experiment(ABC, Generic[Config]):
 
     @abstractmethod
     def learner(self, iteration: int) -> MetaLearner:
-        """Return the meta-learner of an iteration, counted from 1, with its scheduled settings."""
+        """Return the meta-learner for an iteration, with the scheduled settings for this iteration.
+
+        Args:
+            iteration: The iteration, starting at 1.
+        """
 
     def validate(self, state: State) -> Metrics:
-        """Return metrics on validation tasks at a checkpoint; empty for most experiments."""
+        """Return metrics on validation tasks, to be logged when a checkpoint is written.
+
+        Most experiments return an empty dictionary.
+        """
         del state
         return {}
 
     def save(self, run: Run, iteration: int, state: State) -> None:
-        """Write the checkpoint of an iteration to the run folder."""
+        """Write the training state of an iteration to the run folder as a checkpoint."""
         config = to_json(self.config)
         checkpoint.save(run.checkpoint_path(iteration), state, iteration=iteration, config=config)
 
     def restore(self, run: Run, iteration: int) -> State:
-        """Load the training state of a checkpoint, to resume training.
+        """Load the training state from a checkpoint, to resume training.
 
         Raises:
             ValueError: If the checkpoint is damaged or does not match the run's configuration.
@@ -170,7 +184,7 @@ class Experiment(ABC, Generic[Config]):
         return checkpoint.restore(self.init(), saved)
 
     def read(self, run: Run, iteration: int) -> MetaParams:
-        """Load the meta-parameters of a checkpoint without building the model.
+        """Load the meta-parameters from a checkpoint without building the model.
 
         Raises:
             ValueError: If the checkpoint is damaged or belongs to a different run.
@@ -178,53 +192,67 @@ class Experiment(ABC, Generic[Config]):
         try:
             return load_checkpoint(run, self.config, iteration, device=self.device).params
         except ValueError as error:
-            raise ValueError(f"{error}. Choose a `checkpoint` of {run.checkpoints()}") from None
+            raise ValueError(f"{error}. Choose a `checkpoint` from {run.checkpoints()}") from None
 
     def copy(self, run: Run, iteration: int, new: Run, config: RunConfig) -> None:
-        """Copy the tensors of a checkpoint to a new run.
+        """Copy the tensors in a checkpoint to a new run.
 
         Args:
             run: The run to copy from.
             iteration: Iteration of the checkpoint.
             new: The run to copy to.
-            config: The configuration of the new run.
+            config: The configuration of the new run, which is stored in the copied checkpoint.
         """
         saved = load_checkpoint(run, self.config, iteration)
         path = new.checkpoint_path(iteration)
         checkpoint.write(path, saved._replace(config=to_json(config)))
 
     def require_matching(self, params: MetaParams) -> None:
-        """Raise a ValueError if a parameter does not match the configuration.
+        """Raise a ValueError if checkpoint parameters do not match the configuration.
 
-        This can happen if a different version of the package wrote the checkpoint.
+        Names, shapes and dtypes are compared. They can differ if a different version of metarl
+        wrote the checkpoint.
         """
         for mine, theirs in zip(self.init().params, params, strict=True):
             checkpoint.require_same_tensors(mine, theirs)
 
     def with_options(self, options: Any) -> "Experiment[Config]":
-        """Return the experiment with the settings that the options of an evaluation override."""
+        """Return the experiment with the settings that the evaluation flags override.
+
+        Args:
+            options: The evaluation flags, an instance of :attr:`evaluation`.
+        """
         del options
         return self
 
     def checkpoints_for(self, run: Run, options: Any) -> list[int]:
-        """Return the iterations of the checkpoints that the options of an evaluation select."""
+        """Return the iterations of the checkpoints that the evaluation flags select.
+
+        Args:
+            run: The run to evaluate.
+            options: The evaluation flags, an instance of :attr:`evaluation`.
+        """
         return [run.choose_checkpoint(options.checkpoint)]
 
     @abstractmethod
     def evaluate(self, metas: Sequence[MetaParams], options: Any) -> Report:
-        """Adapt to test tasks and report the results after 0, 1, ..., K steps.
+        """Adapt to test tasks and report the results after 0, 1, ..., K inner steps.
 
         Args:
-            metas: Meta-parameters of the checkpoints that :meth:`checkpoints_for` returns.
-            options: The flags, an instance of :attr:`evaluation`.
+            metas: Meta-parameters from the checkpoints that :meth:`checkpoints_for` selects.
+            options: The evaluation flags, an instance of :attr:`evaluation`.
         """
 
     @abstractmethod
     def describe(self) -> Subject:
-        """Return the method, paper and data of the run, for model cards and tables."""
+        """Return the run's method, paper and data, for model cards and tables."""
 
     def model(self, params: MetaParams, **options: Any) -> Any:
-        """Return the trained model, ready to adapt.
+        """Return the model with trained meta-parameters, ready to adapt to tasks.
+
+        Args:
+            params: Meta-parameters from a checkpoint.
+            options: Further arguments of the experiment's model, such as `num_tasks` in meta-RL.
 
         Raises:
             ValueError: If the experiment has no policy that adapts.
@@ -238,12 +266,12 @@ class Experiment(ABC, Generic[Config]):
         """Render policies before and after adaptation, one row per run.
 
         Args:
-            experiments: Experiments of the runs, starting with this one.
-            metas: Meta-parameters of each run.
-            options: The flags, an instance of :attr:`rendering`.
+            experiments: One experiment per run, starting with this experiment.
+            metas: Meta-parameters for each run.
+            options: The rendering flags, an instance of :attr:`rendering`.
 
         Raises:
-            ValueError: If the run has no policy.
+            ValueError: If the experiment has no policy.
         """
         run = f"a run of `metarl train {self.name}`"
         raise ValueError(f"{run} has no policy. Use `metarl plot RUN --out FILE.png` instead")
@@ -251,7 +279,7 @@ class Experiment(ABC, Generic[Config]):
     def examples(self, run: Run) -> Sequence[Any]:
         """Return adapted functions to plot next to the learning curves.
 
-        Regression returns the fits of a few test tasks; other experiments return an empty list.
+        Regression returns fits to a few test tasks; other experiments return an empty sequence.
         """
         del run
         return ()
@@ -262,7 +290,7 @@ def start(experiment: Experiment[Any], out: Path) -> None:
 
     Args:
         experiment: The experiment to train.
-        out: The run folder, which must be empty or not exist.
+        out: Path of the run folder, which must be empty or must not exist.
     """
     require_tracker(experiment.config.track)
     first, state = experiment.prepare(), experiment.init()
@@ -272,14 +300,28 @@ def start(experiment: Experiment[Any], out: Path) -> None:
 
 
 def begin(experiment: Experiment[Any], run: Run, state: State, first: dict[str, float]) -> None:
-    """Write the metrics of iteration 0, if there are any, and the checkpoint of iteration 0."""
+    """Log the metrics and save the checkpoint for iteration 0.
+
+    Args:
+        experiment: The experiment to train.
+        run: The run to write to.
+        state: The training state before the first iteration.
+        first: Metrics for iteration 0, from :meth:`Experiment.prepare`; not logged if empty.
+    """
     if first and not run.metrics():  # an interrupted run may already contain them
         run.log(0, first)
     experiment.save(run, 0, state)
 
 
 def train(experiment: Experiment[Any], run: Run, state: State, *, start: int) -> None:
-    """Train from iteration ``start + 1`` to the last iteration of the configuration."""
+    """Train from iteration ``start + 1`` to the configured number of iterations.
+
+    Args:
+        experiment: The experiment to train.
+        run: The run that receives metrics and checkpoints.
+        state: The training state after iteration `start`.
+        start: The last completed iteration; 0 for a new run.
+    """
     with Journal(run, experiment.config, start=start, save=experiment.save) as journal:
         for iteration in journal.iterations():
             tasks, collected = experiment.draw(state, iteration)

@@ -1,6 +1,7 @@
-"""The functional core of all methods: inner loops, meta-gradients and outer updates.
+"""The functional core shared by all methods: inner loops, meta-gradients and outer updates.
 
-The functions are pure, use only torch, and run on the device of their arguments.
+Inner loops and meta-gradients are pure functions of their arguments. All computations use torch and
+run on the device of the arguments.
 
 Example::
 

@@ -1,4 +1,4 @@
-"""The inner loop that all methods use."""
+"""The inner loop shared by all methods."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -24,25 +24,29 @@ def unchanged(params: Params, batches: Batches) -> tuple[Params, Batches]:
 
 @dataclass(frozen=True)
 class InnerLoop:
-    """The inner loop: adapts parameters to one task. ``vmap`` applies it to several tasks.
+    """The inner loop, which adapts parameters to one task.
+
+    Apply ``vmap`` to adapt to several tasks in one call.
 
     Attributes:
         loss: Loss of one task on one support batch, ``(params, batch) -> scalar``.
         optimizer: The inner optimizer, such as :func:`sgd`.
-        fast: Predicate on names: whether a parameter adapts. The others keep their meta-learned
-            value.
-        per_step: Names of parameters with one row per inner step, of shape (steps, *shape), which
-            are meta-learned and do not adapt. Row k is used by the support pass of step k and by
-            the query pass after this step, as in the code of MAML++; the query pass before the
-            first step uses row 0.
-        first_order: Whether inner gradients are treated as constants (FOMAML). Learned step sizes
-            and the result of `start` still receive gradients.
+        fast: Function that returns whether the parameter with a given name adapts. All other
+            parameters keep their meta-learned values. By default, all parameters adapt.
+        per_step: Names of parameters of shape (steps, *shape), with one row per inner step. They
+            are meta-learned and do not adapt. Inner step k = 0, 1, ... and the query pass after
+            this step use row k, as in the MAML++ code; the query pass before the first step uses
+            row 0.
+        first_order: Whether meta-gradients treat inner gradients as constants, as in FOMAML.
+            Learned step sizes and the result of `start` still receive gradients.
         start: Task-conditioned initialization, ``(params, batches) -> (params, remaining
-            batches)``. It can add parameters that are not meta-learned, such as a generated head.
-        supplied: Names of the parameters that `start` adds, such as the context of CAVIA. Constants
-            of the inner optimizer are learned for them, but no initialization.
-        num_steps: Number of inner steps, which use the support batches in turn. None takes one step
-            on each support batch.
+            batches)``, which can add parameters that are not meta-learned, such as a generated
+            head. By default, parameters and batches are unchanged.
+        supplied: Names of the parameters that `start` adds, such as CAVIA's context. The inner
+            optimizer can have learned constants for these parameters, but their initial values are
+            not meta-learned.
+        num_steps: Number of inner steps, which cycle through the support batches. None takes one
+            step on each support batch.
         proximal: Weight λ of the proximal term (λ/2)‖φ − θ‖² between the adapted parameters φ and
             the initialization θ (iMAML, Rajeswaran et al. 2019, eq. 3).
 
@@ -64,7 +68,7 @@ class InnerLoop:
     proximal: float = 0.0
 
     def gradient(self, params: Params, batch: Batch) -> Params:
-        """Return the inner gradient of the parameters that adapt."""
+        """Return the gradient of the loss on a support batch for the parameters that adapt."""
         fast, _ = split(params, self.adapts)
         grads, _ = grad_and_value(lambda fast: self.loss(merge(params, fast), batch))(fast)
         return tree.detach(grads) if self.first_order else grads
@@ -72,18 +76,19 @@ class InnerLoop:
     def update(
         self, meta: MetaParams, params: Params, grads: Params, state: Any, index: int
     ) -> tuple[Params, Any]:
-        """Apply the inner gradient of one step.
+        """Apply one inner step with a given gradient.
 
         Args:
-            meta: The meta-parameters: learned constants of the optimizer, and θ of the proximal
-                term.
-            params: The parameters of the task before the step, with the rows of this step.
+            meta: The meta-parameters, with the inner optimizer's learned constants and the
+                initialization θ for the proximal term.
+            params: The task's parameters before the step; each per-step parameter is replaced by
+                the row for this step.
             grads: The gradient returned by :meth:`gradient`.
-            state: The state of the inner optimizer.
-            index: The number of the step, starting at 0.
+            state: The inner optimizer's state before the step.
+            index: Index of the step, starting at 0.
 
         Returns:
-            The parameters and the state of the optimizer after the step.
+            The parameters and the inner optimizer's state after the step.
         """
         if self.proximal:
             grads = {
@@ -112,23 +117,27 @@ class InnerLoop:
 
         Args:
             meta: The meta-parameters.
-            batches: The support batches of the task.
+            batches: The task's support batches.
 
         Raises:
-            ValueError: If `num_steps` is set and the number of batches is 0 or greater than
-                `num_steps`.
+            ValueError: If `num_steps` is set and the number of support batches is 0 or greater than
+                `num_steps`. With ``num_steps=0``, no batch and one batch are both accepted.
         """
         return list(self.steps(meta, batches))
 
     def adapt(self, meta: MetaParams, batches: Batches) -> Params:
-        """Return the parameters after all inner steps on one task; earlier parameters are freed."""
+        """Return the parameters after all inner steps on one task.
+
+        Unlike :meth:`path`, this method does not keep the parameters from earlier steps.
+        """
         return deque(self.steps(meta, batches), maxlen=1)[0]
 
     def init(self, params: Params) -> MetaParams:
-        """Return meta-parameters with the initial constants of the inner optimizer.
+        """Return meta-parameters with an initialization and the inner optimizer's constants.
 
         Args:
-            params: The initialization, with a value of the right shape for each name in `supplied`.
+            params: The initialization by parameter name. For names in `supplied`, only the shape is
+                used, to create the constants.
         """
         fast, _ = split(params, self.adapts)
         model = {name: p for name, p in params.items() if name not in self.supplied}
@@ -148,5 +157,7 @@ class InnerLoop:
         least, most = min(1, self.num_steps), max(1, self.num_steps)
         if not least <= len(batches) <= most:
             given = len(batches)
-            raise ValueError(f"expected one to {most} support batches (num_steps), got {given}")
+            raise ValueError(
+                f"`batches` needs one to {most} support batches (num_steps), got {given}"
+            )
         return tuple(islice(cycle(batches), self.num_steps))

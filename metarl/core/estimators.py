@@ -1,8 +1,8 @@
-"""Meta-gradient estimators of one task, and their mean over a meta-batch.
+"""Meta-gradient estimators for a single task, and their mean over a meta-batch.
 
-An estimator differentiates within one task, and ``vmap`` is applied around it. The other order,
-differentiating a function that contains ``vmap``, gives wrong second derivatives of fused
-normalization layers without an error.
+An estimator differentiates the loss of a single task, and ``vmap`` is applied to the estimator. The
+reverse order, differentiating a function that contains ``vmap``, silently gives wrong second
+derivatives for fused normalization layers.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,30 +24,35 @@ from metarl.core.types import Batch, MetaParams, Metrics, Params, Task
 
 
 Outer: TypeAlias = Callable[..., tuple[Float[Tensor, ""], Metrics]]
-"""Outer loss of one task: ``(path, task, *settings) -> (loss, metrics)``, where `path` contains the
-parameters after 0, 1, ..., K inner steps."""
+"""Outer loss of one task: ``(path, task, *settings) -> (loss, metrics)``.
+
+`path` is a list with the parameters after 0, 1, ..., K inner steps. :data:`TaskGradient` describes
+`settings`.
+"""
 
 TaskGradient: TypeAlias = Callable[..., tuple[MetaParams, Metrics]]
 """Meta-gradient of one task: ``(meta, task, *settings) -> (gradient, metrics)``.
 
-`settings` are tensors that change during training and are shared by all tasks.
+`settings` are tensors that change during training and are shared by all tasks, such as the weights
+of a multi-step loss.
 """
 
 
 def query_loss(
     loss: Callable[[Params, Batch], Any], *, has_aux: bool = False, before: bool = True
 ) -> Outer:
-    """Return the outer loss of MAML: the loss of the adapted parameters on the query batch.
+    """Return MAML's outer loss: the loss of the adapted parameters on the query batch.
 
-    The outer loss has one optional setting, `step_weights` of shape (K,): the weights of the losses
-    after 1, 2, ..., K steps in the multi-step loss of MAML++ (Antoniou et al. 2019, eq. 4). Without
-    it, only the loss after the last step is used.
+    The outer loss accepts one optional setting, `step_weights` of shape (K,): the weights for the
+    losses after 1, 2, ..., K inner steps in the multi-step loss of MAML++ (Antoniou et al. 2019,
+    eq. 4). Without `step_weights`, only the loss after the last step is used.
 
     Args:
         loss: Loss of one task, ``(params, batch) -> scalar``.
-        has_aux: Whether `loss` returns ``(loss, metrics)``. The metrics are reported as
-            ``query/NAME``.
-        before: Whether to report the loss before adaptation, which takes a forward pass.
+        has_aux: Whether `loss` returns ``(loss, metrics)``. The metrics after the last step are
+            reported as ``query/NAME``.
+        before: Whether to report the loss before adaptation as ``query/loss_before``, at the cost
+            of an additional forward pass.
     """
 
     def evaluate(params: Params, task: Task) -> tuple[Tensor, Metrics]:
@@ -72,10 +77,10 @@ def query_loss(
 
 
 def backprop(loop: InnerLoop, outer: Outer) -> TaskGradient:
-    """Return the MAML estimator: the outer loss differentiated through the inner loop.
+    """Return the MAML estimator, which differentiates the outer loss through the inner loop.
 
-    This is algorithm 1 of Finn et al. 2017. With ``loop.first_order`` it is FOMAML, and with zero
-    inner steps it is joint training.
+    The estimator implements algorithm 1 of Finn et al. 2017. With ``loop.first_order``, the method
+    is FOMAML; with zero inner steps, it is joint training.
 
     Args:
         loop: The inner loop.
@@ -103,23 +108,24 @@ def backprop(loop: InnerLoop, outer: Outer) -> TaskGradient:
 
 
 def ends(loop: InnerLoop, meta: MetaParams, task: Task) -> list[Params]:
-    """Return the parameters before the first and after the last inner step."""
+    """Return ``[before, after]``: one task's parameters before and after all inner steps."""
     start, _ = loop.start(meta.model, task.support)
     return [rows(start, loop.per_step, 0), loop.adapt(meta, task.support)]
 
 
 def reptile(loop: InnerLoop, outer: Outer) -> TaskGradient:
-    """Return the Reptile estimator θ − φ (Nichol et al. 2018, alg. 1) with adapted parameters φ.
+    """Return the Reptile estimator θ − φ (Nichol et al. 2018, alg. 1).
 
-    With gradient descent of step size ε as the outer optimizer, the update is θ ← θ + ε(φ − θ). The
-    outer loss is only reported.
+    θ is the initialization, and φ are the adapted parameters. If the outer optimizer is gradient
+    descent with step size ε, the update is θ ← θ + ε(φ − θ). The outer loss is reported as a metric
+    and does not affect the gradient.
 
     Args:
         loop: The inner loop.
-        outer: The outer loss to report.
+        outer: The outer loss to report, such as :func:`query_loss`.
 
     Raises:
-        ValueError: When the estimator is called, if the inner optimizer has learned constants.
+        ValueError: From the estimator, if the inner optimizer has learned constants.
     """
 
     def task_gradient(meta: MetaParams, task: Task) -> tuple[MetaParams, Metrics]:
@@ -147,19 +153,19 @@ def meta_gradient(
     Args:
         task_gradient: The estimator, such as ``backprop(loop, outer)``.
         meta: The meta-parameters.
-        tasks: The meta-batch; every tensor has a leading task axis. Tasks of different sizes are
-            passed as a list of meta-batches, each with tasks of one size.
-        settings: Further arguments of the estimator.
-        chunk_size: Number of tasks processed at a time. It bounds the memory; on the CPU, chunks
-            run in parallel, with results that do not depend on the number of threads. None
-            processes all tasks at once.
-        mode: ``eager``, ``traced`` (traces the estimator once per shape of a chunk, which takes
-            seconds) or ``compiled`` (also fuses operators with ``torch.compile``, which takes
-            minutes).
+        tasks: The meta-batch; every tensor has a leading task axis. For tasks of different sizes,
+            pass a list of meta-batches, each with tasks of equal size.
+        settings: Tensors that are passed to the estimator as additional arguments.
+        chunk_size: Number of tasks processed at a time; lower values use less memory. On the CPU,
+            chunks run in parallel, and the results do not depend on the number of threads. None
+            processes all tasks at once. Meta-batches in a list are not split further.
+        mode: ``eager``, ``traced`` or ``compiled``. ``traced`` traces the estimator once per chunk
+            shape, which takes seconds, and then runs without the overhead of ``vmap`` and autograd.
+            ``compiled`` also fuses operators with ``torch.compile``, which takes minutes.
 
     Returns:
-        The mean gradient, with the structure of the meta-parameters, and the mean metrics, over the
-        tasks of all processes.
+        ``(gradient, metrics)``: the mean gradient, with the structure of `meta`, and the mean
+            metrics. Both are averaged over the tasks of all processes.
     """
     parts = chunks.split(tasks, chunk_size) if isinstance(tasks, Task) else list(tasks)
     count = processes.count(sum(len(tree.leaves(part)[0]) for part in parts))
@@ -174,12 +180,16 @@ def meta_gradient(
 
 @lru_cache(maxsize=8)  # compilation takes minutes
 def share_of_mean(task_gradient: TaskGradient, count: int, mode: Mode = "eager") -> TaskGradient:
-    """Return a function from a chunk of tasks to its contribution to the mean over `count` tasks.
+    """Return a function that computes the contribution of a chunk of tasks to a mean.
 
     Args:
         task_gradient: The estimator.
-        count: Number of tasks in the whole meta-batch.
-        mode: See :func:`meta_gradient`.
+        count: Number of tasks in the whole meta-batch, over which the mean is taken.
+        mode: Execution mode; see :func:`meta_gradient`.
+
+    Returns:
+        A function ``(meta, tasks, *settings) -> (gradient, metrics)``. The sum of the results over
+            all chunks is the mean over the meta-batch.
     """
 
     def share(meta: MetaParams, tasks: Task, *settings: Tensor) -> tuple[MetaParams, Metrics]:
@@ -205,12 +215,13 @@ def implicit(
     Args:
         loop: An inner loop with a proximal term.
         outer: The outer loss; only its dependence on the adapted parameters is differentiated.
-        cg_steps: Number of conjugate-gradient steps, with one Hessian-vector product each.
-        damping: Damping of the linear system: (1 + damping) x + Hx/λ = g, as in the authors' code.
+        cg_steps: Number of conjugate-gradient steps; each step computes one Hessian-vector product.
+        damping: Damping of the linear system (1 + damping) x + Hx/λ = g with the Hessian H and the
+            outer gradient g, as in the authors' code.
 
     Raises:
-        ValueError: If the loop has no proximal term; when the estimator is called, if the inner
-            optimizer has learned constants.
+        ValueError: If ``loop.proximal`` is not greater than 0. From the estimator, if the inner
+            optimizer has learned constants or ``loop.start`` adds parameters.
     """
     if loop.proximal <= 0:
         raise ValueError(f"implicit requires a loop with proximal > 0, got {loop.proximal}")
@@ -221,7 +232,7 @@ def implicit(
             raise ValueError("implicit does not support learned step sizes; use sgd or adam")
         path = ends(loop, meta, task)
         if path[-1].keys() != meta.model.keys():
-            raise ValueError("implicit does not support a start that adds parameters")
+            raise ValueError("implicit does not support a start that adds parameters; use backprop")
         pulled, (loss, metrics) = grad_and_value(
             lambda adapted: outer([path[0], adapted], task), has_aux=True
         )(path[-1])

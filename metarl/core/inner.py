@@ -1,7 +1,7 @@
 """Inner optimizers: gradient transformations whose constants can be meta-learned.
 
 An optimizer consists of three pure functions. `update` returns the values to *add* to the
-parameters, so that optimizers can be composed (:func:`chain`).
+parameters, so that :func:`chain` can compose optimizers.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,11 +19,12 @@ class InnerOptimizer(NamedTuple):
     """An inner optimizer as three functions.
 
     Attributes:
-        constants: ``params -> constants``: initial values of the learned constants, by name; ``{}``
-            if there are none.
-        state: ``params -> state``: initial state such as moments; ``()`` if there is none.
-        update: ``(constants, gradients, state, step) -> (updates, state)``, with the updates to add
-            to the parameters.
+        constants: ``params -> constants``, the initial values of the learned constants by name;
+            ``{}`` for optimizers without learned constants.
+        state: ``params -> state``, the initial state such as moments; ``()`` for optimizers without
+            state.
+        update: ``(constants, gradients, state, step) -> (updates, state)``, the updates to add to
+            the parameters and the next state. `step` starts at 0.
     """
 
     constants: Callable[[Params], Params]
@@ -32,23 +33,24 @@ class InnerOptimizer(NamedTuple):
 
 
 def no_constants(_: Params) -> Params:
-    """Return no learned constants."""
+    """Return ``{}``, as the `constants` of optimizers without learned constants."""
     return {}
 
 
 def no_state(_: Params) -> tuple[()]:
-    """Return an empty state."""
+    """Return ``()``, as the `state` of optimizers without state."""
     return ()
 
 
 def sgd(lr: float | Sequence[float]) -> InnerOptimizer:
-    """Return gradient descent, θ' = θ − α ∇L (Finn et al. 2017, eq. 1).
+    """Return a gradient-descent optimizer, θ' = θ − α ∇L (Finn et al. 2017, eq. 1).
 
     Args:
-        lr: Step size α, or one step size per inner step; later steps use the last one.
+        lr: Step size α, or a sequence with one step size per inner step. Steps after the end of the
+            sequence use the last step size.
 
     Raises:
-        ValueError: If a step size is negative, or there is none.
+        ValueError: If a step size is negative, or `lr` is an empty sequence.
     """
     rates = tuple(lr) if isinstance(lr, Sequence) else (lr,)
     if not rates:
@@ -63,10 +65,10 @@ def sgd(lr: float | Sequence[float]) -> InnerOptimizer:
 
 
 def meta_sgd(lr: float) -> InnerOptimizer:
-    """Return Meta-SGD, with one learned step size per element (Li et al. 2017, eq. 3).
+    """Return Meta-SGD, with one learned step size per parameter element (Li et al. 2017, eq. 3).
 
     Args:
-        lr: Initial value of all step sizes.
+        lr: Initial value for all step sizes.
 
     Raises:
         ValueError: If `lr` is negative.
@@ -88,10 +90,11 @@ def lslr(
     """Return LSLR, with one learned step size per tensor and inner step (Antoniou et al. 2019).
 
     Args:
-        lr: Initial value of all step sizes.
-        steps: Number of inner steps with separate step sizes; later steps use the last one.
-        group: Function from the name of a parameter to the name of a group with shared step sizes,
-            such as a layer. Default: one group per tensor.
+        lr: Initial value for all step sizes.
+        steps: Number of inner steps with separate step sizes; later inner steps use the step sizes
+            of the last of these steps.
+        group: Function that maps a parameter name to a group name, such as the name of a layer.
+            Tensors in the same group share step sizes. Defaults to one group per tensor.
 
     Raises:
         ValueError: If `lr` is negative, or `steps` is less than 1.
@@ -114,8 +117,14 @@ def adam(
 ) -> InnerOptimizer:
     """Return differentiable Adam with bias correction (Kingma & Ba 2015, alg. 1).
 
-    The moments are zero at the start of every task. β₁ defaults to 0, as in Reptile (Nichol et al.
-    2018), because momentum is harmful over a few steps.
+    The moments are zero at the start of every task.
+
+    Args:
+        lr: Step size.
+        beta1: Decay rate β₁ of the first moment. The default 0 disables momentum, as in Reptile
+            (Nichol et al. 2018), because momentum is harmful over a few steps.
+        beta2: Decay rate β₂ of the second moment.
+        eps: Constant added to the denominator.
 
     Raises:
         ValueError: If `lr` is negative, or `beta1` or `beta2` is not in [0, 1).
@@ -142,6 +151,8 @@ def adam(
 def clip_norm(limit: float) -> InnerOptimizer:
     """Return a transformation that clips the gradient to the global norm `limit`.
 
+    Put the transformation before an optimizer: ``chain(clip_norm(1.0), sgd(0.1))``.
+
     Raises:
         ValueError: If `limit` is not greater than 0.
     """
@@ -157,16 +168,15 @@ def clip_norm(limit: float) -> InnerOptimizer:
 
 
 def chain(*optimizers: InnerOptimizer) -> InnerOptimizer:
-    """Return the composition of inner optimizers.
+    """Return an inner optimizer that applies several optimizers in sequence.
 
-    Each optimizer receives the previous optimizer's update as its gradient.
-
-    The update of an optimizer with step size 1 is the negative gradient, so it passes the
-    (transformed) gradient on: ``chain(meta_curvature(1.0), lslr(0.1, steps=5))``. The names of
-    learned constants are prefixed with the position in the chain: ``0.``, ``1.``, ...
+    The negative update of each optimizer is the gradient for the next optimizer. With step size 1,
+    an optimizer therefore passes on the transformed gradient, as in
+    ``chain(meta_curvature(1.0), lslr(0.1, steps=5))``. The names of learned constants are prefixed
+    with the optimizer's position in the chain: ``0.``, ``1.``, ...
 
     Raises:
-        ValueError: If there is no optimizer.
+        ValueError: If no optimizer is given.
     """
     if not optimizers:
         raise ValueError("chain requires at least one optimizer, got none")
@@ -195,7 +205,7 @@ def chain(*optimizers: InnerOptimizer) -> InnerOptimizer:
 
 
 def _root(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return the square root, with derivative 0 instead of infinity at 0."""
+    """Return the square root of x, with derivative 0 instead of infinity at x = 0."""
     positive = x > 0
     return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
 
@@ -203,16 +213,18 @@ def _root(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def meta_curvature(lr: float, *, max_size: int | None = None) -> InnerOptimizer:
     """Return Meta-Curvature: θ' = θ − α MC(∇L) with a learned curvature (Park & Oliva 2019, eq. 6).
 
-    The gradient of a weight is multiplied along each of its modes by a learned square matrix. For G
-    of shape (out, in, *kernel), MC(G) = G ×₁ M_out ×₂ M_in ×₃ M_kernel; this equals the product of
-    M_out ⊗ M_in ⊗ M_kernel with vec(G), without forming the Kronecker product. Vectors (biases)
-    have one learned factor per element. All matrices are initialized to the identity, so that the
-    first meta-iteration equals that of MAML. All inner steps share the matrices.
+    Each weight gradient is multiplied by a learned square matrix along each mode of the weight. For
+    a gradient G of shape (out, in, *kernel), MC(G) = G ×₁ M_out ×₂ M_in ×₃ M_kernel. This equals
+    the product of M_out ⊗ M_in ⊗ M_kernel with vec(G), without forming the Kronecker product.
+    Biases have one learned factor per element. All matrices are initialized to the identity and all
+    factors to 1, so that the first meta-iteration equals a MAML iteration. All inner steps share
+    the matrices and factors.
 
     Args:
         lr: Step size α, which is not learned.
-        max_size: Largest size of a mode with a learned matrix; larger modes keep the identity,
-            because for example a head on 800 features would have a matrix of 640,000 elements.
+        max_size: Largest mode with a learned matrix; larger modes keep the identity. For example, a
+            head on 800 features would otherwise add a matrix with 640,000 elements. None sets no
+            limit.
 
     Raises:
         ValueError: If `lr` is negative.
@@ -237,7 +249,7 @@ def meta_curvature(lr: float, *, max_size: int | None = None) -> InnerOptimizer:
 
 
 def _modes(weight: Tensor) -> dict[str, int]:
-    """Return the modes of a weight and their sizes; the axes of a kernel form one mode."""
+    """Return the size of each mode of a weight; all kernel axes together form one mode."""
     kernel = {"kernel": weight[0, 0].numel()} if weight.ndim > 2 else {}
     return {"out": weight.shape[0], "in": weight.shape[1], **kernel}
 

@@ -24,14 +24,14 @@ def conjugate_gradient(
     Args:
         product: Function x ↦ A x on trees.
         target: The tree b.
-        steps: Maximum number of products.
-        tolerance: Relative tolerance: x is final when ‖b − A x‖² falls below this fraction of ‖b‖².
-            The test uses ``where`` instead of ``break``, so that the function works under ``vmap``.
-            x is also final at the first direction p with pᵀAp ≤ 0, where A is not positive definite
-            (Steihaug 1983).
+        steps: Number of iterations, each with one product. All products are computed even if x no
+            longer changes, so that the function works under ``vmap``.
+        tolerance: Relative tolerance: x no longer changes once ‖b − A x‖² is at most this fraction
+            of ‖b‖². x also no longer changes after the first direction p with pᵀAp ≤ 0, where A is
+            not positive definite (Steihaug 1983).
 
     Returns:
-        ``(x, residual)`` with residual = b − A x, from which xᵀ A x follows without another
+        ``(x, residual)`` with residual = b − A x. The residual also gives xᵀ A x without another
             product.
     """
     x, residual = tree.scale(target, 0.0), target
@@ -53,11 +53,11 @@ def conjugate_gradient(
 
 
 class Jacobian(NamedTuple):
-    """The products with a Jacobian J and with its transpose.
+    """Functions that multiply vectors by a Jacobian J and by the transpose Jᵀ.
 
     Attributes:
-        jvp: v ↦ J v, from tensors with the shapes of the inputs to those of the outputs.
-        vjp: u ↦ Jᵀ u, from tensors with the shapes of the outputs to those of the inputs.
+        jvp: v ↦ J v. The argument has the shapes of the inputs, the result those of the outputs.
+        vjp: u ↦ Jᵀ u. The argument has the shapes of the outputs, the result those of the inputs.
     """
 
     jvp: Callable[[Tensors], Tensors]
@@ -65,15 +65,15 @@ class Jacobian(NamedTuple):
 
 
 def linearize(outputs: Tensors, inputs: Tensors) -> Jacobian:
-    """Return the Jacobian of a graph as a linear map that can be applied many times.
+    """Return the Jacobian of an autograd graph as a linear map that can be applied many times.
 
-    u ↦ Jᵀu is linear in u, and its derivative with respect to u is J. Both products therefore use
-    the stored activations without another forward pass. Forward mode would repeat the forward pass
-    in each product, and its levels are not thread-safe.
+    Jᵀu is linear in u, and the derivative of Jᵀu with respect to u gives products with J. Both
+    products therefore reuse the stored activations. Forward-mode differentiation would repeat the
+    forward pass in each product, and its levels are not thread-safe.
 
     Args:
-        outputs: Tensors computed from `inputs`, with their graph retained.
-        inputs: Tensors that require gradients. The derivative of an unused input is 0.
+        outputs: Tensors computed from `inputs`, whose autograd graph has not been freed.
+        inputs: Tensors that require gradients. The derivative for an unused input is 0.
     """
     live = [i for i, y in enumerate(outputs) if y.requires_grad]
     moved = [outputs[i] for i in live]

@@ -1,4 +1,4 @@
-"""Inner optimizers by name (``--inner NAME``)."""
+"""The registry of inner optimizers, which ``--inner NAME`` selects."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -9,7 +9,7 @@ from metarl.util import among
 
 
 MakeInner: TypeAlias = Callable[..., InnerOptimizer]
-"""Builder of an inner optimizer: ``(lr, *, steps, group) -> InnerOptimizer``;
+"""Function that builds an inner optimizer, ``(lr, *, steps, group) -> InnerOptimizer``.
 :func:`inner_optimizer` describes the arguments."""
 
 MAX_SIZE = 600  # largest curvature matrix: any kernel, but not the 800-wide miniImageNet head
@@ -24,20 +24,22 @@ INNER_OPTIMIZERS: dict[str, MakeInner] = {
         inner.meta_curvature(1.0, max_size=MAX_SIZE), inner.lslr(lr, **options)
     ),
 }
-"""Builders of the inner optimizers by name; :func:`register_inner_optimizer` adds one."""
+"""Builders of inner optimizers by name; :func:`register_inner_optimizer` adds an entry."""
 
 LEARNED_RATES = {*INNER_OPTIMIZERS} - {"sgd", "adam"}
-"""Names of the inner optimizers with meta-learned step sizes, which an evaluation cannot change."""
+"""Names of inner optimizers with meta-learned constants; evaluations cannot change the step size of
+these optimizers."""
 
 
 def register_inner_optimizer(name: str, make: MakeInner, *, learned: bool = False) -> None:
-    """Register an inner optimizer, which ``--inner NAME`` of all experiments then accepts.
+    """Register an inner optimizer for ``--inner NAME`` in all experiments.
 
     Args:
         name: Name on the command line, such as ``"sign-sgd"``.
-        make: Builder ``(lr, *, steps, group) -> InnerOptimizer``; :func:`inner_optimizer` describes
-            the arguments.
-        learned: Whether the step sizes are meta-learned, with `lr` as the initial value.
+        make: Function ``(lr, *, steps, group) -> InnerOptimizer`` that builds the optimizer;
+            :func:`inner_optimizer` describes the arguments.
+        learned: Whether the step sizes are meta-learned, with `lr` as the initial value. If set,
+            evaluations cannot change the step size.
 
     Raises:
         ValueError: If the name is already registered.
@@ -64,14 +66,16 @@ def inner_optimizer(
     """Build an inner optimizer by name.
 
     Args:
-        name: A name in :data:`INNER_OPTIMIZERS`.
-        lr: Step size, or initial value of learned step sizes.
-        steps: Number of inner steps, for optimizers with separate step sizes per step.
-        clip: Global norm to which the inner gradient is clipped first. Default: no clipping.
-        group: Groups of tensors with shared step sizes; see :func:`lslr`.
+        name: A key of :data:`INNER_OPTIMIZERS`.
+        lr: Step size, or the initial value for learned step sizes.
+        steps: Number of inner steps, for optimizers with a separate step size per inner step.
+        clip: Global norm to which the gradient is clipped before the optimizer is applied. None
+            disables clipping.
+        group: Function that maps a parameter name to a group name; tensors in the same group share
+            step sizes. Only used by ``lslr``; see :func:`~metarl.core.inner.lslr`.
 
     Raises:
-        ValueError: If the name is unknown.
+        ValueError: If `name` is not registered.
     """
     among(INNER_OPTIMIZERS).check("inner", name)
     made = INNER_OPTIMIZERS[name](lr, steps=max(1, steps), group=group)

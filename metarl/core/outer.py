@@ -1,4 +1,4 @@
-"""Meta-learners that apply a meta-gradient with an optimizer of ``torch.optim``."""
+"""Meta-learners that apply a meta-gradient with a ``torch.optim`` optimizer."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +17,15 @@ from metarl.core.types import MetaLearner, MetaParams, MetaState, Metrics, Param
 def initial_params(
     loop: InnerLoop, params: Any, generator: torch.Generator | None, device: Any
 ) -> MetaParams:
-    """Return initial meta-parameters on `device`; random ones are sampled on the CPU."""
+    """Return the initial meta-parameters of a meta-learner.
+
+    Args:
+        loop: The inner loop.
+        params: A dictionary of parameters, or a function that samples this dictionary on the CPU
+            with `generator`.
+        generator: Random generator, passed to `params` if it is a function.
+        device: Device to which the meta-parameters are moved.
+    """
     drawn: Params = params(generator) if callable(params) else params
     meta = loop.init({name: p.detach().clone() for name, p in drawn.items()})
     return tree.map_leaves(lambda p: p.to(device), meta)
@@ -41,17 +49,20 @@ def gradient_learner(
     Args:
         loop: The inner loop.
         task_gradient: The estimator, such as ``backprop(loop, outer)``.
-        optimizer: A class of ``torch.optim``.
+        optimizer: A ``torch.optim`` class, such as ``torch.optim.Adam``.
         lr: Outer step size.
-        factor: Function from the name of a model parameter to a factor of its step size.
-        chunk_size: See :func:`~metarl.core.estimators.meta_gradient`.
-        mode: See :func:`~metarl.core.estimators.meta_gradient`.
+        factor: Function that maps the name of a model parameter to a factor for its outer step
+            size. Defaults to 1 for all parameters.
+        chunk_size: Number of tasks processed at a time; see
+            :func:`~metarl.core.estimators.meta_gradient`. None processes all tasks at once.
+        mode: Execution mode; see :func:`~metarl.core.estimators.meta_gradient`.
         clip: Clip every element of the mean gradient to [−clip, clip], as MAML does on
-            miniImageNet.
-        settings: Further arguments of the estimator, such as the weights of the multi-step loss.
-        options: Further arguments of the optimizer. The step size and these arguments apply to
-            every step of this learner, regardless of the learner that created the state; a schedule
-            creates a new learner in every iteration.
+            miniImageNet. None disables clipping.
+        settings: Values that are passed to the estimator as tensors, such as the weights of the
+            multi-step loss.
+        options: Further arguments of the optimizer. `lr` and `options` apply to every step of this
+            learner, even if another learner created the state. To schedule `lr`, create a new
+            learner in every iteration.
 
     Raises:
         FloatingPointError: From `step`, if the meta-gradient is not finite. The parameters are then
@@ -73,7 +84,7 @@ def gradient_learner(
         slopes = tree.leaves(gradient)
         metrics["gradient/outer"] = norm = get_total_norm(slopes)
         if not torch.isfinite(norm):
-            raise FloatingPointError("the meta-gradient is not finite; lower a learning rate")
+            raise FloatingPointError("the meta-gradient is not finite; lower the learning rates")
         for parameter, slope in zip(tree.leaves(state.params), slopes, strict=True):
             parameter.grad = slope if clip is None else slope.clamp(-clip, clip)
         for group in state.optimizer.param_groups:
@@ -85,7 +96,7 @@ def gradient_learner(
 
 
 def _groups(meta: MetaParams, factor: Callable[[str], float]) -> list[dict[str, Any]]:
-    """Group the meta-parameters by the factor of their step size."""
+    """Return the optimizer's parameter groups: one group per step-size factor."""
     factors = [*map(factor, meta.model), *(1.0 for _ in meta.inner)]
     groups: dict[float, list[Tensor]] = {}
     for number, leaf in zip(factors, tree.leaves(meta), strict=True):

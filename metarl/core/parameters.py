@@ -24,7 +24,7 @@ class Apply:
         self._skeletons = threading.local()
 
     def __call__(self, params: Params, *inputs: Any) -> Any:
-        """Evaluate the module with the parameters `params`."""
+        """Return the module's output for `inputs`, evaluated with the parameters `params`."""
         skeleton = self._skeleton()
         return functional_call(
             skeleton, (params, dict(skeleton.named_buffers())), inputs, strict=True
@@ -52,11 +52,11 @@ def functional(module: nn.Module) -> tuple[Apply, Params]:
 
     Returns:
         ``(apply, params)``: the function ``apply(params, *inputs)``, and copies of the parameters
-            with the names and the order of ``module.named_parameters()``.
+            by name, in the order of ``module.named_parameters()``.
 
     Raises:
-        ValueError: If the module updates running statistics, which would leak between tasks, or
-            uses random numbers, which would differ between evaluations.
+        ValueError: If a layer keeps running statistics, which would leak between tasks, or uses
+            random numbers, which would differ between evaluations.
 
     Example::
 
@@ -69,44 +69,53 @@ def functional(module: nn.Module) -> tuple[Apply, Params]:
             hint = "use track_running_stats=False"
             raise ValueError(f"{what} keeps running statistics, which leak between tasks; {hint}")
         if isinstance(child, nn.modules.dropout._DropoutNd) and child.training and child.p:
-            raise ValueError(f"{what} uses random numbers; call .eval() on it or remove it")
+            raise ValueError(f"{what} uses random numbers; call .eval() or remove the layer")
     params = {name: p.detach().clone() for name, p in module.named_parameters()}
     return Apply(module), params
 
 
 def part(module: nn.Module, prefix: str) -> Callable[..., Any]:
-    """Return a submodule as a function of the parameters of the whole module.
+    """Return a submodule as a function of the whole module's parameters.
 
     Args:
         module: The whole module.
         prefix: Dotted name of the submodule, such as ``body``.
 
     Returns:
-        A function ``(params, *inputs) -> output`` that ignores all other parameters.
+        A function ``(params, *inputs) -> output`` that evaluates the submodule and ignores the
+            parameters outside the submodule.
     """
     apply, names = functional(module.get_submodule(prefix))
     return lambda params, *inputs: apply({n: params[f"{prefix}.{n}"] for n in names}, *inputs)
 
 
 def split(params: Params, chosen: Callable[[str], bool]) -> tuple[Params, Params]:
-    """Split parameters by a predicate on names into ``(selected, rest)``; the order is kept."""
+    """Split parameters by a predicate on parameter names.
+
+    Returns:
+        ``(selected, rest)``: the parameters for which `chosen` returns True, and all others, both
+            in the original order.
+    """
     yes = {name: p for name, p in params.items() if chosen(name)}
     no = {name: p for name, p in params.items() if name not in yes}
     return yes, no
 
 
 def merge(base: Params, update: Params) -> Params:
-    """Return `base` with the entries of `update` replaced, in the order of `base`."""
+    """Return ``{**base, **update}``: `base` with values replaced by those in `update`."""
     return {**base, **update}
 
 
 def rows(params: Params, per_step: frozenset[str], step: int) -> Params:
-    """Replace each per-step parameter by its row for an inner step.
+    """Return the parameters for one inner step, by selecting a row of each per-step parameter.
 
     Args:
-        params: Parameters; those named in `per_step` have shape (steps, *shape).
-        per_step: Names of the parameters with one row per inner step.
-        step: Inner step, starting at 0; steps after the last row use the last row.
+        params: Parameters by name; per-step parameters have shape (steps, *shape).
+        per_step: Names of the per-step parameters, which have one row per inner step.
+        step: The inner step, starting at 0; steps after the last row use the last row.
+
+    Returns:
+        The parameters, in which each per-step parameter is replaced by a row of shape (*shape).
     """
     if not per_step:
         return params
@@ -116,10 +125,17 @@ def rows(params: Params, per_step: frozenset[str], step: int) -> Params:
 
 
 def fused_norm(apply: Any) -> str | None:
-    """Return the name of the first normalization layer with a fused kernel, or None.
+    """Find the first normalization layer with a fused kernel in a module.
 
-    ``grad(vmap(...))`` through ``nn.LayerNorm``, ``nn.GroupNorm`` and ``nn.BatchNorm*`` gives wrong
-    second derivatives without an error. The layers of :mod:`metarl.nn.norms` are exact.
+    ``grad(vmap(...))`` through ``nn.LayerNorm``, ``nn.GroupNorm`` and ``nn.BatchNorm*`` silently
+    gives wrong second derivatives. The layers in :mod:`metarl.nn.norms` are exact.
+
+    Args:
+        apply: An :class:`Apply`, or any other object whose attribute `module` is searched.
+
+    Returns:
+        The layer's name and class, such as ``"body.1 (LayerNorm)"``; None if there is no such layer
+            or `apply` has no attribute `module`.
     """
     fused = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
     for name, child in getattr(apply, "module", nn.Identity()).named_modules():

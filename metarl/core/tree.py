@@ -1,4 +1,7 @@
-"""Arithmetic on trees of tensors (parameters, meta-parameters, batches)."""
+"""Arithmetic on trees of tensors, such as parameters, meta-parameters and batches.
+
+A tree is a nested structure of dictionaries, lists and tuples with tensors as leaves.
+"""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -13,35 +16,42 @@ Tree = TypeVar("Tree")
 
 
 def leaves(tree: Any) -> list[Tensor]:
-    """Return the tensors of a tree in a fixed order."""
+    """Return all tensors in a tree, in an order that depends only on the tree's structure."""
     return cast(list[Tensor], pytree.tree_leaves(tree))
 
 
 def map_leaves(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
-    """Apply `function` to each tensor of `tree` and the corresponding tensors of `others`."""
+    """Return the tree of ``function(x, *y)`` for each x in `tree` and the tensors y in `others`.
+
+    Args:
+        function: Function of one tensor from `tree` and one tensor from each tree in `others`.
+        tree: A tree of tensors.
+        others: Trees with the same structure as `tree`.
+    """
     return cast(Tree, pytree.tree_map(function, tree, *others))
 
 
 def replace_leaves(tree: Tree, new_leaves: Any) -> Tree:
-    """Return `tree` with new tensors, in the order of :func:`leaves`."""
+    """Return `tree` with all tensors replaced by `new_leaves`, in the order of :func:`leaves`."""
     return cast(Tree, pytree.tree_unflatten(list(new_leaves), pytree.tree_structure(tree)))
 
 
 def add(a: Tree, b: Tree, *, scale: float | Tensor = 1.0) -> Tree:
-    """Return ``a + scale * b``."""
+    """Return ``a + scale * b`` for two trees with the same structure."""
     return map_leaves(lambda x, y: x + scale * y, a, b)
 
 
 def scale(tree: Tree, factor: float | Tensor) -> Tree:
-    """Return ``factor * tree``."""
+    """Return the tree with every tensor multiplied by `factor`."""
     return map_leaves(lambda x: x * factor, tree)
 
 
 def widened_total(trees: list[Tree]) -> Tree:
-    """Sum a list of trees in float64; the result does not depend on the order of the sum.
+    """Return the elementwise sum of a list of trees, computed in float64.
 
-    Sums of a few float32 numbers are exact in float64, unless they differ by many orders of
-    magnitude. Integers are summed as integers.
+    The result does not depend on the order of the trees, because sums of a few float32 numbers are
+    exact in float64 unless the numbers differ by many orders of magnitude. Integer tensors keep
+    their dtype.
     """
 
     def add_up(first: Tensor, *others: Tensor) -> Tensor:
@@ -55,12 +65,12 @@ def widened_total(trees: list[Tree]) -> Tree:
 
 
 def dot(a: Any, b: Any) -> Float[Tensor, ""]:
-    """Return the inner product of two trees."""
+    """Return the inner product of two trees, summed over all elements of all tensors."""
     return torch.stack([(x * y).sum() for x, y in zip(leaves(a), leaves(b), strict=True)]).sum()
 
 
 def norm(tree: Any) -> Float[Tensor, ""]:
-    """Return the Euclidean norm of a tree."""
+    """Return the Euclidean norm over all elements of all tensors in a tree."""
     return dot(tree, tree).sqrt()
 
 
@@ -70,12 +80,17 @@ def stack(trees: list[Tree]) -> Tree:
 
 
 def expand(tree: Tree, num_tasks: int) -> Tree:
-    """Add a leading task axis to every tensor, as a view without copying."""
+    """Add a leading task axis of size `num_tasks` to every tensor, as a view without copying."""
     return map_leaves(lambda x: x.expand(num_tasks, *x.shape), tree)
 
 
 def ravel(tree: Tree) -> tuple[Float[Tensor, " size"], Callable[[Tensor], Tree]]:
-    """Flatten a tree into a vector; also return the function from a vector back to a tree."""
+    """Flatten a tree into a vector.
+
+    Returns:
+        The vector of shape (size,), and a function that converts a vector of this size back into a
+            tree with the structure and shapes of `tree`.
+    """
     parts = leaves(tree)
     sizes = [x.numel() for x in parts]
 
@@ -87,5 +102,5 @@ def ravel(tree: Tree) -> tuple[Float[Tensor, " size"], Callable[[Tensor], Tree]]
 
 
 def detach(tree: Tree) -> Tree:
-    """Detach every tensor of a tree from its graph."""
+    """Return the tree with every tensor detached from the autograd graph."""
     return map_leaves(lambda x: x.detach(), tree)

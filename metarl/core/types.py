@@ -1,4 +1,4 @@
-"""Types that all meta-learners share."""
+"""Types shared by all meta-learners."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -8,26 +8,28 @@ from torch import Tensor
 
 
 Params: TypeAlias = dict[str, Tensor]
-"""Parameters by the dotted names of ``nn.Module.named_parameters()``."""
+"""Parameter tensors by dotted name, as in ``nn.Module.named_parameters()``."""
 
 Metrics: TypeAlias = dict[str, Float[Tensor, ""]]
-"""Scalar tensors by slash-separated name: ``query/loss``, ``return/step_0``."""
+"""Scalar tensors by slash-separated name, such as ``query/loss`` and ``return/step_0``."""
 
 Batch: TypeAlias = Any
-"""A pytree of tensors: ``(inputs, targets)`` for supervised tasks, ``Episodes`` in RL."""
+"""A pytree of tensors, such as ``(inputs, targets)`` in supervised learning or ``Episodes`` in
+RL."""
 
 LossFn: TypeAlias = Callable[[Params, Batch], Float[Tensor, ""]]
-"""Loss of one task on one batch, ``(params, batch) -> scalar``; ``vmap`` applies it to several
-tasks."""
+"""Loss of one task on one batch, ``(params, batch) -> scalar``. The function must support
+``vmap``, which evaluates several tasks in one call."""
 
 
 class MetaParams(NamedTuple):
     """The meta-learned parameters.
 
     Attributes:
-        model: The initialization, by parameter name. Parameters named in ``InnerLoop.per_step``
-            have shape (steps, *shape).
-        inner: The learned constants of the inner optimizer; ``{}`` for gradient descent.
+        model: The initialization by parameter name. Parameters named in ``InnerLoop.per_step`` have
+            shape (steps, *shape).
+        inner: The inner optimizer's learned constants by name, such as step sizes; ``{}`` for
+            gradient descent.
     """
 
     model: Params
@@ -38,7 +40,8 @@ class Task(NamedTuple):
     """One task, or a meta-batch if every tensor has a leading task axis.
 
     Attributes:
-        support: The support batches: one per inner step, or fewer (see ``InnerLoop.num_steps``).
+        support: The support batches for the inner steps, which cycle through the batches if
+            ``InnerLoop.num_steps`` is set.
         query: The batch on which the adapted parameters are evaluated.
     """
 
@@ -51,8 +54,9 @@ class MetaState(NamedTuple):
 
     Attributes:
         params: The meta-parameters.
-        optimizer: The outer optimizer with its moments; None for methods without one (TRPO).
-        own: Other state of the method, such as the KL coefficients of ProMP.
+        optimizer: The outer ``torch.optim`` optimizer, which contains its state; None for methods
+            without such an optimizer, such as TRPO.
+        own: Other tensors that the method keeps between steps, such as ProMP's KL coefficients.
     """
 
     params: MetaParams
@@ -64,13 +68,15 @@ class MetaLearner(NamedTuple):
     """A meta-learning algorithm as three functions.
 
     Attributes:
-        init: ``(params, generator=None, *, device="cpu") -> MetaState``. `params` is a dictionary,
-            or a function that samples one with `generator` on the CPU. The parameters are then
-            moved to `device`, so that a seed gives the same numbers on every device.
-        step: ``(state, tasks) -> (state, metrics)``: one meta-update. The given state must not be
-            used again. `tasks` is a meta-batch; some learners also accept a list of meta-batches
-            with tasks of different sizes.
-        adapt: ``(meta, support) -> params``: the inner loop on one task.
+        init: ``(params, generator=None, *, device="cpu") -> MetaState``. `params` is a dictionary
+            of parameters, or a function that samples this dictionary on the CPU with `generator`.
+            The parameters are then moved to `device`, so that a seed gives the same initialization
+            on every device.
+        step: ``(state, tasks) -> (state, metrics)``, which applies one meta-update. The step can
+            modify `state`; use only the returned state afterwards. `tasks` is a meta-batch; some
+            learners also accept a list of meta-batches with tasks of different sizes.
+        adapt: ``(meta, support) -> params``, which runs the inner loop on one task and returns the
+            adapted parameters.
     """
 
     init: Callable[..., MetaState]

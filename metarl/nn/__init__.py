@@ -1,4 +1,4 @@
-"""Layers and networks with exact derivatives of every order under ``torch.func.vmap``."""
+"""Layers and networks whose derivatives of every order are exact under ``torch.func.vmap``."""
 
 import lazy_loader
 

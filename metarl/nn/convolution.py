@@ -1,9 +1,9 @@
-"""Convolutional networks with exact derivatives of every order, fast under ``vmap``.
+"""Convolutional networks that are fast under ``vmap``, with exact derivatives of every order.
 
-Images have shape (batch, height, width, channels) inside the networks. A convolution concatenates
+Inside the networks, images have shape (batch, height, width, channels). A convolution concatenates
 nine shifted copies of the image and multiplies them by the kernel matrix. Under ``vmap`` over tasks
-with different kernels this becomes a batched matrix product, which is faster than a grouped
-convolution at every order of derivative.
+with different kernels, the multiplication becomes a batched matrix product. This product and its
+derivatives of every order are faster than a grouped convolution.
 """
 
 from itertools import pairwise
@@ -20,18 +20,20 @@ from metarl.nn.shifts import SIZE, shifted_copies
 
 
 class ConvNet(NamedTuple):
-    """The architecture of a few-shot network: blocks of convolution, batch norm and activation.
+    """The architecture of a few-shot network with blocks of convolution, batch norm and activation.
 
     Attributes:
         filters: Number of channels in every block.
         blocks: Number of blocks.
-        down: How a block halves the image: a convolution with stride 2 (``stride``) or a 2×2
-            max-pool after the activation (``pool``).
-        pool_padding: ``same`` pads an odd last row or column before pooling; ``valid`` drops it.
-        features: ``mean`` averages the last feature map over its pixels; ``flatten`` flattens it.
-        scale: Learn a scale γ in batch norm in addition to the shift β.
+        down: How a block halves the image height and width. ``stride`` uses a convolution with
+            stride 2, ``pool`` a 2×2 max-pool after the activation.
+        pool_padding: How max-pooling treats an odd image height or width. ``same`` pads one row or
+            column; ``valid`` drops the last row or column.
+        features: ``mean`` averages the last feature map over all pixels; ``flatten`` flattens the
+            feature map.
+        scale: Whether batch norm learns a scale γ in addition to the shift β.
         eps: Constant added to the variance in batch norm.
-        activation: ``relu`` or ``leaky_relu``.
+        activation: A key of :data:`~metarl.nn.dense.ACTIVATIONS`, such as ``relu``.
 
     Example::
 
@@ -52,10 +54,10 @@ class ConvNet(NamedTuple):
 
 
 class Classifier(nn.Module):
-    """A classifier that consists of a body (the features) and a linear head (the logits).
+    """A classifier with a body that computes features and a linear head that computes logits.
 
-    The parameter names start with ``body.`` and ``head.``, which methods such as ANIL, BOIL and
-    ProtoMAML use to adapt only one of the two parts.
+    All parameter names start with ``body.`` or ``head.``. Methods such as ANIL, BOIL and ProtoMAML
+    use these prefixes to treat the two parts differently.
 
     Example::
 
@@ -76,13 +78,12 @@ class Classifier(nn.Module):
         self.body, self.head = body, head
 
     def forward(self, inputs: Any, reference: Any = None) -> Float[Tensor, "n ways"]:
-        """Return the logits of every input.
+        """Return the logits for every input, of shape (n, ways).
 
         Args:
-            inputs: Inputs of the body.
+            inputs: Inputs for the body.
             reference: Inputs from which normalization layers compute their statistics, such as the
-                support set (non-transductive evaluation). By default the statistics are those of
-                `inputs`.
+                support set in non-transductive evaluation. Defaults to `inputs`.
         """
         features = self.body(inputs) if reference is None else self.body(inputs, reference)
         return cast(Tensor, self.head(features))
@@ -101,11 +102,11 @@ class ConvBody(nn.Module):
     def __init__(
         self, net: ConvNet, channels: int, *, generator: torch.Generator | None = None
     ) -> None:
-        """Initialize Xavier-uniform kernels, zero biases and identity batch norms.
+        """Initialize kernels Xavier-uniformly, biases to 0, and batch-norm scales to 1.
 
         Args:
             net: The architecture.
-            channels: Number of channels of the images.
+            channels: Number of channels in the input images.
             generator: Random generator for the kernels; defaults to PyTorch's global generator.
         """
         super().__init__()
@@ -116,10 +117,10 @@ class ConvBody(nn.Module):
     def forward(
         self, images: Float[Tensor, "n channels height width"], reference: Tensor | None = None
     ) -> Float[Tensor, "n features"]:
-        """Return the features of every image.
+        """Return the features of every image, of shape (n, features).
 
         Args:
-            images: Images with values in [0, 1].
+            images: Images of shape (n, channels, height, width) with values in [0, 1].
             reference: Images from which batch norm computes its statistics; defaults to `images`.
         """
         count = 0 if reference is None else len(images)
@@ -132,7 +133,7 @@ class ConvBody(nn.Module):
 
 
 class Block(nn.Module):
-    """A convolution, batch norm and activation, followed by a max-pool in pooling networks."""
+    """A block of convolution, batch norm, activation and, if ``net.down`` is ``pool``, max-pool."""
 
     def __init__(
         self, net: ConvNet, fan_in: int, fan_out: int, *, generator: torch.Generator | None
@@ -146,7 +147,12 @@ class Block(nn.Module):
         self.activation = ACTIVATIONS[net.activation]()
 
     def forward(self, x: Tensor, first: int) -> Tensor:
-        """Apply the block; batch norm computes its statistics from ``x[first:]``."""
+        """Apply the block to images of shape (n, height, width, channels).
+
+        Args:
+            x: The images.
+            first: Index of the first image from which batch norm computes its statistics.
+        """
         x = self.activation(self.norm(self.conv(x), first))
         return x if self.net.down == "stride" else max_pool(x, padding=self.net.pool_padding)
 
@@ -154,8 +160,8 @@ class Block(nn.Module):
 class Conv3x3(nn.Module):
     """A 3×3 convolution with TensorFlow's SAME padding.
 
-    The output has the height and width of the input divided by the stride, rounded up. Uneven
-    padding adds the extra pixel at the end.
+    The output height and width are the input height and width divided by the stride, rounded up. If
+    the padding is uneven, the end of an axis receives the extra pixel.
     """
 
     def __init__(
@@ -169,7 +175,7 @@ class Conv3x3(nn.Module):
         self.bias = nn.Parameter(torch.zeros(fan_out))
 
     def forward(self, x: Float[Tensor, "n h w channels"]) -> Float[Tensor, "n h2 w2 filters"]:
-        """Apply the convolution to a batch of images."""
+        """Apply the convolution to images of shape (n, height, width, channels)."""
         step, (height, width) = self.stride, x.shape[1:3]
         tall, wide = -(-height // step), -(-width // step)
         down = max((tall - 1) * step + SIZE - height, 0)
@@ -183,11 +189,12 @@ class Conv3x3(nn.Module):
 def max_pool(
     x: Float[Tensor, "n h w channels"], *, padding: str = "valid"
 ) -> Float[Tensor, "n h2 w2 channels"]:
-    """Return the maximum of every 2×2 block of pixels.
+    """Return the maximum over every 2×2 block of pixels.
 
     Args:
-        x: Images.
-        padding: ``same`` pads an odd last row or column; ``valid`` drops it.
+        x: Images of shape (n, height, width, channels).
+        padding: How to treat an odd height or width. ``same`` pads one row or column; ``valid``
+            drops the last row or column.
     """
     if padding == "same":
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2), value=-torch.inf)

@@ -28,7 +28,7 @@ def mlp(
 
     Args:
         sizes: Layer widths from input to output; ``(2, 100, 100, 2)`` has two hidden layers.
-        activation: A key of :data:`ACTIVATIONS`. The activation follows every layer but the last.
+        activation: A key of :data:`ACTIVATIONS`. An activation follows every layer except the last.
         output_gain: Factor applied to the initial weights of the last layer.
         generator: Random generator for the weights; defaults to PyTorch's global generator.
 
@@ -48,7 +48,7 @@ def mlp(
         torch.Size([10, 1])
     """
     if len(sizes) < 2 or min(sizes) < 1:
-        raise ValueError(f"`sizes` must be two or more positive widths, got {tuple(sizes)}")
+        raise ValueError(f"`sizes` must contain two or more positive widths, got {tuple(sizes)}")
     among(ACTIVATIONS).check("activation", activation)
     layers: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(sizes):

@@ -38,10 +38,10 @@ class LayerNorm(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalization over all axes but the last, without running statistics.
+    """Batch normalization over all axes except the last, without running statistics.
 
-    The layer is built from elementary operations, so derivatives of every order are exact in any
-    nesting of ``grad`` and ``vmap``.
+    The layer is built from elementary operations, so that derivatives of every order are exact for
+    any nesting of ``grad`` and ``vmap``.
 
     Example::
 
@@ -55,7 +55,7 @@ class BatchNorm(nn.Module):
 
         Args:
             size: Number of features on the last axis.
-            scale: Learn a scale γ in addition to the shift β.
+            scale: Whether to learn a scale γ in addition to the shift β.
             eps: Constant added to the variance.
         """
         super().__init__()
@@ -64,7 +64,12 @@ class BatchNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "n *pixels size"], first: int = 0) -> Tensor:
-        """Normalize all rows with the mean and variance of the rows ``x[first:]``."""
+        """Normalize all examples with the mean and variance of the examples ``x[first:]``.
+
+        Args:
+            x: Examples of shape (n, *pixels, size).
+            first: Index of the first example that contributes to the mean and variance.
+        """
         axes = tuple(range(x.ndim - 1))
         # No slice if first is 0, because the derivative of a slice is a copy.
         centered = x - (x[first:] if first else x).mean(axes)

@@ -36,7 +36,7 @@ def shifted_copies(
 
 
 def _windows(size: Sequence[int], stride: int) -> list[tuple[slice, slice, slice]]:
-    """Return the slices that select each of the nine kernel pixels at all kernel positions."""
+    """Return nine indices; index i selects pixel i of the 3×3 patch at every kernel position."""
     ends = [(length - SIZE) // stride * stride + 1 for length in size]
     return [
         (slice(None), slice(i, i + ends[0], stride), slice(j, j + ends[1], stride))
@@ -57,7 +57,7 @@ def _fold(size: Sequence[int], stride: int, columns: Tensor) -> Tensor:
 
 
 def _overlap_add(parts: Sequence[Tensor], axis: int, length: int, stride: int) -> Tensor:
-    """Sum three tensors along `axis`, placing tensor i at the positions i, i + stride, ...."""
+    """Return a sum of three tensors, with tensor i at positions i, i + stride, ... of `axis`."""
     shape = list(parts[0].shape)
     shape[axis] = length
     total = parts[0].new_zeros(shape)
@@ -72,10 +72,10 @@ def _linear_map(x: Tensor, function: Map, adjoint: Map) -> Tensor:
 
 
 class _LinearMap(torch.autograd.Function):
-    """A linear map of each example, differentiated with its adjoint.
+    """A linear map applied to each example, whose derivative applies the adjoint map.
 
-    Automatic differentiation of nine slices would allocate and sum eighteen zero-filled images,
-    which took half of the time of a meta-gradient.
+    Without this function, autograd would allocate and sum eighteen zero-filled images for the nine
+    slices, which took half the time of a meta-gradient.
     """
 
     @staticmethod
@@ -100,7 +100,7 @@ class _LinearMap(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, function: Map, adjoint: Map) -> tuple[Tensor, int]:
-        """Apply the map to the examples of all tasks as one batch."""
+        """Apply the map to the examples from all tasks as one batch."""
         flat = x.movedim(in_dims[0], 0).flatten(0, 1)
         result = _linear_map(flat, function, adjoint)
         return result.reshape(info.batch_size, -1, *result.shape[1:]), 0

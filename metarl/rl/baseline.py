@@ -1,7 +1,7 @@
-"""The linear feature baseline and generalized advantage estimation, for one task.
+"""The linear feature baseline and generalized advantage estimation (GAE) for one task.
 
-The baseline is that of Duan et al. 2016. As in Finn et al. 2017, it is fitted for each task and
-each inner step, to the same episodes that it is then applied to.
+The linear feature baseline follows Duan et al. 2016. As in Finn et al. 2017, a new baseline is
+fitted for every task and inner step, to the same episodes for which it then predicts returns.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from metarl.util import between
 
 
 Process: TypeAlias = Callable[[Rollout], tuple[Episodes, Metrics]]
-"""Function from the rollout of one task to episodes with advantages, and metrics."""
+"""Function that computes advantages: ``rollout -> (episodes, metrics)`` for one task."""
 
 RIDGE = 1e-5
 SMALLEST_RIDGE = 1e-10  # relative to the norm of a feature
@@ -25,12 +25,16 @@ CLIP = 10.0
 
 
 def advantages(*, discount: float = 0.99, gae_lambda: float = 1.0) -> Process:
-    """Return the function that computes advantages: baseline, GAE and standardization.
+    """Return a function that computes standardized advantages with a linear baseline and GAE.
 
     Args:
         discount: Discount factor γ.
-        gae_lambda: λ of generalized advantage estimation (Schulman et al. 2016, eq. 16); with 1 the
-            advantage is the return-to-go minus the baseline.
+        gae_lambda: λ in generalized advantage estimation (Schulman et al. 2016, eq. 16). With λ =
+            1, the advantage before standardization is the return-to-go minus the baseline.
+
+    Returns:
+        A function from a rollout to ``(episodes, metrics)``. The metrics contain
+            ``baseline/explained_variance``.
 
     Raises:
         ValueError: If `discount` or `gae_lambda` is not between 0 and 1.
@@ -55,7 +59,7 @@ def advantages(*, discount: float = 0.99, gae_lambda: float = 1.0) -> Process:
 def discounted_sum(
     values: Float[Tensor, "time episode"], discount: float
 ) -> Float[Tensor, "time episode"]:
-    """Return Σ_{k≥0} discountᵏ · values[t + k] for every t."""
+    """Return the discounted sums Σ_{k≥0} discountᵏ · values[t + k] for every time step t."""
     total, shift = values, 1
     while shift < len(values):  # doubles the number of terms of each sum
         later = torch.cat([total[shift:], torch.zeros_like(total[:shift])])
@@ -66,9 +70,11 @@ def discounted_sum(
 def baseline_features(
     observations: Shaped[Tensor, "time episode ..."],
 ) -> Float[Tensor, "time episode columns"]:
-    """Return observations clipped to ±10, their squares, powers 1 to 3 of t/100, and 1.
+    """Return the baseline's features for every transition.
 
-    Observations with several axes, such as images, are flattened.
+    The columns are the observations clipped to [−10, 10], the squares of these values, the powers 1
+    to 3 of t/100 for time step t, and a constant 1. Observations with several axes, such as images,
+    are flattened.
     """
     flat = observations.flatten(2)
     clipped = (flat if flat.is_floating_point() else flat.float()).clamp(-CLIP, CLIP)
@@ -82,12 +88,20 @@ def fit_baseline(
     returns: Float[Tensor, "time episode"],
     mask: Bool[Tensor, "time episode"],
 ) -> Float[Tensor, "time episode"]:
-    """Fit the returns-to-go by ridge regression and return the predictions.
+    """Fit a linear baseline to returns-to-go by ridge regression, and return the predictions.
 
-    The normal equations are solved in float64 with a ridge of 1e-5. The features are scaled to norm
-    1 before the solution, with a ridge of at least 1e-10 in this scale, so that long horizons and
-    constant or collinear observations do not make the equations singular. The predictions are NaN
-    if the equations cannot be solved because observations or returns are not finite.
+    The normal equations are solved in float64 with a ridge of 1e-5. Before solving, the features
+    are scaled to norm 1, with a ridge of at least 1e-10 on this scale, so that long horizons and
+    constant or collinear observations do not make the equations singular.
+
+    Args:
+        observations: Observations of one task.
+        returns: Discounted returns-to-go.
+        mask: True for transitions, False for padding, which does not affect the fit.
+
+    Returns:
+        The predicted returns-to-go of shape (time, episode). All predictions are NaN if the
+        equations cannot be solved because observations or returns are not finite.
     """
     features = baseline_features(observations).double()
     chosen = torch.where(mask[..., None], features, 0.0).flatten(0, 1)
@@ -105,7 +119,10 @@ def fit_baseline(
 def standardize(
     values: Float[Tensor, "time episode"], mask: Bool[Tensor, "time episode"]
 ) -> Float[Tensor, "time episode"]:
-    """Standardize the valid entries to mean 0 and standard deviation 1; padding becomes 0."""
+    """Standardize values to mean 0 and standard deviation 1 over all transitions.
+
+    Padding, where `mask` is False, is set to 0 and does not affect the statistics.
+    """
     centered = values - masked_mean(values, mask)
     std = masked_mean(centered**2, mask).sqrt()
     return masked(centered / (std + 1e-8), mask)
@@ -116,7 +133,15 @@ def explained_variance(
     returns: Float[Tensor, "time episode"],
     mask: Bool[Tensor, "time episode"],
 ) -> Float[Tensor, ""]:
-    """Return 1 − Var(returns − values) / Var(returns), which is 1 for a perfect baseline."""
+    """Return the explained variance of a baseline, 1 − Var(returns − values) / Var(returns).
+
+    The result is 1 for a perfect baseline and 0 for a constant baseline.
+
+    Args:
+        values: The returns-to-go predicted by the baseline.
+        returns: The measured returns-to-go.
+        mask: True for transitions, False for padding.
+    """
 
     def variance(x: Tensor) -> Tensor:
         return masked_mean((x - masked_mean(x, mask)) ** 2, mask)

@@ -1,7 +1,7 @@
-"""Action distributions as tuples of tensors, which work with ``vmap`` and autograd.
+"""Action distributions as tuples of tensors, which support ``vmap`` and autograd.
 
-Batch axes come first, and the last axis is the event. ``torch.distributions`` is not used, because
-it samples from the global generator and raises errors under ``vmap``.
+Batch axes come first, and the last axis is the event axis. ``torch.distributions`` is not used,
+because it samples from the global generator and raises errors under ``vmap``.
 """
 
 import math
@@ -17,31 +17,41 @@ from metarl.core.speed import TaskSlice
 
 @runtime_checkable
 class Distribution(Protocol):
-    """The base class of action distributions: NamedTuples of tensors with the same batch axes."""
+    """The interface of action distributions, which are NamedTuples of tensors.
+
+    All tensors of a distribution have the same batch axes.
+    """
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Return the log-density of `actions`, summed over the event axis, shape (*batch)."""
+        """Return the log-probability or log-density of `actions`, of shape (*batch)."""
 
     def kl(self, other: Any) -> Tensor:
-        """Return KL(self ‖ other), shape (*batch)."""
+        """Return the KL divergence KL(self ‖ other) in nats, of shape (*batch)."""
 
     def entropy(self) -> Tensor:
-        """Return the entropy in nats, shape (*batch)."""
+        """Return the entropy in nats, of shape (*batch)."""
 
     def mode(self) -> Tensor:
-        """Return the most likely action."""
+        """Return the most likely action for every batch element."""
 
     def sample(
         self, generator: torch.Generator | None = None, share: TaskSlice | None = None
     ) -> Tensor:
-        """Sample one action per row with random numbers of `generator`, without gradient.
+        """Sample one action for every batch element, without gradients.
 
-        With a `share`, the first axis contains the tasks of this process, and the noise is sampled
-        for all tasks, so that it does not depend on the number of processes.
+        Args:
+            generator: Random generator. None uses torch's global generator.
+            share: The slice of the meta-batch on the first axis, in distributed training. Noise is
+                sampled for the whole meta-batch, so that actions do not depend on the number of
+                processes. None if the first axis contains all tasks.
         """
 
     def fisher(self, tangent: Any) -> Any:
-        """Return the product of the Fisher information matrix with a tangent."""
+        """Return the product of the Fisher information matrix and a tangent.
+
+        Args:
+            tangent: A distribution of the same type that contains one tangent for each tensor.
+        """
 
 
 class Gaussian(NamedTuple):
@@ -56,7 +66,7 @@ class Gaussian(NamedTuple):
         return -(0.5 * z.square() + self.log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def kl(self, other: "Gaussian") -> Float[Tensor, "*batch"]:
-        """Return KL(self ‖ other) in closed form."""
+        """Return the closed-form KL divergence KL(self ‖ other) in nats."""
         log_ratio = self.log_std - other.log_std
         shift = (self.mean - other.mean) * torch.exp(-other.log_std)
         return (0.5 * (torch.exp(2 * log_ratio) + shift.square() - 1) - log_ratio).sum(-1)
@@ -72,14 +82,22 @@ class Gaussian(NamedTuple):
     def sample(
         self, generator: torch.Generator | None = None, share: TaskSlice | None = None
     ) -> Float[Tensor, "*batch actions"]:
-        """Return mean + std · ε with ε from `generator`."""
+        """Sample mean + std · ε with noise ε ~ N(0, I) from `generator`, without gradients.
+
+        Args:
+            generator: Random generator. None uses torch's global generator.
+            share: See :meth:`Distribution.sample`.
+        """
         with torch.no_grad():
             noise = _drawn(self.mean, share, lambda x: x.normal_(generator=generator))
             # exp is ten times slower on a view with stride 0, such as a shared log-std.
             return noise.mul_(torch.exp(self.log_std.contiguous())).add_(self.mean)
 
     def fisher(self, tangent: "Gaussian") -> "Gaussian":
-        """Return the product with the Fisher matrix: 1/std² for the mean, 2 for the log-std."""
+        """Multiply `tangent` by the diagonal Fisher matrix.
+
+        The diagonal is 1/std² for the mean and 2 for the log-std.
+        """
         return Gaussian(tangent.mean * torch.exp(-2 * self.log_std), 2 * tangent.log_std)
 
 
@@ -94,7 +112,7 @@ class Categorical(NamedTuple):
         return log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
     def kl(self, other: "Categorical") -> Float[Tensor, "*batch"]:
-        """Return KL(self ‖ other)."""
+        """Return the KL divergence KL(self ‖ other) in nats."""
         p, q = torch.log_softmax(self.logits, -1), torch.log_softmax(other.logits, -1)
         return (p.exp() * (p - q)).sum(-1)
 
@@ -104,27 +122,32 @@ class Categorical(NamedTuple):
         return -(p.exp() * p).sum(-1)
 
     def mode(self) -> Int[Tensor, "*batch"]:
-        """Return the most likely index."""
+        """Return the indices of the most likely actions."""
         return self.logits.argmax(-1)
 
     def sample(
         self, generator: torch.Generator | None = None, share: TaskSlice | None = None
     ) -> Int[Tensor, "*batch"]:
-        """Sample action indices by the Gumbel-max trick with noise from `generator`."""
+        """Sample action indices with the Gumbel-max trick and noise from `generator`.
+
+        Args:
+            generator: Random generator. None uses torch's global generator.
+            share: See :meth:`Distribution.sample`.
+        """
         with torch.no_grad():
             uniform = _drawn(self.logits, share, lambda x: x.uniform_(generator=generator))
             tiny = torch.finfo(uniform.dtype).tiny
             return (self.logits - torch.log(-torch.log(uniform.clamp(min=tiny)))).argmax(-1)
 
     def fisher(self, tangent: "Categorical") -> "Categorical":
-        """Return the product with diag(p) − p pᵀ, the Fisher matrix of the logits."""
+        """Multiply `tangent` by diag(p) − p pᵀ, the Fisher matrix for the logits."""
         p = torch.softmax(self.logits, -1)
         weighted = p * tangent.logits
         return Categorical(weighted - p * weighted.sum(-1, keepdim=True))
 
 
 def _drawn(like: Tensor, share: TaskSlice | None, draw: Callable[[Tensor], Tensor]) -> Tensor:
-    """Sample numbers with the shape of `like`; with a share, the rows of its tasks."""
+    """Sample numbers like `like`; with `share`, sample for all tasks and select the slice."""
     if share is None or share.number == share.total:
         return draw(like.new_empty(like.shape))
     whole = draw(like.new_empty((share.total, *like.shape[1:])))

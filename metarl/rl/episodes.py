@@ -12,18 +12,18 @@ from metarl.rl.distributions import Gaussian
 
 
 class Rollout(NamedTuple):
-    """The transitions of one task, or of a meta-batch with a leading task axis.
+    """The transitions from one task, or from a meta-batch with a leading task axis.
 
-    All tensors have the axes (time, episode). The time axis is padded to the horizon, or to a half,
-    a quarter, ... of it if all episodes of the meta-batch are shorter.
+    All tensors have the axes (time, episode). The time axis is padded to the horizon or, if all
+    episodes in the meta-batch are shorter, to a half, a quarter, ... of the horizon.
 
     Attributes:
-        observations: Observations, shape (*task, time, episode, *observation). Floating-point
+        observations: Observations of shape (*task, time, episode, *observation). Floating-point
             observations have the dtype of the parameters; other observations, such as images of
             bytes, keep their dtype.
-        actions: Sampled actions before clipping, shape (..., actions) if continuous and (...) if
-            discrete.
-        rewards: Reward of each transition.
+        actions: Sampled actions before clipping, of shape (*task, time, episode, actions) if the
+            actions are continuous and (*task, time, episode) if they are discrete.
+        rewards: Reward for each transition.
         mask: True for transitions, False for padding.
         behavior: The distributions from which the actions were sampled.
         diverged: True for transitions in which the simulation diverged, which ends the episode.
@@ -38,7 +38,7 @@ class Rollout(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """A rollout with advantages, the input of the losses."""
+    """Episodes with advantages, for the losses; :class:`Rollout` describes the other fields."""
 
     observations: Shaped[Tensor, "..."]
     actions: Any
@@ -49,12 +49,15 @@ class Episodes(NamedTuple):
 
 
 def masked(values: Tensor, mask: Tensor) -> Tensor:
-    """Set the padding to zero by selection, because 0 × NaN is NaN."""
+    """Return `values` with zeros where `mask` is False, even if the padding contains NaN."""
     return torch.where(mask, values, 0.0)
 
 
 def zero_padding(batch: Any) -> Any:
-    """Set the padding of all tensors to zero, so that NaN in it does not enter gradients."""
+    """Return a rollout or episodes with the padding set to zero in all tensors.
+
+    NaN in the padding could otherwise affect gradients.
+    """
     mask = batch.mask
 
     def zero(x: Tensor) -> Tensor:
@@ -66,33 +69,38 @@ def zero_padding(batch: Any) -> Any:
 
 
 def zero_task_padding(tasks: Task) -> Task:
-    """Set the padding of a task or a meta-batch to zero."""
+    """Return a task or a meta-batch of episodes with the padding set to zero in all tensors."""
     return Task(tuple(zero_padding(batch) for batch in tasks.support), zero_padding(tasks.query))
 
 
 def masked_mean(values: Float[Tensor, "*axes"], mask: Bool[Tensor, "*axes"]) -> Float[Tensor, ""]:
-    """Return the mean over all transitions that are not padding."""
+    """Return the mean of `values` over all transitions, without padding."""
     return masked(values, mask).sum() / mask.sum()
 
 
 def mean_return(rollout: Rollout | Episodes) -> Float[Tensor, "*task"]:
-    """Return the mean undiscounted return of the episodes of each task."""
+    """Return the undiscounted return, averaged over the episodes of each task."""
     return masked(rollout.rewards, rollout.mask).sum(-2).mean(-1)
 
 
 def chunk_of(batch: Episodes) -> int:
-    """Return the number of tasks per chunk of a meta-batch of episodes that fits the cache."""
+    """Return the number of tasks per chunk for a meta-batch of episodes.
+
+    On the CPU, a chunk fits into the cache; on other devices, one chunk contains all tasks.
+    """
     mask = batch.mask
     return chunks.cache_sized(mask[0].numel(), processes.count(len(mask)), mask.device) or len(mask)
 
 
 @chunks.one_thread_per_operator()
 def rollout_metrics(task: Task) -> Metrics:
-    """Return metrics of the policies that collected a meta-batch, before and after adaptation.
+    """Return metrics of the policies that collected a meta-batch, over all processes.
 
     Returns:
-        The number of transitions (``env/steps``), the mean episode length after adaptation, and the
-        mean standard deviation of a Gaussian policy or the entropy of other policies.
+        ``env/steps``, the number of transitions; ``episode/length``, the mean length of the
+        episodes after adaptation; and, before and after adaptation, the mean of the standard
+        deviation ``policy/std_*`` for Gaussian policies or of the entropy ``policy/entropy_*`` for
+        other policies.
     """
     number = len(task.query.mask)
     each = [tree.map_leaves(lambda x, index=index: x[index], task) for index in range(number)]
@@ -101,7 +109,7 @@ def rollout_metrics(task: Task) -> Metrics:
 
 
 def _sums(task: Task) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-    """Return the number of transitions of one task, and metrics as pairs of a sum and a number."""
+    """Return a task's number of transitions, and metrics as pairs of a sum and a count."""
     batches: list[Episodes] = [*task.support, task.query]
     lengths = task.query.mask.sum(0).float()
     pairs = {"episode/length": _pair(lengths, torch.ones_like(lengths, dtype=torch.bool))}
@@ -116,5 +124,5 @@ def _sums(task: Task) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
 
 
 def _pair(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sum over transitions and their number."""
+    """Return the sum of `values` where `mask` is True, and the number of these entries."""
     return masked(values, mask).sum(), mask.sum()

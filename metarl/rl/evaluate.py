@@ -1,4 +1,4 @@
-"""Adaptation curves: returns after 0, 1, ..., K gradient steps on test tasks."""
+"""Adaptation curves: mean returns on test tasks after 0, 1, ..., K inner steps."""
 
 import json
 from collections.abc import Sequence
@@ -18,34 +18,39 @@ from metarl.util import interval95, parse_json
 
 
 class AdaptationCurve(NamedTuple):
-    """Mean returns of shape (task, step): of each task after 0, 1, ..., K steps."""
+    """The mean return for each test task after 0, 1, ..., K inner steps.
+
+    Attributes:
+        tasks: Descriptions of the test tasks.
+        returns: Mean returns over episodes, of shape (tasks, K + 1).
+    """
 
     tasks: list[TaskDescription]
     returns: Float[np.ndarray, "task steps"]
 
     @property
     def mean(self) -> Float[np.ndarray, " steps"]:
-        """Mean return over tasks, shape (step,)."""
+        """Mean return over tasks after each inner step, of shape (K + 1,)."""
         return np.asarray(self.returns.mean(0))
 
     @property
     def interval(self) -> Float[np.ndarray, " steps"]:
-        """Half-width of the 95 % confidence interval over tasks, shape (step,)."""
+        """Half-width of the 95 % confidence interval over tasks, of shape (K + 1,)."""
         return interval95(self.returns)
 
     @property
     def described(self) -> str:
-        """Number of tasks and, if tasks repeat, of distinct tasks, as text."""
+        """Text with the number of tasks and, if tasks repeat, the number of distinct tasks."""
         distinct = len({json.dumps(task, sort_keys=True) for task in self.tasks})
         some = f"{len(self.tasks)} test tasks"
         return some if distinct == len(self.tasks) else f"{some}, {distinct} different ones"
 
 
 def paper_tasks(sampler: Sampler, seed: int = 1) -> list[TaskDescription]:
-    """Sample test tasks; 40 tasks with seed 1 are exactly those of Finn et al. 2017.
+    """Sample ``sampler.num_tasks`` test tasks as in the test scripts of Finn et al. 2017.
 
-    The test scripts of the paper call ``np.random.seed(1)``; the generator used here yields the
-    same random numbers.
+    The scripts sample 40 tasks after ``np.random.seed(1)``. This function uses a generator with the
+    same random numbers, so that 40 tasks with seed 1 are exactly the test tasks in the paper.
     """
     bits = np.random.MT19937()
     bits.state = cast(Any, np.random.RandomState(seed).get_state(legacy=False))
@@ -53,15 +58,18 @@ def paper_tasks(sampler: Sampler, seed: int = 1) -> list[TaskDescription]:
 
 
 def paper_episodes(horizon: int) -> int:
-    """Return the number of episodes that together have 4000 transitions.
+    """Return the number of episodes of length `horizon` in a batch of 4000 transitions, at least 1.
 
-    This is the batch size of one gradient step in Finn et al. 2017.
+    Finn et al. 2017 use this batch size for one gradient step.
     """
     return max(1, 4000 // horizon)
 
 
 def paper_rates(inner_lr: float) -> tuple[float, float]:
-    """Return the test-time step sizes of the paper: α for the first step, then α/2."""
+    """Return the test-time step sizes ``(α, α/2)`` for :func:`sgd`, as in Finn et al. 2017.
+
+    The first inner step uses α = `inner_lr`, and all later steps use α/2.
+    """
     return inner_lr, inner_lr / 2
 
 
@@ -75,16 +83,19 @@ def adaptation_curve(
     *,
     process: Process | tuple[Process, Process],
 ) -> AdaptationCurve:
-    """Adapt to each task and measure the return after 0, 1, ..., K steps, each on new episodes.
+    """Adapt to each test task, and measure the mean return after 0, 1, ..., K inner steps.
+
+    New episodes are collected after each step; the inner step is computed on the previous episodes.
 
     Args:
-        sampler: The sampler, with as many tasks as `tasks`.
+        sampler: The sampler; ``sampler.num_tasks`` must equal the number of test tasks.
         policy: The policy.
         loop: The inner loop; ``loop.num_steps`` is K. Step sizes can differ from training.
         meta: The meta-parameters.
         tasks: The test tasks.
-        generator: Generator of the actions and of the environments' seeds.
-        process: The computation of advantages, such as ``advantages()``.
+        generator: Random generator for the actions and the environment seeds.
+        process: Function that computes advantages, such as the result of ``advantages()``, or a
+            pair of functions for the support and the query episodes.
     """
     task, _ = sampler.collect(policy, loop, meta, list(tasks), generator, process)
     columns = [mean_return(batch).double().cpu() for batch in (*task.support, task.query)]
@@ -92,14 +103,16 @@ def adaptation_curve(
 
 
 def read_task(text: str, sampler: Sampler) -> TaskDescription:
-    """Parse a task from JSON. Its values are validated later, when the task is set.
+    """Parse a task description from JSON text.
+
+    The values are validated later, when an environment's task is set.
 
     Args:
-        text: A JSON object.
-        sampler: Sampler that provides an example task for the error message.
+        text: A JSON object, such as ``'{"direction": -1}'``.
+        sampler: A sampler that provides an example task for the error message.
 
     Raises:
-        ValueError: If the text is not a JSON object.
+        ValueError: If `text` is not a JSON object.
     """
     try:
         return {**parse_json(text)}

@@ -1,4 +1,4 @@
-"""Policy-gradient losses of one task for the inner loop."""
+"""Policy-gradient losses for the inner loop, for one task."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -19,9 +19,9 @@ LARGEST = 20.0  # log ratio; exp of larger ones could overflow, with a derivativ
 
 
 def reinforce(policy: Policy) -> LossFn:
-    """Return the loss −mean(log π(a|s) · A) (Finn et al. 2017, eq. 4).
+    """Return the REINFORCE loss −mean(log π(a|s) · A) (Finn et al. 2017, eq. 4).
 
-    Its second derivative contains ∇² log π but not the score term, as in the code of the paper.
+    As in the code for the paper, the second derivative contains ∇² log π, but no score term.
     """
 
     def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:
@@ -32,10 +32,10 @@ def reinforce(policy: Policy) -> LossFn:
 
 
 def ratio(policy: Policy) -> LossFn:
-    """Return the loss −mean(π(a|s) / π_old(a|s) · A), the low-variance curvature estimator.
+    """Return the low-variance curvature (LVC) loss −mean(π(a|s) / π_old(a|s) · A).
 
-    At π_old, its first derivative equals that of :func:`reinforce`; its second derivative also
-    contains the score term (Rothfuss et al. 2019, eq. 8).
+    At π_old, the first derivatives of this loss and of :func:`reinforce` are equal. The second
+    derivative of this loss also contains the score term (Rothfuss et al. 2019, eq. 8).
     """
     return clipped(policy, clip=None)
 
@@ -43,12 +43,11 @@ def ratio(policy: Policy) -> LossFn:
 def clipped(policy: Policy, *, clip: float | None = 0.5) -> LossFn:
     """Return PPO's loss −mean(min(r A, clip(r, 1 ± ε) A)) with r = π / π_old for the inner steps.
 
-    Its derivatives at π_old equal those of :func:`ratio`. The default ε is that of MAML-PPO in
-    garage.
+    At π_old, the derivatives of this loss and of :func:`ratio` are equal.
 
     Args:
         policy: The policy.
-        clip: The clipping range ε; None disables clipping.
+        clip: The clipping range ε; None disables clipping. The default matches MAML-PPO in garage.
     """
 
     def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:
@@ -58,14 +57,15 @@ def clipped(policy: Policy, *, clip: float | None = 0.5) -> LossFn:
 
 
 def dice(policy: Policy) -> LossFn:
-    """Return the DiCE loss −mean((□(≤t) − □(<t)) A), unbiased in derivatives of every order.
+    """Return the DiCE loss −mean((□(≤t) − □(<t)) A), with unbiased derivatives for γ = λ = 1.
 
-    □(≤t) = exp(c − ⊥c) with c = Σ_{t' ≤ t} log π(a_t'|s_t') (Foerster et al. 2018, eq. 4, with the
-    advantages of Farquhar et al. 2019, eq. 12): the first derivative equals that of
-    :func:`reinforce`, and the second derivative takes into account that every reward depends on all
-    earlier actions. Its variance is high. It is unbiased only for γ = 1 and λ = 1: with discounted
-    advantages, the second derivative lacks the factor γ^(t' − t) of a pair of actions. The value of
-    the loss is always 0; only its derivatives are meaningful.
+    The definition is □(≤t) = exp(c − ⊥c) with c = Σ_{t' ≤ t} log π(a_t'|s_t') and the stop-gradient
+    operator ⊥ (Foerster et al. 2018, eq. 4, with the advantages of Farquhar et al. 2019, eq. 12).
+    The first derivatives of this loss and of :func:`reinforce` are equal. The second derivative
+    takes into account that every reward depends on all earlier actions, but has a high variance.
+    With discounted advantages, the derivatives are biased: the second derivative lacks the factor
+    γ^(t' − t) for each pair of actions. The value of the loss is always 0; only the derivatives are
+    meaningful.
     """
 
     def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:
@@ -84,12 +84,12 @@ def _box(log_prob: Tensor) -> Tensor:
 def surrogate(
     distribution: Distribution, episodes: Episodes, *, clip: float | None = None
 ) -> Float[Tensor, ""]:
-    """Return the surrogate −mean(π/π_old · A) of a distribution on episodes.
+    """Return the surrogate loss −mean(π/π_old · A) of a policy on one task's episodes.
 
     Args:
-        distribution: π at the observations of the episodes.
+        distribution: The action distributions π at the observations in the episodes.
         episodes: The episodes, collected with π_old.
-        clip: The clipping range ε of PPO (Schulman et al. 2017, eq. 7); None disables clipping.
+        clip: PPO's clipping range ε (Schulman et al. 2017, eq. 7); None disables clipping.
     """
     old = episodes.behavior.log_prob(episodes.actions)
     change = masked(distribution.log_prob(episodes.actions) - old, episodes.mask)
@@ -101,7 +101,12 @@ def surrogate(
 
 
 def mean_kl(distribution: Distribution, episodes: Episodes) -> Float[Tensor, ""]:
-    """Return the mean KL(π_old ‖ π) over the transitions of one task."""
+    """Return the mean KL(π_old ‖ π) in nats over the transitions in one task's episodes.
+
+    Args:
+        distribution: The action distributions π at the observations in the episodes.
+        episodes: The episodes, collected with π_old.
+    """
     return masked_mean(episodes.behavior.kl(distribution), episodes.mask)
 
 

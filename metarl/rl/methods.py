@@ -1,8 +1,8 @@
-"""The table of meta-RL methods.
+"""The registry of meta-RL methods.
 
-A method is a function ``(policy, loop, *, ...) -> MetaLearner`` with values of shared settings. The
-keyword-only arguments of the function become flags of the method: defaults, ranges and help texts
-come from its signature and its docstring.
+A method consists of a function ``(policy, loop, *, ...) -> MetaLearner`` and of defaults for shared
+settings. Each keyword-only argument of the function becomes a command-line flag; the default, the
+range and the help text come from the function's signature and docstring.
 """
 
 import inspect
@@ -12,16 +12,16 @@ from typing import Any, NamedTuple, TypeAlias
 
 
 Make: TypeAlias = Callable[..., Any]
-"""Builder of a meta-learner: ``(policy, loop, *, settings) -> MetaLearner``."""
+"""Function that builds a meta-learner: ``(policy, loop, **settings) -> MetaLearner``."""
 
 
 class Option(NamedTuple):
-    """A setting of a method.
+    """A setting that belongs to one meta-RL method.
 
     Attributes:
-        kind: The type, optionally annotated with a :class:`~metarl.util.ranges.Range`.
+        kind: The setting's type, optionally annotated with a :class:`~metarl.util.ranges.Range`.
         default: The default value.
-        help: The help text.
+        help: The help text for the command-line flag.
     """
 
     kind: Any
@@ -30,18 +30,18 @@ class Option(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A meta-RL method.
+    """A meta-RL method: how to build the meta-learner, and defaults for shared settings.
 
     Attributes:
         paper: Authors and year of the paper.
-        summary: Short description.
+        summary: Short description for tables.
         make: Function that builds the meta-learner, or its name ``"module:function"``.
-        values: Defaults of the shared settings that differ for this method, such as
-            ``{"inner_steps": 3}``.
-        with_preset: Settings that override those of presets.
-        collect: Function that replaces :meth:`Sampler.collect <metarl.rl.sampler.Sampler.collect>`:
+        values: Method-specific defaults for shared settings, such as ``{"inner_steps": 3}``.
+        with_preset: Values for shared settings that override the values in a preset.
+        collect: Function that replaces :meth:`Sampler.collect <metarl.rl.sampler.Sampler.collect>`,
             ``(sampler, policy, loop, meta, tasks, generator, process) -> (tasks, metrics)``. The
-            returned tasks can be any tree of tensors that the learner accepts.
+            returned tasks can be any tree of tensors that the learner accepts. None uses
+            ``Sampler.collect``.
     """
 
     paper: str
@@ -52,12 +52,12 @@ class Method(NamedTuple):
     collect: Callable[..., tuple[Any, Any]] | None = None
 
     def function(self) -> Make:
-        """Return the function that builds the meta-learner; a name is imported."""
+        """Return the function that builds the meta-learner, imported if :attr:`make` is a name."""
         found: Make = self.make if callable(self.make) else pkgutil.resolve_name(self.make)
         return found
 
     def options(self) -> dict[str, Option]:
-        """Return the settings of the method, by name."""
+        """Return the method's own settings by name, from keyword-only arguments of the builder."""
         import docstring_parser
 
         function, described = self.function(), {}
@@ -116,11 +116,11 @@ METHODS: dict[str, Method] = {
 
 
 def register_method(name: str, method: Method) -> None:
-    """Register a meta-RL method, which ``metarl train NAME`` and all other commands then support.
+    """Register a meta-RL method for ``metarl train NAME`` and all other commands.
 
     Args:
         name: Name on the command line, such as ``"my-method"``.
-        method: The method.
+        method: The method's paper, summary, builder and defaults.
 
     Raises:
         ValueError: If the name is already registered.
@@ -135,7 +135,11 @@ def register_method(name: str, method: Method) -> None:
 
 
 def takes_options_of(*sources: Make) -> Callable[[Make], Make]:
-    """Return a decorator of functions whose ``**options`` are those of other functions."""
+    """Return a decorator for a builder that passes ``**options`` to other functions.
+
+    :meth:`Method.options` then returns the keyword-only arguments of `sources` as the settings of
+    the decorated builder.
+    """
 
     def declare(function: Make) -> Make:
         function.options_of = sources  # type: ignore[attr-defined]

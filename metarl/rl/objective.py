@@ -1,4 +1,4 @@
-"""The objective of the trust region: value, gradient and Fisher product of a meta-policy."""
+"""The trust-region objective of a meta-policy: value, gradient and Fisher-vector product."""
 
 import threading
 from collections.abc import Callable
@@ -19,7 +19,9 @@ _tracing = threading.Lock()  # torch.fx is not thread-safe
 
 
 class Linearization(NamedTuple):
-    """The objective of a chunk of tasks at θ_old. All values are *sums* over the tasks.
+    """The linearized objective for a chunk of tasks at the current meta-parameters θ_old.
+
+    All values are *sums* over the tasks in the chunk.
 
     Attributes:
         surrogate: The surrogate loss.
@@ -38,12 +40,13 @@ class PostAdaptationObjective:
 
     Attributes:
         policy: The policy.
-        loop: The inner loop; adaptation is recomputed from the support episodes.
-        term: Additional loss of the initialization, such as the exploration term of E-MAML.
+        loop: The inner loop, which adapts to the support episodes in every evaluation.
+        term: Additional loss ``(params, task) -> scalar`` of the parameters before adaptation, such
+            as E-MAML's exploration term. None adds no loss.
 
     Raises:
-        ValueError: If the policy contains a fused normalization layer, whose second derivatives
-            outside of ``vmap`` are wrong.
+        ValueError: If the policy contains a fused normalization layer, for which differentiating
+            through ``vmap`` gives wrong second derivatives.
     """
 
     policy: Policy
@@ -59,14 +62,19 @@ class PostAdaptationObjective:
             )
 
     def __call__(self, meta: MetaParams, task: Task) -> tuple[Tensor, Tensor]:
-        """Return (surrogate loss, mean KL(old ‖ new)) of one task."""
+        """Return the surrogate loss and the mean KL(old ‖ new) for one task."""
         params = self.loop.adapt(meta, task.support)
         distribution = self.policy.unroll(params, task.query)
         loss = surrogate(distribution, task.query) + self._own(meta, task)
         return loss, mean_kl(distribution, task.query)
 
     def linearize(self, meta: MetaParams, tasks: Task) -> Linearization:
-        """Linearize the objective of a chunk of tasks at θ_old, for repeated Fisher products."""
+        """Linearize the objective for a chunk of tasks, to compute many Fisher-vector products.
+
+        Args:
+            meta: The meta-parameters θ_old, which collected `tasks`.
+            tasks: The chunk of tasks.
+        """
         size = len(tree.leaves(meta))
 
         def function(early: Tensors, late: Tensors) -> tuple[Tensors, Tensors]:
@@ -111,9 +119,15 @@ class PostAdaptationObjective:
     ) -> tuple[Tensor, MetaParams, MetaParams]:
         """Return the surrogate, its gradient and JᵀFJ · `vector`, summed over a chunk of tasks.
 
-        The gradient of the KL is zero at θ_old, so its Hessian is JᵀFJ with J = ∂θ'/∂θ and the
-        Fisher matrix F of the policy at θ'. No third derivatives are needed for any inner loop. J
-        is the composition of the linearized inner loop and the linearized network at θ'.
+        The gradient of the KL divergence is zero at the meta-parameters θ_old that collected the
+        episodes. The Hessian of the KL divergence is therefore JᵀFJ, and no inner loop requires
+        third derivatives. F is the Fisher matrix of the action distributions. J is their Jacobian
+        in θ, the product of the Jacobians of the network and of the inner loop θ ↦ θ'.
+
+        Args:
+            meta: The meta-parameters θ_old.
+            tasks: The chunk of tasks.
+            vector: A vector with the structure of `meta`.
         """
         theta = tree.map_leaves(lambda p: p.detach().requires_grad_(), meta)
         adapted = chunks.over_tasks(lambda task: self.loop.adapt(theta, task.support), tasks)

@@ -22,43 +22,45 @@ CONTEXT = "context"
 MIN_LOG_STD = math.log(1e-6)  # the floor of Finn et al.'s code; below it the gradient is zero
 
 Carry: TypeAlias = Any
-"""Memory of a policy within an episode: a tree of tensors, ``()`` for policies without memory."""
+"""A policy's memory within an episode: a tree of tensors, or ``()`` for policies without memory."""
 
 Step: TypeAlias = Callable[[Carry, Tensor], tuple[Carry, Distribution]]
-"""Policy with bound parameters: ``(carry, observations) -> (carry, distribution)``."""
+"""One time step of a policy with fixed parameters: ``(carry, observations) -> (carry,
+distribution)``."""
 
 
 class Policy(Apply):
     """A policy as a pure function of its parameters.
 
-    The sampler, the losses and the trust region use only :meth:`over_tasks` and :meth:`unroll`.
-    This class has no memory: its module maps observations to a distribution. A policy with memory
-    is a subclass that overrides :meth:`initial` and :meth:`step`.
+    This class implements policies without memory, whose module maps observations to an action
+    distribution. For a policy with memory, override :meth:`initial` and :meth:`step` in a subclass.
+    The sampler, the losses and the trust region only use :meth:`over_tasks` and :meth:`unroll`.
     """
 
     @classmethod
     def of(cls, module: nn.Module) -> tuple["Policy", Params]:
-        """Split a module into a policy and its parameters; see :func:`metarl.core.parameters`."""
+        """Split a module into a policy and parameters, as with :func:`metarl.core.functional`."""
         return cls(module), functional(module)[1]
 
     def initial(self, params: Params, batch: Sequence[int]) -> Carry:
-        """Return the carry at the start of an episode.
+        """Return the carry, which is the policy's memory, at the start of an episode.
 
         Args:
-            params: Parameters of one task.
-            batch: Leading axes of every tensor of the carry, such as ``(episode,)``.
+            params: Parameters for one task.
+            batch: Sizes of the leading axes of every tensor in the carry, such as
+                ``(num_episodes,)``.
         """
         return ()
 
     def step(
         self, params: Params, carry: Carry, observation: Shaped[Tensor, "..."]
     ) -> tuple[Carry, Distribution]:
-        """Advance one time step.
+        """Compute the action distribution at one time step, and update the carry.
 
         Args:
-            params: Parameters of one task.
+            params: Parameters for one task.
             carry: The carry returned by :meth:`initial` or by the previous step.
-            observation: Shape (*batch, *observation).
+            observation: Observations of shape (*batch, *observation).
 
         Returns:
             The next carry, and the action distribution with batch axes (*batch).
@@ -66,11 +68,11 @@ class Policy(Apply):
         return carry, self(params, observation)
 
     def unroll(self, params: Params, episodes: Episodes | Rollout) -> Distribution:
-        """Return the action distributions of all time steps of one task's episodes.
+        """Return the action distributions at all time steps in one task's episodes.
 
         Args:
-            params: Parameters of one task.
-            episodes: Its episodes. Each starts with the initial carry at time 0.
+            params: Parameters for one task.
+            episodes: The task's episodes. Every episode starts at time 0 with the initial carry.
 
         Returns:
             Distributions with batch axes (time, episode).
@@ -85,18 +87,20 @@ class Policy(Apply):
         return tree.stack(found)
 
     def over_tasks(self, params: Params, batch: Sequence[int]) -> tuple[Carry, Step]:
-        """Bind one set of parameters per task, for a rollout of all tasks together.
+        """Bind one set of parameters per task, to step all tasks together in a rollout.
 
-        If the module defines ``over_tasks(params)``, the function that it returns is called with
-        the observations of all tasks, in place of ``vmap`` over tasks.
+        By default, the step function applies ``vmap`` over tasks to :meth:`step`. A module without
+        memory can define a faster ``over_tasks(params)``, which returns a function from
+        observations with a task axis to action distributions.
 
         Args:
             params: Parameters with a leading task axis.
-            batch: Axes of the observations of one time step and task, such as ``(episode,)``.
+            batch: Sizes of the batch axes for one task at one time step, such as
+                ``(num_episodes,)``.
 
         Returns:
-            The carry at the start of the episodes, and the step function. All tensors of the carry
-            and all inputs and outputs of the step have a leading task axis.
+            The carry at the start of the episodes, and the step function. All tensors in the carry
+            and all inputs and outputs of the step function have a leading task axis.
         """
         carry = vmap(lambda own: self.initial(own, batch))(params)
         bind = getattr(self.module, "over_tasks", None)
@@ -109,8 +113,8 @@ class Policy(Apply):
 class _MLPPolicy(nn.Module):
     """An MLP whose outputs parametrize an action distribution (:meth:`distribution`).
 
-    If `context` is positive, this number of context parameters are additional inputs of the network
-    (CAVIA, Zintgraf et al. 2019).
+    If `context` is positive, the network receives this number of context parameters as additional
+    inputs (CAVIA, Zintgraf et al. 2019).
     """
 
     def __init__(self, sizes: Sequence[int], *, context: int = 0, **options: Any) -> None:
@@ -131,7 +135,8 @@ class _MLPPolicy(nn.Module):
             params: Parameters with a leading task axis.
 
         Returns:
-            A function of observations (task, *batch, features), one fused product per layer.
+            A function from observations of shape (task, *batch, features) to action distributions,
+            which computes one batched matrix product per layer.
         """
         layers = [
             _bound_linear(params, f"network.{index}") if isinstance(layer, nn.Linear) else layer
@@ -150,12 +155,12 @@ class _MLPPolicy(nn.Module):
         return act
 
     def distribution(self, params: Params, outputs: Tensor) -> Distribution:
-        """Return the distribution for network outputs of shape (*batch, outputs)."""
+        """Return the action distribution for network outputs of shape (*batch, outputs)."""
         raise NotImplementedError
 
 
 def _inputs(observations: Tensor, params: Params) -> Tensor:
-    """Return observations in floating point, concatenated with the context parameters."""
+    """Return observations as floating-point numbers, followed by the context parameters."""
     if not observations.is_floating_point():
         observations = observations.to(next(iter(params.values())).dtype)
     if CONTEXT not in params:
@@ -172,10 +177,15 @@ def _bound_linear(params: Params, name: str) -> Callable[[Tensor], Tensor]:
 class GaussianMLP(_MLPPolicy):
     """A Gaussian policy with a learned log-std that does not depend on the observation.
 
-    Actions are sampled from N(scale · output, (scale · exp(log_std))²), with initial standard
-    deviation `init_std`. `sizes` are the widths of all layers, from the observation to the action;
-    :func:`metarl.nn.dense.mlp` describes the other arguments. A scale of 0.1 corresponds to
+    Actions are sampled from N(scale · output, (scale · exp(log_std))²). A scale of 0.1 matches
     implementations whose policies act in [−10, 10] and divide actions by ten.
+
+    Args:
+        sizes: Widths of all layers, from the observation to the action.
+        init_std: Initial standard deviation of the actions.
+        scale: Factor that multiplies the network's outputs and the standard deviation.
+        options: ``context``, the number of context parameters, and options of
+            :func:`metarl.nn.dense.mlp`.
     """
 
     def __init__(
@@ -213,13 +223,16 @@ def mlp_policy(
 
     Args:
         observation_space: A flat ``Box``.
-        action_space: A flat ``Box`` (Gaussian policy) or ``Discrete`` from 0 (categorical policy).
+        action_space: A flat ``Box`` for a Gaussian policy, or a ``Discrete`` space that starts at 0
+            for a categorical policy.
         hidden: Widths of the hidden layers.
         init_std: Initial standard deviation of a Gaussian policy, in units of the action space.
-        scale: Factor from a Gaussian policy's outputs to actions; see :class:`GaussianMLP`.
-        options: ``context``, the number of context parameters, and options of
-            :func:`metarl.nn.dense.mlp`: ``activation`` (``"relu"`` or ``"tanh"``), ``output_gain``
-            (gain of the last layer's initial weights) and ``generator`` (generator of the weights).
+        scale: Factor that multiplies a Gaussian policy's outputs; see :class:`GaussianMLP`.
+        options: ``context``, the number of context parameters, and the options ``activation``,
+            ``output_gain`` and ``generator`` of :func:`metarl.nn.dense.mlp`.
+
+    Returns:
+        The policy and the initial parameters.
 
     Raises:
         TypeError: If a space is not supported.
@@ -249,16 +262,19 @@ def make_policy(
     action_space: gymnasium.Space[Any],
     **settings: Any,
 ) -> tuple[Policy, Params]:
-    """Build a policy with one of the networks of :data:`NETWORKS`, and sample its parameters.
+    """Build a policy with a network from :data:`NETWORKS`, and sample its parameters.
 
     Args:
-        network: Name of the network.
-        observation_space: Space of a single environment's observations.
-        action_space: Space of its actions.
+        network: A key of :data:`NETWORKS`, such as ``"mlp"``.
+        observation_space: Observation space of a single environment.
+        action_space: Action space of a single environment.
         settings: Arguments of the network's builder, such as those of :func:`mlp_policy`.
 
+    Returns:
+        The policy and the initial parameters.
+
     Raises:
-        ValueError: If the network is unknown.
+        ValueError: If `network` is not a key of :data:`NETWORKS`.
         TypeError: If the network does not support a space or a setting.
     """
     among(NETWORKS).check("network", network)

@@ -26,16 +26,16 @@ REACH = 2.0**10  # largest factor between a coefficient and its initial value
 def surrogate_loss(
     policy: Policy, *, clip: float | None = None, kl_coefficients: Sequence[float] = ()
 ) -> Outer:
-    """Return the outer loss of one task: the surrogate of the adapted policy on the query episodes.
+    """Return an outer loss: the adapted policy's surrogate loss on the query episodes of one task.
 
-    At the parameters that collected the episodes, its gradient is the policy gradient.
+    At the parameters that collected the episodes, the gradient of this loss is the policy gradient.
 
     Args:
         policy: The policy.
-        clip: The clipping range ε of PPO; None disables clipping.
-        kl_coefficients: Coefficients η of a KL penalty, one per inner step: η KL(π_old ‖ π) of the
-            policy *before* the step on the episodes it collected (ProMP, Rothfuss et al. 2019, eq.
-            13).
+        clip: PPO's clipping range ε; None disables clipping.
+        kl_coefficients: Coefficients η for KL penalties, one per inner step. The penalty for a step
+            is η KL(π_old ‖ π) of the policy *before* the step, on the episodes collected by this
+            policy (ProMP, Rothfuss et al. 2019, eq. 13). An empty sequence disables the penalties.
     """
 
     def outer(path: list[core.Params], task: Task) -> tuple[Tensor, Metrics]:
@@ -69,16 +69,18 @@ def policy_gradient(
         loop: The inner loop, with a policy-gradient loss.
         outer: The outer loss of one task, ``(path, task) -> (loss, metrics)``, such as
             :func:`surrogate_loss`.
-        estimator: ``backprop`` or ``reptile`` of :mod:`metarl.core`.
-        epochs: Number of gradient steps on the same episodes; each repeats the inner loop.
-        optimizer: A class of ``torch.optim``.
-        chunk_size: Number of tasks processed at a time. Default: as many as fit the CPU cache.
+        estimator: ``backprop`` or ``reptile`` from :mod:`metarl.core`.
+        epochs: Number of gradient steps per meta-batch. Each gradient step repeats the inner loop.
+        optimizer: A ``torch.optim`` class.
+        chunk_size: Number of tasks processed at a time. If not set, the number that fits into the
+            CPU cache, or all tasks on a GPU.
         options: Arguments of the optimizer, such as ``lr=1e-3``.
 
     Returns:
-        The meta-learner. Its metrics are the gradient norm and the loss of the first step, the
-        metrics of the outer loss after the last step, and ``outer/improvement``, the decrease of
-        the outer loss (of ``outer/surrogate`` if the loss reports it).
+        The meta-learner. A step reports the gradient norm and the loss of the first gradient step,
+        the metrics of `outer` after the last gradient step, and ``outer/improvement``. The
+        improvement is the decrease of ``outer/surrogate`` if `outer` reports this metric, and of
+        the outer loss otherwise.
     """
     learner_of = partial(core.gradient_learner, loop, estimator(loop, outer), optimizer, **options)
 
@@ -112,9 +114,9 @@ def vpg_maml(
     Args:
         policy: The policy.
         loop: The inner loop.
-        outer_lr: Step size of the meta-update.
-        epochs: Number of gradient steps on every meta-batch.
-        chunk_size: See :func:`policy_gradient`.
+        outer_lr: Step size for the meta-update.
+        epochs: Number of gradient steps per meta-batch.
+        chunk_size: Number of tasks processed at a time; see :func:`policy_gradient`.
     """
     outer = surrogate_loss(policy)
     return policy_gradient(loop, outer, lr=outer_lr, epochs=epochs, chunk_size=chunk_size)
@@ -130,18 +132,19 @@ def reptile_rl(
 ) -> MetaLearner:
     """Return Reptile for policies (Nichol et al. 2018), without second derivatives.
 
-    With a single inner step, Reptile equals joint training. The query episodes are only used for
-    metrics.
+    With a single inner step, Reptile is equivalent to joint training. The query episodes are only
+    used for metrics.
 
     Args:
         policy: The policy.
         loop: The inner loop.
-        outer_lr: Step size towards the mean of the adapted policies, as a fraction of the distance.
-        epochs: Number of gradient steps on every meta-batch.
-        chunk_size: See :func:`policy_gradient`.
+        outer_lr: Outer step size, as a fraction of the distance to the mean of the adapted
+            parameters.
+        epochs: Number of gradient steps per meta-batch.
+        chunk_size: Number of tasks processed at a time; see :func:`policy_gradient`.
 
     Raises:
-        ValueError: If the loop has no steps, is first-order, or has learned step sizes.
+        ValueError: If the loop has no steps, has ``first_order`` set, or has learned step sizes.
     """
     if not loop.num_steps:
         raise ValueError(f"reptile requires inner_steps of at least 1, got {loop.num_steps}")
@@ -158,14 +161,17 @@ def reptile_rl(
 def evaluate_batch(
     loop: InnerLoop, outer: Outer, meta: MetaParams, tasks: Task, chunk_size: int
 ) -> Metrics:
-    """Return the mean outer loss and its mean metrics, without gradients.
+    """Return an outer loss and its metrics, averaged over a meta-batch without gradients.
 
     Args:
         loop: The inner loop.
-        outer: The outer loss.
+        outer: The outer loss of one task, ``(path, task) -> (loss, metrics)``.
         meta: The meta-parameters.
         tasks: The meta-batch.
         chunk_size: Number of tasks processed at a time.
+
+    Returns:
+        Means over the tasks of all processes; the entry ``outer/loss`` is the outer loss.
     """
 
     def of_part(part: Task) -> Metrics:
@@ -193,10 +199,11 @@ def maml_ppo(
     Args:
         policy: The policy.
         loop: The inner loop.
-        clip: Clip the probability ratios of the outer loss to 1 ± this value.
-        outer_lr: Step size of the meta-update.
-        epochs: Number of gradient steps on every meta-batch.
-        chunk_size: See :func:`~metarl.rl.policy_gradients.policy_gradient`.
+        clip: Clip the probability ratios in the outer loss to 1 ± this value.
+        outer_lr: Step size for the meta-update.
+        epochs: Number of gradient steps per meta-batch.
+        chunk_size: Number of tasks processed at a time; see
+            :func:`~metarl.rl.policy_gradients.policy_gradient`.
     """
     outer = surrogate_loss(policy, clip=clip)
     return policy_gradient(loop, outer, lr=outer_lr, epochs=epochs, chunk_size=chunk_size)
@@ -216,19 +223,20 @@ def promp(
 ) -> MetaLearner:
     """Return ProMP, proximal meta-policy search (Rothfuss et al. 2019, section 6).
 
-    The outer loss is the clipped surrogate with a KL penalty on the policies before each inner
+    The outer loss is the clipped surrogate, with KL penalties on the policies before each inner
     step.
 
     Args:
         policy: The policy.
-        loop: The inner loop; the paper uses the loss :func:`~metarl.rl.losses.ratio`.
-        clip: Clip the probability ratios of the outer loss to 1 ± this value.
-        kl_coefficient: Initial weight of the KL penalty of every inner step.
-        kl_target: KL at which the weight stays constant; it is doubled above and halved below. None
-            keeps the initial weight.
-        outer_lr: Step size of the meta-update.
-        epochs: Number of gradient steps on every meta-batch.
-        chunk_size: See :func:`~metarl.rl.policy_gradients.policy_gradient`.
+        loop: The inner loop; the paper uses the inner loss :func:`~metarl.rl.losses.ratio`.
+        clip: Clip the probability ratios in the outer loss to 1 ± this value.
+        kl_coefficient: Initial weight of the KL penalty for every inner step.
+        kl_target: Target KL divergence in nats. The weight is doubled above 1.5 times the target
+            and halved below the target / 1.5; None keeps the initial weight.
+        outer_lr: Step size for the meta-update.
+        epochs: Number of gradient steps per meta-batch.
+        chunk_size: Number of tasks processed at a time; see
+            :func:`~metarl.rl.policy_gradients.policy_gradient`.
         options: Further arguments of :func:`~metarl.rl.policy_gradients.policy_gradient`, such as
             ``optimizer``.
     """
@@ -258,9 +266,15 @@ def promp(
 
 
 def adapted(coefficients: Tensor, reached: Tensor, target: float) -> Tensor:
-    """Halve η if the KL is below the target / 1.5, and double it above 1.5 times the target.
+    """Return KL coefficients after one update towards a target KL divergence.
 
-    This is the rule of Schulman et al. 2017, section 4, which ProMP uses.
+    A coefficient is halved if the KL divergence is below the target / 1.5, and doubled if it is
+    above 1.5 times the target. ProMP uses this rule from Schulman et al. 2017, section 4.
+
+    Args:
+        coefficients: The current coefficients, of shape (steps).
+        reached: The measured KL divergence for each coefficient, of shape (steps).
+        target: The target KL divergence in nats.
     """
     halved = torch.where(reached < target / BAND, coefficients / 2, coefficients)
     return torch.where(reached > target * BAND, coefficients * 2, halved)

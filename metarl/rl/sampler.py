@@ -1,4 +1,4 @@
-"""The sampler, which steps all episodes of all tasks of a meta-batch together."""
+"""The sampler, which steps all episodes for all tasks in a meta-batch together."""
 
 import copy
 from collections.abc import Callable
@@ -21,10 +21,10 @@ TaskDescription = dict[str, Any]
 
 
 class Sampler:
-    """A sampler of episodes of many tasks, with one environment row for each episode of each task.
+    """A sampler that collects episodes for many tasks in a vectorized environment.
 
-    Every rollout starts with a reset whose seeds come from a given generator, so that results do
-    not depend on earlier rollouts.
+    Each row of the environment runs one episode for one task. Every rollout starts with a reset,
+    whose seeds come from the given generator, so that results do not depend on earlier rollouts.
     """
 
     def __init__(
@@ -40,12 +40,13 @@ class Sampler:
         Args:
             env: A Gymnasium vector environment with the methods ``reset``, ``step``, ``set_attr``
                 and ``call`` of ``SyncVectorEnv``, and with the attributes `task` and
-                `sample_tasks`. Consecutive rows belong to one task. Rows can freeze or be reset at
-                the end of an episode; later transitions are masked.
-            episodes_per_task: Number of rows per task.
-            device: Device of the policy and the episodes.
-            share: Tasks of a meta-batch that belong to this process. Default: all tasks. Tasks,
-                seeds and noise are those of the whole meta-batch.
+                `sample_tasks`. Consecutive rows belong to the same task. A row can freeze or be
+                reset when its episode ends; later transitions are masked.
+            episodes_per_task: Number of episodes, and therefore of rows, per task.
+            device: Device for the policy and the episodes.
+            share: The slice of the meta-batch assigned to this process in distributed training;
+                defaults to all tasks. Tasks, seeds and noise are sampled for the whole meta-batch,
+                so that results do not depend on the number of processes.
 
         Raises:
             ValueError: If the number of rows is not a multiple of `episodes_per_task`, or the
@@ -66,10 +67,10 @@ class Sampler:
         self._errors_of = partial(error_context, self.name, env=env)
 
     def sample_tasks(self, rng: np.random.Generator) -> list[TaskDescription]:
-        """Sample one task for each group of rows.
+        """Sample the meta-batch's tasks, and return the tasks assigned to this process.
 
-        The environment uses a copy of `rng`, and `rng` jumps ahead, so that `rng` advances equally
-        for rows in this process and in worker processes.
+        The environment receives a copy of `rng`, and `rng` jumps ahead. It therefore advances by
+        the same amount whether the rows are in this process or in worker processes.
         """
         with self._errors_of("sample_tasks"):
             drawn = self.env.call("sample_tasks", self.share.total, copy.deepcopy(rng))
@@ -84,14 +85,15 @@ class Sampler:
         tasks: list[TaskDescription],
         generator: torch.Generator,
     ) -> Rollout:
-        """Collect `episodes_per_task` episodes of every task.
+        """Collect `episodes_per_task` episodes for every task.
 
         Args:
-            policy: The policy; its carry is reset at the start of every episode.
+            policy: The policy; each episode starts with the policy's initial carry.
             params: Parameters with a leading task axis.
             tasks: One task description per task.
-            generator: Generator of the actions and of the environments' seeds. Each seed belongs to
-                a (task, episode), independently of workers and threads.
+            generator: Random generator for the actions and the environment seeds. Each combination
+                of task and episode has a separate seed, which does not depend on the number of
+                workers or threads.
         """
         with torch.no_grad(), chunks.one_thread_per_operator():
             carry, act = policy.over_tasks(params, (self.episodes_per_task,))
@@ -133,24 +135,27 @@ class Sampler:
         *,
         start: Params | None = None,
     ) -> tuple[Task, Metrics]:
-        """Collect a meta-batch: alternate rollouts and inner steps on every task.
+        """Collect a meta-batch by alternating rollouts and inner steps for every task.
 
-        The rollout after k = 0, ..., K inner steps, with K = ``loop.num_steps``, is the support
-        batch of step k + 1; the last one is the query batch.
+        With K = ``loop.num_steps``, the rollouts after 0, ..., K - 1 inner steps are the support
+        batches of the next steps. The rollout after K inner steps is the query batch.
 
         Args:
             policy: The policy.
             loop: The inner loop, with `num_steps` set.
             meta: The meta-parameters.
             tasks: One task description per task.
-            generator: Generator of the actions and of the environments' seeds.
-            process: The computation of advantages, such as ``advantages()``; or a pair for support
-                and query.
-            start: Parameters with a leading task axis from which the tasks adapt. Default: the
-                initialization.
+            generator: Random generator for the actions and the environment seeds.
+            process: Function that computes advantages, such as the result of ``advantages()``, or a
+                pair of functions for the support and the query episodes.
+            start: Parameters with a leading task axis from which adaptation starts; defaults to the
+                meta-learned initialization.
 
         Returns:
-            The meta-batch, and metrics of adaptation: returns, inner gradients and the baseline.
+            The meta-batch, and adaptation metrics: returns, inner gradients and baseline fit.
+
+        Raises:
+            ValueError: If ``loop.num_steps`` is None, or ``loop.per_step`` contains names.
         """
         if loop.num_steps is None or loop.per_step:
             raise ValueError("collect requires a loop with num_steps set and no per_step names")
@@ -190,10 +195,10 @@ class Sampler:
             return self.env.reset(seed=seeds)[0]
 
     def _grouped(self, values: Any, dtype: torch.dtype) -> Tensor:
-        """Return values of the rows as a tensor on the device, shape (task, episode, ...).
+        """Return the values of all rows as a tensor of shape (task, episode, ...).
 
-        Floating-point values are converted to `dtype`; integers, such as image bytes, are not
-        converted.
+        Floating-point values are converted to `dtype`; integers, such as image bytes, keep their
+        dtype.
         """
         rows = torch.as_tensor(values)
         kind = dtype if rows.is_floating_point() else rows.dtype
@@ -203,9 +208,10 @@ class Sampler:
 
 
 def padded_length(longest: int, horizon: int) -> int:
-    """Return the length of the time axis for episodes of at most `longest` steps.
+    """Return the padded length of the time axis for episodes with at most `longest` time steps.
 
-    It is the horizon or a half, a quarter, ... of it, because programs are traced for each length.
+    The result is the horizon, or a half, a quarter, ... of the horizon if the episodes fit. The few
+    possible lengths limit the number of times that programs are traced.
     """
     while longest <= -(-horizon // 2) < horizon:
         horizon = -(-horizon // 2)
@@ -228,22 +234,25 @@ def make_sampler(
     share: processes.TaskSlice | None = None,
     **kwargs: Any,
 ) -> Sampler:
-    """Create a sampler on a registered environment.
+    """Create a sampler for an environment that is registered with Gymnasium.
 
-    Environments without a vectorized implementation run in a ``SyncVectorEnv``, or with
-    ``vectorization_mode="async"`` in one process per row; the episodes are the same.
+    By default, environments without a vectorized implementation run in a ``SyncVectorEnv``. With
+    ``vectorization_mode="async"``, each row runs in a separate process and produces the same
+    episodes.
 
     Args:
-        env_id: A Gymnasium id; ``module:namespace/Name-v0`` imports the module that registers it.
+        env_id: The Gymnasium id. With the form ``module:namespace/Name-v0``, the module that
+            registers the environment is imported first.
         num_tasks: Number of tasks in a meta-batch.
-        episodes_per_task: Number of episodes of each task.
-        device: Device of the policy and the episodes.
-        share: Tasks that belong to this process. Default: all tasks.
+        episodes_per_task: Number of episodes per task.
+        device: Device for the policy and the episodes.
+        share: The slice of the meta-batch assigned to this process in distributed training;
+            defaults to all tasks.
         kwargs: Arguments of ``gymnasium.make_vec``, such as ``vectorization_mode`` and
             ``vector_kwargs``, and of the environment, such as ``observe_task=True``.
 
     Raises:
-        ValueError: If the environment has no tasks, or its tasks cannot be written as JSON.
+        ValueError: If the environment has no tasks, or tasks cannot be written as JSON.
     """
     own = num_tasks if share is None else share.number
     env = make_vector_env(env_id, own * episodes_per_task, **kwargs)
@@ -251,7 +260,7 @@ def make_sampler(
 
 
 def _flags(values: Any) -> Any:
-    """Return an array of booleans; rows without a value are None in the infos of Gymnasium."""
+    """Return a boolean array; None, which Gymnasium's infos use for missing values, is False."""
     return np.asarray(values.numpy(force=True) if isinstance(values, Tensor) else values, bool)
 
 
@@ -265,7 +274,7 @@ def inner_step(
     *,
     mode: Mode = "traced",
 ) -> tuple[Params, Any, dict[str, Tensor]]:
-    """Take one inner step on every task, in chunks that fit the cache.
+    """Take one inner step for every task, in chunks of tasks that fit into the CPU cache.
 
     Args:
         loop: The inner loop.
@@ -273,12 +282,12 @@ def inner_step(
         params: Parameters with a leading task axis.
         state: State of the inner optimizer, with a leading task axis.
         batch: The support episodes of this step.
-        index: Number of the step, starting at 0.
+        index: Index of the step, starting at 0.
         mode: ``traced`` traces the step once per shape of a chunk; ``eager`` does not.
 
     Returns:
-        Parameters and state after the step, and the norm and the :func:`agreement` of each task's
-        inner gradient.
+        The parameters and the state after the step, and a dictionary with the norm and the
+        :func:`agreement` of each task's inner gradient.
     """
     step = _chunk_step(loop, index, mode)
     with torch.no_grad():
@@ -304,9 +313,13 @@ def _chunk_step(loop: InnerLoop, index: int, mode: Mode) -> Callable[[MetaParams
 
 
 def agreement(loop: InnerLoop, params: Params, batch: Episodes) -> dict[str, Tensor]:
-    """Return the cosine between the inner gradients of two halves of a task's episodes.
+    """Return the cosine similarity between the inner gradients of two halves of a task's episodes.
 
-    The value is near 1 if the inner gradient is mostly signal, and near 0 if it is mostly noise.
+    The similarity is near 1 if the inner gradient is mostly signal, and near 0 if the inner
+    gradient is mostly noise.
+
+    Returns:
+        The similarity under the key ``agreement``; an empty dictionary for a single episode.
     """
     half = batch.mask.shape[1] // 2
     if half == 0:

@@ -1,4 +1,4 @@
-"""Warnings about updates that do not change the policy or change it too much."""
+"""Warnings about updates that leave the policy unchanged or change it too much."""
 
 from functools import cache
 
@@ -23,7 +23,7 @@ class RejectedSteps:
         self._count = 0
 
     def add(self, *, accepted: bool) -> None:
-        """Count an update, and warn if it is the third one in a row without an accepted step."""
+        """Record an update; warn after the third consecutive update without an accepted step."""
         self._count = 0 if accepted else self._count + 1
         if self._count == PATIENCE and processes.writes():
             warn(

@@ -36,27 +36,29 @@ def trust_region_step(
 ) -> tuple[MetaParams, Metrics]:
     """Take one trust-region step: minimize the surrogate subject to mean KL(old ‖ new) ≤ `max_kl`.
 
-    The step is sqrt(2 δ / sᵀHs) · s, where s ≈ (H + damping)⁻¹ g is computed by conjugate gradients
-    and H is the exact Fisher matrix JᵀFJ. A line search takes the first of up to `backtracks`
-    shortened steps that improves the surrogate and satisfies the KL constraint. Learned inner step
-    sizes are updated like all other meta-parameters.
+    The step is −sqrt(2 δ / sᵀHs) · s. Conjugate gradients compute s ≈ (H + damping)⁻¹ g from the
+    gradient g and the exact Fisher matrix H = JᵀFJ. A line search tries up to `backtracks` step
+    lengths, starting with the full step, and accepts the first step that improves the surrogate and
+    satisfies the KL constraint. Learned inner step sizes are updated like all other
+    meta-parameters.
 
     Args:
         objective: The post-adaptation objective.
         meta: The meta-parameters that collected `tasks`.
         tasks: The meta-batch.
-        max_kl: Radius δ of the trust region.
-        cg_steps: Number of conjugate-gradient steps, with one Fisher product each.
+        max_kl: Trust-region radius δ, the maximum mean KL divergence in nats.
+        cg_steps: Number of conjugate-gradient steps; each step computes one Fisher-vector product.
         cg_damping: Damping added to the diagonal of the Fisher matrix.
-        backtracks: Maximum number of line-search steps.
-        backtrack_ratio: Factor by which each line-search step is shorter than the previous one.
-        fisher_fraction: Fraction of each task's episodes used in Fisher products. Lower values make
-            the products faster and the direction noisier; the surrogate, its gradient and the line
-            search use all episodes.
-        chunk_size: Number of tasks processed at a time. Default: as many as fit the CPU cache.
+        backtracks: Maximum number of step lengths that the line search tries.
+        backtrack_ratio: Ratio of each step length in the line search to the previous step length.
+        fisher_fraction: Fraction of each task's episodes used in Fisher-vector products. Lower
+            values make the products faster and the step direction noisier. The surrogate, its
+            gradient and the line search use all episodes.
+        chunk_size: Number of tasks processed at a time. If not set, the number that fits into the
+            CPU cache, or all tasks on a GPU.
 
     Returns:
-        The new meta-parameters, or the old ones if no line-search step was accepted, and metrics.
+        The new meta-parameters, or `meta` if the line search accepted no step, and metrics.
 
     Raises:
         FloatingPointError: If the surrogate, its gradient or the step is not finite.
@@ -130,13 +132,15 @@ def maml_trpo(
 ) -> MetaLearner:
     """Build MAML with a trust-region meta-update (Finn et al. 2017, section 4.2 and algorithm 3).
 
-    With ``loop.num_steps`` 0 it is TRPO on the mixture of all tasks (the paper's pretrained
-    baseline, and with the task observed its oracle); with ``loop.first_order``, FOMAML-TRPO.
+    With ``loop.num_steps=0``, the method is TRPO on the mixture of all tasks: the paper's
+    pretrained baseline or, if the policy observes the task, the paper's oracle. With
+    ``loop.first_order``, the method is FOMAML-TRPO.
 
     Args:
         policy: The policy.
-        loop: The inner loop; its loss is a policy-gradient loss of the same policy.
-        term: See :class:`~metarl.rl.objective.PostAdaptationObjective`.
+        loop: The inner loop, with a policy-gradient loss of the same policy.
+        term: Additional loss of the initialization; see
+            :class:`~metarl.rl.objective.PostAdaptationObjective`. None adds no loss.
         options: Arguments of :func:`~metarl.rl.trpo.trust_region_step`, such as ``max_kl=0.01``.
     """
     objective = PostAdaptationObjective(policy, loop, term)
@@ -157,12 +161,12 @@ def maml_trpo(
 
 @takes_options_of(trust_region_step)
 def e_maml(policy: Policy, loop: InnerLoop, **options: Any) -> MetaLearner:
-    """Build MAML-TRPO with the exploration term (Stadie et al. 2018).
+    """Build E-MAML: MAML-TRPO with an exploration term (Stadie et al. 2018).
 
     Args:
         policy: The policy.
-        loop: The inner loop.
-        options: See :func:`maml_trpo`.
+        loop: The inner loop, with a policy-gradient loss of the same policy.
+        options: Arguments of :func:`~metarl.rl.trpo.trust_region_step`, such as ``max_kl=0.01``.
     """
     learner: MetaLearner = maml_trpo(policy, loop, term=exploration(policy), **options)
 
@@ -175,10 +179,16 @@ def e_maml(policy: Policy, loop: InnerLoop, **options: Any) -> MetaLearner:
 def exploration(policy: Policy) -> core.LossFn:
     """Return the loss −mean(log π_θ(a|s) before adaptation) · mean(reward after adaptation).
 
-    The second factor is a constant: the standardized reward of this task, relative to all tasks.
-    The gradient of the term is the score term of the *sampling* distribution before adaptation
-    (Stadie et al. 2018, eq. 9, applied to the whole batch). With several inner steps, only the
-    episodes before the first step are used.
+    The second factor is constant: the task's mean reward, standardized over all tasks by
+    :func:`standardize_rewards`. The gradient of the loss is the score term of the *sampling*
+    distribution before adaptation (Stadie et al. 2018, eq. 9, applied to the whole batch). With
+    several inner steps, only the episodes before the first step are used.
+
+    Args:
+        policy: The policy.
+
+    Returns:
+        A loss ``(params, task) -> scalar`` of the parameters before adaptation.
     """
 
     def term(params: core.Params, task: Task) -> Float[Tensor, ""]:
@@ -194,7 +204,10 @@ def exploration(policy: Policy) -> core.LossFn:
 
 @chunks.one_thread_per_operator()
 def standardize_rewards(tasks: Task) -> Task:
-    """Standardize the query rewards over all transitions of the meta-batch, in all processes."""
+    """Standardize query rewards to mean 0 and standard deviation 1 over the whole meta-batch.
+
+    The mean and standard deviation are computed over the transitions of all tasks in all processes.
+    """
     rewards, mask = tasks.query.rewards, tasks.query.mask
     count = _total(mask.to(rewards.dtype))
     centered = masked(rewards - _total(masked(rewards, mask)) / count, mask)
@@ -207,13 +220,14 @@ def _total(values: Float[Tensor, "task time episode"]) -> Float[Tensor, ""]:
 
 
 def context_loop(loop: InnerLoop, size: int) -> InnerLoop:
-    """Return `loop` for CAVIA: only `size` context parameters adapt (Zintgraf et al. 2019).
+    """Return an inner loop for CAVIA, in which only context parameters adapt.
 
-    The context parameters start at zero in every task and are not meta-learned.
+    The context parameters start at zero in every task and are not meta-learned (Zintgraf et al.
+    2019).
 
     Args:
-        loop: The inner loop.
-        size: Number of context parameters of the policy.
+        loop: The inner loop to copy.
+        size: Number of context parameters in the policy.
     """
 
     def start(params: core.Params, batches: Batches) -> tuple[core.Params, Batches]:

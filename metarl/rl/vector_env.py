@@ -1,4 +1,4 @@
-"""Creation and validation of vectorized environments with tasks."""
+"""Creation and validation of vectorized multi-task environments."""
 
 import json
 import signal
@@ -18,18 +18,19 @@ TIMEOUT = 10.0  # seconds to wait for the exit status of a process that has just
 
 
 def make_vector_env(env_id: str, num_envs: int, **kwargs: Any) -> Any:
-    """Create a registered environment with `num_envs` rows, and check that it has tasks.
+    """Create a vectorized environment by id, and check that it can sample tasks.
 
-    Scalar environments are wrapped in :class:`~metarl.rl.vector_env.Checked`; the vectorized
-    implementation of an environment is not.
+    If the rows are scalar environments, each row is wrapped in
+    :class:`~metarl.rl.vector_env.Checked`. Environments with a vectorized implementation are not
+    wrapped.
 
     Args:
-        env_id: A Gymnasium id.
+        env_id: The id of an environment that is registered with Gymnasium.
         num_envs: Number of rows.
         kwargs: Arguments of ``gymnasium.make_vec`` and of the environment.
 
     Raises:
-        ValueError: If the environment has no tasks, or its tasks cannot be written as JSON.
+        ValueError: If the environment has no tasks, or tasks cannot be written as JSON.
         EnvironmentFailed: If the environment cannot be created or cannot sample tasks.
     """
     if kwargs.get("vectorization_mode") == "async":
@@ -63,16 +64,16 @@ def make_vector_env(env_id: str, num_envs: int, **kwargs: Any) -> Any:
 
 
 def spec_of(env: Any) -> Any:
-    """Return the specification of a vectorized environment, or of its rows if it has none."""
+    """Return the Gymnasium spec of a vectorized environment or, if missing, of the first row."""
     spec = getattr(env, "spec", None)
     return env.get_attr("spec")[0] if spec is None and hasattr(env, "get_attr") else spec
 
 
 def horizon_of(env: Any) -> int:
-    """Return the number of steps after which an environment truncates its episodes.
+    """Return the number of time steps after which an environment truncates its episodes.
 
     Raises:
-        ValueError: If the environment has no such number.
+        ValueError: If neither the environment nor its spec defines ``max_episode_steps``.
     """
     spec = spec_of(env)
     stated = (
@@ -87,24 +88,25 @@ def horizon_of(env: Any) -> int:
 
 
 class EnvironmentFailed(RuntimeError):
-    """Error in an environment; the message names the environment and the method."""
+    """Error raised inside an environment; the message names the environment and the method."""
 
 
 @contextmanager
 def error_context(
     name: str, method: str, *passed: type[Exception], env: Any = None
 ) -> Iterator[None]:
-    """Context that adds the names of the environment and the method to errors.
+    """Add the names of the environment and the method to errors raised within a context.
 
     After an error in a vectorized environment with worker processes, the processes are terminated,
     because they cannot be used again.
 
     Args:
         name: Id of the environment.
-        method: The method called in this context.
-        *passed: Errors to raise unchanged, because their messages are complete; also each
-            ValueError whose message starts with `name`.
-        env: The vectorized environment, if the method belongs to one.
+        method: Name of the method that is called within the context.
+        *passed: Exception types that are raised unchanged, because their messages are complete. A
+            ValueError whose message starts with `name` is also raised unchanged.
+        env: The vectorized environment, whose worker processes are terminated after an error. None
+            for scalar environments.
 
     Raises:
         EnvironmentFailed: For all other errors, with a one-line message.
@@ -128,7 +130,7 @@ def error_context(
 
 
 def _end_workers(env: Any, error: BaseException) -> str:
-    """Terminate the worker processes; describe the first one that had died, or return ""."""
+    """Terminate all workers; describe the first worker that had already died, or return ``""``."""
     lost = [process.sentinel for process in env.processes if isinstance(error, EOFError | OSError)]
     ended, died = wait(lost, TIMEOUT) if lost else [], ""
     for index, process in enumerate(env.processes):
@@ -144,19 +146,20 @@ def _end_workers(env: Any, error: BaseException) -> str:
 
 
 def brief(value: Any) -> str:
-    """Return a value as one line of at most 300 characters."""
+    """Return a value as one line of text with at most 300 characters."""
     return textwrap.shorten(str(value), 300, placeholder="...")
 
 
 class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """A wrapper that validates the results of an environment in its own process.
+    """A wrapper that validates a scalar environment's observations and rewards.
 
-    It reports a wrong observation before it reaches shared memory, and a reward of NaN before it
-    makes a loss NaN. Gymnasium's passive checker examines only the first step.
+    With worker processes, the wrapper runs in the worker. An invalid observation is therefore
+    reported before it is written to shared memory, and a NaN reward before the loss becomes NaN.
+    Gymnasium's passive checker validates only the first step.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        """Wrap `env`; observations must match its current observation space."""
+        """Wrap `env`, whose observations must match the current ``env.observation_space``."""
         super().__init__(env)
         self._space = env.observation_space
         self._name = getattr(env.spec, "id", type(env.unwrapped).__name__)
@@ -170,8 +173,8 @@ class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take a step and validate its observation and reward.
 
-        Rewards and observations that are not finite are accepted after an action that is not
-        finite, because then the policy has diverged and not the environment.
+        Rewards and observations that are not finite are accepted if the action is not finite,
+        because then the policy has diverged rather than the environment.
         """
         with error_context(self._name, "step"):
             observation, reward, terminated, truncated, info = self.env.step(action)
@@ -180,7 +183,7 @@ class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
             return observation, float(reward), bool(terminated), bool(truncated), dict(info)
 
     def _fitting(self, observation: Any, action: Any) -> Any:
-        """Return an observation in the shape and type of the space."""
+        """Validate an observation, and return it with the dtype of the observation space."""
         if not isinstance(self._space, spaces.Box):
             return observation
         values, shape = np.asarray(observation), self._space.shape

@@ -1,4 +1,4 @@
-"""Stable-Baselines3: environments, models, checkpoints, and conversion of policies."""
+"""Integration with Stable-Baselines3: environments, models, checkpoints and policy conversion."""
 
 import lazy_loader
 

@@ -1,7 +1,7 @@
-"""Checkpoints of Stable-Baselines3: the zip file of ``model.save``, and the replay buffer.
+"""Stable-Baselines3 checkpoints: the zip file written by ``model.save``, and the replay buffer.
 
-``PPO.load(path)`` can read the zip file, but runs code from it. This module reads only tensors and
-runs no code.
+``PPO.load(path)`` can also read the zip file, but unpickles objects, which can run arbitrary code.
+This module loads only tensors and never runs code from a file.
 """
 
 import io
@@ -29,11 +29,13 @@ BUFFERS = 2  # replay buffers to keep, so that a run survives a damaged last che
 
 
 def save(run: Run, model: Any, iteration: int) -> None:
-    """Save a model and its replay buffer; only the two most recent buffers are kept.
+    """Save a model and its replay buffer as a checkpoint.
+
+    Only the two most recent replay buffers are kept. In distributed training, only rank 0 writes.
 
     Args:
-        run: The run.
-        model: The model.
+        run: The run whose folder receives the files.
+        model: An SB3 model.
         iteration: Iteration of the checkpoint.
 
     Raises:
@@ -56,13 +58,13 @@ def save(run: Run, model: Any, iteration: int) -> None:
 
 
 def restore(run: Run, model: Any, iteration: int, *, replay: bool = True) -> None:
-    """Load the state of a checkpoint into a model built from the settings of the run.
+    """Load a checkpoint into a model that was built from the run's settings.
 
     Args:
-        run: The run.
-        model: The model.
+        run: The run to read from.
+        model: The SB3 model that receives the parameters, optimizer state and replay buffer.
         iteration: Iteration of the checkpoint.
-        replay: Whether to load the replay buffer, to continue training.
+        replay: Whether to load the replay buffer, which is only needed to continue training.
 
     Raises:
         ValueError: If a file is missing or damaged, or belongs to a different run.
@@ -86,11 +88,11 @@ def restore(run: Run, model: Any, iteration: int, *, replay: bool = True) -> Non
 
 
 def copy(run: Run, new: Run, iteration: int) -> None:
-    """Copy the tensors of a checkpoint into a different run, without its pickles.
+    """Copy the tensors in a checkpoint to a different run, without pickled objects.
 
     Args:
-        run: The run.
-        new: The run to write to.
+        run: The run to copy from.
+        new: The run to copy to.
         iteration: Iteration of the checkpoint.
 
     Raises:
@@ -104,7 +106,7 @@ def copy(run: Run, new: Run, iteration: int) -> None:
 
 
 def _read_tensors(path: Path) -> dict[str, tuple[bytes, Any]]:
-    """Return the entries with tensors in a zip of SB3, by name, as bytes and loaded."""
+    """Return the tensor entries in an SB3 zip file by name, as ``(bytes, loaded values)``."""
     found = {}
     with zipfile.ZipFile(path) as archive:
         _require_stored(archive)
@@ -120,13 +122,14 @@ def _read_tensors(path: Path) -> dict[str, tuple[bytes, Any]]:
 
 
 def _require_stored(archive: zipfile.ZipFile) -> None:
-    """Raise a ValueError if an entry is compressed, because it could be too large for the memory.
+    """Raise a ValueError if an entry is compressed.
 
-    SB3 and NumPy do not compress the entries.
+    A small compressed entry could expand beyond the available memory. SB3 and NumPy never compress
+    entries.
     """
     for info in archive.infolist():
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-            raise ValueError(f"entry {info.filename} is compressed")
+            raise ValueError(f"entry {info.filename} is compressed; expected uncompressed entries")
 
 
 def _require_finite(name: str, tensors: list[Any]) -> None:
@@ -141,13 +144,13 @@ def _require_matching_moments(part: Any) -> None:
         for name, moment in moments.items():
             if torch.is_tensor(moment) and moment.shape not in ((), parameter.shape):
                 raise ValueError(
-                    f"{name} of the optimizer must have shape {tuple(parameter.shape)}, got "
+                    f"optimizer state {name} must have shape {tuple(parameter.shape)}, got "
                     f"{tuple(moment.shape)}"
                 )
 
 
 def _like(tensor: Any, expected: torch.Tensor, name: str) -> torch.Tensor:
-    """Return a tensor on the device of `expected`, or raise a ValueError if shapes differ."""
+    """Return `tensor` with the dtype and device of `expected`; require equal shapes."""
     if tensor.shape != expected.shape:
         raise ValueError(f"{name} must have shape {tuple(expected.shape)}, got {tensor.shape}")
     result: torch.Tensor = tensor.to(expected)
@@ -155,7 +158,7 @@ def _like(tensor: Any, expected: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def _restore_buffer(path: Path, buffer: Any) -> None:
-    """Load a replay buffer; every array must have the length and the shape of the buffer's."""
+    """Load a replay buffer from a file, after validating the shapes and values of all arrays."""
     with zipfile.ZipFile(path) as archive:
         _require_stored(archive)
     with np.load(path) as saved:
@@ -165,9 +168,9 @@ def _restore_buffer(path: Path, buffer: Any) -> None:
     for name, values in arrays.items():
         expected = (length, *getattr(buffer, name).shape[1:])
         if values.shape != expected or not np.isfinite(values).all():
-            raise ValueError(f"{name} must be finite and of shape {expected}, got {values.shape}")
+            raise ValueError(f"{name} must be finite and have shape {expected}, got {values.shape}")
     if not 0 <= position <= buffer.buffer_size:
-        raise ValueError(f"pos must be from 0 to {buffer.buffer_size}, got {position}")
+        raise ValueError(f"`pos` must be from 0 to {buffer.buffer_size}, got {position}")
     for name, values in arrays.items():
         getattr(buffer, name)[:length] = values
     buffer.pos, buffer.full = position, full
@@ -175,7 +178,7 @@ def _restore_buffer(path: Path, buffer: Any) -> None:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Context that raises a one-line error for a file that cannot be read."""
+    """Convert errors within a context to a one-line ValueError that names the file."""
     try:
         with warnings.catch_warnings(action="ignore"):
             yield

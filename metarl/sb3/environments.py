@@ -1,8 +1,9 @@
-"""Environments with tasks for Stable-Baselines3: one task, or a new task in each episode.
+"""Multi-task environments for Stable-Baselines3, with a fixed task or a new task in each episode.
 
-SB3 resets each row when its episode ends. The vectorized environments of metarl freeze a row until
-all rows are reset together, so they are only used for environments in which all episodes end
-together, such as robots that cannot fall. Other environments run in SB3's ``DummyVecEnv``.
+SB3 resets each row of a vectorized environment when the row's episode ends. Vectorized environments
+in metarl freeze the row until all rows are reset together. They are therefore only used if all
+episodes end at the same time, as with robots that cannot fall. All other environments run in SB3's
+``DummyVecEnv``.
 """
 
 from typing import Any
@@ -22,13 +23,14 @@ def sb3_env(
     """Create a vectorized environment for training an SB3 model.
 
     Args:
-        env_id: A Gymnasium id of an environment with tasks.
-        num_envs: Number of rows.
-        task: The task of every episode. Default: each episode samples a task.
+        env_id: The Gymnasium id of an environment with tasks.
+        num_envs: Number of parallel environments.
+        task: The task for every episode. None samples a task at the start of each episode.
         kwargs: Arguments of the environment, such as ``observe_task=True``.
 
     Raises:
-        ValueError: If the environment has no tasks; at the reset, if `task` is invalid.
+        ValueError: If the environment has no tasks, or a vectorized implementation rejects `task`.
+            In a ``DummyVecEnv``, an invalid task raises EnvironmentFailed at the first reset.
     """
     one = make_vector_env(env_id, 1, **kwargs)  # raises an error if it has no tasks
     one.close()
@@ -42,7 +44,7 @@ def sb3_env(
 
 
 class OneTask(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """A wrapper that sets the task of every episode: a fixed task, or a newly sampled one."""
+    """A wrapper that sets the task at the start of every episode: a fixed task or a new sample."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], task: TaskDescription | None) -> None:
         """Wrap `env`; if `task` is None, a task is sampled at the start of every episode."""
@@ -50,7 +52,7 @@ class OneTask(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._given, self._rng = task, np.random.default_rng()
 
     def reset(self, *, seed: int | None = None, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Set the task and start an episode; a seed determines all later tasks."""
+        """Set the task and start an episode; `seed` also determines all tasks sampled later."""
         if seed is not None:
             self._rng = np.random.default_rng((seed, 1))  # not the stream of the environment
         bare: Any = self.env.unwrapped
@@ -59,7 +61,7 @@ class OneTask(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class BatchedVecEnv(VecEnv):
-    """An SB3 ``VecEnv`` of a vectorized environment whose rows end together."""
+    """An SB3 ``VecEnv`` around a vectorized environment in which all episodes end together."""
 
     def __init__(self, env: Any, task: TaskDescription | None) -> None:
         """Wrap `env`; if `task` is None, a task is sampled at the start of every episode."""
@@ -69,7 +71,7 @@ class BatchedVecEnv(VecEnv):
             env.set_attr("task", task)
 
     def reset(self) -> Any:
-        """Set the tasks and start an episode in every row."""
+        """Set the tasks, start an episode in every row, and return the first observations."""
         if self._seeds[0] is not None:
             self._rng = np.random.default_rng(self._seeds[0])
             self._reset_seeds()
@@ -83,7 +85,11 @@ class BatchedVecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> Any:
-        """Take a step; at the end of episodes, return the first observations of new episodes."""
+        """Take a step with the actions stored by :meth:`step_async`.
+
+        If the episodes end, all rows are reset, and the observations are the first observations of
+        the new episodes.
+        """
         seen, rewards, terminated, truncated, _ = self.env.step(self._actions)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         ended = (terminated | truncated).any()
@@ -98,7 +104,7 @@ class BatchedVecEnv(VecEnv):
         self.env.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Return an attribute of every row."""
+        """Return the attribute for every row in `indices`, or for all rows."""
         return self.env_method(attr_name, indices=indices)
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
@@ -110,10 +116,10 @@ class BatchedVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method of every row."""
+        """Call a method and return the results for the rows in `indices`, or for all rows."""
         found = self.env.call(method_name, *method_args, **method_kwargs)
         return [found[row] for row in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        """Return False for every row."""
+        """Return False for every row, because rows have no wrappers."""
         return [False for _ in self._get_indices(indices)]

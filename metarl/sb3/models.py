@@ -32,23 +32,25 @@ def make_model(
 ) -> Any:
     """Create an untrained SB3 model.
 
-    Other hyperparameters are those of SB3, with three exceptions. PPO updates on whole episodes,
-    with at least 1000 steps in total and minibatches of an eighth. SAC and TD3 take one gradient
-    step per environment step after ten episodes. TD3 explores with noise.
+    All other hyperparameters have SB3's default values, with three exceptions. PPO updates on whole
+    episodes with at least 1000 environment steps per update, split into at most eight minibatches
+    of equal size. SAC and TD3 start training after ten times `horizon` environment steps, with one
+    gradient step per environment step. TD3 explores with Gaussian action noise of standard
+    deviation 0.1.
 
     Args:
         algo: ``"ppo"``, ``"a2c"``, ``"sac"`` or ``"td3"``.
-        env: A vectorized environment of SB3, such as that of
+        env: An SB3 vectorized environment, such as the result of
             :func:`metarl.sb3.environments.sb3_env`.
-        horizon: Number of time steps in an episode.
-        seed: Seed of the weights; it also seeds the global generators, which SB3 uses.
+        horizon: Number of time steps per episode.
+        seed: Seed for the network weights and for the global random generators, which SB3 uses.
         discount: Discount factor γ.
-        hidden: Widths of the hidden layers. Default: those of SB3.
-        learning_rate: Step size. Default: that of SB3.
-        device: Device of the networks.
+        hidden: Widths of the hidden layers. None uses SB3's default.
+        learning_rate: Step size. None uses SB3's default.
+        device: Device for the networks.
 
     Raises:
-        ValueError: If the algorithm does not support the spaces of the environment.
+        ValueError: If the algorithm does not support the environment's spaces.
     """
     require_spaces(algo, env.observation_space, env.action_space)
     options: dict[str, Any] = {}
@@ -74,9 +76,14 @@ def make_model(
 def advance(model: Any, steps: int, *, seed: int) -> None:
     """Train a model until it has taken at least `steps` environment steps in total.
 
-    Training starts new episodes, uses random numbers from `seed`, and runs single-threaded
-    operators. On a CPU, a saved and loaded model therefore continues bit for bit; SAC and TD3 also
-    need their replay buffer.
+    Training starts new episodes, sets the global random generators to `seed`, and runs
+    single-threaded operators. On a CPU, a model that was saved and loaded therefore continues with
+    bit-identical results; SAC and TD3 also require the saved replay buffer.
+
+    Args:
+        model: The SB3 model to train in place.
+        steps: Total number of environment steps, including steps from earlier calls.
+        seed: Seed for all random numbers in this call.
     """
     model.set_random_seed(seed)
     model.set_env(model.get_env())  # resets the environment
@@ -87,10 +94,15 @@ def advance(model: Any, steps: int, *, seed: int) -> None:
 
 
 def require_spaces(algo: str, seen: Space[Any], acted: Space[Any]) -> None:
-    """Raise an error if an algorithm does not support a space.
+    """Raise an error if an SB3 algorithm does not support an environment's spaces.
+
+    Args:
+        algo: ``"ppo"``, ``"a2c"``, ``"sac"`` or ``"td3"``.
+        seen: Observation space of a single environment.
+        acted: Action space of a single environment.
 
     Raises:
-        ValueError: If the observations or the actions are not supported.
+        ValueError: If a space is not supported.
     """
     if not isinstance(seen, Box) or len(seen.shape) != 1:
         raise ValueError(

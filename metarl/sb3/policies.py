@@ -1,9 +1,9 @@
 """Conversion of policies from metarl to Stable-Baselines3 and back.
 
-An MLP policy corresponds exactly to an actor of SB3: a ReLU or tanh network with a categorical
+An MLP policy has the same architecture as an SB3 actor: a ReLU or tanh network with a categorical
 distribution, or with a Gaussian whose standard deviation does not depend on the observation. A
-meta-trained or adapted policy can therefore be converted to an ``ActorCriticPolicy`` of SB3, whose
-files can be loaded without metarl.
+meta-trained or adapted policy can therefore be converted to an SB3 ``ActorCriticPolicy``, which can
+be saved and then loaded without metarl.
 """
 
 from functools import partial
@@ -22,7 +22,8 @@ from metarl.rl.policies import CONTEXT
 
 
 NO_PARAMS: Params = {"none": torch.zeros(())}
-"""Parameters for the policies of :func:`policy_of`, which keep their own parameters."""
+"""Placeholder parameters for policies from :func:`policy_of`, which use the SB3 model's
+parameters."""
 
 
 def sb3_policy(
@@ -35,15 +36,16 @@ def sb3_policy(
 ) -> ActorCriticPolicy:
     """Convert a policy to an SB3 policy with ``predict``, ``save`` and ``load``.
 
-    ``predict(..., deterministic=True)`` returns the mode, clipped to the action space; otherwise
-    actions are sampled with the global generator of torch. The critic is untrained.
+    ``predict(..., deterministic=True)`` returns the mode of the action distribution; otherwise,
+    actions are sampled with torch's global generator. Both are clipped to the action space. The
+    critic is untrained.
 
     Args:
-        policy: A policy of :func:`metarl.rl.policies.mlp_policy`.
-        params: Parameters of one task, such as those returned by ``loop.adapt``.
+        policy: A policy from :func:`metarl.rl.policies.mlp_policy`.
+        params: Parameters for one task, such as the result of ``loop.adapt``.
         observation_space: Observation space of a single environment.
         action_space: Action space of a single environment.
-        device: Device of the SB3 policy.
+        device: Device for the SB3 policy.
 
     Raises:
         TypeError: If the policy is not an MLP policy.
@@ -58,17 +60,18 @@ def sb3_policy(
 
 
 def ppo_from(policy: Policy, params: Params, env: Any, **options: Any) -> PPO:
-    """Create a PPO model whose actor is a policy of metarl, for fine-tuning.
+    """Create a PPO model for fine-tuning, with a metarl policy as the actor.
 
-    The critic is untrained, so that the advantages of the first rollouts are inaccurate. Start with
-    a small `learning_rate`, and make sure that the policy still explores.
+    The critic is untrained, so that advantages are inaccurate in the first rollouts. Start with a
+    small `learning_rate`, and check that the policy's standard deviation is large enough to
+    explore.
 
     Args:
-        policy: A policy of :func:`metarl.rl.policies.mlp_policy`.
-        params: Parameters of one task.
-        env: An environment, a vectorized environment of SB3 or an id, as for ``PPO``.
+        policy: A policy from :func:`metarl.rl.policies.mlp_policy`.
+        params: Parameters for one task.
+        env: A Gymnasium environment, its id, or an SB3 vectorized environment, as for ``PPO``.
         options: Arguments of ``PPO``, such as ``seed``, ``n_steps``, ``learning_rate`` and
-            ``device``; ``policy_kwargs`` are merged with those of the actor.
+            ``device``. Entries in ``policy_kwargs`` override the result of :func:`architecture`.
 
     Raises:
         TypeError: If the policy is not an MLP policy.
@@ -81,7 +84,7 @@ def ppo_from(policy: Policy, params: Params, env: Any, **options: Any) -> PPO:
 
 
 def architecture(policy: Policy) -> dict[str, Any]:
-    """Return the ``policy_kwargs`` of the SB3 policy that corresponds to a policy.
+    """Return the ``policy_kwargs`` for an SB3 policy with the same architecture as an MLP policy.
 
     Raises:
         TypeError: If the policy is not an MLP policy.
@@ -89,7 +92,7 @@ def architecture(policy: Policy) -> dict[str, Any]:
     module: Any = policy.module
     if type(module) not in (GaussianMLP, CategoricalMLP):
         raise TypeError(
-            "only policies of mlp_policy can be converted to Stable-Baselines3, got "
+            "only policies from mlp_policy can be converted to Stable-Baselines3, got "
             f"{type(module).__name__}"
         )
     layers = list(module.network)
@@ -99,10 +102,15 @@ def architecture(policy: Policy) -> dict[str, Any]:
 
 
 def copy_actor(policy: Policy, params: Params, into: ActorCriticPolicy) -> None:
-    """Replace the actor of an SB3 policy that has the right :func:`architecture`.
+    """Copy the parameters of an MLP policy into the actor of an SB3 policy.
 
-    The scale of the outputs is merged into the last layer, and context parameters into the bias of
-    the first layer. The policies are equal up to rounding.
+    The output scale is merged into the last layer, and context parameters are merged into the bias
+    of the first layer. The two policies are then equal up to rounding.
+
+    Args:
+        policy: A policy from :func:`metarl.rl.policies.mlp_policy`.
+        params: Parameters for one task.
+        into: An SB3 policy built with the ``policy_kwargs`` from :func:`architecture`.
 
     Raises:
         ValueError: If the parameters do not match the spaces, or have a task axis.
@@ -132,17 +140,18 @@ def copy_actor(policy: Policy, params: Params, into: ActorCriticPolicy) -> None:
     if held != {name: x.shape for name, x in state.items()}:
         raise ValueError(
             f"the policy does not match the observations {into.observation_space} and the actions "
-            f"{into.action_space}: expected parameters {held}"
+            f"{into.action_space}: expected parameters with the shapes {held}"
         )
     into.load_state_dict({name: x.detach().float() for name, x in state.items()}, strict=False)
 
 
 def policy_of(model: BaseAlgorithm, *, deterministic: bool = True) -> Policy:
-    """Return an SB3 model as a policy for :class:`metarl.rl.sampler.Sampler`.
+    """Wrap an SB3 model as a policy for :class:`metarl.rl.sampler.Sampler`.
 
     Args:
-        model: The model; the policy changes with it if it is trained further.
-        deterministic: Whether to use the most likely actions, as in SB3's evaluation; otherwise
+        model: The SB3 model. The policy does not copy the model, so further training also changes
+            the policy.
+        deterministic: Whether to use the most likely actions, as in SB3's evaluation. Otherwise,
             actions are sampled with the global generators, as in SB3's training.
     """
     return _Acting(model, deterministic=deterministic)
@@ -154,12 +163,12 @@ class _Chosen(NamedTuple):
     actions: Tensor
 
     def sample(self, generator: torch.Generator | None = None, share: Any = None) -> Tensor:
-        """Return the actions."""
+        """Return the fixed actions; both arguments are ignored."""
         return self.actions
 
 
 class _Acting(Policy):
-    """A module that calls ``model.predict`` and ignores its parameters."""
+    """A policy that calls ``model.predict`` and ignores `params`."""
 
     def __init__(self, model: BaseAlgorithm, *, deterministic: bool) -> None:
         self._predict = partial(model.predict, deterministic=deterministic)
@@ -172,5 +181,5 @@ class _Acting(Policy):
         return _Chosen(chosen.reshape(*seen.shape[:-1], *chosen.shape[1:]))
 
     def over_tasks(self, params: Params, batch: Any) -> Any:
-        """Return actions for observations of shape (task, *batch, features)."""
+        """Return an empty carry, and a step function for observations (task, *batch, features)."""
         return (), lambda carry, observations: (carry, self(params, observations))

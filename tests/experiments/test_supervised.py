@@ -201,7 +201,10 @@ def test_invalid_regressions_give_one_line_errors(
         (["--ways", "9"], "--num-ways must be at most 8 classes, got 9"),
         (["--shots", "8"], "must be at most 8, the number of images in class 0, got 16"),
         (["--variable", "--ways", 6], "no fixed number of classes"),
-        (["--variable", "--ways", 6, "--mode", "compiled"], "requires --mode eager, got --mode compiled"),
+        (
+            ["--variable", "--ways", 6, "--mode", "compiled"],
+            "requires --mode eager, got --mode compiled",
+        ),
         (["--method", "zero-head", "--variable"], "--num-ways must be greater than 5"),
         (["--network", "conv5"], "--network must be one of"),
         (["--data-root", "nowhere"], "nowhere"),

@@ -342,7 +342,9 @@ def test_evaluation_without_test_tasks_is_an_error(
     assert "no held-out task has evaluation rows; set --tasks to some of coats" in line
     capsys.readouterr()
     metarl("evaluate", tmp_path / "run", "--tasks", "walls", "--shots", 2, "--samples", 1)
-    assert "was trained on walls, so the results do not measure new tasks" in capsys.readouterr().err
+    assert (
+        "was trained on walls, so the results do not measure new tasks" in capsys.readouterr().err
+    )
 
 
 def test_benchmark_on_random_sentences(

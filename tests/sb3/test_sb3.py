@@ -381,7 +381,7 @@ def with_small_moments(values: Any) -> Any:
             "policy.optimizer.pth",
             with_small_moments,
             {},
-            "exp_avg of the optimizer must have shape",
+            "optimizer state exp_avg must have shape",
         ),
         (
             "policy.pth",

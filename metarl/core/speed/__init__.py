@@ -1,4 +1,4 @@
-"""Fast execution of meta-updates: chunks of tasks, traced and compiled programs, processes."""
+"""Fast execution of meta-updates: chunks of tasks, compiled programs and distributed training."""
 
 import lazy_loader
 

@@ -1,9 +1,9 @@
-"""Processing of a meta-batch in chunks of tasks, which bound memory and run in parallel.
+"""Processing of a meta-batch in chunks of tasks, to bound memory use and run chunks in parallel.
 
-A chunk that fits into the CPU cache runs several times faster than the whole meta-batch. On the
-CPU, each chunk runs on one thread with single-threaded operators, and several chunks run in
-parallel. Operators then need no synchronization, and the results do not depend on the number of
-threads, because the chunks and the order of their sum do not.
+On the CPU, chunks that fit into the cache run several times faster than the whole meta-batch. Each
+chunk runs on one thread with single-threaded operators, and several chunks run in parallel.
+Operators then need no synchronization. Results do not depend on the number of threads, because the
+threads affect neither the chunks nor the order in which chunks are summed.
 """
 
 import os
@@ -32,11 +32,13 @@ _allowed: ContextVar[int | None] = ContextVar("allowed", default=None)
 
 @contextmanager
 def one_thread_per_operator() -> Iterator[int]:
-    """Context in which operators are single-threaded; yields the previous number of threads.
+    """Run torch operators single-threaded within a context or a decorated function.
 
-    A multi-threaded matrix product can sum in a different order. In this context results are
-    bit-identical for any number of threads. Nested contexts yield the number of threads before the
-    outermost one.
+    Multi-threaded matrix products can sum in a different order. In this context, results are
+    bit-identical for any number of threads.
+
+    Yields:
+        The number of threads that was set before the outermost of all nested contexts.
     """
     before = torch.get_num_threads()
     allowed = _allowed.get() or before
@@ -51,7 +53,7 @@ def one_thread_per_operator() -> Iterator[int]:
 
 @cache
 def _pool(num_threads: int, process: int) -> ThreadPoolExecutor:
-    """Return the thread pool of a process; a forked process needs a new pool."""
+    """Return a cached thread pool; the key `process` gives a forked process a new pool."""
     return ThreadPoolExecutor(
         num_threads, "metarl-chunk", initializer=torch.set_num_threads, initargs=(1,)
     )
@@ -60,10 +62,18 @@ def _pool(num_threads: int, process: int) -> ThreadPoolExecutor:
 def parallel_map(
     function: Callable[[Any], Result], items: list[Any], *, device: torch.device
 ) -> list[Result]:
-    """Apply `function` to every item, in parallel on the CPU and sequentially on an accelerator.
+    """Apply a function to every item, in parallel on the CPU and sequentially on an accelerator.
 
-    All threads use the autograd mode of the caller. The number of threads only affects when an item
-    is processed, not its result. Large items are started first, to balance the load.
+    All threads use the caller's autograd mode, and operators are single-threaded. The number of
+    threads does not affect the results. The largest items are started first, to balance the load.
+
+    Args:
+        function: Function of one item.
+        items: The items, such as chunks of tasks.
+        device: Device of the tensors in `items`.
+
+    Returns:
+        The results in the order of `items`.
     """
     if device.type != "cpu" or len(items) == 1:
         with one_thread_per_operator():
@@ -86,7 +96,11 @@ def parallel_map(
 
 
 def split(tasks: Tree, chunk_size: int | None) -> list[Tree]:
-    """Split a tree along the leading (task) axis into chunks of at most `chunk_size` tasks.
+    """Split a tree along the leading task axis into chunks of at most `chunk_size` tasks.
+
+    Args:
+        tasks: A tree whose tensors have a leading task axis.
+        chunk_size: Maximum number of tasks per chunk. None returns all tasks as one chunk.
 
     Raises:
         ValueError: If the tensors differ in the number of tasks.
@@ -101,15 +115,23 @@ def split(tasks: Tree, chunk_size: int | None) -> list[Tree]:
 
 
 def join(chunks: list[Tree]) -> Tree:
-    """Concatenate chunks along the task axis: the inverse of :func:`split`."""
+    """Concatenate chunks along the task axis, as the inverse of :func:`split`."""
     return tree.map_leaves(lambda *x: torch.cat(x), *chunks)
 
 
 def over_tasks(function: Callable[[Any], Any], tasks: Any) -> Any:
-    """Apply a function of one task to all tasks of a chunk.
+    """Apply a function of one task to all tasks in a chunk.
 
-    Several tasks use ``vmap``. A single task uses a plain call, which has a third of the overhead
-    and keeps matrix products row-major through second derivatives.
+    For several tasks, the function is called with ``vmap``. For a single task, it is called
+    directly, which has a third of the overhead and keeps matrix products row-major through second
+    derivatives.
+
+    Args:
+        function: Function from a task to a tree of tensors.
+        tasks: A tree whose tensors have a leading task axis.
+
+    Returns:
+        The results, stacked along a leading task axis.
     """
     if tree.leaves(tasks)[0].shape[0] > 1:
         return vmap(function)(tasks)
@@ -125,7 +147,7 @@ def map_tasks(function: Callable[[Any], Result], tasks: Any, chunk_size: int | N
         function: Function from a task to a tree of tensors; the results are stacked along a leading
             task axis.
         tasks: A tree whose tensors have a leading task axis.
-        chunk_size: See :func:`split`.
+        chunk_size: Maximum number of tasks per chunk. None processes all tasks as one chunk.
     """
     parts, device = split(tasks, chunk_size), tree.leaves(tasks)[0].device
     done = parallel_map(lambda part: over_tasks(function, part), parts, device=device)
@@ -134,12 +156,20 @@ def map_tasks(function: Callable[[Any], Result], tasks: Any, chunk_size: int | N
 
 
 def cache_sized(examples_per_task: int, num_tasks: int, device: torch.device) -> int | None:
-    """Return the number of tasks per chunk that fits the CPU cache.
+    """Return the number of tasks per chunk that fits into the CPU cache.
 
-    On other devices the result is None (all tasks). The number depends only on the tasks and not on
-    the machine, because chunks determine the order
-    of sums and results must not differ between machines. A meta-batch of at least eight tasks has
-    at least eight chunks, for threads and processes.
+    The number does not depend on the machine, because chunks determine the order of summation, and
+    results must not differ between machines. A chunk contains at most an eighth of the tasks,
+    rounded up, so that several threads or processes can share the work.
+
+    Args:
+        examples_per_task: Number of examples or transitions per task.
+        num_tasks: Number of tasks in the meta-batch.
+        device: Device of the tensors.
+
+    Returns:
+        The number of tasks per chunk on the CPU; None, for all tasks in one chunk, on other
+        devices.
     """
     if device.type != "cpu":
         return None

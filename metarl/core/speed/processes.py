@@ -1,8 +1,8 @@
-"""Processes of ``torchrun`` that share the tasks of a meta-batch.
+"""Distributed training: processes started by ``torchrun`` share the tasks in a meta-batch.
 
-All processes sample the same tasks and the same noise, process their share of the tasks, and sum
-the results. A single process uses the same code, and the number of processes affects results only
-by rounding.
+All processes sample the same tasks and the same noise. Each process computes the results for a
+share of the tasks, and the results are summed over all processes. A single process uses the same
+code, so the number of processes affects results only by rounding.
 """
 
 import os
@@ -21,47 +21,47 @@ Item = TypeVar("Item")
 
 
 class PeerFailed(RuntimeError):
-    """Error after a failure of a different process, which prints the reason."""
+    """Error in a process that stops after a different process has failed and printed the reason."""
 
     reported_elsewhere = True
 
 
 class SharedError(ValueError):
-    """Error that all processes raise together and only the process of rank 0 prints."""
+    """Error that all processes raise together, and that only rank 0 prints."""
 
     raised_everywhere = True
 
 
 class TaskSlice(NamedTuple):
-    """The tasks of one process: `number` of `total` tasks, starting at index `first`."""
+    """The tasks assigned to one process: `number` of `total` tasks, starting at index `first`."""
 
     first: int
     number: int
     total: int
 
     def of_list(self, tasks: list[Item]) -> list[Item]:
-        """Return the tasks of this process from a list of all tasks."""
+        """Select the tasks assigned to this process from a list of all tasks."""
         return tasks[self.first : self.first + self.number]
 
     def of_batch(self, tasks: Tree) -> Tree:
-        """Return the tasks of this process from a meta-batch with a leading task axis."""
+        """Select the tasks assigned to this process from a meta-batch with a leading task axis."""
         if self.number == self.total:
             return tasks
         return tree.map_leaves(lambda x: x[self.first : self.first + self.number], tasks)
 
 
 def size() -> int:
-    """Return the number of processes."""
+    """Return the number of processes in distributed training, or 1 otherwise."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Return the rank of this process, starting at 0."""
+    """Return the rank of this process in distributed training, or 0 otherwise."""
     return dist.get_rank() if size() > 1 else 0
 
 
 def writes() -> bool:
-    """Return whether this process writes files and progress: the process of rank 0."""
+    """Return whether this process writes files and prints progress: True only on rank 0."""
     return rank() == 0
 
 
@@ -69,22 +69,25 @@ def require_alone(what: str) -> None:
     """Raise an error if ``torchrun`` has started several processes.
 
     Args:
-        what: Subject of the error message.
+        what: Feature that requires a single process, as a plural noun for the error message, such
+            as ``"comparisons"``.
 
     Raises:
-        SharedError: If there are several processes.
+        SharedError: If ``torchrun`` has started several processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise SharedError(f"{what} support only one process; start them without torchrun")
 
 
 def share(total: int, *, multiple: int = 1) -> TaskSlice:
-    """Return the tasks of this process; shares differ by at most one task or chunk.
+    """Return the slice of the meta-batch that is assigned to this process.
+
+    The slices of different processes differ by at most one chunk or, if chunks are split, one task.
 
     Args:
         total: Number of tasks in the meta-batch.
-        multiple: Number of tasks in a chunk. Chunks are not split between processes if there are
-            enough of them.
+        multiple: Number of tasks per chunk. Chunks are only split between processes if there are
+            fewer chunks than processes.
 
     Raises:
         SharedError: If there are fewer tasks than processes.
@@ -101,11 +104,15 @@ def share(total: int, *, multiple: int = 1) -> TaskSlice:
 
 
 def total(parts: list[Tree]) -> Tree:
-    """Sum trees over all parts and all processes, independently of their distribution to processes.
+    """Return the elementwise sum of trees over all parts and all processes.
 
-    A trust region would amplify a difference in the last bit, because conjugate gradients turn it
-    into a different direction. Sums of float32 numbers are exact in float64, unless they differ by
-    many orders of magnitude. Each float64 number is split into two halves with exact sums.
+    The sum does not depend on how the parts are distributed over processes, because conjugate
+    gradients would amplify a difference in the last bit into a different step. Sums of float32
+    numbers are computed in float64, where they are exact unless the numbers differ by many orders
+    of magnitude. Each float64 number is split into two halves that are summed exactly.
+
+    Args:
+        parts: Trees with the same structure that this process contributes.
 
     Raises:
         PeerFailed: If a different process has failed.
@@ -135,14 +142,14 @@ def _over_processes(values: Tree) -> Tree:
 
 
 def count(number: int) -> int:
-    """Sum a number over all processes."""
+    """Return the sum of an integer over all processes."""
     return number if size() == 1 else int(_over_processes(torch.tensor(number)))
 
 
 def mean_over_tasks(values: Tree) -> Tree:
-    """Average every tensor over its leading (task) axis and over all processes.
+    """Return the mean of every tensor over the leading task axis and over all processes.
 
-    The result does not depend on the number of processes; see :func:`total`.
+    The result does not depend on how the tasks are distributed over processes; see :func:`total`.
     """
     number = len(tree.leaves(values)[0])
     tasks = [tree.map_leaves(lambda x, index=index: x[index], values) for index in range(number)]
@@ -150,12 +157,18 @@ def mean_over_tasks(values: Tree) -> Tree:
 
 
 def most(number: int) -> int:
-    """Return the maximum of a number over all processes."""
+    """Return the maximum of an integer over all processes."""
     return max(interleaved([number], size()))
 
 
 def interleaved(values: list[Item], total: int) -> list[Item]:
-    """Merge the lists of all processes; process r has the items r, r + size, ... of `total`."""
+    """Gather the items of all processes into one list, which every process receives.
+
+    Args:
+        values: The items of this process: the items r, r + n, r + 2n, ... for rank r of n
+            processes.
+        total: Number of items in all processes together.
+    """
     if size() == 1:
         return values
     lists: list[Any] = [None] * size()
@@ -166,7 +179,7 @@ def interleaved(values: list[Item], total: int) -> list[Item]:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Context in which this process is part of the group that ``torchrun`` has started."""
+    """Join the process group started by ``torchrun`` for the duration of a context."""
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     with _peers_may_fail():
         dist.barrier()  # later failures are then reported to all processes

@@ -1,9 +1,9 @@
-"""Staging of a function: operations that do not depend on its late inputs are computed only once.
+"""Staging of functions: operations that do not depend on the late inputs are computed only once.
 
-Conjugate gradients apply the same linear map many times. The map is traced to tensor operators and
-split where the vector enters: everything else (activations, their squares, transposes) is computed
-once, and each product runs without autograd. This is about twice as fast as differentiating a
-retained graph.
+Conjugate gradients apply the same linear map to many vectors. Staging traces the map to tensor
+operators and splits the operators into two programs. The early program runs once and computes all
+tensors that do not depend on the vector, such as activations. The late program computes one product
+without autograd. This is about twice as fast as repeatedly differentiating a retained graph.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,11 +40,13 @@ FRESH = {*IN_PLACE, *IN_PLACE.values(), *PRODUCTS, *ADDED, aten.threshold_backwa
 
 
 class Staged(NamedTuple):
-    """A function split into two programs.
+    """A function split into an early program and a late program.
 
     Attributes:
-        early: ``(*early inputs) -> (early outputs, residuals)``.
-        late: ``(*residuals, *late inputs) -> late outputs``.
+        early: ``(*early inputs) -> (early outputs, residuals)``. The residuals are intermediate
+            tensors that the late program uses.
+        late: ``(*residuals, *late inputs) -> late outputs``. It can be called several times with
+            the same residuals.
     """
 
     early: Callable[..., tuple[list[Tensor], list[Tensor]]]
@@ -54,14 +56,17 @@ class Staged(NamedTuple):
 def stage(
     function: Callable[[Tensors, Tensors], tuple[Tensors, Tensors]], early: Tensors, late: Tensors
 ) -> Staged:
-    """Trace ``function(early, late) -> (early outputs, late outputs)`` and split it in two.
+    """Trace ``function(early, late) -> (early outputs, late outputs)`` into two programs.
 
     Args:
-        function: A composition of tensor operators, ``vmap`` and gradients. Its Python control flow
-            and numbers become constants of the programs.
-        early: Example inputs of the early program. The programs are valid for these shapes and
-            dtypes.
-        late: Example inputs of the late program; early outputs must not depend on them.
+        function: A composition of tensor operators, ``vmap`` and gradients. Python control flow and
+            Python numbers in the function become constants in the programs.
+        early: Example inputs for the early program.
+        late: Example inputs for the late program; the early outputs must not depend on these
+            inputs.
+
+    Returns:
+        The two programs, which are valid for the shapes and dtypes of the example inputs.
 
     Raises:
         ValueError: If the function modifies a tensor in place.
@@ -109,7 +114,7 @@ def _refuse_in_place(nodes: list[fx.Node]) -> None:
 def _program(
     root: fx.GraphModule, body: list[fx.Node], inputs: list[fx.Node], outputs: Any
 ) -> Callable[..., Any]:
-    """Copy nodes into a new graph, simplify it and generate its code."""
+    """Copy nodes into a new graph, simplify the graph, and return the generated function."""
     graph = fx.Graph()
     copies = {node: graph.placeholder(node.name) for node in inputs}
     for node in body:
@@ -133,7 +138,7 @@ def _simplify(graph: fx.Graph) -> None:
 
 
 def _skip(graph: fx.Graph, node: fx.Node) -> None:
-    """Remove double transposes, and the ``x + zeros`` of second derivatives of ReLUs."""
+    """Remove double transposes, and additions of zeros from second derivatives of ReLUs."""
     sources = [a for a in node.args if isinstance(a, fx.Node)]
     if node.target is aten.t.default and sources[0].target is aten.t.default:
         node.replace_all_uses_with(sources[0].args[0])  # type: ignore[arg-type]
@@ -164,9 +169,9 @@ def _accumulate(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _reuse_memory(graph: fx.Graph, node: fx.Node) -> None:
-    """Let an elementwise operator write to an argument without other users.
+    """Write the result of an elementwise operator to an argument that has no other users.
 
-    Large intermediate tensors then stay in the cache.
+    Large intermediate tensors then stay in the CPU cache.
     """
     kind = node.target
     if kind is not aten.threshold_backward.default and (kind not in IN_PLACE or node.kwargs):
@@ -187,7 +192,7 @@ def _reuse_memory(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _is_spent(node: fx.Node) -> bool:
-    """Return whether a node is memory of this program with only one user left."""
+    """Return whether the program allocated a node's memory, and only one user of it remains."""
     while len(node.users) == 1 and node.target in VIEWS:
         node = node.args[0]  # type: ignore[assignment]
     return len(node.users) == 1 and node.target in FRESH
