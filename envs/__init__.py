@@ -1,8 +1,9 @@
 """Environments with task distributions, built on Gymnasium, NumPy and MuJoCo.
 
-Importing this package registers all environments in :data:`ENVIRONMENTS` with Gymnasium. Each
-environment has a scalar implementation for ``gymnasium.make(id)`` and a vectorized implementation
-for ``gymnasium.make_vec(id, num_envs=...)``.
+Importing this package registers all environments in :data:`ENVIRONMENTS` with
+Gymnasium. Each environment has a scalar implementation for
+``gymnasium.make(id)`` and a vectorized implementation for
+``gymnasium.make_vec(id, num_envs=...)``.
 
 Example::
 

@@ -4,15 +4,17 @@ import numpy as np
 from gymnasium.envs.mujoco.ant_v5 import AntEnv
 
 from metarl.envs.base import Array
-from metarl.envs.locomotion import SpatialRobot, States
+from metarl.envs.locomotion import States
+from metarl.envs.spatial import SpatialRobot
 from metarl.envs.tasks import Direction, Goal, Velocity
 
 
 class _Ant(SpatialRobot, AntEnv):
     """Base class for ants, which are rewarded by the motion of the root.
 
-    The root position is the origin of the torso's frame. Other implementations call this position
-    "com", although it is not the center of mass.
+    The root position is the origin of the torso's frame. Other
+    implementations call this position "com", although it is not the center of
+    mass.
     """
 
     normal_start = True
@@ -22,12 +24,14 @@ class AntDir(Direction, _Ant):
     """An ant that walks forwards or backwards.
 
     ## Description
-    A quadruped with eight motors in three dimensions. The direction is not observed and only
-    affects the rewards. One step is five substeps of 0.01 s.
+    A quadruped with eight motors in three dimensions. The direction is not
+    observed and only affects the rewards. One step is five substeps of 0.01
+    s.
 
-    Contact forces (`cfrc_ext`) are neither observed nor part of the reward, because the simulator
-    that steps all episodes at once does not report contact forces. Other implementations observe 84
-    contact forces and subtract 0.0005 ‖contact forces‖² from the reward.
+    Contact forces (`cfrc_ext`) are neither observed nor part of the reward,
+    because the simulator that steps all episodes at once does not report
+    contact forces. Other implementations observe 84 contact forces and
+    subtract 0.0005 ‖contact forces‖² from the reward.
 
     ## Action space
     `Box(-1, 1, (8,))`; larger actions are clipped.
@@ -63,8 +67,9 @@ class AntDir(Direction, _Ant):
     Terminates when the torso's height leaves [0, 1]; truncated after 100 steps.
 
     ## Version history
-    v1: the constants of ProMP's `ant_rand_direc` (Rothfuss et al. 2018, arXiv:1810.06784). There is
-    no v0, because the rllab ant of Finn et al. 2017 is a different robot.
+    v1: the constants of ProMP's `ant_rand_direc` (Rothfuss et al. 2018,
+    arXiv:1810.06784). There is no v0, because the rllab ant of Finn et al.
+    2017 is a different robot.
     """
 
     control_cost_weight = 0.5
@@ -76,15 +81,16 @@ class AntVel(Velocity, _Ant):
     """An ant that walks at a target velocity.
 
     ## Description
-    The target velocity is not observed and only affects the rewards. The physics are those of
-    :class:`AntDir`, without contact forces.
+    The target velocity is not observed and only affects the rewards. The
+    physics are those of :class:`AntDir`, without contact forces.
 
     ## Action space
     `Box(-1, 1, (8,))`: torques, as in :class:`AntDir`.
 
     ## Observation space
-    `Box(-inf, inf, (27,))`, as in :class:`AntDir`. pytorch-maml-rl also observes the absolute
-    position twice, and the orientation a second time as a matrix.
+    `Box(-inf, inf, (27,))`, as in :class:`AntDir`. pytorch-maml-rl also
+    observes the absolute position twice, and the orientation a second time as
+    a matrix.
 
     ## Rewards
     −|Δx / 0.05 s − v*| + 1.05 − 0.005 ‖action‖², where Δx is the displacement of the torso along x.
@@ -99,8 +105,8 @@ class AntVel(Velocity, _Ant):
     Terminates when the torso's height leaves [0.2, 1]; truncated after 100 steps.
 
     ## Version history
-    v1: the task of Finn et al. 2017 (arXiv:1703.03400) on Gymnasium's ant, with the constants of
-    pytorch-maml-rl.
+    v1: the task of Finn et al. 2017 (arXiv:1703.03400) on Gymnasium's ant,
+    with the constants of pytorch-maml-rl.
     """
 
     control_cost_weight = 0.005
@@ -113,8 +119,8 @@ class AntGoal(Goal, _Ant):
     """An ant that walks to a goal position.
 
     ## Description
-    The goal is not observed and only affects the rewards. The physics are those of :class:`AntDir`,
-    without contact forces.
+    The goal is not observed and only affects the rewards. The physics are
+    those of :class:`AntDir`, without contact forces.
 
     ## Action space
     `Box(-1, 1, (8,))`: torques, as in :class:`AntDir`.

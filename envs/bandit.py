@@ -39,10 +39,11 @@ class Bandit(TabularMDP):
     """A multi-armed bandit whose arms pay 1 with unknown probabilities.
 
     ## Description
-    The bandits of Duan et al. 2016. There is no state: a policy is a distribution over arms and can
-    only find the best arm from the rewards. An episode consists of `horizon` pulls, so a task has
-    horizon × episodes_per_task pulls per adaptation step. Other implementations use one episode per
-    pull, which corresponds to `max_episode_steps=1`.
+    The bandits of Duan et al. 2016. There is no state: a policy is a
+    distribution over arms and can only find the best arm from the rewards. An
+    episode consists of `horizon` pulls, so a task has horizon ×
+    episodes_per_task pulls per adaptation step. Other implementations use one
+    episode per pull, which corresponds to `max_episode_steps=1`.
 
     ## Action space
     `Discrete(5)`: index of the arm to pull. `num_arms` sets the number of arms.
@@ -53,22 +54,24 @@ class Bandit(TabularMDP):
     | 0 | the constant 1 | 0 | 1 |
     | 1-5 | means of the arms, only with `observe_task=True` | 0 | 1 |
 
-    Other implementations use the constant 0. In a ReLU network with zero biases, all gradients
-    except for the bias of the last layer are then exactly zero.
+    Other implementations use the constant 0. In a ReLU network with zero
+    biases, all gradients except for the bias of the last layer are then
+    exactly zero.
 
     ## Rewards
     1 with a probability equal to the mean of the arm, otherwise 0.
 
     ## Tasks
-    `{"means": [p_1, ..., p_5]}` with independent means from U(0, 1). :func:`optimal_return` and
-    :func:`uniform_return` compute the expected returns of the optimal and the uniform policy.
+    `{"means": [p_1, ..., p_5]}` with independent means from U(0, 1).
+    :func:`optimal_return` and :func:`uniform_return` compute the expected
+    returns of the optimal and the uniform policy.
 
     ## Episode end
     Never terminates; truncated after 10 steps.
 
     ## Arguments
-    `num_arms`: number of arms, usually 5, 10 or 50. `observe_task`: append the means of the arms to
-    the observation.
+    `num_arms`: number of arms, usually 5, 10 or 50. `observe_task`: append
+    the means of the arms to the observation.
 
     ## Version history
     v0: the bandits of RL² (Duan et al. 2016, arXiv:1611.02779), with 1 as the observation.

@@ -39,15 +39,7 @@ class TaskEnv(Protocol):
     task: TaskDescription
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Sample tasks from the task distribution.
-
-        Args:
-            num_tasks: Number of tasks.
-            rng: Random generator.
-
-        Returns:
-            A list of `num_tasks` task descriptions.
-        """
+        """Return a list of `num_tasks` tasks, sampled from the task distribution with `rng`."""
 
 
 def task_array(task: Any, name: str, shape: tuple[int, ...]) -> Array:

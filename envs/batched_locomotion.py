@@ -14,8 +14,8 @@ from metarl.envs.locomotion import START_TIME, LocomotionEnv, States, quiet
 def available_cores() -> int:
     """Return the number of CPU cores available to this process, at least 1.
 
-    In distributed training, the cores of a machine are divided equally among the processes on this
-    machine (LOCAL_WORLD_SIZE).
+    In distributed training, the cores of a machine are divided equally among
+    the processes on this machine (LOCAL_WORLD_SIZE).
     """
     affine = hasattr(os, "sched_getaffinity")  # not available on macOS and Windows
     cores = len(os.sched_getaffinity(0)) if affine else os.cpu_count() or 1
@@ -101,9 +101,9 @@ class BatchedLocomotion(BatchedTaskEnv):
     ) -> tuple[Array, Array]:
         """Simulate rows for a number of substeps.
 
-        MuJoCo's rollout returns the sensor readings *before* each substep. For a model with
-        sensors, one additional substep is therefore simulated, and the resulting state is
-        discarded.
+        MuJoCo's rollout returns the sensor readings *before* each substep.
+        For a model with sensors, one additional substep is therefore
+        simulated, and the resulting state is discarded.
 
         Args:
             rows: Indices of the rows.

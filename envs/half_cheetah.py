@@ -18,8 +18,8 @@ class _HalfCheetah(LocomotionEnv, HalfCheetahEnv):
 class _FinnHalfCheetah(_HalfCheetah):
     """Base class for half-cheetahs with the physics of Finn et al. 2017.
 
-    One step is one substep of 0.01 s. There are 20 observations, and the rewards depend on the
-    velocity of the center of mass.
+    One step is one substep of 0.01 s. There are 20 observations, and the
+    rewards depend on the velocity of the center of mass.
     """
 
     constants = {"frame_skip": 1}  # noqa: RUF012
@@ -45,8 +45,8 @@ class _FinnHalfCheetah(_HalfCheetah):
 class _GymHalfCheetah(_HalfCheetah):
     """Base class for half-cheetahs with the physics of Gymnasium.
 
-    One step is five substeps of 0.01 s. There are 17 observations, and the rewards depend on the
-    velocity of the root.
+    One step is five substeps of 0.01 s. There are 17 observations, and the
+    rewards depend on the velocity of the root.
     """
 
     constants = {"frame_skip": 5}  # noqa: RUF012
@@ -57,8 +57,9 @@ class RllabHalfCheetahDir(Direction, _FinnHalfCheetah):
     """A half-cheetah that runs forwards or backwards, with the physics of Finn et al. 2017.
 
     ## Description
-    A planar robot with six motors. The direction is not observed and only affects the rewards. One
-    step is one substep of 0.01 s, so an episode lasts 2 s. The robot starts close to rest.
+    A planar robot with six motors. The direction is not observed and only
+    affects the rewards. One step is one substep of 0.01 s, so an episode
+    lasts 2 s. The robot starts close to rest.
 
     ## Action space
     `Box(-1, 1, (6,))`; larger actions are clipped.
@@ -81,8 +82,8 @@ class RllabHalfCheetahDir(Direction, _FinnHalfCheetah):
     The absolute x coordinate is observed, as in Finn et al. 2017 but unlike `HalfCheetahDir-v1`.
 
     ## Rewards
-    direction · v − 0.05 ‖action‖², where v is the velocity of the center of mass along x right
-    after the step.
+    direction · v − 0.05 ‖action‖², where v is the velocity of the center of
+    mass along x right after the step.
 
     ## Tasks
     `{"direction": 1}` or `{"direction": -1}`, with equal probability.
@@ -94,8 +95,9 @@ class RllabHalfCheetahDir(Direction, _FinnHalfCheetah):
     Terminates only if the simulation diverges; truncated after 200 steps.
 
     ## Version history
-    v0: the environment of Finn et al. 2017 (arXiv:1703.03400) and the accompanying rllab code.
-    Returns are not comparable with returns of `HalfCheetahDir-v1`, which uses Gymnasium's physics.
+    v0: the environment of Finn et al. 2017 (arXiv:1703.03400) and the
+    accompanying rllab code. Returns are not comparable with returns of
+    `HalfCheetahDir-v1`, which uses Gymnasium's physics.
     """
 
 
@@ -103,8 +105,8 @@ class RllabHalfCheetahVel(Velocity, _FinnHalfCheetah):
     """A half-cheetah that runs at a target velocity, with the physics of Finn et al. 2017.
 
     ## Description
-    The target velocity is not observed and only affects the rewards. The physics are those of
-    :class:`RllabHalfCheetahDir`.
+    The target velocity is not observed and only affects the rewards. The
+    physics are those of :class:`RllabHalfCheetahDir`.
 
     ## Action space
     `Box(-1, 1, (6,))`: torques, as in :class:`RllabHalfCheetahDir`.
@@ -113,8 +115,8 @@ class RllabHalfCheetahVel(Velocity, _FinnHalfCheetah):
     `Box(-inf, inf, (20,))`, as in :class:`RllabHalfCheetahDir`.
 
     ## Rewards
-    −|v − v*| − 0.05 ‖action‖², where v is the velocity of the center of mass along x right after
-    the step.
+    −|v − v*| − 0.05 ‖action‖², where v is the velocity of the center of mass
+    along x right after the step.
 
     ## Tasks
     `{"velocity": v*}` with v* ~ U(0, 2) m/s.
@@ -126,9 +128,10 @@ class RllabHalfCheetahVel(Velocity, _FinnHalfCheetah):
     Terminates only if the simulation diverges; truncated after 200 steps.
 
     ## Version history
-    v0: the environment of Finn et al. 2017 (arXiv:1703.03400) and the accompanying rllab code.
-    Returns are not comparable with returns of `HalfCheetahVel-v1`, which uses Gymnasium's physics
-    and target velocities from U(0, 3).
+    v0: the environment of Finn et al. 2017 (arXiv:1703.03400) and the
+    accompanying rllab code. Returns are not comparable with returns of
+    `HalfCheetahVel-v1`, which uses Gymnasium's physics and target velocities
+    from U(0, 3).
     """
 
     velocity_range = (0.0, 2.0)
@@ -138,8 +141,9 @@ class HalfCheetahDir(Direction, _GymHalfCheetah):
     """A half-cheetah that runs forwards or backwards, with Gymnasium's physics.
 
     ## Description
-    A planar robot with six motors. The direction is not observed and only affects the rewards. One
-    step is five substeps of 0.01 s, so an episode lasts 5 s.
+    A planar robot with six motors. The direction is not observed and only
+    affects the rewards. One step is five substeps of 0.01 s, so an episode
+    lasts 5 s.
 
     ## Action space
     `Box(-1, 1, (6,))`; larger actions are clipped.
@@ -171,9 +175,9 @@ class HalfCheetahDir(Direction, _GymHalfCheetah):
     Terminates only if the simulation diverges; truncated after 100 steps.
 
     ## Version history
-    v1: the environment of ProMP (Rothfuss et al. 2018, arXiv:1810.06784) and later work. Most of
-    these implementations use actions in [−10, 10] instead. The environment of Finn et al. 2017 is
-    `RllabHalfCheetahDir-v0`.
+    v1: the environment of ProMP (Rothfuss et al. 2018, arXiv:1810.06784) and
+    later work. Most of these implementations use actions in [−10, 10]
+    instead. The environment of Finn et al. 2017 is `RllabHalfCheetahDir-v0`.
     """
 
 
@@ -181,8 +185,8 @@ class HalfCheetahVel(Velocity, _GymHalfCheetah):
     """A half-cheetah that runs at a target velocity, with Gymnasium's physics.
 
     ## Description
-    The target velocity is not observed and only affects the rewards. The physics are those of
-    :class:`HalfCheetahDir`.
+    The target velocity is not observed and only affects the rewards. The
+    physics are those of :class:`HalfCheetahDir`.
 
     ## Action space
     `Box(-1, 1, (6,))`: torques, as in :class:`HalfCheetahDir`.
@@ -194,8 +198,8 @@ class HalfCheetahVel(Velocity, _GymHalfCheetah):
     −|Δx / 0.05 s − v*| − 0.05 ‖action‖², where Δx is the displacement of the root along x.
 
     ## Tasks
-    `{"velocity": v*}` with v* ~ U(0, 3) m/s. ProMP, PEARL and VariBAD use the same range; Finn et
-    al. 2017 use U(0, 2).
+    `{"velocity": v*}` with v* ~ U(0, 3) m/s. ProMP, PEARL and VariBAD use the
+    same range; Finn et al. 2017 use U(0, 2).
 
     ## Starting state
     Default positions plus noise from U(−0.1, 0.1), default velocities plus noise from N(0, 0.1²).
@@ -204,8 +208,9 @@ class HalfCheetahVel(Velocity, _GymHalfCheetah):
     Terminates only if the simulation diverges; truncated after 100 steps.
 
     ## Version history
-    v1: the environment of ProMP (Rothfuss et al. 2018, arXiv:1810.06784) and later work. The
-    environment of Finn et al. 2017 is `RllabHalfCheetahVel-v0`.
+    v1: the environment of ProMP (Rothfuss et al. 2018, arXiv:1810.06784) and
+    later work. The environment of Finn et al. 2017 is
+    `RllabHalfCheetahVel-v0`.
     """
 
     velocity_range = (0.0, 3.0)

@@ -5,7 +5,8 @@ import numpy as np
 from gymnasium.envs.mujoco.humanoid_v5 import HumanoidEnv
 
 from metarl.envs.base import Array
-from metarl.envs.locomotion import SpatialRobot, States
+from metarl.envs.locomotion import States
+from metarl.envs.spatial import SpatialRobot
 from metarl.envs.tasks import Direction
 
 
@@ -16,14 +17,15 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     """A humanoid that walks forwards or backwards.
 
     ## Description
-    A robot with 17 motors in three dimensions. The direction is not observed and only affects the
-    rewards. One step is five substeps of 0.003 s.
+    A robot with 17 motors in three dimensions. The direction is not observed
+    and only affects the rewards. One step is five substeps of 0.003 s.
 
-    The inertias and velocities of the bodies (`cinert`, `cvel`), the actuator forces
-    (`qfrc_actuator`) and the contact forces (`cfrc_ext`) are not observed, and the reward does not
-    include a contact cost, because the simulator that steps all episodes at once does not report
-    these values. Other implementations have 376 observations and subtract
-    min(5e-7 ‖cfrc_ext‖², 10) from the reward.
+    The inertias and velocities of the bodies (`cinert`, `cvel`), the actuator
+    forces (`qfrc_actuator`) and the contact forces (`cfrc_ext`) are not
+    observed, and the reward does not include a contact cost, because the
+    simulator that steps all episodes at once does not report these values.
+    Other implementations have 376 observations and subtract min(5e-7
+    ‖cfrc_ext‖², 10) from the reward.
 
     ## Action space
     `Box(-1, 1, (17,))`, mapped to controls in ±0.4; larger actions are clipped.
@@ -48,8 +50,8 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     | 28-44 | velocities of the joints |
 
     ## Rewards
-    1.25 · direction · Δx / 0.015 s + 5 − 0.1 ‖0.4 action‖², where Δx is the displacement of the
-    center of mass of the whole body along x.
+    1.25 · direction · Δx / 0.015 s + 5 − 0.1 ‖0.4 action‖², where Δx is the
+    displacement of the center of mass of the whole body along x.
 
     ## Tasks
     `{"direction": 1}` or `{"direction": -1}`, with equal probability.
@@ -61,9 +63,9 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     Terminates when the torso's height leaves [1, 2]; truncated after 200 steps.
 
     ## Version history
-    v1: the constants of ProMP's `humanoid_rand_direc` (Rothfuss et al. 2018, arXiv:1810.06784).
-    ProMP uses a weight of 0.25, divides by the length of one substep, and does not map actions to
-    controls in ±0.4.
+    v1: the constants of ProMP's `humanoid_rand_direc` (Rothfuss et al. 2018,
+    arXiv:1810.06784). ProMP uses a weight of 0.25, divides by the length of
+    one substep, and does not map actions to controls in ±0.4.
     """
 
     heights = (1.0, 2.0)

@@ -10,22 +10,24 @@ from metarl.envs.base import Array
 class PlanarMass:
     """The center of mass of a robot in the x-z plane, as a function of the state.
 
-    MuJoCo also computes the center of mass and the velocity of this point (``subtree_com``,
-    ``subtree_linvel``). However, a rollout reports both for the state before the last substep, and
-    an additional substep would double the simulation time of environments with one substep.
+    MuJoCo also computes the center of mass and the velocity of this point
+    (``subtree_com``, ``subtree_linvel``). However, a rollout reports both for
+    the state before the last substep, and an additional substep would double
+    the simulation time of environments with one substep.
 
-    The rotation of a body also rotates all attached bodies. The center of mass is therefore the
-    position of the root plus a sum of one vector per body, rotated by the pitch of the body. The
-    vector is the mass moment of the body and of the attached joints, divided by the total mass.
+    The rotation of a body also rotates all attached bodies. The center of
+    mass is therefore the position of the root plus a sum of one vector per
+    body, rotated by the pitch of the body. The vector is the mass moment of
+    the body and of the attached joints, divided by the total mass.
     """
 
     def __init__(self, model: Any) -> None:
         """Read masses and lengths from a MuJoCo model.
 
         Args:
-            model: A model with a root that slides along x and z and rotates about y. Every other
-                body must have one hinge about y at the origin of the body. These requirements are
-                not checked.
+            model: A model with a root that slides along x and z and rotates
+                about y. Every other body must have one hinge about y at the
+                origin of the body. These requirements are not checked.
         """
         self._parents = model.body_parentid[2:] - 1
         self._joints = model.body_jntadr[2:].copy()

@@ -19,12 +19,12 @@ RADIUS = 6  # radius of a rendered point in pixels
 class PointEnv(gymnasium.Env[Array, Array]):
     """Base class for point environments, whose formulas apply to one point or to many points.
 
-    Class attributes:
-        max_step: Distance that the point moves along an axis in one step for an action of 1.
-        goal_range: Maximum absolute coordinate of a goal.
-        start_range: Maximum absolute coordinate of a starting position.
-        landmarks: Positions of gray points in rendered images, of shape (landmarks, 2).
-        half_width: Half the width of the plane section in rendered images.
+    Class attributes: max_step: Distance that the point moves along an axis in
+        one step for an action of 1. goal_range: Maximum absolute coordinate
+        of a goal. start_range: Maximum absolute coordinate of a starting
+        position. landmarks: Positions of gray points in rendered images, of
+        shape (landmarks, 2). half_width: Half the width of the plane section
+        in rendered images.
     """
 
     vectorized = "metarl.envs.point:BatchedPointEnv"
@@ -43,8 +43,8 @@ class PointEnv(gymnasium.Env[Array, Array]):
         Args:
             observe_task: Whether to append the goal to the observation.
             render_mode: ``"rgb_array"``, or None to disable rendering.
-            horizon: Number of time steps per episode, which determines the bounds of the
-                observation space.
+            horizon: Number of time steps per episode, which determines the
+                bounds of the observation space.
         """
         self.observe_task, self.render_mode = observe_task, render_mode
         bounds = [self.start_range + self.max_step * horizon] * 2

@@ -15,8 +15,9 @@ from metarl.envs.walker2d import Legged, Walker2dRobot
 class RandParams(LocomotionEnv):
     """Base class for robots with body parameters that are multiplied by random factors per task.
 
-    A task has the form ``{"scales": {"body_mass": [...], ...}}``, with one factor for every element
-    of every randomized field of the MuJoCo model. A factor is bᵘ with u ~ U(exponents).
+    A task has the form ``{"scales": {"body_mass": [...], ...}}``, with one
+    factor for every element of every randomized field of the MuJoCo model. A
+    factor is bᵘ with u ~ U(exponents).
 
     Class attributes:
         bases: Base b by name of the model field.
@@ -78,9 +79,10 @@ class HopperRandParams(RandParams, Legged, HopperEnv):
     """A hopper with body parameters randomized per task, rewarded for running forwards.
 
     ## Description
-    A planar leg with three motors. The task and the randomized parameters are not observed. One
-    step is four substeps of 0.002 s. As in other implementations, masses and inertias are scaled
-    independently, so that some combinations are impossible for a rigid body.
+    A planar leg with three motors. The task and the randomized parameters are
+    not observed. One step is four substeps of 0.002 s. As in other
+    implementations, masses and inertias are scaled independently, so that
+    some combinations are impossible for a rigid body.
 
     ## Action space
     `Box(-1, 1, (3,))`: torques at the thigh, leg and foot; larger actions are clipped.
@@ -98,21 +100,23 @@ class HopperRandParams(RandParams, Legged, HopperEnv):
     Δx / 0.008 s + 1 − 0.001 ‖action‖², where Δx is the displacement of the root along x.
 
     ## Tasks
-    `{"scales": {...}}`: factors for masses, inertias, friction and damping. There is one factor for
-    every element of the model fields, including the world and the floor, with the shapes
-    `{"body_mass": [5], "body_inertia": [5][3], "geom_friction": [5][3], "dof_damping": [6]}`. A
-    factor is 1.5ᵘ, or 1.3ᵘ for damping, with an independent u ~ U(−3, 3).
+    `{"scales": {...}}`: factors for masses, inertias, friction and damping.
+    There is one factor for every element of the model fields, including the
+    world and the floor, with the shapes `{"body_mass": [5], "body_inertia":
+    [5][3], "geom_friction": [5][3], "dof_damping": [6]}`. A factor is 1.5ᵘ,
+    or 1.3ᵘ for damping, with an independent u ~ U(−3, 3).
 
     ## Starting state
     Default positions and velocities plus noise from U(−0.005, 0.005).
 
     ## Episode end
-    Terminates unless height > 0.7, |pitch| < 0.2 and all other positions and velocities are within
-    ±100; truncated after 200 steps.
+    Terminates unless height > 0.7, |pitch| < 0.2 and all other positions and
+    velocities are within ±100; truncated after 200 steps.
 
     ## Version history
-    v1: the constants of rand_param_envs, as used by ProMP (Rothfuss et al. 2018, arXiv:1810.06784).
-    Unlike rand_param_envs, MuJoCo's derived constants are recomputed from the new masses.
+    v1: the constants of rand_param_envs, as used by ProMP (Rothfuss et al.
+    2018, arXiv:1810.06784). Unlike rand_param_envs, MuJoCo's derived
+    constants are recomputed from the new masses.
     """
 
     constants = {"frame_skip": 4}  # noqa: RUF012
@@ -131,8 +135,9 @@ class Walker2dRandParams(RandParams, Walker2dRobot):
     """A walker with body parameters randomized per task, rewarded for running forwards.
 
     ## Description
-    The robot of :class:`~metarl.envs.walker2d.Walker2dDir`, but one step is four substeps of
-    0.002 s. The task and the randomized parameters are not observed.
+    The robot of :class:`~metarl.envs.walker2d.Walker2dDir`, but one step is
+    four substeps of 0.002 s. The task and the randomized parameters are not
+    observed.
 
     ## Action space
     `Box(-1, 1, (6,))`: torques, as in :class:`~metarl.envs.walker2d.Walker2dDir`.
@@ -144,9 +149,10 @@ class Walker2dRandParams(RandParams, Walker2dRobot):
     Δx / 0.008 s + 1 − 0.001 ‖action‖², where Δx is the displacement of the root along x.
 
     ## Tasks
-    `{"scales": {...}}`: factors for masses, inertias, friction and damping, which are sampled as in
-    :class:`HopperRandParams` with the shapes `{"body_mass": [8], "body_inertia": [8][3],
-    "geom_friction": [8][3], "dof_damping": [9]}`.
+    `{"scales": {...}}`: factors for masses, inertias, friction and damping,
+    which are sampled as in :class:`HopperRandParams` with the shapes
+    `{"body_mass": [8], "body_inertia": [8][3], "geom_friction": [8][3],
+    "dof_damping": [9]}`.
 
     ## Starting state
     Default positions and velocities plus noise from U(−0.005, 0.005).
@@ -155,8 +161,9 @@ class Walker2dRandParams(RandParams, Walker2dRobot):
     Terminates unless 0.8 < height < 2 and |pitch| < 1; truncated after 200 steps.
 
     ## Version history
-    v1: the constants of rand_param_envs, as used by ProMP (Rothfuss et al. 2018, arXiv:1810.06784).
-    The five substeps in the code of rand_param_envs have no effect.
+    v1: the constants of rand_param_envs, as used by ProMP (Rothfuss et al.
+    2018, arXiv:1810.06784). The five substeps in the code of rand_param_envs
+    have no effect.
     """
 
     constants = {"frame_skip": 4}  # noqa: RUF012

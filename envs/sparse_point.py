@@ -17,14 +17,15 @@ class SparsePoint(PointEnv):
     """A point that must find the rewarded corner out of four corners.
 
     ## Description
-    A policy must explore before adaptation is possible. The point starts in U(−0.2, 0.2)². Rewards
-    are 0 in the middle and in the quadrants of the other three corners, so an episode that never
-    enters the quadrant of the goal contains no information about the task, except that the goal is
-    in a different quadrant.
+    A policy must explore before adaptation is possible. The point starts in
+    U(−0.2, 0.2)². Rewards are 0 in the middle and in the quadrants of the
+    other three corners, so an episode that never enters the quadrant of the
+    goal contains no information about the task, except that the goal is in a
+    different quadrant.
 
     ## Action space
-    `Box(-1, 1, (2,))`: velocity along x and y. An action of ±1 moves the point by ±0.2 per step;
-    larger actions are clipped.
+    `Box(-1, 1, (2,))`: velocity along x and y. An action of ±1 moves the
+    point by ±0.2 per step; larger actions are clipped.
 
     ## Observation space
     | num | observation | min | max |
@@ -33,11 +34,12 @@ class SparsePoint(PointEnv):
     | 2, 3 | goal (x, y), only with `observe_task=True` | -2 | 2 |
 
     ## Rewards
-    With p the position after the step, the reward is ‖p_before − goal‖₂ − ‖p − goal‖₂ if ‖p‖₁ ≥ 0.5
-    and no other corner is nearer to p than the goal, otherwise 0. Moving straight to the goal earns
-    about 2.6. As in ProMP's code, this is not the maximum: steps that leave the quadrant of the
-    goal have no negative reward, so a policy that repeatedly crosses the border of the quadrant
-    earns up to 0.2 per two steps.
+    With p the position after the step, the reward is ‖p_before − goal‖₂ − ‖p
+    − goal‖₂ if ‖p‖₁ ≥ 0.5 and no other corner is nearer to p than the goal,
+    otherwise 0. Moving straight to the goal earns about 2.6. As in ProMP's
+    code, this is not the maximum: steps that leave the quadrant of the goal
+    have no negative reward, so a policy that repeatedly crosses the border of
+    the quadrant earns up to 0.2 per two steps.
 
     ## Tasks
     `{"goal": [x, y]}`: one of the four corners (±2, ±2), with equal probability.
@@ -49,8 +51,8 @@ class SparsePoint(PointEnv):
     `observe_task`: append the goal to the observation. `render_mode`: `"rgb_array"`.
 
     ## Version history
-    v0: `MetaPointEnvCorner` of ProMP (Rothfuss et al. 2018, arXiv:1810.06784) with sparse rewards,
-    but with actions in [−1, 1].
+    v0: `MetaPointEnvCorner` of ProMP (Rothfuss et al. 2018, arXiv:1810.06784)
+    with sparse rewards, but with actions in [−1, 1].
     """
 
     max_step = 0.2
@@ -77,9 +79,10 @@ class SparsePoint(PointEnv):
     def move(self, positions: Array, actions: Array, goals: Array) -> tuple[Array, Any, Any]:
         """Move the points, and compute the progress towards the goal as the reward.
 
-        The reward is 0 where ‖position‖₁ < 0.5 or a different corner is nearer than the goal.
-        Episodes never terminate. See :meth:`PointEnv.move <metarl.envs.point.PointEnv.move>` for
-        arguments and results.
+        The reward is 0 where ‖position‖₁ < 0.5 or a different corner is
+        nearer than the goal. Episodes never terminate. See
+        :meth:`PointEnv.move <metarl.envs.point.PointEnv.move>` for arguments
+        and results.
         """
         after = self.next_positions(positions, actions)
         progress = _distance(positions, goals) - _distance(after, goals)

@@ -10,8 +10,9 @@ class SwimmerVel(Velocity, LocomotionEnv, SwimmerEnv):
     """A swimmer that swims at a target velocity.
 
     ## Description
-    Three links with two motors in a viscous plane. The target velocity is not observed and only
-    affects the rewards. One step is four substeps of 0.01 s, so an episode lasts 4 s.
+    Three links with two motors in a viscous plane. The target velocity is not
+    observed and only affects the rewards. One step is four substeps of 0.01
+    s, so an episode lasts 4 s.
 
     ## Action space
     `Box(-1, 1, (2,))`: torques at the front and the back joint; larger actions are clipped.
@@ -27,9 +28,9 @@ class SwimmerVel(Velocity, LocomotionEnv, SwimmerEnv):
     | 5-7 | angular velocities, in the order of the angles |
 
     ## Rewards
-    −|Δx / 0.04 s − v*| − 0.0001 ‖action‖², where Δx is the displacement of the tip along x. ProMP's
-    code has the opposite sign in the first term and thus rewards deviations from the target
-    velocity.
+    −|Δx / 0.04 s − v*| − 0.0001 ‖action‖², where Δx is the displacement of
+    the tip along x. ProMP's code has the opposite sign in the first term and
+    thus rewards deviations from the target velocity.
 
     ## Tasks
     `{"velocity": v*}` with v* ~ U(0.1, 0.2) m/s.
@@ -41,9 +42,10 @@ class SwimmerVel(Velocity, LocomotionEnv, SwimmerEnv):
     Terminates only if the simulation diverges; truncated after 100 steps.
 
     ## Version history
-    v1: the constants of ProMP's `swimmer_rand_vel` (Rothfuss et al. 2018, arXiv:1810.06784), with
-    the sign of the reward corrected. The horizon is chosen as for the half-cheetahs, because no
-    published experiment uses the environment.
+    v1: the constants of ProMP's `swimmer_rand_vel` (Rothfuss et al. 2018,
+    arXiv:1810.06784), with the sign of the reward corrected. The horizon is
+    chosen as for the half-cheetahs, because no published experiment uses the
+    environment.
     """
 
     constants = {"frame_skip": 4}  # noqa: RUF012

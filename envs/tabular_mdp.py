@@ -1,8 +1,9 @@
 """Random tabular Markov decision processes (MDPs), with known optimal returns.
 
-The scalar environment applies the dynamics to one state. The vectorized environment applies the
-same dynamics to the states of all rows, so that both return identical numbers. Bandits
-(:mod:`metarl.envs.bandit`) are MDPs with one state and different task and reward distributions.
+The scalar environment applies the dynamics to one state. The vectorized
+environment applies the same dynamics to the states of all rows, so that both
+return identical numbers. Bandits (:mod:`metarl.envs.bandit`) are MDPs with
+one state and different task and reward distributions.
 """
 
 from collections.abc import Callable
@@ -70,8 +71,9 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
     """A tabular MDP with unknown transition probabilities and unknown mean rewards.
 
     ## Description
-    The random MDPs of Duan et al. 2016. A policy has to infer the transition probabilities and the
-    mean rewards from experience. Every episode starts in state 0.
+    The random MDPs of Duan et al. 2016. A policy has to infer the transition
+    probabilities and the mean rewards from experience. Every episode starts
+    in state 0.
 
     ## Action space
     `Discrete(5)`. `num_actions` sets the number of actions.
@@ -87,21 +89,22 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
     Sampled from N(m, 1), where m is the mean reward of the state and the action.
 
     ## Tasks
-    `{"transitions": [10][5][10], "rewards": [10][5]}`. For every state and action, a task contains
-    the probabilities of the next states, sampled from Dirichlet(1), and a mean reward, sampled from
-    N(1, 1). :func:`optimal_return` and :func:`uniform_return` compute the expected returns of the
-    optimal and the uniform policy.
+    `{"transitions": [10][5][10], "rewards": [10][5]}`. For every state and
+    action, a task contains the probabilities of the next states, sampled from
+    Dirichlet(1), and a mean reward, sampled from N(1, 1).
+    :func:`optimal_return` and :func:`uniform_return` compute the expected
+    returns of the optimal and the uniform policy.
 
     ## Episode end
     Never terminates; truncated after 10 steps.
 
     ## Arguments
-    `num_states`, `num_actions`: number of states and actions. `observe_task`: append the task to
-    the observation.
+    `num_states`, `num_actions`: number of states and actions. `observe_task`:
+    append the task to the observation.
 
     ## Version history
-    v0: the tabular MDPs of RL² (Duan et al. 2016, arXiv:1611.02779). The horizon of 10 and the
-    reward variance of 1 are taken from pytorch-maml-rl.
+    v0: the tabular MDPs of RL² (Duan et al. 2016, arXiv:1611.02779). The
+    horizon of 10 and the reward variance of 1 are taken from pytorch-maml-rl.
     """
 
     vectorized = "metarl.envs.tabular_mdp:BatchedTabularMDP"
@@ -145,8 +148,9 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
         """Validate a task and convert the description to arrays.
 
         Raises:
-            ValueError: If an array has the wrong shape, or the transition probabilities of a state
-                and an action are negative or do not sum to 1.
+            ValueError: If an array has the wrong shape, or the transition
+                probabilities of a state and an action are negative or do not
+                sum to 1.
         """
         shapes = {"transitions": (*self.size, self.size[0]), "rewards": self.size}
         transitions, rewards = task_arrays(task, shapes)
@@ -166,12 +170,13 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
     def draw_noise(self, rng: np.random.Generator, steps: int) -> Array:
         """Sample random numbers for at least `steps` time steps.
 
-        The numbers are sampled in blocks of 10 steps, because sampling every step separately is
-        slow.
+        The numbers are sampled in blocks of 10 steps, because sampling every
+        step separately is slow.
 
         Returns:
-            An array of shape (sampled steps, 2). The first column is sampled from U(0, 1) and
-            selects next states; the second column is sampled from N(0, 1) and perturbs rewards.
+            An array of shape (sampled steps, 2). The first column is sampled
+            from U(0, 1) and selects next states; the second column is sampled
+            from N(0, 1) and perturbs rewards.
         """
         blocks = range(0, steps, BLOCK)
         pairs = [(rng.random(BLOCK), rng.standard_normal(BLOCK)) for _ in blocks]
@@ -182,8 +187,9 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
 
         Args:
             means: Mean rewards, of shape (...).
-            noise: Random numbers for one step, of shape (2, ...). ``noise[1]`` has the distribution
-                N(0, 1) and is added to the means.
+            noise: Random numbers for one step, of shape (2, ...).
+                ``noise[1]`` has the distribution N(0, 1) and is added to the
+                means.
 
         Returns:
             Rewards of shape (...).
@@ -195,10 +201,12 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
 
         Args:
             tables: Arrays of one task, or of several tasks with a leading task axis.
-            at: Current states and actions as the index ``(states, actions)``, or ``(tasks, states,
-                actions)`` for arrays with a task axis. Each item has shape (...).
-            noise: Random numbers for one step, of shape (2, ...). ``noise[0]`` selects the next
-                states by inversion of the cumulative probabilities.
+            at: Current states and actions as the index ``(states, actions)``,
+                or ``(tasks, states, actions)`` for arrays with a task axis.
+                Each item has shape (...).
+            noise: Random numbers for one step, of shape (2, ...).
+                ``noise[0]`` selects the next states by inversion of the
+                cumulative probabilities.
 
         Returns:
             Next states and rewards, both of shape (...).
@@ -235,8 +243,8 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
         """Take one action.
 
         Returns:
-            Observation, reward, termination (always False), truncation (always False) and the info
-            dictionary.
+            Observation, reward, termination (always False), truncation
+            (always False) and the info dictionary.
         """
         if not self._noise:
             self._noise = list(self.draw_noise(self.np_random, 1))

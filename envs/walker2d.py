@@ -16,9 +16,9 @@ MAX_VELOCITY = 10.0  # observed velocities are clipped to this value
 class Legged(LocomotionEnv):
     """Base class for planar legged robots; an episode terminates when the robot falls.
 
-    Class attributes:
-        heights: Open interval of torso heights in m in which an episode continues.
-        max_pitch: Absolute pitch of the torso in radians, below which an episode continues.
+    Class attributes: heights: Open interval of torso heights in m in which an
+        episode continues. max_pitch: Absolute pitch of the torso in radians,
+        below which an episode continues.
     """
 
     control_cost_weight = 1e-3
@@ -50,8 +50,9 @@ class Walker2dDir(Direction, Walker2dRobot):
     """A walker that moves forwards or backwards.
 
     ## Description
-    A planar biped with six motors. The direction is not observed and only affects the rewards. One
-    step is eight substeps of 0.002 s, twice as many as in Gymnasium.
+    A planar biped with six motors. The direction is not observed and only
+    affects the rewards. One step is eight substeps of 0.002 s, twice as many
+    as in Gymnasium.
 
     ## Action space
     `Box(-1, 1, (6,))`; larger actions are clipped.
@@ -71,8 +72,8 @@ class Walker2dDir(Direction, Walker2dRobot):
     | 8-16 | velocities, clipped to ±10: root x and z, pitch, joints |
 
     ## Rewards
-    direction · Δx / 0.016 s + 1 − 0.001 ‖action‖², where Δx is the displacement of the root along
-    x.
+    direction · Δx / 0.016 s + 1 − 0.001 ‖action‖², where Δx is the
+    displacement of the root along x.
 
     ## Tasks
     `{"direction": 1}` or `{"direction": -1}`, with equal probability.
@@ -84,9 +85,9 @@ class Walker2dDir(Direction, Walker2dRobot):
     Terminates unless 0.8 < height < 2 and |pitch| < 1; truncated after 200 steps.
 
     ## Version history
-    v1: the constants of ProMP's `walker2d_rand_direc` (Rothfuss et al. 2018, arXiv:1810.06784) on
-    Gymnasium's v5 model, in which both feet have the same friction. In older models, the feet have
-    different friction.
+    v1: the constants of ProMP's `walker2d_rand_direc` (Rothfuss et al. 2018,
+    arXiv:1810.06784) on Gymnasium's v5 model, in which both feet have the
+    same friction. In older models, the feet have different friction.
     """
 
 
@@ -94,8 +95,8 @@ class Walker2dVel(Velocity, Walker2dRobot):
     """A walker that moves at a target velocity.
 
     ## Description
-    The target velocity is not observed and only affects the rewards. The physics are those of
-    :class:`Walker2dDir`.
+    The target velocity is not observed and only affects the rewards. The
+    physics are those of :class:`Walker2dDir`.
 
     ## Action space
     `Box(-1, 1, (6,))`: torques, as in :class:`Walker2dDir`.
@@ -104,8 +105,9 @@ class Walker2dVel(Velocity, Walker2dRobot):
     `Box(-inf, inf, (17,))`, as in :class:`Walker2dDir`.
 
     ## Rewards
-    −|Δx / 0.016 s − v*| + 15 − 0.001 ‖action‖², where Δx is the displacement of the root along x.
-    Because of the constant 15, standing always earns more than ending the episode by a fall.
+    −|Δx / 0.016 s − v*| + 15 − 0.001 ‖action‖², where Δx is the displacement
+    of the root along x. Because of the constant 15, standing always earns
+    more than ending the episode by a fall.
 
     ## Tasks
     `{"velocity": v*}` with v* ~ U(0, 10) m/s.

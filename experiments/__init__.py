@@ -19,8 +19,9 @@ class Entry(NamedTuple):
     """A registered experiment.
 
     Attributes:
-        kind: Location ``module:name`` of the :class:`~metarl.experiment.Experiment` class, relative
-            to ``metarl.experiments``. The module is imported on first use.
+        kind: Location ``module:name`` of the
+            :class:`~metarl.experiment.Experiment` class, relative to
+            ``metarl.experiments``. The module is imported on first use.
         summary: One-line description for the command-line help.
         method: Name of the meta-RL method; None for experiments that are not meta-RL.
     """
@@ -55,8 +56,9 @@ def experiment_of(run: "Run") -> "Experiment[Any]":
     """Create the experiment that produced a run folder, with the settings in config.json.
 
     Raises:
-        ValueError: If the experiment is not registered, or config.json is damaged or describes a
-            network that is much larger than the networks in the checkpoints.
+        ValueError: If the experiment is not registered, or config.json is
+            damaged or describes a network that is much larger than the
+            networks in the checkpoints.
     """
     from metarl.runs.loading import read_config, require_plausible_size
 
@@ -80,8 +82,9 @@ def settings(name: str, *, preset: str | None = None, **changed: Any) -> Any:
 
     Args:
         name: Name of the experiment, a key of the dictionary that :func:`experiments` returns.
-        preset: Name of a preset; preset values for settings that the experiment does not have are
-            ignored. Default: the default settings of the experiment.
+        preset: Name of a preset; preset values for settings that the
+            experiment does not have are ignored. Default: the default
+            settings of the experiment.
         **changed: Settings that override the preset.
 
     Returns:
@@ -103,11 +106,12 @@ def train(name: str, out: str | Path, *, preset: str | None = None, **changed: A
     """Train an experiment in a new run folder, like ``metarl train``.
 
     Args:
-        name: Name of a meta-RL method (run ``metarl methods`` to list all methods), or ``"sb3"``,
-            ``"regression"``, ``"fewshot"`` or ``"text"``.
+        name: Name of a meta-RL method (run ``metarl methods`` to list all
+            methods), or ``"sb3"``, ``"regression"``, ``"fewshot"`` or
+            ``"text"``.
         out: The run folder, which must be empty or not exist.
-        preset: Name of a preset (run ``metarl train`` to list all presets). Default: the default
-            settings of the experiment.
+        preset: Name of a preset (run ``metarl train`` to list all presets).
+            Default: the default settings of the experiment.
         **changed: Settings that override the preset, such as ``iterations=50``.
 
     Raises:
@@ -119,7 +123,7 @@ def train(name: str, out: str | Path, *, preset: str | None = None, **changed: A
 
         metarl.train("promp", "runs/promp", preset="navigation-quick", iterations=50)
     """
-    from metarl.experiment import start
+    from metarl.training import start
 
     kind, _ = experiments()[name].load()
     start(kind(settings(name, preset=preset, **changed)), Path(out))

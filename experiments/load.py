@@ -18,22 +18,25 @@ def load(
     """Load the trained policy of a run, without executing any code from the files of the run.
 
     Args:
-        source: A run folder, a folder written by ``metarl push``, or a repository on the Hugging
-            Face Hub, given as ``hub:USER/NAME`` or ``hub:USER/NAME@REVISION``.
+        source: A run folder, a folder written by ``metarl push``, or a
+            repository on the Hugging Face Hub, given as ``hub:USER/NAME`` or
+            ``hub:USER/NAME@REVISION``.
         checkpoint: Iteration of the checkpoint. Default: the last checkpoint.
         device: Device of the parameters: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        trust_env: Whether to import the module in an environment ID such as ``module:Name-v0``.
-            Not required if your program has already imported this module.
-        options: Options of the policy, such as `episodes`, the number of episodes per inner step.
-            Default: as many episodes as have 4000 time steps in total.
+        trust_env: Whether to import the module in an environment ID such as
+            ``module:Name-v0``. Not required if your program has already
+            imported this module.
+        options: Options of the policy, such as `episodes`, the number of
+            episodes per inner step. Default: as many episodes as have 4000
+            time steps in total.
 
     Returns:
         A :class:`~metarl.experiments.policies.MetaPolicy`.
 
     Raises:
         OSError: If the source contains no run, or the Hugging Face Hub cannot be reached.
-        ValueError: If the run is damaged, has no policy that adapts, or has an environment whose
-            module is neither imported nor trusted.
+        ValueError: If the run is damaged, has no policy that adapts, or has
+            an environment whose module is neither imported nor trusted.
 
     Example::
 

@@ -39,10 +39,11 @@ TUNING_RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 class RLEvaluation(Evaluation):
     """Adapt the policy of a run to test tasks, and report the return after each adaptation step.
 
-    The test tasks are new samples from the training distribution, and every step uses new episodes.
-    The defaults follow the protocol of Finn et al. 2017: 40 tasks with seed 1, the step size of
-    training in the first step, and half of that step size in later steps. Runs with --inner adam
-    use the same step size in all steps, and learned step sizes are not changed.
+    The test tasks are new samples from the training distribution, and every
+    step uses new episodes. The defaults follow the protocol of Finn et al.
+    2017: 40 tasks with seed 1, the step size of training in the first step,
+    and half of that step size in later steps. Runs with --inner adam use the
+    same step size in all steps, and learned step sizes are not changed.
     """
 
     inner_steps: Annotated[int | None, at_least(0), unset("0 for an oracle, otherwise 3")] = None
@@ -50,13 +51,14 @@ class RLEvaluation(Evaluation):
     num_tasks: Annotated[int, at_least(1)] = 40
     """Number of test tasks."""
     episodes_per_task: Annotated[int | None, at_least(1), unset("4000 time steps in total")] = None
-    """Number of episodes per task before and after each adaptation step. The default is 40 episodes
-    for a horizon of 100 time steps and 20 for a horizon of 200, as in Finn et al. 2017."""
+    """Number of episodes per task before and after each adaptation step. The
+    default is 40 episodes for a horizon of 100 time steps and 20 for a
+    horizon of 200, as in Finn et al. 2017."""
     inner_lr: Annotated[float | None, at_least(0), unset("value used in training")] = None
     """Step size of the first adaptation step."""
     tune_inner_lr: bool = False
-    """Before the evaluation, select the best of eight step sizes from 0.01 to 2 on separate
-    validation tasks. Use this to fine-tune a pretrained policy."""
+    """Before the evaluation, select the best of eight step sizes from 0.01 to
+    2 on separate validation tasks. Use this to fine-tune a pretrained policy."""
 
     def conflicts(self) -> Conflicts:
         """Return invalid combinations of settings as pairs of a condition and an error message."""
@@ -113,8 +115,8 @@ class MetaRL(Experiment[RLConfig]):
         Args:
             params: The meta-parameters.
             num_tasks: Number of tasks that the policy adapts to at the same time.
-            episodes: Number of episodes per task and inner step. Default: as many episodes as have
-                4000 time steps in total.
+            episodes: Number of episodes per task and inner step. Default: as
+                many episodes as have 4000 time steps in total.
 
         Raises:
             ValueError: If the parameters do not match the configuration.
@@ -204,8 +206,9 @@ class MetaRL(Experiment[RLConfig]):
     ) -> None:
         """Render the policies of several runs before and after adaptation.
 
-        For ``Navigation2D-v0``, the paths of several episodes are drawn. For other environments,
-        one episode per number of adaptation steps is recorded.
+        For ``Navigation2D-v0``, the paths of several episodes are drawn. For
+        other environments, one episode per number of adaptation steps is
+        recorded.
         """
         draw_rows = draw_paths if self.config.env == PLANE else draw_episodes
         draw_rows(list(zip(experiments, metas, strict=True)), options)

@@ -44,9 +44,10 @@ class SinusoidSettings(Ranged):
 class RegressionConfig(SupervisedConfig, SinusoidSettings):
     """Learn to fit a sinusoid from a few points.
 
-    --method pretrained trains one network on all sinusoids without adaptation. --method oracle also
-    trains without adaptation, but the network observes amplitude and phase. --preset NAME selects
-    published settings; run `metarl train` to list all presets.
+    --method pretrained trains one network on all sinusoids without
+    adaptation. --method oracle also trains without adaptation, but the
+    network observes amplitude and phase. --preset NAME selects published
+    settings; run `metarl train` to list all presets.
     """
 
     iterations: int = 10_000

@@ -44,9 +44,9 @@ Rows = Sequence[tuple[Experiment[Any], MetaParams]]
 class RLRendering(Rendering):
     """Render the policies of one or more runs before and after adaptation, side by side.
 
-    For Navigation2D-v0, the paths of several episodes are drawn. For other environments, one
-    episode is recorded after each number of adaptation steps, always from the same initial state
-    and with the same action noise.
+    For Navigation2D-v0, the paths of several episodes are drawn. For other
+    environments, one episode is recorded after each number of adaptation
+    steps, always from the same initial state and with the same action noise.
     """
 
     inner_steps: Annotated[

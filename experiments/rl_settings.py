@@ -29,9 +29,10 @@ class EnvironmentSettings(Ranged):
     observe_task: bool = False
     """Append the task to the observation, as for an oracle."""
     vectorization: Literal["auto", "sync", "async"] = "auto"
-    """Method of running episodes in parallel. auto uses the environment's vectorized implementation
-    if there is one, otherwise sync. sync runs all episodes in this process; async runs each episode
-    in a separate process, for slow simulators. The sampled episodes are always the same."""
+    """Method of running episodes in parallel. auto uses the environment's
+    vectorized implementation if there is one, otherwise sync. sync runs all
+    episodes in this process; async runs each episode in a separate process,
+    for slow simulators. The sampled episodes are always the same."""
     num_tasks: Annotated[int, at_least(1)] = 20
     """Number of tasks per meta-batch."""
     episodes_per_task: Annotated[int, at_least(1)] = 20
@@ -39,8 +40,8 @@ class EnvironmentSettings(Ranged):
     discount: Annotated[float, between(0, 1)] = 0.99
     """Discount factor of the rewards."""
     gae_lambda: Annotated[float, between(0, 1)] = 1.0
-    """Parameter λ of generalized advantage estimation (GAE) in the outer update and, unless
-    --inner-gae-lambda is set, in the inner steps."""
+    """Parameter λ of generalized advantage estimation (GAE) in the outer
+    update and, unless --inner-gae-lambda is set, in the inner steps."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,14 @@ class PolicySettings(Ranged):
     activation: Literal["relu", "tanh"] = "relu"
     """Activation function of the hidden layers."""
     output_gain: Annotated[float, greater_than(0)] = 0.1
-    """Gain of the initial weights in the last layer. A small gain keeps the mean actions near zero
-    for all observations at the start of training."""
+    """Gain of the initial weights in the last layer. A small gain keeps the
+    mean actions near zero for all observations at the start of training."""
     init_std: Annotated[float, greater_than(0)] = 1.0
     """Initial standard deviation of the actions; the action range is [-1, 1]."""
     action_scale: Annotated[float, greater_than(0)] = 1.0
-    """Factor that converts the network's outputs to actions. With a smaller factor, an inner step
-    changes the actions less; 0.1 corresponds to implementations with actions in [-10, 10]."""
+    """Factor that converts the network's outputs to actions. With a smaller
+    factor, an inner step changes the actions less; 0.1 corresponds to
+    implementations with actions in [-10, 10]."""
 
 
 @dataclass(frozen=True)
@@ -74,22 +76,24 @@ class InnerLoopSettings(Ranged):
     inner_lr: Annotated[float, at_least(0)] = 0.5
     """Step size of the inner steps; initial value of learned step sizes."""
     inner: Annotated[str, among(INNER_OPTIMIZERS)] = "sgd"
-    """Inner optimizer: sgd or adam with a fixed step size, or lslr, meta-sgd, meta-curvature or
-    meta-curvature+lslr with learned step sizes."""
+    """Inner optimizer: sgd or adam with a fixed step size, or lslr, meta-sgd,
+    meta-curvature or meta-curvature+lslr with learned step sizes."""
     inner_loss: Loss = "reinforce"
-    """Inner loss: reinforce uses log-probabilities (Finn et al. 2017), ratio uses likelihood ratios
-    (ProMP), clipped uses clipped likelihood ratios (PPO), and dice has unbiased derivatives of
-    every order with --discount 1 and --gae-lambda 1, but a high variance."""
+    """Inner loss: reinforce uses log-probabilities (Finn et al. 2017), ratio
+    uses likelihood ratios (ProMP), clipped uses clipped likelihood ratios
+    (PPO), and dice has unbiased derivatives of every order with --discount 1
+    and --gae-lambda 1, but a high variance."""
     inner_clip: Annotated[float, greater_than(0)] = 0.5
     """Clip the probability ratio of the clipped inner loss to 1 ± this value."""
     first_order: bool = False
     """Treat inner gradients as constants in the meta-gradient (FOMAML)."""
     inner_gae_lambda: Annotated[float | None, between(0, 1), unset("value of --gae-lambda")] = None
-    """Parameter λ of generalized advantage estimation in the inner steps. Lower values reduce the
-    variance of the inner gradient, which is estimated from few episodes."""
+    """Parameter λ of generalized advantage estimation in the inner steps.
+    Lower values reduce the variance of the inner gradient, which is estimated
+    from few episodes."""
     context_size: Annotated[int, at_least(0)] = 0
-    """Number of context parameters. If positive, inner steps only adapt the context parameters,
-    which start at zero in every task (CAVIA)."""
+    """Number of context parameters. If positive, inner steps only adapt the
+    context parameters, which start at zero in every task (CAVIA)."""
 
 
 @dataclass(frozen=True)

@@ -127,8 +127,9 @@ class Supervised(SupervisedTraining[Config]):
     def checkpoints_for(self, run: Run, options: SupervisedEvaluation) -> list[int]:
         """Return the iterations of the checkpoints to evaluate.
 
-        An ensemble consists of the checkpoints with the highest validation accuracy, or with the
-        lowest validation loss in regression. Otherwise, the options select one checkpoint.
+        An ensemble consists of the checkpoints with the highest validation
+        accuracy, or with the lowest validation loss in regression. Otherwise,
+        the options select one checkpoint.
         """
         if options.ensemble == 1:
             return super().checkpoints_for(run, options)
@@ -187,8 +188,8 @@ class Supervised(SupervisedTraining[Config]):
         Args:
             metas: Meta-parameters of the checkpoints, whose logits are averaged.
             options: Split, number and seed of the tasks.
-            rate: Step size of gradient descent, which replaces the inner optimizer. Default: the
-                inner optimizer of the run.
+            rate: Step size of gradient descent, which replaces the inner
+                optimizer. Default: the inner optimizer of the run.
         """
         loop = self.parts.test_loop
         return adaptation_curves(
@@ -231,8 +232,8 @@ def share_of(tasks: Tasks, *, multiple: int = 1) -> Tasks:
 
     Args:
         tasks: The whole meta-batch, which is the same in all processes.
-        multiple: Number of tasks per chunk. Chunks are not split between processes if there are
-            enough chunks.
+        multiple: Number of tasks per chunk. Chunks are not split between
+            processes if there are enough chunks.
     """
     if isinstance(tasks, Task):
         return processes.share(len(tree.leaves(tasks)[0]), multiple=multiple).of_batch(tasks)

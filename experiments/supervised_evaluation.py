@@ -19,8 +19,8 @@ AS_TRAINED = unset("value used in training")
 class SupervisedEvaluation(Evaluation):
     """Adapt to test tasks, and report the loss and accuracy on query sets after every inner step.
 
-    Classification tasks are sampled from test classes, which were not used in training. Regression
-    tasks are new sinusoids.
+    Classification tasks are sampled from test classes, which were not used in
+    training. Regression tasks are new sinusoids.
     """
 
     test_steps: Annotated[
@@ -40,11 +40,13 @@ class SupervisedEvaluation(Evaluation):
     test_queries: Annotated[
         int | None, at_least(1), tyro.conf.arg(aliases=["--queries"]), AS_TRAINED
     ] = None
-    """Number of query images per class. With one image, as in the evaluation of the MAML paper, a
-    transductive method can exploit the fact that every class occurs exactly once."""
+    """Number of query images per class. With one image, as in the evaluation
+    of the MAML paper, a transductive method can exploit the fact that every
+    class occurs exactly once."""
     bn_mode: Annotated[Literal["query", "support"] | None, AS_TRAINED] = None
-    """Images from which batch norm computes the statistics for query images: the query images
-    themselves (transductive) or the support images (non-transductive)."""
+    """Images from which batch norm computes the statistics for query images:
+    the query images themselves (transductive) or the support images
+    (non-transductive)."""
     start: Annotated[Start | None, AS_TRAINED] = None
     """Initial head in every task. Set this to prototypes or zero to fine-tune a pretrained run."""
     nearest_neighbor: bool = False
@@ -52,12 +54,12 @@ class SupervisedEvaluation(Evaluation):
     inner_lr: Annotated[float | None, at_least(0), unset("inner optimizer used in training")] = None
     """Adapt by gradient descent with this step size instead of the run's inner optimizer."""
     tune_inner_lr: bool = False
-    """Before the evaluation, select the best of eight inner step sizes from 0.001 to 3 on 100
-    validation tasks. Use this to fine-tune a pretrained network or, with --checkpoint 0, a random
-    network."""
+    """Before the evaluation, select the best of eight inner step sizes from
+    0.001 to 3 on 100 validation tasks. Use this to fine-tune a pretrained
+    network or, with --checkpoint 0, a random network."""
     ensemble: Annotated[int, at_least(1)] = 1
-    """Number of checkpoints whose logits are averaged, selected by the results on validation tasks.
-    MAML++ uses 5."""
+    """Number of checkpoints whose logits are averaged, selected by the
+    results on validation tasks. MAML++ uses 5."""
     data_root: Annotated[Path | None, AS_TRAINED] = None
     """Folder that contains the image files; set this if the folder has moved since training."""
 

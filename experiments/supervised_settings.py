@@ -18,26 +18,28 @@ class InnerLoopSettings(Ranged):
 
     group: ClassVar[str] = "inner loop"
     inner_steps: Annotated[int | None, at_least(0)] = None
-    """Number of inner steps in training; 0 trains without adaptation. The default depends on the
-    method."""
+    """Number of inner steps in training; 0 trains without adaptation. The
+    default depends on the method."""
     test_steps: Annotated[int | None, at_least(0)] = None
     """Number of inner steps in validation and test. The default depends on the method."""
     inner_lr: Annotated[float | None, at_least(0)] = None
-    """Step size of the inner steps on the mean loss, or initial value of learned step sizes. The
-    default depends on the method."""
+    """Step size of the inner steps on the mean loss, or initial value of
+    learned step sizes. The default depends on the method."""
     inner: Annotated[str | None, among(INNER_OPTIMIZERS)] = None
-    """Inner optimizer: sgd or adam with a fixed step size, or lslr, meta-sgd, meta-curvature or
-    meta-curvature+lslr with learned step sizes. The default depends on the method."""
+    """Inner optimizer: sgd or adam with a fixed step size, or lslr, meta-sgd,
+    meta-curvature or meta-curvature+lslr with learned step sizes. The default
+    depends on the method."""
     inner_clip: Annotated[float | None, greater_than(0), unset("no clipping")] = None
     """Clip the inner gradient to this global norm."""
     inner_batch: Annotated[int | None, at_least(1), unset("all")] = None
     """Number of support examples per inner step, sampled without replacement."""
     adapts: Adapts | None = None
-    """Parameters that the inner steps adapt; other parameters are only meta-learned. The default
-    depends on the method."""
+    """Parameters that the inner steps adapt; other parameters are only
+    meta-learned. The default depends on the method."""
     start: Start | None = None
-    """Initial head in every task: learned, prototypes of the support set, zero or, only for text,
-    generated from the first support batch. The default depends on the method."""
+    """Initial head in every task: learned, prototypes of the support set,
+    zero or, only for text, generated from the first support batch. The
+    default depends on the method."""
     per_step_norm: tyro.conf.FlagCreatePairsOff[bool] = False
     """Learn a separate scale and shift per inner step for each normalization layer (MAML++)."""
 
@@ -50,19 +52,20 @@ class OuterUpdateSettings(Ranged):
     num_tasks: Annotated[int | None, at_least(1)] = None
     """Number of tasks per meta-batch. The default depends on the method."""
     estimator: Estimator | None = None
-    """Meta-gradient estimator: backprop through the inner steps, reptile, or implicit (iMAML). The
-    default depends on the method."""
+    """Meta-gradient estimator: backprop through the inner steps, reptile, or
+    implicit (iMAML). The default depends on the method."""
     first_order: tyro.conf.FlagCreatePairsOff[bool] = False
     """Treat inner gradients as constants in the meta-gradient (FOMAML)."""
     first_order_until: Annotated[float | None, between(0, 1)] = None
-    """Initial fraction of training with first-order meta-gradients (derivative-order annealing in
-    MAML++). If not set, no annealing."""
+    """Initial fraction of training with first-order meta-gradients
+    (derivative-order annealing in MAML++). If not set, no annealing."""
     multi_step_until: Annotated[float | None, between(0, 1)] = None
-    """Initial fraction of training in which the query losses after all inner steps are minimized
-    (multi-step loss in MAML++). If not set, 0.1 for maml++ and 0 otherwise."""
+    """Initial fraction of training in which the query losses after all inner
+    steps are minimized (multi-step loss in MAML++). If not set, 0.1 for
+    maml++ and 0 otherwise."""
     proximal: Annotated[float | None, at_least(0)] = None
-    """Weight λ of the proximal term, which keeps the adapted parameters near the initialization.
-    If not set, 2 for imaml and 0 otherwise."""
+    """Weight λ of the proximal term, which keeps the adapted parameters near
+    the initialization. If not set, 2 for imaml and 0 otherwise."""
     cg_steps: Annotated[int, at_least(1)] = 5
     """Number of conjugate-gradient steps that compute the implicit gradient."""
     cg_damping: Annotated[float, at_least(0)] = 0.0
@@ -72,8 +75,8 @@ class OuterUpdateSettings(Ranged):
     outer_lr: Annotated[float | None, at_least(0)] = None
     """Step size of the outer optimizer. The default depends on the method."""
     outer_schedule: Literal["constant", "cosine", "linear"] | None = None
-    """Schedule of the outer step size from --outer-lr to --outer-lr-end; constant keeps --outer-lr.
-    The default depends on the method."""
+    """Schedule of the outer step size from --outer-lr to --outer-lr-end;
+    constant keeps --outer-lr. The default depends on the method."""
     outer_lr_end: Annotated[float, at_least(0)] = 0.0
     """Outer step size at the end of a cosine or linear schedule."""
     clip: Annotated[float | None, greater_than(0), unset("no clipping")] = None
@@ -81,22 +84,24 @@ class OuterUpdateSettings(Ranged):
     validation_tasks: Annotated[int | None, at_least(1), unset("100")] = None
     """Number of validation tasks that are evaluated at every checkpoint."""
     mode: Mode | None = None
-    """Execution of the meta-gradient: eager; traced to a graph, which requires no compiler; or
-    compiled with torch.compile, which requires a C++ compiler and takes one to two minutes at the
-    start. If not set, eager for text and for tasks of variable size, and traced otherwise."""
+    """Execution of the meta-gradient: eager; traced to a graph, which
+    requires no compiler; or compiled with torch.compile, which requires a C++
+    compiler and takes one to two minutes at the start. If not set, eager for
+    text and for tasks of variable size, and traced otherwise."""
     chunk_size: Annotated[
         int | None, at_least(1), unset("all; for images, as many as fit the CPU cache")
     ] = None
-    """Number of tasks that are processed together; larger values need more memory. Text tasks are
-    always processed one at a time."""
+    """Number of tasks that are processed together; larger values need more
+    memory. Text tasks are always processed one at a time."""
 
 
 @dataclass(frozen=True)
 class SupervisedConfig(OuterUpdateSettings, InnerLoopSettings, RunConfig):
     """Settings of the supervised experiments.
 
-    --method NAME selects a method, which sets the defaults of the other flags; run `metarl methods`
-    to list all methods. config.json in the run folder contains the values that are used.
+    --method NAME selects a method, which sets the defaults of the other
+    flags; run `metarl methods` to list all methods. config.json in the run
+    folder contains the values that are used.
     """
 
     method: str = "maml"
@@ -129,13 +134,14 @@ Config = TypeVar("Config", bound=SupervisedConfig)
 def resolve(config: Config, settings: dict[str, dict[str, Any]]) -> Config:
     """Replace settings that are None by the defaults of the method and the experiment.
 
-    If `test_steps` is None, the number of inner steps at test time is at least the number in
-    training. With learned step sizes, both numbers are equal.
+    If `test_steps` is None, the number of inner steps at test time is at
+    least the number in training. With learned step sizes, both numbers are
+    equal.
 
     Args:
         config: The settings of the user.
-        settings: Defaults of the experiment, by method and field name. The key ``""`` applies to
-            every method.
+        settings: Defaults of the experiment, by method and field name. The
+            key ``""`` applies to every method.
 
     Returns:
         A copy of the configuration.

@@ -53,12 +53,13 @@ class Parts(NamedTuple):
 
     Attributes:
         model: The network with the inner loop used in training.
-        learner: Function that returns the meta-learner of an iteration, counted from 1. Schedules
-            make the meta-learner depend on the iteration.
+        learner: Function that returns the meta-learner of an iteration,
+            counted from 1. Schedules make the meta-learner depend on the
+            iteration.
         test_loop: Inner loop used in validation and test.
         draw: Sampler of training tasks.
-        evaluated: Samplers of evaluation tasks by split: ``train``, ``validation`` and, except for
-            text, ``test``.
+        evaluated: Samplers of evaluation tasks by split: ``train``,
+            ``validation`` and, except for text, ``test``.
         chunk_size: Number of tasks that an evaluation processes together; None for all tasks.
         train_chunk: Number of tasks that training processes together; None for all tasks.
     """
@@ -122,8 +123,8 @@ def make_learner(
     Args:
         config: A complete configuration.
         model: The model from :func:`make_model`.
-        chunk_size: Number of tasks to process together, unless the configuration contains a value.
-            Default: all tasks.
+        chunk_size: Number of tasks to process together, unless the
+            configuration contains a value. Default: all tasks.
         factor: Function from a parameter name to a factor of the outer step size.
 
     Raises:
@@ -168,8 +169,8 @@ def make_test_loop(
     Args:
         config: A complete configuration.
         model: The model from :func:`make_model`.
-        start: Initial head, ``"prototypes"`` or ``"zero"``, that replaces a learned head. Default:
-            the initial head used in training.
+        start: Initial head, ``"prototypes"`` or ``"zero"``, that replaces a
+            learned head. Default: the initial head used in training.
     """
     loop = replace(model.loop, num_steps=config.test_steps)
     return started(loop, start, model) if start and config.start == "learned" else loop
@@ -180,8 +181,8 @@ def mapped(source: Callable[[], Draw], function: Callable[[Task, torch.Generator
 
     Args:
         source: Function that creates the original sampler; called on first use.
-        function: ``(task, generator) -> task``, applied once to a meta-batch, or to each item if
-            the original sampler returns a list of tasks.
+        function: ``(task, generator) -> task``, applied once to a meta-batch,
+            or to each item if the original sampler returns a list of tasks.
     """
     made = cache(source)
 

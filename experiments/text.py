@@ -64,8 +64,9 @@ class TextClassification(SupervisedTraining[TextConfig]):
 
         Args:
             tasks: Text tasks to sample from.
-            ways: Number of classes in the head. Default: with ``method="pretrained"``, the total
-                number of classes in all tasks; otherwise 2.
+            ways: Number of classes in the head. Default: with
+                ``method="pretrained"``, the total number of classes in all
+                tasks; otherwise 2.
         """
         config, joint = self.config, self.config.method == "pretrained"
         labels = sum(len(task.labels) for task in tasks) if joint else 2
@@ -205,8 +206,9 @@ def support_of(
         generator: Random generator for minibatches.
 
     Returns:
-        Batches with a task axis of size 1: parts of the support set for a generated head,
-        minibatches with `inner_batch`, otherwise the whole support set.
+        Batches with a task axis of size 1: parts of the support set for a
+        generated head, minibatches with `inner_batch`, otherwise the whole
+        support set.
     """
     if config.start == "generated":
         return support_batches(support, shots=config.part_shots, steps=steps)

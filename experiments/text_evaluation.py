@@ -30,9 +30,9 @@ Results: TypeAlias = dict[str, dict[int, torch.Tensor]]
 class TextEvaluation(Evaluation):
     """Adapt to support samples of test tasks, and report the accuracy after adaptation.
 
-    The table shows the mean ± standard deviation over support samples. The tasks published with
-    LEOPARD use the support samples of Bansal et al. 2020. For other tasks, support samples are
-    drawn with fixed seeds.
+    The table shows the mean ± standard deviation over support samples. The
+    tasks published with LEOPARD use the support samples of Bansal et al.
+    2020. For other tasks, support samples are drawn with fixed seeds.
     """
 
     tasks: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: the held-out tasks)")] = ""
@@ -116,8 +116,9 @@ def measure(
 def report(results: Results, options: TextEvaluation, about: dict[str, Any]) -> Report:
     """Return a report with a table: one row per task, and one column per number of shots.
 
-    ``values["mean"]`` and ``values["interval95"]`` are computed over support samples, from the mean
-    accuracy of each sample over tasks and numbers of shots.
+    ``values["mean"]`` and ``values["interval95"]`` are computed over support
+    samples, from the mean accuracy of each sample over tasks and numbers of
+    shots.
 
     Args:
         results: Accuracies from :func:`measure`.

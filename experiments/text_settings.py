@@ -26,8 +26,8 @@ class TextSettings(Ranged):
     tasks: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: all but the held-out)")] = ""
     """Names of the training tasks, separated by commas. If empty, all tasks but --held-out."""
     held_out: str = HELD_OUT
-    """Names of the test tasks, separated by commas. Training excludes the test tasks unless --tasks
-    contains them."""
+    """Names of the test tasks, separated by commas. Training excludes the
+    test tasks unless --tasks contains them."""
     num_shots: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--shots"])] = 4
     """Number of support sentences per class."""
     num_queries: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--queries"])] = 4
@@ -35,8 +35,9 @@ class TextSettings(Ranged):
     max_ways: Annotated[int, at_least(2)] = 6
     """Maximum number of classes per training task; of larger tasks, a random subset is used."""
     part_shots: Annotated[int, at_least(1)] = 2
-    """Only for --start generated: maximum number of support sentences per class in one part of the
-    support set. The first part generates the head, and the inner steps use the other parts."""
+    """Only for --start generated: maximum number of support sentences per
+    class in one part of the support set. The first part generates the head,
+    and the inner steps use the other parts."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ class EncoderSettings(Ranged):
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
     """Hugging Face encoder, given as a folder or a model name."""
     encoder_lr: Annotated[float | None, at_least(0), unset("value of --outer-lr")] = None
-    """Outer step size for the encoder parameters, scheduled like --outer-lr. If not set, 1e-5 for
-    leopard and --outer-lr otherwise."""
+    """Outer step size for the encoder parameters, scheduled like --outer-lr.
+    If not set, 1e-5 for leopard and --outer-lr otherwise."""
     top_layers: Annotated[int, at_least(0)] = 2
-    """Number of top encoder layers that the inner steps adapt (LEOPARD's ν). The other encoder
-    layers are only meta-learned."""
+    """Number of top encoder layers that the inner steps adapt (LEOPARD's ν).
+    The other encoder layers are only meta-learned."""
     pooling: Literal["mean", "cls"] = "mean"
     """Computation of sentence features: mean over tokens, or cls for the first token."""
     max_length: Annotated[int, at_least(1)] = 64
@@ -62,9 +63,10 @@ class EncoderSettings(Ranged):
 class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
     """Learn to classify sentences into any number of classes from K examples per class.
 
-    --method pretrained trains one classifier on the classes of all tasks. Checkpoint 0 of such a
-    run contains the original encoder, for a plain fine-tuning baseline. A checkpoint needs 270 MB
-    for an encoder with 23 million parameters.
+    --method pretrained trains one classifier on the classes of all tasks.
+    Checkpoint 0 of such a run contains the original encoder, for a plain
+    fine-tuning baseline. A checkpoint needs 270 MB for an encoder with 23
+    million parameters.
     """
 
     method: str = "leopard"

@@ -6,9 +6,9 @@
 - :mod:`metarl.rl`, :mod:`metarl.supervised` and :mod:`metarl.core` contain the building blocks for
   custom methods and training loops.
 
-Importing metarl registers all environments with Gymnasium, but does not import torch or mujoco. The
-public names in each subpackage are listed in the subpackage's ``__init__.pyi`` and are imported on
-first use.
+Importing metarl registers all environments with Gymnasium, but does not
+import torch or mujoco. The public names in each subpackage are listed in the
+subpackage's ``__init__.pyi`` and are imported on first use.
 
 Example::
 

@@ -1,4 +1,4 @@
-"""The base class for experiments, and the training loop shared by all experiments.
+"""The base class for experiments.
 
 Each command, such as ``metarl train``, is implemented once on top of the :class:`Experiment`
 interface. Subclasses define the tasks, the meta-learner, the evaluation flags and tables, and the
@@ -17,13 +17,11 @@ import tyro
 
 from metarl.core import MetaLearner, MetaParams, Metrics
 from metarl.runs import (
-    Journal,
     Run,
     RunConfig,
     Subject,
     checkpoint,
     load_checkpoint,
-    require_tracker,
     to_json,
     unset,
 )
@@ -283,50 +281,3 @@ class Experiment(ABC, Generic[Config]):
         """
         del run
         return ()
-
-
-def start(experiment: Experiment[Any], out: Path) -> None:
-    """Create a run folder, save the initialization, and train.
-
-    Args:
-        experiment: The experiment to train.
-        out: Path of the run folder, which must be empty or must not exist.
-    """
-    require_tracker(experiment.config.track)
-    first, state = experiment.prepare(), experiment.init()
-    with Run.create(out, experiment.name, to_json(experiment.config)) as run:
-        begin(experiment, run, state, first)
-        train(experiment, run, state, start=0)
-
-
-def begin(experiment: Experiment[Any], run: Run, state: State, first: dict[str, float]) -> None:
-    """Log the metrics and save the checkpoint for iteration 0.
-
-    Args:
-        experiment: The experiment to train.
-        run: The run to write to.
-        state: The training state before the first iteration.
-        first: Metrics for iteration 0, from :meth:`Experiment.prepare`; not logged if empty.
-    """
-    if first and not run.metrics():  # an interrupted run may already contain them
-        run.log(0, first)
-    experiment.save(run, 0, state)
-
-
-def train(experiment: Experiment[Any], run: Run, state: State, *, start: int) -> None:
-    """Train from iteration ``start + 1`` to the configured number of iterations.
-
-    Args:
-        experiment: The experiment to train.
-        run: The run that receives metrics and checkpoints.
-        state: The training state after iteration `start`.
-        start: The last completed iteration; 0 for a new run.
-    """
-    with Journal(run, experiment.config, start=start, save=experiment.save) as journal:
-        for iteration in journal.iterations():
-            tasks, collected = experiment.draw(state, iteration)
-            journal.collected()
-            state, updated = experiment.learner(iteration).step(state, tasks)
-            if journal.checkpoint_is_due(iteration):
-                updated = updated | experiment.validate(state)
-            journal.write(iteration, state, collected | updated)

@@ -51,6 +51,7 @@ LAWS: dict[str, set[str]] = {
     "drawing": CORE | {"runs", "rl", "supervised"},
     "envs": set(),
     "experiment": CORE | {"runs"},
+    "training": CORE | {"runs", "experiment"},
 }
 """What the modules of each package may import of metarl, beside their own package."""
 LAWS["experiments"] = {*LAWS, "experiments"}

@@ -32,8 +32,8 @@ PARTS = {
 }
 """Modules of :mod:`metarl.commands.measures` by measurement.
 
-Each module defines a function with the name of the measurement. The function receives the options
-of the command and returns a list of :class:`Case`.
+Each module defines a function with the name of the measurement. The function
+receives the options of the command and returns a list of :class:`Case`.
 """
 ALL = ("sampling", "update", "regression", "fewshot")
 
@@ -42,17 +42,19 @@ ALL = ("sampling", "update", "regression", "fewshot")
 class Benchmark(Ranged):
     """Measure the speed of sampling, meta-RL updates and supervised meta-steps.
 
-    Speeds are medians over --repeats measurements. All results depend on the machine and its load.
-    The same run therefore measures reference speeds for comparison: a matrix product, a memory
-    copy, the raw physics, and a plain loop over tasks.
+    Speeds are medians over --repeats measurements. All results depend on the
+    machine and its load. The same run therefore measures reference speeds for
+    comparison: a matrix product, a memory copy, the raw physics, and a plain
+    loop over tasks.
     """
 
     what: Annotated[
         Literal["all", "sampling", "update", "regression", "fewshot", "text", "scaling"],
         tyro.conf.Positional,
     ] = "all"
-    """Measurement to run. all runs every measurement except text, which requires the encoder of
-    `metarl train text`, and scaling, which starts several processes."""
+    """Measurement to run. all runs every measurement except text, which
+    requires the encoder of `metarl train text`, and scaling, which starts
+    several processes."""
     repeats: Annotated[int, at_least(1)] = 5
     """Number of timed repetitions per result, after one untimed warm-up."""
     env: tuple[str, ...] = (
@@ -64,11 +66,12 @@ class Benchmark(Ranged):
     episodes_per_task: int = 20
     """Number of episodes per task in sampling and update."""
     hidden: tuple[int, ...] = ()
-    """Widths of the hidden layers of the policy in sampling and update. If not set, the widths are
-    64 64 for Navigation2D-v0 and 100 100 for all other environments."""
+    """Widths of the hidden layers of the policy in sampling and update. If
+    not set, the widths are 64 64 for Navigation2D-v0 and 100 100 for all
+    other environments."""
     fisher_fraction: tuple[float, ...] = (1.0, 0.25)
-    """Fractions of the episodes from which Fisher-vector products are computed; each fraction is
-    measured separately."""
+    """Fractions of the episodes from which Fisher-vector products are
+    computed; each fraction is measured separately."""
     compiled: bool = True
     """Also measure compiled supervised meta-steps; compilation takes a minute or more."""
     processes: int = 2

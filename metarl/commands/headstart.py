@@ -24,9 +24,10 @@ from metarl.util import Ranged, at_least, optional, print_table, replacing, requ
 class Headstart(Ranged):
     """Compare adapting a meta-learned policy with training a policy from scratch.
 
-    Train the policies from scratch with `metarl train sb3 --task JSON`; several runs on the same
-    task are treated as seeds. Returns of these policies are measured without exploration noise,
-    returns of the adapted policy with exploration noise.
+    Train the policies from scratch with `metarl train sb3 --task JSON`;
+    several runs on the same task are treated as seeds. Returns of these
+    policies are measured without exploration noise, returns of the adapted
+    policy with exploration noise.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -34,8 +35,8 @@ class Headstart(Ranged):
     scratch: tuple[Path, ...]
     """Run folders of `metarl train sb3 --task JSON`, one per policy trained from scratch."""
     out: Path
-    """Output figure: .png, .pdf or .svg. The table is written to a .json file with the same
-    name."""
+    """Output figure: .png, .pdf or .svg. The table is written to a .json file
+    with the same name."""
     episodes: Annotated[int, at_least(1)] = 20
     """Number of episodes per adaptation step."""
     inner_steps: Annotated[int, at_least(1)] = 3
@@ -133,8 +134,9 @@ def by_task(args: Headstart, env: str) -> dict[str, list[Learning]]:
 def row_of(task: str, curve: AdaptationCurve, runs: list[Learning], steps: int) -> dict[str, Any]:
     """Return the results on one task as JSON values.
 
-    ``scratch_steps`` contains the environment steps after which each run from scratch reaches the
-    return of the adapted policy after its first adaptation step, or None if a run never does.
+    ``scratch_steps`` contains the environment steps after which each run from
+    scratch reaches the return of the adapted policy after its first
+    adaptation step, or None if a run never does.
 
     Args:
         task: Task description in JSON format.

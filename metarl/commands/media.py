@@ -1,7 +1,8 @@
 """The program that draws pictures during training with ``--media-every``, in a separate process.
 
-``python -m metarl.commands.media runs/quick 30 png`` draws the last checkpoint of runs/quick and
-saves the pictures as runs/quick/media/00000030-*.
+``python -m metarl.commands.media runs/quick 30 png`` draws the last
+checkpoint of runs/quick and saves the pictures as
+runs/quick/media/00000030-*.
 """
 
 import sys

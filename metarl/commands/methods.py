@@ -12,8 +12,9 @@ from metarl.util import print_table
 class Methods:
     """List the methods with their papers and flags, and the inner optimizers.
 
-    Use a supervised method with `metarl train regression --method NAME` or `metarl train fewshot
-    --method NAME`, and a meta-RL method with `metarl train NAME`.
+    Use a supervised method with `metarl train regression --method NAME` or
+    `metarl train fewshot --method NAME`, and a meta-RL method with `metarl
+    train NAME`.
     """
 
 

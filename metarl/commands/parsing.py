@@ -44,8 +44,9 @@ def flag(name: str) -> str:
 def flags_of(text: str, names: Sequence[str]) -> str:
     """Return a message with Python argument names replaced with command-line flags.
 
-    A name with an underscore is replaced everywhere. A name without an underscore is replaced in
-    backticks and before an equals sign: ``task=1`` becomes ``--task 1``.
+    A name with an underscore is replaced everywhere. A name without an
+    underscore is replaced in backticks and before an equals sign: ``task=1``
+    becomes ``--task 1``.
 
     Args:
         text: The message.
@@ -73,8 +74,9 @@ def parse(options: Any, argv: list[str], prog: str, *, default: Any = None) -> A
         options: Dataclass with one field per flag.
         argv: Words after the name of the command.
         prog: Command that the help shows, such as ``metarl plot``.
-        default: Instance of `options` with the default values. ``--help`` then shows the flags in
-            groups. If None, the defaults of the dataclass are used, without groups.
+        default: Instance of `options` with the default values. ``--help``
+            then shows the flags in groups. If None, the defaults of the
+            dataclass are used, without groups.
 
     Returns:
         An instance of `options`.
@@ -112,8 +114,9 @@ def parse(options: Any, argv: list[str], prog: str, *, default: Any = None) -> A
 def grouped(config: Any) -> type[Any]:
     """Return a dataclass with one nested dataclass per group of settings.
 
-    A field belongs to the group that is named by the attribute ``group`` of the class that defines
-    the field, or to the group "run" if the class has no such attribute.
+    A field belongs to the group that is named by the attribute ``group`` of
+    the class that defines the field, or to the group "run" if the class has
+    no such attribute.
 
     Args:
         config: Configuration that contains the default values.
@@ -173,8 +176,8 @@ def take_option(argv: list[str], name: str) -> tuple[str | None, list[str]]:
         name: The flag, such as ``--out``.
 
     Returns:
-        The value from ``--out VALUE`` or ``--out=VALUE``, and the remaining words. The value is
-        None if the words do not contain the flag.
+        The value from ``--out VALUE`` or ``--out=VALUE``, and the remaining
+        words. The value is None if the words do not contain the flag.
 
     Raises:
         UsageError: If the flag is the last word and has no value.

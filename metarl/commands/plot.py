@@ -16,8 +16,9 @@ from metarl.util import require_writable
 class Plot:
     """Plot learning curves and adaptation curves of one or more runs.
 
-    Runs that differ only in the seed are averaged. For a single regression run, the figure also
-    shows the predictions for test sinusoids before and after adaptation.
+    Runs that differ only in the seed are averaged. For a single regression
+    run, the figure also shows the predictions for test sinusoids before and
+    after adaptation.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]

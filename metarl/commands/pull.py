@@ -14,8 +14,9 @@ from metarl.runs import Run, copy, hub, new_folder, require_inside, require_know
 class Pull:
     """Create a run folder from a shared run, to evaluate, plot and render the shared model.
 
-    Only files that belong to a run are copied, and no code from the source is executed. The
-    configuration, the checkpoint, metrics and evaluations are validated.
+    Only files that belong to a run are copied, and no code from the source is
+    executed. The configuration, the checkpoint, metrics and evaluations are
+    validated.
     """
 
     source: Annotated[str, tyro.conf.Positional]
@@ -23,8 +24,9 @@ class Pull:
     out: Path
     """Run folder to create."""
     trust_env: bool = False
-    """Accept a run whose environment ID names a Python module, as in module:Name-v0. Commands that
-    use the run import the module and run its code: set this only if you trust the module."""
+    """Accept a run whose environment ID names a Python module, as in
+    module:Name-v0. Commands that use the run import the module and run its
+    code: set this only if you trust the module."""
 
 
 def main(args: Pull) -> None:

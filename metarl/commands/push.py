@@ -21,9 +21,10 @@ from metarl.util import warn
 class Push:
     """Share a run: one checkpoint, evaluations, metrics, pictures, and a model card as README.md.
 
-    The shared folder is a complete run folder. It includes the optimizer state, so that training
-    can be resumed, but not the values of --data-root and --track. Stable-Baselines3 models are
-    shared as tensors, without pickled objects, because loading a pickle can run code.
+    The shared folder is a complete run folder. It includes the optimizer
+    state, so that training can be resumed, but not the values of --data-root
+    and --track. Stable-Baselines3 models are shared as tensors, without
+    pickled objects, because loading a pickle can run code.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -87,9 +88,10 @@ def write(args: Push, folder: Path, place: str) -> str:
 def draw(run: Run, subject: Subject) -> None:
     """Draw a video or an image of the shared checkpoint, and save the file in media/.
 
-    Policies are drawn as a .gif video, which Markdown pages display, or as an image if the video
-    fails or the video packages are not installed. Other runs are drawn as an image. If no image can
-    be drawn, a warning is printed and the run is shared without a picture.
+    Policies are drawn as a .gif video, which Markdown pages display, or as an
+    image if the video fails or the video packages are not installed. Other
+    runs are drawn as an image. If no image can be drawn, a warning is printed
+    and the run is shared without a picture.
 
     Args:
         run: The shared copy of the run.

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import tyro
 
 from metarl.commands.opened import opened
-from metarl.experiment import Device, Experiment, State, begin, train
+from metarl.experiment import Device, Experiment, State
 from metarl.runs import Run, RunConfig, to_json, unset
+from metarl.training import begin, train
 from metarl.util import warn
 
 
@@ -16,8 +17,8 @@ from metarl.util import warn
 class Resume:
     """Continue a run from its last checkpoint.
 
-    A resumed run logs the same metrics as an uninterrupted run, except for time/*. For runs of
-    Stable-Baselines3, this is guaranteed only on a CPU.
+    A resumed run logs the same metrics as an uninterrupted run, except for
+    time/*. For runs of Stable-Baselines3, this is guaranteed only on a CPU.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -25,8 +26,8 @@ class Resume:
     iterations: Annotated[int | None, unset("the value of the run")] = None
     """Total number of iterations, including completed iterations. Increase to train longer."""
     total_steps: Annotated[int | None, unset("the value of the run")] = None
-    """Total number of environment steps, including completed steps; only for runs of `metarl train
-    sb3`."""
+    """Total number of environment steps, including completed steps; only for
+    runs of `metarl train sb3`."""
     device: Annotated[Device | None, unset("the value of the run")] = None
     """Device to continue the training on."""
 
@@ -73,8 +74,8 @@ def newest_state(experiment: Experiment[Any], run: Run) -> tuple[int, State | No
         run: The run.
 
     Returns:
-        The iteration and the training state of the checkpoint, or ``(0, None)`` if the run stopped
-        before its first checkpoint.
+        The iteration and the training state of the checkpoint, or ``(0,
+        None)`` if the run stopped before its first checkpoint.
 
     Raises:
         ValueError: If all checkpoints are damaged, or metrics exist without a checkpoint.

@@ -97,8 +97,9 @@ class SideBySide:
 def divided(jobs: int) -> list[dict[str, str]]:
     """Return the environment variables of each of `jobs` parallel processes.
 
-    The CPU cores are divided equally: ``OMP_NUM_THREADS`` is the number of cores per process. GPUs
-    are assigned in turn: ``CUDA_VISIBLE_DEVICES`` contains one GPU per process.
+    The CPU cores are divided equally: ``OMP_NUM_THREADS`` is the number of
+    cores per process. GPUs are assigned in turn: ``CUDA_VISIBLE_DEVICES``
+    contains one GPU per process.
 
     Returns:
         One dictionary of environment variables per process.

@@ -1,7 +1,7 @@
 """The functional core shared by all methods: inner loops, meta-gradients and outer updates.
 
-Inner loops and meta-gradients are pure functions of their arguments. All computations use torch and
-run on the device of the arguments.
+Inner loops and meta-gradients are pure functions of their arguments. All
+computations use torch and run on the device of the arguments.
 
 Example::
 

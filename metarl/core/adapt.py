@@ -31,24 +31,28 @@ class InnerLoop:
     Attributes:
         loss: Loss of one task on one support batch, ``(params, batch) -> scalar``.
         optimizer: The inner optimizer, such as :func:`sgd`.
-        fast: Function that returns whether the parameter with a given name adapts. All other
-            parameters keep their meta-learned values. By default, all parameters adapt.
-        per_step: Names of parameters of shape (steps, *shape), with one row per inner step. They
-            are meta-learned and do not adapt. Inner step k = 0, 1, ... and the query pass after
-            this step use row k, as in the MAML++ code; the query pass before the first step uses
-            row 0.
-        first_order: Whether meta-gradients treat inner gradients as constants, as in FOMAML.
-            Learned step sizes and the result of `start` still receive gradients.
-        start: Task-conditioned initialization, ``(params, batches) -> (params, remaining
-            batches)``, which can add parameters that are not meta-learned, such as a generated
-            head. By default, parameters and batches are unchanged.
-        supplied: Names of the parameters that `start` adds, such as CAVIA's context. The inner
-            optimizer can have learned constants for these parameters, but their initial values are
-            not meta-learned.
-        num_steps: Number of inner steps, which cycle through the support batches. None takes one
-            step on each support batch.
-        proximal: Weight λ of the proximal term (λ/2)‖φ − θ‖² between the adapted parameters φ and
-            the initialization θ (iMAML, Rajeswaran et al. 2019, eq. 3).
+        fast: Function that returns whether the parameter with a given name
+            adapts. All other parameters keep their meta-learned values. By
+            default, all parameters adapt.
+        per_step: Names of parameters of shape (steps, *shape), with one row
+            per inner step. They are meta-learned and do not adapt. Inner step
+            k = 0, 1, ... and the query pass after this step use row k, as in
+            the MAML++ code; the query pass before the first step uses row 0.
+        first_order: Whether meta-gradients treat inner gradients as
+            constants, as in FOMAML. Learned step sizes and the result of
+            `start` still receive gradients.
+        start: Task-conditioned initialization, ``(params, batches) ->
+            (params, remaining batches)``, which can add parameters that are
+            not meta-learned, such as a generated head. By default, parameters
+            and batches are unchanged.
+        supplied: Names of the parameters that `start` adds, such as CAVIA's
+            context. The inner optimizer can have learned constants for these
+            parameters, but their initial values are not meta-learned.
+        num_steps: Number of inner steps, which cycle through the support
+            batches. None takes one step on each support batch.
+        proximal: Weight λ of the proximal term (λ/2)‖φ − θ‖² between the
+            adapted parameters φ and the initialization θ (iMAML, Rajeswaran
+            et al. 2019, eq. 3).
 
     Example::
 
@@ -79,10 +83,10 @@ class InnerLoop:
         """Apply one inner step with a given gradient.
 
         Args:
-            meta: The meta-parameters, with the inner optimizer's learned constants and the
-                initialization θ for the proximal term.
-            params: The task's parameters before the step; each per-step parameter is replaced by
-                the row for this step.
+            meta: The meta-parameters, with the inner optimizer's learned
+                constants and the initialization θ for the proximal term.
+            params: The task's parameters before the step; each per-step
+                parameter is replaced by the row for this step.
             grads: The gradient returned by :meth:`gradient`.
             state: The inner optimizer's state before the step.
             index: Index of the step, starting at 0.
@@ -120,8 +124,9 @@ class InnerLoop:
             batches: The task's support batches.
 
         Raises:
-            ValueError: If `num_steps` is set and the number of support batches is 0 or greater than
-                `num_steps`. With ``num_steps=0``, no batch and one batch are both accepted.
+            ValueError: If `num_steps` is set and the number of support
+                batches is 0 or greater than `num_steps`. With
+                ``num_steps=0``, no batch and one batch are both accepted.
         """
         return list(self.steps(meta, batches))
 
@@ -136,8 +141,8 @@ class InnerLoop:
         """Return meta-parameters with an initialization and the inner optimizer's constants.
 
         Args:
-            params: The initialization by parameter name. For names in `supplied`, only the shape is
-                used, to create the constants.
+            params: The initialization by parameter name. For names in
+                `supplied`, only the shape is used, to create the constants.
         """
         fast, _ = split(params, self.adapts)
         model = {name: p for name, p in params.items() if name not in self.supplied}

@@ -1,7 +1,7 @@
 """Inner optimizers: gradient transformations whose constants can be meta-learned.
 
-An optimizer consists of three pure functions. `update` returns the values to *add* to the
-parameters, so that :func:`chain` can compose optimizers.
+An optimizer consists of three pure functions. `update` returns the values to
+*add* to the parameters, so that :func:`chain` can compose optimizers.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,12 +19,14 @@ class InnerOptimizer(NamedTuple):
     """An inner optimizer as three functions.
 
     Attributes:
-        constants: ``params -> constants``, the initial values of the learned constants by name;
-            ``{}`` for optimizers without learned constants.
-        state: ``params -> state``, the initial state such as moments; ``()`` for optimizers without
-            state.
-        update: ``(constants, gradients, state, step) -> (updates, state)``, the updates to add to
-            the parameters and the next state. `step` starts at 0.
+        constants: ``params -> constants``, the initial values of the learned
+            constants by name; ``{}`` for optimizers without learned
+            constants.
+        state: ``params -> state``, the initial state such as moments; ``()``
+            for optimizers without state.
+        update: ``(constants, gradients, state, step) -> (updates, state)``,
+            the updates to add to the parameters and the next state. `step`
+            starts at 0.
     """
 
     constants: Callable[[Params], Params]
@@ -46,8 +48,8 @@ def sgd(lr: float | Sequence[float]) -> InnerOptimizer:
     """Return a gradient-descent optimizer, θ' = θ − α ∇L (Finn et al. 2017, eq. 1).
 
     Args:
-        lr: Step size α, or a sequence with one step size per inner step. Steps after the end of the
-            sequence use the last step size.
+        lr: Step size α, or a sequence with one step size per inner step.
+            Steps after the end of the sequence use the last step size.
 
     Raises:
         ValueError: If a step size is negative, or `lr` is an empty sequence.
@@ -91,10 +93,11 @@ def lslr(
 
     Args:
         lr: Initial value for all step sizes.
-        steps: Number of inner steps with separate step sizes; later inner steps use the step sizes
-            of the last of these steps.
-        group: Function that maps a parameter name to a group name, such as the name of a layer.
-            Tensors in the same group share step sizes. Defaults to one group per tensor.
+        steps: Number of inner steps with separate step sizes; later inner
+            steps use the step sizes of the last of these steps.
+        group: Function that maps a parameter name to a group name, such as
+            the name of a layer. Tensors in the same group share step sizes.
+            Defaults to one group per tensor.
 
     Raises:
         ValueError: If `lr` is negative, or `steps` is less than 1.
@@ -121,8 +124,9 @@ def adam(
 
     Args:
         lr: Step size.
-        beta1: Decay rate β₁ of the first moment. The default 0 disables momentum, as in Reptile
-            (Nichol et al. 2018), because momentum is harmful over a few steps.
+        beta1: Decay rate β₁ of the first moment. The default 0 disables
+            momentum, as in Reptile (Nichol et al. 2018), because momentum is
+            harmful over a few steps.
         beta2: Decay rate β₂ of the second moment.
         eps: Constant added to the denominator.
 
@@ -170,10 +174,11 @@ def clip_norm(limit: float) -> InnerOptimizer:
 def chain(*optimizers: InnerOptimizer) -> InnerOptimizer:
     """Return an inner optimizer that applies several optimizers in sequence.
 
-    The negative update of each optimizer is the gradient for the next optimizer. With step size 1,
-    an optimizer therefore passes on the transformed gradient, as in
-    ``chain(meta_curvature(1.0), lslr(0.1, steps=5))``. The names of learned constants are prefixed
-    with the optimizer's position in the chain: ``0.``, ``1.``, ...
+    The negative update of each optimizer is the gradient for the next
+    optimizer. With step size 1, an optimizer therefore passes on the
+    transformed gradient, as in ``chain(meta_curvature(1.0), lslr(0.1,
+    steps=5))``. The names of learned constants are prefixed with the
+    optimizer's position in the chain: ``0.``, ``1.``, ...
 
     Raises:
         ValueError: If no optimizer is given.
@@ -213,18 +218,19 @@ def _root(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def meta_curvature(lr: float, *, max_size: int | None = None) -> InnerOptimizer:
     """Return Meta-Curvature: θ' = θ − α MC(∇L) with a learned curvature (Park & Oliva 2019, eq. 6).
 
-    Each weight gradient is multiplied by a learned square matrix along each mode of the weight. For
-    a gradient G of shape (out, in, *kernel), MC(G) = G ×₁ M_out ×₂ M_in ×₃ M_kernel. This equals
-    the product of M_out ⊗ M_in ⊗ M_kernel with vec(G), without forming the Kronecker product.
-    Biases have one learned factor per element. All matrices are initialized to the identity and all
-    factors to 1, so that the first meta-iteration equals a MAML iteration. All inner steps share
-    the matrices and factors.
+    Each weight gradient is multiplied by a learned square matrix along each
+    mode of the weight. For a gradient G of shape (out, in, *kernel), MC(G) =
+    G ×₁ M_out ×₂ M_in ×₃ M_kernel. This equals the product of M_out ⊗ M_in ⊗
+    M_kernel with vec(G), without forming the Kronecker product. Biases have
+    one learned factor per element. All matrices are initialized to the
+    identity and all factors to 1, so that the first meta-iteration equals a
+    MAML iteration. All inner steps share the matrices and factors.
 
     Args:
         lr: Step size α, which is not learned.
-        max_size: Largest mode with a learned matrix; larger modes keep the identity. For example, a
-            head on 800 features would otherwise add a matrix with 640,000 elements. None sets no
-            limit.
+        max_size: Largest mode with a learned matrix; larger modes keep the
+            identity. For example, a head on 800 features would otherwise add
+            a matrix with 640,000 elements. None sets no limit.
 
     Raises:
         ValueError: If `lr` is negative.

@@ -24,15 +24,17 @@ def conjugate_gradient(
     Args:
         product: Function x ↦ A x on trees.
         target: The tree b.
-        steps: Number of iterations, each with one product. All products are computed even if x no
-            longer changes, so that the function works under ``vmap``.
-        tolerance: Relative tolerance: x no longer changes once ‖b − A x‖² is at most this fraction
-            of ‖b‖². x also no longer changes after the first direction p with pᵀAp ≤ 0, where A is
-            not positive definite (Steihaug 1983).
+        steps: Number of iterations, each with one product. All products are
+            computed even if x no longer changes, so that the function works
+            under ``vmap``.
+        tolerance: Relative tolerance: x no longer changes once ‖b − A x‖² is
+            at most this fraction of ‖b‖². x also no longer changes after the
+            first direction p with pᵀAp ≤ 0, where A is not positive definite
+            (Steihaug 1983).
 
     Returns:
-        ``(x, residual)`` with residual = b − A x. The residual also gives xᵀ A x without another
-            product.
+        ``(x, residual)`` with residual = b − A x. The residual also gives xᵀ
+            A x without another product.
     """
     x, residual = tree.scale(target, 0.0), target
     direction, squared = target, tree.dot(target, target)
@@ -67,9 +69,10 @@ class Jacobian(NamedTuple):
 def linearize(outputs: Tensors, inputs: Tensors) -> Jacobian:
     """Return the Jacobian of an autograd graph as a linear map that can be applied many times.
 
-    Jᵀu is linear in u, and the derivative of Jᵀu with respect to u gives products with J. Both
-    products therefore reuse the stored activations. Forward-mode differentiation would repeat the
-    forward pass in each product, and its levels are not thread-safe.
+    Jᵀu is linear in u, and the derivative of Jᵀu with respect to u gives
+    products with J. Both products therefore reuse the stored activations.
+    Forward-mode differentiation would repeat the forward pass in each
+    product, and its levels are not thread-safe.
 
     Args:
         outputs: Tensors computed from `inputs`, whose autograd graph has not been freed.

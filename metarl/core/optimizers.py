@@ -9,8 +9,8 @@ from metarl.util import among
 
 
 MakeInner: TypeAlias = Callable[..., InnerOptimizer]
-"""Function that builds an inner optimizer, ``(lr, *, steps, group) -> InnerOptimizer``.
-:func:`inner_optimizer` describes the arguments."""
+"""Function that builds an inner optimizer, ``(lr, *, steps, group) ->
+InnerOptimizer``. :func:`inner_optimizer` describes the arguments."""
 
 MAX_SIZE = 600  # largest curvature matrix: any kernel, but not the 800-wide miniImageNet head
 
@@ -27,8 +27,8 @@ INNER_OPTIMIZERS: dict[str, MakeInner] = {
 """Builders of inner optimizers by name; :func:`register_inner_optimizer` adds an entry."""
 
 LEARNED_RATES = {*INNER_OPTIMIZERS} - {"sgd", "adam"}
-"""Names of inner optimizers with meta-learned constants; evaluations cannot change the step size of
-these optimizers."""
+"""Names of inner optimizers with meta-learned constants; evaluations cannot
+change the step size of these optimizers."""
 
 
 def register_inner_optimizer(name: str, make: MakeInner, *, learned: bool = False) -> None:
@@ -36,10 +36,10 @@ def register_inner_optimizer(name: str, make: MakeInner, *, learned: bool = Fals
 
     Args:
         name: Name on the command line, such as ``"sign-sgd"``.
-        make: Function ``(lr, *, steps, group) -> InnerOptimizer`` that builds the optimizer;
-            :func:`inner_optimizer` describes the arguments.
-        learned: Whether the step sizes are meta-learned, with `lr` as the initial value. If set,
-            evaluations cannot change the step size.
+        make: Function ``(lr, *, steps, group) -> InnerOptimizer`` that builds
+            the optimizer; :func:`inner_optimizer` describes the arguments.
+        learned: Whether the step sizes are meta-learned, with `lr` as the
+            initial value. If set, evaluations cannot change the step size.
 
     Raises:
         ValueError: If the name is already registered.
@@ -69,10 +69,11 @@ def inner_optimizer(
         name: A key of :data:`INNER_OPTIMIZERS`.
         lr: Step size, or the initial value for learned step sizes.
         steps: Number of inner steps, for optimizers with a separate step size per inner step.
-        clip: Global norm to which the gradient is clipped before the optimizer is applied. None
-            disables clipping.
-        group: Function that maps a parameter name to a group name; tensors in the same group share
-            step sizes. Only used by ``lslr``; see :func:`~metarl.core.inner.lslr`.
+        clip: Global norm to which the gradient is clipped before the
+            optimizer is applied. None disables clipping.
+        group: Function that maps a parameter name to a group name; tensors in
+            the same group share step sizes. Only used by ``lslr``; see
+            :func:`~metarl.core.inner.lslr`.
 
     Raises:
         ValueError: If `name` is not registered.

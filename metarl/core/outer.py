@@ -21,8 +21,8 @@ def initial_params(
 
     Args:
         loop: The inner loop.
-        params: A dictionary of parameters, or a function that samples this dictionary on the CPU
-            with `generator`.
+        params: A dictionary of parameters, or a function that samples this
+            dictionary on the CPU with `generator`.
         generator: Random generator, passed to `params` if it is a function.
         device: Device to which the meta-parameters are moved.
     """
@@ -51,22 +51,23 @@ def gradient_learner(
         task_gradient: The estimator, such as ``backprop(loop, outer)``.
         optimizer: A ``torch.optim`` class, such as ``torch.optim.Adam``.
         lr: Outer step size.
-        factor: Function that maps the name of a model parameter to a factor for its outer step
-            size. Defaults to 1 for all parameters.
+        factor: Function that maps the name of a model parameter to a factor
+            for its outer step size. Defaults to 1 for all parameters.
         chunk_size: Number of tasks processed at a time; see
-            :func:`~metarl.core.estimators.meta_gradient`. None processes all tasks at once.
+            :func:`~metarl.core.estimators.meta_gradient`. None processes all
+            tasks at once.
         mode: Execution mode; see :func:`~metarl.core.estimators.meta_gradient`.
-        clip: Clip every element of the mean gradient to [−clip, clip], as MAML does on
-            miniImageNet. None disables clipping.
-        settings: Values that are passed to the estimator as tensors, such as the weights of the
-            multi-step loss.
-        options: Further arguments of the optimizer. `lr` and `options` apply to every step of this
-            learner, even if another learner created the state. To schedule `lr`, create a new
-            learner in every iteration.
+        clip: Clip every element of the mean gradient to [−clip, clip], as
+            MAML does on miniImageNet. None disables clipping.
+        settings: Values that are passed to the estimator as tensors, such as
+            the weights of the multi-step loss.
+        options: Further arguments of the optimizer. `lr` and `options` apply
+            to every step of this learner, even if another learner created the
+            state. To schedule `lr`, create a new learner in every iteration.
 
     Raises:
-        FloatingPointError: From `step`, if the meta-gradient is not finite. The parameters are then
-            unchanged.
+        FloatingPointError: From `step`, if the meta-gradient is not finite.
+            The parameters are then unchanged.
     """
 
     def init(

@@ -14,8 +14,9 @@ from metarl.core.types import Params
 class Apply:
     """A module as a pure function ``apply(params, *inputs)``.
 
-    The function is thread-safe: every thread uses its own copy of the module, because
-    ``torch.func.functional_call`` temporarily replaces the parameters of the module.
+    The function is thread-safe: every thread uses its own copy of the module,
+    because ``torch.func.functional_call`` temporarily replaces the parameters
+    of the module.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -51,12 +52,14 @@ def functional(module: nn.Module) -> tuple[Apply, Params]:
         module: The module. Its buffers become part of the function.
 
     Returns:
-        ``(apply, params)``: the function ``apply(params, *inputs)``, and copies of the parameters
-            by name, in the order of ``module.named_parameters()``.
+        ``(apply, params)``: the function ``apply(params, *inputs)``, and
+            copies of the parameters by name, in the order of
+            ``module.named_parameters()``.
 
     Raises:
-        ValueError: If a layer keeps running statistics, which would leak between tasks, or uses
-            random numbers, which would differ between evaluations.
+        ValueError: If a layer keeps running statistics, which would leak
+            between tasks, or uses random numbers, which would differ between
+            evaluations.
 
     Example::
 
@@ -82,8 +85,8 @@ def part(module: nn.Module, prefix: str) -> Callable[..., Any]:
         prefix: Dotted name of the submodule, such as ``body``.
 
     Returns:
-        A function ``(params, *inputs) -> output`` that evaluates the submodule and ignores the
-            parameters outside the submodule.
+        A function ``(params, *inputs) -> output`` that evaluates the
+            submodule and ignores the parameters outside the submodule.
     """
     apply, names = functional(module.get_submodule(prefix))
     return lambda params, *inputs: apply({n: params[f"{prefix}.{n}"] for n in names}, *inputs)
@@ -93,8 +96,8 @@ def split(params: Params, chosen: Callable[[str], bool]) -> tuple[Params, Params
     """Split parameters by a predicate on parameter names.
 
     Returns:
-        ``(selected, rest)``: the parameters for which `chosen` returns True, and all others, both
-            in the original order.
+        ``(selected, rest)``: the parameters for which `chosen` returns True,
+            and all others, both in the original order.
     """
     yes = {name: p for name, p in params.items() if chosen(name)}
     no = {name: p for name, p in params.items() if name not in yes}
@@ -127,15 +130,16 @@ def rows(params: Params, per_step: frozenset[str], step: int) -> Params:
 def fused_norm(apply: Any) -> str | None:
     """Find the first normalization layer with a fused kernel in a module.
 
-    ``grad(vmap(...))`` through ``nn.LayerNorm``, ``nn.GroupNorm`` and ``nn.BatchNorm*`` silently
-    gives wrong second derivatives. The layers in :mod:`metarl.nn.norms` are exact.
+    ``grad(vmap(...))`` through ``nn.LayerNorm``, ``nn.GroupNorm`` and
+    ``nn.BatchNorm*`` silently gives wrong second derivatives. The layers in
+    :mod:`metarl.nn.norms` are exact.
 
     Args:
         apply: An :class:`Apply`, or any other object whose attribute `module` is searched.
 
     Returns:
-        The layer's name and class, such as ``"body.1 (LayerNorm)"``; None if there is no such layer
-            or `apply` has no attribute `module`.
+        The layer's name and class, such as ``"body.1 (LayerNorm)"``; None if
+            there is no such layer or `apply` has no attribute `module`.
     """
     fused = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
     for name, child in getattr(apply, "module", nn.Identity()).named_modules():

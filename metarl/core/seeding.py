@@ -1,7 +1,8 @@
 """Random generators that depend only on the run's seed, the iteration and a role.
 
-A role names the purpose of the random numbers, such as "tasks" or "rollouts". Checkpoints contain
-no generator state, because every iteration creates new generators.
+A role names the purpose of the random numbers, such as "tasks" or "rollouts".
+Checkpoints contain no generator state, because every iteration creates new
+generators.
 """
 
 import zlib
@@ -16,8 +17,8 @@ def seed_sequence(seed: int, iteration: int, role: str) -> np.random.SeedSequenc
     Args:
         seed: The run's seed.
         iteration: The iteration, or 0 outside training.
-        role: Purpose of the random numbers, such as ``"tasks"``. Different roles give independent
-            random numbers.
+        role: Purpose of the random numbers, such as ``"tasks"``. Different
+            roles give independent random numbers.
     """
     return np.random.SeedSequence((seed, iteration, zlib.crc32(role.encode())))
 

@@ -49,9 +49,9 @@ def scale(tree: Tree, factor: float | Tensor) -> Tree:
 def widened_total(trees: list[Tree]) -> Tree:
     """Return the elementwise sum of a list of trees, computed in float64.
 
-    The result does not depend on the order of the trees, because sums of a few float32 numbers are
-    exact in float64 unless the numbers differ by many orders of magnitude. Integer tensors keep
-    their dtype.
+    The result does not depend on the order of the trees, because sums of a
+    few float32 numbers are exact in float64 unless the numbers differ by many
+    orders of magnitude. Integer tensors keep their dtype.
     """
 
     def add_up(first: Tensor, *others: Tensor) -> Tensor:
@@ -88,8 +88,9 @@ def ravel(tree: Tree) -> tuple[Float[Tensor, " size"], Callable[[Tensor], Tree]]
     """Flatten a tree into a vector.
 
     Returns:
-        The vector of shape (size,), and a function that converts a vector of this size back into a
-            tree with the structure and shapes of `tree`.
+        The vector of shape (size,), and a function that converts a vector of
+            this size back into a tree with the structure and shapes of
+            `tree`.
     """
     parts = leaves(tree)
     sizes = [x.numel() for x in parts]

@@ -14,22 +14,22 @@ Metrics: TypeAlias = dict[str, Float[Tensor, ""]]
 """Scalar tensors by slash-separated name, such as ``query/loss`` and ``return/step_0``."""
 
 Batch: TypeAlias = Any
-"""A pytree of tensors, such as ``(inputs, targets)`` in supervised learning or ``Episodes`` in
-RL."""
+"""A pytree of tensors, such as ``(inputs, targets)`` in supervised learning
+or ``Episodes`` in RL."""
 
 LossFn: TypeAlias = Callable[[Params, Batch], Float[Tensor, ""]]
-"""Loss of one task on one batch, ``(params, batch) -> scalar``. The function must support
-``vmap``, which evaluates several tasks in one call."""
+"""Loss of one task on one batch, ``(params, batch) -> scalar``. The function
+must support ``vmap``, which evaluates several tasks in one call."""
 
 
 class MetaParams(NamedTuple):
     """The meta-learned parameters.
 
     Attributes:
-        model: The initialization by parameter name. Parameters named in ``InnerLoop.per_step`` have
-            shape (steps, *shape).
-        inner: The inner optimizer's learned constants by name, such as step sizes; ``{}`` for
-            gradient descent.
+        model: The initialization by parameter name. Parameters named in
+            ``InnerLoop.per_step`` have shape (steps, *shape).
+        inner: The inner optimizer's learned constants by name, such as step
+            sizes; ``{}`` for gradient descent.
     """
 
     model: Params
@@ -40,8 +40,8 @@ class Task(NamedTuple):
     """One task, or a meta-batch if every tensor has a leading task axis.
 
     Attributes:
-        support: The support batches for the inner steps, which cycle through the batches if
-            ``InnerLoop.num_steps`` is set.
+        support: The support batches for the inner steps, which cycle through
+            the batches if ``InnerLoop.num_steps`` is set.
         query: The batch on which the adapted parameters are evaluated.
     """
 
@@ -54,8 +54,8 @@ class MetaState(NamedTuple):
 
     Attributes:
         params: The meta-parameters.
-        optimizer: The outer ``torch.optim`` optimizer, which contains its state; None for methods
-            without such an optimizer, such as TRPO.
+        optimizer: The outer ``torch.optim`` optimizer, which contains its
+            state; None for methods without such an optimizer, such as TRPO.
         own: Other tensors that the method keeps between steps, such as ProMP's KL coefficients.
     """
 
@@ -68,15 +68,17 @@ class MetaLearner(NamedTuple):
     """A meta-learning algorithm as three functions.
 
     Attributes:
-        init: ``(params, generator=None, *, device="cpu") -> MetaState``. `params` is a dictionary
-            of parameters, or a function that samples this dictionary on the CPU with `generator`.
-            The parameters are then moved to `device`, so that a seed gives the same initialization
-            on every device.
-        step: ``(state, tasks) -> (state, metrics)``, which applies one meta-update. The step can
-            modify `state`; use only the returned state afterwards. `tasks` is a meta-batch; some
-            learners also accept a list of meta-batches with tasks of different sizes.
-        adapt: ``(meta, support) -> params``, which runs the inner loop on one task and returns the
-            adapted parameters.
+        init: ``(params, generator=None, *, device="cpu") -> MetaState``.
+            `params` is a dictionary of parameters, or a function that samples
+            this dictionary on the CPU with `generator`. The parameters are
+            then moved to `device`, so that a seed gives the same
+            initialization on every device.
+        step: ``(state, tasks) -> (state, metrics)``, which applies one
+            meta-update. The step can modify `state`; use only the returned
+            state afterwards. `tasks` is a meta-batch; some learners also
+            accept a list of meta-batches with tasks of different sizes.
+        adapt: ``(meta, support) -> params``, which runs the inner loop on one
+            task and returns the adapted parameters.
     """
 
     init: Callable[..., MetaState]

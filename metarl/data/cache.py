@@ -24,8 +24,9 @@ FORMAT = "metarl-images-1"  # metadata key; increase the number when the file fo
 def cache_folder() -> Path:
     """Return the folder for decoded images and downloads.
 
-    The folder is ``$METARL_CACHE`` if this environment variable is set, otherwise
-    ``$XDG_CACHE_HOME/metarl`` if ``XDG_CACHE_HOME`` is set, otherwise ``~/.cache/metarl``.
+    The folder is ``$METARL_CACHE`` if this environment variable is set,
+    otherwise ``$XDG_CACHE_HOME/metarl`` if ``XDG_CACHE_HOME`` is set,
+    otherwise ``~/.cache/metarl``.
     """
     if own := os.environ.get("METARL_CACHE"):
         return Path(own).expanduser()
@@ -41,14 +42,15 @@ def fingerprint(*paths: Path) -> str:
 def cached(kind: str, source: dict[str, Any], make: Callable[[], Classes]) -> Classes:
     """Load decoded images from the cache, or decode the images and write them to the cache.
 
-    Images from the cache are memory-mapped: they are read from disk when they are used. A damaged
-    cache file is replaced. If the cache folder is not writable, the images are decoded but not
-    cached.
+    Images from the cache are memory-mapped: they are read from disk when they
+    are used. A damaged cache file is replaced. If the cache folder is not
+    writable, the images are decoded but not cached.
 
     Args:
         kind: Name of the data set, used as the prefix of the cache file name.
-        source: JSON-serializable values that determine the result, such as the image size and the
-            :func:`fingerprint` of the image files. Different values use different cache files.
+        source: JSON-serializable values that determine the result, such as
+            the image size and the :func:`fingerprint` of the image files.
+            Different values use different cache files.
         make: Function that decodes the images, called if the images are not in the cache.
 
     Returns:

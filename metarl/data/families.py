@@ -13,8 +13,8 @@ class Family(NamedTuple):
 
     Attributes:
         load: Function ``(data_root, *, split, image_size) -> Splits`` that loads the data set.
-        splits: Names of the supported splits into training, validation and test classes. The first
-            name is the default.
+        splits: Names of the supported splits into training, validation and
+            test classes. The first name is the default.
         image_size: Default image height and width in pixels.
     """
 
@@ -47,26 +47,30 @@ def load_images(
     - ``omniglot``: ``images_background.zip`` and ``images_evaluation.zip``, or the unpacked
       folders, optionally in a subfolder ``omniglot``.
     - ``mini-imagenet``: ``train.csv``, ``val.csv`` and ``test.csv`` with rows ``filename,label``,
-      and the folder ``images``, optionally in a subfolder ``miniimagenet``. Never downloaded,
-      because the images require the ImageNet license.
+      and the folder ``images``, optionally in a subfolder ``miniimagenet``.
+      Never downloaded, because the images require the ImageNet license.
     - ``folder``: custom images, either ``CLASS/*.png``, split randomly into 64 % training, 16 %
-      validation and 20 % test classes, or ``train/CLASS/*.png``, ``validation/CLASS/*.png`` and
-      ``test/CLASS/*.png``. Without ``validation``, a tenth of the training classes is used.
+      validation and 20 % test classes, or ``train/CLASS/*.png``,
+      ``validation/CLASS/*.png`` and ``test/CLASS/*.png``. Without
+      ``validation``, a tenth of the training classes is used.
 
     Args:
         data: Name of the data set.
-        data_root: Folder with the files; required for ``folder``, and must be ``None`` for
-            ``glyphs``. For the other data sets, defaults to the environment variable
-            ``METARL_DATA``. Omniglot is downloaded if `data_root` is ``None`` and ``METARL_DATA``
-            is not set or does not contain Omniglot.
-        split: For Omniglot, ``random`` (default), ``vinyals`` or ``background``. The other data
-            sets have only one split, which is the default.
-        image_size: Image height and width in pixels; defaults to 84 for ``mini-imagenet`` and
-            ``folder``, and to 28 for ``glyphs`` and ``omniglot``.
+        data_root: Folder with the files; required for ``folder``, and must be
+            ``None`` for ``glyphs``. For the other data sets, defaults to the
+            environment variable ``METARL_DATA``. Omniglot is downloaded if
+            `data_root` is ``None`` and ``METARL_DATA`` is not set or does not
+            contain Omniglot.
+        split: For Omniglot, ``random`` (default), ``vinyals`` or
+            ``background``. The other data sets have only one split, which is
+            the default.
+        image_size: Image height and width in pixels; defaults to 84 for
+            ``mini-imagenet`` and ``folder``, and to 28 for ``glyphs`` and
+            ``omniglot``.
 
     Returns:
-        Disjoint training, validation and test classes, with uint8 images of shape (images,
-        channels, image_size, image_size) on the CPU.
+        Disjoint training, validation and test classes, with uint8 images of
+        shape (images, channels, image_size, image_size) on the CPU.
 
     Raises:
         ImportError: If a required package is not installed.

@@ -23,13 +23,14 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> images.Split
     - ``CLASS/*.png``: the classes are split randomly into 64 % training, 16 % validation and 20 %
       test classes.
     - ``train/CLASS/*.png`` and ``test/CLASS/*.png``: the validation classes are read from
-      ``validation/`` or ``val/``. If neither folder exists, a random tenth of the training classes
-      is used for validation.
+      ``validation/`` or ``val/``. If neither folder exists, a random tenth of
+      the training classes is used for validation.
 
-    Supported extensions are png, jpg, jpeg, bmp, gif and webp. Hidden files, files with other
-    extensions and all frames after the first are ignored. Images are resized to a square with
-    bilinear interpolation, and transparent images are drawn on white. The result has one channel if
-    all files are grayscale, otherwise three channels.
+    Supported extensions are png, jpg, jpeg, bmp, gif and webp. Hidden files,
+    files with other extensions and all frames after the first are ignored.
+    Images are resized to a square with bilinear interpolation, and
+    transparent images are drawn on white. The result has one channel if all
+    files are grayscale, otherwise three channels.
 
     Args:
         data_root: The folder.
@@ -38,8 +39,9 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> images.Split
 
     Raises:
         OSError: If `data_root` is ``None`` or not a folder.
-        ValueError: If there are fewer than three classes, a split has no classes, a class has no
-            images or is in two splits, or a file is not an image.
+        ValueError: If there are fewer than three classes, a split has no
+            classes, a class has no images or is in two splits, or a file is
+            not an image.
     """
     if data_root is None or not data_root.expanduser().is_dir():
         raise FileNotFoundError(

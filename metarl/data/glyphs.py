@@ -1,7 +1,8 @@
 """Glyphs: characters from several scripts, drawn with the fonts included in matplotlib.
 
-This data set requires no download. Each class is one character. The images of a class show the
-character in different fonts, with small random rotations, shears, scalings and shifts.
+This data set requires no download. Each class is one character. The images of
+a class show the character in different fonts, with small random rotations,
+shears, scalings and shifts.
 """
 
 import unicodedata
@@ -39,8 +40,8 @@ IMAGES_PER_CLASS = 20
 MIN_FONTS = 10
 MIN_INK = 9.0  # minimum sum of pixel values in [0, 1] of a SIZE x SIZE drawing
 MAX_DIFFERENCE = 0.1
-"""Maximum squared distance between two drawings that look alike, as a fraction of the smaller sum
-of squared pixel values of the two drawings."""
+"""Maximum squared distance between two drawings that look alike, as a
+fraction of the smaller sum of squared pixel values of the two drawings."""
 SIZE = 28
 ZOOM = 3  # glyphs are drawn larger by this factor and then averaged
 EM, FRAME = 26 / 28, 22 / 28  # font size and maximum glyph size, relative to the image size
@@ -51,8 +52,9 @@ VERSION = 1  # version of the drawings, part of the cache key
 def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
     """Load the glyphs, split randomly into 64 % training, 16 % validation and 20 % test classes.
 
-    The images have one channel with ink 255 on background 0. Rotated images are not useful as
-    additional classes, because a rotated n is a u and a rotated 6 is a 9.
+    The images have one channel with ink 255 on background 0. Rotated images
+    are not useful as additional classes, because a rotated n is a u and a
+    rotated 6 is a 9.
 
     Args:
         data_root: Must be ``None``, since no files are read.
@@ -73,9 +75,10 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
 def find_classes(candidates: Iterable[str] | None = None) -> dict[str, list[str]]:
     """Select the characters that are used as classes.
 
-    A character is selected if it is a letter, digit or symbol, has no Unicode decomposition (which
-    excludes variants such as é) and exists in at least ``MIN_FONTS`` fonts. If characters look
-    alike in any font, such as Latin A, Cyrillic А and Greek Α, only the first one is selected.
+    A character is selected if it is a letter, digit or symbol, has no Unicode
+    decomposition (which excludes variants such as é) and exists in at least
+    ``MIN_FONTS`` fonts. If characters look alike in any font, such as Latin
+    A, Cyrillic А and Greek Α, only the first one is selected.
 
     Args:
         candidates: Characters to choose from; defaults to all characters in the fonts.

@@ -32,8 +32,8 @@ class Classes(NamedTuple):
     """Images of several classes in one tensor, sorted by class.
 
     Attributes:
-        images: uint8 images on the CPU, shape (images, channels, height, width). The images of each
-            class are contiguous.
+        images: uint8 images on the CPU, shape (images, channels, height,
+            width). The images of each class are contiguous.
         counts: Number of images per class, in the order of the images.
         names: Class names, in the order of the images.
 
@@ -53,8 +53,8 @@ class Classes(NamedTuple):
 class Splits(NamedTuple):
     """Disjoint sets of classes for meta-training, validation and test.
 
-    Use the validation classes to choose settings and runs, and the test classes only for final
-    results.
+    Use the validation classes to choose settings and runs, and the test
+    classes only for final results.
 
     Attributes:
         train: Classes for meta-training.
@@ -100,8 +100,9 @@ def find_files(data_root: Path | None, folder: str, names: Sequence[tuple[str, .
         names: Alternative names for each file, the preferred name first.
 
     Returns:
-        One path per element of `names`. The list is empty if none of the files exists, or if
-        `data_root` is ``None`` and ``METARL_DATA`` is not set.
+        One path per element of `names`. The list is empty if none of the
+        files exists, or if `data_root` is ``None`` and ``METARL_DATA`` is not
+        set.
 
     Raises:
         FileNotFoundError: If the root is not a folder, or only some of the files exist.
@@ -241,8 +242,8 @@ def hold_out_tenth(names: list[str]) -> tuple[list[str], list[str]]:
 def split_classes(classes: Classes) -> Splits:
     """Split classes randomly into 64 % training, 16 % validation and 20 % test classes.
 
-    The proportions are those of miniImageNet. If there are at least three classes, every split has
-    at least one class.
+    The proportions are those of miniImageNet. If there are at least three
+    classes, every split has at least one class.
     """
     names = shuffled(classes.names)
     rest = len(names) - max(1, round(0.2 * len(names)))

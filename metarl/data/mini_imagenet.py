@@ -19,14 +19,17 @@ HEADER = ["filename", "label"]
 def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
     """Load miniImageNet with 64 training, 16 validation and 20 test classes.
 
-    Photographs of any size are converted to RGB and resized to a square with bilinear
-    interpolation. The images are not downloaded, because they require the ImageNet license.
+    Photographs of any size are converted to RGB and resized to a square with
+    bilinear interpolation. The images are not downloaded, because they
+    require the ImageNet license.
 
     Args:
-        data_root: Folder with the tables ``train.csv``, ``val.csv`` and ``test.csv``, and with the
-            photographs in the subfolder ``images``. These files can also be in the subfolder
-            ``miniimagenet``. Each table has the header ``filename,label`` and can be compressed as
-            ``.csv.gz``. Defaults to the environment variable ``METARL_DATA``.
+        data_root: Folder with the tables ``train.csv``, ``val.csv`` and
+            ``test.csv``, and with the photographs in the subfolder
+            ``images``. These files can also be in the subfolder
+            ``miniimagenet``. Each table has the header ``filename,label`` and
+            can be compressed as ``.csv.gz``. Defaults to the environment
+            variable ``METARL_DATA``.
         split: ``ravi``, the only split.
         image_size: Height and width in pixels; 84 in Ravi & Larochelle (2017).
 

@@ -62,16 +62,19 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> images.Split
     - ``background``: the official background set for training and validation, with a random tenth
       for validation, and the official evaluation set for test.
 
-    The drawings are resized with nearest-neighbor interpolation, as in published results: the
-    published code requests a different filter, which Pillow ignores for 1-bit images. As in MAML,
-    the drawings are inverted to ink 255 on background 0; Reptile and MAML++ use a white background
+    The drawings are resized with nearest-neighbor interpolation, as in
+    published results: the published code requests a different filter, which
+    Pillow ignores for 1-bit images. As in MAML, the drawings are inverted to
+    ink 255 on background 0; Reptile and MAML++ use a white background
     instead.
 
     Args:
-        data_root: Folder with ``images_background.zip`` and ``images_evaluation.zip``, or with the
-            unpacked folders; these can also be in the subfolder ``omniglot``. Defaults to the
-            environment variable ``METARL_DATA``. If `data_root` is ``None``, and ``METARL_DATA`` is
-            not set or does not contain Omniglot, the archives are downloaded into the cache folder.
+        data_root: Folder with ``images_background.zip`` and
+            ``images_evaluation.zip``, or with the unpacked folders; these can
+            also be in the subfolder ``omniglot``. Defaults to the environment
+            variable ``METARL_DATA``. If `data_root` is ``None``, and
+            ``METARL_DATA`` is not set or does not contain Omniglot, the
+            archives are downloaded into the cache folder.
         split: ``random``, ``vinyals`` or ``background``.
         image_size: Height and width in pixels.
 

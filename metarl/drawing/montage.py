@@ -41,8 +41,8 @@ def headline(env_id: str, task: dict[str, Any]) -> str:
 
     Args:
         env_id: Gymnasium ID of the environment.
-        task: Task description, see :class:`metarl.envs.base.TaskEnv`; numbers are rounded to three
-            significant digits.
+        task: Task description, see :class:`metarl.envs.base.TaskEnv`; numbers
+            are rounded to three significant digits.
 
     Example::
 
@@ -77,8 +77,8 @@ def draw_recordings(rows: list[list[Shot]], out: Path, *, title: str, pace: Pace
         pace: Frame rate of the recordings, from :func:`choose_pace`.
 
     Raises:
-        ImportError: If a required package is not installed; the message contains the install
-            command.
+        ImportError: If a required package is not installed; the message
+            contains the install command.
 
     Example::
 

@@ -13,8 +13,8 @@ def explain_missing_opengl() -> Iterator[None]:
     """Convert the AttributeError from ``import mujoco`` without OpenGL to a clear RuntimeError.
 
     Raises:
-        RuntimeError: If ``MUJOCO_GL`` selects an OpenGL library that is not installed; the message
-            contains the packages to install.
+        RuntimeError: If ``MUJOCO_GL`` selects an OpenGL library that is not
+            installed; the message contains the packages to install.
 
     Example::
 
@@ -32,9 +32,10 @@ def explain_missing_opengl() -> Iterator[None]:
 def contexts(model: Any, *, width: int, height: int) -> tuple[Any, Any]:
     """Create an OpenGL context and a MuJoCo rendering context for a model, and activate them.
 
-    The environment variable ``MUJOCO_GL`` selects the backend. If it is not set, the backend is
-    EGL on Linux, which does not require a display, and GLFW on other systems. The selected
-    backend is stored in ``MUJOCO_GL`` for Gymnasium.
+    The environment variable ``MUJOCO_GL`` selects the backend. If it is not
+    set, the backend is EGL on Linux, which does not require a display, and
+    GLFW on other systems. The selected backend is stored in ``MUJOCO_GL`` for
+    Gymnasium.
 
     Args:
         model: The ``mujoco.MjModel``.

@@ -25,8 +25,8 @@ class Panel(NamedTuple):
     Attributes:
         title: Title of the panel.
         goal: Position of the goal, (x, y).
-        paths: Positions after 0, 1, ..., K inner steps, each of shape (time, episodes, 2); NaN
-            after the end of an episode.
+        paths: Positions after 0, 1, ..., K inner steps, each of shape (time,
+            episodes, 2); NaN after the end of an episode.
         returns: Mean return after 0, 1, ..., K inner steps.
     """
 
@@ -103,8 +103,8 @@ def paths_video(panels: list[Panel], out: Path) -> None:
         out: File to write, .mp4 or .gif.
 
     Raises:
-        ImportError: If matplotlib or imageio is not installed; the message contains the install
-            command.
+        ImportError: If matplotlib or imageio is not installed; the message
+            contains the install command.
 
     Example::
 

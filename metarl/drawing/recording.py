@@ -23,8 +23,8 @@ class Recording(NamedTuple):
     """A recorded episode.
 
     Attributes:
-        frames: Images of shape (height, width, 3) by time step, including the first and last time
-            step.
+        frames: Images of shape (height, width, 3) by time step, including the
+            first and last time step.
         returns: Cumulative reward after 0, 1, ... time steps, shape (length + 1,).
     """
 
@@ -154,9 +154,10 @@ def make_recorder(env_id: str, *, device: Any = "cpu", **kwargs: Any) -> Sampler
 def choose_pace(recorder: Sampler, suffix: str) -> Pace:
     """Return the frame rate at which to record an environment for a type of file.
 
-    A video plays in real time, or at half speed if the environment has more than 50 time steps per
-    second. A .mp4 file has at most 50 and a .gif file at most 25 frames per second. For an image
-    strip, about 40 frames are recorded.
+    A video plays in real time, or at half speed if the environment has more
+    than 50 time steps per second. A .mp4 file has at most 50 and a .gif file
+    at most 25 frames per second. For an image strip, about 40 frames are
+    recorded.
 
     Args:
         recorder: A sampler from :func:`make_recorder`.
@@ -206,8 +207,8 @@ def record_episodes(
 ) -> list[Recording]:
     """Record one episode per set of policy parameters.
 
-    All episodes have the same initial state and the same noise. Actions are sampled from the
-    policy, as in training and evaluation.
+    All episodes have the same initial state and the same noise. Actions are
+    sampled from the policy, as in training and evaluation.
 
     Args:
         recorder: A sampler from :func:`make_recorder`.

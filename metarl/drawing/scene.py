@@ -24,8 +24,8 @@ SHADOW_REACH = 6.0  # meters around the light; smaller values cause artifacts on
 class Scene:
     """A renderer for MuJoCo models with a camera named ``track``, such as Gymnasium's robots.
 
-    Since version 1.4, Gymnasium's own renderer does not follow the robot, and the reflecting
-    checkerboard floor makes small images hard to read.
+    Since version 1.4, Gymnasium's own renderer does not follow the robot, and
+    the reflecting checkerboard floor makes small images hard to read.
 
     Args:
         model: The ``mujoco.MjModel``.

@@ -21,8 +21,8 @@ def require_video() -> None:
     """Raise an ImportError if a package that writes videos is not installed.
 
     Raises:
-        ImportError: If Pillow, imageio or imageio-ffmpeg is missing; the message contains the
-            install command.
+        ImportError: If Pillow, imageio or imageio-ffmpeg is missing; the
+            message contains the install command.
 
     Example::
 
@@ -38,15 +38,16 @@ def write_video(
     """Write frames to an .mp4 or .gif file.
 
     Args:
-        frames: Frames of the same shape (height, width, 3); a generator is consumed while the file
-            is written. Frames of an .mp4 file with an odd height or width are rescaled.
+        frames: Frames of the same shape (height, width, 3); a generator is
+            consumed while the file is written. Frames of an .mp4 file with an
+            odd height or width are rescaled.
         out: File to write; the suffix selects the format.
         fps: Frames per second; a .gif file rounds the frame duration to a multiple of 10 ms.
         hold: Additional time for which the last frame is shown, in seconds.
 
     Raises:
-        ImportError: If Pillow, imageio or imageio-ffmpeg is missing; the message contains the
-            install command.
+        ImportError: If Pillow, imageio or imageio-ffmpeg is missing; the
+            message contains the install command.
         OSError: If the file cannot be written, for example because the disk is full.
 
     Example::

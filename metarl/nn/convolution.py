@@ -1,8 +1,9 @@
 """Convolutional networks that are fast under ``vmap``, with exact derivatives of every order.
 
-Inside the networks, images have shape (batch, height, width, channels). A convolution concatenates
-nine shifted copies of the image and multiplies them by the kernel matrix. Under ``vmap`` over tasks
-with different kernels, the multiplication becomes a batched matrix product. This product and its
+Inside the networks, images have shape (batch, height, width, channels). A
+convolution concatenates nine shifted copies of the image and multiplies them
+by the kernel matrix. Under ``vmap`` over tasks with different kernels, the
+multiplication becomes a batched matrix product. This product and its
 derivatives of every order are faster than a grouped convolution.
 """
 
@@ -25,12 +26,14 @@ class ConvNet(NamedTuple):
     Attributes:
         filters: Number of channels in every block.
         blocks: Number of blocks.
-        down: How a block halves the image height and width. ``stride`` uses a convolution with
-            stride 2, ``pool`` a 2×2 max-pool after the activation.
-        pool_padding: How max-pooling treats an odd image height or width. ``same`` pads one row or
-            column; ``valid`` drops the last row or column.
-        features: ``mean`` averages the last feature map over all pixels; ``flatten`` flattens the
-            feature map.
+        down: How a block halves the image height and width. ``stride`` uses a
+            convolution with stride 2, ``pool`` a 2×2 max-pool after the
+            activation.
+        pool_padding: How max-pooling treats an odd image height or width.
+            ``same`` pads one row or column; ``valid`` drops the last row or
+            column.
+        features: ``mean`` averages the last feature map over all pixels;
+            ``flatten`` flattens the feature map.
         scale: Whether batch norm learns a scale γ in addition to the shift β.
         eps: Constant added to the variance in batch norm.
         activation: A key of :data:`~metarl.nn.dense.ACTIVATIONS`, such as ``relu``.
@@ -56,8 +59,9 @@ class ConvNet(NamedTuple):
 class Classifier(nn.Module):
     """A classifier with a body that computes features and a linear head that computes logits.
 
-    All parameter names start with ``body.`` or ``head.``. Methods such as ANIL, BOIL and ProtoMAML
-    use these prefixes to treat the two parts differently.
+    All parameter names start with ``body.`` or ``head.``. Methods such as
+    ANIL, BOIL and ProtoMAML use these prefixes to treat the two parts
+    differently.
 
     Example::
 
@@ -82,8 +86,9 @@ class Classifier(nn.Module):
 
         Args:
             inputs: Inputs for the body.
-            reference: Inputs from which normalization layers compute their statistics, such as the
-                support set in non-transductive evaluation. Defaults to `inputs`.
+            reference: Inputs from which normalization layers compute their
+                statistics, such as the support set in non-transductive
+                evaluation. Defaults to `inputs`.
         """
         features = self.body(inputs) if reference is None else self.body(inputs, reference)
         return cast(Tensor, self.head(features))
@@ -160,8 +165,9 @@ class Block(nn.Module):
 class Conv3x3(nn.Module):
     """A 3×3 convolution with TensorFlow's SAME padding.
 
-    The output height and width are the input height and width divided by the stride, rounded up. If
-    the padding is uneven, the end of an axis receives the extra pixel.
+    The output height and width are the input height and width divided by the
+    stride, rounded up. If the padding is uneven, the end of an axis receives
+    the extra pixel.
     """
 
     def __init__(
@@ -193,8 +199,8 @@ def max_pool(
 
     Args:
         x: Images of shape (n, height, width, channels).
-        padding: How to treat an odd height or width. ``same`` pads one row or column; ``valid``
-            drops the last row or column.
+        padding: How to treat an odd height or width. ``same`` pads one row or
+            column; ``valid`` drops the last row or column.
     """
     if padding == "same":
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2), value=-torch.inf)

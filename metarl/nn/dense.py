@@ -33,12 +33,12 @@ def mlp(
         generator: Random generator for the weights; defaults to PyTorch's global generator.
 
     Returns:
-        A module that maps inputs of shape (*batch, sizes[0]) to outputs of shape (*batch,
-        sizes[-1]).
+        A module that maps inputs of shape (*batch, sizes[0]) to outputs of
+        shape (*batch, sizes[-1]).
 
     Raises:
-        ValueError: If `sizes` has fewer than two widths or a width below 1, or if `activation` is
-            unknown.
+        ValueError: If `sizes` has fewer than two widths or a width below 1,
+            or if `activation` is unknown.
 
     Example::
 

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 class LayerNorm(nn.Module):
     """Layer normalization over the last axis (Ba et al. 2016), built from elementary operations.
 
-    The fused kernel behind ``nn.LayerNorm`` returns wrong second derivatives in
-    ``grad(vmap(...))``. This layer is exact for every order and nesting of derivatives.
+    The fused kernel behind ``nn.LayerNorm`` returns wrong second derivatives
+    in ``grad(vmap(...))``. This layer is exact for every order and nesting of
+    derivatives.
 
     Example::
 
@@ -40,8 +41,8 @@ class LayerNorm(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalization over all axes except the last, without running statistics.
 
-    The layer is built from elementary operations, so that derivatives of every order are exact for
-    any nesting of ``grad`` and ``vmap``.
+    The layer is built from elementary operations, so that derivatives of
+    every order are exact for any nesting of ``grad`` and ``vmap``.
 
     Example::
 

@@ -1,7 +1,8 @@
 """The linear feature baseline and generalized advantage estimation (GAE) for one task.
 
-The linear feature baseline follows Duan et al. 2016. As in Finn et al. 2017, a new baseline is
-fitted for every task and inner step, to the same episodes for which it then predicts returns.
+The linear feature baseline follows Duan et al. 2016. As in Finn et al. 2017,
+a new baseline is fitted for every task and inner step, to the same episodes
+for which it then predicts returns.
 """
 
 from collections.abc import Callable
@@ -29,12 +30,13 @@ def advantages(*, discount: float = 0.99, gae_lambda: float = 1.0) -> Process:
 
     Args:
         discount: Discount factor γ.
-        gae_lambda: λ in generalized advantage estimation (Schulman et al. 2016, eq. 16). With λ =
-            1, the advantage before standardization is the return-to-go minus the baseline.
+        gae_lambda: λ in generalized advantage estimation (Schulman et al.
+            2016, eq. 16). With λ = 1, the advantage before standardization is
+            the return-to-go minus the baseline.
 
     Returns:
-        A function from a rollout to ``(episodes, metrics)``. The metrics contain
-            ``baseline/explained_variance``.
+        A function from a rollout to ``(episodes, metrics)``. The metrics
+            contain ``baseline/explained_variance``.
 
     Raises:
         ValueError: If `discount` or `gae_lambda` is not between 0 and 1.
@@ -72,9 +74,9 @@ def baseline_features(
 ) -> Float[Tensor, "time episode columns"]:
     """Return the baseline's features for every transition.
 
-    The columns are the observations clipped to [−10, 10], the squares of these values, the powers 1
-    to 3 of t/100 for time step t, and a constant 1. Observations with several axes, such as images,
-    are flattened.
+    The columns are the observations clipped to [−10, 10], the squares of
+    these values, the powers 1 to 3 of t/100 for time step t, and a constant
+    1. Observations with several axes, such as images, are flattened.
     """
     flat = observations.flatten(2)
     clipped = (flat if flat.is_floating_point() else flat.float()).clamp(-CLIP, CLIP)
@@ -90,9 +92,10 @@ def fit_baseline(
 ) -> Float[Tensor, "time episode"]:
     """Fit a linear baseline to returns-to-go by ridge regression, and return the predictions.
 
-    The normal equations are solved in float64 with a ridge of 1e-5. Before solving, the features
-    are scaled to norm 1, with a ridge of at least 1e-10 on this scale, so that long horizons and
-    constant or collinear observations do not make the equations singular.
+    The normal equations are solved in float64 with a ridge of 1e-5. Before
+    solving, the features are scaled to norm 1, with a ridge of at least 1e-10
+    on this scale, so that long horizons and constant or collinear
+    observations do not make the equations singular.
 
     Args:
         observations: Observations of one task.
@@ -100,8 +103,9 @@ def fit_baseline(
         mask: True for transitions, False for padding, which does not affect the fit.
 
     Returns:
-        The predicted returns-to-go of shape (time, episode). All predictions are NaN if the
-        equations cannot be solved because observations or returns are not finite.
+        The predicted returns-to-go of shape (time, episode). All predictions
+        are NaN if the equations cannot be solved because observations or
+        returns are not finite.
     """
     features = baseline_features(observations).double()
     chosen = torch.where(mask[..., None], features, 0.0).flatten(0, 1)

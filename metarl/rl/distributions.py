@@ -1,7 +1,8 @@
 """Action distributions as tuples of tensors, which support ``vmap`` and autograd.
 
-Batch axes come first, and the last axis is the event axis. ``torch.distributions`` is not used,
-because it samples from the global generator and raises errors under ``vmap``.
+Batch axes come first, and the last axis is the event axis.
+``torch.distributions`` is not used, because it samples from the global
+generator and raises errors under ``vmap``.
 """
 
 import math
@@ -41,8 +42,9 @@ class Distribution(Protocol):
 
         Args:
             generator: Random generator. None uses torch's global generator.
-            share: The slice of the meta-batch on the first axis, in distributed training. Noise is
-                sampled for the whole meta-batch, so that actions do not depend on the number of
+            share: The slice of the meta-batch on the first axis, in
+                distributed training. Noise is sampled for the whole
+                meta-batch, so that actions do not depend on the number of
                 processes. None if the first axis contains all tasks.
         """
 

@@ -14,15 +14,18 @@ from metarl.rl.distributions import Gaussian
 class Rollout(NamedTuple):
     """The transitions from one task, or from a meta-batch with a leading task axis.
 
-    All tensors have the axes (time, episode). The time axis is padded to the horizon or, if all
-    episodes in the meta-batch are shorter, to a half, a quarter, ... of the horizon.
+    All tensors have the axes (time, episode). The time axis is padded to the
+    horizon or, if all episodes in the meta-batch are shorter, to a half, a
+    quarter, ... of the horizon.
 
     Attributes:
-        observations: Observations of shape (*task, time, episode, *observation). Floating-point
-            observations have the dtype of the parameters; other observations, such as images of
-            bytes, keep their dtype.
-        actions: Sampled actions before clipping, of shape (*task, time, episode, actions) if the
-            actions are continuous and (*task, time, episode) if they are discrete.
+        observations: Observations of shape (*task, time, episode,
+            *observation). Floating-point observations have the dtype of the
+            parameters; other observations, such as images of bytes, keep
+            their dtype.
+        actions: Sampled actions before clipping, of shape (*task, time,
+            episode, actions) if the actions are continuous and (*task, time,
+            episode) if they are discrete.
         rewards: Reward for each transition.
         mask: True for transitions, False for padding.
         behavior: The distributions from which the actions were sampled.
@@ -97,10 +100,11 @@ def rollout_metrics(task: Task) -> Metrics:
     """Return metrics of the policies that collected a meta-batch, over all processes.
 
     Returns:
-        ``env/steps``, the number of transitions; ``episode/length``, the mean length of the
-        episodes after adaptation; and, before and after adaptation, the mean of the standard
-        deviation ``policy/std_*`` for Gaussian policies or of the entropy ``policy/entropy_*`` for
-        other policies.
+        ``env/steps``, the number of transitions; ``episode/length``, the mean
+        length of the episodes after adaptation; and, before and after
+        adaptation, the mean of the standard deviation ``policy/std_*`` for
+        Gaussian policies or of the entropy ``policy/entropy_*`` for other
+        policies.
     """
     number = len(task.query.mask)
     each = [tree.map_leaves(lambda x, index=index: x[index], task) for index in range(number)]

@@ -49,8 +49,9 @@ class AdaptationCurve(NamedTuple):
 def paper_tasks(sampler: Sampler, seed: int = 1) -> list[TaskDescription]:
     """Sample ``sampler.num_tasks`` test tasks as in the test scripts of Finn et al. 2017.
 
-    The scripts sample 40 tasks after ``np.random.seed(1)``. This function uses a generator with the
-    same random numbers, so that 40 tasks with seed 1 are exactly the test tasks in the paper.
+    The scripts sample 40 tasks after ``np.random.seed(1)``. This function
+    uses a generator with the same random numbers, so that 40 tasks with seed
+    1 are exactly the test tasks in the paper.
     """
     bits = np.random.MT19937()
     bits.state = cast(Any, np.random.RandomState(seed).get_state(legacy=False))
@@ -94,8 +95,9 @@ def adaptation_curve(
         meta: The meta-parameters.
         tasks: The test tasks.
         generator: Random generator for the actions and the environment seeds.
-        process: Function that computes advantages, such as the result of ``advantages()``, or a
-            pair of functions for the support and the query episodes.
+        process: Function that computes advantages, such as the result of
+            ``advantages()``, or a pair of functions for the support and the
+            query episodes.
     """
     task, _ = sampler.collect(policy, loop, meta, list(tasks), generator, process)
     columns = [mean_return(batch).double().cpu() for batch in (*task.support, task.query)]

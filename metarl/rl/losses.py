@@ -34,8 +34,9 @@ def reinforce(policy: Policy) -> LossFn:
 def ratio(policy: Policy) -> LossFn:
     """Return the low-variance curvature (LVC) loss −mean(π(a|s) / π_old(a|s) · A).
 
-    At π_old, the first derivatives of this loss and of :func:`reinforce` are equal. The second
-    derivative of this loss also contains the score term (Rothfuss et al. 2019, eq. 8).
+    At π_old, the first derivatives of this loss and of :func:`reinforce` are
+    equal. The second derivative of this loss also contains the score term
+    (Rothfuss et al. 2019, eq. 8).
     """
     return clipped(policy, clip=None)
 
@@ -59,13 +60,14 @@ def clipped(policy: Policy, *, clip: float | None = 0.5) -> LossFn:
 def dice(policy: Policy) -> LossFn:
     """Return the DiCE loss −mean((□(≤t) − □(<t)) A), with unbiased derivatives for γ = λ = 1.
 
-    The definition is □(≤t) = exp(c − ⊥c) with c = Σ_{t' ≤ t} log π(a_t'|s_t') and the stop-gradient
-    operator ⊥ (Foerster et al. 2018, eq. 4, with the advantages of Farquhar et al. 2019, eq. 12).
-    The first derivatives of this loss and of :func:`reinforce` are equal. The second derivative
-    takes into account that every reward depends on all earlier actions, but has a high variance.
-    With discounted advantages, the derivatives are biased: the second derivative lacks the factor
-    γ^(t' − t) for each pair of actions. The value of the loss is always 0; only the derivatives are
-    meaningful.
+    The definition is □(≤t) = exp(c − ⊥c) with c = Σ_{t' ≤ t} log π(a_t'|s_t')
+    and the stop-gradient operator ⊥ (Foerster et al. 2018, eq. 4, with the
+    advantages of Farquhar et al. 2019, eq. 12). The first derivatives of this
+    loss and of :func:`reinforce` are equal. The second derivative takes into
+    account that every reward depends on all earlier actions, but has a high
+    variance. With discounted advantages, the derivatives are biased: the
+    second derivative lacks the factor γ^(t' − t) for each pair of actions.
+    The value of the loss is always 0; only the derivatives are meaningful.
     """
 
     def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:

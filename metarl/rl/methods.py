@@ -1,8 +1,9 @@
 """The registry of meta-RL methods.
 
-A method consists of a function ``(policy, loop, *, ...) -> MetaLearner`` and of defaults for shared
-settings. Each keyword-only argument of the function becomes a command-line flag; the default, the
-range and the help text come from the function's signature and docstring.
+A method consists of a function ``(policy, loop, *, ...) -> MetaLearner`` and
+of defaults for shared settings. Each keyword-only argument of the function
+becomes a command-line flag; the default, the range and the help text come
+from the function's signature and docstring.
 """
 
 import inspect
@@ -38,10 +39,11 @@ class Method(NamedTuple):
         make: Function that builds the meta-learner, or its name ``"module:function"``.
         values: Method-specific defaults for shared settings, such as ``{"inner_steps": 3}``.
         with_preset: Values for shared settings that override the values in a preset.
-        collect: Function that replaces :meth:`Sampler.collect <metarl.rl.sampler.Sampler.collect>`,
-            ``(sampler, policy, loop, meta, tasks, generator, process) -> (tasks, metrics)``. The
-            returned tasks can be any tree of tensors that the learner accepts. None uses
-            ``Sampler.collect``.
+        collect: Function that replaces :meth:`Sampler.collect
+            <metarl.rl.sampler.Sampler.collect>`, ``(sampler, policy, loop,
+            meta, tasks, generator, process) -> (tasks, metrics)``. The
+            returned tasks can be any tree of tensors that the learner
+            accepts. None uses ``Sampler.collect``.
     """
 
     paper: str
@@ -137,8 +139,8 @@ def register_method(name: str, method: Method) -> None:
 def takes_options_of(*sources: Make) -> Callable[[Make], Make]:
     """Return a decorator for a builder that passes ``**options`` to other functions.
 
-    :meth:`Method.options` then returns the keyword-only arguments of `sources` as the settings of
-    the decorated builder.
+    :meth:`Method.options` then returns the keyword-only arguments of
+    `sources` as the settings of the decorated builder.
     """
 
     def declare(function: Make) -> Make:

@@ -41,12 +41,14 @@ class PostAdaptationObjective:
     Attributes:
         policy: The policy.
         loop: The inner loop, which adapts to the support episodes in every evaluation.
-        term: Additional loss ``(params, task) -> scalar`` of the parameters before adaptation, such
-            as E-MAML's exploration term. None adds no loss.
+        term: Additional loss ``(params, task) -> scalar`` of the parameters
+            before adaptation, such as E-MAML's exploration term. None adds no
+            loss.
 
     Raises:
-        ValueError: If the policy contains a fused normalization layer, for which differentiating
-            through ``vmap`` gives wrong second derivatives.
+        ValueError: If the policy contains a fused normalization layer, for
+            which differentiating through ``vmap`` gives wrong second
+            derivatives.
     """
 
     policy: Policy
@@ -100,8 +102,8 @@ class PostAdaptationObjective:
             tasks: A chunk of tasks.
 
         Returns:
-            A function that returns the surrogate loss and the mean KL(old ‖ new), each summed over
-            the tasks.
+            A function that returns the surrogate loss and the mean KL(old ‖
+            new), each summed over the tasks.
         """
 
         def function(early: Tensors, late: Tensors) -> tuple[Tensors, Tensors]:
@@ -119,10 +121,12 @@ class PostAdaptationObjective:
     ) -> tuple[Tensor, MetaParams, MetaParams]:
         """Return the surrogate, its gradient and JᵀFJ · `vector`, summed over a chunk of tasks.
 
-        The gradient of the KL divergence is zero at the meta-parameters θ_old that collected the
-        episodes. The Hessian of the KL divergence is therefore JᵀFJ, and no inner loop requires
-        third derivatives. F is the Fisher matrix of the action distributions. J is their Jacobian
-        in θ, the product of the Jacobians of the network and of the inner loop θ ↦ θ'.
+        The gradient of the KL divergence is zero at the meta-parameters θ_old
+        that collected the episodes. The Hessian of the KL divergence is
+        therefore JᵀFJ, and no inner loop requires third derivatives. F is the
+        Fisher matrix of the action distributions. J is their Jacobian in θ,
+        the product of the Jacobians of the network and of the inner loop θ ↦
+        θ'.
 
         Args:
             meta: The meta-parameters θ_old.

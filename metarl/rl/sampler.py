@@ -1,8 +1,7 @@
 """The sampler, which steps all episodes for all tasks in a meta-batch together."""
 
 import copy
-from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,10 @@ import torch
 from torch import Tensor
 
 from metarl.core import InnerLoop, MetaParams, Metrics, Params, Task, tree
-from metarl.core.speed import Mode, chunks, processes, program
+from metarl.core.speed import Mode, chunks, processes
 from metarl.rl.baseline import Process
-from metarl.rl.episodes import Episodes, Rollout, chunk_of, mean_return, zero_padding
+from metarl.rl.episodes import Episodes, Rollout, mean_return, zero_padding
+from metarl.rl.inner_step import inner_step
 from metarl.rl.policies import Policy
 from metarl.rl.vector_env import error_context, horizon_of, make_vector_env, spec_of
 
@@ -23,8 +23,9 @@ TaskDescription = dict[str, Any]
 class Sampler:
     """A sampler that collects episodes for many tasks in a vectorized environment.
 
-    Each row of the environment runs one episode for one task. Every rollout starts with a reset,
-    whose seeds come from the given generator, so that results do not depend on earlier rollouts.
+    Each row of the environment runs one episode for one task. Every rollout
+    starts with a reset, whose seeds come from the given generator, so that
+    results do not depend on earlier rollouts.
     """
 
     def __init__(
@@ -38,19 +39,21 @@ class Sampler:
         """Create a sampler on a vectorized environment.
 
         Args:
-            env: A Gymnasium vector environment with the methods ``reset``, ``step``, ``set_attr``
-                and ``call`` of ``SyncVectorEnv``, and with the attributes `task` and
-                `sample_tasks`. Consecutive rows belong to the same task. A row can freeze or be
-                reset when its episode ends; later transitions are masked.
+            env: A Gymnasium vector environment with the methods ``reset``,
+                ``step``, ``set_attr`` and ``call`` of ``SyncVectorEnv``, and
+                with the attributes `task` and `sample_tasks`. Consecutive
+                rows belong to the same task. A row can freeze or be reset
+                when its episode ends; later transitions are masked.
             episodes_per_task: Number of episodes, and therefore of rows, per task.
             device: Device for the policy and the episodes.
-            share: The slice of the meta-batch assigned to this process in distributed training;
-                defaults to all tasks. Tasks, seeds and noise are sampled for the whole meta-batch,
-                so that results do not depend on the number of processes.
+            share: The slice of the meta-batch assigned to this process in
+                distributed training; defaults to all tasks. Tasks, seeds and
+                noise are sampled for the whole meta-batch, so that results do
+                not depend on the number of processes.
 
         Raises:
-            ValueError: If the number of rows is not a multiple of `episodes_per_task`, or the
-                environment has no horizon.
+            ValueError: If the number of rows is not a multiple of
+                `episodes_per_task`, or the environment has no horizon.
         """
         if episodes_per_task < 1 or env.num_envs % episodes_per_task:
             raise ValueError(
@@ -69,8 +72,9 @@ class Sampler:
     def sample_tasks(self, rng: np.random.Generator) -> list[TaskDescription]:
         """Sample the meta-batch's tasks, and return the tasks assigned to this process.
 
-        The environment receives a copy of `rng`, and `rng` jumps ahead. It therefore advances by
-        the same amount whether the rows are in this process or in worker processes.
+        The environment receives a copy of `rng`, and `rng` jumps ahead. It
+        therefore advances by the same amount whether the rows are in this
+        process or in worker processes.
         """
         with self._errors_of("sample_tasks"):
             drawn = self.env.call("sample_tasks", self.share.total, copy.deepcopy(rng))
@@ -91,9 +95,10 @@ class Sampler:
             policy: The policy; each episode starts with the policy's initial carry.
             params: Parameters with a leading task axis.
             tasks: One task description per task.
-            generator: Random generator for the actions and the environment seeds. Each combination
-                of task and episode has a separate seed, which does not depend on the number of
-                workers or threads.
+            generator: Random generator for the actions and the environment
+                seeds. Each combination of task and episode has a separate
+                seed, which does not depend on the number of workers or
+                threads.
         """
         with torch.no_grad(), chunks.one_thread_per_operator():
             carry, act = policy.over_tasks(params, (self.episodes_per_task,))
@@ -137,8 +142,9 @@ class Sampler:
     ) -> tuple[Task, Metrics]:
         """Collect a meta-batch by alternating rollouts and inner steps for every task.
 
-        With K = ``loop.num_steps``, the rollouts after 0, ..., K - 1 inner steps are the support
-        batches of the next steps. The rollout after K inner steps is the query batch.
+        With K = ``loop.num_steps``, the rollouts after 0, ..., K - 1 inner
+        steps are the support batches of the next steps. The rollout after K
+        inner steps is the query batch.
 
         Args:
             policy: The policy.
@@ -146,10 +152,11 @@ class Sampler:
             meta: The meta-parameters.
             tasks: One task description per task.
             generator: Random generator for the actions and the environment seeds.
-            process: Function that computes advantages, such as the result of ``advantages()``, or a
-                pair of functions for the support and the query episodes.
-            start: Parameters with a leading task axis from which adaptation starts; defaults to the
-                meta-learned initialization.
+            process: Function that computes advantages, such as the result of
+                ``advantages()``, or a pair of functions for the support and
+                the query episodes.
+            start: Parameters with a leading task axis from which adaptation
+                starts; defaults to the meta-learned initialization.
 
         Returns:
             The meta-batch, and adaptation metrics: returns, inner gradients and baseline fit.
@@ -197,8 +204,8 @@ class Sampler:
     def _grouped(self, values: Any, dtype: torch.dtype) -> Tensor:
         """Return the values of all rows as a tensor of shape (task, episode, ...).
 
-        Floating-point values are converted to `dtype`; integers, such as image bytes, keep their
-        dtype.
+        Floating-point values are converted to `dtype`; integers, such as
+        image bytes, keep their dtype.
         """
         rows = torch.as_tensor(values)
         kind = dtype if rows.is_floating_point() else rows.dtype
@@ -210,8 +217,9 @@ class Sampler:
 def padded_length(longest: int, horizon: int) -> int:
     """Return the padded length of the time axis for episodes with at most `longest` time steps.
 
-    The result is the horizon, or a half, a quarter, ... of the horizon if the episodes fit. The few
-    possible lengths limit the number of times that programs are traced.
+    The result is the horizon, or a half, a quarter, ... of the horizon if the
+    episodes fit. The few possible lengths limit the number of times that
+    programs are traced.
     """
     while longest <= -(-horizon // 2) < horizon:
         horizon = -(-horizon // 2)
@@ -236,20 +244,21 @@ def make_sampler(
 ) -> Sampler:
     """Create a sampler for an environment that is registered with Gymnasium.
 
-    By default, environments without a vectorized implementation run in a ``SyncVectorEnv``. With
-    ``vectorization_mode="async"``, each row runs in a separate process and produces the same
-    episodes.
+    By default, environments without a vectorized implementation run in a
+    ``SyncVectorEnv``. With ``vectorization_mode="async"``, each row runs in a
+    separate process and produces the same episodes.
 
     Args:
-        env_id: The Gymnasium id. With the form ``module:namespace/Name-v0``, the module that
-            registers the environment is imported first.
+        env_id: The Gymnasium id. With the form ``module:namespace/Name-v0``,
+            the module that registers the environment is imported first.
         num_tasks: Number of tasks in a meta-batch.
         episodes_per_task: Number of episodes per task.
         device: Device for the policy and the episodes.
-        share: The slice of the meta-batch assigned to this process in distributed training;
-            defaults to all tasks.
-        kwargs: Arguments of ``gymnasium.make_vec``, such as ``vectorization_mode`` and
-            ``vector_kwargs``, and of the environment, such as ``observe_task=True``.
+        share: The slice of the meta-batch assigned to this process in
+            distributed training; defaults to all tasks.
+        kwargs: Arguments of ``gymnasium.make_vec``, such as
+            ``vectorization_mode`` and ``vector_kwargs``, and of the
+            environment, such as ``observe_task=True``.
 
     Raises:
         ValueError: If the environment has no tasks, or tasks cannot be written as JSON.
@@ -262,70 +271,3 @@ def make_sampler(
 def _flags(values: Any) -> Any:
     """Return a boolean array; None, which Gymnasium's infos use for missing values, is False."""
     return np.asarray(values.numpy(force=True) if isinstance(values, Tensor) else values, bool)
-
-
-def inner_step(
-    loop: InnerLoop,
-    meta: MetaParams,
-    params: Params,
-    state: Any,
-    batch: Episodes,
-    index: int,
-    *,
-    mode: Mode = "traced",
-) -> tuple[Params, Any, dict[str, Tensor]]:
-    """Take one inner step for every task, in chunks of tasks that fit into the CPU cache.
-
-    Args:
-        loop: The inner loop.
-        meta: The meta-parameters, without a task axis.
-        params: Parameters with a leading task axis.
-        state: State of the inner optimizer, with a leading task axis.
-        batch: The support episodes of this step.
-        index: Index of the step, starting at 0.
-        mode: ``traced`` traces the step once per shape of a chunk; ``eager`` does not.
-
-    Returns:
-        The parameters and the state after the step, and a dictionary with the norm and the
-        :func:`agreement` of each task's inner gradient.
-    """
-    step = _chunk_step(loop, index, mode)
-    with torch.no_grad():
-        parts = chunks.split((params, state, batch), chunk_of(batch))
-        done = chunks.parallel_map(lambda part: step(meta, part), parts, device=batch.mask.device)
-    joined: tuple[Params, Any, dict[str, Tensor]] = chunks.join(done)
-    return joined
-
-
-@lru_cache(maxsize=16)  # a traced program belongs to one loop and one step
-def _chunk_step(loop: InnerLoop, index: int, mode: Mode) -> Callable[[MetaParams, Any], Any]:
-    """Return an inner step of a chunk of tasks as a program."""
-
-    def step(
-        meta: MetaParams, task: tuple[Params, Any, Episodes]
-    ) -> tuple[Params, Any, dict[str, Tensor]]:
-        params, state, batch = task
-        grads = loop.gradient(params, batch)
-        about = {"inner": tree.norm(grads)} | agreement(loop, params, batch)
-        return *loop.update(meta, params, grads, state, index), about
-
-    return program(lambda meta, part: chunks.over_tasks(partial(step, meta), part), mode)
-
-
-def agreement(loop: InnerLoop, params: Params, batch: Episodes) -> dict[str, Tensor]:
-    """Return the cosine similarity between the inner gradients of two halves of a task's episodes.
-
-    The similarity is near 1 if the inner gradient is mostly signal, and near 0 if the inner
-    gradient is mostly noise.
-
-    Returns:
-        The similarity under the key ``agreement``; an empty dictionary for a single episode.
-    """
-    half = batch.mask.shape[1] // 2
-    if half == 0:
-        return {}
-    cut = [slice(None, half), slice(half, None)]
-    first, second = (
-        loop.gradient(params, tree.map_leaves(lambda x, s=s: x[:, s], batch)) for s in cut
-    )
-    return {"agreement": tree.dot(first, second) / (tree.norm(first) * tree.norm(second))}

@@ -36,10 +36,11 @@ def trust_region_step(
 ) -> tuple[MetaParams, Metrics]:
     """Take one trust-region step: minimize the surrogate subject to mean KL(old ‖ new) ≤ `max_kl`.
 
-    The step is −sqrt(2 δ / sᵀHs) · s. Conjugate gradients compute s ≈ (H + damping)⁻¹ g from the
-    gradient g and the exact Fisher matrix H = JᵀFJ. A line search tries up to `backtracks` step
-    lengths, starting with the full step, and accepts the first step that improves the surrogate and
-    satisfies the KL constraint. Learned inner step sizes are updated like all other
+    The step is −sqrt(2 δ / sᵀHs) · s. Conjugate gradients compute s ≈ (H +
+    damping)⁻¹ g from the gradient g and the exact Fisher matrix H = JᵀFJ. A
+    line search tries up to `backtracks` step lengths, starting with the full
+    step, and accepts the first step that improves the surrogate and satisfies
+    the KL constraint. Learned inner step sizes are updated like all other
     meta-parameters.
 
     Args:
@@ -51,11 +52,12 @@ def trust_region_step(
         cg_damping: Damping added to the diagonal of the Fisher matrix.
         backtracks: Maximum number of step lengths that the line search tries.
         backtrack_ratio: Ratio of each step length in the line search to the previous step length.
-        fisher_fraction: Fraction of each task's episodes used in Fisher-vector products. Lower
-            values make the products faster and the step direction noisier. The surrogate, its
-            gradient and the line search use all episodes.
-        chunk_size: Number of tasks processed at a time. If not set, the number that fits into the
-            CPU cache, or all tasks on a GPU.
+        fisher_fraction: Fraction of each task's episodes used in
+            Fisher-vector products. Lower values make the products faster and
+            the step direction noisier. The surrogate, its gradient and the
+            line search use all episodes.
+        chunk_size: Number of tasks processed at a time. If not set, the
+            number that fits into the CPU cache, or all tasks on a GPU.
 
     Returns:
         The new meta-parameters, or `meta` if the line search accepted no step, and metrics.
@@ -132,15 +134,16 @@ def maml_trpo(
 ) -> MetaLearner:
     """Build MAML with a trust-region meta-update (Finn et al. 2017, section 4.2 and algorithm 3).
 
-    With ``loop.num_steps=0``, the method is TRPO on the mixture of all tasks: the paper's
-    pretrained baseline or, if the policy observes the task, the paper's oracle. With
-    ``loop.first_order``, the method is FOMAML-TRPO.
+    With ``loop.num_steps=0``, the method is TRPO on the mixture of all tasks:
+    the paper's pretrained baseline or, if the policy observes the task, the
+    paper's oracle. With ``loop.first_order``, the method is FOMAML-TRPO.
 
     Args:
         policy: The policy.
         loop: The inner loop, with a policy-gradient loss of the same policy.
         term: Additional loss of the initialization; see
-            :class:`~metarl.rl.objective.PostAdaptationObjective`. None adds no loss.
+            :class:`~metarl.rl.objective.PostAdaptationObjective`. None adds
+            no loss.
         options: Arguments of :func:`~metarl.rl.trpo.trust_region_step`, such as ``max_kl=0.01``.
     """
     objective = PostAdaptationObjective(policy, loop, term)
@@ -179,10 +182,11 @@ def e_maml(policy: Policy, loop: InnerLoop, **options: Any) -> MetaLearner:
 def exploration(policy: Policy) -> core.LossFn:
     """Return the loss −mean(log π_θ(a|s) before adaptation) · mean(reward after adaptation).
 
-    The second factor is constant: the task's mean reward, standardized over all tasks by
-    :func:`standardize_rewards`. The gradient of the loss is the score term of the *sampling*
-    distribution before adaptation (Stadie et al. 2018, eq. 9, applied to the whole batch). With
-    several inner steps, only the episodes before the first step are used.
+    The second factor is constant: the task's mean reward, standardized over
+    all tasks by :func:`standardize_rewards`. The gradient of the loss is the
+    score term of the *sampling* distribution before adaptation (Stadie et al.
+    2018, eq. 9, applied to the whole batch). With several inner steps, only
+    the episodes before the first step are used.
 
     Args:
         policy: The policy.
@@ -222,8 +226,8 @@ def _total(values: Float[Tensor, "task time episode"]) -> Float[Tensor, ""]:
 def context_loop(loop: InnerLoop, size: int) -> InnerLoop:
     """Return an inner loop for CAVIA, in which only context parameters adapt.
 
-    The context parameters start at zero in every task and are not meta-learned (Zintgraf et al.
-    2019).
+    The context parameters start at zero in every task and are not
+    meta-learned (Zintgraf et al. 2019).
 
     Args:
         loop: The inner loop to copy.

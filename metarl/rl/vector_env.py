@@ -21,8 +21,8 @@ def make_vector_env(env_id: str, num_envs: int, **kwargs: Any) -> Any:
     """Create a vectorized environment by id, and check that it can sample tasks.
 
     If the rows are scalar environments, each row is wrapped in
-    :class:`~metarl.rl.vector_env.Checked`. Environments with a vectorized implementation are not
-    wrapped.
+    :class:`~metarl.rl.vector_env.Checked`. Environments with a vectorized
+    implementation are not wrapped.
 
     Args:
         env_id: The id of an environment that is registered with Gymnasium.
@@ -97,16 +97,17 @@ def error_context(
 ) -> Iterator[None]:
     """Add the names of the environment and the method to errors raised within a context.
 
-    After an error in a vectorized environment with worker processes, the processes are terminated,
-    because they cannot be used again.
+    After an error in a vectorized environment with worker processes, the
+    processes are terminated, because they cannot be used again.
 
     Args:
         name: Id of the environment.
         method: Name of the method that is called within the context.
-        *passed: Exception types that are raised unchanged, because their messages are complete. A
-            ValueError whose message starts with `name` is also raised unchanged.
-        env: The vectorized environment, whose worker processes are terminated after an error. None
-            for scalar environments.
+        *passed: Exception types that are raised unchanged, because their
+            messages are complete. A ValueError whose message starts with
+            `name` is also raised unchanged.
+        env: The vectorized environment, whose worker processes are terminated
+            after an error. None for scalar environments.
 
     Raises:
         EnvironmentFailed: For all other errors, with a one-line message.
@@ -153,9 +154,10 @@ def brief(value: Any) -> str:
 class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
     """A wrapper that validates a scalar environment's observations and rewards.
 
-    With worker processes, the wrapper runs in the worker. An invalid observation is therefore
-    reported before it is written to shared memory, and a NaN reward before the loss becomes NaN.
-    Gymnasium's passive checker validates only the first step.
+    With worker processes, the wrapper runs in the worker. An invalid
+    observation is therefore reported before it is written to shared memory,
+    and a NaN reward before the loss becomes NaN. Gymnasium's passive checker
+    validates only the first step.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -173,8 +175,9 @@ class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take a step and validate its observation and reward.
 
-        Rewards and observations that are not finite are accepted if the action is not finite,
-        because then the policy has diverged rather than the environment.
+        Rewards and observations that are not finite are accepted if the
+        action is not finite, because then the policy has diverged rather than
+        the environment.
         """
         with error_context(self._name, "step"):
             observation, reward, terminated, truncated, info = self.env.step(action)

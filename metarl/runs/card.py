@@ -28,8 +28,8 @@ class Subject(NamedTuple):
         method: Name of the method.
         paper: Paper that introduced the method.
         what: Environment or data set that the run was trained on.
-        family: Tag on the Hugging Face hub, such as ``reinforcement-learning`` or
-            ``few-shot-learning``.
+        family: Tag on the Hugging Face hub, such as
+            ``reinforcement-learning`` or ``few-shot-learning``.
         adapts: Whether :func:`metarl.load` supports the run.
         shows: Command of ``metarl`` that draws the run: ``render`` or ``plot``.
     """

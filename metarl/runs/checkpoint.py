@@ -27,8 +27,9 @@ class Checkpoint(NamedTuple):
 
     Attributes:
         params: The meta-parameters.
-        optimizer: State tensors of the outer optimizer, by parameter index and name of the state,
-            such as ``"0/exp_avg"``. Empty if the method has no outer optimizer.
+        optimizer: State tensors of the outer optimizer, by parameter index
+            and name of the state, such as ``"0/exp_avg"``. Empty if the
+            method has no outer optimizer.
         own: Other tensors that the method keeps between updates; empty for most methods.
         iteration: Number of completed meta-updates.
         config: Configuration of the run, as JSON values.
@@ -139,8 +140,8 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
         device: Device of the loaded tensors.
 
     Raises:
-        ValueError: If the file is missing or damaged, contains values that are not finite, or is
-            not a metarl checkpoint.
+        ValueError: If the file is missing or damaged, contains values that
+            are not finite, or is not a metarl checkpoint.
 
     Example::
 
@@ -183,8 +184,9 @@ def restore(state: MetaState, checkpoint: Checkpoint) -> MetaState:
     """Return the training state that a checkpoint contains.
 
     Args:
-        state: Initial state of the same meta-learner. If the meta-learner has an outer optimizer,
-            the parameters in `state` are overwritten in place.
+        state: Initial state of the same meta-learner. If the meta-learner has
+            an outer optimizer, the parameters in `state` are overwritten in
+            place.
         checkpoint: The checkpoint, on the device of `state`.
 
     Raises:
@@ -212,8 +214,9 @@ def _moments(
 ) -> dict[int, dict[str, Tensor]]:
     """Return the saved optimizer tensors by parameter index and kind, such as ``exp_avg``.
 
-    Every parameter has the same kinds of tensors. A moment must have exactly the shape of its
-    parameter, because a moment that only broadcasts would fail at the first step.
+    Every parameter has the same kinds of tensors. A moment must have exactly
+    the shape of its parameter, because a moment that only broadcasts would
+    fail at the first step.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     kinds = list(dict.fromkeys(name.partition("/")[2] for name in saved))

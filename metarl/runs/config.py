@@ -36,8 +36,8 @@ def unset(meaning: str) -> Any:
 class RunConfig(Ranged):
     """The settings that all experiments share; experiments add settings in a subclass.
 
-    The default of a new field must keep the behavior of older versions, because configurations
-    without the field are loaded with this default.
+    The default of a new field must keep the behavior of older versions,
+    because configurations without the field are loaded with this default.
 
     Example::
 
@@ -55,13 +55,14 @@ class RunConfig(Ranged):
     keep_checkpoints: Annotated[int | None, at_least(1), unset("all")] = None
     """Number of most recent checkpoints to keep; the initialization is always kept."""
     log_every: Annotated[int, at_least(1)] = 1
-    """Number of iterations between lines of metrics.jsonl. A line contains the means of the metrics
-    since the previous line."""
+    """Number of iterations between lines of metrics.jsonl. A line contains
+    the means of the metrics since the previous line."""
     track: Literal["none", "tensorboard", "wandb"] = "none"
     """Experiment tracker that receives metrics and pictures, in addition to metrics.jsonl."""
     media_every: Annotated[int | None, at_least(1), unset("never")] = None
-    """Number of iterations between pictures, which are drawn at the next checkpoint and saved in
-    media/: learning curves and, for policies, episodes before and after adaptation."""
+    """Number of iterations between pictures, which are drawn at the next
+    checkpoint and saved in media/: learning curves and, for policies,
+    episodes before and after adaptation."""
     media_format: Literal["png", "gif"] = "png"
     """Format of the pictures that show policies: png for an image, gif for a video."""
 

@@ -64,9 +64,6 @@ class Run:
             experiment: Name of the experiment, such as ``maml-trpo``.
             config: Configuration of the run, as JSON values.
 
-        Yields:
-            The run.
-
         Raises:
             FileExistsError: If the folder contains a run or other files.
             RuntimeError: If another process has locked the folder.

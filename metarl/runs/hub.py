@@ -114,8 +114,8 @@ def upload(folder: Path, repository: Repository, *, message: str, private: bool)
         folder: The run folder.
         repository: The repository. The revision must be a branch, which is created if necessary.
         message: Commit message.
-        private: Whether to create a new repository as private; an existing repository keeps its
-            visibility.
+        private: Whether to create a new repository as private; an existing
+            repository keeps its visibility.
 
     Returns:
         The URL of the repository.

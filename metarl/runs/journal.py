@@ -86,8 +86,8 @@ class Journal:
     def write(self, iteration: int, state: Any, metrics: Metrics) -> None:
         """Log an iteration, and save a checkpoint if it is due.
 
-        Every ``log_every`` iterations, the means since the previous line are written to
-        metrics.jsonl and sent to the tracker.
+        Every ``log_every`` iterations, the means since the previous line are
+        written to metrics.jsonl and sent to the tracker.
 
         Args:
             iteration: Number of the iteration, from 1.

@@ -32,8 +32,10 @@ def load_checkpoint(
 ) -> checkpoint.Checkpoint:
     """Load a checkpoint and check that it matches the run.
 
-    The configuration in the checkpoint must equal `config`, except for the number of iterations and
-    the settings in :data:`~metarl.runs.config.NEUTRAL`. Missing fields have their default values.
+    The configuration in the checkpoint must equal `config`, except for the
+    number of iterations and the settings in
+    :data:`~metarl.runs.config.NEUTRAL`. Missing fields have their default
+    values.
 
     Args:
         run: The run.
@@ -64,8 +66,9 @@ def load_checkpoint(
 def require_plausible_size(run: Run, config: RunConfig) -> None:
     """Raise a ValueError if the configured network is much larger than the checkpoints.
 
-    A damaged or hostile configuration could declare a network that is too large for the memory.
-    Networks are built before their parameters are compared with those of a checkpoint.
+    A damaged or hostile configuration could declare a network that is too
+    large for the memory. Networks are built before their parameters are
+    compared with those of a checkpoint.
 
     Args:
         run: The run.

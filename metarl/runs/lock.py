@@ -18,8 +18,9 @@ _held: dict[Path, int] = {}
 def locked(folder: Path) -> Iterator[None]:
     """Lock a run folder for writing while the context is active.
 
-    The operating system releases the lock if the process is killed. In distributed training, only
-    rank 0 locks the folder; on all other ranks, this does nothing.
+    The operating system releases the lock if the process is killed. In
+    distributed training, only rank 0 locks the folder; on all other ranks,
+    this does nothing.
 
     Args:
         folder: The run folder.
@@ -47,15 +48,16 @@ def locked(folder: Path) -> Iterator[None]:
 def is_held(folder: Path) -> bool:
     """Return whether a locked run folder still exists and was not replaced.
 
-    A user may delete the folder of an active run and start a different run with the same name. The
-    first run must then stop writing.
+    A user may delete the folder of an active run and start a different run
+    with the same name. The first run must then stop writing.
 
     Args:
         folder: The run folder.
 
     Returns:
-        False if the folder was removed or replaced since this process locked the folder, otherwise
-        True. If this process did not lock the folder, the result is always True.
+        False if the folder was removed or replaced since this process locked
+        the folder, otherwise True. If this process did not lock the folder,
+        the result is always True.
     """
     if folder not in _held:
         return True

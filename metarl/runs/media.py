@@ -1,7 +1,7 @@
 """Pictures and videos that are drawn during training.
 
-A separate process draws the pictures from a checkpoint, so that drawing can neither change the
-training results nor stop the training with an error.
+A separate process draws the pictures from a checkpoint, so that drawing can
+neither change the training results nor stop the training with an error.
 """
 
 import os
@@ -37,8 +37,8 @@ class Media:
     def is_due(self, iteration: int) -> bool:
         """Return whether pictures must be drawn after this iteration.
 
-        This is the case if the iteration has a checkpoint, and a multiple of ``media_every`` was
-        reached since the previous checkpoint.
+        This is the case if the iteration has a checkpoint, and a multiple of
+        ``media_every`` was reached since the previous checkpoint.
         """
         every, step = self._config.media_every, self._config.checkpoint_every
         if every is None or (iteration % step and iteration != self._config.iterations):

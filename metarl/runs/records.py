@@ -20,8 +20,9 @@ def protocol(evaluation: dict[str, Any]) -> dict[str, Any]:
         evaluation: Contents of the evaluation file.
 
     Returns:
-        Values by name: the settings in :data:`PROTOCOL` that the evaluation contains, and the
-        number of ``inner_steps``. The list of tasks in meta-RL evaluations is omitted.
+        Values by name: the settings in :data:`PROTOCOL` that the evaluation
+        contains, and the number of ``inner_steps``. The list of tasks in
+        meta-RL evaluations is omitted.
 
     Raises:
         KeyError: If a required field is missing.

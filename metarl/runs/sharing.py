@@ -25,8 +25,8 @@ KEPT = ("experiment", "config", "command", "changed_by", "versions")
 def require_known_module(run: Run, config: RunConfig, *, trusted: bool) -> None:
     """Raise a ValueError if the environment of a run would import an unknown module.
 
-    Gymnasium imports the module in an environment ID ``module:Name-v0``. A module that this process
-    has already imported is accepted.
+    Gymnasium imports the module in an environment ID ``module:Name-v0``. A
+    module that this process has already imported is accepted.
 
     Args:
         run: The run.
@@ -58,17 +58,18 @@ def copy(
 ) -> None:
     """Copy a run with a single checkpoint to a new folder.
 
-    The configuration and the tensors are parsed and written again, so that unknown contents of the
-    files are not copied. Metrics, evaluations, the model card, pictures and videos are copied
-    unchanged.
+    The configuration and the tensors are parsed and written again, so that
+    unknown contents of the files are not copied. Metrics, evaluations, the
+    model card, pictures and videos are copied unchanged.
 
     Args:
         run: The run.
         config: Configuration of the run.
         iteration: Iteration of the checkpoint to copy.
         out: The new folder; it must not exist.
-        copy_checkpoint: Function that copies the checkpoint, with the signature
-            ``copy_checkpoint(run, iteration, new_run, new_config)``.
+        copy_checkpoint: Function that copies the checkpoint, with the
+            signature ``copy_checkpoint(run, iteration, new_run,
+            new_config)``.
         about: Additional entries for config.json.
 
     Raises:

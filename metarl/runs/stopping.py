@@ -12,8 +12,9 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that stop a run: SIGINT (Ctrl-C) and SIGTERM, which job schedulers send to end a job."""
 ECHO = 1.0
-"""Seconds after the first signal in which further signals are ignored, because some job schedulers
-send a signal both to the process and to the process group."""
+"""Seconds after the first signal in which further signals are ignored,
+because some job schedulers send a signal both to the process and to the
+process group."""
 
 
 class Stopped(Exception):
@@ -42,9 +43,10 @@ class Stopped(Exception):
 class StopSignal(AbstractContextManager["StopSignal"]):
     """A context manager that records SIGINT and SIGTERM instead of ending the process.
 
-    Repeated signals within one second of the first are ignored. A later signal has its default
-    effect. Outside the main thread, the context manager does nothing, because Python delivers
-    signals only to the main thread.
+    Repeated signals within one second of the first are ignored. A later
+    signal has its default effect. Outside the main thread, the context
+    manager does nothing, because Python delivers signals only to the main
+    thread.
 
     Args:
         then: Function without arguments that is called at the first signal.

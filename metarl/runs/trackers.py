@@ -157,8 +157,8 @@ class SafeTracker(AbstractContextManager["SafeTracker"]):
 def tracker(name: str, run: Run, *, start: int) -> SafeTracker:
     """Return the tracker with the given name.
 
-    In distributed training, only rank 0 sends data. Errors other than a missing package are printed
-    as warnings and disable the tracker.
+    In distributed training, only rank 0 sends data. Errors other than a
+    missing package are printed as warnings and disable the tracker.
 
     Args:
         name: ``"none"``, ``"tensorboard"`` or ``"wandb"``.

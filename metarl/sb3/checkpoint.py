@@ -1,7 +1,8 @@
 """Stable-Baselines3 checkpoints: the zip file written by ``model.save``, and the replay buffer.
 
-``PPO.load(path)`` can also read the zip file, but unpickles objects, which can run arbitrary code.
-This module loads only tensors and never runs code from a file.
+``PPO.load(path)`` can also read the zip file, but unpickles objects, which
+can run arbitrary code. This module loads only tensors and never runs code
+from a file.
 """
 
 import io
@@ -124,8 +125,8 @@ def _read_tensors(path: Path) -> dict[str, tuple[bytes, Any]]:
 def _require_stored(archive: zipfile.ZipFile) -> None:
     """Raise a ValueError if an entry is compressed.
 
-    A small compressed entry could expand beyond the available memory. SB3 and NumPy never compress
-    entries.
+    A small compressed entry could expand beyond the available memory. SB3 and
+    NumPy never compress entries.
     """
     for info in archive.infolist():
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:

@@ -1,8 +1,9 @@
 """Multi-task environments for Stable-Baselines3, with a fixed task or a new task in each episode.
 
-SB3 resets each row of a vectorized environment when the row's episode ends. Vectorized environments
-in metarl freeze the row until all rows are reset together. They are therefore only used if all
-episodes end at the same time, as with robots that cannot fall. All other environments run in SB3's
+SB3 resets each row of a vectorized environment when the row's episode ends.
+Vectorized environments in metarl freeze the row until all rows are reset
+together. They are therefore only used if all episodes end at the same time,
+as with robots that cannot fall. All other environments run in SB3's
 ``DummyVecEnv``.
 """
 
@@ -29,8 +30,9 @@ def sb3_env(
         kwargs: Arguments of the environment, such as ``observe_task=True``.
 
     Raises:
-        ValueError: If the environment has no tasks, or a vectorized implementation rejects `task`.
-            In a ``DummyVecEnv``, an invalid task raises EnvironmentFailed at the first reset.
+        ValueError: If the environment has no tasks, or a vectorized
+            implementation rejects `task`. In a ``DummyVecEnv``, an invalid
+            task raises EnvironmentFailed at the first reset.
     """
     one = make_vector_env(env_id, 1, **kwargs)  # raises an error if it has no tasks
     one.close()
@@ -87,8 +89,8 @@ class BatchedVecEnv(VecEnv):
     def step_wait(self) -> Any:
         """Take a step with the actions stored by :meth:`step_async`.
 
-        If the episodes end, all rows are reset, and the observations are the first observations of
-        the new episodes.
+        If the episodes end, all rows are reset, and the observations are the
+        first observations of the new episodes.
         """
         seen, rewards, terminated, truncated, _ = self.env.step(self._actions)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]

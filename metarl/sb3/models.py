@@ -32,11 +32,12 @@ def make_model(
 ) -> Any:
     """Create an untrained SB3 model.
 
-    All other hyperparameters have SB3's default values, with three exceptions. PPO updates on whole
-    episodes with at least 1000 environment steps per update, split into at most eight minibatches
-    of equal size. SAC and TD3 start training after ten times `horizon` environment steps, with one
-    gradient step per environment step. TD3 explores with Gaussian action noise of standard
-    deviation 0.1.
+    All other hyperparameters have SB3's default values, with three
+    exceptions. PPO updates on whole episodes with at least 1000 environment
+    steps per update, split into at most eight minibatches of equal size. SAC
+    and TD3 start training after ten times `horizon` environment steps, with
+    one gradient step per environment step. TD3 explores with Gaussian action
+    noise of standard deviation 0.1.
 
     Args:
         algo: ``"ppo"``, ``"a2c"``, ``"sac"`` or ``"td3"``.
@@ -76,9 +77,10 @@ def make_model(
 def advance(model: Any, steps: int, *, seed: int) -> None:
     """Train a model until it has taken at least `steps` environment steps in total.
 
-    Training starts new episodes, sets the global random generators to `seed`, and runs
-    single-threaded operators. On a CPU, a model that was saved and loaded therefore continues with
-    bit-identical results; SAC and TD3 also require the saved replay buffer.
+    Training starts new episodes, sets the global random generators to `seed`,
+    and runs single-threaded operators. On a CPU, a model that was saved and
+    loaded therefore continues with bit-identical results; SAC and TD3 also
+    require the saved replay buffer.
 
     Args:
         model: The SB3 model to train in place.

@@ -1,9 +1,10 @@
 """Conversion of policies from metarl to Stable-Baselines3 and back.
 
-An MLP policy has the same architecture as an SB3 actor: a ReLU or tanh network with a categorical
-distribution, or with a Gaussian whose standard deviation does not depend on the observation. A
-meta-trained or adapted policy can therefore be converted to an SB3 ``ActorCriticPolicy``, which can
-be saved and then loaded without metarl.
+An MLP policy has the same architecture as an SB3 actor: a ReLU or tanh
+network with a categorical distribution, or with a Gaussian whose standard
+deviation does not depend on the observation. A meta-trained or adapted policy
+can therefore be converted to an SB3 ``ActorCriticPolicy``, which can be saved
+and then loaded without metarl.
 """
 
 from functools import partial
@@ -22,8 +23,8 @@ from metarl.rl.policies import CONTEXT
 
 
 NO_PARAMS: Params = {"none": torch.zeros(())}
-"""Placeholder parameters for policies from :func:`policy_of`, which use the SB3 model's
-parameters."""
+"""Placeholder parameters for policies from :func:`policy_of`, which use the
+SB3 model's parameters."""
 
 
 def sb3_policy(
@@ -36,9 +37,9 @@ def sb3_policy(
 ) -> ActorCriticPolicy:
     """Convert a policy to an SB3 policy with ``predict``, ``save`` and ``load``.
 
-    ``predict(..., deterministic=True)`` returns the mode of the action distribution; otherwise,
-    actions are sampled with torch's global generator. Both are clipped to the action space. The
-    critic is untrained.
+    ``predict(..., deterministic=True)`` returns the mode of the action
+    distribution; otherwise, actions are sampled with torch's global
+    generator. Both are clipped to the action space. The critic is untrained.
 
     Args:
         policy: A policy from :func:`metarl.rl.policies.mlp_policy`.
@@ -62,16 +63,17 @@ def sb3_policy(
 def ppo_from(policy: Policy, params: Params, env: Any, **options: Any) -> PPO:
     """Create a PPO model for fine-tuning, with a metarl policy as the actor.
 
-    The critic is untrained, so that advantages are inaccurate in the first rollouts. Start with a
-    small `learning_rate`, and check that the policy's standard deviation is large enough to
-    explore.
+    The critic is untrained, so that advantages are inaccurate in the first
+    rollouts. Start with a small `learning_rate`, and check that the policy's
+    standard deviation is large enough to explore.
 
     Args:
         policy: A policy from :func:`metarl.rl.policies.mlp_policy`.
         params: Parameters for one task.
         env: A Gymnasium environment, its id, or an SB3 vectorized environment, as for ``PPO``.
-        options: Arguments of ``PPO``, such as ``seed``, ``n_steps``, ``learning_rate`` and
-            ``device``. Entries in ``policy_kwargs`` override the result of :func:`architecture`.
+        options: Arguments of ``PPO``, such as ``seed``, ``n_steps``,
+            ``learning_rate`` and ``device``. Entries in ``policy_kwargs``
+            override the result of :func:`architecture`.
 
     Raises:
         TypeError: If the policy is not an MLP policy.
@@ -104,8 +106,9 @@ def architecture(policy: Policy) -> dict[str, Any]:
 def copy_actor(policy: Policy, params: Params, into: ActorCriticPolicy) -> None:
     """Copy the parameters of an MLP policy into the actor of an SB3 policy.
 
-    The output scale is merged into the last layer, and context parameters are merged into the bias
-    of the first layer. The two policies are then equal up to rounding.
+    The output scale is merged into the last layer, and context parameters are
+    merged into the bias of the first layer. The two policies are then equal
+    up to rounding.
 
     Args:
         policy: A policy from :func:`metarl.rl.policies.mlp_policy`.
@@ -149,10 +152,11 @@ def policy_of(model: BaseAlgorithm, *, deterministic: bool = True) -> Policy:
     """Wrap an SB3 model as a policy for :class:`metarl.rl.sampler.Sampler`.
 
     Args:
-        model: The SB3 model. The policy does not copy the model, so further training also changes
-            the policy.
-        deterministic: Whether to use the most likely actions, as in SB3's evaluation. Otherwise,
-            actions are sampled with the global generators, as in SB3's training.
+        model: The SB3 model. The policy does not copy the model, so further
+            training also changes the policy.
+        deterministic: Whether to use the most likely actions, as in SB3's
+            evaluation. Otherwise, actions are sampled with the global
+            generators, as in SB3's training.
     """
     return _Acting(model, deterministic=deterministic)
 

@@ -1,10 +1,10 @@
+from .batches import minibatches as minibatches
+from .batches import with_reference as with_reference
 from .evaluate import Curves as Curves
 from .evaluate import adaptation_curves as adaptation_curves
 from .few_shot import AllClasses as AllClasses
 from .few_shot import FewShot as FewShot
 from .few_shot import VariableFewShot as VariableFewShot
-from .few_shot import minibatches as minibatches
-from .few_shot import with_reference as with_reference
 from .heads import StartFn as StartFn
 from .heads import body_of as body_of
 from .heads import is_head as is_head

@@ -23,8 +23,9 @@ class Curves(NamedTuple):
     """Evaluation metrics per task and inner step.
 
     Attributes:
-        values: Arrays of shape (tasks, steps + 1) by metric name: ``loss`` and, in classification,
-            ``accuracy`` as a fraction from 0 to 1. Column k is measured after k inner steps.
+        values: Arrays of shape (tasks, steps + 1) by metric name: ``loss``
+            and, in classification, ``accuracy`` as a fraction from 0 to 1.
+            Column k is measured after k inner steps.
     """
 
     values: dict[str, NDArray[np.float64]]
@@ -58,23 +59,26 @@ def adaptation_curves(
 ) -> Curves:
     """Adapt to sampled tasks and evaluate the query sets after every inner step.
 
-    No computation graph is kept between inner steps. In distributed training, the tasks are divided
-    among all ranks, and every rank returns the results for all tasks.
+    No computation graph is kept between inner steps. In distributed training,
+    the tasks are divided among all ranks, and every rank returns the results
+    for all tasks.
 
     Args:
         model: The network and the criterion. The inner loop of the model is not used.
         loop: The inner loop for the evaluation, including the number of inner steps.
-        metas: One or more sets of meta-parameters. If there are several, each set adapts
-            separately, and the predictions are averaged. This is the ensemble of checkpoints in
-            MAML++ (Antoniou et al. 2019), which averages logits.
-        draw: Function ``(num_tasks, generator) -> tasks``, such as the `sample` method of
-            :class:`FewShot`.
+        metas: One or more sets of meta-parameters. If there are several, each
+            set adapts separately, and the predictions are averaged. This is
+            the ensemble of checkpoints in MAML++ (Antoniou et al. 2019),
+            which averages logits.
+        draw: Function ``(num_tasks, generator) -> tasks``, such as the
+            `sample` method of :class:`FewShot`.
         num_tasks: Number of tasks to evaluate.
         generator: Random generator for the tasks.
-        chunk_size: Maximum number of tasks evaluated at once, at most 20; lower values need less
-            memory. Defaults to 20.
-        nearest_neighbor: Assign each query example to the class of the nearest support example in
-            feature space, without inner steps. The curves then contain only step 0.
+        chunk_size: Maximum number of tasks evaluated at once, at most 20;
+            lower values need less memory. Defaults to 20.
+        nearest_neighbor: Assign each query example to the class of the
+            nearest support example in feature space, without inner steps. The
+            curves then contain only step 0.
 
     Returns:
         The loss and the metrics of the criterion, per task and inner step.

@@ -22,19 +22,19 @@ class FewShot:
     Within a task, images are floats in [0, 1] and sorted by class, and targets are one-hot.
 
     Attributes:
-        images: uint8 images of all classes, sorted by class. Tasks are created on the device of
-            this tensor.
+        images: uint8 images of all classes, sorted by class. Tasks are
+            created on the device of this tensor.
         counts: Number of images per class, in the order of `images`.
         num_ways: Number of classes per task (N).
         num_shots: Number of support images per class (K).
         num_queries: Number of query images per class.
-        rotations: Add rotations by 90, 180 and 270 degrees as separate classes (Santoro et al.
-            2016, Finn et al. 2017). A task may then contain several rotations of one original
-            class.
+        rotations: Add rotations by 90, 180 and 270 degrees as separate
+            classes (Santoro et al. 2016, Finn et al. 2017). A task may then
+            contain several rotations of one original class.
 
     Raises:
-        ValueError: If there are fewer than `num_ways` classes, or a class has fewer than num_shots
-            + num_queries images.
+        ValueError: If there are fewer than `num_ways` classes, or a class has
+            fewer than num_shots + num_queries images.
 
     Example::
 
@@ -82,9 +82,9 @@ class FewShot:
             generator: Random generator for the classes and images.
 
         Returns:
-            A meta-batch with one support batch and a query batch. Both are tuples ``(images,
-            targets)``, with images of shape (task, example, channel, height, width) and targets of
-            shape (task, example, way).
+            A meta-batch with one support batch and a query batch. Both are
+            tuples ``(images, targets)``, with images of shape (task, example,
+            channel, height, width) and targets of shape (task, example, way).
         """
         chance = uniform(num_tasks, self.num_classes, generator=generator)
         classes = chance.topk(self.num_ways, -1).indices.to(self.images.device)
@@ -123,21 +123,24 @@ class FewShot:
 class VariableFewShot:
     """A sampler for classification tasks with variable ways and shots, as in Meta-Dataset.
 
-    The sampling follows Triantafillou et al. 2020, §3.1. The number of ways is sampled uniformly
-    from 5 to `max_ways`. The number of query images per class is half the number of images in the
-    smallest class, but at most 10. A random fraction β of the remaining images is used for support,
-    at most `max_support` images per task. The support images are divided among the classes in
-    proportion to class size times exp(U(log ½, log 2)), with at least one image per class.
+    The sampling follows Triantafillou et al. 2020, §3.1. The number of ways
+    is sampled uniformly from 5 to `max_ways`. The number of query images per
+    class is half the number of images in the smallest class, but at most 10.
+    A random fraction β of the remaining images is used for support, at most
+    `max_support` images per task. The support images are divided among the
+    classes in proportion to class size times exp(U(log ½, log 2)), with at
+    least one image per class.
 
     Attributes:
-        pool: Sampler with the images; `num_ways`, `num_shots` and `num_queries` of this sampler are
-            ignored.
+        pool: Sampler with the images; `num_ways`, `num_shots` and
+            `num_queries` of this sampler are ignored.
         max_ways: Maximum number of classes per task; 50 in the paper.
         max_support: Maximum number of support images per task; 500 in the paper.
 
     Raises:
-        ValueError: If `max_ways` is below 5 or above the number of classes, `max_support` is below
-            `max_ways`, or a class has fewer than two images.
+        ValueError: If `max_ways` is below 5 or above the number of classes,
+            `max_support` is below `max_ways`, or a class has fewer than two
+            images.
 
     Example::
 
@@ -174,8 +177,8 @@ class VariableFewShot:
             generator: Random generator for sizes, classes and images.
 
         Returns:
-            A list with one meta-batch per task, each with a task axis of size 1. Tasks are not
-            padded to equal sizes.
+            A list with one meta-batch per task, each with a task axis of size
+            1. Tasks are not padded to equal sizes.
         """
         return [self._sample_one(generator) for _ in range(num_tasks)]
 
@@ -209,69 +212,6 @@ class VariableFewShot:
         return torch.minimum(extra + 1, left).tolist()
 
 
-def minibatches(
-    batch: Batch, size: int, *, steps: int, generator: torch.Generator
-) -> tuple[Batch, ...]:
-    """Sample one minibatch per inner step from the support set of each task.
-
-    Examples are sampled without replacement. When all examples have been used, the support set is
-    reshuffled; a minibatch may span two passes. This is the sampling in Reptile's code (Nichol et
-    al. 2018).
-
-    Args:
-        batch: Support sets with leading axes (task, example).
-        size: Number of examples per minibatch.
-        steps: Number of inner steps.
-        generator: Random generator for the order of the examples.
-
-    Returns:
-        One minibatch per step with leading axes (task, `size`). If the support sets have at most
-        `size` examples, the tuple contains only `batch`.
-
-    Example::
-
-        >>> from metarl.supervised import minibatches
-        >>> support = (torch.rand(4, 50, 1), torch.rand(4, 50, 1))
-        >>> batches = minibatches(support, 10, steps=5, generator=torch.Generator())
-        >>> len(batches), batches[0][0].shape
-        (5, torch.Size([4, 10, 1]))
-    """
-    tasks, examples = tree.leaves(batch)[0].shape[:2]
-    if examples <= size:
-        return (batch,)
-    chance = uniform(tasks, math.ceil(size * steps / examples), examples, generator=generator)
-    order = chance.argsort(-1).flatten(1)[:, : size * steps].to(tree.leaves(batch)[0].device)
-    each = torch.arange(tasks, device=order.device)[:, None]
-    return tuple(
-        tree.map_leaves(lambda x, part=part: x[each, part], batch)
-        for part in torch.split(order, size, 1)
-    )
-
-
-def with_reference(tasks: Task) -> Task:
-    """Append the support inputs to the query batch as reference inputs for normalization layers.
-
-    For the query set, batch normalization then uses the statistics of the support set, so that the
-    evaluation is not transductive.
-
-    Args:
-        tasks: A meta-batch with one support batch.
-
-    Returns:
-        The same meta-batch with the query batch ``(inputs, targets, reference)``.
-
-    Example::
-
-        >>> from metarl.supervised import FewShot, with_reference
-        >>> images = torch.zeros(100, 1, 28, 28, dtype=torch.uint8)
-        >>> pool = FewShot(images, (20,) * 5, num_ways=5, num_shots=1, num_queries=15)
-        >>> inputs, targets, reference = with_reference(pool.sample(4, torch.Generator())).query
-        >>> reference.shape
-        torch.Size([4, 5, 1, 28, 28])
-    """
-    return tasks._replace(query=(*tasks.query, tasks.support[0][0]))
-
-
 def _labeled(drawn: Float[Tensor, "tasks ways number *image"]) -> Batch:
     tasks, ways, number = drawn.shape[:3]
     targets = torch.eye(ways, device=drawn.device).repeat_interleave(number, 0)
@@ -292,8 +232,8 @@ class AllClasses:
     Use this sampler for fine-tuning baselines, which are trained without meta-learning.
 
     Attributes:
-        pool: Sampler with the images; `num_ways`, `num_shots` and `num_queries` of this sampler are
-            ignored.
+        pool: Sampler with the images; `num_ways`, `num_shots` and
+            `num_queries` of this sampler are ignored.
         batch: Number of images per minibatch.
 
     Example::
@@ -316,8 +256,9 @@ class AllClasses:
             generator: Random generator for the classes and images.
 
         Returns:
-            A meta-batch without support batches. The query batch contains images of shape (task,
-            batch, channel, height, width) and one-hot targets of shape (task, batch, class).
+            A meta-batch without support batches. The query batch contains
+            images of shape (task, batch, channel, height, width) and one-hot
+            targets of shape (task, batch, class).
         """
         chance = uniform(num_tasks, self.batch, generator=generator)
         classes = (chance * self.pool.num_classes).long().to(self.pool.images.device)

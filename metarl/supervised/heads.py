@@ -12,8 +12,8 @@ from metarl.nn import Classifier
 
 
 StartFn: TypeAlias = Callable[[Params, tuple[Batch, ...]], tuple[Params, tuple[Batch, ...]]]
-"""Type of the `start` of an :class:`~metarl.core.InnerLoop`: a function ``(params, support batches)
--> (params, remaining batches)``."""
+"""Type of the `start` of an :class:`~metarl.core.InnerLoop`: a function
+``(params, support batches) -> (params, remaining batches)``."""
 
 HEAD = "head."
 
@@ -63,8 +63,8 @@ def body_of(module: nn.Module) -> Callable[..., Float[Tensor, "n features"]]:
         module: A :class:`~metarl.nn.Classifier`.
 
     Returns:
-        A function that takes the parameters of the whole classifier and inputs of shape (n, ...),
-        and returns features of shape (n, features).
+        A function that takes the parameters of the whole classifier and
+        inputs of shape (n, ...), and returns features of shape (n, features).
 
     Raises:
         ValueError: If the module is not a :class:`~metarl.nn.Classifier`.
@@ -90,8 +90,8 @@ def prototypes(
 ) -> Float[Tensor, "ways size"]:
     """Return the prototype of each class, which is the mean feature vector of the class.
 
-    Classes may have different numbers of examples. The prototype of a class without examples is
-    zero.
+    Classes may have different numbers of examples. The prototype of a class
+    without examples is zero.
 
     Args:
         features: One feature vector per example.
@@ -109,10 +109,11 @@ def prototypes(
 def prototype_start(features: Callable[..., Tensor]) -> StartFn:
     """Return an inner-loop start that sets the head to the class prototypes (ProtoMAML).
 
-    For features f and a prototype c, a prototypical network has the logit −‖f − c‖². A linear head
-    with weights 2c and bias −‖c‖² has the same logits, up to a term shared by all classes
-    (Triantafillou et al. 2020, §3). Gradients flow through the prototypes into the body, even if
-    the inner loop is first-order.
+    For features f and a prototype c, a prototypical network has the logit −‖f
+    − c‖². A linear head with weights 2c and bias −‖c‖² has the same logits,
+    up to a term shared by all classes (Triantafillou et al. 2020, §3).
+    Gradients flow through the prototypes into the body, even if the inner
+    loop is first-order.
 
     Args:
         features: The body as a function ``(params, inputs) -> features``, from :func:`body_of`.
@@ -139,8 +140,9 @@ def prototype_start(features: Callable[..., Tensor]) -> StartFn:
 def zero_start(size: int) -> StartFn:
     """Return an inner-loop start that sets the head to zeros.
 
-    The head has one row per class of the task, so the number of classes may vary between tasks.
-    With a first-order inner loop, this is fo-MAML in Triantafillou et al. 2020, §3.
+    The head has one row per class of the task, so the number of classes may
+    vary between tasks. With a first-order inner loop, this is fo-MAML in
+    Triantafillou et al. 2020, §3.
 
     Args:
         size: Number of features that the body returns per example.
@@ -169,12 +171,12 @@ def nearest_neighbor(
 ) -> Float[Tensor, "n ways"]:
     """Return logits for nearest-neighbor classification in feature space.
 
-    Each logit is the negative squared distance from a query example to the nearest support example
-    of a class.
+    Each logit is the negative squared distance from a query example to the
+    nearest support example of a class.
 
     Args:
-        features: The body as a function ``(params, inputs, *reference) -> features``, from
-            :func:`body_of`.
+        features: The body as a function ``(params, inputs, *reference) ->
+            features``, from :func:`body_of`.
         params: Parameters of the whole classifier.
         support: Support set ``(inputs, targets)`` of one task.
         query: Query set ``(inputs, targets)`` or ``(inputs, targets, reference)`` of one task.

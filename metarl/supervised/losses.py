@@ -1,9 +1,10 @@
 """Losses for one task and one batch ``(inputs, targets)`` or ``(inputs, targets, reference)``.
 
-Losses are means over the examples and, in regression, over the outputs. The classification code of
-Finn et al. 2017 instead *sums* the loss over the classes in a task. To use an inner learning rate
-from a paper that uses this code, multiply the rate by the number of ways: in 5-way tasks, a
-published rate of 0.4 corresponds to a rate of 2.0 here.
+Losses are means over the examples and, in regression, over the outputs. The
+classification code of Finn et al. 2017 instead *sums* the loss over the
+classes in a task. To use an inner learning rate from a paper that uses this
+code, multiply the rate by the number of ways: in 5-way tasks, a published
+rate of 0.4 corresponds to a rate of 2.0 here.
 """
 
 from collections.abc import Callable
@@ -16,12 +17,12 @@ from metarl.core import Apply, Batch, Metrics, Params
 
 
 BatchLoss: TypeAlias = Callable[[Params, Batch], tuple[Float[Tensor, ""], Metrics]]
-"""Loss for one task with metrics, ``(params, batch) -> (loss, metrics)``. Use this type with
-``metarl.core.query_loss(..., has_aux=True)``."""
+"""Loss for one task with metrics, ``(params, batch) -> (loss, metrics)``. Use
+this type with ``metarl.core.query_loss(..., has_aux=True)``."""
 
 Criterion: TypeAlias = Callable[[Tensor, Tensor], tuple[Float[Tensor, ""], Metrics]]
-"""Loss function on predictions, ``(predictions, targets) -> (loss, metrics)``, such as
-:func:`cross_entropy`."""
+"""Loss function on predictions, ``(predictions, targets) -> (loss,
+metrics)``, such as :func:`cross_entropy`."""
 
 
 def squared_error(
@@ -93,14 +94,14 @@ def evaluate_batch(apply: Apply, criterion: Criterion) -> BatchLoss:
     """Combine a network and a criterion into a loss function for one batch.
 
     Args:
-        apply: The network as a function ``(params, inputs, *reference) -> predictions``, from
-            :func:`metarl.core.functional`.
-        criterion: Function ``(predictions, targets) -> (loss, metrics)``, such as
-            :func:`cross_entropy`.
+        apply: The network as a function ``(params, inputs, *reference) ->
+            predictions``, from :func:`metarl.core.functional`.
+        criterion: Function ``(predictions, targets) -> (loss, metrics)``,
+            such as :func:`cross_entropy`.
 
     Returns:
-        A function ``(params, batch) -> (loss, metrics)`` for a batch ``(inputs, targets)`` or
-        ``(inputs, targets, reference)``.
+        A function ``(params, batch) -> (loss, metrics)`` for a batch
+        ``(inputs, targets)`` or ``(inputs, targets, reference)``.
 
     Example::
 

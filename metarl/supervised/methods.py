@@ -14,8 +14,9 @@ class Method(NamedTuple):
     Attributes:
         paper: Authors and year of the paper that introduced the method.
         summary: Description in a few words, shown by ``metarl methods``.
-        values: Settings that differ from MAML, by name of the configuration field. Command-line
-            flags with the same names override these settings.
+        values: Settings that differ from MAML, by name of the configuration
+            field. Command-line flags with the same names override these
+            settings.
     """
 
     paper: str

@@ -20,8 +20,9 @@ class Model(NamedTuple):
     """A network as a function, with an inner loop and a criterion.
 
     Attributes:
-        apply: The network as a function ``(params, inputs, *reference) -> predictions``. The
-            optional reference inputs are for normalization layers, see :func:`with_reference`.
+        apply: The network as a function ``(params, inputs, *reference) ->
+            predictions``. The optional reference inputs are for normalization
+            layers, see :func:`with_reference`.
         params: Initial parameters of the network.
         loop: Inner loop for training.
         criterion: Loss function ``(predictions, targets) -> (loss, metrics)``.

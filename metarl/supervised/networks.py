@@ -1,7 +1,7 @@
 """Convolutional networks from few-shot learning papers, by name.
 
-The comments in the source state the number of parameters of each network as a 5-way classifier,
-including the scale γ of batch normalization.
+The comments in the source state the number of parameters of each network as a
+5-way classifier, including the scale γ of batch normalization.
 """
 
 from metarl.nn import ConvNet

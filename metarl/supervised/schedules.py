@@ -6,17 +6,19 @@ import math
 def multi_step_weights(steps: int, progress: float) -> tuple[float, ...] | None:
     """Return the weights of the query losses after 1, ..., K inner steps (Antoniou et al. 2019).
 
-    All weights are equal at progress 0. As progress increases, the weight of the last step
-    increases, the other weights decrease linearly to 0.03/K, and the sum of all weights stays 1.
-    The minimum 0.03/K is from the code of MAML++; in the paper, the minimum is 0.
+    All weights are equal at progress 0. As progress increases, the weight of
+    the last step increases, the other weights decrease linearly to 0.03/K,
+    and the sum of all weights stays 1. The minimum 0.03/K is from the code of
+    MAML++; in the paper, the minimum is 0.
 
     Args:
         steps: Number of inner steps K.
         progress: Completed fraction of the annealing phase; 0 at the start of training.
 
     Returns:
-        One weight per step. ``None`` if only the loss after the last step is used, which is the
-        case if `progress` is at least 1 or `steps` is less than 2.
+        One weight per step. ``None`` if only the loss after the last step is
+        used, which is the case if `progress` is at least 1 or `steps` is less
+        than 2.
 
     Example::
 

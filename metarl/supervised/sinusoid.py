@@ -19,14 +19,14 @@ DOMAIN = (-5.0, 5.0)
 class Sinusoids:
     """A sampler for sinusoid regression tasks (Finn et al. 2017, section 5.1).
 
-    Each task is a function y = A sin(x − φ) without noise, with amplitude A ~ U(0.1, 5) and phase
-    φ ~ U(0, π). Inputs are x ~ U(−5, 5).
+    Each task is a function y = A sin(x − φ) without noise, with amplitude A ~
+    U(0.1, 5) and phase φ ~ U(0, π). Inputs are x ~ U(−5, 5).
 
     Attributes:
         shots: Number of support points per task.
         queries: Number of query points per task.
-        observed: Use (x, A, φ) instead of x as inputs, for an oracle baseline that observes the
-            task.
+        observed: Use (x, A, φ) instead of x as inputs, for an oracle baseline
+            that observes the task.
 
     Example::
 
@@ -49,9 +49,9 @@ class Sinusoids:
             generator: Random generator for the tasks and inputs.
 
         Returns:
-            A meta-batch with one support batch and a query batch. Both are tuples ``(inputs, y)``,
-            with inputs of shape (task, point, 1), or (task, point, 3) if `observed`, and y of shape
-            (task, point, 1).
+            A meta-batch with one support batch and a query batch. Both are
+            tuples ``(inputs, y)``, with inputs of shape (task, point, 1), or
+            (task, point, 3) if `observed`, and y of shape (task, point, 1).
         """
         points = self.shots + self.queries
         amplitude, phase, x = (

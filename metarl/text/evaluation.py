@@ -17,8 +17,9 @@ from metarl.text.tasks import Sentences
 BLOCK = 64  # number of sentences encoded at a time, sorted by length to reduce padding
 
 Prepare = Callable[[Batch, int], tuple[Batch, ...]]
-"""Type of a function ``(support set, sample index) -> support batches``, which returns the batches
-for the inner steps. The support set and the batches have a leading task axis of size 1."""
+"""Type of a function ``(support set, sample index) -> support batches``,
+which returns the batches for the inner steps. The support set and the batches
+have a leading task axis of size 1."""
 
 
 def encoded(model: Model, meta: MetaParams, sentences: Sentences) -> list[Batch]:
@@ -30,8 +31,9 @@ def encoded(model: Model, meta: MetaParams, sentences: Sentences) -> list[Batch]
         sentences: Tokenized sentences.
 
     Returns:
-        Batches ``(inputs, targets)`` with at most 64 sentences of similar length. The inputs are
-        hidden states, which ``model.apply`` accepts instead of token ids.
+        Batches ``(inputs, targets)`` with at most 64 sentences of similar
+        length. The inputs are hidden states, which ``model.apply`` accepts
+        instead of token ids.
     """
     lower = lower_layers(model.apply.module)
     order = sentences.inputs["attention_mask"].sum(-1).argsort()
@@ -58,15 +60,16 @@ def accuracies(
         model: Model whose network is a :class:`TextClassifier`.
         loop: The inner loop.
         meta: Meta-parameters.
-        samples: Tokenized support samples of the task. All samples and the evaluation sentences
-            must have the same order of classes.
+        samples: Tokenized support samples of the task. All samples and the
+            evaluation sentences must have the same order of classes.
         evaluation: Batches of evaluation sentences from :func:`encoded`.
-        prepare: Function ``(support set, sample index) -> support batches`` that returns the
-            batches for the inner steps, for example with :func:`support_batches`.
+        prepare: Function ``(support set, sample index) -> support batches``
+            that returns the batches for the inner steps, for example with
+            :func:`support_batches`.
 
     Returns:
-        Fractions of correct predictions, shape (samples, 2). Column 0 is measured before the inner
-        steps, column 1 after all inner steps.
+        Fractions of correct predictions, shape (samples, 2). Column 0 is
+        measured before the inner steps, column 1 after all inner steps.
     """
     lower = lower_layers(model.apply.module)
 

@@ -1,7 +1,7 @@
 """LEOPARD: a text classifier with a head that is generated from the support set.
 
-Bansal, Jha & McCallum 2020, "Learning to few-shot learn across diverse natural language
-classification tasks", sections 3.1 to 3.3.
+Bansal, Jha & McCallum 2020, "Learning to few-shot learn across diverse
+natural language classification tasks", sections 3.1 to 3.3.
 """
 
 import re
@@ -46,8 +46,9 @@ class TextClassifier(Classifier):
     Use :func:`text_classifier` to create text classifiers.
 
     Attributes:
-        meta_only: Names of the parameters that are meta-learned but never adapt, in the embeddings,
-            the lower layers of the encoder and the head generator.
+        meta_only: Names of the parameters that are meta-learned but never
+            adapt, in the embeddings, the lower layers of the encoder and the
+            head generator.
     """
 
     def __init__(self, body: TextBody, head: nn.Linear, generator: nn.Module | None) -> None:
@@ -56,8 +57,8 @@ class TextClassifier(Classifier):
         Args:
             body: The encoder and the feature network.
             head: The linear head.
-            generator: Network that generates the head from encoded sentences. If ``None``, the head
-                is not generated.
+            generator: Network that generates the head from encoded sentences.
+                If ``None``, the head is not generated.
         """
         super().__init__(body, head)
         if generator is not None:
@@ -78,8 +79,8 @@ def text_classifier(
         encoder: The encoder.
         size: Length of the encoder's feature vectors.
         ways: Number of classes in the initial head, which the `start` of an inner loop can replace.
-        generated: Add the feature network and the head generator of LEOPARD. Both networks have two
-            layers with a tanh activation in between.
+        generated: Add the feature network and the head generator of LEOPARD.
+            Both networks have two layers with a tanh activation in between.
         generator: Random generator for the initial weights of all layers above the encoder.
 
     Returns:
@@ -107,14 +108,15 @@ def text_classifier(
 def generated_start(module: TextClassifier) -> StartFn:
     """Return an inner-loop start that generates the head from the first support batch.
 
-    The weights and the bias for a class are the mean of the generator's outputs over all sentences
-    in this class (Bansal et al. 2020, eq. 2). If there are several support batches, the first batch
-    is not used for inner steps. Gradients flow through the head into the generator and the encoder,
+    The weights and the bias for a class are the mean of the generator's
+    outputs over all sentences in this class (Bansal et al. 2020, eq. 2). If
+    there are several support batches, the first batch is not used for inner
+    steps. Gradients flow through the head into the generator and the encoder,
     even if the inner loop is first-order.
 
     Args:
-        module: A classifier with a head generator, from :func:`text_classifier` with
-            `generated=True`.
+        module: A classifier with a head generator, from
+            :func:`text_classifier` with `generated=True`.
 
     Returns:
         A `start` for :class:`~metarl.core.InnerLoop`.
@@ -137,8 +139,8 @@ def lower_layers(module: nn.Module) -> Callable[[Params, Inputs], Inputs]:
         module: A :class:`TextClassifier`.
 
     Returns:
-        A function ``(params, inputs) -> hidden states`` that takes the parameters of the whole
-        classifier.
+        A function ``(params, inputs) -> hidden states`` that takes the
+        parameters of the whole classifier.
     """
     return part(module, "body.encoder.lower")
 
@@ -149,12 +151,13 @@ def with_lower_layers(start: StartFn, module: TextClassifier, *, detach: bool) -
     Args:
         start: Start that is called first, with the original support batches.
         module: The classifier.
-        detach: Detach the output from the computation graph to save memory. This does not change
-            the meta-gradient if the inner loop is first-order.
+        detach: Detach the output from the computation graph to save memory.
+            This does not change the meta-gradient if the inner loop is
+            first-order.
 
     Returns:
-        A `start` for :class:`~metarl.core.InnerLoop`, which replaces the inputs of the support
-        batches by hidden states.
+        A `start` for :class:`~metarl.core.InnerLoop`, which replaces the
+        inputs of the support batches by hidden states.
     """
     lower = lower_layers(module)
 
@@ -169,8 +172,9 @@ def with_lower_layers(start: StartFn, module: TextClassifier, *, detach: bool) -
 def layer_of(name: str) -> str:
     """Return the name of the layer that contains a parameter.
 
-    In LEOPARD, all parameters of a layer share the learned inner step sizes (Bansal et al. 2020,
-    section 3.3). Pass this function as `group` to :func:`metarl.core.lslr`.
+    In LEOPARD, all parameters of a layer share the learned inner step sizes
+    (Bansal et al. 2020, section 3.3). Pass this function as `group` to
+    :func:`metarl.core.lslr`.
 
     Args:
         name: Dotted name of the parameter.

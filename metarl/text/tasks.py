@@ -21,8 +21,8 @@ class Sentences(NamedTuple):
     """The tokenized rows of one task.
 
     Attributes:
-        inputs: Tokenizer outputs of shape (rows, tokens) by name, such as ``input_ids`` and
-            ``attention_mask``.
+        inputs: Tokenizer outputs of shape (rows, tokens) by name, such as
+            ``input_ids`` and ``attention_mask``.
         labels: Class index of each row.
         num_labels: Number of classes.
         name: Name of the task.
@@ -44,8 +44,9 @@ class Sentences(NamedTuple):
             rows: Indices of the rows.
 
         Returns:
-            ``(inputs, targets)``: tokenizer outputs of shape (n, tokens) by name, and one-hot
-            targets of shape (n, num_labels). The number of tokens is rounded up to a multiple of 8.
+            ``(inputs, targets)``: tokenizer outputs of shape (n, tokens) by
+            name, and one-hot targets of shape (n, num_labels). The number of
+            tokens is rounded up to a multiple of 8.
         """
         selected = {name: x[rows] for name, x in self.inputs.items()}
         longest = int(selected["attention_mask"].sum(-1).max())
@@ -64,8 +65,8 @@ def tokenize(
     Args:
         tokenizer: The encoder's tokenizer from :func:`load_pretrained`.
         rows: The rows.
-        task: The task that contains the rows. The order of the task's `labels` defines the class
-            indices.
+        task: The task that contains the rows. The order of the task's
+            `labels` defines the class indices.
         max_length: Maximum number of tokens per row; longer rows are truncated.
         device: Device for the resulting tensors.
 
@@ -113,9 +114,9 @@ def _choose(pools: tuple[Sentences, ...], num_tasks: int, generator: torch.Gener
 class TextTasks:
     """A sampler for few-shot text classification tasks from several data sets.
 
-    A data set with n rows is sampled with a probability proportional to √n (Bansal et al. 2020). If
-    a data set has more than `max_ways` classes, each task uses a random subset of `max_ways`
-    classes.
+    A data set with n rows is sampled with a probability proportional to √n
+    (Bansal et al. 2020). If a data set has more than `max_ways` classes, each
+    task uses a random subset of `max_ways` classes.
 
     Attributes:
         pools: The data sets.
@@ -159,8 +160,8 @@ class TextTasks:
             generator: Random generator for data sets, classes and sentences.
 
         Returns:
-            A list with one meta-batch per task, each with a task axis of size 1. Tasks are not
-            padded to equal sizes.
+            A list with one meta-batch per task, each with a task axis of size
+            1. Tasks are not padded to equal sizes.
         """
         drawn = _choose(self.pools, num_tasks, generator)
         return [self._sample_one(self.pools[index], generator) for index in drawn]
@@ -182,8 +183,9 @@ class TextTasks:
 class AllLabels:
     """A sampler for minibatches, to train one head on the classes of several data sets jointly.
 
-    Targets are one-hot for the classes of the minibatch's data set, and −1 for the classes of other
-    data sets. The loss :func:`~metarl.supervised.present_cross_entropy` excludes classes with
+    Targets are one-hot for the classes of the minibatch's data set, and −1
+    for the classes of other data sets. The loss
+    :func:`~metarl.supervised.present_cross_entropy` excludes classes with
     target −1 from the softmax.
 
     Attributes:
@@ -202,8 +204,8 @@ class AllLabels:
             generator: Random generator for data sets and sentences.
 
         Returns:
-            A list with one meta-batch per minibatch, each with a task axis of size 1 and a query
-            batch ``(inputs, targets)``.
+            A list with one meta-batch per minibatch, each with a task axis of
+            size 1 and a query batch ``(inputs, targets)``.
         """
         firsts = [0, *accumulate(pool.num_labels for pool in self.pools)]
         tasks = []
@@ -221,19 +223,21 @@ class AllLabels:
 def support_batches(batch: Batch, *, shots: int, steps: int) -> tuple[Batch, ...]:
     """Split a support set into one batch that generates the head and batches for the inner steps.
 
-    The support set is divided into parts with equal numbers of examples per class, up to rounding.
-    The first part generates the head. The inner steps use the second part, the third part, and so
-    on; after the last part, they continue with the first part.
+    The support set is divided into parts with equal numbers of examples per
+    class, up to rounding. The first part generates the head. The inner steps
+    use the second part, the third part, and so on; after the last part, they
+    continue with the first part.
 
     Args:
         batch: Support set ``(inputs, targets)`` of one task, with a leading task axis of size 1.
-        shots: Maximum number of examples of the smallest class per part. This determines the number
-            of parts.
+        shots: Maximum number of examples of the smallest class per part. This
+            determines the number of parts.
         steps: Number of inner steps.
 
     Returns:
-        The first part, followed by the parts for the inner steps: at most `steps`, each part once.
-        :class:`~metarl.core.InnerLoop` repeats these parts if there are more steps.
+        The first part, followed by the parts for the inner steps: at most
+        `steps`, each part once. :class:`~metarl.core.InnerLoop` repeats these
+        parts if there are more steps.
 
     Example::
 

@@ -26,8 +26,8 @@ METRICS = {
 class Progress(AbstractContextManager["Progress"]):
     """A progress display for training, with the iteration, main metrics and remaining time.
 
-    A terminal shows a progress bar. Other outputs, such as log files and notebooks, get about 20
-    plain lines per run.
+    A terminal shows a progress bar. Other outputs, such as log files and
+    notebooks, get about 20 plain lines per run.
 
     Args:
         total: Number of iterations of the run.

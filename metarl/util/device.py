@@ -9,9 +9,10 @@ def resolve_device(name: str) -> torch.device:
     """Return the torch device with the given name.
 
     Args:
-        name: ``"auto"``, or a torch device such as ``"cpu"`` or ``"cuda"``. ``"auto"`` selects CUDA
-            if it is available and the CPU otherwise. Under ``torchrun``, ``"cuda"`` selects the GPU
-            of this process by ``LOCAL_RANK``.
+        name: ``"auto"``, or a torch device such as ``"cpu"`` or ``"cuda"``.
+            ``"auto"`` selects CUDA if it is available and the CPU otherwise.
+            Under ``torchrun``, ``"cuda"`` selects the GPU of this process by
+            ``LOCAL_RANK``.
 
     Raises:
         ValueError: If CUDA is requested, but torch finds no CUDA device.

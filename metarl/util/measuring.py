@@ -20,9 +20,10 @@ def machine(device: torch.device, repeats: int) -> Figures:
         repeats: Number of timed repetitions; the medians are returned.
 
     Returns:
-        Values by name and unit: the speed of a product of 2048 x 2048 matrices in GFLOP/s, the
-        memory bandwidth of a 128 MiB copy in GB/s, which counts bytes read and written, and the
-        number of CPU threads that torch uses.
+        Values by name and unit: the speed of a product of 2048 x 2048
+        matrices in GFLOP/s, the memory bandwidth of a 128 MiB copy in GB/s,
+        which counts bytes read and written, and the number of CPU threads
+        that torch uses.
 
     Example::
 

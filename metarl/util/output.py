@@ -14,8 +14,8 @@ def require_writable(path: Path) -> None:
         path: The file; it may exist.
 
     Raises:
-        OSError: If the path is a folder, the parent folder cannot be created, or permission is
-            denied.
+        OSError: If the path is a folder, the parent folder cannot be created,
+            or permission is denied.
 
     Example::
 

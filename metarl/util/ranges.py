@@ -10,8 +10,8 @@ class Range(NamedTuple):
     """A set of accepted values.
 
     Attributes:
-        text: Description for errors, such as ``"at least 1"``, or a function that returns the
-            description.
+        text: Description for errors, such as ``"at least 1"``, or a function
+            that returns the description.
         accepts: Function that returns whether a value is accepted.
     """
 

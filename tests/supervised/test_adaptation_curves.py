@@ -11,8 +11,8 @@ from metarl.experiments.supervised_settings import SupervisedConfig, resolve
 from metarl.experiments.supervised_setup import make_model, make_test_loop
 from metarl.nn.convolution import Classifier, ConvBody, ConvNet
 from metarl.nn.dense import linear
+from metarl.supervised.batches import with_reference
 from metarl.supervised.evaluate import BLOCK, Curves, adaptation_curves
-from metarl.supervised.few_shot import with_reference
 from metarl.supervised.losses import cross_entropy
 from metarl.supervised.model import Model
 from tests.support.problems import random_like, seeded, task_of

@@ -11,13 +11,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from metarl.core import tree
-from metarl.supervised.few_shot import (
-    AllClasses,
-    FewShot,
-    VariableFewShot,
-    minibatches,
-    with_reference,
-)
+from metarl.supervised.batches import minibatches, with_reference
+from metarl.supervised.few_shot import AllClasses, FewShot, VariableFewShot
 from metarl.supervised.heads import nearest_neighbor, prototypes
 from metarl.supervised.sinusoid import Sinusoids
 from tests.support.problems import randn, seeded

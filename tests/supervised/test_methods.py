@@ -16,7 +16,7 @@ from metarl.experiments.supervised_setup import make_learner, make_model
 from metarl.nn.convolution import Classifier, ConvBody, ConvNet
 from metarl.nn.dense import linear, mlp
 from metarl.runs import checkpoint
-from metarl.supervised.few_shot import with_reference
+from metarl.supervised.batches import with_reference
 from metarl.supervised.losses import cross_entropy, squared_error
 from metarl.supervised.methods import METHODS
 from metarl.supervised.model import Model

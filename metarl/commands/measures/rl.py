@@ -123,8 +123,8 @@ def update_seconds(experiment: MetaRL, repeats: int) -> tuple[float, float]:
     """Measure the trust-region update on one meta-batch.
 
     Returns:
-        The median time of an update, and the additional time of the first update, which is traced,
-        both in seconds.
+        The median time of an update, and the additional time of the first
+        update, which is traced, both in seconds.
     """
     batch, learner = collect(experiment), experiment.learner(1)
 

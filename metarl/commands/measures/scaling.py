@@ -36,8 +36,9 @@ def by_number(most: int, repeats: int) -> Figures:
     """Measure sampling and the update with 1, 2, ..., `most` processes.
 
     Returns:
-        Times in seconds and, for several processes, the fraction of the single-process time and the
-        kilobytes that one process sends per iteration.
+        Times in seconds and, for several processes, the fraction of the
+        single-process time and the kilobytes that one process sends per
+        iteration.
     """
     figures: Figures = {}
     for number in range(1, most + 1):

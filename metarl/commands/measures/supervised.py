@@ -56,8 +56,8 @@ def meta_step(args: Benchmark, experiments: dict[str, Any], *, calls: int = 1) -
 
     Args:
         args: Options of the command.
-        experiments: One experiment per execution mode, with SGD as the inner optimizer, by name of
-            the result.
+        experiments: One experiment per execution mode, with SGD as the inner
+            optimizer, by name of the result.
         calls: Number of meta-steps per timed repetition.
 
     Returns:

@@ -1,8 +1,9 @@
 """Processing of a meta-batch in chunks of tasks, to bound memory use and run chunks in parallel.
 
-On the CPU, chunks that fit into the cache run several times faster than the whole meta-batch. Each
-chunk runs on one thread with single-threaded operators, and several chunks run in parallel.
-Operators then need no synchronization. Results do not depend on the number of threads, because the
+On the CPU, chunks that fit into the cache run several times faster than the
+whole meta-batch. Each chunk runs on one thread with single-threaded
+operators, and several chunks run in parallel. Operators then need no
+synchronization. Results do not depend on the number of threads, because the
 threads affect neither the chunks nor the order in which chunks are summed.
 """
 
@@ -34,8 +35,8 @@ _allowed: ContextVar[int | None] = ContextVar("allowed", default=None)
 def one_thread_per_operator() -> Iterator[int]:
     """Run torch operators single-threaded within a context or a decorated function.
 
-    Multi-threaded matrix products can sum in a different order. In this context, results are
-    bit-identical for any number of threads.
+    Multi-threaded matrix products can sum in a different order. In this
+    context, results are bit-identical for any number of threads.
 
     Yields:
         The number of threads that was set before the outermost of all nested contexts.
@@ -64,8 +65,9 @@ def parallel_map(
 ) -> list[Result]:
     """Apply a function to every item, in parallel on the CPU and sequentially on an accelerator.
 
-    All threads use the caller's autograd mode, and operators are single-threaded. The number of
-    threads does not affect the results. The largest items are started first, to balance the load.
+    All threads use the caller's autograd mode, and operators are
+    single-threaded. The number of threads does not affect the results. The
+    largest items are started first, to balance the load.
 
     Args:
         function: Function of one item.
@@ -122,9 +124,9 @@ def join(chunks: list[Tree]) -> Tree:
 def over_tasks(function: Callable[[Any], Any], tasks: Any) -> Any:
     """Apply a function of one task to all tasks in a chunk.
 
-    For several tasks, the function is called with ``vmap``. For a single task, it is called
-    directly, which has a third of the overhead and keeps matrix products row-major through second
-    derivatives.
+    For several tasks, the function is called with ``vmap``. For a single
+    task, it is called directly, which has a third of the overhead and keeps
+    matrix products row-major through second derivatives.
 
     Args:
         function: Function from a task to a tree of tensors.
@@ -144,8 +146,8 @@ def map_tasks(function: Callable[[Any], Result], tasks: Any, chunk_size: int | N
     """Apply a function of one task to a meta-batch, chunk by chunk.
 
     Args:
-        function: Function from a task to a tree of tensors; the results are stacked along a leading
-            task axis.
+        function: Function from a task to a tree of tensors; the results are
+            stacked along a leading task axis.
         tasks: A tree whose tensors have a leading task axis.
         chunk_size: Maximum number of tasks per chunk. None processes all tasks as one chunk.
     """
@@ -158,9 +160,10 @@ def map_tasks(function: Callable[[Any], Result], tasks: Any, chunk_size: int | N
 def cache_sized(examples_per_task: int, num_tasks: int, device: torch.device) -> int | None:
     """Return the number of tasks per chunk that fits into the CPU cache.
 
-    The number does not depend on the machine, because chunks determine the order of summation, and
-    results must not differ between machines. A chunk contains at most an eighth of the tasks,
-    rounded up, so that several threads or processes can share the work.
+    The number does not depend on the machine, because chunks determine the
+    order of summation, and results must not differ between machines. A chunk
+    contains at most an eighth of the tasks, rounded up, so that several
+    threads or processes can share the work.
 
     Args:
         examples_per_task: Number of examples or transitions per task.
@@ -168,8 +171,8 @@ def cache_sized(examples_per_task: int, num_tasks: int, device: torch.device) ->
         device: Device of the tensors.
 
     Returns:
-        The number of tasks per chunk on the CPU; None, for all tasks in one chunk, on other
-        devices.
+        The number of tasks per chunk on the CPU; None, for all tasks in one
+        chunk, on other devices.
     """
     if device.type != "cpu":
         return None

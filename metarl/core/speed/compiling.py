@@ -22,8 +22,8 @@ def program(function: Callable[..., Any], mode: Mode) -> Callable[..., Any]:
 
     Args:
         function: Function on trees of tensors.
-        mode: ``eager`` returns the function itself, ``traced`` and ``compiled`` return a
-            :class:`Program`.
+        mode: ``eager`` returns the function itself, ``traced`` and
+            ``compiled`` return a :class:`Program`.
     """
     return function if mode == "eager" else Program(function, compiled=mode == "compiled")
 
@@ -31,10 +31,11 @@ def program(function: Callable[..., Any], mode: Mode) -> Callable[..., Any]:
 class Program:
     """A function traced to tensor operators, with one program per set of argument shapes.
 
-    Tracing records the operators inside ``vmap`` and all derivatives, so that calls have no
-    overhead from these transformations. With small networks, a call takes about 60 % of the time of
-    eager execution. If `compiled` is True, ``torch.compile`` also fuses the operators; it receives
-    the traced operators instead of the model's Python code.
+    Tracing records the operators inside ``vmap`` and all derivatives, so that
+    calls have no overhead from these transformations. With small networks, a
+    call takes about 60 % of the time of eager execution. If `compiled` is
+    True, ``torch.compile`` also fuses the operators; it receives the traced
+    operators instead of the model's Python code.
     """
 
     def __init__(self, function: Callable[..., Any], *, compiled: bool) -> None:

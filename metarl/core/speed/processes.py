@@ -1,8 +1,9 @@
 """Distributed training: processes started by ``torchrun`` share the tasks in a meta-batch.
 
-All processes sample the same tasks and the same noise. Each process computes the results for a
-share of the tasks, and the results are summed over all processes. A single process uses the same
-code, so the number of processes affects results only by rounding.
+All processes sample the same tasks and the same noise. Each process computes
+the results for a share of the tasks, and the results are summed over all
+processes. A single process uses the same code, so the number of processes
+affects results only by rounding.
 """
 
 import os
@@ -69,8 +70,8 @@ def require_alone(what: str) -> None:
     """Raise an error if ``torchrun`` has started several processes.
 
     Args:
-        what: Feature that requires a single process, as a plural noun for the error message, such
-            as ``"comparisons"``.
+        what: Feature that requires a single process, as a plural noun for the
+            error message, such as ``"comparisons"``.
 
     Raises:
         SharedError: If ``torchrun`` has started several processes.
@@ -86,8 +87,8 @@ def share(total: int, *, multiple: int = 1) -> TaskSlice:
 
     Args:
         total: Number of tasks in the meta-batch.
-        multiple: Number of tasks per chunk. Chunks are only split between processes if there are
-            fewer chunks than processes.
+        multiple: Number of tasks per chunk. Chunks are only split between
+            processes if there are fewer chunks than processes.
 
     Raises:
         SharedError: If there are fewer tasks than processes.
@@ -106,10 +107,12 @@ def share(total: int, *, multiple: int = 1) -> TaskSlice:
 def total(parts: list[Tree]) -> Tree:
     """Return the elementwise sum of trees over all parts and all processes.
 
-    The sum does not depend on how the parts are distributed over processes, because conjugate
-    gradients would amplify a difference in the last bit into a different step. Sums of float32
-    numbers are computed in float64, where they are exact unless the numbers differ by many orders
-    of magnitude. Each float64 number is split into two halves that are summed exactly.
+    The sum does not depend on how the parts are distributed over processes,
+    because conjugate gradients would amplify a difference in the last bit
+    into a different step. Sums of float32 numbers are computed in float64,
+    where they are exact unless the numbers differ by many orders of
+    magnitude. Each float64 number is split into two halves that are summed
+    exactly.
 
     Args:
         parts: Trees with the same structure that this process contributes.
@@ -165,8 +168,8 @@ def interleaved(values: list[Item], total: int) -> list[Item]:
     """Gather the items of all processes into one list, which every process receives.
 
     Args:
-        values: The items of this process: the items r, r + n, r + 2n, ... for rank r of n
-            processes.
+        values: The items of this process: the items r, r + n, r + 2n, ... for
+            rank r of n processes.
         total: Number of items in all processes together.
     """
     if size() == 1:

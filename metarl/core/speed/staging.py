@@ -1,9 +1,11 @@
 """Staging of functions: operations that do not depend on the late inputs are computed only once.
 
-Conjugate gradients apply the same linear map to many vectors. Staging traces the map to tensor
-operators and splits the operators into two programs. The early program runs once and computes all
-tensors that do not depend on the vector, such as activations. The late program computes one product
-without autograd. This is about twice as fast as repeatedly differentiating a retained graph.
+Conjugate gradients apply the same linear map to many vectors. Staging traces
+the map to tensor operators and splits the operators into two programs. The
+early program runs once and computes all tensors that do not depend on the
+vector, such as activations. The late program computes one product without
+autograd. This is about twice as fast as repeatedly differentiating a retained
+graph.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,10 +45,10 @@ class Staged(NamedTuple):
     """A function split into an early program and a late program.
 
     Attributes:
-        early: ``(*early inputs) -> (early outputs, residuals)``. The residuals are intermediate
-            tensors that the late program uses.
-        late: ``(*residuals, *late inputs) -> late outputs``. It can be called several times with
-            the same residuals.
+        early: ``(*early inputs) -> (early outputs, residuals)``. The
+            residuals are intermediate tensors that the late program uses.
+        late: ``(*residuals, *late inputs) -> late outputs``. It can be called
+            several times with the same residuals.
     """
 
     early: Callable[..., tuple[list[Tensor], list[Tensor]]]
@@ -59,11 +61,12 @@ def stage(
     """Trace ``function(early, late) -> (early outputs, late outputs)`` into two programs.
 
     Args:
-        function: A composition of tensor operators, ``vmap`` and gradients. Python control flow and
-            Python numbers in the function become constants in the programs.
+        function: A composition of tensor operators, ``vmap`` and gradients.
+            Python control flow and Python numbers in the function become
+            constants in the programs.
         early: Example inputs for the early program.
-        late: Example inputs for the late program; the early outputs must not depend on these
-            inputs.
+        late: Example inputs for the late program; the early outputs must not
+            depend on these inputs.
 
     Returns:
         The two programs, which are valid for the shapes and dtypes of the example inputs.
