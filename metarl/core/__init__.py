@@ -3,6 +3,22 @@
 Inner loops and meta-gradients are pure functions of their arguments. All
 computations use torch and run on the device of the arguments.
 
+Types used in the signatures:
+
+- ``Params`` is a dictionary of parameter tensors by dotted name, as in
+  ``nn.Module.named_parameters()``.
+- ``Batch`` is any pytree of tensors, such as ``(inputs, targets)`` of one task.
+- ``LossFn`` is a function ``(params, batch) -> scalar`` for one task.
+- ``Metrics`` is a dictionary of scalar tensors by name, such as ``query/loss``.
+- :class:`Task` has a tuple of support batches and one query batch. In a meta-batch,
+  all tensors have a leading task axis.
+- :class:`MetaParams` has the initialization and the learned constants of the inner
+  optimizer.
+- ``Outer`` is an outer loss ``(path, task, *settings) -> (loss, metrics)`` for one task,
+  where `path` lists the parameters after 0, 1, ..., K inner steps.
+- ``TaskGradient`` is a meta-gradient ``(meta, task, *settings) -> (gradient, metrics)``
+  for one task.
+
 Example::
 
     import torch

@@ -56,9 +56,11 @@ class InnerLoop:
 
     Example::
 
-        loop = InnerLoop(loss, sgd(0.1), num_steps=5)
+        loop = InnerLoop(loss, sgd(0.1), num_steps=5)  # loss: (params, batch) -> scalar
         meta = loop.init(params)
-        adapted = loop.adapt(meta, (support_batch,))
+        adapted = loop.adapt(meta, (support_batch,))  # the batch of one task, without a task axis
+
+    The docstring of :mod:`metarl.core` contains a complete example.
     """
 
     loss: LossFn
@@ -72,7 +74,12 @@ class InnerLoop:
     proximal: float = 0.0
 
     def gradient(self, params: Params, batch: Batch) -> Params:
-        """Return the gradient of the loss on a support batch for the parameters that adapt."""
+        """Return the gradient of the loss on a support batch for the parameters that adapt.
+
+        Args:
+            params: The parameters of one task.
+            batch: A support batch of this task, without a task axis.
+        """
         fast, _ = split(params, self.adapts)
         grads, _ = grad_and_value(lambda fast: self.loss(merge(params, fast), batch))(fast)
         return tree.detach(grads) if self.first_order else grads
@@ -103,7 +110,12 @@ class InnerLoop:
         return merge(params, {name: params[name] + u for name, u in updates.items()}), state
 
     def steps(self, meta: MetaParams, batches: Batches) -> Iterator[Params]:
-        """Yield the parameters after 0, 1, ..., K steps on one task; see :meth:`path`."""
+        """Yield the parameters after 0, 1, ..., K steps on one task.
+
+        Args:
+            meta: The meta-parameters.
+            batches: The task's support batches, without a task axis.
+        """
         params, left = self.start(meta.model, batches)
         batches = self._one_per_step(left)
         state = self.state(params)
@@ -121,7 +133,7 @@ class InnerLoop:
 
         Args:
             meta: The meta-parameters.
-            batches: The task's support batches.
+            batches: The task's support batches, without a task axis.
 
         Raises:
             ValueError: If `num_steps` is set and the number of support
@@ -134,6 +146,10 @@ class InnerLoop:
         """Return the parameters after all inner steps on one task.
 
         Unlike :meth:`path`, this method does not keep the parameters from earlier steps.
+
+        Args:
+            meta: The meta-parameters.
+            batches: The task's support batches, without a task axis.
         """
         return deque(self.steps(meta, batches), maxlen=1)[0]
 
@@ -149,7 +165,11 @@ class InnerLoop:
         return MetaParams(model, self.optimizer.constants(fast))
 
     def state(self, params: Params) -> Any:
-        """Return the state of the inner optimizer before the first step."""
+        """Return the state of the inner optimizer before the first step.
+
+        Args:
+            params: The parameters of one task before adaptation.
+        """
         return self.optimizer.state(split(params, self.adapts)[0])
 
     def adapts(self, name: str) -> bool:

@@ -87,11 +87,15 @@ def backprop(loop: InnerLoop, outer: Outer) -> TaskGradient:
         outer: The outer loss, such as :func:`query_loss`.
 
     Returns:
-        A :data:`TaskGradient` for :func:`gradient_learner` or :func:`meta_gradient`.
+        A :data:`TaskGradient` for :func:`gradient_learner` or
+        :func:`meta_gradient`. Its metrics are ``outer/loss`` and those of the
+        outer loss: ``query/loss`` and ``query/loss_before`` for :func:`query_loss`.
 
     Example::
 
         task_gradient = backprop(loop, query_loss(loss))
+        meta = loop.init(params)
+        # tasks: a Task in which every tensor has a leading task axis
         gradient, metrics = meta_gradient(task_gradient, meta, tasks)
     """
 

@@ -1,5 +1,16 @@
 """Meta-reinforcement learning: policies, sampler, losses and meta-updates.
 
+Types used in the signatures:
+
+- A task description is a dictionary of JSON values, such as ``{"goal": [0.3, -0.2]}``.
+- :class:`Rollout` has the transitions of one task, or of a meta-batch with a leading task axis.
+- :class:`Episodes` is a rollout with advantages. Inner losses receive the episodes of one task.
+- ``Process`` is a function ``rollout -> (episodes, metrics)`` that computes the advantages of one
+  task, such as ``advantages()``.
+- :class:`Policy` is a pure function of its parameters; :func:`make_policy` returns one with its
+  parameters, by name (``NETWORKS``).
+- ``TaskSlice`` is the slice of the meta-batch that one process of ``torchrun`` works on.
+
 Example::
 
     import numpy as np

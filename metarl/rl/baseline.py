@@ -35,8 +35,9 @@ def advantages(*, discount: float = 0.99, gae_lambda: float = 1.0) -> Process:
             the return-to-go minus the baseline.
 
     Returns:
-        A function from a rollout to ``(episodes, metrics)``. The metrics
-            contain ``baseline/explained_variance``.
+        A function from the rollout of one task to ``(episodes, metrics)``;
+        use ``torch.func.vmap`` for several tasks. The metrics contain
+        ``baseline/explained_variance``.
 
     Raises:
         ValueError: If `discount` or `gae_lambda` is not between 0 and 1.

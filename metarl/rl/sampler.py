@@ -26,6 +26,15 @@ class Sampler:
     Each row of the environment runs one episode for one task. Every rollout
     starts with a reset, whose seeds come from the given generator, so that
     results do not depend on earlier rollouts.
+
+    Attributes:
+        env: The vectorized environment.
+        name: Gymnasium id of the environment.
+        horizon: Number of time steps after which episodes are truncated.
+        episodes_per_task: Number of episodes per task.
+        num_tasks: Number of tasks of this process.
+        share: The slice of the meta-batch assigned to this process.
+        device: Device of the policy and the episodes.
     """
 
     def __init__(
@@ -40,10 +49,12 @@ class Sampler:
 
         Args:
             env: A Gymnasium vector environment with the methods ``reset``,
-                ``step``, ``set_attr`` and ``call`` of ``SyncVectorEnv``, and
-                with the attributes `task` and `sample_tasks`. Consecutive
-                rows belong to the same task. A row can freeze or be reset
-                when its episode ends; later transitions are masked.
+                ``step``, ``set_attr`` and ``call`` of ``SyncVectorEnv``. Each
+                row has an attribute `task` and a method
+                ``sample_tasks(num_tasks, rng)`` that returns task
+                descriptions. Consecutive rows belong to the same task. A row
+                can freeze or be reset when its episode ends; later
+                transitions are masked.
             episodes_per_task: Number of episodes, and therefore of rows, per task.
             device: Device for the policy and the episodes.
             share: The slice of the meta-batch assigned to this process in
@@ -93,12 +104,16 @@ class Sampler:
 
         Args:
             policy: The policy; each episode starts with the policy's initial carry.
-            params: Parameters with a leading task axis.
+            params: Parameters with a leading task axis, such as
+                ``tree.expand(params, sampler.num_tasks)``.
             tasks: One task description per task.
             generator: Random generator for the actions and the environment
                 seeds. Each combination of task and episode has a separate
                 seed, which does not depend on the number of workers or
                 threads.
+
+        Returns:
+            A rollout with tensors of shape (task, time, episode, ...).
         """
         with torch.no_grad(), chunks.one_thread_per_operator():
             carry, act = policy.over_tasks(params, (self.episodes_per_task,))

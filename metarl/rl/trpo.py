@@ -17,7 +17,7 @@ from metarl.rl.episodes import chunk_of, masked, masked_mean, zero_task_padding
 from metarl.rl.methods import takes_options_of
 from metarl.rl.objective import Linearization, PostAdaptationObjective
 from metarl.rl.policies import CONTEXT, Policy
-from metarl.util import above, at_least, greater_than, inside
+from metarl.util import above, at_least, check_arguments, greater_than, inside
 
 
 @chunks.one_thread_per_operator()
@@ -60,13 +60,26 @@ def trust_region_step(
             number that fits into the CPU cache, or all tasks on a GPU.
 
     Returns:
-        The new meta-parameters, or `meta` if the line search accepted no step, and metrics.
+        The new meta-parameters, or `meta` if the line search accepted no step,
+        and the metrics ``gradient/outer`` (norm of the gradient),
+        ``trpo/surrogate`` (before the step), ``trpo/improvement``,
+        ``trpo/kl``, ``trpo/cg_residual`` (relative to the gradient) and
+        ``trpo/step_fraction`` (length of the accepted step relative to the
+        full step; 0 if no step was accepted).
 
     Raises:
         FloatingPointError: If the surrogate, its gradient or the step is not finite.
-        ValueError: If `fisher_fraction` is not in (0, 1].
+        ValueError: If an argument is out of its range.
     """
-    above(0, 1).check("fisher_fraction", fisher_fraction)
+    check_arguments(
+        trust_region_step,
+        max_kl=max_kl,
+        cg_steps=cg_steps,
+        cg_damping=cg_damping,
+        backtracks=backtracks,
+        backtrack_ratio=backtrack_ratio,
+        fisher_fraction=fisher_fraction,
+    )
     tasks = zero_task_padding(tasks)
     num_tasks, device = processes.count(tasks.query.mask.shape[0]), tasks.query.mask.device
 
@@ -144,8 +157,28 @@ def maml_trpo(
         term: Additional loss of the initialization; see
             :class:`~metarl.rl.objective.PostAdaptationObjective`. None adds
             no loss.
-        options: Arguments of :func:`~metarl.rl.trpo.trust_region_step`, such as ``max_kl=0.01``.
+        options: Arguments of :func:`trust_region_step`: ``max_kl=0.01``,
+            ``cg_steps=10``, ``cg_damping=1e-5``, ``backtracks=15``,
+            ``backtrack_ratio=0.8``, ``fisher_fraction=1.0``, ``chunk_size=None``.
+
+    Returns:
+        A meta-learner. The meta-batches that it receives must be collected by
+        :meth:`Sampler.collect` with the same loop and the current
+        ``state.params``. Its metrics are those of :func:`trust_region_step`,
+        and ``state.optimizer`` is None.
+
+    Raises:
+        TypeError: If an option is unknown.
+        ValueError: If an option is out of its range.
+
+    Example::
+
+        loop = InnerLoop(reinforce(policy), sgd(0.1), num_steps=1)
+        learner = maml_trpo(policy, loop, max_kl=0.01)
+        state = learner.init(params)
+        state, metrics = learner.step(state, tasks)  # tasks: from Sampler.collect
     """
+    check_arguments(trust_region_step, **options)
     objective = PostAdaptationObjective(policy, loop, term)
     rejected = stability.RejectedSteps()
 

@@ -17,6 +17,7 @@ from .ranges import above as above
 from .ranges import among as among
 from .ranges import at_least as at_least
 from .ranges import between as between
+from .ranges import check_arguments as check_arguments
 from .ranges import greater_than as greater_than
 from .ranges import inside as inside
 from .ranges import refuse as refuse

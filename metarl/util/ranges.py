@@ -1,5 +1,6 @@
 """Accepted ranges for settings, and a base class for dataclasses that check the ranges."""
 
+import inspect
 import math
 from collections.abc import Callable, Collection, Sequence
 from functools import cache
@@ -152,3 +153,32 @@ def ranges_of(kind: type) -> dict[str, Range]:
     hints = [item for base in bases for item in base.items()]
     notes = [(name, note) for name, hint in hints for note in getattr(hint, "__metadata__", ())]
     return {name: note for name, note in notes if isinstance(note, Range)}
+
+
+def check_arguments(function: Callable[..., Any], **arguments: Any) -> None:
+    """Check keyword arguments against the annotated ranges of a function.
+
+    Args:
+        function: A function whose arguments are annotated with ranges.
+        arguments: Values by argument name.
+
+    Raises:
+        TypeError: If the function has no argument of this name.
+        ValueError: If a value is out of its range.
+
+    Example::
+
+        check_arguments(trust_region_step, max_kl=0.01)
+    """
+    hints = _hints_of(inspect.unwrap(function))
+    for name, value in arguments.items():
+        if name not in hints:
+            raise TypeError(f"{function.__name__} has no argument {name!r}")
+        for note in getattr(hints[name], "__metadata__", ()):
+            if isinstance(note, Range):
+                note.check(name, value)
+
+
+@cache
+def _hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    return get_type_hints(function, include_extras=True)
