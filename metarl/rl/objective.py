@@ -77,7 +77,7 @@ class PostAdaptationObjective:
         """
         early = [*tree.leaves(meta), *tree.leaves(tasks)]
         key = tuple((x.shape, x.stride(), x.dtype, x.device) for x in early)
-        with _tracing:  # traced once per shape of a chunk
+        with _tracing:  # traced once per chunk shape
             if key not in self._programs:
                 self._programs[key] = self._trace(meta, tasks, early)
         staged = self._programs[key]

@@ -184,6 +184,6 @@ def _reading(path: Path) -> Iterator[None]:
             yield
     except Exception as error:  # damaged files can raise any error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        if isinstance(error, pickle.UnpicklingError):  # torch suggests to load the file unsafely
+        if isinstance(error, pickle.UnpicklingError):  # torch suggests an unsafe way to load
             reason = "an entry contains objects other than tensors"
         raise ValueError(f"{path} is not a valid checkpoint of this run ({reason})") from error
