@@ -1,8 +1,8 @@
 """Environments with task distributions, built on Gymnasium, NumPy and MuJoCo.
 
-Importing this package registers every environment of :data:`ENVIRONMENTS` with Gymnasium, as a
-single environment for ``gymnasium.make(id)`` and as a vectorized implementation for
-``gymnasium.make_vec(id, num_envs=...)``.
+Importing this package registers all environments in :data:`ENVIRONMENTS` with Gymnasium. Each
+environment has a scalar implementation for ``gymnasium.make(id)`` and a vectorized implementation
+for ``gymnasium.make_vec(id, num_envs=...)``.
 
 Example::
 
@@ -21,12 +21,12 @@ import gymnasium
 
 
 class Row(NamedTuple):
-    """The registration of one environment.
+    """The registration of an environment with Gymnasium.
 
     Attributes:
-        id: Gymnasium id.
+        id: Gymnasium ID.
         module: Name of the module in ``metarl.envs`` that defines the environment.
-        name: Class name of the single environment.
+        name: Class name of the scalar environment.
         horizon: Number of time steps after which an episode is truncated.
     """
 
@@ -36,7 +36,7 @@ class Row(NamedTuple):
     horizon: int
 
     def scalar(self) -> Any:
-        """Import and return the class of the single environment."""
+        """Import and return the class of the scalar environment."""
         return resolve_name(f"metarl.envs.{self.module}:{self.name}")
 
 
@@ -62,7 +62,7 @@ ENVIRONMENTS = (
 
 
 def __getattr__(name: str) -> Any:
-    """Return the vectorized environment ``Batched<name>`` of the single environment ``<name>``."""
+    """Return the constructor of a vectorized class, such as ``BatchedAntDir`` for ``AntDir``."""
     for row in ENVIRONMENTS:
         if name == f"Batched{row.name}":
             return partial(resolve_name(row.scalar().vectorized), row.scalar())
@@ -70,7 +70,7 @@ def __getattr__(name: str) -> Any:
 
 
 def register_all() -> None:
-    """Register all environments with Gymnasium, except ids that are already registered."""
+    """Register all environments with Gymnasium, except for IDs that are already registered."""
     for row in ENVIRONMENTS:
         if row.id not in gymnasium.registry:
             gymnasium.register(

@@ -1,4 +1,4 @@
-"""Ants that walk forwards or backwards, at a target velocity, or to a goal position."""
+"""Ants that walk forwards or backwards, at a target velocity or to a goal position."""
 
 import numpy as np
 from gymnasium.envs.mujoco.ant_v5 import AntEnv
@@ -9,9 +9,10 @@ from metarl.envs.tasks import Direction, Goal, Velocity
 
 
 class _Ant(SpatialRobot, AntEnv):
-    """Base class of the ants, whose rewards use the position of the root.
+    """Base class for ants, which are rewarded by the motion of the root.
 
-    The root position is the origin of the torso's frame. Other implementations call it "com".
+    The root position is the origin of the torso's frame. Other implementations call this position
+    "com", although it is not the center of mass.
     """
 
     normal_start = True
@@ -21,12 +22,12 @@ class AntDir(Direction, _Ant):
     """An ant that walks forwards or backwards.
 
     ## Description
-    The direction is not observed; only the rewards depend on it. A quadruped with eight motors in
-    three dimensions. One step is five substeps of 0.01 s.
+    A quadruped with eight motors in three dimensions. The direction is not observed and only
+    affects the rewards. One step is five substeps of 0.01 s.
 
     Contact forces (`cfrc_ext`) are neither observed nor part of the reward, because the simulator
-    that steps all episodes at once does not report them. Other implementations observe 84 contact
-    forces and subtract 0.0005 ‖·‖² from the reward.
+    that steps all episodes at once does not report contact forces. Other implementations observe 84
+    contact forces and subtract 0.0005 ‖contact forces‖² from the reward.
 
     ## Action space
     `Box(-1, 1, (8,))`; larger actions are clipped.
@@ -56,7 +57,7 @@ class AntDir(Direction, _Ant):
     `{"direction": 1}` or `{"direction": -1}`, with equal probability.
 
     ## Starting state
-    Positions + U(−0.1, 0.1), velocities + N(0, 0.1²).
+    Default positions plus noise from U(−0.1, 0.1), default velocities plus noise from N(0, 0.1²).
 
     ## Episode end
     Terminates when the torso's height leaves [0, 1]; truncated after 100 steps.
@@ -75,14 +76,15 @@ class AntVel(Velocity, _Ant):
     """An ant that walks at a target velocity.
 
     ## Description
-    The velocity is not observed. The physics are those of :class:`AntDir`, without contact forces.
+    The target velocity is not observed and only affects the rewards. The physics are those of
+    :class:`AntDir`, without contact forces.
 
     ## Action space
     `Box(-1, 1, (8,))`: torques, as in :class:`AntDir`.
 
     ## Observation space
-    `Box(-inf, inf, (27,))`, as in :class:`AntDir`. (pytorch-maml-rl also observes the absolute
-    position twice, and the orientation a second time as a matrix.)
+    `Box(-inf, inf, (27,))`, as in :class:`AntDir`. pytorch-maml-rl also observes the absolute
+    position twice, and the orientation a second time as a matrix.
 
     ## Rewards
     −|Δx / 0.05 s − v*| + 1.05 − 0.005 ‖action‖², where Δx is the displacement of the torso along x.
@@ -91,7 +93,7 @@ class AntVel(Velocity, _Ant):
     `{"velocity": v*}` with v* ~ U(0, 3) m/s.
 
     ## Starting state
-    Positions + U(−0.1, 0.1), velocities + N(0, 0.1²).
+    Default positions plus noise from U(−0.1, 0.1), default velocities plus noise from N(0, 0.1²).
 
     ## Episode end
     Terminates when the torso's height leaves [0.2, 1]; truncated after 100 steps.
@@ -102,7 +104,7 @@ class AntVel(Velocity, _Ant):
     """
 
     control_cost_weight = 0.005
-    alive_bonus = 1.05  # 1 so that ending the episode early does not pay, 0.05 for being alive
+    alive_bonus = 1.05  # 1 so that ending an episode early is not rewarded, 0.05 for being alive
     heights = (0.2, 1.0)
     velocity_range = (0.0, 3.0)
 
@@ -111,7 +113,8 @@ class AntGoal(Goal, _Ant):
     """An ant that walks to a goal position.
 
     ## Description
-    The goal is not observed. The physics are those of :class:`AntDir`, without contact forces.
+    The goal is not observed and only affects the rewards. The physics are those of :class:`AntDir`,
+    without contact forces.
 
     ## Action space
     `Box(-1, 1, (8,))`: torques, as in :class:`AntDir`.
@@ -128,10 +131,10 @@ class AntGoal(Goal, _Ant):
     −‖position − goal‖₁ − 0.1 ‖action‖², where position is the torso's (x, y) after the step.
 
     ## Tasks
-    `{"goal": [x, y]}`, uniform in a disc with a radius of 3 m around the start.
+    `{"goal": [x, y]}`, uniformly distributed in a disc with a radius of 3 m around the origin.
 
     ## Starting state
-    Positions + U(−0.1, 0.1), velocities + N(0, 0.1²).
+    Default positions plus noise from U(−0.1, 0.1), default velocities plus noise from N(0, 0.1²).
 
     ## Episode end
     Terminates only if the simulation diverges; truncated after 200 steps.
@@ -146,6 +149,6 @@ class AntGoal(Goal, _Ant):
     goal_radius = 3.0
 
     def rewards(self, before: States, after: States, actions: Array, tasks: Array) -> Array:
-        """Return the rewards: goal reward − control cost (rows,)."""
+        """Return the goal reward minus the control cost per row, of shape (rows,)."""
         goal_reward: Array = self.goal_reward(after.qpos[:, :2], tasks)
         return goal_reward - self.control_cost(actions)

@@ -10,7 +10,7 @@ from metarl.envs.tabular_mdp import HORIZON, Tables, TabularMDP
 
 
 def optimal_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
-    """Return the expected return of the optimal policy, which always pulls the best arm.
+    """Compute the expected return of the optimal policy, which always pulls the best arm.
 
     Args:
         task: A task of :class:`Bandit`.
@@ -26,7 +26,7 @@ def optimal_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
 
 
 def uniform_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
-    """Return the expected return of the uniform random policy.
+    """Compute the expected return of a policy that pulls all arms with equal probability.
 
     Args:
         task: A task of :class:`Bandit`.
@@ -39,13 +39,13 @@ class Bandit(TabularMDP):
     """A multi-armed bandit whose arms pay 1 with unknown probabilities.
 
     ## Description
-    The bandits of Duan et al. 2016. There is no state: a policy is a distribution over arms, and it
-    can only learn from rewards which arm is best. An episode consists of `horizon` pulls, so a task
-    has horizon × episodes_per_task pulls per adaptation step. Other implementations use one episode
-    per pull; `max_episode_steps=1` does the same here.
+    The bandits of Duan et al. 2016. There is no state: a policy is a distribution over arms and can
+    only find the best arm from the rewards. An episode consists of `horizon` pulls, so a task has
+    horizon × episodes_per_task pulls per adaptation step. Other implementations use one episode per
+    pull, which corresponds to `max_episode_steps=1`.
 
     ## Action space
-    `Discrete(5)`: the arm. The number of arms is `num_arms`.
+    `Discrete(5)`: index of the arm to pull. `num_arms` sets the number of arms.
 
     ## Observation space
     | num | observation | min | max |
@@ -53,33 +53,33 @@ class Bandit(TabularMDP):
     | 0 | the constant 1 | 0 | 1 |
     | 1-5 | means of the arms, only with `observe_task=True` | 0 | 1 |
 
-    Other implementations use the constant 0. A ReLU network with zero biases can then only learn
-    through the bias of its last layer, because every other gradient is exactly zero.
+    Other implementations use the constant 0. In a ReLU network with zero biases, all gradients
+    except for the bias of the last layer are then exactly zero.
 
     ## Rewards
-    1 with the probability of the arm's mean, else 0.
+    1 with a probability equal to the mean of the arm, otherwise 0.
 
     ## Tasks
-    `{"means": [p_1, ..., p_5]}`, each drawn from U(0, 1). :func:`optimal_return` and
-    :func:`uniform_return` compute the expected returns of the best policy and of a random policy.
+    `{"means": [p_1, ..., p_5]}` with independent means from U(0, 1). :func:`optimal_return` and
+    :func:`uniform_return` compute the expected returns of the optimal and the uniform policy.
 
     ## Episode end
     Never terminates; truncated after 10 steps.
 
     ## Arguments
-    `num_arms`: number of arms, usually 5, 10 or 50. `observe_task`: append the means to the
-    observation.
+    `num_arms`: number of arms, usually 5, 10 or 50. `observe_task`: append the means of the arms to
+    the observation.
 
     ## Version history
-    v0: the bandits of RL² (Duan et al. 2016, arXiv:1611.02779), with an observation that is not 0.
+    v0: the bandits of RL² (Duan et al. 2016, arXiv:1611.02779), with 1 as the observation.
     """
 
     def __init__(self, *, num_arms: int = 5, observe_task: bool = False) -> None:
-        """Create the environment with one sampled task.
+        """Create the environment with a sampled task.
 
         Args:
             num_arms: Number of arms, at least 1.
-            observe_task: Append the means of the arms to the observation.
+            observe_task: Whether to append the means of the arms to the observation.
         """
         self.num_arms = num_arms
         super().__init__(num_states=1, num_actions=num_arms, observe_task=observe_task)
@@ -89,14 +89,14 @@ class Bandit(TabularMDP):
         return spaces.Box(0.0, 1.0, (1 + self.num_arms * self.observe_task,), np.float32)
 
     def draw_task(self, rng: np.random.Generator) -> TaskDescription:
-        """Sample one task with means from U(0, 1)."""
+        """Sample a task with one mean per arm from U(0, 1)."""
         return {"means": rng.uniform(size=self.num_arms).tolist()}
 
     def task_values(self, task: TaskDescription) -> Tables:
-        """Convert a task to a :class:`Tables` with one state.
+        """Validate a task and convert the description to the arrays of an MDP with one state.
 
         Raises:
-            ValueError: If the task does not have one mean between 0 and 1 for each arm.
+            ValueError: If the task does not contain one mean between 0 and 1 per arm.
         """
         means = task_array(task, "means", (self.num_arms,))
         if means.min() < 0 or means.max() > 1:
@@ -104,9 +104,17 @@ class Bandit(TabularMDP):
         return Tables(np.ones((1, self.num_arms, 1)), means[None], means)
 
     def draw_noise(self, rng: np.random.Generator, steps: int) -> Array:
-        """Sample numbers from U(0, 1), shape (steps, 1)."""
+        """Sample one number from U(0, 1) per step, of shape (steps, 1)."""
         return rng.random((steps, 1))
 
     def sample_rewards(self, means: Any, noise: Array) -> Any:
-        """Return 1 where the noise is below the mean of the arm, else 0."""
+        """Return Bernoulli rewards: 1 where the noise is below the mean of the pulled arm, else 0.
+
+        Args:
+            means: Means of the pulled arms, of shape (...).
+            noise: Noise for one step, of shape (1, ...).
+
+        Returns:
+            Rewards of shape (...).
+        """
         return np.asarray(noise[0] < means, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The task interface of all environments, and the base class of vectorized environments."""
+"""Interface for environments with tasks, and base class for vectorized environments."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 TaskDescription: TypeAlias = dict[str, Any]
-"""A task as JSON-serializable values, such as ``{"goal": [x, y]}`` or ``{"direction": 1}``."""
+"""A task as a JSON-serializable dictionary, such as ``{"goal": [x, y]}``."""
 
 Array: TypeAlias = NDArray[Any]
 
@@ -20,9 +20,10 @@ MAX_FIELD = 80  # maximum number of characters per task field in an error messag
 
 @runtime_checkable
 class TaskEnv(Protocol):
-    """The interface of an environment with a task distribution.
+    """The interface for Gymnasium environments with a task distribution.
 
-    Any Gymnasium environment with this attribute and this method can be used for meta-learning.
+    Any environment with the attribute `task` and the method :meth:`sample_tasks` can be used for
+    meta-learning.
 
     Attributes:
         task: The current task. A new value takes effect at the next reset.
@@ -50,16 +51,19 @@ class TaskEnv(Protocol):
 
 
 def task_array(task: Any, name: str, shape: tuple[int, ...]) -> Array:
-    """Return the only numeric field of a task description as an array.
+    """Return the numbers in a task description with one field, such as ``{"goal": [x, y]}``.
 
     Args:
         task: The task description.
         name: Name of the field.
-        shape: Shape of the field.
+        shape: Expected shape of the numbers.
+
+    Returns:
+        A float64 array of shape `shape`.
 
     Raises:
-        ValueError: If the description does not consist of this field with finite numbers of this
-            shape.
+        ValueError: If the task does not have exactly this field, with finite numbers of the
+            expected shape.
     """
     return task_arrays(task, {name: shape})[0]
 
@@ -67,19 +71,20 @@ def task_array(task: Any, name: str, shape: tuple[int, ...]) -> Array:
 def task_arrays(
     task: Any, shapes: dict[str, tuple[int, ...]], *, under: str | None = None
 ) -> list[Array]:
-    """Return the numeric fields of a task description as arrays.
+    """Return the numbers in a task description with several fields.
 
     Args:
         task: The task description.
-        shapes: Shape of each field by name.
-        under: Key that contains the fields, if they are nested in the description.
+        shapes: Expected shapes by field name.
+        under: Key of a nested dictionary that contains the fields, such as ``"scales"`` in
+            ``{"scales": {"body_mass": [...]}}``. Default: the task itself contains the fields.
 
     Returns:
-        The arrays in the order of `shapes`.
+        One float64 array per field, in the order of `shapes`.
 
     Raises:
-        ValueError: If the description does not consist of these fields with finite numbers of these
-            shapes.
+        ValueError: If the task does not have exactly these fields, with finite numbers of the
+            expected shapes.
     """
     inner = {under: task} if under is None else task
     found = inner[under] if isinstance(inner, dict) and set(inner) == {under} else None
@@ -101,9 +106,10 @@ def _numbers(values: Any) -> Array:
 
 
 def brief(value: Any) -> str:
-    """Return a task description as one line, in which long fields are replaced by their shape.
+    """Format a task description as one line for error messages.
 
-    A field of shape (10, 5) is written as [10][5] if its numbers need more than 80 characters.
+    Fields with more than 80 characters are replaced by the shape of the numbers: a field of shape
+    (10, 5) is written as [10][5].
     """
     if isinstance(value, dict):
         return f"{{{', '.join(f'{name!r}: {brief(field)}' for name, field in value.items())}}}"
@@ -116,15 +122,17 @@ def brief(value: Any) -> str:
 
 
 def distinct(tasks: list[TaskDescription]) -> tuple[list[TaskDescription], Array]:
-    """Return the distinct task objects, and the index of each row's task among them.
+    """Return the distinct task objects, and one index into these objects per row.
 
-    Rows often share a task object, so that per-task computations are done once per distinct task.
+    Many rows often share a task object. Expensive computations then only run once per distinct
+    task.
 
     Args:
-        tasks: The task of each row.
+        tasks: One task per row.
 
     Returns:
-        The distinct tasks, and an integer array of shape (rows,).
+        The distinct task objects, and an integer array of shape (rows,) with the index of the task
+        in each row.
     """
     keys = [id(task) for task in tasks]
     _, first, group = np.unique(keys, return_index=True, return_inverse=True)
@@ -132,21 +140,20 @@ def distinct(tasks: list[TaskDescription]) -> tuple[list[TaskDescription], Array
 
 
 class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
-    """Base class of the vectorized environments, which step many episodes in NumPy arrays.
+    """Base class for vectorized environments, which step many episodes in NumPy arrays.
 
-    Each row runs one episode of its own task, and all rows are reset together. After its episode
-    has ended, a row keeps its last observation and receives reward 0 until the next reset. A
-    rollout therefore contains exactly one episode per row. Rows are truncated after
-    `max_episode_steps`.
+    Each row runs one episode on a separate task, and all rows are reset together. After the end of
+    an episode, the row repeats the last observation with reward 0 until the next reset, so that a
+    rollout contains exactly one episode per row. Episodes are truncated after `max_episode_steps`.
 
-    Subclasses implement :meth:`_reset_rows` and :meth:`_step_rows`. They also override
-    :meth:`_check_tasks` if their single environment has no method ``task_values(task)`` that raises
-    a ValueError for malformed tasks.
+    Subclasses implement :meth:`_reset_rows` and :meth:`_step_rows`. Subclasses also override
+    :meth:`_check_tasks`, unless the scalar environment has a method ``task_values(task)`` that
+    raises a ValueError for malformed tasks.
 
     Attributes:
-        formulas: An instance of the single environment that is never stepped. It provides the
-            spaces, the task distribution, and often the dynamics of both implementations.
-        tasks: The task of each row. Set it with ``set_attr("task", ...)``.
+        formulas: An instance of the scalar environment that is never stepped. This instance
+            provides the spaces, the task distribution and, in many environments, the dynamics.
+        tasks: One task per row. To change the tasks, call ``set_attr("task", ...)``.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012 (Gymnasium's name)
@@ -159,13 +166,13 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
         max_episode_steps: int,
         **kwargs: Any,
     ) -> None:
-        """Create the rows.
+        """Create the vectorized environment with one sampled task per row.
 
         Args:
-            scalar: Class of the single environment.
+            scalar: Class of the scalar environment.
             num_envs: Number of rows.
             max_episode_steps: Number of time steps after which episodes are truncated.
-            kwargs: Keyword arguments of `scalar`.
+            kwargs: Keyword arguments for `scalar`.
         """
         self.formulas = scalar(**kwargs)
         self.num_envs, self.max_episode_steps = num_envs, max_episode_steps
@@ -179,20 +186,33 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
         self._elapsed = 0
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Sample tasks from the task distribution."""
+        """Sample `num_tasks` tasks from the task distribution of the scalar environment."""
         return list(self.formulas.sample_tasks(num_tasks, rng))
 
     def _reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
-        """Start one episode of each task and return the first observations."""
+        """Start one episode per row.
+
+        Args:
+            tasks: One task per row.
+            seeds: One seed per row; None for an episode that is not reproducible.
+
+        Returns:
+            The first observations, of shape (rows, ...).
+        """
         raise NotImplementedError
 
     def _step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Any]]:
         """Advance the rows by one time step.
 
-        Values of rows in ``self._ended`` are ignored, so these rows do not have to be simulated.
+        Rows whose episode has ended, see ``self._ended``, do not have to be simulated: the returned
+        values of these rows are ignored.
+
+        Args:
+            actions: One action per row.
 
         Returns:
-            Observations, rewards, terminations and the info dictionary.
+            Observations of shape (rows, ...), rewards and terminations of shape (rows,), and the
+            info dictionary.
         """
         raise NotImplementedError
 
@@ -205,8 +225,8 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
         """Start one episode in every row.
 
         Args:
-            seed: Seed of the first row, incremented by 1 for each further row, or a sequence with
-                one seed per row. Without a seed the episodes are not reproducible.
+            seed: Seed of the first row, which is incremented by 1 for each further row, or a
+                sequence with one seed per row. Default: episodes are not reproducible.
             options: Ignored.
 
         Returns:
@@ -226,8 +246,8 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
             actions: One action per row.
 
         Returns:
-            Observations, rewards, terminations, truncations and the info dictionary, as in
-            Gymnasium.
+            Observations of shape (rows, ...); rewards, terminations and truncations of shape
+            (rows,); and the info dictionary.
         """
         observations, rewards, terminations, info = self._step_rows(actions)
         self._elapsed += 1
@@ -247,11 +267,11 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
 
         Args:
             name: ``"task"``, the only attribute that can be set.
-            values: One task description for all rows, or a list with one per row.
+            values: One task description for all rows, or a list with one task description per row.
 
         Raises:
             AttributeError: If `name` is not ``"task"``.
-            ValueError: If the number of tasks is not the number of rows, or a task is malformed.
+            ValueError: If the list does not contain one task per row, or a task is malformed.
         """
         if name != "task":
             raise AttributeError(f"only the attribute 'task' can be set, got {name!r}")
@@ -267,11 +287,19 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
             self.formulas.task_values(task)
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
-        """Return the value of the attribute `name` for every row."""
+        """Return the value of the attribute `name` for every row, as a tuple."""
         return tuple(self.tasks) if name == "task" else (getattr(self, name),) * self.num_envs
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Call the method `name` once, or read an attribute, and return the result for each row."""
+        """Call the method `name`, or read the attribute `name`, and return one result per row.
+
+        All rows share one object, so that a method is only called once.
+
+        Args:
+            name: Name of the method or the attribute.
+            args: Positional arguments for the method.
+            kwargs: Keyword arguments for the method.
+        """
         if callable(member := self.get_attr(name)[0]):
             return (member(*args, **kwargs),) * self.num_envs
         return self.get_attr(name)

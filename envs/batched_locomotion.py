@@ -1,4 +1,4 @@
-"""The vectorized implementation of the robots, which steps all episodes with ``mujoco.rollout``."""
+"""Vectorized robot environments, which step all episodes at once with ``mujoco.rollout``."""
 
 import os
 from typing import Any
@@ -12,9 +12,10 @@ from metarl.envs.locomotion import START_TIME, LocomotionEnv, States, quiet
 
 
 def available_cores() -> int:
-    """Return the number of CPU cores available to this process.
+    """Return the number of CPU cores available to this process, at least 1.
 
-    Under ``torchrun``, the processes of a machine share its cores equally (LOCAL_WORLD_SIZE).
+    In distributed training, the cores of a machine are divided equally among the processes on this
+    machine (LOCAL_WORLD_SIZE).
     """
     affine = hasattr(os, "sched_getaffinity")  # not available on macOS and Windows
     cores = len(os.sched_getaffinity(0)) if affine else os.cpu_count() or 1
@@ -22,7 +23,7 @@ def available_cores() -> int:
 
 
 class BatchedLocomotion(BatchedTaskEnv):
-    """Vectorized implementation of a :class:`LocomotionEnv`, stepped by MuJoCo's own threads.
+    """A vectorized :class:`LocomotionEnv` that simulates the rows in parallel threads of MuJoCo.
 
     Rows whose episode has ended are not simulated. Results do not depend on the number of threads.
     """
@@ -36,14 +37,14 @@ class BatchedLocomotion(BatchedTaskEnv):
         num_threads: int | None = None,
         **kwargs: Any,
     ) -> None:
-        """Create the rows.
+        """Create the vectorized environment with one sampled task per row.
 
         Args:
-            scalar: Class of the single environment.
+            scalar: Class of the scalar environment.
             num_envs: Number of rows.
             max_episode_steps: Number of time steps after which episodes are truncated.
-            num_threads: Number of simulation threads; defaults to the number of available cores.
-            kwargs: Keyword arguments of `scalar`.
+            num_threads: Number of simulation threads. Default: :func:`available_cores`.
+            kwargs: Keyword arguments for `scalar`.
         """
         super().__init__(scalar, num_envs, max_episode_steps=max_episode_steps, **kwargs)
         self.model, self.num_threads = self.formulas.model, num_threads or available_cores()
@@ -90,7 +91,7 @@ class BatchedLocomotion(BatchedTaskEnv):
         return States(qpos, qvel, self.formulas.sense(qpos, qvel, readings))
 
     def _scatter(self, rows: Array, values: Array) -> Array:
-        """Return an array over all rows with the values of the running rows, and 0 elsewhere."""
+        """Return an array over all rows with `values` at the indices `rows` and 0 elsewhere."""
         spread = np.zeros((self.num_envs, *values.shape[1:]), values.dtype)
         spread[rows] = values
         return spread
@@ -98,10 +99,20 @@ class BatchedLocomotion(BatchedTaskEnv):
     def _simulate(
         self, rows: Array, full: Array, actions: Array, *, steps: int
     ) -> tuple[Array, Array]:
-        """Return the states after `steps` substeps, and the sensor readings in these states.
+        """Simulate rows for a number of substeps.
 
-        The readings of a rollout belong to the state *before* each substep. A model with sensors
-        therefore takes one additional substep, whose state is discarded.
+        MuJoCo's rollout returns the sensor readings *before* each substep. For a model with
+        sensors, one additional substep is therefore simulated, and the resulting state is
+        discarded.
+
+        Args:
+            rows: Indices of the rows.
+            full: Full physics states of these rows.
+            actions: Clipped actions of these rows.
+            steps: Number of substeps.
+
+        Returns:
+            The full physics states after the substeps, and the sensor readings in these states.
         """
         sensing = int(self.model.nsensordata > 0)
         if steps + sensing == 0 or len(rows) == 0:
@@ -116,5 +127,5 @@ class BatchedLocomotion(BatchedTaskEnv):
         return states[:, max(steps, 1) - 1], sensors[:, steps * sensing]
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Stop the simulation threads."""
+        """Stop the simulation threads; `kwargs` are ignored."""
         self._pool = None

@@ -1,4 +1,4 @@
-"""Half-cheetahs that run forwards or backwards, or at a target velocity."""
+"""Half-cheetahs that run forwards or backwards or at a target velocity."""
 
 from functools import cached_property
 
@@ -16,10 +16,10 @@ class _HalfCheetah(LocomotionEnv, HalfCheetahEnv):
 
 
 class _FinnHalfCheetah(_HalfCheetah):
-    """The half-cheetah of Finn et al. 2017.
+    """Base class for half-cheetahs with the physics of Finn et al. 2017.
 
-    It has one substep of 0.01 s per step, 20 observations, and rewards the velocity of the whole
-    body.
+    One step is one substep of 0.01 s. There are 20 observations, and the rewards depend on the
+    velocity of the center of mass.
     """
 
     constants = {"frame_skip": 1}  # noqa: RUF012
@@ -43,9 +43,10 @@ class _FinnHalfCheetah(_HalfCheetah):
 
 
 class _GymHalfCheetah(_HalfCheetah):
-    """The half-cheetah of Gymnasium.
+    """Base class for half-cheetahs with the physics of Gymnasium.
 
-    It has five substeps of 0.01 s per step, 17 observations, and rewards the velocity of the root.
+    One step is five substeps of 0.01 s. There are 17 observations, and the rewards depend on the
+    velocity of the root.
     """
 
     constants = {"frame_skip": 5}  # noqa: RUF012
@@ -56,8 +57,8 @@ class RllabHalfCheetahDir(Direction, _FinnHalfCheetah):
     """A half-cheetah that runs forwards or backwards, with the physics of Finn et al. 2017.
 
     ## Description
-    The direction is not observed; only the rewards depend on it. A planar robot with six motors.
-    One step is one substep of 0.01 s, so an episode is 2 s long and starts from rest.
+    A planar robot with six motors. The direction is not observed and only affects the rewards. One
+    step is one substep of 0.01 s, so an episode lasts 2 s. The robot starts close to rest.
 
     ## Action space
     `Box(-1, 1, (6,))`; larger actions are clipped.
@@ -77,7 +78,7 @@ class RllabHalfCheetahDir(Direction, _FinnHalfCheetah):
     | 8-16 | velocities: root x and z, pitch, joints |
     | 17, 18, 19 | center of mass of the whole body (x, y, z); y is 0 |
 
-    The absolute x coordinate is observed as in the paper; `HalfCheetahDir-v1` does not observe it.
+    The absolute x coordinate is observed, as in Finn et al. 2017 but unlike `HalfCheetahDir-v1`.
 
     ## Rewards
     direction · v − 0.05 ‖action‖², where v is the velocity of the center of mass along x right
@@ -87,14 +88,14 @@ class RllabHalfCheetahDir(Direction, _FinnHalfCheetah):
     `{"direction": 1}` or `{"direction": -1}`, with equal probability.
 
     ## Starting state
-    Positions + N(0, 0.01²), velocities + N(0, 0.1²).
+    Default positions plus noise from N(0, 0.01²), default velocities plus noise from N(0, 0.1²).
 
     ## Episode end
     Terminates only if the simulation diverges; truncated after 200 steps.
 
     ## Version history
-    v0: the environment of Finn et al. 2017 (arXiv:1703.03400) and its rllab code. Returns are not
-    comparable with those of `HalfCheetahDir-v1`, which uses Gymnasium's physics.
+    v0: the environment of Finn et al. 2017 (arXiv:1703.03400) and the accompanying rllab code.
+    Returns are not comparable with returns of `HalfCheetahDir-v1`, which uses Gymnasium's physics.
     """
 
 
@@ -102,7 +103,8 @@ class RllabHalfCheetahVel(Velocity, _FinnHalfCheetah):
     """A half-cheetah that runs at a target velocity, with the physics of Finn et al. 2017.
 
     ## Description
-    The velocity is not observed; only the rewards depend on it. One step is 0.01 s.
+    The target velocity is not observed and only affects the rewards. The physics are those of
+    :class:`RllabHalfCheetahDir`.
 
     ## Action space
     `Box(-1, 1, (6,))`: torques, as in :class:`RllabHalfCheetahDir`.
@@ -118,14 +120,15 @@ class RllabHalfCheetahVel(Velocity, _FinnHalfCheetah):
     `{"velocity": v*}` with v* ~ U(0, 2) m/s.
 
     ## Starting state
-    Positions + N(0, 0.01²), velocities + N(0, 0.1²).
+    Default positions plus noise from N(0, 0.01²), default velocities plus noise from N(0, 0.1²).
 
     ## Episode end
     Terminates only if the simulation diverges; truncated after 200 steps.
 
     ## Version history
-    v0: the environment of Finn et al. 2017 (arXiv:1703.03400) and its rllab code. Returns are not
-    comparable with those of `HalfCheetahVel-v1`, which uses Gymnasium's physics and U(0, 3).
+    v0: the environment of Finn et al. 2017 (arXiv:1703.03400) and the accompanying rllab code.
+    Returns are not comparable with returns of `HalfCheetahVel-v1`, which uses Gymnasium's physics
+    and target velocities from U(0, 3).
     """
 
     velocity_range = (0.0, 2.0)
@@ -135,7 +138,8 @@ class HalfCheetahDir(Direction, _GymHalfCheetah):
     """A half-cheetah that runs forwards or backwards, with Gymnasium's physics.
 
     ## Description
-    The direction is not observed. One step is five substeps of 0.01 s, so an episode is 5 s long.
+    A planar robot with six motors. The direction is not observed and only affects the rewards. One
+    step is five substeps of 0.01 s, so an episode lasts 5 s.
 
     ## Action space
     `Box(-1, 1, (6,))`; larger actions are clipped.
@@ -161,7 +165,7 @@ class HalfCheetahDir(Direction, _GymHalfCheetah):
     `{"direction": 1}` or `{"direction": -1}`, with equal probability.
 
     ## Starting state
-    Positions + U(−0.1, 0.1), velocities + N(0, 0.1²).
+    Default positions plus noise from U(−0.1, 0.1), default velocities plus noise from N(0, 0.1²).
 
     ## Episode end
     Terminates only if the simulation diverges; truncated after 100 steps.
@@ -177,7 +181,8 @@ class HalfCheetahVel(Velocity, _GymHalfCheetah):
     """A half-cheetah that runs at a target velocity, with Gymnasium's physics.
 
     ## Description
-    The velocity is not observed. One step is five substeps of 0.01 s, so an episode is 5 s long.
+    The target velocity is not observed and only affects the rewards. The physics are those of
+    :class:`HalfCheetahDir`.
 
     ## Action space
     `Box(-1, 1, (6,))`: torques, as in :class:`HalfCheetahDir`.
@@ -193,7 +198,7 @@ class HalfCheetahVel(Velocity, _GymHalfCheetah):
     al. 2017 use U(0, 2).
 
     ## Starting state
-    Positions + U(−0.1, 0.1), velocities + N(0, 0.1²).
+    Default positions plus noise from U(−0.1, 0.1), default velocities plus noise from N(0, 0.1²).
 
     ## Episode end
     Terminates only if the simulation diverges; truncated after 100 steps.

@@ -16,13 +16,14 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     """A humanoid that walks forwards or backwards.
 
     ## Description
-    The direction is not observed; only the rewards depend on it. A robot with 17 motors in three
-    dimensions. One step is five substeps of 0.003 s.
+    A robot with 17 motors in three dimensions. The direction is not observed and only affects the
+    rewards. One step is five substeps of 0.003 s.
 
-    The inertias and velocities of the bodies (`cinert`, `cvel`), the forces of the motors
-    (`qfrc_actuator`) and the contact forces (`cfrc_ext`) are not observed, and contacts have no
-    cost, because the simulator that steps all episodes at once does not report them. Other
-    implementations have 376 observations and subtract min(5e-7 ‖cfrc_ext‖², 10) from the reward.
+    The inertias and velocities of the bodies (`cinert`, `cvel`), the actuator forces
+    (`qfrc_actuator`) and the contact forces (`cfrc_ext`) are not observed, and the reward does not
+    include a contact cost, because the simulator that steps all episodes at once does not report
+    these values. Other implementations have 376 observations and subtract
+    min(5e-7 ‖cfrc_ext‖², 10) from the reward.
 
     ## Action space
     `Box(-1, 1, (17,))`, mapped to controls in ±0.4; larger actions are clipped.
@@ -42,7 +43,7 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     |---|---|
     | 0 | height of the torso |
     | 1-4 | orientation of the torso, a quaternion |
-    | 5-21 | angles of the joints, in the order of the actions, except the abdomen's (z, y, x) |
+    | 5-21 | angles of the joints, in the order of the actions, but z, y, x for the abdomen |
     | 22-27 | linear and angular velocity of the torso |
     | 28-44 | velocities of the joints |
 
@@ -54,15 +55,15 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     `{"direction": 1}` or `{"direction": -1}`, with equal probability.
 
     ## Starting state
-    Positions and velocities + U(−0.01, 0.01).
+    Default positions and velocities plus noise from U(−0.01, 0.01).
 
     ## Episode end
     Terminates when the torso's height leaves [1, 2]; truncated after 200 steps.
 
     ## Version history
     v1: the constants of ProMP's `humanoid_rand_direc` (Rothfuss et al. 2018, arXiv:1810.06784).
-    ProMP writes the weight as 0.25 and divides by one substep, and it does not map an action of 1
-    to 0.4.
+    ProMP uses a weight of 0.25, divides by the length of one substep, and does not map actions to
+    controls in ±0.4.
     """
 
     heights = (1.0, 2.0)
@@ -70,7 +71,7 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     alive_bonus = 5.0
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
-        """Load Gymnasium's model with an additional sensor for the center of mass."""
+        """Load Gymnasium's model, and add a sensor for the center of mass."""
         spec = mujoco.MjSpec.from_file(self.fullpath)
         spec.add_sensor(
             type=mujoco.mjtSensor.mjSENS_SUBTREECOM,
@@ -84,9 +85,9 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
         return model, mujoco.MjData(model)
 
     def velocity(self, before: States, after: States) -> Array:
-        """Return the velocity of the center of mass along x (rows,)."""
+        """Return the velocity of the center of mass along x in m/s, of shape (rows,)."""
         return np.asarray((after.sensors[:, 0] - before.sensors[:, 0]) / self.dt)
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
-        """Return the task reward 1.25 · direction · velocity (rows,)."""
+        """Return the task reward, 1.25 · direction · velocity, of shape (rows,)."""
         return FORWARD_WEIGHT * super().progress(velocity, tasks)

@@ -1,8 +1,9 @@
-"""Base classes of the MuJoCo robots with tasks.
+"""Base classes for MuJoCo robots with task distributions.
 
-A robot extends an environment of Gymnasium with formulas for its observations, rewards and
-termination. The single environment applies the formulas to one state and the vectorized environment
-(:mod:`metarl.envs.batched_locomotion`) to all rows, so that both return identical numbers.
+A robot extends a Gymnasium environment with formulas for observations, rewards and terminations.
+The scalar environment applies these formulas to one state. The vectorized environment
+(:mod:`metarl.envs.batched_locomotion`) applies the same formulas to all rows, so that both
+environments return identical numbers.
 """
 
 from collections.abc import Iterator
@@ -32,10 +33,10 @@ class States(NamedTuple):
     """Simulator states of several rows.
 
     Attributes:
-        qpos: Generalized positions (rows, nq).
-        qvel: Generalized velocities (rows, nv).
-        sensors: Sensor values *in these states*, as returned by :meth:`LocomotionEnv.sense` (rows,
-            n).
+        qpos: Generalized positions, of shape (rows, nq).
+        qvel: Generalized velocities, of shape (rows, nv).
+        sensors: Values that :meth:`LocomotionEnv.sense` returns for these states, of shape
+            (rows, sensors).
     """
 
     qpos: Array
@@ -45,9 +46,9 @@ class States(NamedTuple):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress MuJoCo's warnings, unless a warning handler is already installed.
+    """Suppress MuJoCo's warnings inside a ``with`` block, unless a warning handler is installed.
 
-    Without a handler, MuJoCo would write them to MUJOCO_LOG.TXT.
+    Without a handler, MuJoCo writes warnings to the file MUJOCO_LOG.TXT.
     """
     handler = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(handler or (lambda message: None))
@@ -58,21 +59,22 @@ def quiet() -> Iterator[None]:
 
 
 class LocomotionEnv(MujocoEnv, EzPickle):
-    """Base class of the robots, to be inherited before an environment of Gymnasium.
+    """Base class for robots, which must precede the Gymnasium environment in the list of bases.
 
-    Actions in [−1, 1] are mapped to the control range of the actuators; larger actions are clipped.
-    The current `task` takes effect at the next reset. If the simulation diverges, the episode
-    terminates with reward 0, the previous observation and ``info["diverged"]``.
+    Actions are clipped to [−1, 1] and mapped to the control range of the actuators. A new value of
+    `task` takes effect at the next reset. If the simulation diverges, the episode terminates with
+    reward 0, the previous observation and ``info["diverged"] = True``.
 
-    A robot is defined by the following class attributes and by the formulas: the methods from
-    :meth:`sample_tasks` to :meth:`noise`.
+    Subclasses define the robot and the tasks by the following class attributes and by the methods
+    from :meth:`sample_tasks` to :meth:`noise`.
 
     Class attributes:
-        constants: Keyword arguments of the Gymnasium class, such as ``frame_skip``.
-        hidden_positions: Number of leading positions that the observation omits.
-        control_cost_weight: Weight of the sum of squared controls in the reward.
+        constants: Keyword arguments for the Gymnasium class, such as ``frame_skip``.
+        hidden_positions: Number of leading positions that observations omit.
+        control_cost_weight: Weight of the control cost, the sum of squared controls.
         alive_bonus: Constant reward per step.
-        normal_start: Draw the initial velocities from a normal instead of a uniform distribution.
+        normal_start: Whether the initial velocities have a normal instead of a uniform
+            distribution.
     """
 
     vectorized = "metarl.envs.batched_locomotion:BatchedLocomotion"
@@ -89,11 +91,12 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         """Load the MuJoCo model.
 
         Args:
-            observe_task: Append the task to the observation (for an oracle).
-            kwargs: Rendering arguments of Gymnasium's class, which `DISPLAY` lists.
+            observe_task: Whether to append the task to the observation, as for an oracle.
+            kwargs: Rendering arguments for the Gymnasium class, such as ``render_mode``. The names
+                must be in the constant ``DISPLAY``.
 
         Raises:
-            TypeError: If a keyword argument is not in `DISPLAY`.
+            TypeError: If a different keyword argument is passed.
         """
         if unknown := sorted(set(kwargs) - set(DISPLAY)):
             known = ", ".join(("observe_task", *DISPLAY))
@@ -125,11 +128,11 @@ class LocomotionEnv(MujocoEnv, EzPickle):
     # The formulas, which subclasses override for their robot and tasks.
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Sample tasks from the task distribution."""
+        """Sample `num_tasks` task descriptions from the task distribution."""
         raise NotImplementedError
 
     def task_values(self, task: TaskDescription) -> Array:
-        """Validate a task and return its values as a vector (values,).
+        """Validate a task and convert the description to a vector of shape (values,).
 
         Raises:
             ValueError: If the task is malformed.
@@ -137,71 +140,79 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         raise NotImplementedError
 
     def task_model(self, task: TaskDescription) -> mujoco.MjModel:
-        """Return the MuJoCo model of a task; by default the robot's model for all tasks."""
+        """Return the MuJoCo model for a task. By default, all tasks share one model."""
         return self.nominal
 
     def sense(self, qpos: Array, qvel: Array, readings: Array) -> Array:
-        """Return the sensor values of states (rows, n); by default those of the model.
+        """Compute quantities of states that the other formulas need.
 
         Args:
-            qpos: Positions (rows, nq).
-            qvel: Velocities (rows, nv).
-            readings: Readings of the model's sensors (rows, nsensordata).
+            qpos: Generalized positions, of shape (rows, nq).
+            qvel: Generalized velocities, of shape (rows, nv).
+            readings: Readings of the sensors in the MuJoCo model, of shape (rows, nsensordata).
+
+        Returns:
+            An array of shape (rows, sensors); by default `readings`.
         """
         return readings
 
     def features(self, states: States) -> Array:
-        """Return the observations without the task (rows, features)."""
+        """Return observations without the task, of shape (rows, features)."""
         return np.concatenate([states.qpos[:, self.hidden_positions :], states.qvel], axis=1)
 
     def velocity(self, before: States, after: States) -> Array:
-        """Return the rewarded velocity (rows,); by default that of the root along x."""
+        """Return the velocity of the root along x, which tasks reward, of shape (rows,)."""
         return np.asarray((after.qpos[:, 0] - before.qpos[:, 0]) / self.dt)
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
-        """Return the task reward of a velocity (rows,)."""
+        """Return the task-dependent part of the reward, of shape (rows,).
+
+        Args:
+            velocity: Velocities from :meth:`velocity`, of shape (rows,).
+            tasks: Task values from :meth:`task_values`, of shape (rows, values).
+        """
         raise NotImplementedError
 
     def rewards(self, before: States, after: States, actions: Array, tasks: Array) -> Array:
-        """Return the rewards: progress + alive bonus − control cost weight · ‖controls‖².
+        """Compute the rewards: progress + alive bonus − control cost.
 
         Args:
             before: States before the step.
             after: States after the step.
-            actions: Actions clipped to [−1, 1] (rows, nu).
-            tasks: Task values of each row (rows, values), see :meth:`task_values`.
+            actions: Actions clipped to [−1, 1], of shape (rows, nu).
+            tasks: Task values from :meth:`task_values`, of shape (rows, values).
 
         Returns:
-            Rewards (rows,).
+            Rewards of shape (rows,).
         """
         progress = self.progress(self.velocity(before, after), tasks)
         return progress + self.alive_bonus - self.control_cost(actions)
 
     def control_cost(self, actions: Array) -> Array:
-        """Return the control cost: weight · ‖controls‖² (rows,)."""
+        """Return the control cost, control_cost_weight · ‖controls‖², of shape (rows,)."""
         return self.control_cost_weight * np.asarray(np.square(self.controls(actions)).sum(axis=1))
 
     def healthy(self, states: States) -> Array:
-        """Return a boolean mask of the rows that do not terminate (rows,); by default all."""
+        """Return a mask of shape (rows,), False where episodes terminate; by default, all True."""
         return np.ones(len(states.qpos), dtype=bool)
 
     def noise(self, rng: np.random.Generator) -> tuple[Array, Array]:
-        """Sample the noise of the initial state: a displacement (nq,) and a velocity (nv,)."""
+        """Sample initial displacements of shape (nq,) and initial velocities of shape (nv,)."""
         scale, (nq, nv) = self._reset_noise_scale, (self.model.nq, self.model.nv)
         moved = rng.uniform(-scale, scale, nq)
         if self.normal_start:
             return moved, scale * rng.standard_normal(nv)
         return moved, rng.uniform(-scale, scale, nv)
 
-    # Shared code of the single and the vectorized environment.
+    # Code shared by the scalar and the vectorized environment.
 
     def observe(self, states: States, tasks: Array) -> Array:
-        """Return observations (rows, features), including the task values with `observe_task`."""
+        """Return observations of shape (rows, features); with `observe_task`, including tasks."""
         seen = self.features(states)
         return np.concatenate([seen, tasks], axis=1) if self.observe_task else seen
 
     def clip(self, actions: Array) -> Array:
-        """Return the actions clipped to [−1, 1], in double precision."""
+        """Return the actions clipped to [−1, 1], as float64."""
         return np.minimum(np.maximum(actions, -1.0), 1.0).astype(np.float64)
 
     def controls(self, actions: Array) -> Array:
@@ -211,14 +222,19 @@ class LocomotionEnv(MujocoEnv, EzPickle):
     def transition(
         self, before: States, after: States, actions: Array, tasks: Array, delay: Array
     ) -> tuple[Array, Array, Array, Array]:
-        """Return observations, rewards, terminations and divergence flags of all rows.
+        """Compute the results of a step.
 
         Args:
             before: States before the step.
             after: States after the step.
-            actions: Actions clipped to [−1, 1] (rows, nu).
-            tasks: Task values of each row (rows, values).
-            delay: Simulated minus expected time of each row (rows,).
+            actions: Actions clipped to [−1, 1], of shape (rows, nu).
+            tasks: Task values, of shape (rows, values).
+            delay: Simulated time minus expected time in s, of shape (rows,). A nonzero value means
+                that MuJoCo has reset the simulation.
+
+        Returns:
+            Observations of shape (rows, features), and rewards, terminations and divergence flags
+            of shape (rows,).
         """
         # MuJoCo resets a bad state at the next substep only, so the last state is checked here.
         reset, limit = np.abs(delay) > self.model.opt.timestep / 2, mujoco.mjMAXVAL
@@ -230,7 +246,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         rewards = np.where(diverged, 0.0, self.rewards(before, after, actions, tasks))
         return self.observe(after, tasks), rewards, diverged | ~self.healthy(after), diverged
 
-    # The single environment.
+    # The scalar environment.
 
     def _states(self) -> States:
         if self.model.nsensordata:
@@ -240,13 +256,13 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         return States(qpos, qvel, self.sense(qpos, qvel, data.sensordata[None].copy()))
 
     def _set_model(self, model: mujoco.MjModel) -> None:
-        """Replace the MuJoCo model for simulation and rendering; the simulation data are kept."""
+        """Replace the MuJoCo model for simulation and rendering, and keep the simulation data."""
         self.model = self.mujoco_renderer.model = model
         if self.mujoco_renderer.viewer is not None:
             self.mujoco_renderer.viewer.model = model
 
     def reset_model(self) -> Array:
-        """Start an episode of the current task and return its first observation."""
+        """Start an episode on the current task and return the first observation."""
         self._values = self.task_values(self.task)[None]
         self._set_model(self.task_model(self.task))
         moved, velocity = self.noise(self.np_random)
@@ -280,10 +296,10 @@ class LocomotionEnv(MujocoEnv, EzPickle):
 
 
 class SpatialRobot(LocomotionEnv):
-    """Base class of the three-dimensional robots, which terminate by the height of their torso.
+    """Base class for three-dimensional robots, which terminate at limits of the torso height.
 
     Class attributes:
-        heights: Lowest and highest torso height in m, both included.
+        heights: Lowest and highest torso height in m at which an episode continues.
     """
 
     constants = {"frame_skip": 5}  # noqa: RUF012
@@ -291,6 +307,6 @@ class SpatialRobot(LocomotionEnv):
     heights: ClassVar[tuple[float, float]]
 
     def healthy(self, states: States) -> Array:
-        """Return a boolean mask of the rows with a torso height within `heights` (rows,)."""
+        """Return a boolean mask of shape (rows,), True for torso heights within `heights`."""
         low, high = self.heights
         return np.asarray((low <= states.qpos[:, 2]) & (states.qpos[:, 2] <= high))

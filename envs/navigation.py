@@ -1,4 +1,4 @@
-"""2D navigation: a point moves to a goal that it does not observe."""
+"""2D navigation, where a point moves to a goal that is not observed."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ DONE_RANGE = 0.01  # maximum distance to the goal along each axis at which an ep
 
 
 class Navigation2D(PointEnv):
-    """A point that starts at the origin and moves to a goal that is not part of the observation.
+    """A point that starts at the origin and moves to a goal that is not observed.
 
     ## Description
-    The task distribution of Finn et al. 2017 (section 5.3). The policy observes only its position,
-    so it has to find the goal from the rewards.
+    The task distribution of Finn et al. 2017 (section 5.3). The policy only observes the position
+    of the point and has to infer the goal from the rewards.
 
     ## Action space
-    `Box(-1, 1, (2,))`: the velocity. An action of ±1 moves the point by ±0.1 per step; larger
-    actions are clipped.
+    `Box(-1, 1, (2,))`: velocity along x and y. An action of ±1 moves the point by ±0.1 per step;
+    larger actions are clipped.
 
     ## Observation space
     | num | observation | min | max |
@@ -29,18 +29,19 @@ class Navigation2D(PointEnv):
     | 2, 3 | goal (x, y), only with `observe_task=True` | -0.5 | 0.5 |
 
     ## Rewards
-    −‖position − goal‖₂ after the move. (The text of the paper squares the distance, but its code
-    and published returns do not.)
+    −‖position − goal‖₂ after the step. The text of Finn et al. 2017 squares the distance, but the
+    code and the published returns do not.
 
     ## Tasks
     `{"goal": [x, y]}`, drawn from U(−0.5, 0.5)².
 
     ## Episode end
-    Terminates inside the box |x − gx| < 0.01, |y − gy| < 0.01; truncated after 100 steps.
+    Terminates if |x − gx| < 0.01 and |y − gy| < 0.01 for a goal (gx, gy); truncated after 100
+    steps.
 
     ## Arguments
-    `observe_task`: append the goal to the observation (the oracle of the paper). `render_mode`:
-    `"rgb_array"`.
+    `observe_task`: append the goal to the observation, as for the oracle in Finn et al. 2017.
+    `render_mode`: `"rgb_array"`.
 
     ## Version history
     v0: the environment of Finn et al. 2017.
@@ -51,14 +52,15 @@ class Navigation2D(PointEnv):
     half_width = 0.6
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Sample goals from U(−0.5, 0.5)²."""
+        """Sample `num_tasks` tasks with goals from U(−0.5, 0.5)²."""
         goals = rng.uniform(-self.goal_range, self.goal_range, size=(num_tasks, 2))
         return [{"goal": goal} for goal in goals.tolist()]
 
     def move(self, positions: Array, actions: Array, goals: Array) -> tuple[Array, Any, Any]:
-        """Move the points and return −‖position − goal‖ as the reward.
+        """Move the points, and compute rewards −‖position − goal‖₂ and terminations.
 
-        Episodes terminate inside a box of ±0.01 around the goal.
+        Episodes terminate if both coordinates are within ±0.01 of the goal. See
+        :meth:`PointEnv.move <metarl.envs.point.PointEnv.move>` for arguments and results.
         """
         positions = self.next_positions(positions, actions)
         gaps = positions - goals

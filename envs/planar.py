@@ -1,4 +1,4 @@
-"""Center of mass of planar robots, computed in closed form for many rows at once."""
+"""The center of mass of a planar robot, computed in closed form for many states at once."""
 
 from typing import Any
 
@@ -8,23 +8,24 @@ from metarl.envs.base import Array
 
 
 class PlanarMass:
-    """The center of mass of a robot in the x-z plane, as a function of its state.
+    """The center of mass of a robot in the x-z plane, as a function of the state.
 
-    MuJoCo computes the center of mass and its velocity (``subtree_com``, ``subtree_linvel``), but a
-    rollout reports them for the state before its last substep, and an additional substep costs as
-    much as the physics itself.
+    MuJoCo also computes the center of mass and the velocity of this point (``subtree_com``,
+    ``subtree_linvel``). However, a rollout reports both for the state before the last substep, and
+    an additional substep would double the simulation time of environments with one substep.
 
-    Rotating a body rotates all bodies attached to it. The center of mass is therefore the position
-    of the root plus one vector per body, rotated by the pitch of that body. The vector is the mass
-    moment of the body and of the joints that it carries, divided by the total mass.
+    The rotation of a body also rotates all attached bodies. The center of mass is therefore the
+    position of the root plus a sum of one vector per body, rotated by the pitch of the body. The
+    vector is the mass moment of the body and of the attached joints, divided by the total mass.
     """
 
     def __init__(self, model: Any) -> None:
-        """Read masses and lengths from a model.
+        """Read masses and lengths from a MuJoCo model.
 
         Args:
-            model: A model whose first joints are slides along x and z and a hinge about y, and
-                whose other bodies each have one hinge about y at their origin. A test checks this.
+            model: A model with a root that slides along x and z and rotates about y. Every other
+                body must have one hinge about y at the origin of the body. These requirements are
+                not checked.
         """
         self._parents = model.body_parentid[2:] - 1
         self._joints = model.body_jntadr[2:].copy()
@@ -36,11 +37,14 @@ class PlanarMass:
         self._along, _, self._up = (moments[1:] / model.body_subtreemass[1]).T[..., None]
 
     def center(self, qpos: Array, qvel: Array) -> tuple[Array, Array]:
-        """Return the center of mass (rows, 3) and its velocity (rows, 3).
+        """Compute the position and the velocity of the center of mass.
 
         Args:
-            qpos: Positions (rows, nq).
-            qvel: Velocities (rows, nv).
+            qpos: Generalized positions, of shape (rows, nq).
+            qvel: Generalized velocities, of shape (rows, nv).
+
+        Returns:
+            Positions in m and velocities in m/s, both of shape (rows, 3).
         """
         # Bodies on the first axis: contiguous memory, and the same sums for any number of rows.
         positions, velocities = np.ascontiguousarray(qpos.T), np.ascontiguousarray(qvel.T)
@@ -55,7 +59,7 @@ class PlanarMass:
         return center, np.stack([dx, still, dz], axis=1)
 
     def _accumulated(self, joints: Array) -> Array:
-        """Sum the joint values (joints, rows) from the root to each body (bodies, rows)."""
+        """Sum joint values, of shape (joints, rows), from the root to each body: (bodies, rows)."""
         total = np.empty((1 + len(self._joints), joints.shape[1]))
         total[0] = joints[2]
         for body, (parent, joint) in enumerate(zip(self._parents, self._joints, strict=True), 1):

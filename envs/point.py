@@ -1,4 +1,4 @@
-"""Base classes of the environments with a point on a plane, single and vectorized."""
+"""Scalar and vectorized base classes for environments in which a point moves on a plane."""
 
 from typing import Any, ClassVar
 
@@ -17,14 +17,14 @@ RADIUS = 6  # radius of a rendered point in pixels
 
 
 class PointEnv(gymnasium.Env[Array, Array]):
-    """Base class of the point environments, with formulas for one point or many.
+    """Base class for point environments, whose formulas apply to one point or to many points.
 
     Class attributes:
-        max_step: Distance that an action of 1 moves the point along an axis.
+        max_step: Distance that the point moves along an axis in one step for an action of 1.
         goal_range: Maximum absolute coordinate of a goal.
         start_range: Maximum absolute coordinate of a starting position.
-        landmarks: Positions that rendered images show in gray.
-        half_width: Half the width of the plane in rendered images.
+        landmarks: Positions of gray points in rendered images, of shape (landmarks, 2).
+        half_width: Half the width of the plane section in rendered images.
     """
 
     vectorized = "metarl.envs.point:BatchedPointEnv"
@@ -41,9 +41,10 @@ class PointEnv(gymnasium.Env[Array, Array]):
         """Create the environment with the goal in the upper right corner.
 
         Args:
-            observe_task: Append the goal to the observation.
-            render_mode: ``"rgb_array"`` or ``None``.
-            horizon: Number of time steps per episode, which bounds the positions.
+            observe_task: Whether to append the goal to the observation.
+            render_mode: ``"rgb_array"``, or None to disable rendering.
+            horizon: Number of time steps per episode, which determines the bounds of the
+                observation space.
         """
         self.observe_task, self.render_mode = observe_task, render_mode
         bounds = [self.start_range + self.max_step * horizon] * 2
@@ -54,7 +55,7 @@ class PointEnv(gymnasium.Env[Array, Array]):
         self._goal, self._position = np.full(2, self.goal_range), np.zeros(2)
 
     def task_values(self, task: TaskDescription) -> Array:
-        """Return the goal of a task, shape (2,).
+        """Validate a task and return the goal, of shape (2,).
 
         Raises:
             ValueError: If the task does not have the form ``{"goal": [x, y]}``.
@@ -62,36 +63,36 @@ class PointEnv(gymnasium.Env[Array, Array]):
         return task_array(task, "goal", (2,))
 
     def move(self, positions: Array, actions: Array, goals: Array) -> tuple[Array, Any, Any]:
-        """Advance points by one time step.
+        """Advance points by one time step; defined by subclasses.
 
         Args:
-            positions: Positions, shape (..., 2).
-            actions: Policy actions, shape (..., 2), which are clipped to [−1, 1].
-            goals: Goals, shape (..., 2).
+            positions: Positions, of shape (..., 2).
+            actions: Actions before clipping to [−1, 1], of shape (..., 2).
+            goals: Goals, of shape (..., 2).
 
         Returns:
-            The new positions of shape (..., 2), and the rewards and terminations of shape (...).
+            New positions of shape (..., 2), and rewards and terminations of shape (...).
         """
         raise NotImplementedError
 
     def next_positions(self, positions: Array, actions: Array) -> Array:
-        """Return the positions after one time step."""
+        """Return the positions after a time step, with actions clipped to [−1, 1]."""
         # np.minimum and np.maximum take a third of the time of np.clip on arrays of this size.
         return np.asarray(positions + self.max_step * np.minimum(np.maximum(actions, -1.0), 1.0))
 
     def start(self, rng: np.random.Generator) -> Array:
-        """Sample the starting position of an episode, shape (2,)."""
+        """Sample a starting position uniformly within `start_range`, of shape (2,)."""
         return rng.uniform(-self.start_range, self.start_range, 2)
 
     def observe(self, positions: Array, goals: Array) -> Array:
-        """Return the observations of points, shape (..., 2), or (..., 4) with `observe_task`."""
+        """Return observations as float32, of shape (..., 2), or (..., 4) with `observe_task`."""
         seen = np.concatenate([positions, goals], axis=-1) if self.observe_task else positions
         return seen.astype(np.float32)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """Start an episode of the current `task`.
+        """Start an episode on the current `task`.
 
         Returns:
             The first observation, and an empty info dictionary.
@@ -101,7 +102,7 @@ class PointEnv(gymnasium.Env[Array, Array]):
         return self.observe(self._position, self._goal), {}
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        """Move the point by one action.
+        """Advance the point by one time step.
 
         Returns:
             Observation, reward, termination, truncation (always False) and the info dictionary.
@@ -110,9 +111,12 @@ class PointEnv(gymnasium.Env[Array, Array]):
         return self.observe(self._position, self._goal), float(reward), bool(done), False, {}
 
     def render(self) -> Array:
-        """Return an RGB image of the plane with y upwards, shape (240, 240, 3) and type uint8.
+        """Return an RGB image of the plane, with the y axis pointing up.
 
-        The goal is red, the point blue, and landmarks are gray.
+        The goal is red, the point is blue, and landmarks are gray.
+
+        Returns:
+            An array of shape (240, 240, 3) and type uint8.
         """
         image = np.full((SIZE, SIZE, 3), 255, np.uint8)
         rows, columns = np.mgrid[:SIZE, :SIZE]
@@ -124,12 +128,19 @@ class PointEnv(gymnasium.Env[Array, Array]):
 
 
 class BatchedPointEnv(BatchedTaskEnv):
-    """Vectorized implementation of a :class:`PointEnv`."""
+    """A vectorized :class:`PointEnv`."""
 
     def __init__(
         self, scalar: type[PointEnv], num_envs: int = 1, *, max_episode_steps: int, **kwargs: Any
     ) -> None:
-        """Create `num_envs` rows; `kwargs` are the keyword arguments of the single environment."""
+        """Create the vectorized environment with one sampled task per row.
+
+        Args:
+            scalar: Class of the scalar environment.
+            num_envs: Number of rows.
+            max_episode_steps: Number of time steps after which episodes are truncated.
+            kwargs: Keyword arguments for `scalar`, except for `horizon`.
+        """
         kwargs["horizon"] = max_episode_steps
         super().__init__(scalar, num_envs, max_episode_steps=max_episode_steps, **kwargs)
 

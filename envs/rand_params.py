@@ -13,14 +13,14 @@ from metarl.envs.walker2d import Legged, Walker2dRobot
 
 
 class RandParams(LocomotionEnv):
-    """Base class of the robots whose model fields are scaled per task.
+    """Base class for robots with body parameters that are multiplied by random factors per task.
 
-    A task has the form ``{"scales": {"body_mass": [...], ...}}``, with one factor for each element
-    of each field.
+    A task has the form ``{"scales": {"body_mass": [...], ...}}``, with one factor for every element
+    of every randomized field of the MuJoCo model. A factor is bᵘ with u ~ U(exponents).
 
     Class attributes:
-        bases: Base b of the factors bᵘ by name of the model field.
-        exponents: Range of u, which is uniform.
+        bases: Base b by name of the model field.
+        exponents: Lowest and highest exponent u.
     """
 
     bases: ClassVar[dict[str, float]] = {
@@ -33,11 +33,11 @@ class RandParams(LocomotionEnv):
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the randomized model fields by name."""
+        """Shapes of the randomized fields of the MuJoCo model, by name."""
         return {name: getattr(self.nominal, name).shape for name in self.bases}
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Sample tasks with random factors for the model fields."""
+        """Sample `num_tasks` tasks with independent random factors for all model fields."""
         return [{"scales": self._draw(rng)} for _ in range(num_tasks)]
 
     def _draw(self, rng: np.random.Generator) -> TaskDescription:
@@ -46,11 +46,10 @@ class RandParams(LocomotionEnv):
         return {name: factors.tolist() for name, factors in drawn.items()}
 
     def task_values(self, task: TaskDescription) -> Array:
-        """Return all factors of a task (values,), in the order of `bases`.
+        """Validate a task and return the factors as a vector, in the order of `bases`.
 
         Raises:
-            ValueError: If the task does not contain a positive factor for each element of the
-                fields.
+            ValueError: If the task does not contain one positive factor per element of each field.
         """
         factors = task_arrays(task, self.shapes, under="scales")
         for (name, shape), values in zip(self.shapes.items(), factors, strict=True):
@@ -60,7 +59,7 @@ class RandParams(LocomotionEnv):
         return np.concatenate([values.ravel() for values in factors])
 
     def task_model(self, task: TaskDescription) -> mujoco.MjModel:
-        """Return the robot's model with its fields multiplied by the factors of a task."""
+        """Return a copy of the robot's model with fields multiplied by the factors of a task."""
         model = copy.copy(self.nominal)
         for name, scales in task["scales"].items():
             getattr(model, name)[:] *= scales
@@ -71,7 +70,7 @@ class RandParams(LocomotionEnv):
         return model
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
-        """Return the velocity, since every task rewards running forwards (rows,)."""
+        """Return the velocity, of shape (rows,), because every task rewards running forwards."""
         return velocity
 
 
@@ -79,12 +78,12 @@ class HopperRandParams(RandParams, Legged, HopperEnv):
     """A hopper with body parameters randomized per task, rewarded for running forwards.
 
     ## Description
-    The task and the parameters that it changes are not observed. A planar leg with three motors.
-    One step is four substeps of 0.002 s. Masses and inertias are scaled independently, so some
-    bodies are physically impossible for a rigid body, as in other implementations.
+    A planar leg with three motors. The task and the randomized parameters are not observed. One
+    step is four substeps of 0.002 s. As in other implementations, masses and inertias are scaled
+    independently, so that some combinations are impossible for a rigid body.
 
     ## Action space
-    `Box(-1, 1, (3,))`: torques at thigh, leg and foot; larger actions are clipped.
+    `Box(-1, 1, (3,))`: torques at the thigh, leg and foot; larger actions are clipped.
 
     ## Observation space
     `Box(-inf, inf, (11,))`
@@ -99,13 +98,13 @@ class HopperRandParams(RandParams, Legged, HopperEnv):
     Δx / 0.008 s + 1 − 0.001 ‖action‖², where Δx is the displacement of the root along x.
 
     ## Tasks
-    `{"scales": {...}}`, factors of masses, inertias, friction and damping. There is one factor for
-    every element of these fields of the model, including the world and the floor: `{"body_mass":
-    [5], "body_inertia": [5][3], "geom_friction": [5][3], "dof_damping": [6]}`. A factor is 1.5ᵘ, or
-    1.3ᵘ for damping, with an independent u ~ U(−3, 3).
+    `{"scales": {...}}`: factors for masses, inertias, friction and damping. There is one factor for
+    every element of the model fields, including the world and the floor, with the shapes
+    `{"body_mass": [5], "body_inertia": [5][3], "geom_friction": [5][3], "dof_damping": [6]}`. A
+    factor is 1.5ᵘ, or 1.3ᵘ for damping, with an independent u ~ U(−3, 3).
 
     ## Starting state
-    Positions and velocities + U(−0.005, 0.005).
+    Default positions and velocities plus noise from U(−0.005, 0.005).
 
     ## Episode end
     Terminates unless height > 0.7, |pitch| < 0.2 and all other positions and velocities are within
@@ -113,7 +112,7 @@ class HopperRandParams(RandParams, Legged, HopperEnv):
 
     ## Version history
     v1: the constants of rand_param_envs, as used by ProMP (Rothfuss et al. 2018, arXiv:1810.06784).
-    Unlike there, MuJoCo's derived constants are recomputed from the new masses.
+    Unlike rand_param_envs, MuJoCo's derived constants are recomputed from the new masses.
     """
 
     constants = {"frame_skip": 4}  # noqa: RUF012
@@ -122,7 +121,7 @@ class HopperRandParams(RandParams, Legged, HopperEnv):
     max_state: ClassVar[float] = 100.0
 
     def healthy(self, states: States) -> Array:
-        """Return a boolean mask of the rows that stand and have all values within ±100 (rows,)."""
+        """Return a mask of shape (rows,), True for rows that stand with all values within ±100."""
         rest = np.concatenate([states.qpos[:, 2:], states.qvel], axis=1)
         bounded: Array = (np.abs(rest) < self.max_state).all(axis=1)
         return super().healthy(states) & bounded
@@ -132,12 +131,11 @@ class Walker2dRandParams(RandParams, Walker2dRobot):
     """A walker with body parameters randomized per task, rewarded for running forwards.
 
     ## Description
-    The task and the parameters that it changes are not observed. The robot of
-    :class:`~metarl.envs.walker2d.Walker2dDir`, but one step is four substeps of 0.002 s.
+    The robot of :class:`~metarl.envs.walker2d.Walker2dDir`, but one step is four substeps of
+    0.002 s. The task and the randomized parameters are not observed.
 
     ## Action space
-    `Box(-1, 1, (6,))`: torques at the right, then the left thigh, leg and foot; larger actions are
-    clipped.
+    `Box(-1, 1, (6,))`: torques, as in :class:`~metarl.envs.walker2d.Walker2dDir`.
 
     ## Observation space
     `Box(-inf, inf, (17,))`, as in :class:`~metarl.envs.walker2d.Walker2dDir`.
@@ -146,19 +144,19 @@ class Walker2dRandParams(RandParams, Walker2dRobot):
     Δx / 0.008 s + 1 − 0.001 ‖action‖², where Δx is the displacement of the root along x.
 
     ## Tasks
-    `{"scales": {...}}`, factors of masses, inertias, friction and damping. They are drawn as in
-    :class:`HopperRandParams`, for `{"body_mass": [8], "body_inertia": [8][3], "geom_friction":
-    [8][3], "dof_damping": [9]}`.
+    `{"scales": {...}}`: factors for masses, inertias, friction and damping, which are sampled as in
+    :class:`HopperRandParams` with the shapes `{"body_mass": [8], "body_inertia": [8][3],
+    "geom_friction": [8][3], "dof_damping": [9]}`.
 
     ## Starting state
-    Positions and velocities + U(−0.005, 0.005).
+    Default positions and velocities plus noise from U(−0.005, 0.005).
 
     ## Episode end
     Terminates unless 0.8 < height < 2 and |pitch| < 1; truncated after 200 steps.
 
     ## Version history
-    v1: the constants of rand_param_envs, as used by ProMP (Rothfuss et al. 2018, arXiv:1810.06784),
-    where the "5" substeps of the code have no effect either.
+    v1: the constants of rand_param_envs, as used by ProMP (Rothfuss et al. 2018, arXiv:1810.06784).
+    The five substeps in the code of rand_param_envs have no effect.
     """
 
     constants = {"frame_skip": 4}  # noqa: RUF012

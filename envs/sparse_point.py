@@ -1,4 +1,4 @@
-"""A point with sparse rewards, whose goal is one of four corners."""
+"""A point environment with sparse rewards, in which the goal is one of four corners."""
 
 from typing import Any
 
@@ -14,16 +14,17 @@ CORNERS = CORNER * np.array([(-1.0, -1.0), (1.0, -1.0), (-1.0, 1.0), (1.0, 1.0)]
 
 
 class SparsePoint(PointEnv):
-    """A point that must find which of four corners is rewarded.
+    """A point that must find the rewarded corner out of four corners.
 
     ## Description
-    A task in which a policy must explore before it can adapt. The point starts in U(−0.2, 0.2)².
-    The rewards are 0 in the middle and in the quadrants of the other three corners, so an episode
-    that never enters the goal's quadrant contains no information about the task.
+    A policy must explore before adaptation is possible. The point starts in U(−0.2, 0.2)². Rewards
+    are 0 in the middle and in the quadrants of the other three corners, so an episode that never
+    enters the quadrant of the goal contains no information about the task, except that the goal is
+    in a different quadrant.
 
     ## Action space
-    `Box(-1, 1, (2,))`: the velocity. An action of ±1 moves the point by ±0.2 per step; larger
-    actions are clipped.
+    `Box(-1, 1, (2,))`: velocity along x and y. An action of ±1 moves the point by ±0.2 per step;
+    larger actions are clipped.
 
     ## Observation space
     | num | observation | min | max |
@@ -32,14 +33,14 @@ class SparsePoint(PointEnv):
     | 2, 3 | goal (x, y), only with `observe_task=True` | -2 | 2 |
 
     ## Rewards
-    0 near the start, then the progress towards the nearest corner if it is the goal. With p the
-    position after the step, the reward is 0 while ‖p‖₁ < 0.5; then ‖p_before − goal‖₂ − ‖p − goal‖₂
-    if no other corner is nearer to p than the goal, else 0. Walking straight to the goal earns
-    about 2.6. This is not the maximum, as in ProMP's code: steps out of the goal's quadrant cost
-    nothing, so a policy that crosses its border back and forth earns up to 0.2 per two steps.
+    With p the position after the step, the reward is ‖p_before − goal‖₂ − ‖p − goal‖₂ if ‖p‖₁ ≥ 0.5
+    and no other corner is nearer to p than the goal, otherwise 0. Moving straight to the goal earns
+    about 2.6. As in ProMP's code, this is not the maximum: steps that leave the quadrant of the
+    goal have no negative reward, so a policy that repeatedly crosses the border of the quadrant
+    earns up to 0.2 per two steps.
 
     ## Tasks
-    `{"goal": [x, y]}`: one of (±2, ±2), with equal probability.
+    `{"goal": [x, y]}`: one of the four corners (±2, ±2), with equal probability.
 
     ## Episode end
     Never terminates; truncated after 100 steps.
@@ -48,8 +49,8 @@ class SparsePoint(PointEnv):
     `observe_task`: append the goal to the observation. `render_mode`: `"rgb_array"`.
 
     ## Version history
-    v0: `MetaPointEnvCorner` of ProMP (Rothfuss et al. 2018, arXiv:1810.06784), with its sparse
-    rewards. The range of actions is [−1, 1].
+    v0: `MetaPointEnvCorner` of ProMP (Rothfuss et al. 2018, arXiv:1810.06784) with sparse rewards,
+    but with actions in [−1, 1].
     """
 
     max_step = 0.2
@@ -59,11 +60,11 @@ class SparsePoint(PointEnv):
     half_width = 1.2 * CORNER
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Sample corners with equal probability."""
+        """Sample `num_tasks` tasks, each with one of the four corners as the goal."""
         return [{"goal": CORNERS[index].tolist()} for index in rng.integers(4, size=num_tasks)]
 
     def task_values(self, task: TaskDescription) -> Array:
-        """Return the goal of a task, shape (2,).
+        """Validate a task and return the goal, of shape (2,).
 
         Raises:
             ValueError: If the goal is not one of the four corners.
@@ -74,10 +75,11 @@ class SparsePoint(PointEnv):
         return goal
 
     def move(self, positions: Array, actions: Array, goals: Array) -> tuple[Array, Any, Any]:
-        """Move the points and return the progress towards the goal as the reward.
+        """Move the points, and compute the progress towards the goal as the reward.
 
-        The reward is 0 where ‖position‖₁ < 0.5 or another corner is nearer than the goal. Episodes
-        never terminate.
+        The reward is 0 where ‖position‖₁ < 0.5 or a different corner is nearer than the goal.
+        Episodes never terminate. See :meth:`PointEnv.move <metarl.envs.point.PointEnv.move>` for
+        arguments and results.
         """
         after = self.next_positions(positions, actions)
         progress = _distance(positions, goals) - _distance(after, goals)

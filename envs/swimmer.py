@@ -10,8 +10,8 @@ class SwimmerVel(Velocity, LocomotionEnv, SwimmerEnv):
     """A swimmer that swims at a target velocity.
 
     ## Description
-    The velocity is not observed; only the rewards depend on it. Three links with two motors in a
-    viscous plane. One step is four substeps of 0.01 s, so an episode is 4 s long.
+    Three links with two motors in a viscous plane. The target velocity is not observed and only
+    affects the rewards. One step is four substeps of 0.01 s, so an episode lasts 4 s.
 
     ## Action space
     `Box(-1, 1, (2,))`: torques at the front and the back joint; larger actions are clipped.
@@ -24,26 +24,26 @@ class SwimmerVel(Velocity, LocomotionEnv, SwimmerEnv):
     | 0 | angle of the front link to the x axis |
     | 1, 2 | angles of the front and the back joint |
     | 3, 4 | velocity of the tip (x, y) |
-    | 5-7 | velocities of the angles |
+    | 5-7 | angular velocities, in the order of the angles |
 
     ## Rewards
-    −|Δx / 0.04 s − v*| − 0.0001 ‖action‖², where Δx is the displacement of the tip along x.
-    (ProMP's code adds the first term with the opposite sign and so rewards deviations from the
-    velocity.)
+    −|Δx / 0.04 s − v*| − 0.0001 ‖action‖², where Δx is the displacement of the tip along x. ProMP's
+    code has the opposite sign in the first term and thus rewards deviations from the target
+    velocity.
 
     ## Tasks
     `{"velocity": v*}` with v* ~ U(0.1, 0.2) m/s.
 
     ## Starting state
-    Positions and velocities + U(−0.1, 0.1).
+    Default positions and velocities plus noise from U(−0.1, 0.1).
 
     ## Episode end
     Terminates only if the simulation diverges; truncated after 100 steps.
 
     ## Version history
     v1: the constants of ProMP's `swimmer_rand_vel` (Rothfuss et al. 2018, arXiv:1810.06784), with
-    the sign of the reward corrected. No published experiment uses it; the horizon is that of the
-    half-cheetahs.
+    the sign of the reward corrected. The horizon is chosen as for the half-cheetahs, because no
+    published experiment uses the environment.
     """
 
     constants = {"frame_skip": 4}  # noqa: RUF012

@@ -1,8 +1,8 @@
-"""Random tabular Markov decision processes, whose optimal return can be computed.
+"""Random tabular Markov decision processes (MDPs), with known optimal returns.
 
-The single environment applies its dynamics to one state and the vectorized environment applies the
+The scalar environment applies the dynamics to one state. The vectorized environment applies the
 same dynamics to the states of all rows, so that both return identical numbers. Bandits
-(:mod:`metarl.envs.bandit`) are MDPs with one state and different tasks and rewards.
+(:mod:`metarl.envs.bandit`) are MDPs with one state and different task and reward distributions.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ TOLERANCE = 1e-6  # maximum deviation from 1 of the sum of transition probabilit
 
 
 def optimal_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
-    """Return the expected return of the optimal policy, which may depend on the time step.
+    """Compute the expected return of the optimal policy, which may depend on the time step.
 
     Args:
         task: A task of :class:`TabularMDP`.
@@ -31,7 +31,7 @@ def optimal_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
 
 
 def uniform_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
-    """Return the expected return of the uniform random policy.
+    """Compute the expected return of a policy that takes all actions with equal probability.
 
     Args:
         task: A task of :class:`TabularMDP`.
@@ -41,7 +41,7 @@ def uniform_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
 
 
 def _value(task: TaskDescription, horizon: int, choose: Callable[[Array], Array]) -> float:
-    """Return the value of the first state, computed by dynamic programming.
+    """Compute the value of state 0 by dynamic programming.
 
     With h steps left, Q_h(s, a) = r(s, a) + Σ_s' P(s, a, s') V_{h−1}(s') and V_h = choose(Q_h).
     """
@@ -53,12 +53,12 @@ def _value(task: TaskDescription, horizon: int, choose: Callable[[Array], Array]
 
 
 class Tables(NamedTuple):
-    """A task as arrays.
+    """A task converted to arrays.
 
     Attributes:
-        cumulative: Cumulative probabilities of the next states (state, action, next state).
-        means: Mean rewards (state, action).
-        features: Task values that `observe_task` appends to the observation (values,).
+        cumulative: Cumulative probabilities of next states, of shape (states, actions, states).
+        means: Mean rewards, of shape (states, actions).
+        features: Values that are appended to observations with `observe_task`, of shape (values,).
     """
 
     cumulative: Array
@@ -70,10 +70,11 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
     """A tabular MDP with unknown transition probabilities and unknown mean rewards.
 
     ## Description
-    The random MDPs of Duan et al. 2016. Every episode starts in state 0.
+    The random MDPs of Duan et al. 2016. A policy has to infer the transition probabilities and the
+    mean rewards from experience. Every episode starts in state 0.
 
     ## Action space
-    `Discrete(5)`. The number of actions is `num_actions`.
+    `Discrete(5)`. `num_actions` sets the number of actions.
 
     ## Observation space
     | num | observation | min | max |
@@ -83,13 +84,13 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
     | 60-559 | probabilities (state, action, next state), only with `observe_task=True` | 0 | 1 |
 
     ## Rewards
-    N(mean of state and action, 1).
+    Sampled from N(m, 1), where m is the mean reward of the state and the action.
 
     ## Tasks
-    `{"transitions": [10][5][10], "rewards": [10][5]}`, drawn from Dirichlet(1) and N(1, 1). They
-    contain, for every state and action, the probabilities of the next state and a mean reward.
-    :func:`optimal_return` and :func:`uniform_return` compute the expected returns of the best
-    policy and of a random policy.
+    `{"transitions": [10][5][10], "rewards": [10][5]}`. For every state and action, a task contains
+    the probabilities of the next states, sampled from Dirichlet(1), and a mean reward, sampled from
+    N(1, 1). :func:`optimal_return` and :func:`uniform_return` compute the expected returns of the
+    optimal and the uniform policy.
 
     ## Episode end
     Never terminates; truncated after 10 steps.
@@ -99,8 +100,8 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
     the observation.
 
     ## Version history
-    v0: the tabular MDPs of RL² (Duan et al. 2016, arXiv:1611.02779), with the horizon of 10 and the
-    reward variance of 1 of pytorch-maml-rl.
+    v0: the tabular MDPs of RL² (Duan et al. 2016, arXiv:1611.02779). The horizon of 10 and the
+    reward variance of 1 are taken from pytorch-maml-rl.
     """
 
     vectorized = "metarl.envs.tabular_mdp:BatchedTabularMDP"
@@ -108,12 +109,12 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
     def __init__(
         self, *, num_states: int = 10, num_actions: int = 5, observe_task: bool = False
     ) -> None:
-        """Create the environment with one sampled task.
+        """Create the environment with a sampled task.
 
         Args:
             num_states: Number of states, at least 1.
             num_actions: Number of actions, at least 1.
-            observe_task: Append the task to the observation.
+            observe_task: Whether to append the task to the observation.
         """
         self.size = num_states, num_actions
         self.observe_task = observe_task
@@ -132,20 +133,20 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
         return spaces.Box(low, high, dtype=np.float32)
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Sample tasks from the task distribution."""
+        """Sample `num_tasks` tasks from the task distribution."""
         return [self.draw_task(rng) for _ in range(num_tasks)]
 
     def draw_task(self, rng: np.random.Generator) -> TaskDescription:
-        """Sample one task with transitions from Dirichlet(1) and mean rewards from N(1, 1)."""
+        """Sample a task: transitions from Dirichlet(1) and mean rewards from N(1, 1)."""
         transitions = rng.dirichlet(np.ones(self.size[0]), self.size).tolist()
         return {"transitions": transitions, "rewards": rng.normal(1.0, 1.0, self.size).tolist()}
 
     def task_values(self, task: TaskDescription) -> Tables:
-        """Convert a task to a :class:`Tables`.
+        """Validate a task and convert the description to arrays.
 
         Raises:
-            ValueError: If the tables have wrong shapes, or the transitions are not probabilities
-                that sum to 1.
+            ValueError: If an array has the wrong shape, or the transition probabilities of a state
+                and an action are negative or do not sum to 1.
         """
         shapes = {"transitions": (*self.size, self.size[0]), "rewards": self.size}
         transitions, rewards = task_arrays(task, shapes)
@@ -163,48 +164,57 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
         return Tables(cumulative, rewards, np.concatenate([rewards.ravel(), transitions.ravel()]))
 
     def draw_noise(self, rng: np.random.Generator, steps: int) -> Array:
-        """Sample the noise of at least `steps` steps from U(0, 1) and N(0, 1).
+        """Sample random numbers for at least `steps` time steps.
 
-        Noise is sampled in blocks, because sampling every step of every row separately is slow.
+        The numbers are sampled in blocks of 10 steps, because sampling every step separately is
+        slow.
 
         Returns:
-            An array of shape (number of steps, 2).
+            An array of shape (sampled steps, 2). The first column is sampled from U(0, 1) and
+            selects next states; the second column is sampled from N(0, 1) and perturbs rewards.
         """
         blocks = range(0, steps, BLOCK)
         pairs = [(rng.random(BLOCK), rng.standard_normal(BLOCK)) for _ in blocks]
         return np.concatenate(pairs, axis=1).T
 
     def sample_rewards(self, means: Any, noise: Array) -> Any:
-        """Return rewards with the given means.
+        """Return rewards with the distribution N(means, 1): the sum of means and noise.
 
         Args:
-            means: Mean rewards (...).
-            noise: Noise of one step (2, ...); the second number perturbs the mean.
+            means: Mean rewards, of shape (...).
+            noise: Random numbers for one step, of shape (2, ...). ``noise[1]`` has the distribution
+                N(0, 1) and is added to the means.
+
+        Returns:
+            Rewards of shape (...).
         """
         return means + noise[1]
 
     def advance(self, tables: Tables, at: tuple[Any, ...], noise: Array) -> tuple[Any, Any]:
-        """Advance by one time step.
+        """Sample next states and rewards.
 
         Args:
-            tables: Tables of one task, or the stacked tables of several tasks.
-            at: Index into the tables: the task if they are stacked, the state and the action, each
-                of shape (...).
-            noise: Noise of one step (2, ...); the first number selects the next state.
+            tables: Arrays of one task, or of several tasks with a leading task axis.
+            at: Current states and actions as the index ``(states, actions)``, or ``(tasks, states,
+                actions)`` for arrays with a task axis. Each item has shape (...).
+            noise: Random numbers for one step, of shape (2, ...). ``noise[0]`` selects the next
+                states by inversion of the cumulative probabilities.
 
         Returns:
-            Next states and rewards, each of shape (...).
+            Next states and rewards, both of shape (...).
         """
         states = (noise[0][..., None] >= tables.cumulative[at]).sum(axis=-1)
         return states, self.sample_rewards(tables.means[at], noise)
 
     def observe(self, states: Any, features: Array) -> Array:
-        """Return the observations of states.
+        """Return observations: one-hot states and, with `observe_task`, the task.
 
         Args:
-            states: States (...).
-            features: Features of each state's task (..., values), appended if `observe_task`
-                is set.
+            states: States, of shape (...).
+            features: Values of the task of each state, of shape (..., values).
+
+        Returns:
+            A float32 array of shape (..., features).
         """
         seen = [self._one_hot[states], features] if self.observe_task else [self._one_hot[states]]
         return np.concatenate(seen, axis=-1).astype(np.float32)
@@ -212,7 +222,7 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """Start an episode of the current `task` in state 0.
+        """Start an episode on the current `task` in state 0.
 
         Returns:
             The first observation, and an empty info dictionary.
@@ -225,7 +235,8 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
         """Take one action.
 
         Returns:
-            Observation, reward, termination and truncation (always False), and the info dictionary.
+            Observation, reward, termination (always False), truncation (always False) and the info
+            dictionary.
         """
         if not self._noise:
             self._noise = list(self.draw_noise(self.np_random, 1))
@@ -235,13 +246,13 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
 
 
 class BatchedTabularMDP(BatchedTaskEnv):
-    """Vectorized implementation of a :class:`TabularMDP` with the same dynamics."""
+    """A vectorized :class:`TabularMDP` or :class:`~metarl.envs.bandit.Bandit`."""
 
     def _reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
         found, self._group = distinct(tasks)
         read = map(self.formulas.task_values, found)
         self._tables = Tables(*(np.stack(tables) for tables in zip(*read, strict=True)))
-        # Noise of a whole episode, equal to the noise that the single environment samples.
+        # Noise of a whole episode, equal to the noise that the scalar environment samples.
         rngs, steps = map(np.random.default_rng, seeds), self.max_episode_steps
         noise = [self.formulas.draw_noise(rng, steps) for rng in rngs]
         self._noise = np.stack(noise, axis=-1)  # (step, number, row)

@@ -1,4 +1,4 @@
-"""Task distributions of the robots: directions, velocities and goal positions."""
+"""Task distributions for robots: directions, target velocities and goal positions."""
 
 from typing import ClassVar
 
@@ -8,17 +8,17 @@ from metarl.envs.base import Array, TaskDescription, task_array
 
 
 class Direction:
-    """A task distribution with two directions of equal probability: ``{"direction": ±1}``.
+    """A task distribution with two equally probable tasks, ``{"direction": 1}`` and ``-1``.
 
-    The reward of a task is direction · velocity.
+    The velocity reward of a task is direction · velocity.
     """
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Sample `num_tasks` tasks with a random direction, −1 or 1."""
+        """Sample `num_tasks` tasks with random directions, 1 or −1."""
         return [{"direction": 1 if bit else -1} for bit in rng.integers(2, size=num_tasks)]
 
     def task_values(self, task: TaskDescription) -> Array:
-        """Return the direction of a task, shape (1,).
+        """Validate a task and return the direction as an array of shape (1,).
 
         Raises:
             ValueError: If the task is not ``{"direction": 1}`` or ``{"direction": -1}``.
@@ -29,14 +29,14 @@ class Direction:
         return direction[None]
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
-        """Return the velocity reward of each row: direction · velocity, shape (rows,)."""
+        """Return the velocity rewards, direction · velocity, of shape (rows,)."""
         return tasks[:, 0] * velocity
 
 
 class Velocity:
-    """A task distribution of target velocities: ``{"velocity": v*}`` with v* ~ U(velocity_range).
+    """A task distribution with target velocities: ``{"velocity": v*}``, v* ~ U(velocity_range).
 
-    The reward of a task is −|velocity − v*|.
+    The velocity reward of a task is −|velocity − v*|.
 
     Class attributes:
         velocity_range: Lowest and highest target velocity in m/s.
@@ -45,22 +45,22 @@ class Velocity:
     velocity_range: ClassVar[tuple[float, float]]
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Sample target velocities."""
+        """Sample `num_tasks` tasks with random target velocities."""
         return [{"velocity": v} for v in rng.uniform(*self.velocity_range, num_tasks).tolist()]
 
     def task_values(self, task: TaskDescription) -> Array:
-        """Return the target velocity of a task, shape (1,)."""
+        """Validate a task and return the target velocity in m/s, as an array of shape (1,)."""
         return task_array(task, "velocity", ())[None]
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
-        """Return the velocity reward of each row: −|velocity − target|, shape (rows,)."""
+        """Return the velocity rewards, −|velocity − v*|, of shape (rows,)."""
         return np.asarray(-np.abs(velocity - tasks[:, 0]))
 
 
 class Goal:
-    """A task distribution of goals ``{"goal": [x, y]}``, uniform in a disc around the origin.
+    """A task distribution with goals ``{"goal": [x, y]}`` in a disc around the origin.
 
-    The reward of a task is −‖position − goal‖₁.
+    Goals are uniformly distributed. The goal reward of a task is −‖position − goal‖₁.
 
     Class attributes:
         goal_radius: Radius of the disc in m.
@@ -69,16 +69,16 @@ class Goal:
     goal_radius: ClassVar[float]
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Sample goals; the square root makes their density uniform over the disc."""
+        """Sample `num_tasks` tasks with goals that are uniformly distributed in the disc."""
         radius = self.goal_radius * np.sqrt(rng.uniform(size=num_tasks))
         angle = rng.uniform(0.0, 2 * np.pi, num_tasks)
         goals = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
         return [{"goal": goal} for goal in goals.tolist()]
 
     def task_values(self, task: TaskDescription) -> Array:
-        """Return the goal of a task, shape (2,)."""
+        """Validate a task and return the goal in m, as an array of shape (2,)."""
         return task_array(task, "goal", (2,))
 
     def goal_reward(self, positions: Array, tasks: Array) -> Array:
-        """Return the goal reward of each row: −‖position − goal‖₁, shape (rows,)."""
+        """Return the goal rewards, −‖position − goal‖₁, of shape (rows,)."""
         return np.asarray(-np.abs(positions - tasks).sum(axis=1))

@@ -1,4 +1,4 @@
-"""Walkers that go forwards or backwards, or at a target velocity."""
+"""Walkers that move forwards or backwards or at a target velocity."""
 
 from typing import ClassVar
 
@@ -14,11 +14,11 @@ MAX_VELOCITY = 10.0  # observed velocities are clipped to this value
 
 
 class Legged(LocomotionEnv):
-    """Base class of the planar robots whose episodes terminate when they fall.
+    """Base class for planar legged robots; an episode terminates when the robot falls.
 
     Class attributes:
-        heights: Lowest and highest torso height in m, both excluded.
-        max_pitch: Largest absolute pitch of the torso in radians.
+        heights: Open interval of torso heights in m in which an episode continues.
+        max_pitch: Absolute pitch of the torso in radians, below which an episode continues.
     """
 
     control_cost_weight = 1e-3
@@ -27,19 +27,19 @@ class Legged(LocomotionEnv):
     max_pitch: ClassVar[float]
 
     def features(self, states: States) -> Array:
-        """Return positions without x, and velocities clipped to ±10 (rows, features)."""
+        """Return positions without x and velocities clipped to ±10, of shape (rows, features)."""
         clipped = np.clip(states.qvel, -MAX_VELOCITY, MAX_VELOCITY)
         return super().features(states._replace(qvel=clipped))
 
     def healthy(self, states: States) -> Array:
-        """Return a boolean mask of the rows with a torso height and pitch within bounds (rows,)."""
+        """Return a mask of shape (rows,), True for torso heights and pitches within bounds."""
         height, pitch = states.qpos[:, 1], states.qpos[:, 2]
         low, high = self.heights
         return np.asarray((low < height) & (height < high) & (np.abs(pitch) < self.max_pitch))
 
 
 class Walker2dRobot(Legged, Walker2dEnv):
-    """Gymnasium's walker with its termination bounds."""
+    """Gymnasium's walker, with the same termination bounds but twice as many substeps."""
 
     constants = {"frame_skip": 8}  # noqa: RUF012
     heights = (0.8, 2.0)
@@ -47,11 +47,11 @@ class Walker2dRobot(Legged, Walker2dEnv):
 
 
 class Walker2dDir(Direction, Walker2dRobot):
-    """A walker that goes forwards or backwards.
+    """A walker that moves forwards or backwards.
 
     ## Description
-    The direction is not observed; only the rewards depend on it. A planar biped with six motors.
-    One step is eight substeps of 0.002 s, twice as many as in Gymnasium.
+    A planar biped with six motors. The direction is not observed and only affects the rewards. One
+    step is eight substeps of 0.002 s, twice as many as in Gymnasium.
 
     ## Action space
     `Box(-1, 1, (6,))`; larger actions are clipped.
@@ -78,23 +78,24 @@ class Walker2dDir(Direction, Walker2dRobot):
     `{"direction": 1}` or `{"direction": -1}`, with equal probability.
 
     ## Starting state
-    Positions and velocities + U(−0.005, 0.005).
+    Default positions and velocities plus noise from U(−0.005, 0.005).
 
     ## Episode end
     Terminates unless 0.8 < height < 2 and |pitch| < 1; truncated after 200 steps.
 
     ## Version history
     v1: the constants of ProMP's `walker2d_rand_direc` (Rothfuss et al. 2018, arXiv:1810.06784) on
-    the model of Gymnasium's v5, whose feet have equal friction. The feet of the older model have
+    Gymnasium's v5 model, in which both feet have the same friction. In older models, the feet have
     different friction.
     """
 
 
 class Walker2dVel(Velocity, Walker2dRobot):
-    """A walker that goes at a target velocity.
+    """A walker that moves at a target velocity.
 
     ## Description
-    The velocity is not observed. The physics are those of :class:`Walker2dDir`.
+    The target velocity is not observed and only affects the rewards. The physics are those of
+    :class:`Walker2dDir`.
 
     ## Action space
     `Box(-1, 1, (6,))`: torques, as in :class:`Walker2dDir`.
@@ -104,13 +105,13 @@ class Walker2dVel(Velocity, Walker2dRobot):
 
     ## Rewards
     −|Δx / 0.016 s − v*| + 15 − 0.001 ‖action‖², where Δx is the displacement of the root along x.
-    The constant 15 keeps the reward of standing above that of falling for every velocity.
+    Because of the constant 15, standing always earns more than ending the episode by a fall.
 
     ## Tasks
     `{"velocity": v*}` with v* ~ U(0, 10) m/s.
 
     ## Starting state
-    Positions and velocities + U(−0.005, 0.005).
+    Default positions and velocities plus noise from U(−0.005, 0.005).
 
     ## Episode end
     Terminates unless 0.8 < height < 2 and |pitch| < 1; truncated after 200 steps.

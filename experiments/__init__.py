@@ -1,6 +1,6 @@
-"""Registry of the experiments that ``metarl train`` runs, and :func:`train`.
+"""Registry of the experiments that ``metarl train`` runs, and the function :func:`train`.
 
-Importing this package does not import the experiments.
+The modules of the experiments are imported on first use.
 """
 
 import importlib
@@ -19,10 +19,10 @@ class Entry(NamedTuple):
     """A registered experiment.
 
     Attributes:
-        kind: ``module:name`` of its :class:`~metarl.experiment.Experiment` class in this package;
-            the module is imported on first use.
-        summary: One-line description in the help.
-        method: Name of the meta-RL method; None for other experiments.
+        kind: Location ``module:name`` of the :class:`~metarl.experiment.Experiment` class, relative
+            to ``metarl.experiments``. The module is imported on first use.
+        summary: One-line description for the command-line help.
+        method: Name of the meta-RL method; None for experiments that are not meta-RL.
     """
 
     kind: str
@@ -30,33 +30,33 @@ class Entry(NamedTuple):
     method: str | None = None
 
     def load(self) -> tuple[Any, Any]:
-        """Import the experiment and return its class and its configuration dataclass."""
+        """Import the module and return the experiment class and the configuration dataclass."""
         module, _, name = self.kind.partition(":")
         kind = getattr(importlib.import_module(f"metarl.experiments.{module}"), name)
         return kind, kind.settings(self.method) if self.method else kind.settings
 
 
 OTHERS = {
-    "sb3": Entry("sb3:StableBaselines", "Stable-Baselines3 on one task, or with task observed"),
-    "regression": Entry("regression:SinusoidRegression", "few-shot regression of sinusoids"),
-    "fewshot": Entry("fewshot:ImageClassification", "few-shot classification of images"),
-    "text": Entry("text:TextClassification", "few-shot classification of sentences"),
+    "sb3": Entry("sb3:StableBaselines", "Stable-Baselines3 on one task or on all tasks"),
+    "regression": Entry("regression:SinusoidRegression", "few-shot sinusoid regression"),
+    "fewshot": Entry("fewshot:ImageClassification", "few-shot image classification"),
+    "text": Entry("text:TextClassification", "few-shot sentence classification"),
 }
-"""Experiments other than meta-RL; each row of :data:`metarl.rl.methods.METHODS` is also one."""
+"""Experiments other than meta-RL, by name; :func:`experiments` adds one per meta-RL method."""
 
 
 def experiments() -> dict[str, Entry]:
-    """Return all experiments by name, including registered meta-RL methods."""
+    """Return all experiments by name, including one for every registered meta-RL method."""
     rows = {name: Entry("meta_rl:MetaRL", row.summary, name) for name, row in METHODS.items()}
     return rows | OTHERS
 
 
 def experiment_of(run: "Run") -> "Experiment[Any]":
-    """Return the experiment of a run folder, with the settings of the run.
+    """Create the experiment that produced a run folder, with the settings in config.json.
 
     Raises:
-        ValueError: If the experiment is not registered, or config.json is damaged or declares a
-            network that is much larger than the checkpoints.
+        ValueError: If the experiment is not registered, or config.json is damaged or describes a
+            network that is much larger than the networks in the checkpoints.
     """
     from metarl.runs.loading import read_config, require_plausible_size
 
@@ -65,7 +65,8 @@ def experiment_of(run: "Run") -> "Experiment[Any]":
     if name not in known:
         raise ValueError(
             f"{run.folder} was trained with {name!r}, which is not registered: expected one of "
-            f"{', '.join(known)}. Import the module that registers {name!r} (--import MODULE)"
+            f"{', '.join(known)}. Import the module that registers {name!r} (on the command line, "
+            "--import MODULE)"
         )
     kind, config = known[name].load()
     chosen = read_config(config, run)
@@ -78,9 +79,17 @@ def settings(name: str, *, preset: str | None = None, **changed: Any) -> Any:
     """Create the configuration of an experiment from a preset and individual settings.
 
     Args:
-        name: A name returned by :func:`experiments`.
-        preset: Name of a preset; values of settings that the experiment does not have are ignored.
+        name: Name of the experiment, a key of the dictionary that :func:`experiments` returns.
+        preset: Name of a preset; preset values for settings that the experiment does not have are
+            ignored. Default: the default settings of the experiment.
         **changed: Settings that override the preset.
+
+    Returns:
+        An instance of the configuration dataclass of the experiment.
+
+    Raises:
+        KeyError: If the experiment does not exist.
+        ValueError: If the preset does not exist or a value is invalid.
     """
     from metarl.experiments import presets
 
@@ -94,14 +103,16 @@ def train(name: str, out: str | Path, *, preset: str | None = None, **changed: A
     """Train an experiment in a new run folder, like ``metarl train``.
 
     Args:
-        name: A meta-RL method (``metarl methods`` lists them), or ``"sb3"``, ``"regression"``,
-            ``"fewshot"`` or ``"text"``.
-        out: The run folder to create.
-        preset: Name of a preset.
+        name: Name of a meta-RL method (run ``metarl methods`` to list all methods), or ``"sb3"``,
+            ``"regression"``, ``"fewshot"`` or ``"text"``.
+        out: The run folder, which must be empty or not exist.
+        preset: Name of a preset (run ``metarl train`` to list all presets). Default: the default
+            settings of the experiment.
         **changed: Settings that override the preset, such as ``iterations=50``.
 
     Raises:
-        ValueError: If a setting is invalid.
+        KeyError: If the experiment does not exist.
+        ValueError: If the preset does not exist or a setting is invalid.
         FileExistsError: If the folder exists and is not empty.
 
     Example::

@@ -1,4 +1,4 @@
-"""Few-shot classification of images with any method.
+"""Few-shot image classification with any supervised meta-learning method.
 
 ``metarl train fewshot --method protomaml --data omniglot --ways 5 --shots 1 --out runs/omni``
 """
@@ -44,66 +44,76 @@ QUERIES = 15  # of each class in validation and test, where the images suffice
 
 @dataclass(frozen=True)
 class ImageSettings(Ranged):
-    """Settings of the images and of the tasks sampled from them."""
+    """Settings for the image data set and for sampling few-shot tasks from the images."""
 
     group: ClassVar[str] = "data"
     data: Literal["glyphs", "omniglot", "mini-imagenet", "folder"] = "glyphs"
-    """Image data set. folder reads your own images from one subfolder per class; glyphs requires no
-    download."""
-    data_root: Annotated[Path | None, unset("METARL_DATA, or a download of Omniglot")] = None
-    """Folder that contains the files of the data set."""
+    """Image data set. The value folder reads your own images from --data-root, which must contain
+    one subfolder per class; glyphs requires no files."""
+    data_root: Annotated[
+        Path | None, unset("$METARL_DATA; if that is not set, Omniglot is downloaded")
+    ] = None
+    """Folder that contains the files of the data set; not supported by glyphs."""
     split: Annotated[str | None, unset("random for Omniglot")] = None
-    """Split of the classes into training, validation and test. Omniglot has random, vinyals and
-    background."""
-    image_size: Annotated[int | None, at_least(1), unset("28, photographs 84")] = None
+    """Name of the split into training, validation and test classes. Omniglot supports random,
+    vinyals and background; every other data set has only one split."""
+    image_size: Annotated[
+        int | None, at_least(1), unset("84 for mini-imagenet and folder, otherwise 28")
+    ] = None
     """Height and width of the images in pixels."""
     rotations: Literal["none", "train", "all"] | None = None
-    """Splits to which images rotated by 90, 180 and 270 degrees are added as new classes."""
+    """Splits in which images rotated by 90, 180 and 270 degrees form additional classes. If not
+    set, all for Omniglot and none for the other data sets."""
     num_ways: Annotated[int, at_least(2), tyro.conf.arg(aliases=["--ways"])] = 5
-    """Number of classes of a task; with --variable the maximum (Meta-Dataset: 50)."""
+    """Number of classes per task; with --variable, the maximum number (Meta-Dataset: 50)."""
     num_shots: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--shots"])] = 1
-    """Number of support images of each class."""
+    """Number of support images per class."""
     num_queries: Annotated[
-        int | None, at_least(1), tyro.conf.arg(aliases=["--queries"]), unset("num-shots")
+        int | None, at_least(1), tyro.conf.arg(aliases=["--queries"]), unset("value of --num-shots")
     ] = None
-    """Number of query images of each class in training."""
-    test_queries: Annotated[int | None, at_least(1), unset("15, or as many as there are")] = None
-    """Number of query images of each class in validation and test."""
-    train_shots: Annotated[int | None, at_least(1), unset("num-shots")] = None
-    """Number of support images of each class in training, if different from the test (Reptile)."""
+    """Number of query images per class in training."""
+    test_queries: Annotated[
+        int | None, at_least(1), unset("15, or fewer if a class has fewer images")
+    ] = None
+    """Number of query images per class in validation and test tasks."""
+    train_shots: Annotated[int | None, at_least(1), unset("value of --num-shots")] = None
+    """Number of support images per class in training; --num-shots then only applies to validation
+    and test. Reptile uses 10."""
     variable: bool = False
-    """Sample tasks with variable ways and shots and unbalanced classes, as in Meta-Dataset."""
+    """Sample tasks with variable numbers of classes and of support images per class, as in
+    Meta-Dataset."""
     max_support: Annotated[int, at_least(1)] = 500
-    """Maximum number of support images of a --variable task."""
+    """Maximum number of support images per task with --variable."""
 
 
 @dataclass(frozen=True)
 class NetworkSettings(Ranged):
-    """Settings of the convolutional network."""
+    """Settings for the convolutional network."""
 
     group: ClassVar[str] = "network"
     network: Annotated[str, among(NETWORKS)] = "conv4-stride"
-    """Network: conv4-stride, conv4-flat, conv4-pool, mini-32, mini-48 or mini-same."""
-    filters: Annotated[int | None, at_least(1), unset("of the network")] = None
-    """Number of channels of every block."""
+    """Architecture of the network. conv4-stride, conv4-flat and conv4-pool were published for
+    Omniglot; mini-32, mini-48 and mini-same were published for miniImageNet."""
+    filters: Annotated[int | None, at_least(1), unset("set by --network")] = None
+    """Number of channels in every convolutional block."""
     bn_mode: Literal["query", "support"] = "query"
-    """Source of the batch statistics for query images: the query images (transductive) or the
-    support images."""
+    """Images from which batch norm computes the statistics for query images: the query images
+    themselves (transductive) or the support images (non-transductive)."""
 
 
 @dataclass(frozen=True)
 class FewShotConfig(SupervisedConfig, NetworkSettings, ImageSettings):
     """Learn to classify images into N classes from K examples of each.
 
-    --method pretrained trains one classifier of all classes, to be evaluated with
-    `metarl evaluate --start prototypes`, for example.
+    With --method pretrained, one classifier is trained on all training classes. To evaluate the
+    pretrained network on new classes, run `metarl evaluate RUN --start prototypes`, for example.
     """
 
     iterations: int = 2000
     checkpoint_every: int = 500
     log_every: int = 10
     classes: tyro.conf.Suppress[str | None] = None
-    """Digest of the classes of each split, used to detect changed data."""
+    """Hash of the class names in all splits, set when training starts; used to detect changes."""
 
     # Rates are those of a mean cross-entropy: 0.4 in Finn et al.'s code, which sums over 5 classes,
     # is 2.0 here.
@@ -119,7 +129,7 @@ class FewShotConfig(SupervisedConfig, NetworkSettings, ImageSettings):
     }  # fmt: skip
 
     def conflicts(self) -> Conflicts:
-        """Return the invalid combinations of settings with their error messages."""
+        """Return invalid combinations of settings as pairs of a condition and an error message."""
         varied, usual = self.variable, type(self)
         sizes = ("num_shots", "num_queries", "test_queries", "train_shots")
         given = ", ".join(n for n in sizes if getattr(self, n) != getattr(usual, n))
@@ -127,21 +137,25 @@ class FewShotConfig(SupervisedConfig, NetworkSettings, ImageSettings):
         staged = self.mode not in (None, "eager")
         return [
             *super().conflicts(),
-            (self.method == "oracle", "method=oracle is only supported by `train regression`"),
+            (
+                self.method == "oracle",
+                "method=oracle is only supported by `train regression`; choose a different method",
+            ),
             (
                 varied and joint,
                 "method=pretrained does not support `variable` tasks; remove `variable`",
             ),
-            (varied and given, f"`variable` samples the sizes of tasks; remove {given}"),
-            (varied and staged, "`variable` tasks differ in shape; use mode=eager"),
+            (varied and given, f"`variable` samples the number of images per task; remove {given}"),
+            (varied and staged, f"`variable` requires mode=eager, got mode={self.mode}"),
             (
                 varied and learned,
-                "`variable` tasks have no fixed number of classes; use start=zero",
+                "`variable` tasks have no fixed number of classes and require start=zero or "
+                "prototypes, got start=learned",
             ),
         ]
 
     def filled(self) -> Any:
-        """Return the configuration with the values of the method and of the data."""
+        """Return the configuration with the defaults of the method and the data set filled in."""
         left_open: dict[str, Any] = {
             "mode": self.mode or ("eager" if self.variable else "traced"),
             "rotations": self.rotations or ("all" if self.data == "omniglot" else "none"),
@@ -150,7 +164,7 @@ class FewShotConfig(SupervisedConfig, NetworkSettings, ImageSettings):
 
 
 class ImageClassification(Supervised[FewShotConfig]):
-    """Few-shot classification of images."""
+    """The experiment ``metarl train fewshot``: few-shot image classification."""
 
     name = "fewshot"
     settings = FewShotConfig
@@ -158,20 +172,20 @@ class ImageClassification(Supervised[FewShotConfig]):
 
     @cached_property
     def splits(self) -> Splits:
-        """The images of each split; assign to this attribute to train on other images."""
+        """Images by split. Assign a different value to this attribute to train on other images."""
         config = self.config
         options: Any = {n: getattr(config, n) for n in ("data_root", "split", "image_size")}
         return load_images(config.data, **options)
 
     @cached_property
     def parts(self) -> Parts:
-        """The model, its meta-learner and its task samplers."""
+        """The model, the meta-learner and the task samplers."""
         config = self.config
         if config.classes not in (None, self.splits.digest()):
             raise ValueError(
                 f"the classes of data={config.data} have changed since training, so the test "
-                "classes may differ: check data_root, or for glyphs the version of matplotlib, "
-                "whose fonts they use"
+                "classes may differ. Restore the files in data_root or, for glyphs, the version of "
+                "matplotlib, which provides the fonts"
             )
         splits = Splits(*(c._replace(images=c.images.to(self.device)) for c in self.splits))
         trained = _pool(config, splits.train, "train", training=True)
@@ -196,16 +210,23 @@ class ImageClassification(Supervised[FewShotConfig]):
         )
 
     def prepare(self) -> dict[str, float]:
-        """Sample a task of each split, and record a digest of the classes in the configuration."""
+        """Store a hash of the class names, and sample a validation task and a test task.
+
+        Sampling raises an error before training if a split has too few classes or images.
+
+        Returns:
+            Metrics of iteration 0, which are empty.
+        """
         config, fewest = self.config, VariableFewShot.MIN_WAYS
         few = config.variable and config.num_ways <= fewest
         adapts = config.inner_steps or config.start != "learned"
-        error = "method=pretrained adapts only in the test; remove inner_steps and `start`"
+        error = "method=pretrained only adapts at test time; remove inner_steps and `start`"
         refuse(
             (adapts and config.method == "pretrained", error),
             (
                 few,
-                f"with `variable`, num_ways must be greater than {fewest}; Meta-Dataset uses 50",
+                f"with `variable`, num_ways must be greater than {fewest}, got {config.num_ways}; "
+                "Meta-Dataset uses 50",
             ),
         )
         self.config = replace(config, classes=self.splits.digest())
@@ -216,7 +237,7 @@ class ImageClassification(Supervised[FewShotConfig]):
 
 
 def _chunk_size(config: FewShotConfig, per_class: int) -> int:
-    """Return the number of tasks per chunk for tasks with `per_class` images of each class."""
+    """Return the number of tasks to process together, given `per_class` images per class."""
     return 1 if config.variable else max(1, EXAMPLES_PER_CHUNK // (config.num_ways * per_class))
 
 
@@ -238,7 +259,7 @@ def _network(config: FewShotConfig, classes: Classes, ways: int) -> Classifier:
 def _pool(
     config: FewShotConfig, classes: Classes, split: str, *, training: bool = False
 ) -> FewShot:
-    """Return a sampler of few-shot tasks over the classes of a split."""
+    """Return a sampler of few-shot tasks from the classes in a split."""
     shots = (training and config.train_shots) or config.num_shots
     left = max(1, min(classes.counts) - config.num_shots)
     tested = config.test_queries or min(QUERIES, left)
@@ -254,7 +275,11 @@ def _pool(
 
 
 def _tasks(config: FewShotConfig, pool: Callable[[], FewShot], steps: int) -> Draw:
-    """Return a sampler that also adds support minibatches and a reference batch for the norms."""
+    """Return a sampler of tasks whose batches are prepared for the inner loop.
+
+    With `inner_batch`, the support set is split into minibatches. With ``bn_mode="support"``, the
+    query batch contains the support images as the reference of batch norm.
+    """
 
     def source() -> Draw:
         if not config.variable:

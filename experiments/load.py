@@ -1,4 +1,4 @@
-"""Load a trained model from a folder or from the Hugging Face hub."""
+"""Loading trained policies from a folder or from the Hugging Face Hub."""
 
 from pathlib import Path
 from typing import Any
@@ -15,25 +15,25 @@ def load(
     trust_env: bool = False,
     **options: Any,
 ) -> Any:
-    """Load the trained policy of a run. Loading never runs code from the files of the run.
+    """Load the trained policy of a run, without executing any code from the files of the run.
 
     Args:
-        source: A run folder, a folder written by ``metarl push``, or a repository of the Hugging
-            Face hub: ``hub:USER/NAME`` or ``hub:USER/NAME@REVISION``.
-        checkpoint: Iteration of the checkpoint. Default: the last.
-        device: Device of the parameters: ``auto``, ``cpu`` or ``cuda``.
-        trust_env: Import the module that the environment id names (``module:Name-v0``). It is not
-            needed if you have imported the module.
-        options: Options of the model. For a policy, `episodes` is the number of episodes of each
-            inner step. Default: as many as have 4000 time steps.
+        source: A run folder, a folder written by ``metarl push``, or a repository on the Hugging
+            Face Hub, given as ``hub:USER/NAME`` or ``hub:USER/NAME@REVISION``.
+        checkpoint: Iteration of the checkpoint. Default: the last checkpoint.
+        device: Device of the parameters: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        trust_env: Whether to import the module in an environment ID such as ``module:Name-v0``.
+            Not required if your program has already imported this module.
+        options: Options of the policy, such as `episodes`, the number of episodes per inner step.
+            Default: as many episodes as have 4000 time steps in total.
 
     Returns:
         A :class:`~metarl.experiments.policies.MetaPolicy`.
 
     Raises:
-        OSError: If the source contains no run, or the hub cannot be reached.
-        ValueError: If the run has no policy that adapts, is damaged, or requires a module that is
-            not trusted.
+        OSError: If the source contains no run, or the Hugging Face Hub cannot be reached.
+        ValueError: If the run is damaged, has no policy that adapts, or has an environment whose
+            module is neither imported nor trusted.
 
     Example::
 

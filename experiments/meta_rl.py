@@ -1,4 +1,4 @@
-"""Meta-RL with any method of :data:`metarl.rl.methods.METHODS`.
+"""Meta-reinforcement learning with any method in :data:`metarl.rl.methods.METHODS`.
 
 ``metarl train maml-trpo --preset navigation-quick --out runs/quick``
 """
@@ -37,35 +37,35 @@ TUNING_RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 @dataclass(frozen=True)
 class RLEvaluation(Evaluation):
-    """Adapt the policy of a run to test tasks, and report the return after each step.
+    """Adapt the policy of a run to test tasks, and report the return after each adaptation step.
 
-    Test tasks are sampled from the distribution of the training tasks with separate random numbers.
-    Each step uses new episodes. The first step has the step size of training and later steps half
-    of it (Finn et al. 2017); learned step sizes are not changed. 40 tasks with seed 1 are the
-    protocol of the paper.
+    The test tasks are new samples from the training distribution, and every step uses new episodes.
+    The defaults follow the protocol of Finn et al. 2017: 40 tasks with seed 1, the step size of
+    training in the first step, and half of that step size in later steps. Runs with --inner adam
+    use the same step size in all steps, and learned step sizes are not changed.
     """
 
-    inner_steps: Annotated[int | None, at_least(0), unset("3, and 0 for an oracle")] = None
-    """Number of adaptation steps."""
+    inner_steps: Annotated[int | None, at_least(0), unset("0 for an oracle, otherwise 3")] = None
+    """Number of adaptation steps per task."""
     num_tasks: Annotated[int, at_least(1)] = 40
     """Number of test tasks."""
-    episodes_per_task: Annotated[int | None, at_least(1), unset("4000 steps in total")] = None
-    """Number of episodes of each task before and after each step; 4000 steps are 40 episodes of 100
-    steps or 20 of 200 (Finn et al. 2017)."""
-    inner_lr: Annotated[float | None, at_least(0), unset("that of the run")] = None
-    """Step size of the first step."""
+    episodes_per_task: Annotated[int | None, at_least(1), unset("4000 time steps in total")] = None
+    """Number of episodes per task before and after each adaptation step. The default is 40 episodes
+    for a horizon of 100 time steps and 20 for a horizon of 200, as in Finn et al. 2017."""
+    inner_lr: Annotated[float | None, at_least(0), unset("value used in training")] = None
+    """Step size of the first adaptation step."""
     tune_inner_lr: bool = False
-    """Choose the step size first, as for fine-tuning a pretrained policy: the best of eight on
-    separate validation tasks."""
+    """Before the evaluation, select the best of eight step sizes from 0.01 to 2 on separate
+    validation tasks. Use this to fine-tune a pretrained policy."""
 
     def conflicts(self) -> Conflicts:
-        """Return the invalid combinations of settings with their error messages."""
+        """Return invalid combinations of settings as pairs of a condition and an error message."""
         both = self.tune_inner_lr and self.inner_lr is not None
         return [(both, "tune_inner_lr and inner_lr are mutually exclusive; set only one of them")]
 
 
 class MetaRL(Experiment[RLConfig]):
-    """Meta-reinforcement learning with any method of :data:`metarl.rl.methods.METHODS`."""
+    """Meta-reinforcement learning with any method in :data:`metarl.rl.methods.METHODS`."""
 
     settings = staticmethod(config_class)
     evaluation = RLEvaluation
@@ -78,15 +78,19 @@ class MetaRL(Experiment[RLConfig]):
 
     @cached_property
     def parts(self) -> Parts:
-        """The environments, the policy, the inner loop and the meta-learner."""
+        """The policy, the inner loop, the meta-learner and the sampler of the run."""
         return build(self.config)
 
     def init(self) -> MetaState:
-        """Return the initial meta-parameters and the state of the method."""
+        """Return the initial meta-parameters and the initial state of the outer optimizer."""
         return self.parts.learner.init(self.parts.params, device=self.device)
 
     def draw(self, state: MetaState, iteration: int) -> tuple[Any, Metrics]:
-        """Sample tasks and collect episodes before and after each inner step."""
+        """Sample tasks, and collect episodes before and after each inner step.
+
+        Returns:
+            The meta-batch, and metrics of the collected episodes.
+        """
         parts, seed = self.parts, self.config.seed
         tasks = parts.sampler.sample_tasks(numpy_generator(seed, iteration, "tasks"))
         generator = torch_generator(seed, iteration, "rollouts", device=self.device)
@@ -97,20 +101,23 @@ class MetaRL(Experiment[RLConfig]):
         return batch, collected | rollout_metrics(batch)
 
     def learner(self, iteration: int) -> MetaLearner:
-        """Return the method's meta-update."""
+        """Return the meta-learner of the method, which is the same in all iterations."""
         del iteration
         return self.parts.learner
 
     def model(  # type: ignore[override]
         self, params: MetaParams, *, num_tasks: int = 1, episodes: int | None = None
     ) -> MetaPolicy:
-        """Return the policy of these meta-parameters, ready to adapt.
+        """Return the meta-trained policy, ready to adapt.
 
         Args:
             params: The meta-parameters.
-            num_tasks: Number of tasks that it adapts to at the same time.
-            episodes: Number of episodes of each inner step. Default: as many as have 4000 time
-                steps.
+            num_tasks: Number of tasks that the policy adapts to at the same time.
+            episodes: Number of episodes per task and inner step. Default: as many episodes as have
+                4000 time steps in total.
+
+        Raises:
+            ValueError: If the parameters do not match the configuration.
         """
         episodes = episodes or paper_episodes(sampler_of(self.config, 1, 1).horizon)
         self.parts = build(self.config, num_tasks=num_tasks, episodes=episodes)
@@ -118,14 +125,17 @@ class MetaRL(Experiment[RLConfig]):
         return MetaPolicy(self.config, self.parts, params)
 
     def describe(self) -> Subject:
-        """Return the method, its paper and the environment."""
+        """Return the method, paper and environment of the run, for model cards and tables."""
         baseline = "oracle" if self.config.observe_task else "pretraining"
         method = self.name if self.config.inner_steps else f"{self.name} ({baseline})"
         paper, env = METHODS[self.name].paper, self.config.env
         return Subject(method, paper, env, "reinforcement-learning", True, "render")
 
     def evaluate(self, metas: Sequence[MetaParams], options: RLEvaluation) -> Report:
-        """Report the return after 0, 1, ..., K steps on test tasks (Finn et al. 2017)."""
+        """Report the mean return on test tasks after 0, 1, ..., K adaptation steps.
+
+        The test tasks with seed 1 are those of Finn et al. 2017.
+        """
         num_steps, seed = self._steps_to_take(options), options.seed
         rate, tables = self.config.inner_lr if options.inner_lr is None else options.inner_lr, []
         policy = self.model(
@@ -168,12 +178,12 @@ class MetaRL(Experiment[RLConfig]):
         return Report(name, values, tables)
 
     def _steps_to_take(self, options: RLEvaluation) -> int:
-        """Return the number of adaptation steps, and check the step sizes."""
+        """Return the number of adaptation steps. Raise a ValueError if options conflict."""
         config = self.config
         oracle = config.observe_task and config.inner_steps == 0
         num_steps = options.inner_steps if options.inner_steps is not None else 0 if oracle else 3
         chosen = options.inner_lr is not None or options.tune_inner_lr
-        own = f"{options.run} learned its rates (inner={config.inner})"
+        own = f"{options.run} has learned step sizes (inner={config.inner})"
         refuse(
             (
                 chosen and config.inner in LEARNED_RATES,
@@ -181,7 +191,7 @@ class MetaRL(Experiment[RLConfig]):
             ),
             (
                 options.tune_inner_lr and not num_steps,
-                "tune_inner_lr requires inner_steps of at least 1",
+                "tune_inner_lr requires inner_steps of at least 1, got 0",
             ),
         )
         return num_steps
@@ -192,6 +202,10 @@ class MetaRL(Experiment[RLConfig]):
         metas: Sequence[MetaParams],
         options: RLRendering,
     ) -> None:
-        """Draw paths in the plane, or one episode before and after adaptation."""
+        """Render the policies of several runs before and after adaptation.
+
+        For ``Navigation2D-v0``, the paths of several episodes are drawn. For other environments,
+        one episode per number of adaptation steps is recorded.
+        """
         draw_rows = draw_paths if self.config.env == PLANE else draw_episodes
         draw_rows(list(zip(experiments, metas, strict=True)), options)

@@ -1,4 +1,4 @@
-"""The parts that a meta-RL configuration describes, and trained policies that adapt."""
+"""Construction of policies and learners from a meta-RL configuration; meta-trained policies."""
 
 import difflib
 from collections.abc import Sequence
@@ -51,7 +51,16 @@ if TYPE_CHECKING:  # at run time it is imported where it is needed
 
 
 class Parts(NamedTuple):
-    """The environments, the policy, the inner loop and the meta-learner of a configuration."""
+    """The objects that a meta-RL configuration describes.
+
+    Attributes:
+        policy: Function ``(params, observations) -> distribution``.
+        params: Initial parameters of the policy.
+        loop: Inner loop used in training.
+        learner: Meta-learner of the method.
+        process: Functions that compute the advantages of the support and of the query episodes.
+        sampler: Sampler of tasks and episodes.
+    """
 
     policy: Policy
     params: Params
@@ -62,15 +71,16 @@ class Parts(NamedTuple):
 
 
 def build(config: RLConfig, *, num_tasks: int | None = None, episodes: int | None = None) -> Parts:
-    """Build the environments, the policy and the meta-learner of a configuration.
+    """Build the policy, the inner loop, the meta-learner and the sampler of a configuration.
 
     Args:
         config: The settings of the run.
-        num_tasks: Number of tasks, if different from the settings.
-        episodes: Number of episodes per task, if different from the settings.
+        num_tasks: Number of tasks per meta-batch. Default: ``config.num_tasks``, divided among the
+            processes in distributed training.
+        episodes: Number of episodes per task. Default: ``config.episodes_per_task``.
 
     Raises:
-        ValueError: If the environment does not exist or has no tasks.
+        ValueError: If the environment does not exist or has no task distribution.
     """
     count, share = num_tasks or config.num_tasks, None
     if num_tasks is None:  # give each process whole chunks, if the horizon is registered
@@ -113,10 +123,16 @@ def build(config: RLConfig, *, num_tasks: int | None = None, episodes: int | Non
 def sampler_of(
     config: RLConfig, num_tasks: int, episodes: int, share: processes.TaskSlice | None = None
 ) -> Sampler:
-    """Return a sampler with one environment for each task and episode.
+    """Return a sampler with one environment per task and episode.
+
+    Args:
+        config: The settings of the run.
+        num_tasks: Number of tasks per meta-batch.
+        episodes: Number of episodes per task.
+        share: Tasks that this process samples in distributed training. Default: all tasks.
 
     Raises:
-        ValueError: If the environment does not exist or has no tasks.
+        ValueError: If the environment does not exist or has no task distribution.
     """
     try:
         return make_sampler(
@@ -134,7 +150,7 @@ def sampler_of(
         close = difflib.get_close_matches(name, ours, 1, cutoff=0.8)
         hint = f"did you mean {close[0]}?" if close else str(error)
         raise ValueError(
-            f"unknown environment `env`={config.env}: {hint} (`metarl envs` lists them)"
+            f"unknown environment `env`={config.env}: {hint} (`metarl envs` lists environments)"
         ) from None
 
 
@@ -143,10 +159,10 @@ class AdaptedPolicy:
     """A policy that has adapted to a task.
 
     Attributes:
-        parts: The policy as a function, and its environment.
-        params: The parameters adapted to the task.
-        returns: Mean return after 0, 1, ..., K steps, each measured on the episodes of the next
-            step, the last one on new episodes.
+        parts: The policy function and the sampler of the environment.
+        params: Policy parameters adapted to the task.
+        returns: Mean undiscounted returns after 0, 1, ..., K inner steps. Each number is measured
+            on newly collected episodes; the next inner step then uses these episodes.
     """
 
     parts: Parts
@@ -158,8 +174,11 @@ class AdaptedPolicy:
 
         Args:
             observation: Array of shape (*batch, features).
-            generator: Generator of the exploration noise. Default: the mode of the action
-                distribution, without noise.
+            generator: Random generator used to sample the actions. Default: the mode of the action
+                distribution, without sampling.
+
+        Returns:
+            NumPy array of shape (*batch, actions), or (*batch) for discrete actions.
         """
         seen = torch.as_tensor(np.asarray(observation), device=self.parts.sampler.device).float()
         with torch.no_grad():
@@ -168,7 +187,7 @@ class AdaptedPolicy:
         return chosen.numpy(force=True)
 
     def to_sb3(self) -> "ActorCriticPolicy":
-        """Return the policy as a policy of Stable-Baselines3."""
+        """Convert the adapted policy to an actor-critic policy of Stable-Baselines3."""
         from metarl.sb3 import sb3_policy  # the import takes a second
 
         env: Any = self.parts.sampler.env
@@ -178,11 +197,11 @@ class AdaptedPolicy:
 
 @dataclass(frozen=True)
 class MetaPolicy:
-    """A meta-trained policy that adapts to tasks of its environment.
+    """A meta-trained policy that can adapt to tasks of the environment used in training.
 
     Attributes:
         config: The settings of the run.
-        parts: The policy as a function, its inner loop and its environment.
+        parts: The policy function, the inner loop and the sampler of the environment.
         params: The meta-parameters.
     """
 
@@ -191,16 +210,17 @@ class MetaPolicy:
     params: MetaParams
 
     def sample_task(self, seed: int = 0) -> TaskDescription:
-        """Sample a task of the environment."""
+        """Sample a task description from the task distribution of the environment."""
         return self.parts.sampler.sample_tasks(numpy_generator(seed, 0, "tasks"))[0]
 
     def loop(self, steps: int, rate: float | None = None) -> InnerLoop:
-        """Return the inner loop of test time (Finn et al. 2017); it keeps learned step sizes.
+        """Return the inner loop for test time (Finn et al. 2017).
 
         Args:
             steps: Number of inner steps.
-            rate: Step size of the first inner step; later steps use half of it. Default: that of
-                the run.
+            rate: Step size of the first inner step. Gradient descent halves the step size for all
+                later steps; Adam uses the same step size in all steps. Ignored if the step sizes
+                are learned. Default: the step size of the run.
         """
         config, loop = self.config, self.parts.loop
         rate = config.inner_lr if rate is None else rate
@@ -212,7 +232,16 @@ class MetaPolicy:
     def play(
         self, loop: InnerLoop, tasks: Sequence[TaskDescription], generator: torch.Generator
     ) -> list[Episodes]:
-        """Collect episodes of tasks after 0, 1, ..., K steps; each step uses new episodes."""
+        """Collect episodes after 0, 1, ..., K inner steps; each step uses new episodes.
+
+        Args:
+            loop: Inner loop with K steps, see :meth:`loop`.
+            tasks: Task descriptions; the number must be the `num_tasks` of the sampler.
+            generator: Random generator for actions and initial states.
+
+        Returns:
+            K + 1 batches of episodes with a leading task axis.
+        """
         parts = self.parts
         batch, _ = parts.sampler.collect(
             parts.policy, loop, self.params, list(tasks), generator, parts.process
@@ -222,7 +251,13 @@ class MetaPolicy:
     def curve(
         self, loop: InnerLoop, tasks: Sequence[TaskDescription], generator: torch.Generator
     ) -> AdaptationCurve:
-        """Measure the returns of tasks after 0, 1, ..., K steps."""
+        """Measure the return on each task after 0, 1, ..., K inner steps.
+
+        Args:
+            loop: Inner loop with K steps, see :meth:`loop`.
+            tasks: Task descriptions; the number must be the `num_tasks` of the sampler.
+            generator: Random generator for actions and initial states.
+        """
         parts = self.parts
         return adaptation_curve(
             parts.sampler, parts.policy, loop, self.params, tasks, generator, process=parts.process
@@ -231,13 +266,16 @@ class MetaPolicy:
     def adapt(
         self, task: TaskDescription, *, steps: int | None = None, seed: int = 0
     ) -> AdaptedPolicy:
-        """Collect episodes of a task and adapt to it, with the step sizes of `metarl evaluate`.
+        """Collect episodes on a task and adapt the policy to this task.
+
+        The step sizes are those of ``metarl evaluate``, see :meth:`loop`.
 
         Args:
-            task: A task of the environment.
-            steps: Number of inner steps; each uses new episodes. Default: as many as in training,
-                or one if the policy was pretrained.
-            seed: Seed of the episodes.
+            task: Task description, such as a result of :meth:`sample_task`.
+            steps: Number of inner steps; each step uses new episodes. Default: the number of inner
+                steps in training; for policies trained without inner steps, 0 if the policy
+                observes the task, otherwise 1.
+            seed: Seed of the random numbers in the episodes.
         """
         usual = max(self.config.inner_steps, 0 if self.config.observe_task else 1)
         loop = self.loop(usual if steps is None else steps)

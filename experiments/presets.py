@@ -1,4 +1,4 @@
-"""Presets: named settings of the papers, and quick ones for a first look."""
+"""Presets: named settings from published experiments, and quick settings to start with."""
 
 from typing import Any
 
@@ -99,11 +99,11 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "fewshot": IMAGES,
     "text": {},
 }
-"""Presets by experiment; all meta-RL methods share the same presets."""
+"""Settings by experiment and preset name; all meta-RL methods share ``"policies"``."""
 
 
 def presets_of(experiment: str) -> dict[str, dict[str, Any]]:
-    """Return the presets of an experiment by name."""
+    """Return the settings of all presets for an experiment, by preset name."""
     family = experiment if experiment in PRESETS else "policies"
     own = METHODS[experiment].with_preset if experiment in METHODS else {}
     return {name: values | own for name, values in PRESETS[family].items()}
@@ -112,11 +112,15 @@ def presets_of(experiment: str) -> dict[str, dict[str, Any]]:
 def preset(name: str, experiment: str) -> dict[str, Any]:
     """Return the settings of a preset.
 
+    Args:
+        name: Name of the preset.
+        experiment: Name of the experiment.
+
     Raises:
         ValueError: If the experiment has no preset of this name.
     """
     own = presets_of(experiment)
     if name not in own:
         known = ", ".join(own)
-        raise ValueError(f"unknown preset {name!r} of {experiment}: expected one of {known}")
+        raise ValueError(f"unknown preset {name!r} for {experiment}: expected one of {known}")
     return own[name]

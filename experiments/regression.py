@@ -1,4 +1,4 @@
-"""Few-shot regression of sinusoids (Finn et al. 2017, section 5.1).
+"""Few-shot sinusoid regression (Finn et al. 2017, section 5.1).
 
 ``metarl train regression --method maml --out runs/sine``
 """
@@ -27,25 +27,26 @@ QUERIES = 100  # points of validation and test
 
 @dataclass(frozen=True)
 class SinusoidSettings(Ranged):
-    """Settings of the sinusoids and of the network."""
+    """Settings for the sinusoid tasks and the network."""
 
     group: ClassVar[str] = "data and network"
     num_shots: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--shots"])] = 10
-    """Number of support points of a task."""
+    """Number of support points per task."""
     num_queries: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--queries"])] = 10
-    """Number of query points of a task in training; validation and test use 100."""
+    """Number of query points per task in training; validation and test tasks have 100."""
     hidden: Annotated[tuple[int, ...], at_least(1)] = (40, 40)
     """Widths of the hidden layers."""
     activation: Literal["relu", "tanh"] = "relu"
-    """Activation function."""
+    """Activation function after each hidden layer."""
 
 
 @dataclass(frozen=True)
 class RegressionConfig(SupervisedConfig, SinusoidSettings):
     """Learn to fit a sinusoid from a few points.
 
-    --method pretrained trains jointly on all sinusoids; --method oracle observes amplitude and
-    phase. --preset NAME starts from named settings; `metarl train` lists them.
+    --method pretrained trains one network on all sinusoids without adaptation. --method oracle also
+    trains without adaptation, but the network observes amplitude and phase. --preset NAME selects
+    published settings; run `metarl train` to list all presets.
     """
 
     iterations: int = 10_000
@@ -62,19 +63,22 @@ class RegressionConfig(SupervisedConfig, SinusoidSettings):
     }  # fmt: skip
 
     def conflicts(self) -> Conflicts:
-        """Return the invalid combinations of settings with their error messages."""
+        """Return invalid combinations of settings as pairs of a condition and an error message."""
         fewshot = self.start not in (None, "learned") or self.inner_batch or self.per_step_norm
         classes = self.method in ("protomaml", "protonet", "zero-head")
         return [
             *super().conflicts(),
-            (not self.hidden, "`hidden` must have at least one width"),
-            (fewshot, "`start`, inner_batch and per_step_norm require `train fewshot`"),
-            (classes, f"method={self.method} requires classes; use `train fewshot`"),
+            (not self.hidden, "`hidden` must contain at least one width, got none"),
+            (
+                fewshot,
+                "regression does not support `start`, inner_batch and per_step_norm; remove them",
+            ),
+            (classes, f"method={self.method} requires classification tasks; use `train fewshot`"),
         ]
 
 
 class SinusoidRegression(Supervised[RegressionConfig]):
-    """Few-shot regression of sinusoids."""
+    """The experiment ``metarl train regression``: few-shot sinusoid regression."""
 
     name = "regression"
     settings = RegressionConfig
@@ -82,12 +86,12 @@ class SinusoidRegression(Supervised[RegressionConfig]):
     family = "few-shot-regression"
 
     def sinusoids(self, queries: int) -> Sinusoids:
-        """Return a sampler of sinusoids with `queries` query points."""
+        """Return a sampler of sinusoid tasks with `queries` query points per task."""
         return Sinusoids(self.config.num_shots, queries, self.config.method == "oracle")
 
     @cached_property
     def parts(self) -> Parts:
-        """The model, its meta-learner and its task samplers."""
+        """The model, the meta-learner and the task samplers."""
         config, inputs = self.config, 3 if self.config.method == "oracle" else 1
         generator = torch_generator(config.seed, 0, "parameters")
         layers = mlp((inputs, *config.hidden), activation=config.activation, generator=generator)
@@ -104,7 +108,16 @@ class SinusoidRegression(Supervised[RegressionConfig]):
         )
 
     def examples(self, run: Run, *, tasks: int = 2, seed: int = 1) -> list[Fit]:
-        """Return the last checkpoint of a run adapted to test sinusoids, to be plotted."""
+        """Adapt the last checkpoint of a run to test sinusoids, and return the fits for plotting.
+
+        Args:
+            run: The run.
+            tasks: Number of sinusoids.
+            seed: Seed of the sinusoids.
+
+        Returns:
+            One fit per sinusoid, with predictions after 0, 1 and K inner steps.
+        """
         params = self.read(run, run.choose_checkpoint(None))
         self.require_matching(params)
         drawn = self.sinusoids(QUERIES).sample(tasks, torch_generator(seed, 0, "picture"))

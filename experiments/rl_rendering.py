@@ -1,4 +1,4 @@
-"""Pictures and videos of policies before and after adaptation."""
+"""Rendering of policies before and after adaptation, as images or videos."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,36 +37,45 @@ from metarl.util import Conflicts, at_least
 
 
 Rows = Sequence[tuple[Experiment[Any], MetaParams]]
-"""Experiments of the runs to show, with their meta-parameters."""
+"""The experiment and the meta-parameters of each run to render."""
 
 
 @dataclass(frozen=True)
 class RLRendering(Rendering):
-    """Show the policies of one or more runs before and after adaptation, side by side.
+    """Render the policies of one or more runs before and after adaptation, side by side.
 
-    For environments in the plane, the paths of several episodes are drawn. For other environments,
-    one episode is recorded for each number of steps, from the same initial state with the same
-    noise.
+    For Navigation2D-v0, the paths of several episodes are drawn. For other environments, one
+    episode is recorded after each number of adaptation steps, always from the same initial state
+    and with the same action noise.
     """
 
-    inner_steps: Annotated[int | None, at_least(0), unset("as in training; 3 in the plane")] = None
-    """Number of adaptation steps."""
+    inner_steps: Annotated[
+        int | None, at_least(0), unset("3 for Navigation2D-v0, otherwise as in training")
+    ] = None
+    """Number of adaptation steps per task."""
     inner_lr: Annotated[tuple[float, ...], at_least(0)] = ()
-    """Step sizes, one per run; the runs' own if empty."""
+    """Step sizes of the first adaptation step, one per run; the values of training if not set."""
     num_tasks: Annotated[int, at_least(1)] = 3
-    """Number of test tasks in a picture of paths; other pictures show one task."""
+    """Number of test tasks in an image of Navigation2D-v0; any other output shows one task."""
     episodes_per_task: Annotated[int, at_least(1)] = 40
-    """Number of episodes of each adaptation step."""
+    """Number of episodes per task before and after each adaptation step."""
 
     def conflicts(self) -> Conflicts:
-        """Return the invalid combinations of settings with their error messages."""
+        """Return invalid combinations of settings as pairs of a condition and an error message."""
         wanted, got = len(self.runs), len(self.inner_lr)
         error = f"inner_lr must have one step size per run: expected {wanted}, got {got}"
         return [(got and wanted != got, error)]
 
 
 class Adapted(NamedTuple):
-    """An adapted policy with episodes after 0, 1, ..., K inner steps."""
+    """A policy with the tasks and the episodes to render.
+
+    Attributes:
+        policy: The meta-trained policy.
+        loop: Inner loop with K steps.
+        tasks: The test tasks.
+        batches: Episodes on all tasks after 0, 1, ..., K inner steps.
+    """
 
     policy: MetaPolicy
     loop: InnerLoop
@@ -75,7 +84,7 @@ class Adapted(NamedTuple):
 
 
 def draw_paths(rows: Rows, options: RLRendering) -> None:
-    """Draw the paths of several episodes: on one task in a video, on several tasks in an image."""
+    """Draw paths of several episodes: one task as a video, or several tasks as an image."""
     moving, drawn = options.out.suffix in SUFFIXES, []
     for index in range(len(rows)):
         done = adapted(rows, options, index, steps=3, num_tasks=1 if moving else options.num_tasks)
@@ -87,7 +96,7 @@ def draw_paths(rows: Rows, options: RLRendering) -> None:
 
 
 def draw_episodes(rows: Rows, options: RLRendering) -> None:
-    """Record one episode of a task before and after adaptation."""
+    """Record one episode on a test task after 0, 1, ..., K inner steps, and draw the recordings."""
     shots = []
     for index, (one, params) in enumerate(rows):
         recorder = recorder_of(one)  # fails before any work where nothing can be drawn
@@ -104,7 +113,7 @@ def draw_episodes(rows: Rows, options: RLRendering) -> None:
 
 
 def recorder_of(one: Experiment[Any]) -> Sampler:
-    """Return a renderer of episodes in the environment of a run."""
+    """Return a sampler that records single episodes in the environment of a run."""
     known = {"observe_task": True} if one.config.observe_task else {}
     return make_recorder(one.config.env, device=one.device, **known)
 
@@ -112,7 +121,18 @@ def recorder_of(one: Experiment[Any]) -> Sampler:
 def play(
     recorder: Sampler, policy: Policy, path: list[Params], task: TaskDescription, options: Rendering
 ) -> tuple[list[Recording], Pace]:
-    """Record an episode of a task for each set of parameters; also return the frame rate."""
+    """Record one episode on a task per set of policy parameters.
+
+    Args:
+        recorder: Sampler from :func:`recorder_of`, which is closed afterwards.
+        policy: The policy function.
+        path: Policy parameters, one item per recording.
+        task: Task description.
+        options: Output file and seed.
+
+    Returns:
+        The recordings, and the frame rate.
+    """
     pace = choose_pace(recorder, options.out.suffix)
     recordings = record_episodes(recorder, policy, path, task, seed=options.seed, every=pace.every)
     recorder.env.call("close")  # before the next one opens a window
@@ -122,7 +142,15 @@ def play(
 def adapted(
     rows: Rows, options: RLRendering, index: int, *, steps: int, num_tasks: int = 1
 ) -> Adapted:
-    """Adapt the policy of a run to the task of --task, or to test tasks if it is not set."""
+    """Adapt the policy of a run to the task in `options`, or to test tasks if no task is set.
+
+    Args:
+        rows: Experiments and meta-parameters of all runs.
+        options: The flags of ``metarl render``.
+        index: Index of the run.
+        steps: Number of inner steps, used if `options` does not set the number.
+        num_tasks: Number of test tasks.
+    """
     one, params = rows[index]
     num_tasks = 1 if options.task else num_tasks
     policy = one.model(params, num_tasks=num_tasks, episodes=options.episodes_per_task)
@@ -135,5 +163,5 @@ def adapted(
 
 
 def tasks_shown(sampler: Sampler, options: Rendering, task: str | None) -> list[TaskDescription]:
-    """Return the task given as JSON, or test tasks if there is none."""
+    """Return the task parsed from JSON, or test tasks from the sampler if `task` is not set."""
     return [read_task(task, sampler)] if task else paper_tasks(sampler, options.seed)

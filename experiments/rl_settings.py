@@ -1,4 +1,4 @@
-"""Settings of meta-RL: those shared by all methods, and those of each method."""
+"""Configuration of meta-RL: settings shared by all methods, and settings of each method."""
 
 from dataclasses import dataclass, field, make_dataclass
 from functools import cache
@@ -13,99 +13,107 @@ from metarl.runs import RunConfig, unset
 from metarl.util import Ranged, among, at_least, between, greater_than
 
 
-DESCRIPTION = """--inner-steps 0 trains one policy on all tasks (the pretrained baseline), and with
---observe-task the oracle. --preset NAME starts from named settings; `metarl train` lists them."""
+DESCRIPTION = """--inner-steps 0 trains one policy on all tasks without adaptation: the pretrained
+baseline or, with --observe-task, the oracle. --preset NAME selects published or quick settings; run
+`metarl train` to list all presets."""
 Loss: TypeAlias = Literal["reinforce", "ratio", "dice", "clipped"]
 
 
 @dataclass(frozen=True)
 class EnvironmentSettings(Ranged):
-    """Settings of the environment and of the episodes in a meta-batch."""
+    """Settings for the environment and the episodes in a meta-batch."""
 
     group: ClassVar[str] = "environment"
     env: str = "metarl/Navigation2D-v0"
-    """Gymnasium id of an environment with tasks; `metarl envs` lists them."""
+    """Gymnasium ID of an environment with tasks; run `metarl envs` to list the built-in ones."""
     observe_task: bool = False
-    """Append the task to the observation."""
+    """Append the task to the observation, as for an oracle."""
     vectorization: Literal["auto", "sync", "async"] = "auto"
-    """Vectorization of episodes: auto uses the environment's own implementation if it has one, and
-    sync otherwise; sync runs in this process; async runs one process per episode, for slow
-    simulators. The episodes are the same."""
+    """Method of running episodes in parallel. auto uses the environment's vectorized implementation
+    if there is one, otherwise sync. sync runs all episodes in this process; async runs each episode
+    in a separate process, for slow simulators. The sampled episodes are always the same."""
     num_tasks: Annotated[int, at_least(1)] = 20
-    """Number of tasks in a meta-batch."""
+    """Number of tasks per meta-batch."""
     episodes_per_task: Annotated[int, at_least(1)] = 20
-    """Number of episodes of each task before and after each inner step."""
+    """Number of episodes per task before and after each inner step."""
     discount: Annotated[float, between(0, 1)] = 0.99
     """Discount factor of the rewards."""
     gae_lambda: Annotated[float, between(0, 1)] = 1.0
-    """λ of generalized advantage estimation."""
+    """Parameter λ of generalized advantage estimation (GAE) in the outer update and, unless
+    --inner-gae-lambda is set, in the inner steps."""
 
 
 @dataclass(frozen=True)
 class PolicySettings(Ranged):
-    """Settings of the policy network and its action distribution."""
+    """Settings for the policy network and the action distribution."""
 
     group: ClassVar[str] = "policy"
     network: Annotated[str, among(NETWORKS)] = "mlp"
-    """Network of the policy."""
+    """Architecture of the policy network; mlp is a multilayer perceptron."""
     hidden: Annotated[tuple[int, ...], at_least(1)] = (100, 100)
     """Widths of the hidden layers."""
     activation: Literal["relu", "tanh"] = "relu"
     """Activation function of the hidden layers."""
     output_gain: Annotated[float, greater_than(0)] = 0.1
-    """Gain of the last layer's initial weights. Small values keep the initial actions near zero
-    for all observations."""
+    """Gain of the initial weights in the last layer. A small gain keeps the mean actions near zero
+    for all observations at the start of training."""
     init_std: Annotated[float, greater_than(0)] = 1.0
     """Initial standard deviation of the actions; the action range is [-1, 1]."""
     action_scale: Annotated[float, greater_than(0)] = 1.0
-    """Factor from the network's outputs to actions. 0.1 corresponds to policies of other
-    implementations that act in [-10, 10]; each inner step then changes the actions less."""
+    """Factor that converts the network's outputs to actions. With a smaller factor, an inner step
+    changes the actions less; 0.1 corresponds to implementations with actions in [-10, 10]."""
 
 
 @dataclass(frozen=True)
 class InnerLoopSettings(Ranged):
-    """Settings of the adaptation to one task."""
+    """Settings for the adaptation to a task."""
 
     group: ClassVar[str] = "inner loop"
     inner_steps: Annotated[int, at_least(0)] = 1
-    """Number of inner policy-gradient steps; each uses new episodes."""
+    """Number of policy-gradient steps that adapt to a task; each step uses new episodes."""
     inner_lr: Annotated[float, at_least(0)] = 0.5
     """Step size of the inner steps; initial value of learned step sizes."""
     inner: Annotated[str, among(INNER_OPTIMIZERS)] = "sgd"
-    """Inner optimizer: sgd or adam; with learned step sizes lslr, meta-sgd, meta-curvature or
-    meta-curvature+lslr."""
+    """Inner optimizer: sgd or adam with a fixed step size, or lslr, meta-sgd, meta-curvature or
+    meta-curvature+lslr with learned step sizes."""
     inner_loss: Loss = "reinforce"
-    """Inner loss: reinforce (log-probability, Finn et al. 2017); ratio (likelihood ratio, ProMP);
-    dice (unbiased derivatives of every order with --discount 1 --gae-lambda 1, high variance); or
-    clipped (PPO)."""
+    """Inner loss: reinforce uses log-probabilities (Finn et al. 2017), ratio uses likelihood ratios
+    (ProMP), clipped uses clipped likelihood ratios (PPO), and dice has unbiased derivatives of
+    every order with --discount 1 and --gae-lambda 1, but a high variance."""
     inner_clip: Annotated[float, greater_than(0)] = 0.5
     """Clip the probability ratio of the clipped inner loss to 1 ± this value."""
     first_order: bool = False
-    """Treat inner gradients as constants (FOMAML)."""
-    inner_gae_lambda: Annotated[float | None, between(0, 1), unset("gae-lambda")] = None
-    """λ of the advantages in the inner steps. Lower values reduce the variance of the inner
-    gradient, which has few episodes."""
+    """Treat inner gradients as constants in the meta-gradient (FOMAML)."""
+    inner_gae_lambda: Annotated[float | None, between(0, 1), unset("value of --gae-lambda")] = None
+    """Parameter λ of generalized advantage estimation in the inner steps. Lower values reduce the
+    variance of the inner gradient, which is estimated from few episodes."""
     context_size: Annotated[int, at_least(0)] = 0
-    """Number of context parameters. If positive, only these adapt, starting from zero (CAVIA)."""
+    """Number of context parameters. If positive, inner steps only adapt the context parameters,
+    which start at zero in every task (CAVIA)."""
 
 
 @dataclass(frozen=True)
 class RLConfig(InnerLoopSettings, PolicySettings, EnvironmentSettings, RunConfig):
-    """Settings of meta-RL; each method adds the settings of its outer update."""
+    """Settings shared by all meta-RL methods; :func:`config_class` adds those of a method."""
 
-    chunk_size: Annotated[int | None, at_least(1), unset("fits the cache")] = None
-    """Number of tasks processed at a time."""
+    chunk_size: Annotated[
+        int | None, at_least(1), unset("as many as fit the CPU cache; all on a GPU")
+    ] = None
+    """Number of tasks that are processed together; larger values need more memory."""
 
     method: ClassVar[str]
-    """Name of the method in :data:`metarl.rl.methods.METHODS`."""
+    """Name of the method, a key of :data:`metarl.rl.methods.METHODS`."""
 
 
 @cache
 def config_class(method: str) -> type[RLConfig]:
-    """Return the configuration class of a method: the shared settings and those of the method.
+    """Return the configuration dataclass of a method.
 
     Args:
-        method: A name in :data:`metarl.rl.methods.METHODS`.
+        method: Name of the method, a key of :data:`metarl.rl.methods.METHODS`.
+
+    Returns:
+        A subclass of :class:`RLConfig` with additional fields for the settings of the method.
     """
     row = METHODS[method]
     hints = get_type_hints(RLConfig, include_extras=True)

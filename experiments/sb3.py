@@ -1,4 +1,4 @@
-"""Training with Stable-Baselines3 on one task, or on all tasks as an oracle or pretrained policy.
+"""Training with Stable-Baselines3 on one task, or on all tasks (oracle or pretrained policy).
 
 ``metarl train sb3 --algo ppo --env metarl/HalfCheetahDir-v1 --task '{"direction": -1}' --out DIR``
 """
@@ -36,77 +36,83 @@ from metarl.util import Table, at_least, between, greater_than, interval95
 
 @dataclass(frozen=True)
 class SB3Config(RunConfig):
-    """Train a policy with Stable-Baselines3, on one task or on all tasks.
+    """Train a policy with Stable-Baselines3 (SB3) on one task or on all tasks.
 
-    With --observe-task and without --task, the policy is the oracle: each episode samples a task,
-    which the policy observes. Without both flags, the policy is pretrained on all tasks. Other
-    hyperparameters are those of SB3, except that PPO's rollouts are whole episodes, SAC and TD3
-    take one gradient step per environment step, and TD3 explores with noise.
+    With --task, the policy is trained on this task. Without --task, a task is sampled for every
+    episode, and the policy is an oracle with --observe-task, or pretrained on all tasks otherwise.
+    All other hyperparameters have SB3's defaults, with three exceptions: PPO updates on whole
+    episodes, SAC and TD3 take one gradient step per environment step, and TD3 explores with
+    Gaussian noise.
 
-    On a CPU, a resumed run equals an uninterrupted one: every iteration starts new episodes, with
-    random numbers from the seed and the iteration.
+    On a CPU, a resumed run gives the same results as an uninterrupted run, because every iteration
+    starts new episodes with random numbers that only depend on the seed and the iteration.
     """
 
     iterations: int = 20
     """Number of evaluations, each after --eval-every environment steps."""
     eval_every: Annotated[int, at_least(1)] = 10_000
-    """Environment steps between evaluations; PPO finishes its rollout first."""
+    """Number of environment steps between evaluations. PPO rounds up to the end of a rollout."""
     total_steps: Annotated[int | None, at_least(1), unset("iterations × eval-every")] = None
-    """Environment steps of the whole run, rounded up to an evaluation; replaces --iterations."""
+    """Total number of environment steps, rounded up to a multiple of --eval-every; overrides
+    --iterations."""
     algo: Literal["ppo", "a2c", "sac", "td3"] = "ppo"
-    """Algorithm; sac and td3 need continuous actions."""
+    """Training algorithm; sac and td3 require continuous actions."""
     env: str = "metarl/Navigation2D-v0"
-    """Gymnasium id of an environment with tasks."""
+    """Gymnasium ID of an environment with tasks; run `metarl envs` to list the built-in ones."""
     task: Annotated[str | None, unset("sampled for every episode")] = None
-    """Task as JSON, such as '{"direction": -1}'."""
+    """Task to train on, as JSON, such as '{"direction": -1}'."""
     observe_task: bool = False
-    """Append the task to the observation."""
+    """Append the task to the observation, to train an oracle."""
     num_envs: Annotated[int, at_least(1)] = 16
-    """Number of environments that step in parallel."""
+    """Number of training environments that are stepped in parallel."""
     episodes: Annotated[int, at_least(1)] = 20
-    """Number of episodes of an evaluation, without exploration; each has a new task if --task is
-    not set."""
-    hidden: Annotated[tuple[int, ...] | None, at_least(1), unset("that of SB3")] = None
-    """Widths of the hidden layers; SB3 uses 64 64 for ppo and a2c, and larger ones for others."""
-    learning_rate: Annotated[float | None, greater_than(0), unset("that of SB3")] = None
-    """Step size."""
+    """Number of episodes per evaluation during training, without exploration. If --task is not set,
+    every episode has a different task."""
+    hidden: Annotated[tuple[int, ...] | None, at_least(1), unset("SB3's default")] = None
+    """Widths of the hidden layers. SB3's defaults are 64 64 for ppo and a2c, 256 256 for sac, and
+    400 300 for td3."""
+    learning_rate: Annotated[float | None, greater_than(0), unset("SB3's default")] = None
+    """Step size. SB3's defaults are 3e-4 for ppo and sac, 7e-4 for a2c, and 1e-3 for td3."""
     discount: Annotated[float, between(0, 1)] = 0.99
     """Discount factor of the rewards."""
     device: Literal["auto", "cpu", "cuda"] = "cpu"
-    """Device of the networks; small ones are fastest on the CPU."""
+    """Device of the networks; small networks are fastest on the CPU."""
     checkpoint_every: int = 1
-    """Evaluations between checkpoints."""
+    """Number of evaluations between checkpoints."""
     log_every: tyro.conf.Suppress[int] = 1
 
     def __post_init__(self) -> None:
-        """Validate the settings and convert total_steps into `iterations`."""
+        """Validate the settings, and convert `total_steps` to a number of iterations."""
         super().__post_init__()
-        if self.total_steps is not None:  # from here on --iterations says it
+        if self.total_steps is not None:  # stored as iterations
             object.__setattr__(self, "iterations", math.ceil(self.total_steps / self.eval_every))
             object.__setattr__(self, "total_steps", None)
 
 
 @dataclass(frozen=True)
 class SB3Evaluation(Evaluation):
-    """Measure the return of a policy trained by Stable-Baselines3.
+    """Measure the return of a policy that was trained with Stable-Baselines3 (SB3).
 
-    The policy is evaluated on the run's --task, or if it has none on the test tasks of meta-learned
-    policies (40 tasks with seed 1, as in Finn et al. 2017). Actions are the modes of the
-    distribution, as in SB3's own evaluation.
+    A run with --task is evaluated on this task. Other runs are evaluated on the same test tasks as
+    meta-learned policies: by default, the 40 tasks of Finn et al. 2017. Unless --explore is set,
+    actions are the modes of the action distributions, as in SB3's own evaluation.
     """
 
     num_tasks: Annotated[int, at_least(1)] = 40
-    """Number of test tasks, for runs without --task."""
-    episodes_per_task: Annotated[int | None, at_least(1), unset("4000 steps in total")] = None
-    """Number of episodes of each task."""
+    """Number of test tasks; ignored for runs with --task."""
+    episodes_per_task: Annotated[int | None, at_least(1), unset("4000 time steps in total")] = None
+    """Number of episodes per task."""
     explore: bool = False
-    """Sample the actions, as in training and in evaluations of meta-learned policies."""
+    """Sample actions from the policy, as in training and in the evaluation of adapted policies."""
     device: Device = "cpu"
     """Device of the policy."""
 
 
 class StableBaselines(Experiment[SB3Config]):
-    """Training with Stable-Baselines3; the training state is an SB3 model."""
+    """The experiment ``metarl train sb3``: training with Stable-Baselines3 (SB3).
+
+    The training state is an SB3 model.
+    """
 
     name = "sb3"
     settings = SB3Config
@@ -114,32 +120,36 @@ class StableBaselines(Experiment[SB3Config]):
 
     @property
     def env_options(self) -> dict[str, Any]:
-        """Keyword arguments of the environment."""
+        """Keyword arguments for the constructor of the environment."""
         return {"observe_task": True} if self.config.observe_task else {}
 
     def sampler(self, num_tasks: int, episodes: int) -> Sampler:
-        """Return a sampler for evaluations."""
+        """Return a sampler for evaluations with `episodes` episodes per task."""
         return make_sampler(
             self.config.env, num_tasks=num_tasks, episodes_per_task=episodes, **self.env_options
         )
 
     @cached_property
     def single(self) -> Sampler:
-        """An environment with one episode, used for its horizon and its tasks."""
+        """A sampler with one task and one episode, which provides the horizon and test tasks."""
         return self.sampler(1, 1)
 
     @cached_property
     def task(self) -> TaskDescription | None:
-        """The task of the run; None if each episode samples a task."""
+        """The training task; None if a task is sampled for every episode."""
         return None if self.config.task is None else read_task(self.config.task, self.single)
 
     @cached_property
     def evaluator(self) -> Sampler:
-        """The sampler of the evaluations during training."""
+        """The sampler for evaluations during training, with one episode per task."""
         return self.sampler(self.config.episodes, 1)
 
     def init(self) -> Any:
-        """Return an untrained SB3 model."""
+        """Return an untrained SB3 model.
+
+        Raises:
+            SharedError: In distributed training, which is not supported.
+        """
         processes.require_alone("runs of Stable-Baselines3")
         config = self.config
         return make_model(
@@ -154,21 +164,21 @@ class StableBaselines(Experiment[SB3Config]):
         )
 
     def seed_of(self, iteration: int) -> int:
-        """Return the seed of SB3's random numbers in one iteration."""
+        """Return the random seed for SB3 in an iteration, derived from the seed of the run."""
         drawn = seed_sequence(self.config.seed, iteration, "sb3").generate_state(1)[0]
         return int(drawn >> 1)
 
     def prepare(self) -> dict[str, float]:
-        """Return the metrics of the untrained model."""
+        """Check the settings and return the metrics of the untrained model."""
         super().prepare()
         return {"env/steps": 0.0, "return/step_0": self.earned(self.init()).item()}
 
     def draw(self, state: Any, iteration: int) -> tuple[Any, Metrics]:
-        """Return an empty meta-batch: SB3 collects its own experience."""
+        """Return an empty meta-batch and no metrics; SB3 collects its own transitions."""
         return (), {}
 
     def learner(self, iteration: int) -> MetaLearner:
-        """Return a learner that trains the model until the next evaluation and evaluates it."""
+        """Return a learner that trains the model up to the next evaluation, and evaluates it."""
 
         def step(model: Any, tasks: Any) -> tuple[Any, Metrics]:
             before = model.num_timesteps
@@ -179,9 +189,10 @@ class StableBaselines(Experiment[SB3Config]):
         return MetaLearner(self.init, step, adapt=self.model)  # type: ignore[arg-type]
 
     def earned(self, model: Any) -> torch.Tensor:
-        """Measure the mean return on the same tasks and initial states in every evaluation.
+        """Return the mean undiscounted return of a model, as a scalar tensor.
 
-        It is logged like the return of a meta-learned policy without inner steps.
+        Every evaluation uses the same tasks and initial states. The result is logged as
+        ``return/step_0``, like the return of a meta-learned policy before adaptation.
         """
         seed = self.config.seed
         drawn = self.evaluator.sample_tasks(numpy_generator(seed, 0, "evaluation"))
@@ -189,40 +200,40 @@ class StableBaselines(Experiment[SB3Config]):
         return mean_return(play_tasks(model, self.evaluator, tasks, seed=seed)).mean()
 
     def save(self, run: Run, iteration: int, state: Any) -> None:
-        """Write a checkpoint in SB3's format."""
+        """Write a checkpoint in the format of SB3; for SAC and TD3, with the replay buffer."""
         sb3_checkpoint.save(run, state, iteration)
 
     def restore(self, run: Run, iteration: int, *, replay: bool = True) -> Any:
-        """Load the model of a checkpoint, with its replay buffer if `replay` is true."""
+        """Load the model from a checkpoint, and the replay buffer if `replay` is true."""
         model = self.init()
         sb3_checkpoint.restore(run, model, iteration, replay=replay)
         return model
 
     def read(self, run: Run, iteration: int) -> Any:
-        """Load the model of a checkpoint for an evaluation."""
+        """Load the model from a checkpoint for an evaluation, without the replay buffer."""
         return self.restore(run, iteration, replay=False)
 
     def copy(self, run: Run, iteration: int, new: Run, config: RunConfig) -> None:
-        """Copy the tensors of a checkpoint, without its pickles."""
+        """Copy the tensors of a checkpoint to a new run, without pickled objects."""
         del config
         sb3_checkpoint.copy(run, new, iteration)
 
     def describe(self) -> Subject:
-        """Return the algorithm and the environment."""
+        """Return the algorithm and the environment of the run, for model cards and tables."""
         source = "by Stable-Baselines3, without meta-learning"
         return Subject(
             self.config.algo, source, self.config.env, "reinforcement-learning", False, "render"
         )
 
     def model(self, params: Any, **options: Any) -> Any:
-        """Raise a ValueError, because policies of SB3 do not adapt."""
+        """Raise a ValueError, because policies trained with SB3 do not adapt."""
         raise ValueError(
-            "policies trained by Stable-Baselines3 do not adapt. Use `metarl pull` and `metarl "
-            "evaluate` to measure the return"
+            "policies trained by Stable-Baselines3 do not adapt. Use `metarl evaluate RUN` to "
+            "measure the return; a shared run requires `metarl pull` first"
         )
 
     def evaluate(self, metas: Sequence[Any], options: SB3Evaluation) -> Report:
-        """Report the return on the run's task, or on test tasks."""
+        """Report the mean return on the task of the run or, without such a task, on test tasks."""
         num_tasks = options.num_tasks if self.task is None else 1
         episodes = options.episodes_per_task or paper_episodes(self.single.horizon)
         sampler, seed = self.sampler(num_tasks, episodes), options.seed
@@ -230,7 +241,7 @@ class StableBaselines(Experiment[SB3Config]):
         rollout = play_tasks(metas[0], sampler, tasks, seed=seed, explore=options.explore)
         returns = masked(rollout.rewards, rollout.mask).sum(1).double().cpu().numpy()
         mean = float(returns.mean())
-        # Tasks differ more than their episodes do; of one task there are only its episodes.
+        # Tasks differ more than episodes, so the interval is over tasks if there are several.
         half = float(interval95(returns.mean(1) if len(returns) > 1 else returns[0]))
         values = {
             "env": self.config.env,
@@ -252,7 +263,7 @@ class StableBaselines(Experiment[SB3Config]):
     def draw_adaptation(
         self, experiments: Sequence[Experiment[Any]], metas: Sequence[Any], options: Any
     ) -> None:
-        """Record one episode of each run."""
+        """Record one episode per run, and draw the recordings."""
         rows = []
         for one, model in zip(experiments, metas, strict=True):
             task = tasks_shown(self.single, options, options.task or one.config.task)[0]
@@ -264,8 +275,19 @@ class StableBaselines(Experiment[SB3Config]):
 def play_tasks(
     model: Any, sampler: Sampler, tasks: list[TaskDescription], *, seed: int, explore: bool = False
 ) -> Rollout:
-    """Collect the episodes of an evaluation."""
-    if explore:  # by draws from the global generators
+    """Collect episodes with an SB3 model for an evaluation.
+
+    Args:
+        model: The SB3 model.
+        sampler: Sampler with as many tasks as `tasks`.
+        tasks: One description per task.
+        seed: Seed of all random numbers.
+        explore: Whether to sample actions instead of using the mode of the distribution.
+
+    Returns:
+        The transitions, with a leading task axis.
+    """
+    if explore:  # SB3 samples from the global generators
         model.set_random_seed(seed)
     policy = policy_of(model, deterministic=not explore)
     generator = torch_generator(seed, 0, "evaluation")

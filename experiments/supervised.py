@@ -1,4 +1,4 @@
-"""Training, validation and evaluation shared by the supervised experiments."""
+"""Base classes for training, validation and evaluation in the supervised experiments."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -35,16 +35,16 @@ from metarl.util import Table, refuse
 Config = TypeVar("Config", bound=SupervisedConfig)
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 OVERRIDES = ("test_steps", "num_ways", "num_shots", "test_queries", "bn_mode", "data_root")
-"""Settings of a run that an evaluation can override."""
+"""Names of the settings of a run that flags of ``metarl evaluate`` override."""
 
 
 class SupervisedTraining(Experiment[Config]):
-    """Few-shot learning: task samplers, a network and an inner loop."""
+    """Base class for few-shot experiments with a network, task samplers and an inner loop."""
 
     data: ClassVar[str] = ""
-    """Name of the data in model cards, if the configuration has no field `data`."""
+    """Name of the data set in model cards, used if the configuration has no field `data`."""
     family: ClassVar[str]
-    """Tag of the task family in model cards."""
+    """Task family in model cards, such as ``few-shot-regression``."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config.complete())
@@ -52,25 +52,25 @@ class SupervisedTraining(Experiment[Config]):
     @cached_property
     @abstractmethod
     def parts(self) -> Parts:
-        """The model, its meta-learner and its task samplers."""
+        """The model, the meta-learner and the task samplers."""
 
     def init(self) -> MetaState:
-        """Return the initial parameters and the state of the outer optimizer."""
+        """Return the initial parameters and the initial state of the outer optimizer."""
         return self.learner(1).init(self.parts.model.params, device=self.device)
 
     def draw(self, state: MetaState, iteration: int) -> tuple[Tasks, Metrics]:
-        """Sample a meta-batch and return the tasks of this process."""
+        """Sample a meta-batch and return the share of this process, and empty metrics."""
         del state
         generator = torch_generator(self.config.seed, iteration, "tasks", device=self.device)
         tasks = self.parts.draw(self.config.num_tasks or 1, generator)
         return share_of(tasks, multiple=self.parts.train_chunk or 1), {}
 
     def learner(self, iteration: int) -> MetaLearner:
-        """Return the meta-update of an iteration."""
+        """Return the meta-learner of an iteration, counted from 1."""
         return self.parts.learner(iteration)
 
     def validate(self, state: MetaState) -> Metrics:
-        """Measure loss and accuracy after the last inner step, always on the same tasks."""
+        """Return the mean loss and accuracy after the last inner step on fixed validation tasks."""
         curves = adaptation_curves(
             self.parts.model,
             self.parts.test_loop,
@@ -83,19 +83,19 @@ class SupervisedTraining(Experiment[Config]):
         return {f"validation/{n}": torch.tensor(curves.mean(n)[-1]) for n in curves.values}
 
     def describe(self) -> Subject:
-        """Return the method, its paper and the data."""
+        """Return the method, paper and data set of the run, for model cards and tables."""
         method, data = self.config.method, getattr(self.config, "data", self.data)
         return Subject(method, METHODS[method].paper, data, self.family, False, "plot")
 
 
 class Supervised(SupervisedTraining[Config]):
-    """Few-shot learning that is evaluated after each inner step."""
+    """Base class for few-shot experiments that report results after every inner step."""
 
     evaluation = SupervisedEvaluation
     quick = ("--num-tasks", "100")
 
     def with_options(self, options: SupervisedEvaluation) -> Experiment[Config]:
-        """Return the experiment with the settings that the evaluation overrides."""
+        """Return a copy of the experiment with the settings that the options override."""
         config, run, start = self.config, options.run, options.start
         values = {n: v for n in OVERRIDES if (v := getattr(options, n)) is not None}
         values |= {"test_steps": 0} if options.nearest_neighbor else {}
@@ -109,7 +109,7 @@ class Supervised(SupervisedTraining[Config]):
             (unknown, f"{run} has no setting {', '.join(unknown)}; remove it"),
             (
                 classes,
-                f"{wants} requires classes, which the tasks of {run} do not have; remove it",
+                f"{wants} requires classes, but the tasks of {run} are regression tasks; remove it",
             ),
             (start == "learned" != config.start, f"{run} has no learned head; remove `start`"),
             (
@@ -125,7 +125,11 @@ class Supervised(SupervisedTraining[Config]):
         return self.changed(**values)
 
     def checkpoints_for(self, run: Run, options: SupervisedEvaluation) -> list[int]:
-        """Return the checkpoint of the options, or the best validated ones for an ensemble."""
+        """Return the iterations of the checkpoints to evaluate.
+
+        An ensemble consists of the checkpoints with the highest validation accuracy, or with the
+        lowest validation loss in regression. Otherwise, the options select one checkpoint.
+        """
         if options.ensemble == 1:
             return super().checkpoints_for(run, options)
         scores = {
@@ -136,13 +140,13 @@ class Supervised(SupervisedTraining[Config]):
         saved = [i for i in run.checkpoints() if not np.isnan(scores.get(i, np.nan))]
         if len(saved) < options.ensemble:
             raise ValueError(
-                f"ensemble={options.ensemble} requires as many validated checkpoints; "
-                f"{run.folder} has {len(saved)}"
+                f"`ensemble` must be at most {len(saved)}, the number of validated checkpoints in "
+                f"{run.folder}, got {options.ensemble}"
             )
         return sorted(saved, key=lambda iteration: -scores[iteration])[: options.ensemble]
 
     def evaluate(self, metas: Sequence[MetaParams], options: SupervisedEvaluation) -> Report:
-        """Report loss and accuracy after 0, 1, ..., K steps on test tasks."""
+        """Report the mean loss and accuracy on test tasks after 0, 1, ..., K inner steps."""
         self.require_matching(metas[0])
         if options.start not in (None, self.config.start):
             loop = started(self.parts.test_loop, options.start, self.parts.model)
@@ -178,9 +182,13 @@ class Supervised(SupervisedTraining[Config]):
     def measure(
         self, metas: Sequence[MetaParams], options: SupervisedEvaluation, rate: float | None
     ) -> Curves:
-        """Return loss and accuracy of the evaluation tasks after each inner step.
+        """Measure the loss and accuracy on evaluation tasks after 0, 1, ..., K inner steps.
 
-        If `rate` is set, gradient descent with this step size replaces the inner optimizer.
+        Args:
+            metas: Meta-parameters of the checkpoints, whose logits are averaged.
+            options: Split, number and seed of the tasks.
+            rate: Step size of gradient descent, which replaces the inner optimizer. Default: the
+                inner optimizer of the run.
         """
         loop = self.parts.test_loop
         return adaptation_curves(
@@ -195,7 +203,7 @@ class Supervised(SupervisedTraining[Config]):
         )
 
     def _protocol(self, options: SupervisedEvaluation) -> dict[str, Any]:
-        """Return the settings that distinguish evaluations of the same checkpoint."""
+        """Return the settings that distinguish evaluations of one checkpoint, by name."""
         config: Any = self.config
         ways = getattr(config, "num_ways", None)
         generator = torch_generator(0, 0, "size", device=self.device)
@@ -219,11 +227,12 @@ class Supervised(SupervisedTraining[Config]):
 
 
 def share_of(tasks: Tasks, *, multiple: int = 1) -> Tasks:
-    """Return the tasks of this process. All processes sample the same meta-batch.
+    """Return the part of a meta-batch that this process uses in distributed training.
 
     Args:
-        tasks: The meta-batch of all processes.
-        multiple: Number of tasks per chunk; a process receives whole chunks if there are enough.
+        tasks: The whole meta-batch, which is the same in all processes.
+        multiple: Number of tasks per chunk. Chunks are not split between processes if there are
+            enough chunks.
     """
     if isinstance(tasks, Task):
         return processes.share(len(tree.leaves(tasks)[0]), multiple=multiple).of_batch(tasks)
@@ -231,12 +240,12 @@ def share_of(tasks: Tasks, *, multiple: int = 1) -> Tasks:
 
 
 def main_measure(curves: Curves) -> str:
-    """Return the main measure: accuracy, or the loss of regression."""
+    """Return the main metric: ``accuracy`` for classification, ``loss`` for regression."""
     return "accuracy" if "accuracy" in curves.values else "loss"
 
 
 def _table(options: SupervisedEvaluation, curves: Curves) -> Table:
-    """Return a table with one row for each number of inner steps."""
+    """Return a table of means and confidence intervals with one row per number of inner steps."""
     columns, numbers = ["inner steps"], []
     for name in curves.values:
         unit = 100 if name == "accuracy" else 1

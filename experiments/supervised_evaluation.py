@@ -1,4 +1,4 @@
-"""Flags of ``metarl evaluate`` for few-shot classification and regression."""
+"""Flags of ``metarl evaluate`` for few-shot image classification and sinusoid regression."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,54 +12,57 @@ from metarl.supervised.methods import Start
 from metarl.util import Conflicts, at_least
 
 
-AS_TRAINED = unset("as in the run")
+AS_TRAINED = unset("value used in training")
 
 
 @dataclass(frozen=True)
 class SupervisedEvaluation(Evaluation):
-    """Adapt to test tasks as in the papers, and report loss and accuracy after every step.
+    """Adapt to test tasks, and report the loss and accuracy on query sets after every inner step.
 
-    Test tasks use classes or sinusoids that training has not used.
+    Classification tasks are sampled from test classes, which were not used in training. Regression
+    tasks are new sinusoids.
     """
 
     test_steps: Annotated[
         int | None, at_least(0), tyro.conf.arg(aliases=["--inner-steps"]), AS_TRAINED
     ] = None
-    """Number of inner steps."""
+    """Number of inner steps per task."""
     num_tasks: Annotated[int, at_least(1)] = 600
-    """Number of tasks."""
+    """Number of evaluation tasks."""
     tasks: Literal["test", "validation", "train"] = "test"
-    """Split of the tasks."""
+    """Split to sample the evaluation tasks from; use validation to tune settings."""
     num_ways: Annotated[int | None, tyro.conf.arg(aliases=["--ways"]), AS_TRAINED] = None
-    """Number of classes of a task; a learned head cannot change it."""
+    """Number of classes per task. Runs with a learned head only support the value of training."""
     num_shots: Annotated[
         int | None, at_least(1), tyro.conf.arg(aliases=["--shots"]), AS_TRAINED
     ] = None
-    """Number of support examples of each class, or of support points."""
+    """Number of support images per class, or of support points per sinusoid."""
     test_queries: Annotated[
         int | None, at_least(1), tyro.conf.arg(aliases=["--queries"]), AS_TRAINED
     ] = None
-    """Number of query images of each class. With one image, as in MAML's own evaluation, a
-    transductive method can exploit that classes are equally frequent."""
+    """Number of query images per class. With one image, as in the evaluation of the MAML paper, a
+    transductive method can exploit the fact that every class occurs exactly once."""
     bn_mode: Annotated[Literal["query", "support"] | None, AS_TRAINED] = None
-    """Source of the batch statistics for query images: the query images (transductive) or the
-    support images."""
+    """Images from which batch norm computes the statistics for query images: the query images
+    themselves (transductive) or the support images (non-transductive)."""
     start: Annotated[Start | None, AS_TRAINED] = None
-    """Initial head, for fine-tuning a pretrained run."""
+    """Initial head in every task. Set this to prototypes or zero to fine-tune a pretrained run."""
     nearest_neighbor: bool = False
-    """Classify by the nearest support image in feature space, without adaptation."""
-    inner_lr: Annotated[float | None, at_least(0), unset("the run's inner optimizer")] = None
-    """Use gradient descent with this step size."""
+    """Classify query images by the nearest support image in feature space, without adaptation."""
+    inner_lr: Annotated[float | None, at_least(0), unset("inner optimizer used in training")] = None
+    """Adapt by gradient descent with this step size instead of the run's inner optimizer."""
     tune_inner_lr: bool = False
-    """Choose --inner-lr first, on 100 validation tasks: for fine-tuning a pretrained run or, with
-    --checkpoint 0, a random network."""
+    """Before the evaluation, select the best of eight inner step sizes from 0.001 to 3 on 100
+    validation tasks. Use this to fine-tune a pretrained network or, with --checkpoint 0, a random
+    network."""
     ensemble: Annotated[int, at_least(1)] = 1
-    """Number of checkpoints whose logits are averaged: the best on validation tasks (MAML++: 5)."""
+    """Number of checkpoints whose logits are averaged, selected by the results on validation tasks.
+    MAML++ uses 5."""
     data_root: Annotated[Path | None, AS_TRAINED] = None
-    """Folder of the images, if it has moved since training."""
+    """Folder that contains the image files; set this if the folder has moved since training."""
 
     def conflicts(self) -> Conflicts:
-        """Return the invalid combinations of settings with their error messages."""
+        """Return invalid combinations of settings as pairs of a condition and an error message."""
         adapts = ("test_steps", "inner_lr", "tune_inner_lr", "start")
         adapted = self.ensemble > 1 or any(getattr(self, name) for name in adapts)
         rated, both = self.inner_lr is not None, self.ensemble > 1 and self.checkpoint is not None
@@ -71,7 +74,7 @@ class SupervisedEvaluation(Evaluation):
             (both, "`ensemble` and `checkpoint` are mutually exclusive; set only one of them"),
             (
                 self.nearest_neighbor and adapted,
-                "nearest_neighbor does not adapt; remove "
-                "`ensemble`, test_steps, inner_lr, tune_inner_lr, `start`",
+                "nearest_neighbor does not adapt and uses one checkpoint; remove `ensemble`, "
+                "test_steps, inner_lr, tune_inner_lr and `start`",
             ),
         ]

@@ -1,4 +1,4 @@
-"""Settings of the supervised experiments: flags, default values by method, conflicts."""
+"""Configuration of the supervised experiments: flags, defaults by method, and conflicts."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
@@ -14,99 +14,112 @@ from metarl.util import Conflicts, Ranged, among, at_least, between, greater_tha
 
 @dataclass(frozen=True)
 class InnerLoopSettings(Ranged):
-    """Settings of the inner loop; the method sets the defaults."""
+    """Settings for the inner loop. The method sets values that are None."""
 
     group: ClassVar[str] = "inner loop"
     inner_steps: Annotated[int | None, at_least(0)] = None
-    """Number of inner steps in training; 0 is joint training."""
+    """Number of inner steps in training; 0 trains without adaptation. The default depends on the
+    method."""
     test_steps: Annotated[int | None, at_least(0)] = None
-    """Number of inner steps in validation and test."""
+    """Number of inner steps in validation and test. The default depends on the method."""
     inner_lr: Annotated[float | None, at_least(0)] = None
-    """Step size of the inner steps on the mean loss; initial value of learned step sizes."""
+    """Step size of the inner steps on the mean loss, or initial value of learned step sizes. The
+    default depends on the method."""
     inner: Annotated[str | None, among(INNER_OPTIMIZERS)] = None
-    """Inner optimizer: sgd, adam, lslr, meta-sgd, meta-curvature or meta-curvature+lslr."""
+    """Inner optimizer: sgd or adam with a fixed step size, or lslr, meta-sgd, meta-curvature or
+    meta-curvature+lslr with learned step sizes. The default depends on the method."""
     inner_clip: Annotated[float | None, greater_than(0), unset("no clipping")] = None
     """Clip the inner gradient to this global norm."""
     inner_batch: Annotated[int | None, at_least(1), unset("all")] = None
-    """Number of support examples of each inner step, sampled for each step."""
+    """Number of support examples per inner step, sampled without replacement."""
     adapts: Adapts | None = None
-    """Parameters that the inner steps adapt; the others are only meta-learned."""
+    """Parameters that the inner steps adapt; other parameters are only meta-learned. The default
+    depends on the method."""
     start: Start | None = None
-    """Initial head: learned, prototypes of the support set, zero, or (text only) generated from
-    the first support batch."""
+    """Initial head in every task: learned, prototypes of the support set, zero or, only for text,
+    generated from the first support batch. The default depends on the method."""
     per_step_norm: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Separate scale and shift of each norm layer for every inner step (MAML++)."""
+    """Learn a separate scale and shift per inner step for each normalization layer (MAML++)."""
 
 
 @dataclass(frozen=True)
 class OuterUpdateSettings(Ranged):
-    """Settings of the meta-gradient and of the outer optimizer."""
+    """Settings for the meta-gradient and the outer optimizer."""
 
     group: ClassVar[str] = "outer update"
     num_tasks: Annotated[int | None, at_least(1)] = None
-    """Number of tasks in a meta-batch."""
+    """Number of tasks per meta-batch. The default depends on the method."""
     estimator: Estimator | None = None
-    """Meta-gradient: backprop through the inner steps, reptile, or implicit (iMAML)."""
+    """Meta-gradient estimator: backprop through the inner steps, reptile, or implicit (iMAML). The
+    default depends on the method."""
     first_order: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Treat inner gradients as constants (FOMAML)."""
+    """Treat inner gradients as constants in the meta-gradient (FOMAML)."""
     first_order_until: Annotated[float | None, between(0, 1)] = None
-    """Fraction of training with first-order gradients (MAML++: derivative-order annealing)."""
+    """Initial fraction of training with first-order meta-gradients (derivative-order annealing in
+    MAML++). If not set, no annealing."""
     multi_step_until: Annotated[float | None, between(0, 1)] = None
-    """Fraction of training with query losses after every inner step (MAML++: multi-step loss)."""
+    """Initial fraction of training in which the query losses after all inner steps are minimized
+    (multi-step loss in MAML++). If not set, 0.1 for maml++ and 0 otherwise."""
     proximal: Annotated[float | None, at_least(0)] = None
-    """Weight λ of the proximal term, which keeps the adapted parameters near the initialization."""
+    """Weight λ of the proximal term, which keeps the adapted parameters near the initialization.
+    If not set, 2 for imaml and 0 otherwise."""
     cg_steps: Annotated[int, at_least(1)] = 5
-    """Number of conjugate-gradient steps of the implicit gradient."""
+    """Number of conjugate-gradient steps that compute the implicit gradient."""
     cg_damping: Annotated[float, at_least(0)] = 0.0
-    """Damping of the implicit gradient's linear system."""
+    """Damping of the linear system that defines the implicit gradient."""
     outer: Literal["adam", "sgd"] | None = None
-    """Outer optimizer."""
+    """Outer optimizer. If not set, sgd for reptile and adam otherwise."""
     outer_lr: Annotated[float | None, at_least(0)] = None
-    """Outer step size."""
+    """Step size of the outer optimizer. The default depends on the method."""
     outer_schedule: Literal["constant", "cosine", "linear"] | None = None
-    """Schedule of the outer step size, which ends at --outer-lr-end."""
+    """Schedule of the outer step size from --outer-lr to --outer-lr-end; constant keeps --outer-lr.
+    The default depends on the method."""
     outer_lr_end: Annotated[float, at_least(0)] = 0.0
-    """Outer step size at the end of a schedule."""
+    """Outer step size at the end of a cosine or linear schedule."""
     clip: Annotated[float | None, greater_than(0), unset("no clipping")] = None
-    """Clip every element of the meta-gradient to [-clip, clip]."""
+    """Clip every element of the meta-gradient to [-CLIP, CLIP]."""
     validation_tasks: Annotated[int | None, at_least(1), unset("100")] = None
-    """Number of validation tasks at every checkpoint."""
+    """Number of validation tasks that are evaluated at every checkpoint."""
     mode: Mode | None = None
-    """Execution of the meta-gradient: eager; traced once to a graph (no compiler needed); or
-    compiled with torch.compile (needs a C++ compiler and one to two minutes, for long runs)."""
-    chunk_size: Annotated[int | None, at_least(1), unset("fits the cache")] = None
-    """Number of tasks processed at a time."""
+    """Execution of the meta-gradient: eager; traced to a graph, which requires no compiler; or
+    compiled with torch.compile, which requires a C++ compiler and takes one to two minutes at the
+    start. If not set, eager for text and for tasks of variable size, and traced otherwise."""
+    chunk_size: Annotated[
+        int | None, at_least(1), unset("all; for images, as many as fit the CPU cache")
+    ] = None
+    """Number of tasks that are processed together; larger values need more memory. Text tasks are
+    always processed one at a time."""
 
 
 @dataclass(frozen=True)
 class SupervisedConfig(OuterUpdateSettings, InnerLoopSettings, RunConfig):
     """Settings of the supervised experiments.
 
-    --method NAME chooses a method; `metarl methods` lists them. The method sets the defaults of the
-    other flags. config.json in the run folder contains the values used.
+    --method NAME selects a method, which sets the defaults of the other flags; run `metarl methods`
+    to list all methods. config.json in the run folder contains the values that are used.
     """
 
     method: str = "maml"
-    """Method; `metarl methods` lists them."""
+    """Meta-learning method; run `metarl methods` to list all methods."""
 
     defaults: ClassVar[dict[str, dict[str, Any]]] = {"": {}}
-    """Values of settings that are None, by method; ``""`` applies to every method."""
+    """Values that replace None, by method and field; the key ``""`` applies to every method."""
     scheduled = {  # noqa: RUF012
         "outer_schedule": "constant", "first_order_until": 0, "multi_step_until": 0,
     }  # fmt: skip
 
     def conflicts(self) -> Conflicts:
-        """Return the invalid combinations of settings with their error messages."""
-        names = f"expected one of {', '.join(METHODS)} (`metarl methods` describes them)"
+        """Return invalid combinations of settings as pairs of a condition and an error message."""
+        names = f"expected one of {', '.join(METHODS)} (see `metarl methods`)"
         error = f"unknown method={self.method}: {names}"
         return [*super().conflicts(), (self.method not in METHODS, error)]
 
     def filled(self) -> Any:
-        """Return the configuration with the values of the method."""
+        """Return the configuration with the defaults of the method filled in."""
         return resolve(self, self.defaults)
 
     def complete(self) -> Any:
-        """Return the complete configuration, as it is trained and saved."""
+        """Return the complete configuration, which is used in training and saved in config.json."""
         return self.filled()
 
 
@@ -116,12 +129,16 @@ Config = TypeVar("Config", bound=SupervisedConfig)
 def resolve(config: Config, settings: dict[str, dict[str, Any]]) -> Config:
     """Replace settings that are None by the defaults of the method and the experiment.
 
-    The default number of test steps is at least the number of training steps; with learned step
-    sizes it equals the number of training steps.
+    If `test_steps` is None, the number of inner steps at test time is at least the number in
+    training. With learned step sizes, both numbers are equal.
 
     Args:
         config: The settings of the user.
-        settings: Defaults of the experiment by method; ``""`` applies to every method.
+        settings: Defaults of the experiment, by method and field name. The key ``""`` applies to
+            every method.
+
+    Returns:
+        A copy of the configuration.
     """
     chosen = MAML | settings[""] | METHODS[config.method].values | settings.get(config.method, {})
     flags = {n: chosen[n] or getattr(config, n) for n in ("first_order", "per_step_norm")}
@@ -134,13 +151,13 @@ def resolve(config: Config, settings: dict[str, dict[str, Any]]) -> Config:
 
 
 def require_compatible(config: SupervisedConfig) -> None:
-    """Raise a ValueError for settings that fail in the first step or have no effect.
+    """Check that the settings of a configuration can be combined.
 
     Args:
-        config: A complete configuration.
+        config: A complete configuration, see :meth:`SupervisedConfig.complete`.
 
     Raises:
-        ValueError: If two settings conflict; the message names them.
+        ValueError: If a combination of settings would fail in the first step or have no effect.
     """
     start, steps, estimator = config.start, config.inner_steps, config.estimator
     inner, learned = f"inner={config.inner}", config.inner in LEARNED_RATES
@@ -148,7 +165,9 @@ def require_compatible(config: SupervisedConfig) -> None:
     whole = f"start={start}" if made else f"estimator={estimator}"
     batches = config.inner_batch and (made or estimator == "implicit")
     sized = learned and config.inner != "lslr" and start != "learned"
-    zero = start == "zero" and config.method != "pretrained"  # pretrained uses it only in tests
+    zero = (
+        start == "zero" and config.method != "pretrained"
+    )  # pretrained uses the zero head only at test time
     fixed = not steps or config.adapts == "body"
     constant = config.outer_schedule in (None, "constant")
     refuse(
@@ -168,13 +187,19 @@ def require_compatible(config: SupervisedConfig) -> None:
             "outer_lr_end requires a schedule; add outer_schedule=cosine",
         ),
     )
-    if estimator not in ("reptile", "implicit"):  # which see no path
+    if estimator not in (
+        "reptile",
+        "implicit",
+    ):  # these estimators do not use the path of the inner steps
         return
     asked, proximal = f"estimator={estimator}", config.proximal
     first_order = config.first_order or config.first_order_until
     refuse(
         (learned, f"{asked} cannot learn the step sizes of {inner}; use inner=sgd or adam"),
-        (first_order, f"{asked} uses no second derivatives; remove first_order"),
+        (
+            first_order,
+            f"{asked} uses no second derivatives; remove first_order and first_order_until",
+        ),
         (
             config.multi_step_until,
             f"{asked} does not support the multi-step loss; remove multi_step_until",

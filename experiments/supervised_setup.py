@@ -1,4 +1,4 @@
-"""Construction of the meta-learner and the inner loops of supervised experiments."""
+"""Construction of models, inner loops and meta-learners for the supervised experiments."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -52,14 +52,15 @@ class Parts(NamedTuple):
     """The model, the meta-learner and the task samplers of a configuration.
 
     Attributes:
-        model: The network and its inner loop.
-        learner: Function from an iteration (starting at 1) to its meta-learner; schedules change
-            it.
-        test_loop: Inner loop of validation and test.
+        model: The network with the inner loop used in training.
+        learner: Function that returns the meta-learner of an iteration, counted from 1. Schedules
+            make the meta-learner depend on the iteration.
+        test_loop: Inner loop used in validation and test.
         draw: Sampler of training tasks.
-        evaluated: Samplers of evaluation tasks by split: ``train``, ``validation`` and ``test``.
-        chunk_size: Number of tasks processed at a time in an evaluation; None processes all tasks.
-        train_chunk: Number of tasks processed at a time in training; None processes all tasks.
+        evaluated: Samplers of evaluation tasks by split: ``train``, ``validation`` and, except for
+            text, ``test``.
+        chunk_size: Number of tasks that an evaluation processes together; None for all tasks.
+        train_chunk: Number of tasks that training processes together; None for all tasks.
     """
 
     model: Model
@@ -72,10 +73,15 @@ class Parts(NamedTuple):
 
 
 def make_model(config: SupervisedConfig, module: nn.Module, criterion: Criterion) -> Model:
-    """Build the inner loop of a complete configuration.
+    """Build the model of a complete configuration: a network with an inner loop.
+
+    Args:
+        config: The configuration.
+        module: The network. Parameters of the head have names that start with ``head.``.
+        criterion: Function ``(predictions, targets) -> (loss, metrics)``.
 
     Raises:
-        ValueError: If the method does not support the module.
+        ValueError: If the method does not support the network.
     """
     apply, params = functional(module)
     fast = _fast(config, module)
@@ -111,14 +117,21 @@ def make_learner(
     chunk_size: int | None = None,
     factor: Callable[[str], float] = lambda name: 1.0,
 ) -> Callable[[int], MetaLearner]:
-    """Return a function from an iteration, 1 to ``config.iterations``, to its meta-learner.
+    """Return a function that maps an iteration, 1 to ``config.iterations``, to a meta-learner.
+
+    Args:
+        config: A complete configuration.
+        model: The model from :func:`make_model`.
+        chunk_size: Number of tasks to process together, unless the configuration contains a value.
+            Default: all tasks.
+        factor: Function from a parameter name to a factor of the outer step size.
 
     Raises:
         ValueError: If settings conflict.
     """
     require_compatible(config)
 
-    @cache  # one program for each
+    @cache  # one traced program for each value
     def task_gradient(first_order: bool) -> TaskGradient:
         loop = replace(model.loop, first_order=first_order)
         outer = query_loss(evaluate_batch(model.apply, model.criterion), has_aux=True, before=False)
@@ -150,24 +163,25 @@ def make_learner(
 def make_test_loop(
     config: SupervisedConfig, model: Model, *, start: str | None = None
 ) -> InnerLoop:
-    """Return the inner loop for validation and testing.
+    """Return the inner loop for validation and test.
 
     Args:
-        config: The configuration.
-        model: The network.
-        start: Initial head at test time that replaces a learned head.
+        config: A complete configuration.
+        model: The model from :func:`make_model`.
+        start: Initial head, ``"prototypes"`` or ``"zero"``, that replaces a learned head. Default:
+            the initial head used in training.
     """
     loop = replace(model.loop, num_steps=config.test_steps)
     return started(loop, start, model) if start and config.start == "learned" else loop
 
 
 def mapped(source: Callable[[], Draw], function: Callable[[Task, torch.Generator], Task]) -> Draw:
-    """Return a sampler that applies a function to the tasks of another sampler.
+    """Return a sampler that applies a function to all tasks from a different sampler.
 
     Args:
-        source: Function that creates the other sampler on first use.
-        function: ``(task, generator) -> task``, applied to a batch of tasks or to each task of a
-            list.
+        source: Function that creates the original sampler; called on first use.
+        function: ``(task, generator) -> task``, applied once to a meta-batch, or to each item if
+            the original sampler returns a list of tasks.
     """
     made = cache(source)
 
@@ -181,13 +195,19 @@ def mapped(source: Callable[[], Draw], function: Callable[[Task, torch.Generator
 
 
 def started(loop: InnerLoop, start: str, model: Model) -> InnerLoop:
-    """Return the inner loop with a different initial head: ``prototypes`` or ``zero``."""
+    """Return a copy of an inner loop with a different initial head.
+
+    Args:
+        loop: The inner loop.
+        start: Initial head: ``"prototypes"`` or ``"zero"``.
+        model: The model that contains the network.
+    """
     return replace(loop, start=_start(start, model.apply.module, detach=loop.first_order))
 
 
 def _fast(config: SupervisedConfig, module: nn.Module) -> Callable[[str], bool]:
     if config.adapts in ("head", "body"):
-        body_of(module)  # refuses a module that has none
+        body_of(module)  # raises an error for a module without a body
     norms = norms_of(module)
     never: frozenset[str] = getattr(module, "meta_only", frozenset())
     adapts: dict[str | None, Callable[[str], bool]] = {
@@ -201,7 +221,7 @@ def _fast(config: SupervisedConfig, module: nn.Module) -> Callable[[str], bool]:
 
 def _start(name: str | None, module: nn.Module, *, detach: bool) -> StartFn:
     if name != "learned":
-        body_of(module)  # refuses a module that has none
+        body_of(module)  # raises an error for a module without a body
     start: StartFn = unchanged
     if name == "prototypes":
         start = prototype_start(body_of(module))

@@ -1,4 +1,4 @@
-"""Few-shot classification of sentences: tasks with any number of classes.
+"""Few-shot sentence classification, with any number of classes per task.
 
 ``metarl train text --method leopard --data-root data --out runs/leopard``
 """
@@ -39,11 +39,11 @@ from metarl.text.files import PART
 from metarl.util import warn
 
 
-JOINT_BATCH = 16  # sentences of a data set in a batch of joint training
+JOINT_BATCH = 16  # sentences per data set in a batch of joint training
 
 
 class TextClassification(SupervisedTraining[TextConfig]):
-    """Few-shot classification of sentences."""
+    """The experiment ``metarl train text``: few-shot sentence classification."""
 
     name = "text"
     settings = TextConfig
@@ -54,16 +54,18 @@ class TextClassification(SupervisedTraining[TextConfig]):
 
     @cached_property
     def parts(self) -> Parts:
-        """The model, its meta-learner and its task samplers."""
+        """The model, the meta-learner and the task samplers."""
         return self.built(read_tasks(self.config.data_root, names(self.config.tasks)))
 
     def built(self, tasks: Sequence[TextTask], *, ways: int | None = None) -> Parts:
-        """Build the model and the samplers for text tasks; sentences are tokenized on first use.
+        """Build the model, the meta-learner and the samplers for text tasks.
+
+        Sentences are tokenized on first use.
 
         Args:
             tasks: Text tasks to sample from.
-            ways: Number of classes of the head. Default: the number of all labels in joint
-                training, otherwise 2.
+            ways: Number of classes in the head. Default: with ``method="pretrained"``, the total
+                number of classes in all tasks; otherwise 2.
         """
         config, joint = self.config, self.config.method == "pretrained"
         labels = sum(len(task.labels) for task in tasks) if joint else 2
@@ -81,7 +83,7 @@ class TextClassification(SupervisedTraining[TextConfig]):
         @cache
         def pools(validation: bool) -> tuple[Sentences, ...]:
             rows = [(task.train_validation_rows()[validation], task) for task in tasks]
-            # A small task has none to validate with.
+            # A small task may have no validation rows.
             return tuple(self.tokenized(some, task) for some, task in rows if some)
 
         def few_shot(steps: int, *, validation: bool = False) -> Draw:
@@ -105,27 +107,33 @@ class TextClassification(SupervisedTraining[TextConfig]):
         )
 
     def tokenized(self, rows: Sequence[Row], task: TextTask) -> Sentences:
-        """Return the tokenized sentences of rows of a task."""
+        """Tokenize rows from a task and move the sentences to the device of the run."""
         tokenizer, length = load_pretrained(self.config.encoder).tokenizer, self.config.max_length
         return tokenize(tokenizer, rows, task, max_length=length, device=self.device)
 
     def prepare(self) -> dict[str, float]:
-        """Sample a training task and a validation task, to fail early if the data are too small."""
+        """Check that training and validation tasks can be sampled, and warn about held-out tasks.
+
+        Returns:
+            Metrics of iteration 0, which are empty.
+        """
         if both := sorted({*names(self.config.tasks)} & {*names(self.config.held_out)}):
-            warn(f"training uses the held-out task {both[0]}; do not test this run on it")
+            warn(
+                f"training uses the held-out task {both[0]}; do not evaluate this run on this task"
+            )
         for draw in (self.parts.draw, self.parts.evaluated["validation"]):
             draw(1, torch_generator(self.config.seed, 0, "trial", device=self.device))
         return super().prepare()
 
     def with_options(self, options: TextEvaluation) -> Experiment[TextConfig]:
-        """Return the experiment with the settings that the evaluation overrides."""
+        """Return a copy of the experiment with the settings that the options override."""
         if options.inner_lr is not None and self.config.inner == "lslr":
             raise ValueError(f"{options.run} has learned step sizes (inner=lslr); remove inner_lr")
         asked = ("data_root", "encoder", "test_steps", "inner_lr")
         return self.changed(**{n: v for n in asked if (v := getattr(options, n)) is not None})
 
     def evaluate(self, metas: Sequence[MetaParams], options: TextEvaluation) -> Report:
-        """Report the accuracy before and after adaptation to each fixed support sample."""
+        """Report the accuracy before and after adaptation to the support samples of test tasks."""
         (params,), config = metas, self.config
         tasks = chosen_tasks(config, options)
         self.parts = self.built(tasks, ways=len(params.model.get("head.bias", ())) or None)
@@ -143,7 +151,11 @@ class TextClassification(SupervisedTraining[TextConfig]):
 
 
 def chosen_tasks(config: TextConfig, options: TextEvaluation) -> list[TextTask]:
-    """Read the test tasks. Raise a ValueError if one of them has no evaluation rows."""
+    """Read the tasks that an evaluation uses: the tasks in `options`, or the held-out tasks.
+
+    Raises:
+        ValueError: If a task in `options`, or every held-out task, has no evaluation rows.
+    """
     asked = names(options.tasks)
     known = find_tasks(config.data_root)
     kept = [name for name in names(config.held_out) if name in known]
@@ -157,24 +169,26 @@ def chosen_tasks(config: TextConfig, options: TextEvaluation) -> list[TextTask]:
     for task in tasks:
         task.require_evaluation()
         if task.name in names(config.tasks):
-            warn(f"{options.run} was trained on {task.name}, so this does not test new tasks")
+            warn(
+                f"{options.run} was trained on {task.name}, so the results do not measure new tasks"
+            )
     return tasks
 
 
 def _validated(config: TextConfig, pools: tuple[Sentences, ...]) -> tuple[Sentences, ...]:
-    """Return the tasks with enough validation rows, a tenth of all rows, for a few-shot task."""
+    """Return the tasks whose validation rows (a tenth) suffice for a few-shot task."""
     needed = config.num_shots + config.num_queries
     if not (enough := tuple(pool for pool in pools if pool.smallest_class() >= needed)):
         raise ValueError(
-            f"validation uses a tenth of the rows: expected a task with {PART * needed} rows of "
-            f"each class, for {config.num_shots} shots and {config.num_queries} queries; lower "
-            "num_shots or num_queries, or add a larger task"
+            f"validation uses a tenth of the rows: expected a task with {PART * needed} rows per "
+            f"class for {config.num_shots} shots and {config.num_queries} queries, got only "
+            "smaller tasks; lower num_shots or num_queries, or add a larger task"
         )
     return enough
 
 
 def _outer_factor(config: TextConfig, name: str) -> float:
-    """Return the factor of the outer step size of a parameter."""
+    """Return the factor that multiplies the outer step size for the parameter `name`."""
     own = config.encoder_lr if name.startswith("body.encoder.") else None
     return own / config.outer_lr if own is not None and config.outer_lr else 1.0
 
@@ -182,7 +196,18 @@ def _outer_factor(config: TextConfig, name: str) -> float:
 def support_of(
     config: TextConfig, support: Batch, steps: int, generator: torch.Generator
 ) -> tuple[Batch, ...]:
-    """Return the support batches of `steps` inner steps of one task, with a task axis of size 1."""
+    """Split the support set of one task into the batches for the inner steps.
+
+    Args:
+        config: The configuration.
+        support: Support set with a task axis of size 1.
+        steps: Number of inner steps.
+        generator: Random generator for minibatches.
+
+    Returns:
+        Batches with a task axis of size 1: parts of the support set for a generated head,
+        minibatches with `inner_batch`, otherwise the whole support set.
+    """
     if config.start == "generated":
         return support_batches(support, shots=config.part_shots, steps=steps)
     if config.inner_batch and steps:

@@ -1,4 +1,4 @@
-"""Evaluation on few-shot text tasks: accuracy over fixed support samples.
+"""Evaluation on few-shot text tasks: accuracy after adaptation to fixed support samples.
 
 ``metarl evaluate runs/leopard --tasks airline,restaurant,conll --shots 4,8,16``
 """
@@ -23,45 +23,49 @@ from metarl.util import Conflicts, Table, at_least, interval95
 
 
 Results: TypeAlias = dict[str, dict[int, torch.Tensor]]
-"""Accuracies by task and number of shots, of shape (sample, 2): before and after adaptation."""
+"""Accuracies by task and number of shots, of shape (samples, 2): before and after adaptation."""
 
 
 @dataclass(frozen=True)
 class TextEvaluation(Evaluation):
-    """Adapt to each support sample of the test tasks, and report mean ± standard deviation.
+    """Adapt to support samples of test tasks, and report the accuracy after adaptation.
 
-    LEOPARD's tasks have the support samples of its authors; for other tasks they are drawn with a
-    fixed seed.
+    The table shows the mean ± standard deviation over support samples. The tasks published with
+    LEOPARD use the support samples of Bansal et al. 2020. For other tasks, support samples are
+    drawn with fixed seeds.
     """
 
     tasks: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: the held-out tasks)")] = ""
-    """Test tasks, separated by commas."""
+    """Names of the test tasks, separated by commas."""
     shots: str = "4,8,16"
-    """Number of support sentences of each class: one or more numbers, separated by commas."""
+    """Numbers of support sentences per class, separated by commas. Each number is evaluated."""
     samples: Annotated[int, at_least(1)] = NUM_SAMPLES
-    """Number of support samples of each task."""
+    """Number of support samples per task and number of shots."""
     queries: Annotated[int | None, at_least(1), unset("all")] = None
-    """Number of evaluation sentences of each task."""
+    """Number of evaluation sentences per task, sampled without replacement."""
     test_steps: Annotated[
-        int | None, at_least(0), tyro.conf.arg(aliases=["--inner-steps"]), unset("as in the run")
+        int | None,
+        at_least(0),
+        tyro.conf.arg(aliases=["--inner-steps"]),
+        unset("value used in training"),
     ] = None
-    """Number of inner steps."""
-    inner_lr: Annotated[float | None, at_least(0), unset("as in the run")] = None
-    """Step size of the inner loop; not supported for runs with learned step sizes."""
-    data_root: Annotated[Path | None, unset("as in the run")] = None
-    """Folder of the test tasks."""
-    encoder: Annotated[str | None, unset("as in the run")] = None
-    """Folder or name of the run's encoder."""
+    """Number of inner steps per support sample."""
+    inner_lr: Annotated[float | None, at_least(0), unset("value used in training")] = None
+    """Step size of the inner steps; not supported for runs with learned step sizes."""
+    data_root: Annotated[Path | None, unset("value used in training")] = None
+    """Folder that contains the test tasks."""
+    encoder: Annotated[str | None, unset("value used in training")] = None
+    """Folder or Hugging Face name of the encoder, if the folder has moved since training."""
 
     def conflicts(self) -> Conflicts:
-        """Return the invalid combinations of settings with their error messages."""
+        """Return invalid combinations of settings as pairs of a condition and an error message."""
         numbers = names(self.shots)
         wrong = not numbers or not all(n.isdecimal() and int(n) for n in numbers)
         return [(wrong, f"`shots` must be positive integers such as 4,8,16, got {self.shots!r}")]
 
 
 def names(listed: str) -> list[str]:
-    """Return the distinct names in a comma-separated list."""
+    """Return the distinct names in a comma-separated list, in the original order."""
     return list(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
 
 
@@ -74,19 +78,21 @@ def measure(
     tokenizer: Callable[..., Sentences],
     prepare: Prepare,
 ) -> Results:
-    """Adapt to every support sample of every task, and print one line per task and shots.
+    """Adapt to every support sample of every task, and measure the accuracy before and after.
+
+    Prints one line per task and number of shots.
 
     Args:
         model: The classifier.
         loop: The inner loop.
         params: The meta-parameters.
         tasks: The test tasks.
-        options: Shots, samples, queries and seed.
-        tokenizer: ``(rows, task) -> Sentences``.
-        prepare: Function from a support set to the batches of the inner steps.
+        options: The flags; `shots`, `samples`, `queries` and `seed` are used.
+        tokenizer: Function ``(rows, task) -> Sentences``.
+        prepare: Function ``(support set, sample index) -> batches`` for the inner steps.
     """
     shots = [int(number) for number in names(options.shots)]
-    samples = {  # all before the minutes of the first
+    samples = {  # sampled first, so that invalid shots fail early
         (task.name, number): [task.sample(number, index) for index in range(options.samples)]
         for task in tasks
         for number in shots
@@ -103,19 +109,28 @@ def measure(
             results[task.name][number] = found
             done = sum(map(len, results.values()))
             cell = f"{task.name}, {number} shots: {_cell(found)} %"
-            print(f"{done}/{len(samples)}  {cell}", flush=True)  # many steps take minutes a line
+            print(f"{done}/{len(samples)}  {cell}", flush=True)  # a line can take minutes
     return results
 
 
 def report(results: Results, options: TextEvaluation, about: dict[str, Any]) -> Report:
-    """Return a report with one row per task, and each sample's mean over tasks and shots."""
+    """Return a report with a table: one row per task, and one column per number of shots.
+
+    ``values["mean"]`` and ``values["interval95"]`` are computed over support samples, from the mean
+    accuracy of each sample over tasks and numbers of shots.
+
+    Args:
+        results: Accuracies from :func:`measure`.
+        options: The flags.
+        about: Method and settings of the run.
+    """
     shots = [*next(iter(results.values()))]
     rows = [[task, *(_cell(ends) for ends in found.values())] for task, found in results.items()]
     title = f"accuracy of {about['method']} in %, mean ± standard deviation over "
     title += f"{options.samples} support samples"
     table = Table(title, ["task", *(f"{number}-shot" for number in shots)], rows)
     cells = [x.numpy() for found in results.values() for x in found.values()]
-    ends = np.mean(cells, 0)  # of every sample, over tasks and numbers of shots
+    ends = np.mean(cells, 0)  # mean of every sample over tasks and numbers of shots
     values = about | {
         "measure": "accuracy",
         "tasks": ", ".join(results),
@@ -135,9 +150,9 @@ def report(results: Results, options: TextEvaluation, about: dict[str, Any]) -> 
 
 
 def file_name(options: TextEvaluation, values: dict[str, Any]) -> str:
-    """Return the file name of an evaluation: the settings that distinguish evaluations."""
+    """Return the file name of an evaluation, composed of the settings that identify it."""
     tasks = values["tasks"].replace(", ", "_")
-    if len(tasks) > 80:  # file systems allow a name of 255 letters
+    if len(tasks) > 80:  # file names are limited to 255 characters
         tasks = f"{values['num_tasks']}-tasks-{zlib.crc32(tasks.encode()):08x}"
     settings = {
         "shots": options.shots,

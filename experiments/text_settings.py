@@ -1,4 +1,4 @@
-"""Settings of few-shot classification of sentences."""
+"""Configuration of few-shot sentence classification."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,54 +18,57 @@ HELD_OUT = "airline,restaurant,conll,political_audience,political_bias,political
 
 @dataclass(frozen=True)
 class TextSettings(Ranged):
-    """Settings of the sentences and of the tasks sampled from them."""
+    """Settings for the text data sets and for sampling few-shot tasks from the sentences."""
 
     group: ClassVar[str] = "data"
-    data_root: Annotated[Path | None, unset("METARL_DATA")] = None
-    """Folder of the text tasks."""
+    data_root: Annotated[Path | None, unset("$METARL_DATA")] = None
+    """Folder that contains the text tasks."""
     tasks: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: all but the held-out)")] = ""
-    """Tasks to train on, separated by commas."""
+    """Names of the training tasks, separated by commas. If empty, all tasks but --held-out."""
     held_out: str = HELD_OUT
-    """Test tasks, separated by commas; training excludes them unless --tasks names them."""
+    """Names of the test tasks, separated by commas. Training excludes the test tasks unless --tasks
+    contains them."""
     num_shots: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--shots"])] = 4
-    """Number of support sentences of each class."""
+    """Number of support sentences per class."""
     num_queries: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--queries"])] = 4
-    """Number of query sentences of each class."""
+    """Number of query sentences per class."""
     max_ways: Annotated[int, at_least(2)] = 6
-    """Maximum number of classes of a training task; larger tasks are subsampled."""
+    """Maximum number of classes per training task; of larger tasks, a random subset is used."""
     part_shots: Annotated[int, at_least(1)] = 2
-    """Maximum number of support sentences of each class in one part of the support set. With a
-    generated head, the first part generates the head and the inner steps use the other parts."""
+    """Only for --start generated: maximum number of support sentences per class in one part of the
+    support set. The first part generates the head, and the inner steps use the other parts."""
 
 
 @dataclass(frozen=True)
 class EncoderSettings(Ranged):
-    """Settings of the sentence encoder."""
+    """Settings for the sentence encoder."""
 
     group: ClassVar[str] = "encoder"
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
-    """Hugging Face encoder: a folder or a model name."""
-    encoder_lr: Annotated[float | None, at_least(0), unset("outer-lr")] = None
-    """Outer step size of the encoder; it follows --outer-schedule."""
+    """Hugging Face encoder, given as a folder or a model name."""
+    encoder_lr: Annotated[float | None, at_least(0), unset("value of --outer-lr")] = None
+    """Outer step size for the encoder parameters, scheduled like --outer-lr. If not set, 1e-5 for
+    leopard and --outer-lr otherwise."""
     top_layers: Annotated[int, at_least(0)] = 2
-    """Number of top layers that adapt; lower layers are only meta-learned (LEOPARD's ν)."""
+    """Number of top encoder layers that the inner steps adapt (LEOPARD's ν). The other encoder
+    layers are only meta-learned."""
     pooling: Literal["mean", "cls"] = "mean"
-    """Sentence feature: the mean over tokens, or the first token."""
+    """Computation of sentence features: mean over tokens, or cls for the first token."""
     max_length: Annotated[int, at_least(1)] = 64
-    """Maximum number of tokens of a sentence; longer sentences are truncated."""
+    """Maximum number of tokens per sentence; longer sentences are truncated."""
 
 
 @dataclass(frozen=True)
 class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
-    """Learn to classify sentences into any number of classes from K examples of each.
+    """Learn to classify sentences into any number of classes from K examples per class.
 
-    --method pretrained trains one classifier of all tasks; its checkpoint 0 is the unchanged
-    encoder, the baseline of plain fine-tuning. With an encoder of 23 million parameters, a
-    checkpoint takes 270 MB.
+    --method pretrained trains one classifier on the classes of all tasks. Checkpoint 0 of such a
+    run contains the original encoder, for a plain fine-tuning baseline. A checkpoint needs 270 MB
+    for an encoder with 23 million parameters.
     """
 
     method: str = "leopard"
-    """Method: leopard, protonet, protomaml, zero-head or pretrained."""
+    """Meta-learning method: leopard, protonet, protomaml, zero-head or pretrained."""
     iterations: int = 1000
     checkpoint_every: int = 250
     log_every: int = 10
@@ -73,15 +76,15 @@ class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
     defaults = {  # noqa: RUF012
         "": {"mode": "eager", "num_tasks": 4, "inner_steps": 3, "test_steps": 3, "inner_lr": 0.1,
              "outer_lr": 1e-4, "validation_tasks": 50},
-        # Faster, an encoder forgets what tasks unlike those of the meta-training need.
+        # With larger values, the encoder loses features that tasks unlike the training tasks need.
         "leopard": {"encoder_lr": 1e-5},
-        # Fine-tuned with Adam, as encoders are.
+        # Encoders are usually fine-tuned with Adam.
         "pretrained": {"inner": "adam", "inner_lr": 1e-3, "inner_batch": 16, "test_steps": 100,
                        "validation_tasks": 5},
     }  # fmt: skip
 
     def conflicts(self) -> Conflicts:
-        """Return the invalid combinations of settings with their error messages."""
+        """Return invalid combinations of settings as pairs of a condition and an error message."""
         joint, rate = self.method == "pretrained", self.encoder_lr
         learned = self.start == "learned" and not joint
         trained = joint and (self.inner_steps or self.start not in (None, "learned"))
@@ -97,18 +100,22 @@ class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
                 learned,
                 "tasks have no fixed number of classes; use start=generated, zero or prototypes",
             ),
-            (trained, "method=pretrained adapts only in tests; remove inner_steps and `start`"),
+            (trained, "method=pretrained only adapts at test time; remove inner_steps and `start`"),
             (rates, "method=pretrained cannot learn step sizes; use inner=sgd or adam"),
             (self.per_step_norm, "text encoders do not support per_step_norm; remove it"),
             (
                 self.estimator == "reptile",
                 "estimator=reptile requires that all layers adapt; use estimator=backprop",
             ),
-            (staged, "text tasks differ in shape; use mode=eager"),
+            (staged, f"text tasks require mode=eager, got mode={self.mode}"),
         ]
 
     def complete(self) -> Any:
-        """Return the complete configuration; `tasks` lists the training tasks found in the data."""
+        """Return the complete configuration, with the training tasks found in the data folder.
+
+        Raises:
+            ValueError: If a held-out task does not exist, or no training tasks are left.
+        """
         config = super().complete()
         if names(self.tasks):
             return config
@@ -117,6 +124,9 @@ class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
         found = [name for name in known if name not in held_out]
         refuse(
             (unknown, f"unknown task held_out={''.join(unknown[:1])}: expected {', '.join(known)}"),
-            (not found, f"no training tasks are left; shorten held_out={self.held_out}"),
+            (
+                not found,
+                f"held_out={self.held_out} leaves no training tasks; remove tasks from held_out",
+            ),
         )
         return replace(config, tasks=",".join(found))

@@ -1,4 +1,4 @@
-"""``metarl benchmark``: the speed of sampling and of updates, compared with that of the machine."""
+"""``metarl benchmark``: measure the speed of sampling and updates, and of the machine itself."""
 
 import importlib
 import json
@@ -30,55 +30,62 @@ PARTS = {
     "text": "text",
     "scaling": "scaling",
 }
-"""Measurements, with the module of :mod:`metarl.commands.measures` that has a function of this
-name.
+"""Modules of :mod:`metarl.commands.measures` by measurement.
 
-The function returns the cases to measure for the settings of the command.
+Each module defines a function with the name of the measurement. The function receives the options
+of the command and returns a list of :class:`Case`.
 """
 ALL = ("sampling", "update", "regression", "fewshot")
 
 
 @dataclass(frozen=True)
 class Benchmark(Ranged):
-    """Measure the speed of sampling, of meta-RL updates and of supervised meta-steps.
+    """Measure the speed of sampling, meta-RL updates and supervised meta-steps.
 
-    Results are medians. The speed of a matrix product, of a memory copy, of the raw physics and of
-    a plain loop over tasks is measured in the same run, because all results depend on the machine
-    and its load.
+    Speeds are medians over --repeats measurements. All results depend on the machine and its load.
+    The same run therefore measures reference speeds for comparison: a matrix product, a memory
+    copy, the raw physics, and a plain loop over tasks.
     """
 
     what: Annotated[
         Literal["all", "sampling", "update", "regression", "fewshot", "text", "scaling"],
         tyro.conf.Positional,
     ] = "all"
-    """Measurement. all excludes text, which needs the encoder of `metarl train text`, and scaling,
-    which starts --processes with torchrun."""
+    """Measurement to run. all runs every measurement except text, which requires the encoder of
+    `metarl train text`, and scaling, which starts several processes."""
     repeats: Annotated[int, at_least(1)] = 5
-    """Number of measurements of each result, after one warm-up."""
+    """Number of timed repetitions per result, after one untimed warm-up."""
     env: tuple[str, ...] = (
         "metarl/Navigation2D-v0", "metarl/RllabHalfCheetahDir-v0", "metarl/HalfCheetahDir-v1",
     )  # fmt: skip
-    """Environments of the meta-RL measurements."""
+    """Gymnasium IDs of the environments in which sampling and update are measured."""
     num_tasks: Annotated[int | None, unset("20 for navigation, 40 for others")] = None
-    """Number of tasks in a meta-batch."""
+    """Number of tasks per meta-batch in sampling and update."""
     episodes_per_task: int = 20
-    """Number of episodes of each task."""
+    """Number of episodes per task in sampling and update."""
     hidden: tuple[int, ...] = ()
-    """Widths of hidden layers; by default 64 64 in navigation and 100 100 elsewhere."""
+    """Widths of the hidden layers of the policy in sampling and update. If not set, the widths are
+    64 64 for Navigation2D-v0 and 100 100 for all other environments."""
     fisher_fraction: tuple[float, ...] = (1.0, 0.25)
-    """Fractions of the episodes that the Fisher product of the update uses."""
+    """Fractions of the episodes from which Fisher-vector products are computed; each fraction is
+    measured separately."""
     compiled: bool = True
     """Also measure compiled supervised meta-steps; compilation takes a minute or more."""
     processes: int = 2
-    """Maximum number of processes of the scaling measurement."""
+    """Maximum number of processes in scaling, which measures 1, 2, ... processes in turn."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device that runs the benchmark."""
+    """Device to measure; auto uses a GPU if available. Scaling always runs on the CPU."""
     out: Annotated[Path | None, unset("no file")] = None
-    """JSON file for the results."""
+    """Output JSON file for the results and the package versions."""
 
 
 class Case(NamedTuple):
-    """A titled group of results, with the function that measures them."""
+    """A group of results that is printed as one table.
+
+    Attributes:
+        title: Title of the table.
+        measure: Function that runs the measurements and returns the values by name and unit.
+    """
 
     title: str
     measure: Callable[[], Figures]

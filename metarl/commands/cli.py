@@ -1,4 +1,4 @@
-"""The command line ``metarl COMMAND ...``. The module of a command is imported when it is used."""
+"""The command line ``metarl COMMAND ...``. Modules of commands are imported on first use."""
 
 import contextlib
 import difflib
@@ -19,12 +19,13 @@ from metarl.runs import Stopped
 
 
 class Verb(NamedTuple):
-    """A command.
+    """A command of ``metarl`` other than ``train``.
 
     Attributes:
-        module: Module of :mod:`metarl.commands`, imported when the command is used.
-        options: Name of the options in the module: a dataclass that its ``main`` takes, or a
-            function ``words -> (dataclass, main)`` if the options depend on the run.
+        module: Name of the module in :mod:`metarl.commands`, which is imported on first use.
+        options: Attribute of the module that defines the options: the dataclass that the module's
+            ``main`` function accepts, or, if the options depend on the run, a function
+            ``words -> (dataclass, main)``.
         summary: One-line description in the help.
     """
 
@@ -33,7 +34,11 @@ class Verb(NamedTuple):
     summary: str
 
     def load(self, words: Sequence[str]) -> tuple[type[Any], Callable[[Any], None]]:
-        """Return the options dataclass and the main function for a command line."""
+        """Return the options dataclass and the main function for the given words.
+
+        Args:
+            words: Words after the name of the command.
+        """
         module = importlib.import_module(f"metarl.commands.{self.module}")
         found = getattr(module, self.options)
         return (found, module.main) if isinstance(found, type) else found(words)
@@ -47,7 +52,7 @@ VERBS = {
     "compare": Verb("compare", "Compare", "methods over seeds, in one table and one figure"),
     "headstart": Verb("headstart", "Headstart", "adaptation against training from scratch"),
     "push": Verb("push", "Push", "share a run, in a folder or on the Hugging Face hub"),
-    "pull": Verb("pull", "Pull", "make a run folder of what somebody shared"),
+    "pull": Verb("pull", "Pull", "create a run folder from a shared run"),
     "methods": Verb("methods", "Methods", "methods, their papers and the flags they stand for"),
     "envs": Verb("envs", "Envs", "environments with tasks, and what varies in them"),
     "benchmark": Verb("benchmark", "Benchmark", "speed of sampling and of the meta-update"),
@@ -67,7 +72,10 @@ LONGEST = 1500  # characters of an error; user environments can raise long ones
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit.
+    """Run a command line and exit.
+
+    Args:
+        argv: Words after ``metarl``; None uses ``sys.argv``.
 
     The exit status is 0 for success, 1 for a failure, 2 for an invalid command line, and 128 + n if
     signal n stopped the command.
@@ -105,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(argv: list[str]) -> None:
-    """Run one command line; errors are raised."""
+    """Run the command given by the words after ``metarl``; errors propagate to the caller."""
     argv = import_modules(argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(overview())
@@ -124,10 +132,10 @@ def run(argv: list[str]) -> None:
 
 
 def import_modules(argv: list[str]) -> list[str]:
-    """Import the modules named by ``--import MODULE``; return the remaining words.
+    """Import the modules named by ``--import MODULE`` flags, and return the other words.
 
-    The modules can register methods, inner optimizers and environments. Child processes import them
-    too.
+    The modules can register methods, inner optimizers and environments. Child processes import the
+    same modules.
     """
     named = [name for name in os.environ.get(IMPORTS, "").split(",") if name]
     name, argv = take_option(argv, "--import")
@@ -144,7 +152,7 @@ def import_modules(argv: list[str]) -> list[str]:
 
 
 def _world() -> contextlib.AbstractContextManager[None]:
-    """Join the process group if ``torchrun`` started this process."""
+    """Return a context that joins the process group if ``torchrun`` started several processes."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return contextlib.nullcontext()
     from metarl.core.speed import processes
@@ -153,7 +161,7 @@ def _world() -> contextlib.AbstractContextManager[None]:
 
 
 def train(argv: list[str]) -> None:
-    """Run ``metarl train EXPERIMENT [--preset NAME] ...``."""
+    """Run ``metarl train`` with the words after ``train``: ``EXPERIMENT [--preset NAME] ...``."""
     if not argv or argv[0] in ("-h", "--help"):
         print(train_overview())
         return
@@ -166,7 +174,7 @@ def train(argv: list[str]) -> None:
 
 
 class Parsed(NamedTuple):
-    """A parsed training command: class of the experiment, configuration and run folder."""
+    """A parsed training command: experiment class, configuration and run folder."""
 
     kind: Any
     config: Any
@@ -174,7 +182,12 @@ class Parsed(NamedTuple):
 
 
 def parse_train(argv: list[str]) -> Parsed:
-    """Parse the words after ``metarl train``; flags override the preset."""
+    """Parse the words after ``metarl train``; flags override the values of the preset.
+
+    Raises:
+        UsageError: If a flag is invalid, ``--method`` contradicts the preset, or ``--out`` is
+            missing.
+    """
     from metarl.experiments.presets import preset
 
     kind, options = experiments()[argv[0]].load()
@@ -183,8 +196,8 @@ def parse_train(argv: list[str]) -> Parsed:
     method, _ = take_option(rest, "--method")
     if method not in (None, chosen.get("method", method)):
         raise UsageError(
-            f"--preset {name} sets --method {chosen['method']}, got --method {method}; remove "
-            "one of these flags"
+            f"--preset {name} requires --method {chosen['method']}, got --method {method}. Remove "
+            "one of the two flags"
         )
     out, rest = take_option(rest, "--out")
     if out is None and not {"-h", "--help"} & set(rest):
@@ -195,14 +208,14 @@ def parse_train(argv: list[str]) -> Parsed:
 
 
 def overview() -> str:
-    """Return the help of ``metarl`` without a command."""
+    """Return the help text of ``metarl``, which lists all commands."""
     rows = [("train", "train an experiment into a run folder"), *_rows(VERBS)]
     lines = [f"  {name:<11} {summary}" for name, summary in rows]
     return OVERVIEW.format("\n".join(lines))
 
 
 def train_overview() -> str:
-    """Return the help of ``metarl train``."""
+    """Return the help text of ``metarl train``, which lists all experiments and presets."""
     from metarl.experiments.presets import PRESETS
 
     return "\n".join(
@@ -212,7 +225,7 @@ def train_overview() -> str:
             "experiments (metarl train EXPERIMENT --help lists the flags):",
             *(f"  {name:<11} {summary}" for name, summary in _rows(experiments())),
             "",
-            "presets (flags override them; those of policies are for every meta-RL method):",
+            "presets (flags override their values; policy presets work with every meta-RL method):",
             *(
                 f"  {family:<11} {name:<24} {_settings(values)}"
                 for family, presets in PRESETS.items()
@@ -238,7 +251,7 @@ def _unknown(kind: str, name: str, known: list[str]) -> str:
 
 
 def _output_is_closed() -> bool:
-    """Return whether the reader of the output has ended; the remaining output is then discarded."""
+    """Return whether the reader of stdout has exited; if so, discard the remaining output."""
     try:
         print(flush=True)
     except BrokenPipeError:
@@ -248,13 +261,12 @@ def _output_is_closed() -> bool:
 
 
 def _fail(message: str, code: int, *, once: bool = False) -> NoReturn:
-    """Print an error and exit.
+    """Print an error to stderr and exit with the status `code`.
 
-    With `once`, only the first process of ``torchrun`` prints: all processes raise the same error,
-    for example for sums over processes that are not finite.
+    In distributed training, `once` restricts the output to rank 0, for errors that all ranks raise.
     """
     if once and int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0":
-        time.sleep(1)  # torchrun ends all processes after a failure; the first one prints before
+        time.sleep(1)  # torchrun ends all processes after a failure; rank 0 must print first
     else:
         cut = f"{message[:LONGEST]}... (--debug shows all)" if len(message) > LONGEST else message
         print(f"metarl: error: {cut}", file=sys.stderr)

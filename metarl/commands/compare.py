@@ -1,7 +1,7 @@
-"""Compare methods over seeds: ``metarl compare maml-trpo promp --preset navigation-quick --out D``.
+"""``metarl compare``: train methods with several seeds and compare the results.
 
-Every argument before the flags is a method of ``metarl train``, with its flags in the same quotes:
-``metarl compare maml-trpo "maml-trpo --first-order" "promp --epochs 3" ...``.
+Each positional argument is a method of ``metarl train``, quoted together with its flags:
+``metarl compare maml-trpo "maml-trpo --first-order" "promp --epochs 3" --out DIR``.
 """
 
 import re
@@ -25,51 +25,58 @@ from metarl.util import Ranged, at_least, interval95, print_table, replacing, re
 
 
 Execute: TypeAlias = Callable[[Path, list[str]], None]
-"""``(run folder, words of a command) -> None``."""
+"""Function that runs a command, given the run folder and the words after ``metarl``."""
 
 
 @dataclass(frozen=True)
 class Compare(Ranged):
-    """Train methods over seeds, evaluate each run, and compare them in a table and a figure.
+    """Train methods with several seeds, and compare the evaluated runs in a table and a figure.
 
-    Quote the flags of a method with its name: "maml-trpo --first-order". Repeating the command
-    resumes it; more seeds or methods are added to the existing runs. The runs are ordinary run
-    folders, OUT/METHOD-SEED.
+    Every run is an ordinary run folder, OUT/METHOD-SEED. After an interruption, run the same
+    command again to continue. To extend a comparison, add methods or seeds to the command; existing
+    runs are reused.
     """
 
     methods: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Methods with their flags, such as maml-trpo promp "maml-trpo --first-order"."""
+    """Methods to compare. Quote a method with its flags, as in maml-trpo "promp --epochs 3"."""
     out: Path
-    """Folder for the runs, table.md and curves.png."""
+    """Output folder for the runs, table.md and curves.png."""
     preset: Annotated[str | None, unset("none")] = None
-    """Preset of all methods; `metarl train` lists presets."""
-    env: Annotated[str | None, unset("that of the preset or the experiment")] = None
-    """Environment of all methods; not for supervised methods."""
-    iterations: Annotated[int | None, at_least(1), unset("that of the preset or the method")] = None
-    """Number of meta-updates of all methods."""
+    """Preset for all methods; run `metarl train` to list the presets."""
+    env: Annotated[str | None, unset("from the preset or the method")] = None
+    """Gymnasium ID of the environment for all methods; not supported by supervised methods."""
+    iterations: Annotated[int | None, at_least(1), unset("from the preset or the method")] = None
+    """Number of meta-updates for all methods."""
     seeds: Annotated[tuple[int, ...], at_least(0)] = (0, 1, 2)
-    """Seeds; each method is trained once per seed."""
+    """Random seeds; every method is trained once per seed."""
     evaluate: str = ""
-    """Flags of `metarl evaluate`, after an equals sign: --evaluate="--num-tasks 100"."""
+    """Flags for `metarl evaluate` as one string, after an equals sign, as in
+    --evaluate="--num-tasks 100"."""
     jobs: Annotated[int, at_least(1)] = 1
-    """Number of runs at a time. Each run is a process with its share of the cores, or one GPU; its
-    output is appended to OUT/METHOD-SEED.log."""
+    """Number of runs to execute in parallel. If greater than 1, every run uses an equal share of
+    the CPU cores and at most one GPU, and the output is appended to OUT/METHOD-SEED.log."""
 
     def __post_init__(self) -> None:
         """Validate the methods and the seeds."""
         super().__post_init__()
         if not self.methods:
             raise ValueError(
-                'compare requires methods: metarl compare maml-trpo "promp --epochs 3"'
+                'compare requires methods: metarl compare maml-trpo "promp --epochs 3" --out DIR'
             )
         if not self.seeds:
-            raise ValueError("`seeds` must contain at least one seed")
+            raise ValueError("`seeds` must contain at least one seed, got none")
         if len({*self.seeds}) < len(self.seeds):
             raise ValueError(f"`seeds` must be distinct, got {self.seeds}")
 
 
 class Entry(NamedTuple):
-    """A method with its flags."""
+    """A method in a comparison.
+
+    Attributes:
+        name: Name in tables and run folders, made of the method and all flags.
+        experiment: Method of ``metarl train``.
+        flags: Flags of the method, as words.
+    """
 
     name: str
     experiment: str
@@ -77,7 +84,13 @@ class Entry(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """A planned run: its folder, its ``metarl train`` command and its number of iterations."""
+    """A run to train and evaluate.
+
+    Attributes:
+        folder: Run folder.
+        words: Words after ``metarl train``.
+        iterations: Total number of iterations.
+    """
 
     folder: Path
     words: list[str]
@@ -85,7 +98,7 @@ class Planned(NamedTuple):
 
 
 def main(args: Compare) -> None:
-    """Train and evaluate the runs that are incomplete, then print the table and draw the figure."""
+    """Train and evaluate all incomplete runs, print the table and draw the figure."""
     processes.require_alone("comparisons")
     entries = read_entries(args.methods)
     planned = [  # all settings are validated before the first run
@@ -107,7 +120,15 @@ def main(args: Compare) -> None:
 
 
 def make(planned: Planned, flags: list[str], execute: Execute) -> None:
-    """Train or resume a run and evaluate it, unless it is already complete."""
+    """Complete a planned run: train or resume the run, and evaluate the last checkpoint.
+
+    Steps that were completed by a previous command are skipped.
+
+    Args:
+        planned: The run.
+        flags: Flags for ``metarl evaluate``.
+        execute: Function that runs a command.
+    """
     folder, words, iterations = planned
     if not (folder / "config.json").exists():
         print(f"\n{folder}")
@@ -118,23 +139,25 @@ def make(planned: Planned, flags: list[str], execute: Execute) -> None:
 
 
 def read_entries(texts: Sequence[str]) -> list[Entry]:
-    """Parse all methods.
+    """Parse the methods of the command line, each of the form ``METHOD --FLAG VALUE ...``.
 
     Raises:
-        ValueError: If a method does not exist, or two methods would use the same folders.
+        ValueError: If a method does not exist, or two methods would use the same run folders.
     """
     entries: dict[str, Entry] = {}
     for text in texts:
         entry = read_entry(text)
         if entry.name in entries:
-            raise ValueError(f"two methods have the run folders {entry.name}-SEED: {text!r} must "
-                             "be listed once")  # fmt: skip
+            raise ValueError(f"{text!r} has the same run folders as a previous method, "
+                             f"{entry.name}-SEED. List every method only once")  # fmt: skip
         entries[entry.name] = entry
     return list(entries.values())
 
 
 def read_entry(text: str) -> Entry:
-    """Parse ``METHOD --FLAG VALUE ...``; all words become part of its name in tables and folders.
+    """Parse a method with its flags, ``METHOD --FLAG VALUE ...``.
+
+    The name of the entry in tables and folders contains the method and all flags.
 
     Raises:
         ValueError: If the method does not exist.
@@ -142,8 +165,8 @@ def read_entry(text: str) -> Entry:
     experiment, *flags = shlex.split(text) or [""]
     if experiment not in experiments():
         raise ValueError(
-            f"unknown method {experiment!r}: expected one of {', '.join(experiments())}, with its "
-            'flags in the same quotes: "maml-trpo --first-order"'
+            f"unknown method {experiment!r}: expected one of {', '.join(experiments())}. Quote a "
+            'method together with its flags: "maml-trpo --first-order"'
         )
     signed = [re.sub(r"(?<!\w)-(?=\.?\d)", "minus", word) for word in flags]
     named = [re.sub(r"[^\w.+]+", "-", word).strip("-") for word in signed]
@@ -151,12 +174,12 @@ def read_entry(text: str) -> Entry:
 
 
 def folder_of(args: Compare, entry: Entry, seed: int) -> Path:
-    """Return the run folder of a method and a seed."""
+    """Return the run folder for a method and a seed."""
     return args.out / f"{entry.name}-{seed}"
 
 
 def words_of(args: Compare, entry: Entry, seed: int) -> list[str]:
-    """Return the arguments of ``metarl train`` for a method and a seed."""
+    """Return the words after ``metarl train`` for a method and a seed."""
     shared = {"--preset": args.preset, "--env": args.env, "--iterations": args.iterations}
     given = [w for flag, value in shared.items() if value is not None for w in (flag, str(value))]
     own = ["--seed", str(seed), "--out", str(folder_of(args, entry, seed))]
@@ -164,10 +187,15 @@ def words_of(args: Compare, entry: Entry, seed: int) -> list[str]:
 
 
 def plan(folder: Path, words: list[str]) -> Planned:
-    """Validate the settings of a run and compare them with those of an existing run folder.
+    """Validate the settings of a run, and return the planned run.
+
+    Args:
+        folder: Run folder. A run that exists in this folder must have the same settings, except for
+            the number of iterations and settings that do not affect the training result.
+        words: Words after ``metarl train``.
 
     Raises:
-        ValueError: If a setting is invalid, or differs from that of the existing run.
+        ValueError: If a setting is invalid, or differs from the setting of the existing run.
     """
     kind, config, _ = cli.parse_train(words)
     config = kind(config).config
@@ -180,24 +208,24 @@ def plan(folder: Path, words: list[str]) -> Planned:
     if different := {n for n, v in values.items() if kept.get(n) != v} - NEUTRAL - {"iterations"}:
         names = ", ".join(f"`{name}`" for name in sorted(different))
         raise ValueError(
-            f"{folder} was started with a different value of {names}; repeat the original command "
+            f"{folder} was started with different values of {names}. Repeat the original command "
             "or choose a different `out`"
         )
     return planned
 
 
 def evaluate(folder: Path, flags: list[str], execute: Execute) -> None:
-    """Evaluate a run, unless its last checkpoint already has this evaluation."""
+    """Evaluate a run, unless the last checkpoint was already evaluated with the same flags."""
     run = Run.open(folder)
     if [e["iteration"] for e in evaluations(run, flags)[:1]] != run.checkpoints()[-1:]:
         execute(folder, ["evaluate", str(folder), *flags])
 
 
 def evaluations(run: Run, flags: list[str]) -> list[dict[str, Any]]:
-    """Return the evaluations made by this comparison, that of the last checkpoint first.
+    """Return the evaluations of a run that were made with exactly these flags.
 
-    With ``--checkpoint`` in the flags, no evaluation is of the last checkpoint, and the newest
-    evaluation is first.
+    Evaluations of the last checkpoint come first, followed by evaluations of earlier checkpoints.
+    Within both groups, newer evaluations come first.
     """
     command = shlex.join(["metarl", "evaluate", str(run.folder), *flags])
     found = [entry for entry in run.evaluations() if entry["command"] == command]
@@ -205,7 +233,10 @@ def evaluations(run: Run, flags: list[str]) -> list[dict[str, Any]]:
 
 
 def typed(folder: Path, words: list[str]) -> None:
-    """Run a command line in this process; runs and evaluations record it as their command."""
+    """Run a command in this process; `folder` is not used.
+
+    While the command runs, ``sys.argv`` contains its words, so that run folders record the command.
+    """
     del folder
     before, sys.argv = sys.argv, ["metarl", *words]
     try:
@@ -215,7 +246,13 @@ def typed(folder: Path, words: list[str]) -> None:
 
 
 def show(groups: dict[str, list[Run]], flags: list[str], out: Path) -> None:
-    """Print and write the table and the figure of the comparison."""
+    """Print the table of the comparison, and write table.md and curves.png.
+
+    Args:
+        groups: Runs by name of the method.
+        flags: Flags of the evaluations to show.
+        out: Output folder.
+    """
 
     def chosen(members: Sequence[Run]) -> list[dict[str, Any]]:
         return [evaluations(run, flags)[0] for run in members]

@@ -8,7 +8,7 @@ from metarl.util import print_table
 
 @dataclass(frozen=True)
 class Envs:
-    """List the environments with tasks that metarl registers."""
+    """List the environments that metarl registers, with their tasks and horizons."""
 
 
 def main(args: Envs) -> None:

@@ -13,7 +13,7 @@ from metarl.util import print_table, require_writable
 
 
 def command(words: Sequence[str]) -> tuple[type[Evaluation], Callable[[Any], None]]:
-    """Return the flags of the run in a command line, and the function that evaluates it."""
+    """Return the options dataclass and the main function for the run named in a command line."""
     found = first_run(words)
     if found is None:  # --help, or no run folder at all
         return Evaluation, lambda options: main(opened(options.run), options)

@@ -22,34 +22,34 @@ from metarl.util import Ranged, at_least, optional, print_table, replacing, requ
 
 @dataclass(frozen=True)
 class Headstart(Ranged):
-    """Compare a policy that adapts with a few episodes with training from scratch.
+    """Compare adapting a meta-learned policy with training a policy from scratch.
 
-    The runs from scratch are made by `metarl train sb3 --task ...`; several runs of one task are
-    treated as seeds. Returns from scratch are measured without exploration noise, returns of the
-    adapted policy with noise.
+    Train the policies from scratch with `metarl train sb3 --task JSON`; several runs on the same
+    task are treated as seeds. Returns of these policies are measured without exploration noise,
+    returns of the adapted policy with exploration noise.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder of a meta-learned policy."""
     scratch: tuple[Path, ...]
-    """Run folders of `metarl train sb3`, on one task each."""
+    """Run folders of `metarl train sb3 --task JSON`, one per policy trained from scratch."""
     out: Path
     """Output figure: .png, .pdf or .svg. The table is written to a .json file with the same
     name."""
     episodes: Annotated[int, at_least(1)] = 20
-    """Number of episodes of each adaptation step."""
+    """Number of episodes per adaptation step."""
     inner_steps: Annotated[int, at_least(1)] = 3
     """Number of adaptation steps."""
     repeats: Annotated[int, at_least(1)] = 20
-    """Number of adaptations to each task, each with new episodes."""
+    """Number of adaptations per task, each with newly sampled episodes."""
     seed: int = 1
-    """Seed of the episodes."""
+    """Random seed for the episodes of the adapted policy."""
 
     def __post_init__(self) -> None:
         """Validate the settings."""
         super().__post_init__()
         if not self.scratch:
-            raise ValueError("`scratch` requires runs of `metarl train sb3 --task ...`")
+            raise ValueError("`scratch` requires runs of `metarl train sb3 --task JSON`, got none")
         if self.out.suffix not in (".png", ".pdf", ".svg"):
             raise ValueError(f"`out` must end in .png, .pdf or .svg, got {self.out}")
 
@@ -58,21 +58,24 @@ class Learning(NamedTuple):
     """The learning curve of one run from scratch.
 
     Attributes:
-        steps: Number of environment steps before each evaluation.
-        returns: Mean return of each evaluation.
+        steps: Cumulative number of environment steps at each evaluation, shape (evaluations,).
+        returns: Mean return at each evaluation, shape (evaluations,).
     """
 
     steps: NDArray[np.float64]
     returns: NDArray[np.float64]
 
     def reaches(self, level: float) -> float | None:
-        """Return the number of steps until the return reaches `level`, or None."""
+        """Return the number of environment steps at which the return first reaches `level`.
+
+        The result is None if no evaluation reaches `level`.
+        """
         there = self.steps[self.returns >= level]
         return float(there[0]) if len(there) else None
 
 
 def main(args: Headstart) -> None:
-    """Compare an adapted policy with training from scratch; draw the figure and print the table."""
+    """Adapt the policy to the tasks of the runs from scratch, and write the figure and table."""
     began, table = time.perf_counter(), args.out.with_suffix(".json")
     for path in (args.out, table):
         require_writable(path)
@@ -96,10 +99,17 @@ def main(args: Headstart) -> None:
 
 
 def by_task(args: Headstart, env: str) -> dict[str, list[Learning]]:
-    """Read the runs from scratch and group them by task (as JSON).
+    """Return the learning curves of the runs from scratch, grouped by task.
+
+    Args:
+        args: Options of the command.
+        env: Gymnasium ID of the environment of the meta-learned policy.
+
+    Returns:
+        Learning curves by task description in JSON format.
 
     Raises:
-        ValueError: If a run is not a run on one task of `env`, or has no metrics.
+        ValueError: If a run was not trained on a single task of `env`, or has no metrics.
     """
     found: dict[str, list[Learning]] = {}
     for folder in args.scratch:
@@ -108,11 +118,11 @@ def by_task(args: Headstart, env: str) -> dict[str, list[Learning]]:
         config = about["config"]
         if about["experiment"] != "sb3" or config.get("task") is None or config["env"] != env:
             raise ValueError(
-                f"{folder} is not a run on one task of {env}; train one with `metarl train sb3 "
+                f"{folder} is not a run on one task of {env}. Train one with `metarl train sb3 "
                 f"--env {env} --task JSON --out {folder}`"
             )
         if not history:
-            raise ValueError(f"{folder} has no metrics yet; train it with `metarl resume {folder}`")
+            raise ValueError(f"{folder} has no metrics yet. Train it with `metarl resume {folder}`")
         steps = np.cumsum([entry["env/steps"] for entry in history])
         returns = np.array([entry["return/step_0"] for entry in history])
         key = json.dumps(json.loads(config["task"]), sort_keys=True)
@@ -121,9 +131,16 @@ def by_task(args: Headstart, env: str) -> dict[str, list[Learning]]:
 
 
 def row_of(task: str, curve: AdaptationCurve, runs: list[Learning], steps: int) -> dict[str, Any]:
-    """Return the returns on one task, and the steps that each run from scratch needs to reach them.
+    """Return the results on one task as JSON values.
 
-    The level to reach is the return after the first adaptation step.
+    ``scratch_steps`` contains the environment steps after which each run from scratch reaches the
+    return of the adapted policy after its first adaptation step, or None if a run never does.
+
+    Args:
+        task: Task description in JSON format.
+        curve: Returns of the adapted policy.
+        runs: Learning curves of the runs from scratch on this task.
+        steps: Number of environment steps per adaptation step.
     """
     reached = [run.reaches(float(curve.mean[1])) for run in runs]
     return {
@@ -138,7 +155,13 @@ def row_of(task: str, curve: AdaptationCurve, runs: list[Learning], steps: int) 
 
 
 def show(args: Headstart, steps: int, rows: list[dict[str, Any]]) -> None:
-    """Print one row for each task."""
+    """Print a table with one row per task.
+
+    Args:
+        args: Options of the command.
+        steps: Number of environment steps per adaptation step.
+        rows: Results from :func:`row_of`.
+    """
     columns = ["task", f"return after {args.episodes} episodes", "steps from scratch", "ratio"]
     lines = []
     for row in rows:
@@ -153,12 +176,19 @@ def show(args: Headstart, steps: int, rows: list[dict[str, Any]]) -> None:
 def draw(
     out: Path, steps: int, curves: dict[str, AdaptationCurve], learned: dict[str, list[Learning]]
 ) -> None:
-    """Draw returns over environment steps on each task."""
+    """Draw mean returns over environment steps, with one panel per task.
+
+    Args:
+        out: Image file to write.
+        steps: Number of environment steps per adaptation step.
+        curves: Returns of the adapted policy by task.
+        learned: Learning curves of the runs from scratch by task.
+    """
     plt = optional.pyplot()
     figure, panels = plt.subplots(1, len(curves), figsize=(5.5 * len(curves), 4.2), squeeze=False)
     for axes, (task, curve) in zip(panels[0], curves.items(), strict=True):
         for index, run in enumerate(learned[task]):
-            label = None if index else "from scratch, one line a seed"
+            label = None if index else "from scratch, one line per seed"
             begun = run.steps > 0  # a logarithmic axis has no 0
             axes.plot(run.steps[begun], run.returns[begun], color="C1", alpha=0.7, label=label)
         taken = np.maximum(

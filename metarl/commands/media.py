@@ -1,6 +1,7 @@
-"""Pictures of the last checkpoint of a run, drawn in a separate process by ``--media-every``.
+"""The program that draws pictures during training with ``--media-every``, in a separate process.
 
-``python -m metarl.commands.media runs/quick 30 png``
+``python -m metarl.commands.media runs/quick 30 png`` draws the last checkpoint of runs/quick and
+saves the pictures as runs/quick/media/00000030-*.
 """
 
 import sys
@@ -12,7 +13,13 @@ from metarl.commands.opened import Opened, opened
 
 
 def commands(found: Opened, iteration: int, kind: str) -> list[list[str]]:
-    """Return the command lines of ``evaluate``, ``plot`` and ``render`` that draw a run."""
+    """Return the commands that evaluate, plot and render a run, as lists of words after ``metarl``.
+
+    Args:
+        found: The run and its experiment.
+        iteration: Iteration in the file names of the pictures.
+        kind: Format of rendered episodes, ``png`` or ``gif``.
+    """
     run, experiment = found
     folder, media = str(run.folder), run.folder / "media"
     device = ("--device", experiment.config.device)
@@ -27,7 +34,13 @@ def commands(found: Opened, iteration: int, kind: str) -> list[list[str]]:
 
 
 def main(argv: list[Any]) -> int:
-    """Run all commands, even if some fail; return the number of failures."""
+    """Evaluate and draw a run, and return the number of failed commands.
+
+    A failed command does not stop the remaining commands.
+
+    Args:
+        argv: Run folder, iteration and format of rendered episodes.
+    """
     folder, iteration, kind = argv
     failed = 0
     for words in commands(opened(Path(folder)), int(iteration), kind):

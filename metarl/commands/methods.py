@@ -10,10 +10,10 @@ from metarl.util import print_table
 
 @dataclass(frozen=True)
 class Methods:
-    """List the methods with their papers and settings.
+    """List the methods with their papers and flags, and the inner optimizers.
 
-    Supervised methods are used with `metarl train regression --method NAME` or `fewshot --method
-    NAME`, meta-RL methods with `metarl train NAME`.
+    Use a supervised method with `metarl train regression --method NAME` or `metarl train fewshot
+    --method NAME`, and a meta-RL method with `metarl train NAME`.
     """
 
 
@@ -29,14 +29,14 @@ VARIANTS = (
 
 
 def policies() -> list[tuple[str, str, str]]:
-    """Return the command, the paper and a summary of each meta-RL method and variant."""
+    """Return one row per meta-RL method and variant: the command, the paper and a summary."""
     rows = [(name, row.paper, row.summary) for name, row in POLICY_METHODS.items()]
     order = list(POLICY_METHODS)
     return sorted([*rows, *VARIANTS], key=lambda row: order.index(row[0].partition(" ")[0]))
 
 
 def main(args: Methods) -> None:
-    """Print one row for each method and inner optimizer."""
+    """Print tables of the supervised methods, the meta-RL methods and the inner optimizers."""
     del args
     rows = []
     for name, method in METHODS.items():

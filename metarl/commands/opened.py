@@ -1,4 +1,4 @@
-"""Access to the run folders of a command line."""
+"""Loading of the run folders that a command line names."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,28 +10,33 @@ from metarl.runs import Run
 
 
 class Opened(NamedTuple):
-    """A run with its experiment."""
+    """A run folder and the experiment that is built from the configuration of the run."""
 
     run: Run
     experiment: Experiment[Any]
 
 
 def opened(folder: Path) -> Opened:
-    """Open a run folder.
+    """Open a run folder and build the experiment of the run.
 
     Raises:
         FileNotFoundError: If the folder contains no run.
-        ValueError: If its experiment is unknown, or config.json is damaged.
+        ValueError: If config.json is damaged or names an unknown experiment.
     """
     run = Run.open(folder)
     return Opened(run, experiment_of(run))
 
 
 def first_run(words: Sequence[str]) -> Opened | None:
-    """Return the first run in a command line; its experiment determines the flags.
+    """Return the first run in a command line, or None if no word is a run folder.
+
+    The experiment of this run determines the flags of the command.
+
+    Args:
+        words: Words after the name of the command.
 
     Raises:
-        FileNotFoundError: If the first word is a folder that contains no run.
+        FileNotFoundError: If the first word is neither a flag nor a run folder.
     """
     for index, word in enumerate(words):
         if (Path(word) / "config.json").is_file() or (index == 0 and not word.startswith("-")):

@@ -1,4 +1,4 @@
-"""Parsing of the command line, and error messages with the names of flags."""
+"""Command-line parsing, and replacement of argument names with flags in error messages."""
 
 import ast
 import contextlib
@@ -16,12 +16,18 @@ HELP = ("-h", "--help")
 
 
 class UsageError(Exception):
-    """An invalid command line."""
+    """Exception for an invalid command line."""
 
 
 @contextlib.contextmanager
 def flags_named(options: Any) -> Iterator[None]:
-    """Replace argument names in errors by flags: ``num_tasks``, ```out```, ``task=1``."""
+    """Replace argument names in errors with flags, such as ``num_tasks`` with ``--num-tasks``.
+
+    This applies to a ValueError, OSError or ArithmeticError that is raised in the context.
+
+    Args:
+        options: Dataclass with the arguments as fields.
+    """
     try:
         yield
     except (ValueError, OSError, ArithmeticError) as error:
@@ -31,14 +37,19 @@ def flags_named(options: Any) -> Iterator[None]:
 
 
 def flag(name: str) -> str:
-    """Return the flag of an argument: ``--num-tasks``."""
+    """Return the flag for a Python argument, such as ``--num-tasks`` for ``num_tasks``."""
     return "--" + name.replace("_", "-")
 
 
 def flags_of(text: str, names: Sequence[str]) -> str:
-    """Return a message in which flags replace the names of arguments.
+    """Return a message with Python argument names replaced with command-line flags.
 
-    A name with an underscore is replaced everywhere; other names only as ```name``` or ``name=``.
+    A name with an underscore is replaced everywhere. A name without an underscore is replaced in
+    backticks and before an equals sign: ``task=1`` becomes ``--task 1``.
+
+    Args:
+        text: The message.
+        names: Names of the arguments.
     """
     known = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
     long = "|".join(name for name in names if "_" in name) or "(?!)"
@@ -56,19 +67,21 @@ def flags_of(text: str, names: Sequence[str]) -> str:
 
 
 def parse(options: Any, argv: list[str], prog: str, *, default: Any = None) -> Any:
-    """Parse a command line.
+    """Parse the flags of a command into a dataclass.
 
     Args:
-        options: Dataclass of the options.
-        argv: Words of the command line.
-        prog: Name of the command in the help.
-        default: Default values, an instance of `options`; ``--help`` groups its flags.
+        options: Dataclass with one field per flag.
+        argv: Words after the name of the command.
+        prog: Command that the help shows, such as ``metarl plot``.
+        default: Instance of `options` with the default values. ``--help`` then shows the flags in
+            groups. If None, the defaults of the dataclass are used, without groups.
 
     Returns:
         An instance of `options`.
 
     Raises:
         UsageError: If the words are invalid; the message is one line.
+        SystemExit: If the words contain ``--help``, after the help is printed.
     """
     import tyro
 
@@ -99,10 +112,11 @@ def parse(options: Any, argv: list[str], prog: str, *, default: Any = None) -> A
 def grouped(config: Any) -> type[Any]:
     """Return a dataclass with one nested dataclass per group of settings.
 
-    The group of a field is the attribute ``group`` of the class that defines it, otherwise "run".
+    A field belongs to the group that is named by the attribute ``group`` of the class that defines
+    the field, or to the group "run" if the class has no such attribute.
 
     Args:
-        config: A configuration; its values are the defaults.
+        config: Configuration that contains the default values.
     """
     import tyro
 
@@ -130,7 +144,7 @@ def grouped(config: Any) -> type[Any]:
 
 
 def help_texts(kind: type[Any]) -> dict[str, str]:
-    """Return the docstrings of the fields of a dataclass, by name."""
+    """Return the help texts of a dataclass by field name: the string literals below the fields."""
     found = {}
     for base in reversed(kind.__mro__):
         with contextlib.suppress(OSError, TypeError):  # classes without source code
@@ -152,13 +166,25 @@ def _one_line(box: str) -> str:
 
 
 def take_option(argv: list[str], name: str) -> tuple[str | None, list[str]]:
-    """Return the value of ``--name VALUE`` or ``--name=VALUE``, and the other words."""
+    """Remove a flag with a value from a command line.
+
+    Args:
+        argv: Words of the command line.
+        name: The flag, such as ``--out``.
+
+    Returns:
+        The value from ``--out VALUE`` or ``--out=VALUE``, and the remaining words. The value is
+        None if the words do not contain the flag.
+
+    Raises:
+        UsageError: If the flag is the last word and has no value.
+    """
     for index, argument in enumerate(argv):
         if argument.startswith(name + "="):
             return argument.partition("=")[2], argv[:index] + argv[index + 1 :]
         if argument == name:
             if index + 1 == len(argv):
                 where = "metarl methods" if name == "--method" else "metarl train --help"
-                raise UsageError(f"{name} requires a value; `{where}` lists the values")
+                raise UsageError(f"{name} requires a value, got none. Run `{where}` for help")
             return argv[index + 1], argv[:index] + argv[index + 2 :]
     return None, argv

@@ -14,13 +14,14 @@ from metarl.util import require_writable
 
 @dataclass(frozen=True)
 class Plot:
-    """Plot learning curves and adaptation curves of runs; seeds of the same settings are averaged.
+    """Plot learning curves and adaptation curves of one or more runs.
 
-    For a single regression run, test sinusoids are plotted before and after adaptation.
+    Runs that differ only in the seed are averaged. For a single regression run, the figure also
+    shows the predictions for test sinusoids before and after adaptation.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run folders."""
+    """Run folders to plot."""
     out: Path
     """Output figure: .png, .pdf or .svg."""
 
@@ -33,7 +34,7 @@ class Plot:
 
 
 def main(args: Plot) -> None:
-    """Draw the figure."""
+    """Draw the figure and write the image file."""
     require_writable(args.out)
     if len(args.runs) == 1:
         run, experiment = opened(args.runs[0])

@@ -12,19 +12,19 @@ from metarl.runs import Run, copy, hub, new_folder, require_inside, require_know
 
 @dataclass(frozen=True)
 class Pull:
-    """Create a run folder from a shared run, to evaluate, plot and render it.
+    """Create a run folder from a shared run, to evaluate, plot and render the shared model.
 
-    Only the files of a run are copied, after they have been validated. No code from the source is
-    run.
+    Only files that belong to a run are copied, and no code from the source is executed. The
+    configuration, the checkpoint, metrics and evaluations are validated.
     """
 
     source: Annotated[str, tyro.conf.Positional]
-    """Source: hub:USER/NAME, hub:USER/NAME@REVISION, or a folder."""
+    """Shared run: hub:USER/NAME, hub:USER/NAME@REVISION, or the path of a folder."""
     out: Path
     """Run folder to create."""
     trust_env: bool = False
-    """Accept a run whose environment id names a module, module:Name-v0. Commands on the run will
-    import this module."""
+    """Accept a run whose environment ID names a Python module, as in module:Name-v0. Commands that
+    use the run import the module and run its code: set this only if you trust the module."""
 
 
 def main(args: Pull) -> None:
@@ -42,4 +42,4 @@ def main(args: Pull) -> None:
         require_known_module(run, experiment.config, trusted=args.trust_env)
         last = run.choose_checkpoint(None)
         copy(run, experiment.config, last, folder, experiment.copy, pulled_from=origin)
-    print(f"written to {args.out}; see it with: metarl evaluate {args.out}")
+    print(f"written to {args.out}; evaluate with: metarl evaluate {args.out}")

@@ -21,25 +21,25 @@ from metarl.util import warn
 class Push:
     """Share a run: one checkpoint, evaluations, metrics, pictures, and a model card as README.md.
 
-    The result is a run folder without the paths of this machine. It includes the state of the
-    optimizer, so that training can be resumed. Models of Stable-Baselines3 are shared as tensors,
-    without pickles, which could run code.
+    The shared folder is a complete run folder. It includes the optimizer state, so that training
+    can be resumed, but not the values of --data-root and --track. Stable-Baselines3 models are
+    shared as tensors, without pickled objects, because loading a pickle can run code.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run folder."""
+    """Run folder to share."""
     to: Annotated[str, tyro.conf.Positional]
-    """Target: a repository hub:USER/NAME (or hub:USER/NAME@BRANCH), or a new folder."""
+    """Target: a Hugging Face repository hub:USER/NAME or hub:USER/NAME@BRANCH, or a new folder."""
     checkpoint: Annotated[int | None, unset("the last")] = None
-    """Iteration of the checkpoint."""
+    """Iteration of the checkpoint to share."""
     license: Annotated[str | None, unset("none")] = None
-    """License of the model, such as mit or apache-2.0."""
+    """License identifier for the model card, such as mit or apache-2.0."""
     private: bool = False
-    """Make a new repository private."""
+    """Create the repository as private; an existing repository is not changed."""
     picture: bool = True
-    """Render a picture or video of the policy if the run has none."""
-    message: Annotated[str | None, unset("run and iteration")] = None
-    """Commit message."""
+    """Draw a picture or video for the model card if the run contains none."""
+    message: Annotated[str | None, unset("method, data and iteration")] = None
+    """Commit message for the upload."""
 
 
 def main(args: Push) -> None:
@@ -49,7 +49,7 @@ def main(args: Push) -> None:
         with new_folder(to) as folder:
             write(args, folder, to.name)
         print(
-            f"written to the folder {to}; to the hub instead: metarl push {args.run} hub:USER/NAME"
+            f"written to the folder {to}; to upload it, use: metarl push {args.run} hub:USER/NAME"
         )
         return
     hub.require_token()  # fail before the work
@@ -57,16 +57,16 @@ def main(args: Push) -> None:
         folder = Path(work) / args.run.resolve().name
         title = write(args, folder, str(to))
         page = hub.upload(folder, to, message=args.message or title, private=args.private)
-    print(f"pushed to {page}; others take it with: metarl pull {to} --out RUN")
+    print(f"pushed to {page}; others can download it with: metarl pull {to} --out RUN")
 
 
 def write(args: Push, folder: Path, place: str) -> str:
     """Write the shared folder and return a one-line summary of its contents.
 
     Args:
-        args: The settings.
+        args: Options of the command.
         folder: The folder to create.
-        place: Name of the shared run in the model card.
+        place: Address of the shared run in the model card, such as ``hub:USER/NAME``.
     """
     run, experiment = opened(args.run)
     iteration = run.choose_checkpoint(args.checkpoint)
@@ -85,10 +85,15 @@ def write(args: Push, folder: Path, place: str) -> str:
 
 
 def draw(run: Run, subject: Subject) -> None:
-    """Render a video of the shared checkpoint, or an image if that fails.
+    """Draw a video or an image of the shared checkpoint, and save the file in media/.
 
-    The video is a .gif, which Markdown pages display. Without the video packages, or for runs that
-    are plotted, only an image is drawn. The run is shared even if both fail.
+    Policies are drawn as a .gif video, which Markdown pages display, or as an image if the video
+    fails or the video packages are not installed. Other runs are drawn as an image. If no image can
+    be drawn, a warning is printed and the run is shared without a picture.
+
+    Args:
+        run: The shared copy of the run.
+        subject: Description of the run, with the command that draws the run.
     """
     kinds = ("gif", "png") if subject.shows == "render" and _films() else ("png",)
     reasons: dict[str, str] = {}

@@ -14,14 +14,14 @@ PICTURES = (".png", ".pdf", ".svg")
 
 
 def command(words: Sequence[str]) -> tuple[type[Rendering], Callable[[Any], None]]:
-    """Return the flags of the first run in a command line, and the function that renders."""
+    """Return the options dataclass and the main function for the first run in a command line."""
     found = first_run(words)
     kind = Rendering if found is None else found.experiment.rendering
     return kind, partial(main, found)
 
 
 def main(first: Opened | None, options: Any) -> None:
-    """Load the policies of the runs and render them."""
+    """Load the policies of all runs and render them to one image or video file."""
     if first is None:
         raise ValueError("render requires a run folder: metarl render RUN --out FILE")
     if options.out.suffix not in (kinds := (*PICTURES, *SUFFIXES)):

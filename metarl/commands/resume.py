@@ -16,23 +16,23 @@ from metarl.util import warn
 class Resume:
     """Continue a run from its last checkpoint.
 
-    All metrics except time/* equal those of an uninterrupted run (with Stable-Baselines3, on a
-    CPU).
+    A resumed run logs the same metrics as an uninterrupted run, except for time/*. For runs of
+    Stable-Baselines3, this is guaranteed only on a CPU.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run folder."""
-    iterations: Annotated[int | None, unset("that of the run")] = None
-    """Total number of iterations, including those before the interruption."""
-    total_steps: Annotated[int | None, unset("that of the run")] = None
-    """Total number of environment steps, including those before the interruption; only for runs of
-    `metarl train sb3`."""
-    device: Annotated[Device | None, unset("that of the run")] = None
-    """Device to continue on."""
+    """Run folder to continue."""
+    iterations: Annotated[int | None, unset("the value of the run")] = None
+    """Total number of iterations, including completed iterations. Increase to train longer."""
+    total_steps: Annotated[int | None, unset("the value of the run")] = None
+    """Total number of environment steps, including completed steps; only for runs of `metarl train
+    sb3`."""
+    device: Annotated[Device | None, unset("the value of the run")] = None
+    """Device to continue the training on."""
 
 
 def main(args: Resume) -> None:
-    """Load the last checkpoint, remove later metrics and continue training."""
+    """Load the last checkpoint, remove metrics logged after it, and continue training."""
     run, trained = opened(args.run)
     with run.lock():
         experiment = trained.changed(**_changes(args, trained.config))
@@ -41,8 +41,8 @@ def main(args: Resume) -> None:
         config = experiment.config
         if start >= config.iterations:
             print(
-                f"{args.run} is complete: {start} iterations. Train on with --iterations, or see "
-                f"it with: metarl evaluate {args.run}"
+                f"{args.run} is complete: {start} iterations. Increase --iterations to train "
+                f"longer, or evaluate with: metarl evaluate {args.run}"
             )
             return
         warn_of_schedules(trained.config, config)
@@ -57,7 +57,7 @@ def main(args: Resume) -> None:
 
 
 def _changes(args: Resume, config: RunConfig) -> dict[str, Any]:
-    """Return the settings that the command line overrides."""
+    """Return the settings that the command line overrides, with their new values."""
     given = {name: getattr(args, name) for name in ("iterations", "total_steps", "device")}
     changes = {name: value for name, value in given.items() if value is not None}
     if unknown := set(changes) - {field.name for field in fields(config)}:
@@ -66,14 +66,29 @@ def _changes(args: Resume, config: RunConfig) -> dict[str, Any]:
 
 
 def newest_state(experiment: Experiment[Any], run: Run) -> tuple[int, State | None]:
-    """Return the newest readable checkpoint and its iteration; warn about damaged ones."""
+    """Load the newest valid checkpoint, with a warning for each damaged checkpoint.
+
+    Args:
+        experiment: Experiment of the run.
+        run: The run.
+
+    Returns:
+        The iteration and the training state of the checkpoint, or ``(0, None)`` if the run stopped
+        before its first checkpoint.
+
+    Raises:
+        ValueError: If all checkpoints are damaged, or metrics exist without a checkpoint.
+    """
     for iteration in reversed(run.checkpoints()):
         try:
             return iteration, experiment.restore(run, iteration)
         except ValueError as error:
             warn(f"{error}; trying an earlier checkpoint")
     if run.checkpoints():
-        raise ValueError(f"no checkpoint of {run.folder} can be read; the run was not changed")
+        raise ValueError(
+            f"no checkpoint of {run.folder} is valid. Restore a checkpoint from a copy; "
+            "the run was not changed"
+        )
     if (lines := run.metrics()) and (last := lines[-1]["iteration"]):
         raise ValueError(
             f"{run.folder} has metrics up to iteration {last} but no checkpoint. Restore the "
@@ -83,12 +98,12 @@ def newest_state(experiment: Experiment[Any], run: Run) -> tuple[int, State | No
 
 
 def warn_of_schedules(before: RunConfig, after: RunConfig) -> None:
-    """Warn if the new number of iterations changes the schedules."""
+    """Print a warning if a different number of iterations changes the schedules of the run."""
     if before.iterations == after.iterations:
         return
     usual = before.scheduled.items()
     if moved := [name for name, value in usual if getattr(before, name) not in (None, value)]:
         warn(
-            f"{', '.join(moved)} depend on the number of iterations, which changed from "
-            f"{before.iterations} to {after.iterations}: the schedules change accordingly"
+            f"changing the number of iterations from {before.iterations} to {after.iterations} "
+            f"also changes the schedules of {', '.join(moved)}"
         )

@@ -1,4 +1,4 @@
-"""Commands that run in parallel, each in a process with its share of the machine."""
+"""Parallel execution of commands, in processes that share the CPU cores and GPUs."""
 
 import os
 import signal
@@ -21,20 +21,20 @@ PROGRAM = (sys.executable, "-m", "metarl")
 
 
 class AllStopped(Stopped):
-    """Exception after a signal has stopped all parallel commands."""
+    """Exception that is raised after a signal has stopped all parallel commands."""
 
     def __init__(self, number: int) -> None:
         """Create the exception for a signal number."""
         name = signal.Signals(number).name
-        Exception.__init__(self, f"stopped by {name}; the same command continues")
+        Exception.__init__(self, f"stopped by {name}. Run the same command to continue")
         self.number = number
 
 
 class SideBySide:
-    """A runner of commands in parallel processes; a signal stops all of them."""
+    """A runner for parallel ``metarl`` commands; SIGINT or SIGTERM stops all commands."""
 
     def __init__(self, jobs: int) -> None:
-        """Create a runner with `jobs` processes at a time."""
+        """Create a runner that executes up to `jobs` commands at a time."""
         self._places: Queue[dict[str, str]] = Queue()
         for place in divided(jobs):
             self._places.put(place)
@@ -42,23 +42,27 @@ class SideBySide:
         self._running: set[subprocess.Popen[bytes]] = set()
 
     def map(self, work: Callable[[Item], None], items: Iterable[Item]) -> None:
-        """Call `work`, which calls :meth:`execute`, on each item in a thread.
+        """Call a function on each item, in up to `jobs` threads.
+
+        Args:
+            work: Function that runs commands for an item with :meth:`execute`.
+            items: The items.
 
         Raises:
-            AllStopped: If a signal was received, after all processes have ended.
+            AllStopped: If a signal was received. All processes have then ended.
         """
         with self._stop, ThreadPoolExecutor(self._jobs) as pool:
             list(pool.map(work, items))  # an error cancels the items that have not started
 
     def execute(self, folder: Path, words: list[str]) -> None:
-        """Run one command and append its output to FOLDER.log.
+        """Run a command in a process, and append the output to the file FOLDER.log.
 
         Args:
-            folder: The run folder of the command.
-            words: The command without ``metarl``.
+            folder: Run folder of the command, which names the log file.
+            words: Words after ``metarl``.
 
         Raises:
-            RuntimeError: If the command fails.
+            RuntimeError: If the command fails; the message contains the last line of output.
             AllStopped: If a signal was received.
         """
         place, path = self._places.get(), folder.with_name(f"{folder.name}.log")
@@ -70,7 +74,7 @@ class SideBySide:
             raise AllStopped(self._stop.received)
         if code:
             last = path.read_text().strip().splitlines()[-1:]
-            raise RuntimeError(f"{folder} failed: {' '.join(last)} (the full output is in {path})")
+            raise RuntimeError(f"{folder} failed: {' '.join(last)}. The full output is in {path}")
 
     def _run(self, argv: list[str], variables: dict[str, str], path: Path) -> int:
         with path.open("ab") as log:
@@ -85,13 +89,20 @@ class SideBySide:
         return code
 
     def _terminate(self) -> None:
-        """Signal all processes to save a checkpoint and end."""
+        """Send SIGTERM to all processes, which then save a checkpoint and end."""
         for process in list(self._running):
             process.terminate()
 
 
 def divided(jobs: int) -> list[dict[str, str]]:
-    """Return environment variables that give each process its share of the machine."""
+    """Return the environment variables of each of `jobs` parallel processes.
+
+    The CPU cores are divided equally: ``OMP_NUM_THREADS`` is the number of cores per process. GPUs
+    are assigned in turn: ``CUDA_VISIBLE_DEVICES`` contains one GPU per process.
+
+    Returns:
+        One dictionary of environment variables per process.
+    """
     has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS and Windows
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     shared = {"OMP_NUM_THREADS": str(max(1, cores // jobs)), "LOCAL_WORLD_SIZE": str(jobs)}
@@ -101,7 +112,7 @@ def divided(jobs: int) -> list[dict[str, str]]:
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs of this process, as named in CUDA_VISIBLE_DEVICES."""
+    """Return the GPUs visible to this process, in the format of ``CUDA_VISIBLE_DEVICES``."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is None:
         return [str(number) for number in range(torch.cuda.device_count())]

@@ -1,4 +1,7 @@
-"""A cache of decoded images, with one file per data set. The folder can be deleted at any time."""
+"""A cache for decoded images on disk.
+
+The cache folder can be deleted at any time; the images are then decoded again.
+"""
 
 import contextlib
 import hashlib
@@ -19,9 +22,10 @@ FORMAT = "metarl-images-1"  # metadata key; increase the number when the file fo
 
 
 def cache_folder() -> Path:
-    """Return the cache folder: ``METARL_CACHE``, ``XDG_CACHE_HOME/metarl`` or ``~/.cache/metarl``.
+    """Return the folder for decoded images and downloads.
 
-    The first of the two environment variables that is set takes precedence.
+    The folder is ``$METARL_CACHE`` if this environment variable is set, otherwise
+    ``$XDG_CACHE_HOME/metarl`` if ``XDG_CACHE_HOME`` is set, otherwise ``~/.cache/metarl``.
     """
     if own := os.environ.get("METARL_CACHE"):
         return Path(own).expanduser()
@@ -29,22 +33,26 @@ def cache_folder() -> Path:
 
 
 def fingerprint(*paths: Path) -> str:
-    """Return a hash of the paths, sizes and modification times of files."""
+    """Return a hash of the path, size and modification time of each file."""
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 
 def cached(kind: str, source: dict[str, Any], make: Callable[[], Classes]) -> Classes:
-    """Return decoded images from the cache, or decode and cache them.
+    """Load decoded images from the cache, or decode the images and write them to the cache.
 
-    The returned tensor is memory-mapped, so images are read from disk when they are used. A damaged
-    cache file is replaced. If the cache folder is not writable, the images are returned without
-    being cached.
+    Images from the cache are memory-mapped: they are read from disk when they are used. A damaged
+    cache file is replaced. If the cache folder is not writable, the images are decoded but not
+    cached.
 
     Args:
-        kind: Prefix of the file name.
-        source: All values that the result depends on, as JSON-serializable values.
-        make: Function that decodes the images.
+        kind: Name of the data set, used as the prefix of the cache file name.
+        source: JSON-serializable values that determine the result, such as the image size and the
+            :func:`fingerprint` of the image files. Different values use different cache files.
+        make: Function that decodes the images, called if the images are not in the cache.
+
+    Returns:
+        The decoded images.
     """
     key = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:20]
     path = cache_folder() / f"{kind}-{key}.safetensors"

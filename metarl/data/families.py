@@ -1,4 +1,4 @@
-"""The table of image data sets, and the function that loads them by name."""
+"""A registry of image data sets, and a function that loads a data set by name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +9,13 @@ from metarl.data.images import Splits
 
 
 class Family(NamedTuple):
-    """An image data set.
+    """An entry in the registry of image data sets.
 
     Attributes:
-        load: Function ``(data_root, *, split, image_size) -> Splits``.
-        splits: Names of the supported splits; the first is the default.
-        image_size: Default height and width in pixels.
+        load: Function ``(data_root, *, split, image_size) -> Splits`` that loads the data set.
+        splits: Names of the supported splits into training, validation and test classes. The first
+            name is the default.
+        image_size: Default image height and width in pixels.
     """
 
     load: Callable[..., Splits]
@@ -40,22 +41,37 @@ def load_images(
 ) -> Splits:
     """Load an image data set, split into training, validation and test classes.
 
+    The data sets require these files in `data_root`:
+
+    - ``glyphs``: none; characters are drawn with the fonts included in matplotlib.
+    - ``omniglot``: ``images_background.zip`` and ``images_evaluation.zip``, or the unpacked
+      folders, optionally in a subfolder ``omniglot``.
+    - ``mini-imagenet``: ``train.csv``, ``val.csv`` and ``test.csv`` with rows ``filename,label``,
+      and the folder ``images``, optionally in a subfolder ``miniimagenet``. Never downloaded,
+      because the images require the ImageNet license.
+    - ``folder``: custom images, either ``CLASS/*.png``, split randomly into 64 % training, 16 %
+      validation and 20 % test classes, or ``train/CLASS/*.png``, ``validation/CLASS/*.png`` and
+      ``test/CLASS/*.png``. Without ``validation``, a tenth of the training classes is used.
+
     Args:
-        data: ``glyphs``, ``omniglot``, ``mini-imagenet`` or ``folder``.
-        data_root: Folder that contains the files. ``folder`` requires it, and ``glyphs`` does not
-            accept it. Otherwise it defaults to the environment variable ``METARL_DATA``, and if
-            that is not set either, Omniglot is downloaded.
-        split: Name of the split; defaults to the first one of the data set in ``FAMILIES``.
-        image_size: Height and width in pixels; defaults to 84 for ``mini-imagenet`` and ``folder``,
-            otherwise 28.
+        data: Name of the data set.
+        data_root: Folder with the files; required for ``folder``, and must be ``None`` for
+            ``glyphs``. For the other data sets, defaults to the environment variable
+            ``METARL_DATA``. Omniglot is downloaded if `data_root` is ``None`` and ``METARL_DATA``
+            is not set or does not contain Omniglot.
+        split: For Omniglot, ``random`` (default), ``vinyals`` or ``background``. The other data
+            sets have only one split, which is the default.
+        image_size: Image height and width in pixels; defaults to 84 for ``mini-imagenet`` and
+            ``folder``, and to 28 for ``glyphs`` and ``omniglot``.
 
     Returns:
-        The splits, with uint8 images on the CPU.
+        Disjoint training, validation and test classes, with uint8 images of shape (images,
+        channels, image_size, image_size) on the CPU.
 
     Raises:
         ImportError: If a required package is not installed.
-        OSError: If files are missing.
-        ValueError: If an argument is invalid or the files are damaged.
+        OSError: If files are missing, or the download fails.
+        ValueError: If an argument is invalid or a file is damaged.
 
     Example::
 

@@ -18,14 +18,18 @@ MIN_CLASSES = 3
 def load(data_root: Path | None, *, split: str, image_size: int) -> images.Splits:
     """Load custom images from a folder with one subfolder per class.
 
-    The images are ``ROOT/CLASS/*.png``, split 64 : 16 : 20 by class, or ``ROOT/train/CLASS/*.png``
-    and ``ROOT/test/CLASS/*.png``. In the second case the validation classes are those of
-    ``ROOT/validation`` or ``ROOT/val``, or a tenth of the training classes if neither folder
-    exists.
+    Two layouts are supported:
 
-    Images are resized to a square by bilinear interpolation, and transparent pixels become white.
-    The images have one channel if all files are grayscale, otherwise three. Hidden files, files of
-    other types and all frames after the first are ignored.
+    - ``CLASS/*.png``: the classes are split randomly into 64 % training, 16 % validation and 20 %
+      test classes.
+    - ``train/CLASS/*.png`` and ``test/CLASS/*.png``: the validation classes are read from
+      ``validation/`` or ``val/``. If neither folder exists, a random tenth of the training classes
+      is used for validation.
+
+    Supported extensions are png, jpg, jpeg, bmp, gif and webp. Hidden files, files with other
+    extensions and all frames after the first are ignored. Images are resized to a square with
+    bilinear interpolation, and transparent images are drawn on white. The result has one channel if
+    all files are grayscale, otherwise three channels.
 
     Args:
         data_root: The folder.
@@ -33,9 +37,9 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> images.Split
         image_size: Height and width in pixels.
 
     Raises:
-        OSError: If the folder does not exist.
-        ValueError: If the folder has too few classes, a class without images or a file that is not
-            an image.
+        OSError: If `data_root` is ``None`` or not a folder.
+        ValueError: If there are fewer than three classes, a split has no classes, a class has no
+            images or is in two splits, or a file is not an image.
     """
     if data_root is None or not data_root.expanduser().is_dir():
         raise FileNotFoundError(
@@ -57,12 +61,15 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> images.Split
 
 
 def _parts(root: Path) -> dict[str, list[Path]]:
-    """Return the class folders of each split by name, or under ``""`` if the root is not split."""
+    """Return the class folders by split name.
+
+    The only key is ``""`` if `root` has no split folders.
+    """
     folders = {path.name: path for path in _folders(root)}
     if not {"train", "test"} <= set(folders):
         return {"": list(folders.values())}
     if {"validation", "val"} <= set(folders):
-        raise ValueError(f"{root} contains both validation/ and val/. Keep one of them")
+        raise ValueError(f"{root} contains both validation/ and val/. Keep only one")
     names = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
     parts = {part: _folders(folders[name]) for name, part in names.items() if name in folders}
     merge = "Every class must be in exactly one split. Merge the two folders"
@@ -82,8 +89,8 @@ def _images(folder: Path) -> list[Path]:
 def _check_counts(root: Path, parts: dict[str, list[Path]], files: dict[str, list[Path]]) -> None:
     if empty := [name for name, group in files.items() if not group]:
         raise ValueError(
-            f"{len(empty)} of the {len(files)} class folders of {root} contain no images (first: "
-            f"{empty[0]}): expected files that end in {', '.join(SUFFIXES)}"
+            f"{root} must contain images in all {len(files)} class folders, got none in "
+            f"{len(empty)} (first: {empty[0]}). Add {', '.join(SUFFIXES)} files"
         )
     sizes = {part or "all": len(group) for part, group in parts.items()}
     few = len(files) < MIN_CLASSES or (sizes.get("train") == 1 and len(sizes) == 2)
@@ -108,7 +115,7 @@ def _decode(files: dict[str, list[Path]], size: int) -> images.Classes:
 
 
 def _flatten(picture: Any) -> Any:
-    """Return a picture in upright orientation, without transparency and with 8 bits per channel."""
+    """Rotate a Pillow image upright, draw it on white and reduce 16-bit pixels to 8 bits."""
     image = images.pillow("Image")
     picture = images.pillow("ImageOps").exif_transpose(picture)
     if picture.mode.startswith("I"):

@@ -1,7 +1,7 @@
-"""Glyphs: characters of several scripts, drawn with the fonts of matplotlib.
+"""Glyphs: characters from several scripts, drawn with the fonts included in matplotlib.
 
-This data set requires no download. A class is a character. Its images show the character in
-different fonts, with small random rotations, shears, scalings and shifts.
+This data set requires no download. Each class is one character. The images of a class show the
+character in different fonts, with small random rotations, shears, scalings and shifts.
 """
 
 import unicodedata
@@ -39,8 +39,8 @@ IMAGES_PER_CLASS = 20
 MIN_FONTS = 10
 MIN_INK = 9.0  # minimum sum of pixel values in [0, 1] of a SIZE x SIZE drawing
 MAX_DIFFERENCE = 0.1
-"""Maximum squared difference between two drawings that count as similar, relative to the ink of the
-fainter one."""
+"""Maximum squared distance between two drawings that look alike, as a fraction of the smaller sum
+of squared pixel values of the two drawings."""
 SIZE = 28
 ZOOM = 3  # glyphs are drawn larger by this factor and then averaged
 EM, FRAME = 26 / 28, 22 / 28  # font size and maximum glyph size, relative to the image size
@@ -49,9 +49,10 @@ VERSION = 1  # version of the drawings, part of the cache key
 
 
 def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
-    """Draw the glyphs with ink 255 on background 0, and split the characters 64 : 16 : 20.
+    """Load the glyphs, split randomly into 64 % training, 16 % validation and 20 % test classes.
 
-    Rotations are poor additional classes here, because a rotated n is a u and a rotated 6 is a 9.
+    The images have one channel with ink 255 on background 0. Rotated images are not useful as
+    additional classes, because a rotated n is a u and a rotated 6 is a 9.
 
     Args:
         data_root: Must be ``None``, since no files are read.
@@ -63,21 +64,24 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
         ValueError: If `data_root` is not ``None``.
     """
     if data_root is not None:
-        raise ValueError(f"data_root must be None for glyphs, got {data_root}. Leave it out")
+        raise ValueError(f"data_root must be None for glyphs, got {data_root}. Omit this argument")
     source = {"version": VERSION, "made_by": _library_versions(), "size": image_size}
     classes = cached("glyphs", source, lambda: draw(find_classes(), image_size=image_size))
     return split_classes(classes)
 
 
 def find_classes(candidates: Iterable[str] | None = None) -> dict[str, list[str]]:
-    """Return the characters that are used as classes, each with the fonts that contain it.
+    """Select the characters that are used as classes.
 
-    These are letters, digits and symbols that are not variants of other characters (Unicode
-    decompositions) and that at least ``MIN_FONTS`` fonts contain. Of characters that look alike in
-    any font, such as Latin A, Cyrillic А and Greek Α, only the first is kept.
+    A character is selected if it is a letter, digit or symbol, has no Unicode decomposition (which
+    excludes variants such as é) and exists in at least ``MIN_FONTS`` fonts. If characters look
+    alike in any font, such as Latin A, Cyrillic А and Greek Α, only the first one is selected.
 
     Args:
-        candidates: Characters to choose from; all characters of the fonts if ``None``.
+        candidates: Characters to choose from; defaults to all characters in the fonts.
+
+    Returns:
+        Names of the fonts that contain the character, for each selected character.
     """
     tables = {font: _characters(font) for font in FONTS}
     pool = set().union(*tables.values()) if candidates is None else set(candidates)
@@ -95,11 +99,14 @@ def find_classes(candidates: Iterable[str] | None = None) -> dict[str, list[str]
 
 
 def draw(characters: Mapping[str, Sequence[str]], *, image_size: int) -> Classes:
-    """Return ``IMAGES_PER_CLASS`` images of every character.
+    """Draw ``IMAGES_PER_CLASS`` images of each character.
 
     Args:
-        characters: Fonts of every character.
+        characters: Names of the fonts to use for each character, from :func:`find_classes`.
         image_size: Height and width in pixels.
+
+    Returns:
+        One class per character, with images of shape (images, 1, image_size, image_size).
     """
     images = np.concatenate([_draw(name, characters[name], image_size) for name in characters])
     counts = (IMAGES_PER_CLASS,) * len(characters)
@@ -120,7 +127,12 @@ def _draw(name: str, fonts: Sequence[str], size: int) -> NDArray[np.uint8]:
 
 
 def _affine(random: np.random.RandomState, side: int) -> tuple[float, ...]:
-    """Return the coefficients of a random affine map about the image center, in Pillow's format."""
+    """Sample an affine map about the center of a square image, as coefficients for Pillow.
+
+    Args:
+        random: Random generator.
+        side: Height and width of the image in pixels.
+    """
     turn, shear, *more = random.uniform(-1, 1, 6) * (TURN, SHEAR, SCALE, SCALE, SHIFT, SHIFT)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     matrix = rotation @ [[1, shear], [0, 1]] @ np.diag(1 + np.array(more[:2]))
@@ -129,9 +141,9 @@ def _affine(random: np.random.RandomState, side: int) -> tuple[float, ...]:
 
 
 def _render(name: str, font: str, size: int) -> Any:
-    """Draw a character in the center of a square image, scaled down if it exceeds the frame.
+    """Draw a character in the center of a Pillow image with sides of size * ``ZOOM`` pixels.
 
-    The image is larger than `size` by the factor ``ZOOM``.
+    Characters larger than the fraction ``FRAME`` of the image are scaled down.
     """
     image, side, frame = pillow("Image"), size * ZOOM, round(FRAME * size * ZOOM)
     kind = _load_font(font, round(EM * side))
@@ -150,9 +162,12 @@ def _ink(name: str, font: str) -> NDArray[np.float64]:
 
 
 def _similar(ink: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return which pairs of drawings look alike, as a boolean matrix.
+    """Return a boolean matrix that marks the pairs of drawings that look alike.
 
-    The diagonal marks drawings with less ink than ``MIN_INK``, so that they are dropped as well.
+    The diagonal marks drawings with less ink than ``MIN_INK``, which are also dropped.
+
+    Args:
+        ink: Pixel values in [0, 1], shape (drawings, pixels).
     """
     amount = (ink**2).sum(1)
     squares = amount[:, None] + amount - 2 * ink @ ink.T
@@ -172,7 +187,7 @@ def _characters(font: str) -> set[str]:
 
 
 def _library_versions() -> list[str]:
-    """Return the library versions that the drawings depend on."""
+    """Return the versions of matplotlib, Pillow and FreeType, which affect the drawings."""
     try:
         fonts = version("matplotlib")  # importing matplotlib takes longer than reading the cache
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Labeled images in one uint8 tensor: finding, reading, selecting and splitting classes."""
+"""Functions that find and decode image files, and that select and split classes of images."""
 
 import contextlib
 import hashlib
@@ -21,7 +21,7 @@ from metarl.util import optional
 
 
 ImageFile: TypeAlias = Path | zipfile.Path
-"""An image file in a folder or in a zip archive."""
+"""Path of an image file in a folder or in a zip archive."""
 
 SPLIT_SEED = 0
 # Exceptions of Pillow and zipfile for damaged files; a damaged PNG raises a SyntaxError.
@@ -29,12 +29,13 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, zipfile.Ba
 
 
 class Classes(NamedTuple):
-    """Images sorted by class.
+    """Images of several classes in one tensor, sorted by class.
 
     Attributes:
-        images: Images of all classes on the CPU; the images of a class are contiguous.
-        counts: Number of images of each class, in order.
-        names: Name of each class, in order.
+        images: uint8 images on the CPU, shape (images, channels, height, width). The images of each
+            class are contiguous.
+        counts: Number of images per class, in the order of the images.
+        names: Class names, in the order of the images.
 
     Example::
 
@@ -52,11 +53,12 @@ class Classes(NamedTuple):
 class Splits(NamedTuple):
     """Disjoint sets of classes for meta-training, validation and test.
 
-    Validation classes are for choosing between runs and settings, test classes for final results.
+    Use the validation classes to choose settings and runs, and the test classes only for final
+    results.
 
     Attributes:
         train: Classes for meta-training.
-        validation: Classes for validation.
+        validation: Classes for model selection.
         test: Classes for the final evaluation.
 
     Example::
@@ -72,16 +74,16 @@ class Splits(NamedTuple):
     test: Classes
 
     def digest(self) -> str:
-        """Return a hash of the class names of all splits, used to detect changed data."""
+        """Return a hash of the class names in all splits, used to detect changed splits."""
         names = json.dumps([classes.names for classes in self])
         return hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
 def pillow(module: str) -> Any:
-    """Import and return a module of Pillow.
+    """Import and return a Pillow module.
 
     Args:
-        module: Name of the module, such as ``"Image"``.
+        module: Module name without the package, such as ``"Image"``.
 
     Raises:
         ImportError: If Pillow is not installed. The message contains the install command.
@@ -90,15 +92,16 @@ def pillow(module: str) -> Any:
 
 
 def find_files(data_root: Path | None, folder: str, names: Sequence[tuple[str, ...]]) -> list[Path]:
-    """Find the files of a data set in a subfolder of the root, or in the root itself.
+    """Find the files of a data set in a subfolder of the root folder or in the root folder itself.
 
     Args:
-        data_root: The root; defaults to the environment variable ``METARL_DATA``.
+        data_root: Root folder; defaults to the environment variable ``METARL_DATA``.
         folder: Name of the subfolder, such as ``omniglot``.
-        names: Possible names of each file, the preferred name first.
+        names: Alternative names for each file, the preferred name first.
 
     Returns:
-        One path per element of `names`, or an empty list if no file exists or no root is set.
+        One path per element of `names`. The list is empty if none of the files exists, or if
+        `data_root` is ``None`` and ``METARL_DATA`` is not set.
 
     Raises:
         FileNotFoundError: If the root is not a folder, or only some of the files exist.
@@ -124,16 +127,16 @@ def find_files(data_root: Path | None, folder: str, names: Sequence[tuple[str, .
 
 @contextlib.contextmanager
 def open_image(file: ImageFile) -> Iterator[Any]:
-    """Open an image file as a Pillow image.
+    """Open an image file in a ``with`` statement and yield the Pillow image.
 
     Raises:
-        ValueError: If the image cannot be read, either here or in the block.
+        ValueError: If the image cannot be opened, or cannot be decoded in the ``with`` block.
     """
     try:
         with pillow("Image").open(io.BytesIO(file.read_bytes())) as picture:
             yield picture
     except UNREADABLE as error:
-        raise ValueError(f"{file} cannot be read as an image ({error}). Replace it") from None
+        raise ValueError(f"{file} cannot be read as an image ({error}). Replace the file") from None
 
 
 def read_images(
@@ -143,13 +146,18 @@ def read_images(
     channels: int,
     size: int,
 ) -> Classes:
-    """Decode image files into one tensor, one file at a time to save memory.
+    """Decode image files into one uint8 tensor.
+
+    Files are opened one at a time to save memory.
 
     Args:
-        files: Files of each class, by class name.
-        convert: Function that converts a Pillow image to the right mode and size.
-        channels: Number of channels after `convert`.
-        size: Height and width after `convert`.
+        files: Image files by class name.
+        convert: Function that converts a Pillow image to the mode and size of the result.
+        channels: Number of channels of the converted images.
+        size: Height and width of the converted images in pixels.
+
+    Returns:
+        One class per entry of `files`, in the same order.
 
     Raises:
         ValueError: If a file is not an image. The message names the file.
@@ -164,18 +172,24 @@ def read_images(
 
 
 def to_square(picture: Any, mode: str, size: int) -> Any:
-    """Convert a picture to a Pillow mode and resize it to a square by bilinear interpolation."""
+    """Convert a Pillow image to a square image in a given mode, with bilinear interpolation.
+
+    Args:
+        picture: The Pillow image.
+        mode: Pillow mode, such as ``"RGB"``.
+        size: Height and width of the result in pixels.
+    """
     return picture.convert(mode).resize((size, size), pillow("Image").Resampling.BILINEAR)
 
 
 def join(*parts: Classes) -> Classes:
-    """Concatenate several sets of classes."""
+    """Concatenate the images, counts and names of several :class:`Classes`."""
     images, counts, names = zip(*parts, strict=True)
     return Classes(torch.cat(images), sum(counts, ()), sum(names, ()))
 
 
 def select(classes: Classes, names: Iterable[str]) -> Classes:
-    """Return the classes with the given names, in the order of `classes`."""
+    """Return only the classes with the given names, in the order of `classes`."""
     names = set(names)
     selected = [name in names for name in classes.names]
     rows = torch.tensor(selected).repeat_interleave(torch.tensor(classes.counts))
@@ -184,11 +198,11 @@ def select(classes: Classes, names: Iterable[str]) -> Classes:
 
 
 def require_disjoint(parts: Mapping[Any, Iterable[str]], *, hint: str) -> None:
-    """Raise a ValueError if a class is in two parts.
+    """Raise a ``ValueError`` if two parts of a data set contain the same class.
 
     Args:
-        parts: Class names of each part, by name of the part.
-        hint: Last sentence of the error message.
+        parts: Class names in each part, by the name of the part.
+        hint: Next step for the user, appended to the error message.
     """
     for (one, names), (other, others) in combinations(parts.items(), 2):
         if both := sorted({*names} & {*others}):
@@ -196,25 +210,40 @@ def require_disjoint(parts: Mapping[Any, Iterable[str]], *, hint: str) -> None:
 
 
 def shuffled(names: Iterable[str]) -> list[str]:
-    """Return the names in a random order that depends only on the set of names."""
+    """Return the names in a fixed random order, which does not depend on the order of `names`."""
     ordered = sorted(names)
     # The random numbers of RandomState are the same in every version of NumPy (NEP 19).
     return [ordered[i] for i in np.random.RandomState(SPLIT_SEED).permutation(len(ordered))]
 
 
 def divide(classes: Classes, *parts: Iterable[str]) -> Splits:
-    """Return the splits with the given class names for training, validation and test."""
+    """Split classes by name.
+
+    Args:
+        classes: All classes.
+        parts: Names of the training, validation and test classes, as three arguments.
+    """
     return Splits(*(select(classes, names) for names in parts))
 
 
 def hold_out_tenth(names: list[str]) -> tuple[list[str], list[str]]:
-    """Split names into training names and the last tenth (at least one) for validation."""
+    """Split names into training names and validation names.
+
+    The last tenth of the names, but at least one name, is used for validation.
+
+    Returns:
+        ``(training names, validation names)``.
+    """
     last = len(names) - max(1, round(0.1 * len(names)))
     return names[:last], names[last:]
 
 
 def split_classes(classes: Classes) -> Splits:
-    """Split classes randomly 64 : 16 : 20 like miniImageNet, with at least one class per split."""
+    """Split classes randomly into 64 % training, 16 % validation and 20 % test classes.
+
+    The proportions are those of miniImageNet. If there are at least three classes, every split has
+    at least one class.
+    """
     names = shuffled(classes.names)
     rest = len(names) - max(1, round(0.2 * len(names)))
     train = rest - max(1, round(0.16 * len(names)))

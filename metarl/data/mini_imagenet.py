@@ -1,4 +1,4 @@
-"""miniImageNet: 100 classes of 600 photographs, with the splits of Ravi & Larochelle (2017)."""
+"""miniImageNet: 100 classes with 600 photographs each, split as in Ravi & Larochelle (2017)."""
 
 import csv
 import gzip
@@ -17,22 +17,22 @@ HEADER = ["filename", "label"]
 
 
 def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
-    """Load miniImageNet with 64 classes for training, 16 for validation and 20 for test.
+    """Load miniImageNet with 64 training, 16 validation and 20 test classes.
 
-    Photographs of any size are converted to RGB and resized to a square by bilinear interpolation.
-    The images are not downloaded, because they require the ImageNet license.
+    Photographs of any size are converted to RGB and resized to a square with bilinear
+    interpolation. The images are not downloaded, because they require the ImageNet license.
 
     Args:
-        data_root: Folder that contains ``miniimagenet/``, or that folder itself; defaults to the
-            environment variable ``METARL_DATA``. The folder must contain ``train.csv``, ``val.csv``
-            and ``test.csv`` (or ``.csv.gz``) with rows ``filename,label``, and the images in
-            ``images/``.
+        data_root: Folder with the tables ``train.csv``, ``val.csv`` and ``test.csv``, and with the
+            photographs in the subfolder ``images``. These files can also be in the subfolder
+            ``miniimagenet``. Each table has the header ``filename,label`` and can be compressed as
+            ``.csv.gz``. Defaults to the environment variable ``METARL_DATA``.
         split: ``ravi``, the only split.
-        image_size: Height and width in pixels; 84 in the papers.
+        image_size: Height and width in pixels; 84 in Ravi & Larochelle (2017).
 
     Raises:
         OSError: If files are missing.
-        ValueError: If a table is damaged, or a class is in two tables.
+        ValueError: If a table or an image is damaged, or a class is in two tables.
     """
     tables = find_files(data_root, "miniimagenet", [(f"{p}.csv", f"{p}.csv.gz") for p in PARTS])
     if not tables:
@@ -48,7 +48,7 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
     if missing := [file for file in files if file not in present]:
         raise FileNotFoundError(
             f"{len(missing):,} of the {len(files):,} images are missing in {folder} (first: "
-            f"{missing[0].name}). They require the ImageNet license, see https://image-net.org"
+            f"{missing[0].name}). ImageNet images require a license, see https://image-net.org"
         )
     source = {"images": fingerprint(folder), "size": image_size}
 
@@ -62,7 +62,12 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
 
 
 def _read_table(table: Path, folder: Path) -> dict[str, list[Path]]:
-    """Return the image files of each class, with sorted classes."""
+    """Return the image files listed in a table, by class name in sorted order.
+
+    Args:
+        table: CSV file with the columns ``filename`` and ``label``.
+        folder: Folder with the images.
+    """
     open_text: Any = gzip.open if table.suffix == ".gz" else open
     try:
         with open_text(table, "rt", encoding="utf-8-sig", newline="") as file:
@@ -72,8 +77,8 @@ def _read_table(table: Path, folder: Path) -> dict[str, list[Path]]:
     wrong = [row for row in rows if len(row) != len(HEADER)]
     if wrong or rows[:1] != [HEADER] or len(rows) == 1:
         raise ValueError(
-            f"{table} is not a table of images: expected the header filename,label and its rows, "
-            f"got {len(rows)} rows such as {(wrong or rows or [[]])[0]}"
+            f"{table} is not a table of images: expected the header filename,label and one row per "
+            f"image, got {len(rows)} rows such as {(wrong or rows or [[]])[0]}"
         )
     files: dict[str, list[Path]] = {label: [] for label in sorted({label for _, label in rows[1:]})}
     for name, label in rows[1:]:

@@ -1,4 +1,4 @@
-"""Omniglot: 1623 characters of 50 alphabets, each drawn by 20 people (Lake et al. 2015)."""
+"""Omniglot: 1623 characters from 50 alphabets, each drawn by 20 people (Lake et al. 2015)."""
 
 import hashlib
 import http.client
@@ -19,11 +19,11 @@ Names: TypeAlias = Sequence[str]
 
 
 class Archive(NamedTuple):
-    """Contents of an official archive of Omniglot.
+    """The expected contents of an official Omniglot archive.
 
     Attributes:
-        characters: Number of characters.
-        images: Number of images.
+        characters: Number of characters in the archive.
+        images: Number of images in the archive.
         md5: MD5 checksum of the zip file.
     """
 
@@ -53,32 +53,37 @@ VINYALS_TEST = {
 def load(data_root: Path | None, *, split: str, image_size: int) -> images.Splits:
     """Load Omniglot from a folder, or download it.
 
-    The split ``random`` has 1200 characters for training and 423 for test, as in MAML. The last 100
-    of the 1200 are for validation, which MAML counts as training. The split ``vinyals`` has 1028,
-    172 and 423 characters, split by alphabet. The split ``background`` uses the background set for
-    training, a tenth of it for validation, and the evaluation set for test.
+    Three splits are supported:
 
-    The drawings are resized by nearest-neighbor interpolation as in the papers, whose code requests
-    a different filter that Pillow ignores for 1-bit images. The drawings are inverted so that ink
-    is 255, as in MAML. Reptile and MAML++ keep a white background.
+    - ``random``: 1100 training, 100 validation and 423 test characters. The test set has the same
+      size as in MAML (Finn et al. 2017), which trains on the other 1200 characters.
+    - ``vinyals``: 1028 training, 172 validation and 423 test characters, split by alphabet (Vinyals
+      et al. 2016).
+    - ``background``: the official background set for training and validation, with a random tenth
+      for validation, and the official evaluation set for test.
+
+    The drawings are resized with nearest-neighbor interpolation, as in published results: the
+    published code requests a different filter, which Pillow ignores for 1-bit images. As in MAML,
+    the drawings are inverted to ink 255 on background 0; Reptile and MAML++ use a white background
+    instead.
 
     Args:
-        data_root: Folder that contains ``omniglot/``, or that folder itself; defaults to the
-            environment variable ``METARL_DATA``. The folder must contain the two official zip files
-            or their unpacked folders. If neither is set, Omniglot is downloaded into the cache
-            folder.
+        data_root: Folder with ``images_background.zip`` and ``images_evaluation.zip``, or with the
+            unpacked folders; these can also be in the subfolder ``omniglot``. Defaults to the
+            environment variable ``METARL_DATA``. If `data_root` is ``None``, and ``METARL_DATA`` is
+            not set or does not contain Omniglot, the archives are downloaded into the cache folder.
         split: ``random``, ``vinyals`` or ``background``.
         image_size: Height and width in pixels.
 
     Raises:
-        OSError: If no data are found and the download fails.
-        ValueError: If the data are incomplete.
+        OSError: If `data_root` does not contain Omniglot, or the download fails.
+        ValueError: If the data are incomplete or damaged.
     """
     sources = images.find_files(data_root, "omniglot", [(f"{name}.zip", name) for name in ARCHIVES])
     if not sources and data_root is not None:
         raise FileNotFoundError(
             f"data_root must contain {' and '.join(ARCHIVES)} as zip files or folders, got "
-            f"{data_root}. Leave it out to download them"
+            f"{data_root}. Omit this argument to download Omniglot"
         )
     sources = sources or [download(name, cache_folder() / "omniglot") for name in ARCHIVES]
     background, evaluation = (_read(path, image_size) for path in sources)
@@ -108,11 +113,14 @@ SPLITS = {"random": _random, "vinyals": _vinyals, "background": _background}
 
 
 def download(name: str, folder: Path) -> Path:
-    """Download an official archive into a folder unless it exists, and return its path.
+    """Download an official Omniglot archive, unless the target folder already contains it.
 
     Args:
-        name: Key of ``ARCHIVES``.
+        name: ``images_background`` or ``images_evaluation``.
         folder: Target folder.
+
+    Returns:
+        The path of the zip file.
 
     Raises:
         OSError: If the download fails. The message describes a manual download.
@@ -121,7 +129,7 @@ def download(name: str, folder: Path) -> Path:
     path, url = folder / f"{name}.zip", URL.format(name)
     if path.exists():
         return path
-    warn(f"downloading {url} to {folder}, since METARL_DATA does not contain it")
+    warn(f"downloading {url} to {folder}, because METARL_DATA does not contain Omniglot")
     manually = (
         f"Download it manually into {folder}, or set data_root to the folder that contains it"
     )
@@ -150,7 +158,9 @@ def _decode(source: Path, files: Sequence[images.ImageFile], size: int) -> image
         try:
             archive = zipfile.ZipFile(source)
         except zipfile.BadZipFile as error:
-            raise ValueError(f"{source} is a damaged zip file ({error}). Replace it") from None
+            raise ValueError(
+                f"{source} is a damaged zip file ({error}). Replace the file"
+            ) from None
         files = [zipfile.Path(archive, name) for name in sorted(archive.namelist())]
     characters: dict[str, list[images.ImageFile]] = {}
     for file in files:
@@ -160,8 +170,8 @@ def _decode(source: Path, files: Sequence[images.ImageFile], size: int) -> image
     if (len(characters), found) != expected[:2]:
         raise ValueError(
             f"{source} is incomplete: expected {expected.characters:,} characters and "
-            f"{expected.images:,} images, got {len(characters):,} and {found:,}. Download all of "
-            f"{URL.format(source.stem)}"
+            f"{expected.images:,} images, got {len(characters):,} and {found:,}. Download "
+            f"{URL.format(source.stem)} again"
         )
     nearest = images.pillow("Image").Resampling.NEAREST
     classes = images.read_images(

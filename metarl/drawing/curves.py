@@ -17,12 +17,12 @@ from metarl.util import interval95, optional, replacing, warn
 
 
 class Measure(NamedTuple):
-    """The metric that the curves of a run show.
+    """The metric that is plotted for a run, with axis labels.
 
     Attributes:
         text: Name of the metric on the y axis.
         key: Key of the metric after adaptation in metrics.jsonl.
-        before: Key of the metric before adaptation, or None.
+        before: Key of the metric before adaptation; None if only one curve is plotted.
         x: Label of the x axis of the learning curve.
         log: Whether the y axis is logarithmic.
         adapting: Label of the x axis of the adaptation curve.
@@ -37,14 +37,14 @@ class Measure(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A function of one variable that a model fitted to a regression task.
+    """A regression task with one input, and the predictions of a model before and after adaptation.
 
     Attributes:
         title: Title of the panel.
-        x: Points at which the functions are drawn, shape (n,).
+        x: Inputs at which the functions are drawn, shape (n,).
         truth: Values of the true function, shape (n,).
-        support: Support points of the task: inputs and targets.
-        curves: Predictions of the model by number of adaptation steps, each of shape (n,).
+        support: Inputs and targets of the K support points, each of shape (K,).
+        curves: Predictions of the model at `x` by number of adaptation steps, each of shape (n,).
 
     Example::
 
@@ -66,13 +66,14 @@ BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "fon
 
 
 def group_by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Group the runs with equal settings, except for the seed and settings in ``NEUTRAL``.
+    """Group runs with equal settings, ignoring the seed and the settings in ``NEUTRAL``.
 
     Args:
         runs: The runs.
 
     Returns:
-        The groups by name: the common prefix of their folder names and the number of seeds.
+        Lists of runs by group name. The name is the common prefix of the folder names and the
+        number of seeds, such as ``"maml (3 seeds)"``, or the folder name of a single run.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -84,7 +85,7 @@ def group_by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _name(members: list[Run]) -> str:
-    """Return the common prefix of the folder names of a group, and its number of seeds."""
+    """Return the common prefix of the folder names in a group, with the number of seeds."""
     names = [run.folder.name for run in members]
     if len(names) == 1:
         return names[0]
@@ -102,15 +103,15 @@ def figure(
     """Draw learning curves and adaptation curves of runs.
 
     Runs with the same settings but different seeds share a curve. Bands and error bars are 95 %
-    confidence intervals: over seeds for several runs, and over the tasks of the evaluation (for
-    text, over its support samples) for a single run.
+    confidence intervals over seeds. If a curve has only one run, error bars are 95 % confidence
+    intervals over the test tasks, or in text classification over the support samples.
 
     Args:
         runs: Runs with the same metric: returns, accuracies or losses.
         out: Image file to write.
-        fits: Fitted functions, drawn in one additional panel each.
-        choose: Function from the runs of a curve to the evaluations to draw;
-            :func:`comparable_evaluations` by default.
+        fits: Regression tasks to draw in additional panels, one panel per task.
+        choose: Function that returns the evaluations to draw for the runs of a curve. Default:
+            :func:`comparable_evaluations`.
 
     Raises:
         ValueError: If a run has no metrics, or the runs have different metrics.
@@ -198,10 +199,12 @@ def _draw_learning(axes: Any, name: str, members: list[Run], color: Any, *, few:
 
 
 def _column(run: Run, history: list[dict[str, Any]], key: str) -> NDArray[np.float64]:
-    """Return one metric of all lines of metrics.jsonl, shape (lines,)."""
+    """Return the values of a metric in all lines of metrics.jsonl, shape (lines,)."""
     if missing := [entry["iteration"] for entry in history if key not in entry]:
         path = run.folder / "metrics.jsonl"
-        raise ValueError(f"{path} has no {key} in iteration {missing[0]}. Restore it from a copy")
+        raise ValueError(
+            f"{path} has no metric {key} in iteration {missing[0]}. Restore the file from a copy"
+        )
     return np.array([entry[key] for entry in history], dtype=np.float64)
 
 
@@ -221,7 +224,10 @@ def _draw_adaptation(
     if not newest:
         return
     if len(newest) < len(members):
-        warn(f"{name}: {len(members) - len(newest)} runs have no comparable evaluation")
+        warn(
+            f"{name}: {len(members) - len(newest)} of {len(members)} runs have no comparable "
+            "evaluation. Evaluate all runs with the same settings"
+        )
     if "accuracies" in newest[0]:
         _draw_shots(axes, name, newest, color)
         return
@@ -249,14 +255,14 @@ def _draw_shots(axes: Any, name: str, entries: list[dict[str, Any]], color: Any)
 
 
 def comparable_evaluations(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return the evaluation of the last evaluated checkpoint of each run, with equal protocols.
+    """Return one evaluation per run, such that all evaluations have the same protocol.
 
     Args:
         runs: The runs. A run without a comparable evaluation is omitted.
 
     Returns:
-        Evaluations with the protocol of the first evaluated run, see
-        :func:`metarl.runs.protocol`; of several evaluations of one checkpoint, the newest.
+        For each run, the newest evaluation of the last evaluated checkpoint. The first run with an
+        evaluation determines the protocol; see :func:`metarl.runs.protocol`.
 
     Example::
 

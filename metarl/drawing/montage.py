@@ -23,11 +23,11 @@ COLUMNS = 5  # number of frames in a row of an image strip
 
 
 class Shot(NamedTuple):
-    """A recorded episode with its label and the mean return of the policy.
+    """A recorded episode with a label and the mean return of the policy.
 
     Attributes:
         label: Label such as "after 1 step".
-        mean_return: Mean return of the policy over the episodes of the adaptation or evaluation.
+        mean_return: Mean return of the policy, which may be measured on additional episodes.
         recording: The recorded episode.
     """
 
@@ -37,7 +37,7 @@ class Shot(NamedTuple):
 
 
 def headline(env_id: str, task: dict[str, Any]) -> str:
-    """Return a title with the environment and the task, of at most 72 characters.
+    """Return a title of at most 72 characters with the environment and the task.
 
     Args:
         env_id: Gymnasium ID of the environment.
@@ -55,7 +55,7 @@ def headline(env_id: str, task: dict[str, Any]) -> str:
 
 
 def label(steps: int) -> str:
-    """Return a label for a number of inner steps.
+    """Return a label for the policy after a number of inner steps.
 
     Args:
         steps: Number of inner steps, from 0.
@@ -68,16 +68,17 @@ def label(steps: int) -> str:
 
 
 def draw_recordings(rows: list[list[Shot]], out: Path, *, title: str, pace: Pace) -> None:
-    """Draw recorded episodes side by side as a video, or as an image strip.
+    """Draw recorded episodes as a video with one panel per episode, or as an image strip.
 
     Args:
-        rows: Recorded episodes, one row per run, all recorded with the same `pace`.
-        out: File to write. The suffixes .mp4 and .gif select a video, others an image strip.
+        rows: Recorded episodes, one list per run, all recorded with the same `pace`.
+        out: File to write. The suffixes .mp4 and .gif select a video, all others an image strip.
         title: Title above the episodes.
         pace: Frame rate of the recordings, from :func:`choose_pace`.
 
     Raises:
-        ImportError: If a required package is not installed; the message contains the command.
+        ImportError: If a required package is not installed; the message contains the install
+            command.
 
     Example::
 
@@ -93,15 +94,15 @@ def draw_recordings(rows: list[list[Shot]], out: Path, *, title: str, pace: Pace
 
 
 def panel_frames(rows: list[list[Shot]], title: str, *, every: int) -> Iterator[NDArray[np.uint8]]:
-    """Yield the frames of a video of all episodes, until the longest episode ends.
+    """Yield the frames of a video with one panel per episode, until the longest episode ends.
 
     Args:
-        rows: Recorded episodes, one row per run.
-        title: Title above the episodes.
+        rows: Recorded episodes, one list per row of panels.
+        title: Title above the panels.
         every: Number of time steps between two frames.
 
     Yields:
-        Frames of shape (height, width, 3).
+        Images of shape (height, width, 3), dtype uint8.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -129,7 +130,10 @@ def panel_frames(rows: list[list[Shot]], title: str, *, every: int) -> Iterator[
 
 
 def state_text(recording: Recording, time: int) -> tuple[str, str]:
-    """Return captions with the time step and the return so far; after the end, the final values."""
+    """Return captions with a time step and the cumulative reward at this step.
+
+    After the end of the episode, the captions show the final values.
+    """
     shown = min(time, recording.length)
     when = f"step {shown}" if time <= recording.length else f"ended at step {shown}"
     return when, f"return {recording.returns[shown]:.1f}"
@@ -139,7 +143,7 @@ def strip_figure(shots: list[Shot], out: Path, title: str) -> None:
     """Draw an image with one row of evenly spaced frames per recorded episode.
 
     Args:
-        shots: The recorded episodes.
+        shots: The recorded episodes, one per row.
         out: Image file to write; the suffix selects the format.
         title: Title above the rows.
     """
@@ -167,7 +171,7 @@ def strip_figure(shots: list[Shot], out: Path, title: str) -> None:
 
 
 def strip_moments(shots: list[Shot]) -> list[int]:
-    """Return the time steps of the frames to show, evenly spaced over the longest episode."""
+    """Return recorded time steps that are evenly spaced over the longest episode."""
     longest = max((shot.recording for shot in shots), key=lambda recording: recording.length)
     times = np.linspace(0, longest.length, COLUMNS)
     return sorted({min(longest.frames, key=lambda step: abs(step - time)) for time in times})

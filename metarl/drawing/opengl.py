@@ -10,11 +10,11 @@ from typing import Any
 
 @contextmanager
 def explain_missing_opengl() -> Iterator[None]:
-    """Convert the error of ``import mujoco`` without an OpenGL library to a clear RuntimeError.
+    """Convert the AttributeError from ``import mujoco`` without OpenGL to a clear RuntimeError.
 
     Raises:
-        RuntimeError: If ``MUJOCO_GL`` selects a library that is not installed; the message contains
-            the packages to install.
+        RuntimeError: If ``MUJOCO_GL`` selects an OpenGL library that is not installed; the message
+            contains the packages to install.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Pictures and videos of paths in the plane, before and after adaptation."""
+"""Pictures and videos of paths in a plane, before and after adaptation."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -20,7 +20,7 @@ FIGURE_EPISODES, VIDEO_EPISODES = 3, 5  # episodes drawn for each number of inne
 
 
 class Panel(NamedTuple):
-    """The episodes of a run on a single task, which is a goal in the plane.
+    """The paths of one policy to one goal in the plane, before and after adaptation.
 
     Attributes:
         title: Title of the panel.
@@ -42,7 +42,7 @@ def panels(name: str, tasks: list[dict[str, Any]], batches: list[Episodes]) -> l
     Args:
         name: Name of the run in the titles.
         tasks: Task descriptions with the key ``goal``.
-        batches: Episodes after 0, 1, ..., K inner steps, of all tasks.
+        batches: Episodes on all tasks after 0, 1, ..., K inner steps.
 
     Example::
 
@@ -61,7 +61,9 @@ def panels(name: str, tasks: list[dict[str, Any]], batches: list[Episodes]) -> l
 
 
 def paths_figure(rows: list[list[Panel]], out: Path) -> None:
-    """Draw paths with one row per run, one column per task and one color per number of steps.
+    """Draw an image of paths, with one row per run and one column per task.
+
+    Colors distinguish the numbers of inner steps.
 
     Args:
         rows: Panels of each run; all rows have the same tasks.
@@ -92,7 +94,7 @@ def paths_figure(rows: list[list[Panel]], out: Path) -> None:
 
 
 def paths_video(panels: list[Panel], out: Path) -> None:
-    """Draw a video of moving points with one row per run and one column per number of steps.
+    """Draw a video of moving points, with one row per run and one column per number of inner steps.
 
     The video shows 20 time steps per second.
 
@@ -101,7 +103,8 @@ def paths_video(panels: list[Panel], out: Path) -> None:
         out: File to write, .mp4 or .gif.
 
     Raises:
-        ImportError: If matplotlib or imageio is not installed; the message contains the command.
+        ImportError: If matplotlib or imageio is not installed; the message contains the install
+            command.
 
     Example::
 
@@ -135,7 +138,7 @@ def paths_video(panels: list[Panel], out: Path) -> None:
 
 
 def _planes(rows: list[list[Panel]], episodes: int, **options: Any) -> tuple[Any, list[Any]]:
-    """Return a figure and its pairs of axes and panel, with goal and start drawn in all axes."""
+    """Return a figure and pairs of axes and panel, with the goal and start drawn in all axes."""
     optional.require("matplotlib", extra="plot", purpose="pictures")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Recording of episodes: rendered frames of the scalar environment and the cumulative return."""
+"""Recording of episodes: rendered frames and cumulative returns of the scalar environment."""
 
 import math
 import warnings
@@ -23,7 +23,8 @@ class Recording(NamedTuple):
     """A recorded episode.
 
     Attributes:
-        frames: Images of shape (height, width, 3) by time step, including the last time step.
+        frames: Images of shape (height, width, 3) by time step, including the first and last time
+            step.
         returns: Cumulative reward after 0, 1, ... time steps, shape (length + 1,).
     """
 
@@ -36,12 +37,12 @@ class Recording(NamedTuple):
         return len(self.returns) - 1
 
     def at(self, time: int) -> NDArray[np.uint8]:
-        """Return the latest frame at or before a time step."""
+        """Return the last recorded frame up to a time step, of shape (height, width, 3)."""
         return self.frames[max(step for step in self.frames if step <= time)]
 
 
 class Pace(NamedTuple):
-    """The frame rate of a recording.
+    """The frame rate of a recording and its video.
 
     Attributes:
         every: Number of time steps between two frames.
@@ -63,11 +64,14 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        """Check that the environment can be rendered, before a long computation starts.
+        """Wrap the environment after a check that it can be rendered.
+
+        Args:
+            env: A scalar environment.
 
         Raises:
             ValueError: If the environment does not support ``render_mode="rgb_array"``.
-            RuntimeError: If MuJoCo finds no OpenGL.
+            RuntimeError: If MuJoCo finds no OpenGL library.
         """
         super().__init__(env)
         if "rgb_array" not in env.metadata.get("render_modes", ()):
@@ -84,7 +88,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         return started
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step the environment and record a frame if it is due."""
+        """Step the environment, and record a frame every `every` time steps and at the end."""
         stepped = super().step(action)
         self._time += 1
         if stepped[2] or stepped[3] or self._time % self.every == 0:
@@ -128,7 +132,7 @@ def make_recorder(env_id: str, *, device: Any = "cpu", **kwargs: Any) -> Sampler
 
     Raises:
         ValueError: If the environment does not support ``render_mode="rgb_array"``.
-        RuntimeError: If MuJoCo finds no OpenGL.
+        RuntimeError: If MuJoCo finds no OpenGL library.
 
     Example::
 
@@ -148,7 +152,7 @@ def make_recorder(env_id: str, *, device: Any = "cpu", **kwargs: Any) -> Sampler
 
 
 def choose_pace(recorder: Sampler, suffix: str) -> Pace:
-    """Return the frame rate of a recording for a type of file.
+    """Return the frame rate at which to record an environment for a type of file.
 
     A video plays in real time, or at half speed if the environment has more than 50 time steps per
     second. A .mp4 file has at most 50 and a .gif file at most 25 frames per second. For an image
@@ -174,12 +178,12 @@ def adapted_path(loop: InnerLoop, meta: MetaParams, batches: list[Episodes]) -> 
     """Return the adapted parameters of the first task after 0, 1, ..., K inner steps.
 
     Args:
-        loop: Inner loop of the collected episodes.
+        loop: Inner loop with which the episodes were collected.
         meta: Meta-parameters before adaptation.
-        batches: Episodes collected after 0, 1, ..., K inner steps; the last item is not used.
+        batches: Episodes collected after 0, 1, ..., K inner steps. The last batch is not used.
 
     Returns:
-        Parameters of the policy without a task dimension, one item per number of steps.
+        K + 1 sets of policy parameters, without a task dimension.
 
     Example::
 
@@ -200,7 +204,7 @@ def record_episodes(
     seed: int,
     every: int,
 ) -> list[Recording]:
-    """Record one episode for each item of a list of parameters.
+    """Record one episode per set of policy parameters.
 
     All episodes have the same initial state and the same noise. Actions are sampled from the
     policy, as in training and evaluation.
@@ -208,10 +212,13 @@ def record_episodes(
     Args:
         recorder: A sampler from :func:`make_recorder`.
         policy: The policy.
-        path: Parameters of the policy without a task dimension, one item per episode.
-        task: Task description.
-        seed: Seed of the initial state and of the noise.
+        path: Policy parameters without a task dimension, one item per episode.
+        task: Description of the task in which all episodes are recorded.
+        seed: Random seed for the initial state and the noise.
         every: Number of time steps between two frames.
+
+    Returns:
+        One recording per item of `path`.
 
     Example::
 

@@ -24,7 +24,7 @@ SHADOW_REACH = 6.0  # meters around the light; smaller values cause artifacts on
 class Scene:
     """A renderer for MuJoCo models with a camera named ``track``, such as Gymnasium's robots.
 
-    Gymnasium's own renderer does not follow the robots since version 1.4, and its reflecting
+    Since version 1.4, Gymnasium's own renderer does not follow the robot, and the reflecting
     checkerboard floor makes small images hard to read.
 
     Args:
@@ -54,12 +54,12 @@ class Scene:
         self._camera: Any = None
 
     def frame(self, data: Any) -> NDArray[np.uint8]:
-        """Return an image of a state, uint8 of shape (360, 480, 3).
+        """Render the current state as an image of shape (360, 480, 3), dtype uint8.
 
-        The first state determines the distance of the camera.
+        The first rendered state determines the distance between the camera and the robot.
 
         Args:
-            data: The ``mujoco.MjData`` of the model.
+            data: The ``mujoco.MjData`` with the state.
         """
         center = data.subtree_com[self._body]
         self._camera = self._camera or self._place_camera(data)
@@ -78,7 +78,7 @@ class Scene:
         return pixels[::-1]
 
     def close(self) -> None:
-        """Free the contexts."""
+        """Free the OpenGL context and the MuJoCo rendering context."""
         self._gl.make_current()  # free() deletes objects of the current context
         self._context.free()
         self._gl.free()

@@ -1,4 +1,4 @@
-"""Writing of .mp4 and .gif videos."""
+"""Functions to write .mp4 and .gif videos."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -11,7 +11,7 @@ from metarl.util import optional, replacing
 
 
 SUFFIXES = (".mp4", ".gif")
-"""Suffixes of video files."""
+"""Supported suffixes of video files."""
 
 
 _require = partial(optional.require, extra="video", purpose="videos")
@@ -42,7 +42,7 @@ def write_video(
             is written. Frames of an .mp4 file with an odd height or width are rescaled.
         out: File to write; the suffix selects the format.
         fps: Frames per second; a .gif file rounds the frame duration to a multiple of 10 ms.
-        hold: Seconds that the last frame is shown longer.
+        hold: Additional time for which the last frame is shown, in seconds.
 
     Raises:
         ImportError: If Pillow, imageio or imageio-ffmpeg is missing; the message contains the
@@ -85,4 +85,4 @@ def _write_mp4(frames: Iterable[NDArray[np.uint8]], out: Path, fps: float, held:
     except RuntimeError:
         found = 0
     if found < written + held:
-        raise OSError(f"the encoder wrote {found} of {written + held} frames; is the disk full?")
+        raise OSError(f"the encoder wrote {found} of {written + held} frames. Check the disk space")

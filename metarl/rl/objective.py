@@ -75,18 +75,44 @@ class PostAdaptationObjective:
             meta: The meta-parameters θ_old, which collected `tasks`.
             tasks: The chunk of tasks.
         """
+        size = len(tree.leaves(meta))
+
+        def function(early: Tensors, late: Tensors) -> tuple[Tensors, Tensors]:
+            at = tree.replace_leaves(meta, early[:size])
+            chunk = tree.replace_leaves(tasks, early[size:])
+            loss, gradient, image = self.products(at, chunk, tree.replace_leaves(meta, late))
+            return [loss, *tree.leaves(gradient)], tree.leaves(image)
+
         early = [*tree.leaves(meta), *tree.leaves(tasks)]
-        key = tuple((x.shape, x.stride(), x.dtype, x.device) for x in early)
-        with _tracing:  # traced once per chunk shape
-            if key not in self._programs:
-                self._programs[key] = self._trace(meta, tasks, early)
-        staged = self._programs[key]
+        staged = self._staged("products", function, early, tree.leaves(meta))
         (loss, *gradient), residuals = staged.early(*early)
 
         def fisher(vector: MetaParams) -> MetaParams:
             return tree.replace_leaves(meta, staged.late(*residuals, *tree.leaves(vector)))
 
         return Linearization(loss, tree.replace_leaves(meta, gradient), fisher)
+
+    def values(self, meta: MetaParams, tasks: Task) -> Callable[[MetaParams], list[Tensor]]:
+        """Return a function from meta-parameters to the values of the objective, without gradients.
+
+        Args:
+            meta: Meta-parameters with the shapes of those that the function receives.
+            tasks: A chunk of tasks.
+
+        Returns:
+            A function that returns the surrogate loss and the mean KL(old ‖ new), each summed over
+            the tasks.
+        """
+
+        def function(early: Tensors, late: Tensors) -> tuple[Tensors, Tensors]:
+            at, chunk = tree.replace_leaves(meta, late), tree.replace_leaves(tasks, early)
+            values = chunks.over_tasks(lambda task: self(at, task), chunk)
+            return [], [value.detach().sum() for value in values]
+
+        early = tree.leaves(tasks)
+        staged = self._staged("values", function, early, tree.leaves(meta))
+        _, residuals = staged.early(*early)
+        return lambda meta: staged.late(*residuals, *tree.leaves(meta))
 
     def products(
         self, meta: MetaParams, tasks: Task, vector: MetaParams
@@ -140,14 +166,12 @@ class PostAdaptationObjective:
     def _own(self, meta: MetaParams, task: Task) -> Tensor | float:
         return 0.0 if self.term is None else self.term(self.loop.start(meta.model, ())[0], task)
 
-    def _trace(self, meta: MetaParams, tasks: Task, early: Tensors) -> Staged:
-        """Trace :meth:`products` into two programs for tensors with the shapes of the arguments."""
-        size = len(tree.leaves(meta))
-
-        def function(early: Tensors, late: Tensors) -> tuple[Tensors, Tensors]:
-            at = tree.replace_leaves(meta, early[:size])
-            chunk = tree.replace_leaves(tasks, early[size:])
-            loss, gradient, image = self.products(at, chunk, tree.replace_leaves(meta, late))
-            return [loss, *tree.leaves(gradient)], tree.leaves(image)
-
-        return stage(function, early, tree.leaves(meta))
+    def _staged(
+        self, name: str, function: Callable[..., Any], early: Tensors, late: Tensors
+    ) -> Staged:
+        """Return the programs of a function, which is traced once per shape of a chunk."""
+        key = (name, *((x.shape, x.stride(), x.dtype, x.device) for x in (*early, *late)))
+        with _tracing:
+            if key not in self._programs:
+                self._programs[key] = stage(function, early, late)
+        return self._programs[key]

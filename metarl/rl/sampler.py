@@ -1,7 +1,8 @@
 """The sampler, which steps all episodes for all tasks in a meta-batch together."""
 
 import copy
-from functools import partial
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.core import InnerLoop, MetaParams, Metrics, Params, Task, tree
-from metarl.core.speed import chunks, processes
+from metarl.core.speed import Mode, chunks, processes, program
 from metarl.rl.baseline import Process
 from metarl.rl.episodes import Episodes, Rollout, chunk_of, mean_return, zero_padding
 from metarl.rl.policies import Policy
@@ -161,12 +162,16 @@ class Sampler:
         inner, outer = process if isinstance(process, tuple) else (process, process)
         params = start or tree.expand(loop.start(meta.model, ())[0], self.num_tasks)
         state = loop.state(params)
+        # Tracing a policy with memory takes longer than its inner steps.
+        mode: Mode = "eager" if tree.leaves(policy.initial(meta.model, (1,))) else "traced"
         batches: list[Episodes] = []
         each: Metrics = {}  # metrics with a task axis
         diverged: Any = 0
         for index in range(loop.num_steps + 1):
             if index > 0:
-                params, state, about = inner_step(loop, meta, params, state, batches[-1], index - 1)
+                params, state, about = inner_step(
+                    loop, meta, params, state, batches[-1], index - 1, mode=mode
+                )
                 each |= {f"gradient/{n}_{index - 1}": x for n, x in about.items()}
             rollout = self.rollout(policy, params, tasks, generator)
             process = outer if index == loop.num_steps else inner
@@ -260,7 +265,14 @@ def _flags(values: Any) -> Any:
 
 
 def inner_step(
-    loop: InnerLoop, meta: MetaParams, params: Params, state: Any, batch: Episodes, index: int
+    loop: InnerLoop,
+    meta: MetaParams,
+    params: Params,
+    state: Any,
+    batch: Episodes,
+    index: int,
+    *,
+    mode: Mode = "traced",
 ) -> tuple[Params, Any, dict[str, Tensor]]:
     """Take one inner step for every task, in chunks of tasks that fit into the CPU cache.
 
@@ -271,20 +283,33 @@ def inner_step(
         state: State of the inner optimizer, with a leading task axis.
         batch: The support episodes of this step.
         index: Index of the step, starting at 0.
+        mode: ``traced`` traces the step once per shape of a chunk; ``eager`` does not.
 
     Returns:
         The parameters and the state after the step, and a dictionary with the norm and the
         :func:`agreement` of each task's inner gradient.
     """
+    step = _chunk_step(loop, index, mode)
+    with torch.no_grad():
+        parts = chunks.split((params, state, batch), chunk_of(batch))
+        done = chunks.parallel_map(lambda part: step(meta, part), parts, device=batch.mask.device)
+    joined: tuple[Params, Any, dict[str, Tensor]] = chunks.join(done)
+    return joined
 
-    def step(part: tuple[Params, Any, Episodes]) -> tuple[Params, Any, dict[str, Tensor]]:
-        params, state, batch = part
+
+@lru_cache(maxsize=16)  # a traced program belongs to one loop and one step
+def _chunk_step(loop: InnerLoop, index: int, mode: Mode) -> Callable[[MetaParams, Any], Any]:
+    """Return an inner step of a chunk of tasks as a program."""
+
+    def step(
+        meta: MetaParams, task: tuple[Params, Any, Episodes]
+    ) -> tuple[Params, Any, dict[str, Tensor]]:
+        params, state, batch = task
         grads = loop.gradient(params, batch)
         about = {"inner": tree.norm(grads)} | agreement(loop, params, batch)
         return *loop.update(meta, params, grads, state, index), about
 
-    with torch.no_grad():
-        return chunks.map_tasks(step, (params, state, batch), chunk_of(batch))
+    return program(lambda meta, part: chunks.over_tasks(partial(step, meta), part), mode)
 
 
 def agreement(loop: InnerLoop, params: Params, batch: Episodes) -> dict[str, Tensor]:

@@ -107,19 +107,12 @@ def trust_region_step(
         )
     del at_old  # frees the residuals before the line search
 
-    def evaluate(candidate: MetaParams) -> Any:
-        def chunk_sum(part: Task) -> Any:
-            values = chunks.over_tasks(lambda task: objective(candidate, task), part)
-            return tree.map_leaves(torch.sum, values)
-
-        with torch.no_grad():
-            return mean(chunk_sum, parts)
-
+    values = chunks.parallel_map(lambda p: objective.values(meta, p), parts, device=device)
     accepted: dict[str, Any] = {"improvement": 0.0, "kl": 0.0, "step_fraction": 0.0}
     fraction = 1.0
     for _ in range(backtracks):
         candidate = tree.add(meta, step, scale=fraction)
-        after, kl = evaluate(candidate)
+        after, kl = mean(lambda value, at=candidate: value(at), values)
         if after < before and kl <= max_kl:
             meta = candidate
             accepted = {"improvement": before - after, "kl": kl, "step_fraction": fraction}

@@ -1,4 +1,4 @@
-"""Model cards: a README.md for shared runs with the method, the results and example code."""
+"""Model cards: the README.md of a shared run, with the method, results and example code."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -22,16 +22,16 @@ print("return before and after:", adapted.returns)
 
 
 class Subject(NamedTuple):
-    """The description of a run for its model card.
+    """The description of a run for the model card.
 
     Attributes:
         method: Name of the method.
-        paper: Paper of the method.
-        what: Environment or data set of the training.
+        paper: Paper that introduced the method.
+        what: Environment or data set that the run was trained on.
         family: Tag on the Hugging Face hub, such as ``reinforcement-learning`` or
             ``few-shot-learning``.
-        adapts: Whether ``metarl.load`` returns a policy for the run.
-        shows: Command that draws the run: ``render`` or ``plot``.
+        adapts: Whether :func:`metarl.load` supports the run.
+        shows: Command of ``metarl`` that draws the run: ``render`` or ``plot``.
     """
 
     method: str
@@ -48,8 +48,8 @@ def card(run: Run, iteration: int, subject: Subject, *, place: str, license: str
     Args:
         run: The shared copy of the run.
         iteration: Iteration of the shared checkpoint.
-        subject: Method and data of the run.
-        place: Argument of `metarl pull` that downloads the run.
+        subject: Description of the run.
+        place: Address of the shared run for ``metarl pull``, such as ``hub:USER/NAME``.
         license: License identifier such as ``mit``; None omits the license.
 
     Raises:
@@ -85,7 +85,7 @@ def card(run: Run, iteration: int, subject: Subject, *, place: str, license: str
 
 
 def newest_evaluation(run: Run, iteration: int) -> dict[str, Any] | None:
-    """Return the newest evaluation of a checkpoint, or None if it was not evaluated.
+    """Return the newest evaluation of a checkpoint, or None if there is no evaluation.
 
     Args:
         run: The run.
@@ -103,7 +103,7 @@ def newest_evaluation(run: Run, iteration: int) -> dict[str, Any] | None:
 
 
 def _front(subject: Subject, license: str | None) -> str:
-    """Return the YAML metadata of the model card; JSON strings are valid YAML."""
+    """Return the YAML metadata of the model card, with JSON values, which are valid YAML."""
     tags = ["metarl", "meta-learning", subject.family, subject.method.partition(" ")[0]]
     about = {"library_name": "metarl", "license": license, "tags": tags}
     if subject.family == POLICY:
@@ -143,7 +143,7 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str
 
     Args:
         columns: Names of the columns.
-        rows: Cells of each row, one per column.
+        rows: Rows of the table, each with one cell per column.
 
     Example::
 

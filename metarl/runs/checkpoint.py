@@ -19,7 +19,7 @@ from metarl.util import parse_json
 FORMAT = "metarl-checkpoint-1"
 GROUPS = ("model", "inner", "optimizer", "own")
 ERRORS = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError)
-"""Exceptions that may occur when a damaged file, or a different kind of file, is loaded."""
+"""Exceptions that loading a damaged file, or a file in a different format, may raise."""
 
 
 class Checkpoint(NamedTuple):
@@ -27,10 +27,10 @@ class Checkpoint(NamedTuple):
 
     Attributes:
         params: The meta-parameters.
-        optimizer: State tensors of the outer optimizer, such as ``"0/exp_avg"``: the index of the
-            parameter and the name of the moment. Empty if the method has no optimizer.
+        optimizer: State tensors of the outer optimizer, by parameter index and name of the state,
+            such as ``"0/exp_avg"``. Empty if the method has no outer optimizer.
         own: Other tensors that the method keeps between updates; empty for most methods.
-        iteration: Number of meta-updates before the checkpoint.
+        iteration: Number of completed meta-updates.
         config: Configuration of the run, as JSON values.
 
     Example::
@@ -47,12 +47,12 @@ class Checkpoint(NamedTuple):
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file atomically: after a crash, it has either its old or its new contents.
+    """Write a file atomically: after a crash, the file has either the old or the new contents.
 
-    With several processes, only the first one writes.
+    In distributed training, only rank 0 writes the file; on all other ranks, this does nothing.
 
     Args:
-        path: The file; its folder must exist.
+        path: The file; the parent folder must exist.
         data: New contents of the file.
 
     Raises:
@@ -77,20 +77,20 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def save(path: Path, state: MetaState, *, iteration: int, config: dict[str, Any]) -> None:
-    """Save the state of a meta-learner to a checkpoint.
+    """Save the state of a meta-learner to a checkpoint file.
 
-    With several processes, only the first one writes.
+    In distributed training, only rank 0 writes the file; on all other ranks, this does nothing.
 
     Args:
-        path: The file to write; its folder is created.
+        path: The file to write; the parent folder is created.
         state: The state, on any device.
-        iteration: Number of meta-updates before the checkpoint.
+        iteration: Number of completed meta-updates.
         config: Configuration of the run, as JSON values.
 
     Raises:
         OSError: If the file cannot be written.
     """
-    if not processes.writes():  # avoids copying the state in the other processes
+    if not processes.writes():  # avoids copying the state on other ranks
         return
     entries = state.optimizer.state_dict()["state"] if state.optimizer else {}
     optimizer = {
@@ -102,10 +102,12 @@ def save(path: Path, state: MetaState, *, iteration: int, config: dict[str, Any]
 
 
 def write(path: Path, saved: Checkpoint) -> None:
-    """Write a checkpoint from its contents, such as the contents of a different checkpoint.
+    """Write a checkpoint file with the given contents, such as an edited copy of a checkpoint.
+
+    To save the state of a meta-learner, use :func:`save`.
 
     Args:
-        path: The file to write; its folder is created.
+        path: The file to write; the parent folder is created.
         saved: Contents of the checkpoint.
 
     Raises:
@@ -130,7 +132,7 @@ def write(path: Path, saved: Checkpoint) -> None:
 
 
 def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
-    """Load a checkpoint.
+    """Load and validate a checkpoint file.
 
     Args:
         path: The file.
@@ -157,32 +159,32 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
         model, inner, optimizer, own = groups.values()
     except ERRORS as error:
         raise ValueError(
-            f"{path} is not a valid metarl checkpoint ({error}). The file was left unchanged"
+            f"{path} is not a valid metarl checkpoint ({error}). Restore the file from a copy"
         ) from None
     params = MetaParams(model, inner)
     return Checkpoint(params, optimizer, own, about["iteration"], about["config"])
 
 
 def _require_whole(about: dict[str, Any], tensors: dict[str, Tensor], stored: set[str]) -> None:
-    """Raise a ValueError if the tensors of a checkpoint file do not match its header."""
+    """Raise a ValueError if the tensors in a checkpoint file do not match the file header."""
     if not isinstance(about["iteration"], int) or not isinstance(about["config"], dict):
-        raise ValueError("the iteration or the configuration is missing")
+        raise ValueError("`iteration` or `config` is missing or invalid")
     if tensors.keys() != stored:
-        raise ValueError("the tensors do not match the list in the header")
-    # Older versions wrote no checksum.
+        raise ValueError("the tensors differ from the tensors listed in the header")
+    # Files of older versions contain no checksum.
     if about.get("sha256", found := _digest(tensors)) != found:
-        raise ValueError("the checksum is wrong")
+        raise ValueError("the SHA-256 checksum does not match the tensors")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(f"{name} is not finite")
+            raise ValueError(f"the tensor {name} is not finite")
 
 
 def restore(state: MetaState, checkpoint: Checkpoint) -> MetaState:
-    """Return a freshly initialized state with the values of a checkpoint.
+    """Return the training state that a checkpoint contains.
 
     Args:
-        state: Initial state of the same meta-learner. With an outer optimizer, its parameters are
-            overwritten in place.
+        state: Initial state of the same meta-learner. If the meta-learner has an outer optimizer,
+            the parameters in `state` are overwritten in place.
         checkpoint: The checkpoint, on the device of `state`.
 
     Raises:

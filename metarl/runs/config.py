@@ -15,10 +15,10 @@ from metarl.util import Conflicts, Ranged, at_least
 
 
 def unset(meaning: str) -> Any:
-    """Return an annotation that replaces the default None of an optional field in ``--help``.
+    """Return an annotation for a field that describes the default None in ``--help``.
 
     Args:
-        meaning: Meaning of None, such as ``"all"``.
+        meaning: Description of the behavior at None, such as ``"all"``.
 
     Returns:
         Metadata for :data:`typing.Annotated`.
@@ -34,10 +34,10 @@ def unset(meaning: str) -> Any:
 
 @dataclass(frozen=True)
 class RunConfig(Ranged):
-    """The settings that all experiments share; every experiment adds more fields in a subclass.
+    """The settings that all experiments share; experiments add settings in a subclass.
 
     The default of a new field must keep the behavior of older versions, because configurations
-    without the field are loaded with its default.
+    without the field are loaded with this default.
 
     Example::
 
@@ -45,32 +45,33 @@ class RunConfig(Ranged):
     """
 
     iterations: Annotated[int, at_least(1)] = 100
-    """Number of meta-updates."""
+    """Number of meta-updates to train for."""
     seed: Annotated[int, at_least(0)] = 0
     """Seed for all random number generators."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device of the parameters; auto uses a GPU if there is one."""
+    """Device of the parameters; auto uses a GPU if available and the CPU otherwise."""
     checkpoint_every: Annotated[int, at_least(1)] = 10
     """Number of iterations between checkpoints; must be a multiple of --log-every."""
     keep_checkpoints: Annotated[int | None, at_least(1), unset("all")] = None
     """Number of most recent checkpoints to keep; the initialization is always kept."""
     log_every: Annotated[int, at_least(1)] = 1
-    """Number of iterations that are averaged in one line of metrics.jsonl."""
+    """Number of iterations between lines of metrics.jsonl. A line contains the means of the metrics
+    since the previous line."""
     track: Literal["none", "tensorboard", "wandb"] = "none"
-    """Experiment tracker that receives the metrics, in addition to metrics.jsonl."""
+    """Experiment tracker that receives metrics and pictures, in addition to metrics.jsonl."""
     media_every: Annotated[int | None, at_least(1), unset("never")] = None
-    """Number of iterations between pictures in media/, which are drawn at the next checkpoint:
-    learning curves and, for policies, episodes before and after adaptation on a few test tasks."""
+    """Number of iterations between pictures, which are drawn at the next checkpoint and saved in
+    media/: learning curves and, for policies, episodes before and after adaptation."""
     media_format: Literal["png", "gif"] = "png"
-    """Format of the pictures of policies: png for an image, gif for a video."""
+    """Format of the pictures that show policies: png for an image, gif for a video."""
 
     group: ClassVar[str] = "run"
-    """Heading of these settings in ``--help``."""
+    """Heading above the settings of this class in ``--help``."""
     scheduled: ClassVar[dict[str, Any]] = {}
-    """Schedules that depend on the number of iterations, with the values that disable them."""
+    """Settings whose schedules depend on `iterations`, with the values that disable them."""
 
     def filled(self) -> Any:
-        """Return the configuration with defaults that depend on other fields filled in."""
+        """Return the configuration with all defaults that depend on other settings filled in."""
         return self
 
     def conflicts(self) -> Conflicts:
@@ -99,19 +100,19 @@ def to_json(config: RunConfig) -> dict[str, Any]:
 
 
 def from_json(kind: type[Kind], values: Any, source: Path) -> Kind:
-    """Build a configuration from JSON values; missing fields take their defaults.
+    """Build a configuration from JSON values, with the defaults for missing fields.
 
     Args:
         kind: Configuration dataclass of the experiment.
         values: Fields as JSON values.
-        source: File that contains the values; errors name this file.
+        source: File with the values, for error messages.
 
     Raises:
-        ValueError: If there are unknown fields or invalid values.
+        ValueError: If a field is unknown or has an invalid value.
     """
     if not isinstance(values, dict):
         got = str(values)[:60]
-        raise ValueError(f"{source} is damaged: its config must be a JSON object, got {got!r}")
+        raise ValueError(f"{source} is damaged: `config` must be a JSON object, got {got!r}")
     if unknown := sorted(set(values) - set(kind.__dataclass_fields__)):
         raise ValueError(
             f"{source} has unknown fields {unknown}. A different version may have written it"

@@ -53,20 +53,23 @@ class Run:
     @classmethod
     @contextmanager
     def create(cls, folder: Path, experiment: str, config: dict[str, Any]) -> Iterator["Run"]:
-        """Create a run folder and lock it while the context is active.
+        """Create a run folder, which is locked while the context is active.
 
         If an error occurs before the first iteration is logged, the files of the run are deleted,
-        so that the same command can be run again. After an OSError or a stop signal, they are kept,
-        because the run can be resumed.
+        so that the same command can be run again. After an OSError or a stop signal, the files are
+        kept, because the run can be resumed. In distributed training, only rank 0 writes files.
 
         Args:
             folder: The folder; it must be empty or not exist.
-            experiment: Name of the experiment.
+            experiment: Name of the experiment, such as ``maml-trpo``.
             config: Configuration of the run, as JSON values.
+
+        Yields:
+            The run.
 
         Raises:
             FileExistsError: If the folder contains a run or other files.
-            RuntimeError: If a different process writes to the folder.
+            RuntimeError: If another process has locked the folder.
         """
         run = cls(folder)
         if not processes.writes():
@@ -76,7 +79,7 @@ class Run:
         new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         with run.lock():
-            _require_empty(folder)  # a different process may have written it meanwhile
+            _require_empty(folder)  # another process may have created a run since
             about = {"experiment": experiment, "config": config}
             run.write_config(about | {"command": command(), "versions": versions()})
             try:
@@ -108,10 +111,10 @@ class Run:
     def discard_untrained(self, *, new: bool) -> None:
         """Delete the files of the run if no training iteration was logged.
 
-        Nothing is deleted if a different run has replaced this one in the same folder.
+        Nothing is deleted if another run was started in the same folder.
 
         Args:
-            new: Whether this run created the folder, which is then removed too.
+            new: Whether to remove the folder too, because this run created the folder.
         """
         if not is_held(self.folder) or any(entry["iteration"] for entry in self.metrics()):
             return
@@ -121,7 +124,7 @@ class Run:
             self.folder.rmdir()
 
     def write_config(self, about: dict[str, Any]) -> None:
-        """Write config.json: the experiment, its configuration, the command line and versions."""
+        """Write config.json; `about` contains the keys that :meth:`read_config` returns."""
         write_atomically(self.folder / "config.json", _json(about))
 
     def change_config(self, config: dict[str, Any]) -> None:
@@ -134,8 +137,8 @@ class Run:
         """Return the contents of config.json.
 
         Returns:
-            The keys ``experiment``, ``config``, ``command``, ``versions`` and, for a changed
-            configuration, ``changed_by``.
+            A dictionary with the keys ``experiment``, ``config``, ``command``, ``versions`` and,
+            if the configuration was changed, ``changed_by``.
 
         Raises:
             ValueError: If the file is damaged.
@@ -144,13 +147,15 @@ class Run:
         try:
             about: dict[str, Any] = parse_json(path.read_bytes())
             if not isinstance(about["experiment"], str) or not isinstance(about["config"], dict):
-                raise TypeError("`experiment` or `config` is missing")
+                raise TypeError("`experiment` or `config` is missing or invalid")
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not a metarl configuration ({error})") from None
+            raise ValueError(
+                f"{path} is not a metarl configuration ({error}). Restore it from a copy"
+            ) from None
         return about
 
     def lock(self) -> AbstractContextManager[None]:
-        """Lock the run for writing; see :func:`~metarl.runs.lock.locked`."""
+        """Return a context that locks the run for writing; see :func:`~metarl.runs.lock.locked`."""
         return locked(self.folder)
 
     def checkpoint_path(self, iteration: int, suffix: str = ".safetensors") -> Path:
@@ -170,10 +175,10 @@ class Run:
                 self.checkpoint_path(iteration, suffix).unlink(missing_ok=True)
 
     def choose_checkpoint(self, iteration: int | None) -> int:
-        """Return the iteration of a checkpoint.
+        """Return the iteration of an existing checkpoint.
 
         Args:
-            iteration: Iteration of an existing checkpoint, or None for the newest checkpoint.
+            iteration: Iteration of the checkpoint, or None for the newest checkpoint.
 
         Raises:
             ValueError: If the run has no checkpoint of this iteration.
@@ -186,13 +191,13 @@ class Run:
         return found[-1] if iteration is None else iteration
 
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
-        """Append one line to metrics.jsonl and flush it to disk.
+        """Append one line to metrics.jsonl and flush the file to disk.
 
-        With several processes, only the process of rank 0 writes.
+        In distributed training, only rank 0 writes the line; on all other ranks, this does nothing.
 
         Args:
-            iteration: Iteration of the metrics.
-            metrics: Values by name.
+            iteration: Number of completed iterations.
+            metrics: Metrics by name.
 
         Raises:
             OSError: If the file cannot be written.
@@ -202,7 +207,7 @@ class Run:
             return
         if not is_held(self.folder):
             raise RuntimeError(
-                f"{self.folder} was removed or replaced during the run. The run has stopped"
+                f"{self.folder} was removed or replaced during the run. Start again in a new folder"
             )
         path = self.folder / "metrics.jsonl"
         try:
@@ -222,7 +227,7 @@ class Run:
         An incomplete last line, which a killed process may leave, is ignored.
 
         Raises:
-            ValueError: If a different line is damaged; the message contains its number.
+            ValueError: If any other line is damaged; the message contains the line number.
         """
         path = self.folder / "metrics.jsonl"
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
@@ -236,11 +241,11 @@ class Run:
         return [entry for entry in entries if entry is not None]
 
     def cut_metrics(self, iteration: int, *, every: int) -> None:
-        """Remove the lines after `iteration` from metrics.jsonl; a resumed run writes them again.
+        """Remove the lines of later iterations from metrics.jsonl, before a run is resumed.
 
         Args:
             iteration: Last iteration to keep.
-            every: Number of iterations between two lines.
+            every: Number of iterations between lines, the setting ``log_every``.
 
         Raises:
             ValueError: If lines up to `iteration` are missing; the file is left unchanged.
@@ -251,7 +256,7 @@ class Run:
         if not needed <= set(found) or found != sorted(set(found)):
             raise ValueError(
                 f"{self.folder / 'metrics.jsonl'} does not have all lines up to iteration "
-                f"{iteration}. Restore it from a copy; nothing was changed"
+                f"{iteration}. Restore the file from a copy; nothing was changed"
             )
         text = "".join(json.dumps(entry) + "\n" for entry in kept)
         write_atomically(self.folder / "metrics.jsonl", text.encode())
@@ -261,7 +266,7 @@ class Run:
         return self.folder / "evaluations" / f"{name}.json"
 
     def write_evaluation(self, name: str, values: dict[str, Any]) -> Path:
-        """Write JSON values and the current time to evaluations/NAME.json; return its path."""
+        """Write an evaluation and the current time to evaluations/NAME.json; return the path."""
         path = self.evaluation_path(name)
         path.parent.mkdir(exist_ok=True)
         written = datetime.now(UTC).isoformat(timespec="microseconds")
@@ -271,7 +276,7 @@ class Run:
     def evaluations(self) -> list[dict[str, Any]]:
         """Return all evaluations, newest first.
 
-        Evaluations of older versions of metarl have no time and come last.
+        Evaluations that older versions of metarl wrote have no time and come last.
 
         Raises:
             ValueError: If a file is damaged; the message contains its path.

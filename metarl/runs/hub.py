@@ -1,4 +1,4 @@
-"""Download and upload of runs on the Hugging Face hub."""
+"""Downloads from and uploads to the Hugging Face hub."""
 
 import re
 import sys
@@ -17,12 +17,12 @@ FILES = [
     "config.json", "metrics.jsonl", "README.md", f"{CHECKPOINT}.safetensors", f"{CHECKPOINT}.zip",
     "evaluations/*.json", "media/*.png", "media/*.gif", "media/*.mp4",
 ]  # fmt: skip
-"""Patterns of the files that are downloaded, and replaced when a run is pushed again."""
+"""Patterns of the files in a repository that are downloaded, and replaced by a new upload."""
 NEVER = ["*/*/*", "*..*"]  # in these patterns, * also matches /
 LIBRARY = {"library_name": "metarl", "library_version": metarl.__version__}
-LOGIN = "check its name and revision, and log in with `hf auth login` or HF_TOKEN"
+LOGIN = "check the name and the revision, and log in with `hf auth login` or HF_TOKEN"
 ADVICE = {None: "check the network connection", 401: LOGIN, 403: LOGIN, 404: LOGIN}
-"""Advice by HTTP status of the error; the key None means that there was no response."""
+"""Next steps by HTTP status of the error; None means that there was no response."""
 
 
 class Repository(NamedTuple):
@@ -30,7 +30,7 @@ class Repository(NamedTuple):
 
     Attributes:
         name: Name of the repository, ``USER/NAME``.
-        revision: Branch, tag or commit; None is the main branch.
+        revision: Branch, tag or commit; None selects the main branch.
 
     Example::
 
@@ -41,7 +41,7 @@ class Repository(NamedTuple):
     revision: str | None = None
 
     def __str__(self) -> str:
-        """Return the address that :func:`place` parses."""
+        """Return the address ``hub:USER/NAME[@REVISION]``, which :func:`place` parses."""
         return f"hub:{self.name}" + (f"@{self.revision}" if self.revision else "")
 
 
@@ -61,7 +61,7 @@ def place(text: str) -> Path | Repository:
         return Path(text).expanduser()
     name, _, revision = text.removeprefix("hub:").partition("@")
     if not NAME.fullmatch(name):
-        raise ValueError(f"{text} is not a repository: expected hub:USER/NAME[@REVISION]")
+        raise ValueError(f"{text} is not a repository address: expected hub:USER/NAME[@REVISION]")
     return Repository(name, revision or None)
 
 
@@ -88,7 +88,7 @@ def download(repository: Repository) -> Path:
         repository: The repository.
 
     Returns:
-        The folder in the cache. It is shared and must not be modified.
+        The folder in the cache, which is shared with other programs and must not be modified.
 
     Raises:
         OSError: If the download fails; the message contains the next step.
@@ -112,9 +112,10 @@ def upload(folder: Path, repository: Repository, *, message: str, private: bool)
 
     Args:
         folder: The run folder.
-        repository: The repository. Its revision is a branch, which is created if it does not exist.
+        repository: The repository. The revision must be a branch, which is created if necessary.
         message: Commit message.
-        private: Whether a new repository is private; an existing repository is not changed.
+        private: Whether to create a new repository as private; an existing repository keeps its
+            visibility.
 
     Returns:
         The URL of the repository.
@@ -147,7 +148,7 @@ def _client(module: str = "") -> Any:
 
 @contextmanager
 def _as_os_error(repository: Repository, action: str) -> Iterator[None]:
-    """Convert errors of the hub and the network to an OSError with one line."""
+    """Convert errors from the hub and the network to an OSError with a one-line message."""
     try:
         yield
     except (_client(".errors").HTTPError, OSError) as error:

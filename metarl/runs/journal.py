@@ -1,4 +1,4 @@
-"""Logging of a training run: metrics, checkpoints, experiment tracking, pictures and progress."""
+"""Logging during training: metrics, checkpoints, experiment tracking, pictures and progress."""
 
 import time
 from collections import defaultdict
@@ -27,7 +27,7 @@ class Journal:
         run: The run folder.
         config: Configuration of the run.
         start: Iteration that the run starts or continues from.
-        save: Function that writes a checkpoint: ``save(run, iteration, state)``.
+        save: Function that writes a checkpoint, with the signature ``save(run, iteration, state)``.
 
     Example::
 
@@ -74,7 +74,7 @@ class Journal:
             yield iteration
 
     def collected(self) -> None:
-        """Record that the tasks of the iteration are collected and the update starts."""
+        """Record the time at which the collection of tasks ends and the update starts."""
         self._collected = time.perf_counter()
 
     def checkpoint_is_due(self, iteration: int) -> bool:

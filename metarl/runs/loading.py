@@ -1,4 +1,4 @@
-"""Loading of configurations and of checkpoints that match their run."""
+"""Loading of the configuration and the checkpoints of a run, with validation."""
 
 import math
 from itertools import pairwise
@@ -11,7 +11,7 @@ from metarl.runs.folder import Run
 
 
 def read_config(kind: type[Kind], run: Run) -> Kind:
-    """Load the configuration of a run.
+    """Load and validate the configuration of a run.
 
     Args:
         kind: Configuration dataclass of the experiment.
@@ -33,7 +33,7 @@ def load_checkpoint(
     """Load a checkpoint and check that it matches the run.
 
     The configuration in the checkpoint must equal `config`, except for the number of iterations and
-    the settings in :data:`~metarl.runs.config.NEUTRAL`. Missing fields take their defaults.
+    the settings in :data:`~metarl.runs.config.NEUTRAL`. Missing fields have their default values.
 
     Args:
         run: The run.

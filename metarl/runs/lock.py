@@ -11,20 +11,21 @@ from metarl.core.speed import processes
 
 
 _held: dict[Path, int] = {}
-"""File descriptors of the lock files of this process, by run folder."""
+"""File descriptors of the lock files that this process has locked, by run folder."""
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock a run folder for writing; the operating system releases the lock of a killed process.
+    """Lock a run folder for writing while the context is active.
 
-    With several processes, only the first one locks the folder.
+    The operating system releases the lock if the process is killed. In distributed training, only
+    rank 0 locks the folder; on all other ranks, this does nothing.
 
     Args:
         folder: The run folder.
 
     Raises:
-        RuntimeError: If a different process has locked the folder.
+        RuntimeError: If another process has locked the folder.
     """
     if not processes.writes():
         yield
@@ -38,7 +39,9 @@ def locked(folder: Path) -> Iterator[None]:
             finally:
                 del _held[folder]
     except Timeout:
-        raise RuntimeError(f"{folder} is locked by another process. Wait until it ends") from None
+        raise RuntimeError(
+            f"{folder} is locked by another process. Wait until that process ends"
+        ) from None
 
 
 def is_held(folder: Path) -> bool:
@@ -51,8 +54,8 @@ def is_held(folder: Path) -> bool:
         folder: The run folder.
 
     Returns:
-        False if the folder was removed or replaced since it was locked. True if it was not, or if
-        this process never locked it.
+        False if the folder was removed or replaced since this process locked the folder, otherwise
+        True. If this process did not lock the folder, the result is always True.
     """
     if folder not in _held:
         return True

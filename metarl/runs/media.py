@@ -1,7 +1,7 @@
-"""Pictures and videos of a run during training.
+"""Pictures and videos that are drawn during training.
 
-A separate process draws them from a checkpoint, so that drawing cannot change the results of the
-training or stop it with an error.
+A separate process draws the pictures from a checkpoint, so that drawing can neither change the
+training results nor stop the training with an error.
 """
 
 import os
@@ -21,7 +21,7 @@ LIMIT = 900.0  # timeout of the drawing process, in seconds
 
 
 class Media:
-    """The pictures of a run, drawn every ``media_every`` iterations and sent to the tracker.
+    """A manager that draws pictures every ``media_every`` iterations and sends them to a tracker.
 
     Args:
         run: The run folder.
@@ -35,10 +35,10 @@ class Media:
         self._warned = self._disabled = False
 
     def is_due(self, iteration: int) -> bool:
-        """Return whether the checkpoint of this iteration must be drawn.
+        """Return whether pictures must be drawn after this iteration.
 
-        It is drawn if the iterations since the previous checkpoint contain a multiple of
-        ``media_every``.
+        This is the case if the iteration has a checkpoint, and a multiple of ``media_every`` was
+        reached since the previous checkpoint.
         """
         every, step = self._config.media_every, self._config.checkpoint_every
         if every is None or (iteration % step and iteration != self._config.iterations):
@@ -46,7 +46,7 @@ class Media:
         return iteration // every > (iteration - 1) // step * step // every
 
     def update(self, iteration: int) -> None:
-        """Draw the pictures of this iteration's checkpoint if :meth:`is_due` returns True."""
+        """Draw pictures of the checkpoint of this iteration if :meth:`is_due` returns True."""
         if self._disabled or not self.is_due(iteration) or not processes.writes():
             return
         problem = _draw(self._run.folder, iteration, self._config.media_format)
@@ -61,7 +61,7 @@ class Media:
 
 
 def _draw(folder: Path, iteration: int, kind: str) -> str:
-    """Draw a run in a separate process; return the last line of its error, or an empty string."""
+    """Draw a run in a separate process; return the last line of an error, or an empty string."""
     words = [sys.executable, "-P", "-m", DRAWING, str(folder), str(iteration), kind]
     # The process must find the same modules, such as the module of a custom environment.
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}

@@ -10,21 +10,21 @@ PROTOCOL = (
     "num_tasks", "seed", "episodes_per_task", "tasks", "num_ways", "num_shots", "num_queries",
     "transductive", "start", "nearest_neighbor", "ensemble", "tuned", "samples", "test_steps",
 )  # fmt: skip
-"""Settings that comparable evaluations share; every evaluation has the first two."""
+"""Settings that must be equal in comparable evaluations; all evaluations have the first two."""
 
 
 def protocol(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of an evaluation that comparable evaluations share.
+    """Return the settings of an evaluation that must be equal in comparable evaluations.
 
     Args:
         evaluation: Contents of the evaluation file.
 
     Returns:
-        The settings of :data:`PROTOCOL` that the evaluation contains, and ``inner_steps``. Lists
-        are omitted, because meta-RL evaluations list their tasks.
+        Values by name: the settings in :data:`PROTOCOL` that the evaluation contains, and the
+        number of ``inner_steps``. The list of tasks in meta-RL evaluations is omitted.
 
     Raises:
-        KeyError: If required fields of an evaluation are missing.
+        KeyError: If a required field is missing.
 
     Example::
 
@@ -39,7 +39,7 @@ def protocol(evaluation: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_line(line: str) -> dict[str, Any] | None:
-    """Return the metrics in a line of metrics.jsonl, or None if the line is damaged."""
+    """Return the metrics by name from a line of metrics.jsonl, or None if the line is damaged."""
     try:
         entry = parse_json(line)
     except ValueError:
@@ -49,13 +49,13 @@ def read_line(line: str) -> dict[str, Any] | None:
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
-    """Load an evaluation.
+    """Load and validate an evaluation, and return the contents of the file.
 
     Args:
-        path: The file.
+        path: A file in the folder evaluations/ of a run.
 
     Raises:
-        ValueError: If the file is damaged; the message contains its path.
+        ValueError: If the file is damaged; the message contains the path.
     """
     try:
         entry: dict[str, Any] = parse_json(path.read_bytes())

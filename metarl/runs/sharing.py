@@ -1,4 +1,4 @@
-"""Copies of runs for sharing: only known files are copied, after their contents are checked."""
+"""Copies of runs for sharing, which contain only files that belong to a run."""
 
 import shutil
 import sys
@@ -17,9 +17,9 @@ MEDIA = (".png", ".gif", ".mp4")
 TRUSTED = ("metarl", "metarl.envs")
 """Modules that an environment ID ``module:Name-v0`` of a shared run may always import."""
 REPLACED: dict[str, Any] = {"track": "none", "data_root": None}
-"""Replacement values of settings that only apply to the training machine."""
+"""Values in a copy for settings that only apply to the training machine."""
 KEPT = ("experiment", "config", "command", "changed_by", "versions")
-"""Keys of config.json that are copied."""
+"""Keys of config.json that a copy contains."""
 
 
 def require_known_module(run: Run, config: RunConfig, *, trusted: bool) -> None:
@@ -67,9 +67,9 @@ def copy(
         config: Configuration of the run.
         iteration: Iteration of the checkpoint to copy.
         out: The new folder; it must not exist.
-        copy_checkpoint: Function that copies the checkpoint:
+        copy_checkpoint: Function that copies the checkpoint, with the signature
             ``copy_checkpoint(run, iteration, new_run, new_config)``.
-        about: Additional entries of config.json.
+        about: Additional entries for config.json.
 
     Raises:
         ValueError: If a file is damaged.
@@ -125,7 +125,7 @@ def require_inside(run: Run, root: Path) -> None:
 
     Args:
         run: The run.
-        root: The folder.
+        root: Folder that must contain the targets of all links.
 
     Raises:
         ValueError: If there is such a link.
@@ -137,7 +137,9 @@ def require_inside(run: Run, root: Path) -> None:
     checkpoints = (run.folder / "checkpoints").glob("[0-9]*")
     for path in (run.folder / "config.json", *checkpoints, *_copied_files(run.folder)):
         if not path.resolve().is_relative_to(root.resolve()):
-            raise ValueError(f"{path} is a link out of the run to {path.resolve()}. Remove it")
+            raise ValueError(
+                f"{path} is a link to {path.resolve()}, outside the run folder. Remove the link"
+            )
 
 
 def _copied_files(folder: Path) -> list[Path]:

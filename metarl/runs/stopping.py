@@ -1,4 +1,4 @@
-"""Stop signals: the first one stops a run after a checkpoint, the second one immediately."""
+"""Stop signals: the first signal stops a run at a checkpoint, a second signal immediately."""
 
 import signal
 import sys
@@ -10,17 +10,17 @@ from typing import Any
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""Signals that stop a run: Ctrl-C, and the signal of a job scheduler before it kills a job."""
+"""Signals that stop a run: SIGINT (Ctrl-C) and SIGTERM, which job schedulers send to end a job."""
 ECHO = 1.0
-"""Seconds after the first signal in which a second signal is ignored, because some job schedulers
-send the same signal to the process and to its process group."""
+"""Seconds after the first signal in which further signals are ignored, because some job schedulers
+send a signal both to the process and to the process group."""
 
 
 class Stopped(Exception):
-    """An exception that ends a run at a stop signal, after its checkpoint is saved.
+    """Exception that is raised when a stop signal has ended a run, after a checkpoint is saved.
 
     Attributes:
-        number: Number of the signal.
+        number: Number of the signal, such as ``signal.SIGTERM``.
 
     Example::
 
@@ -31,7 +31,7 @@ class Stopped(Exception):
     """
 
     def __init__(self, number: int, iteration: int, folder: object) -> None:
-        """Create the message from the signal number, the last iteration and the run folder."""
+        """Create the exception from the signal number, the last iteration and the run folder."""
         name = signal.Signals(number).name
         super().__init__(
             f"stopped by {name} after iteration {iteration}. Continue with `metarl resume {folder}`"
@@ -42,14 +42,15 @@ class Stopped(Exception):
 class StopSignal(AbstractContextManager["StopSignal"]):
     """A context manager that records SIGINT and SIGTERM instead of ending the process.
 
-    A second signal after more than a second has its default effect. Outside the main thread, the
-    context manager does nothing, because Python delivers signals only to the main thread.
+    Repeated signals within one second of the first are ignored. A later signal has its default
+    effect. Outside the main thread, the context manager does nothing, because Python delivers
+    signals only to the main thread.
 
     Args:
-        then: Function that is called at the first signal.
+        then: Function without arguments that is called at the first signal.
 
     Attributes:
-        received: Number of the received signal, or None.
+        received: Number of the first signal, or None if no signal was received.
 
     Example::
 
@@ -59,7 +60,7 @@ class StopSignal(AbstractContextManager["StopSignal"]):
     """
 
     def __init__(self, then: Callable[[], None] = lambda: None) -> None:
-        """Store the function; signals are recorded after the context is entered."""
+        """Create the context manager; signals are recorded after the context is entered."""
         self.received: int | None = None
         self._then, self._at = then, 0.0
         self._before: dict[int, Any] = {}

@@ -23,13 +23,13 @@ class Tracker:
     """
 
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
-        """Log the metrics of an iteration, values by name."""
+        """Log the metrics of an iteration; `metrics` maps names to values."""
 
     def show(self, iteration: int, name: str, path: Path) -> None:
-        """Log a picture, or a video as a .gif file, under a name."""
+        """Log an image file or a .gif video under the given name."""
 
     def close(self, *, failed: bool) -> None:
-        """Send the remaining data; `failed` reports that the run ended with an error."""
+        """Send the remaining data and close the tracker; `failed` means that the run failed."""
 
 
 class _TensorBoard(Tracker):
@@ -93,7 +93,7 @@ _TRACKERS: dict[str, tuple[Callable[[Run, int], Tracker], str, str]] = {
     "tensorboard": (_TensorBoard, "torch.utils.tensorboard", "track"),
     "wandb": (_Wandb, "wandb", "wandb"),
 }
-"""Class, required module and extra of metarl-torch, by name of the tracker."""
+"""Class, required module and extra of the package metarl-torch, by name of the tracker."""
 
 
 def require_tracker(name: str) -> Any:
@@ -116,15 +116,17 @@ def require_tracker(name: str) -> Any:
 
 
 class SafeTracker(AbstractContextManager["SafeTracker"]):
-    """A tracker that is disabled with a warning after its first error, so that the run continues.
+    """A wrapper that disables a tracker after the first error, so that the run continues.
+
+    The error is printed as a warning.
 
     Args:
         name: Name of the tracker in the warning.
-        make: Function that returns the tracker.
+        make: Function without arguments that returns the tracker.
     """
 
     def __init__(self, name: str, make: Callable[[], Tracker]) -> None:
-        """Create the tracker; an error in its constructor is logged as a warning."""
+        """Call `make` to create the tracker; an error is printed as a warning."""
         self._name, self._tracker = name, Tracker()
         with self._guarded():
             self._tracker = make()
@@ -134,12 +136,12 @@ class SafeTracker(AbstractContextManager["SafeTracker"]):
             self._tracker.close(failed=error is not None)
 
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
-        """Log the metrics of an iteration, values by name."""
+        """Log the metrics of an iteration; `metrics` maps names to values."""
         with self._guarded():
             self._tracker.log(iteration, metrics)
 
     def show(self, iteration: int, name: str, path: Path) -> None:
-        """Log a picture, or a video as a .gif file, under a name."""
+        """Log an image file or a .gif video under the given name."""
         with self._guarded():
             self._tracker.show(iteration, name, path)
 
@@ -155,8 +157,8 @@ class SafeTracker(AbstractContextManager["SafeTracker"]):
 def tracker(name: str, run: Run, *, start: int) -> SafeTracker:
     """Return the tracker with the given name.
 
-    With several processes, only the process of rank 0 sends data. Errors other than a missing
-    package are logged as warnings.
+    In distributed training, only rank 0 sends data. Errors other than a missing package are printed
+    as warnings and disable the tracker.
 
     Args:
         name: ``"none"``, ``"tensorboard"`` or ``"wandb"``.

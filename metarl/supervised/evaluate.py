@@ -20,21 +20,28 @@ BLOCK = 20  # tasks sampled at a time, which bounds memory; changing it changes 
 
 
 class Curves(NamedTuple):
-    """Evaluation metrics of every task after every inner step.
+    """Evaluation metrics per task and inner step.
 
     Attributes:
-        values: Arrays of shape (tasks, steps + 1) by metric name: ``loss``, and ``accuracy`` in
-            classification. Column k is measured after k inner steps.
+        values: Arrays of shape (tasks, steps + 1) by metric name: ``loss`` and, in classification,
+            ``accuracy`` as a fraction from 0 to 1. Column k is measured after k inner steps.
     """
 
     values: dict[str, NDArray[np.float64]]
 
     def mean(self, name: str) -> NDArray[np.float64]:
-        """Return the mean of a metric over tasks after every step, shape (steps + 1,)."""
+        """Return the mean over tasks of the metric `name`, per inner step; shape (steps + 1,)."""
         return np.asarray(self.values[name].mean(0))
 
     def interval(self, name: str) -> NDArray[np.float64]:
-        """Return the half-width of the metric's 95 % confidence interval, shape (steps + 1,)."""
+        """Return the half-width of the 95 % confidence interval for the mean, per inner step.
+
+        Args:
+            name: Name of the metric.
+
+        Returns:
+            Half-widths of shape (steps + 1,).
+        """
         return interval95(self.values[name])
 
 
@@ -49,24 +56,32 @@ def adaptation_curves(
     chunk_size: int | None = None,
     nearest_neighbor: bool = False,
 ) -> Curves:
-    """Adapt to new tasks and evaluate every inner step on the query sets.
+    """Adapt to sampled tasks and evaluate the query sets after every inner step.
 
-    No computation graph is kept between inner steps.
+    No computation graph is kept between inner steps. In distributed training, the tasks are divided
+    among all ranks, and every rank returns the results for all tasks.
 
     Args:
-        model: The network and the criterion.
-        loop: The inner loop, including the number of steps.
-        metas: One or more sets of meta-parameters. With several, their predictions are averaged;
-            this is MAML++'s ensemble of checkpoints, which averages logits.
-        draw: Function that samples tasks.
-        num_tasks: Number of tasks.
+        model: The network and the criterion. The inner loop of the model is not used.
+        loop: The inner loop for the evaluation, including the number of inner steps.
+        metas: One or more sets of meta-parameters. If there are several, each set adapts
+            separately, and the predictions are averaged. This is the ensemble of checkpoints in
+            MAML++ (Antoniou et al. 2019), which averages logits.
+        draw: Function ``(num_tasks, generator) -> tasks``, such as the `sample` method of
+            :class:`FewShot`.
+        num_tasks: Number of tasks to evaluate.
         generator: Random generator for the tasks.
-        chunk_size: Maximum number of tasks evaluated at once; all if ``None``.
-        nearest_neighbor: Classify each query by its nearest support example in feature space,
-            without inner steps. The curves then have one point.
+        chunk_size: Maximum number of tasks evaluated at once, at most 20; lower values need less
+            memory. Defaults to 20.
+        nearest_neighbor: Assign each query example to the class of the nearest support example in
+            feature space, without inner steps. The curves then contain only step 0.
 
     Returns:
-        The loss and the metrics of the criterion, by task and step.
+        The loss and the metrics of the criterion, per task and inner step.
+
+    Raises:
+        ValueError: If `nearest_neighbor` is set and the network is not a
+            :class:`~metarl.nn.Classifier`.
 
     Example::
 

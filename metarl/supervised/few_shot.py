@@ -1,4 +1,4 @@
-"""N-way K-shot tasks sampled from labeled images, with fixed or variable sizes (Meta-Dataset)."""
+"""N-way K-shot tasks sampled from labeled images, with a fixed or variable number of examples."""
 
 import math
 from collections.abc import Sequence
@@ -17,20 +17,20 @@ ROTATIONS = 4  # 0, 90, 180 and 270 degrees
 
 @dataclass(frozen=True)
 class FewShot:
-    """Few-shot classification tasks with equal numbers of support and query images per class.
+    """A sampler for N-way K-shot classification tasks.
 
-    Images are floats in [0, 1] and sorted by class within a task. Targets are one-hot with shape
-    (example, way).
+    Within a task, images are floats in [0, 1] and sorted by class, and targets are one-hot.
 
     Attributes:
-        images: Images of all classes, sorted by class. Tasks are created on the device of this
-            tensor.
-        counts: Number of images of each class.
-        num_ways: Number of classes per task.
-        num_shots: Number of support images per class.
+        images: uint8 images of all classes, sorted by class. Tasks are created on the device of
+            this tensor.
+        counts: Number of images per class, in the order of `images`.
+        num_ways: Number of classes per task (N).
+        num_shots: Number of support images per class (K).
         num_queries: Number of query images per class.
         rotations: Add rotations by 90, 180 and 270 degrees as separate classes (Santoro et al.
-            2016, Finn et al. 2017). A task may contain several rotations of one original class.
+            2016, Finn et al. 2017). A task may then contain several rotations of one original
+            class.
 
     Raises:
         ValueError: If there are fewer than `num_ways` classes, or a class has fewer than num_shots
@@ -60,18 +60,18 @@ class FewShot:
         needed, fewest = self.num_shots + self.num_queries, min(self.counts)
         if fewest < needed:
             raise ValueError(
-                f"num_shots + num_queries must be at most {fewest}, the number of images of class "
+                f"num_shots + num_queries must be at most {fewest}, the number of images in class "
                 f"{self.counts.index(fewest)}, got {needed}"
             )
 
     @property
     def num_classes(self) -> int:
-        """Number of classes that tasks are sampled from, including rotated classes."""
+        """Number of classes from which tasks are sampled, including rotated classes."""
         return len(self.counts) * self.num_rotations
 
     @property
     def num_rotations(self) -> int:
-        """Number of classes made from each original class: 4 with rotations, otherwise 1."""
+        """Number of classes derived from each original class: 4 with rotations, otherwise 1."""
         return ROTATIONS if self.rotations else 1
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Task:
@@ -79,11 +79,12 @@ class FewShot:
 
         Args:
             num_tasks: Number of tasks.
-            generator: Random generator.
+            generator: Random generator for the classes and images.
 
         Returns:
-            A task with one support batch and a query batch, each with images of shape (task,
-            example, channel, height, width) and targets of shape (task, example, way).
+            A meta-batch with one support batch and a query batch. Both are tuples ``(images,
+            targets)``, with images of shape (task, example, channel, height, width) and targets of
+            shape (task, example, way).
         """
         chance = uniform(num_tasks, self.num_classes, generator=generator)
         classes = chance.topk(self.num_ways, -1).indices.to(self.images.device)
@@ -94,12 +95,12 @@ class FewShot:
     def draw(
         self, classes: Int64[Tensor, "tasks ways"], number: int, generator: torch.Generator
     ) -> Float[Tensor, "tasks ways number channels height width"]:
-        """Sample `number` different images of every class.
+        """Sample different images from the given classes.
 
         Args:
-            classes: Class indices, including rotated classes.
+            classes: Class indices in [0, :attr:`num_classes`), which include rotated classes.
             number: Number of images per class.
-            generator: Random generator.
+            generator: Random generator for the images.
 
         Returns:
             Images with values in [0, 1].
@@ -120,16 +121,17 @@ class FewShot:
 
 @dataclass(frozen=True)
 class VariableFewShot:
-    """Few-shot classification tasks with variable ways and shots, as in Meta-Dataset.
+    """A sampler for classification tasks with variable ways and shots, as in Meta-Dataset.
 
-    The sampling follows Triantafillou et al. 2020, §3.1. The number of ways is drawn from U{5, ...,
-    `max_ways`}. The number of query images per class is at most 10 and at most half of the smallest
-    class. A random fraction β of the remaining images is used for support, at most `max_support` in
-    total. The support images are divided among the classes in proportion to class size times
-    exp(U(log ½, log 2)), with at least one image per class.
+    The sampling follows Triantafillou et al. 2020, §3.1. The number of ways is sampled uniformly
+    from 5 to `max_ways`. The number of query images per class is half the number of images in the
+    smallest class, but at most 10. A random fraction β of the remaining images is used for support,
+    at most `max_support` images per task. The support images are divided among the classes in
+    proportion to class size times exp(U(log ½, log 2)), with at least one image per class.
 
     Attributes:
-        pool: The images. Its `num_ways`, `num_shots` and `num_queries` are ignored.
+        pool: Sampler with the images; `num_ways`, `num_shots` and `num_queries` of this sampler are
+            ignored.
         max_ways: Maximum number of classes per task; 50 in the paper.
         max_support: Maximum number of support images per task; 500 in the paper.
 
@@ -139,6 +141,7 @@ class VariableFewShot:
 
     Example::
 
+        >>> from metarl.supervised import FewShot, VariableFewShot
         >>> images = torch.zeros(800, 1, 28, 28, dtype=torch.uint8)
         >>> pool = FewShot(images, (10,) * 80, num_ways=5, num_shots=1, num_queries=1)
         >>> len(VariableFewShot(pool).sample(4, torch.Generator()))
@@ -161,13 +164,18 @@ class VariableFewShot:
             got = self.max_support
             raise ValueError(f"max_support must be at least max_ways ({ways}), got {got}")
         if min(self.pool.counts) < 2:
-            raise ValueError("variable tasks require at least 2 images per class, got a class of 1")
+            raise ValueError("pool must have at least 2 images per class, got a class with 1")
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> list[Task]:
-        """Sample `num_tasks` tasks of different sizes.
+        """Sample tasks of different sizes.
+
+        Args:
+            num_tasks: Number of tasks.
+            generator: Random generator for sizes, classes and images.
 
         Returns:
-            One meta-batch of a single task per sampled task. Tasks are never padded to equal sizes.
+            A list with one meta-batch per task, each with a task axis of size 1. Tasks are not
+            padded to equal sizes.
         """
         return [self._sample_one(generator) for _ in range(num_tasks)]
 
@@ -186,7 +194,14 @@ class VariableFewShot:
         return tree.map_leaves(lambda x: x[None], Task((_ragged(support),), _ragged(query)))
 
     def _shots(self, left: Tensor, sizes: Tensor, part: float, noise: Tensor) -> list[int]:
-        """Return the number of support images of each class."""
+        """Return the number of support images per class.
+
+        Args:
+            left: Number of images per class that are not query images.
+            sizes: Number of images per class.
+            part: Fraction β of the remaining images that is used for support.
+            noise: Uniform random numbers in [0, 1), one per class.
+        """
         wanted = sum(math.ceil(part * min(self.MAX_PER_CLASS, int(n))) for n in left)
         total = min(self.max_support, wanted)
         weight = sizes * torch.exp((2 * noise - 1) * math.log(2))
@@ -197,23 +212,25 @@ class VariableFewShot:
 def minibatches(
     batch: Batch, size: int, *, steps: int, generator: torch.Generator
 ) -> tuple[Batch, ...]:
-    """Split the support set of every task into one random minibatch per inner step.
+    """Sample one minibatch per inner step from the support set of each task.
 
-    Examples are sampled without replacement. After all examples were used, the set is reshuffled; a
-    minibatch may span two passes (Reptile's code).
+    Examples are sampled without replacement. When all examples have been used, the support set is
+    reshuffled; a minibatch may span two passes. This is the sampling in Reptile's code (Nichol et
+    al. 2018).
 
     Args:
         batch: Support sets with leading axes (task, example).
         size: Number of examples per minibatch.
         steps: Number of inner steps.
-        generator: Random generator.
+        generator: Random generator for the order of the examples.
 
     Returns:
-        `steps` minibatches with leading axes (task, `size`), or only `batch` if the support set has
-        at most `size` examples.
+        One minibatch per step with leading axes (task, `size`). If the support sets have at most
+        `size` examples, the tuple contains only `batch`.
 
     Example::
 
+        >>> from metarl.supervised import minibatches
         >>> support = (torch.rand(4, 50, 1), torch.rand(4, 50, 1))
         >>> batches = minibatches(support, 10, steps=5, generator=torch.Generator())
         >>> len(batches), batches[0][0].shape
@@ -232,19 +249,20 @@ def minibatches(
 
 
 def with_reference(tasks: Task) -> Task:
-    """Append the support inputs to the query batch as the reference of normalization layers.
+    """Append the support inputs to the query batch as reference inputs for normalization layers.
 
-    Batch norm then computes its statistics from the support set when it classifies the query set,
-    so that the evaluation is not transductive.
+    For the query set, batch normalization then uses the statistics of the support set, so that the
+    evaluation is not transductive.
 
     Args:
         tasks: A meta-batch with one support batch.
 
     Returns:
-        The meta-batch with the query ``(inputs, targets, reference)``.
+        The same meta-batch with the query batch ``(inputs, targets, reference)``.
 
     Example::
 
+        >>> from metarl.supervised import FewShot, with_reference
         >>> images = torch.zeros(100, 1, 28, 28, dtype=torch.uint8)
         >>> pool = FewShot(images, (20,) * 5, num_ways=5, num_shots=1, num_queries=15)
         >>> inputs, targets, reference = with_reference(pool.sample(4, torch.Generator())).query
@@ -269,14 +287,18 @@ def _ragged(by_class: Sequence[Tensor]) -> Batch:
 
 @dataclass(frozen=True)
 class AllClasses:
-    """Minibatches over all classes, for joint training of one classifier (a fine-tuning baseline).
+    """A sampler for minibatches over all classes, to train one classifier on all classes jointly.
+
+    Use this sampler for fine-tuning baselines, which are trained without meta-learning.
 
     Attributes:
-        pool: The images. Its `num_ways`, `num_shots` and `num_queries` are ignored.
+        pool: Sampler with the images; `num_ways`, `num_shots` and `num_queries` of this sampler are
+            ignored.
         batch: Number of images per minibatch.
 
     Example::
 
+        >>> from metarl.supervised import AllClasses, FewShot
         >>> images = torch.zeros(100, 1, 28, 28, dtype=torch.uint8)
         >>> pool = FewShot(images, (20,) * 5, num_ways=5, num_shots=1, num_queries=1)
         >>> AllClasses(pool, batch=32).sample(4, torch.Generator()).query[0].shape
@@ -287,11 +309,15 @@ class AllClasses:
     batch: int
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Task:
-        """Sample `num_tasks` minibatches as tasks with an empty support set.
+        """Sample minibatches as tasks with an empty support set.
+
+        Args:
+            num_tasks: Number of minibatches.
+            generator: Random generator for the classes and images.
 
         Returns:
-            A task whose query contains images of shape (task, batch, channel, height, width) and
-            one-hot targets of shape (task, batch, class).
+            A meta-batch without support batches. The query batch contains images of shape (task,
+            batch, channel, height, width) and one-hot targets of shape (task, batch, class).
         """
         chance = uniform(num_tasks, self.batch, generator=generator)
         classes = (chance * self.pool.num_classes).long().to(self.pool.images.device)

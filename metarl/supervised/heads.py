@@ -1,4 +1,4 @@
-"""Classification heads that are computed from the support set of a task."""
+"""Classification heads that are computed from a task's support set."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -12,7 +12,8 @@ from metarl.nn import Classifier
 
 
 StartFn: TypeAlias = Callable[[Params, tuple[Batch, ...]], tuple[Params, tuple[Batch, ...]]]
-"""The `start` of an inner loop: a function ``(params, batches) -> (params, batches)``."""
+"""Type of the `start` of an :class:`~metarl.core.InnerLoop`: a function ``(params, support batches)
+-> (params, remaining batches)``."""
 
 HEAD = "head."
 
@@ -33,9 +34,9 @@ def is_head(name: str) -> bool:
 
 
 def norms_of(module: nn.Module) -> frozenset[str]:
-    """Return the names of all parameters of normalization layers.
+    """Return the names of all parameters in normalization layers.
 
-    A layer counts as a normalization layer if its class name contains ``Norm``.
+    A layer counts as a normalization layer if the name of its class contains ``Norm``.
 
     Args:
         module: The module to search.
@@ -62,8 +63,8 @@ def body_of(module: nn.Module) -> Callable[..., Float[Tensor, "n features"]]:
         module: A :class:`~metarl.nn.Classifier`.
 
     Returns:
-        A function of the parameters of the whole classifier and the inputs of shape (n, ...). It
-        returns features of shape (n, features).
+        A function that takes the parameters of the whole classifier and inputs of shape (n, ...),
+        and returns features of shape (n, features).
 
     Raises:
         ValueError: If the module is not a :class:`~metarl.nn.Classifier`.
@@ -87,13 +88,13 @@ def body_of(module: nn.Module) -> Callable[..., Float[Tensor, "n features"]]:
 def prototypes(
     features: Float[Tensor, "n size"], targets: Float[Tensor, "n ways"]
 ) -> Float[Tensor, "ways size"]:
-    """Return the prototype of every class: the mean of its feature vectors.
+    """Return the prototype of each class, which is the mean feature vector of the class.
 
     Classes may have different numbers of examples. The prototype of a class without examples is
     zero.
 
     Args:
-        features: Feature vectors.
+        features: One feature vector per example.
         targets: One-hot targets.
 
     Example::
@@ -108,12 +109,13 @@ def prototypes(
 def prototype_start(features: Callable[..., Tensor]) -> StartFn:
     """Return an inner-loop start that sets the head to the class prototypes (ProtoMAML).
 
-    The logits −‖f − c‖² of a prototypical network equal those of a linear head with weights 2c and
-    bias −‖c‖², up to a term shared by all classes (Triantafillou et al. 2020, §3). Gradients flow
-    through the prototypes c into the body, also with first-order inner gradients.
+    For features f and a prototype c, a prototypical network has the logit −‖f − c‖². A linear head
+    with weights 2c and bias −‖c‖² has the same logits, up to a term shared by all classes
+    (Triantafillou et al. 2020, §3). Gradients flow through the prototypes into the body, even if
+    the inner loop is first-order.
 
     Args:
-        features: The body as a function ``(params, inputs) -> features``, see :func:`body_of`.
+        features: The body as a function ``(params, inputs) -> features``, from :func:`body_of`.
 
     Returns:
         A `start` for :class:`~metarl.core.InnerLoop`.
@@ -135,12 +137,13 @@ def prototype_start(features: Callable[..., Tensor]) -> StartFn:
 
 
 def zero_start(size: int) -> StartFn:
-    """Return an inner-loop start that sets the head to zeros, for a variable number of classes.
+    """Return an inner-loop start that sets the head to zeros.
 
-    With first-order inner gradients this is fo-MAML of Triantafillou et al. 2020, §3.
+    The head has one row per class of the task, so the number of classes may vary between tasks.
+    With a first-order inner loop, this is fo-MAML in Triantafillou et al. 2020, §3.
 
     Args:
-        size: Number of features.
+        size: Number of features that the body returns per example.
 
     Returns:
         A `start` for :class:`~metarl.core.InnerLoop`.
@@ -164,16 +167,20 @@ def zero_start(size: int) -> StartFn:
 def nearest_neighbor(
     features: Callable[..., Tensor], params: Params, support: Batch, query: Batch
 ) -> Float[Tensor, "n ways"]:
-    """Return the negative squared distance to the nearest support example of every class.
+    """Return logits for nearest-neighbor classification in feature space.
+
+    Each logit is the negative squared distance from a query example to the nearest support example
+    of a class.
 
     Args:
-        features: The body as a function ``(params, inputs) -> features``, see :func:`body_of`.
+        features: The body as a function ``(params, inputs, *reference) -> features``, from
+            :func:`body_of`.
         params: Parameters of the whole classifier.
         support: Support set ``(inputs, targets)`` of one task.
         query: Query set ``(inputs, targets)`` or ``(inputs, targets, reference)`` of one task.
 
     Returns:
-        Logits of the query examples.
+        Logits of shape (query examples, ways).
 
     Example::
 

@@ -1,9 +1,9 @@
-"""Losses of one task on a batch ``(inputs, targets)`` or ``(inputs, targets, reference)``.
+"""Losses for one task and one batch ``(inputs, targets)`` or ``(inputs, targets, reference)``.
 
 Losses are means over the examples and, in regression, over the outputs. The classification code of
-Finn et al. 2017 *sums* the loss over the classes of a task instead. To use an inner learning rate
-from a paper with that code, multiply it by the number of ways: a rate of 0.4 corresponds to 2.0
-here in 5-way tasks.
+Finn et al. 2017 instead *sums* the loss over the classes in a task. To use an inner learning rate
+from a paper that uses this code, multiply the rate by the number of ways: in 5-way tasks, a
+published rate of 0.4 corresponds to a rate of 2.0 here.
 """
 
 from collections.abc import Callable
@@ -16,16 +16,21 @@ from metarl.core import Apply, Batch, Metrics, Params
 
 
 BatchLoss: TypeAlias = Callable[[Params, Batch], tuple[Float[Tensor, ""], Metrics]]
-"""``(params, batch) -> (loss, metrics)`` of one task, for ``query_loss(..., has_aux=True)``."""
+"""Loss for one task with metrics, ``(params, batch) -> (loss, metrics)``. Use this type with
+``metarl.core.query_loss(..., has_aux=True)``."""
 
 Criterion: TypeAlias = Callable[[Tensor, Tensor], tuple[Float[Tensor, ""], Metrics]]
-"""``(predictions, targets) -> (loss, metrics)``, such as :func:`cross_entropy`."""
+"""Loss function on predictions, ``(predictions, targets) -> (loss, metrics)``, such as
+:func:`cross_entropy`."""
 
 
 def squared_error(
     predictions: Float[Tensor, "examples outputs"], targets: Float[Tensor, "examples outputs"]
 ) -> tuple[Float[Tensor, ""], Metrics]:
-    """Return the mean squared error over examples and outputs, and no metrics.
+    """Return the mean squared error over examples and outputs.
+
+    Returns:
+        ``(loss, metrics)`` with empty metrics.
 
     Example::
 
@@ -39,11 +44,14 @@ def squared_error(
 def cross_entropy(
     logits: Float[Tensor, "examples ways"], targets: Float[Tensor, "examples ways"]
 ) -> tuple[Float[Tensor, ""], Metrics]:
-    """Return the mean cross-entropy, and the accuracy as a metric.
+    """Return the mean cross-entropy and the accuracy.
 
     Args:
-        logits: Logits.
+        logits: Unnormalized log-probabilities.
         targets: One-hot targets.
+
+    Returns:
+        ``(loss, metrics)`` with the metric ``accuracy`` as a fraction from 0 to 1.
 
     Example::
 
@@ -58,13 +66,16 @@ def cross_entropy(
 def present_cross_entropy(
     logits: Float[Tensor, "examples ways"], targets: Float[Tensor, "examples ways"]
 ) -> tuple[Float[Tensor, ""], Metrics]:
-    """Return the :func:`cross_entropy` over the classes of one data set within a shared head.
+    """Return the cross-entropy over the present classes of a head that several data sets share.
 
-    With one head for several data sets, each data set has a softmax over its own classes.
+    The softmax of each example includes only the classes of the data set that contains the example.
 
     Args:
-        logits: Logits of the classes of all data sets.
-        targets: One-hot targets, with −1 for classes of other data sets.
+        logits: Logits for the classes of all data sets.
+        targets: One-hot targets, with −1 for the classes of other data sets.
+
+    Returns:
+        ``(loss, metrics)`` as in :func:`cross_entropy`.
 
     Example::
 
@@ -79,14 +90,17 @@ def present_cross_entropy(
 
 
 def evaluate_batch(apply: Apply, criterion: Criterion) -> BatchLoss:
-    """Combine a model and a criterion into a loss function of one batch.
+    """Combine a network and a criterion into a loss function for one batch.
 
     Args:
-        apply: Model ``(params, inputs, *reference) -> predictions``.
-        criterion: Criterion ``(predictions, targets) -> (loss, metrics)``.
+        apply: The network as a function ``(params, inputs, *reference) -> predictions``, from
+            :func:`metarl.core.functional`.
+        criterion: Function ``(predictions, targets) -> (loss, metrics)``, such as
+            :func:`cross_entropy`.
 
     Returns:
-        A function ``(params, batch) -> (loss, metrics)``.
+        A function ``(params, batch) -> (loss, metrics)`` for a batch ``(inputs, targets)`` or
+        ``(inputs, targets, reference)``.
 
     Example::
 
@@ -106,13 +120,13 @@ def evaluate_batch(apply: Apply, criterion: Criterion) -> BatchLoss:
 
 
 def loss_of(batch_loss: BatchLoss) -> Callable[[Params, Batch], Float[Tensor, ""]]:
-    """Return a loss function without metrics, as :class:`~metarl.core.InnerLoop` expects it.
+    """Drop the metrics of a loss function, as required for the `loss` of an inner loop.
 
     Args:
-        batch_loss: A function ``(params, batch) -> (loss, metrics)``.
+        batch_loss: Function ``(params, batch) -> (loss, metrics)``, from :func:`evaluate_batch`.
 
     Returns:
-        A function ``(params, batch) -> loss``.
+        A function ``(params, batch) -> loss`` for :class:`~metarl.core.InnerLoop`.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""The supervised meta-learning methods, as settings of the inner loop and the estimator."""
+"""Supervised meta-learning methods, as settings for the inner loop and the outer update."""
 
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -9,13 +9,13 @@ Estimator: TypeAlias = Literal["backprop", "reptile", "implicit"]
 
 
 class Method(NamedTuple):
-    """A meta-learning method.
+    """A supervised meta-learning method.
 
     Attributes:
-        paper: The paper that introduced the method.
-        summary: A short description.
-        values: Values that differ from those of MAML, by field of the configuration. The flags of
-            the same names override them.
+        paper: Authors and year of the paper that introduced the method.
+        summary: Description in a few words, shown by ``metarl methods``.
+        values: Settings that differ from MAML, by name of the configuration field. Command-line
+            flags with the same names override these settings.
     """
 
     paper: str

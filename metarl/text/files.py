@@ -1,4 +1,4 @@
-"""Text tasks on disk: the LEOPARD tasks (published or packed) and custom tasks as JSON lines."""
+"""Text classification tasks in files: the LEOPARD tasks, and custom tasks as JSON lines."""
 
 import gzip
 import os
@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
     Attributes:
         sentence1: The sentence.
-        sentence2: The second sentence of a pair, otherwise ``""``.
+        sentence2: The second sentence of a pair; ``""`` if the row is not a pair.
         label: Name of the class.
 
     Example::
@@ -44,14 +44,15 @@ class Row(NamedTuple):
 
 
 class TextTask(NamedTuple):
-    """A text classification task as stored on disk.
+    """The rows of a text classification task, as read from files.
 
     Attributes:
         name: Name of the task.
-        labels: Names of the classes, sorted.
-        samples: Fixed support samples by ``(shots, index)``; empty for JSON lines.
-        rows: All support rows without duplicates.
-        evaluation: Rows for evaluating adapted classifiers; may be empty.
+        labels: Class names, sorted.
+        samples: Fixed support samples by ``(shots, index)``, as published with LEOPARD. Empty for
+            custom tasks, for which :meth:`sample` draws random samples.
+        rows: All support rows, without duplicates.
+        evaluation: Rows on which adapted classifiers are evaluated; may be empty.
 
     Example::
 
@@ -69,14 +70,14 @@ class TextTask(NamedTuple):
     evaluation: tuple[Row, ...]
 
     def sample(self, shots: int, index: int) -> tuple[Row, ...]:
-        """Return a support sample with `shots` rows of each class.
+        """Return a support sample with `shots` rows per class.
 
-        Tasks with fixed samples return one of these; other tasks draw a sample with `index` as the
-        seed.
+        If the task has fixed samples, the fixed sample ``(shots, index)`` is returned. Otherwise
+        rows that are not evaluation rows are drawn at random.
 
         Args:
             shots: Number of rows per class.
-            index: Index of the sample, from 0.
+            index: Index of the fixed sample, starting at 0, or the random seed.
 
         Raises:
             ValueError: If the fixed sample does not exist, or a class has fewer than `shots` rows.
@@ -92,7 +93,7 @@ class TextTask(NamedTuple):
         if found[fewest] < shots:
             raise ValueError(
                 f"task {self.name} must have at least {shots} rows per class, got {found[fewest]} "
-                f"of {fewest!r}. Lower `shots` or remove the task"
+                f"for class {fewest!r}. Lower `shots` or remove the task"
             )
         return rows
 
@@ -108,13 +109,13 @@ class TextTask(NamedTuple):
         return any(row.sentence2 for row in (*self.rows, *self.evaluation))
 
     def train_validation_rows(self) -> tuple[list[Row], list[Row]]:
-        """Split the rows for meta-training: nine tenths of each class, and a tenth for validation.
+        """Split the rows of a meta-training task into training rows and validation rows.
 
-        The support rows and the evaluation rows are both used, because adapted classifiers are
-        evaluated on different tasks than those of meta-training.
+        Every tenth row of each class is used for validation. Both the support rows and the
+        evaluation rows are split, because evaluation uses other tasks than meta-training.
 
         Returns:
-            The training rows and the validation rows.
+            ``(training rows, validation rows)``.
         """
         known = set(self.labels)
         rows = dict.fromkeys([*self.rows, *(r for r in self.evaluation if r.label in known)])
@@ -126,9 +127,11 @@ class TextTask(NamedTuple):
         return parts
 
     def require_evaluation(self) -> None:
-        """Raise a ValueError if the evaluation rows are missing or contain an unknown label."""
+        """Raise a ``ValueError`` if evaluation rows are missing or have an unknown label."""
         if not self.evaluation:
-            raise ValueError(f"task {self.name} has no evaluation rows. Leave the task out")
+            raise ValueError(
+                f"task {self.name} has no evaluation rows. Add rows or remove the task"
+            )
         if unknown := sorted({row.label for row in self.evaluation} - set(self.labels)):
             raise ValueError(
                 f"unknown label {unknown[0]!r} in the evaluation rows of task {self.name}: "
@@ -137,19 +140,20 @@ class TextTask(NamedTuple):
 
 
 def find_tasks(data_root: Path | None) -> dict[str, list[Path]]:
-    """Find the files of every task in a folder and its subfolders.
+    """Find the files of all text tasks in a folder and its subfolders.
 
-    ``TASK.json.gz``, ``TASK.json`` and ``TASK.jsonl`` contain one task each. ``TASK.eval.jsonl``
-    contains its evaluation rows as JSON lines. LEOPARD's published names, such as
-    ``TASK_train_3_16.json`` and ``TASK_eval.json``, are also supported. Hidden files and folders
-    are ignored.
+    A custom task is a file ``TASK.jsonl`` with one support row per line, in the format described in
+    :func:`read_tasks`, and optionally a file ``TASK.eval.jsonl`` with evaluation rows. The LEOPARD
+    tasks can be packed, with one file ``TASK.json`` per task, or have the published file names,
+    such as ``TASK_train_3_16.json`` and ``TASK_eval.json``. All files can also be compressed as
+    ``.gz``. Hidden files and folders are ignored.
 
     Args:
-        data_root: The folder; defaults to the environment variable ``METARL_DATA``. If it contains
-            ``leopard/`` or ``data/json/``, only this subfolder is searched.
+        data_root: The folder; defaults to the environment variable ``METARL_DATA``. If the folder
+            contains ``leopard/`` or ``data/json/``, only this subfolder is searched.
 
     Returns:
-        The files of each task by the name of the task.
+        The file paths of each task, by task name.
 
     Raises:
         OSError: If the folder does not exist or contains no task.
@@ -168,7 +172,7 @@ def find_tasks(data_root: Path | None) -> dict[str, list[Path]]:
     root = data_root or os.environ.get("METARL_DATA")
     if not root or not Path(root).expanduser().is_dir():
         raise FileNotFoundError(
-            f"data_root must be a folder with a TASK.jsonl per task or LEOPARD's files, got {root}"
+            f"data_root must be a folder with TASK.jsonl files or the LEOPARD files, got {root}"
         )
     base = Path(root).expanduser()
     folder = next((p for p in (base / "leopard", base / "data" / "json") if p.is_dir()), base)
@@ -179,22 +183,30 @@ def find_tasks(data_root: Path | None) -> dict[str, list[Path]]:
     for name, paths in tasks.items():
         if len(places := {path.parent for path in paths}) > 1:
             both = " and ".join(sorted(map(str, places)))
-            raise ValueError(f"task {name!r} has files in two folders: {both}. Rename one of them")
+            raise ValueError(f"task {name!r} has files in two folders: {both}. Rename one task")
     if not tasks:
-        raise FileNotFoundError(f"{folder} contains no text tasks: expected files like TASK.jsonl")
+        raise FileNotFoundError(
+            f"{folder} contains no text tasks: expected files such as TASK.jsonl"
+        )
     return tasks
 
 
 def read_tasks(data_root: Path | None, names: Iterable[str]) -> list[TextTask]:
-    r"""Read tasks from the files in a folder.
+    r"""Read text tasks from the files in a folder.
+
+    Each line of a JSON lines file is one row ``{"sentence1": TEXT, "label": NAME}``. The label can
+    also be an integer. Rows with a pair of sentences also have the key ``sentence2``.
 
     Args:
-        data_root: The folder, see :func:`find_tasks`.
+        data_root: The folder; see :func:`find_tasks` for the default and the file names.
         names: Names of the tasks.
+
+    Returns:
+        One task per name, in the order of `names`.
 
     Raises:
         OSError: If a file cannot be read.
-        ValueError: If a task does not exist or a row is malformed.
+        ValueError: If a task does not exist, has fewer than two labels or has a malformed row.
 
     Example::
 
@@ -240,14 +252,14 @@ def _read(name: str, files: list[Path]) -> TextTask:
     if len(labels) < 2:
         raise ValueError(
             f"task {name} must have support rows with at least two labels, got {len(labels)} in "
-            f"{files[0]}. Write lines {ROW_FORMAT} to TASK.jsonl and evaluation rows to "
-            "TASK.eval.jsonl"
+            f"{files[0]}. Write one line {ROW_FORMAT} per support row to TASK.jsonl, and "
+            "evaluation rows to TASK.eval.jsonl"
         )
     return TextTask(name, labels, samples, rows, tuple(evaluation))
 
 
 def _content(path: Path) -> Any:
-    """Return the JSON object of a file, or its list of JSON lines."""
+    """Return the parsed content of a JSON file, or a list with one item per line of JSON lines."""
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         text = raw.decode("utf-8-sig")  # some editors write a byte order mark

@@ -1,4 +1,4 @@
-"""LEOPARD: a text classifier whose head is generated from the support set.
+"""LEOPARD: a text classifier with a head that is generated from the support set.
 
 Bansal, Jha & McCallum 2020, "Learning to few-shot learn across diverse natural language
 classification tasks", sections 3.1 to 3.3.
@@ -26,23 +26,28 @@ class TextBody(nn.Module):
     """The body of a text classifier: an encoder followed by a feature network."""
 
     def __init__(self, encoder: Encoder, features: nn.Module) -> None:
-        """Combine an encoder with a network that maps its output to the features of the head."""
+        """Combine an encoder and a feature network.
+
+        Args:
+            encoder: The sentence encoder.
+            features: Network that maps the output of the encoder to the inputs of the head.
+        """
         super().__init__()
         self.encoder, self.features = encoder, features
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """Return the features of shape (sentence, feature)."""
+        """Return the features of all sentences, shape (sentence, feature)."""
         return cast(Tensor, self.features(self.encoder(inputs)))
 
 
 class TextClassifier(Classifier):
-    """A text classifier with a linear head, and optionally a generator of this head.
+    """A text classifier with a linear head, and optionally a network that generates the head.
 
-    Use :func:`text_classifier` to build one.
+    Use :func:`text_classifier` to create text classifiers.
 
     Attributes:
-        meta_only: Names of the parameters that are meta-learned but never adapt: the embeddings,
-            the lower layers of the encoder and the generator.
+        meta_only: Names of the parameters that are meta-learned but never adapt, in the embeddings,
+            the lower layers of the encoder and the head generator.
     """
 
     def __init__(self, body: TextBody, head: nn.Linear, generator: nn.Module | None) -> None:
@@ -51,7 +56,8 @@ class TextClassifier(Classifier):
         Args:
             body: The encoder and the feature network.
             head: The linear head.
-            generator: Network that generates the head from sentence encodings, or ``None``.
+            generator: Network that generates the head from encoded sentences. If ``None``, the head
+                is not generated.
         """
         super().__init__(body, head)
         if generator is not None:
@@ -70,11 +76,14 @@ def text_classifier(
 
     Args:
         encoder: The encoder.
-        size: Number of features of the encoder.
-        ways: Number of classes of the initial head, which a start can replace.
-        generated: Add LEOPARD's feature network and head generator, which have two layers with tanh
-            in between.
-        generator: Random generator for the new weights.
+        size: Length of the encoder's feature vectors.
+        ways: Number of classes in the initial head, which the `start` of an inner loop can replace.
+        generated: Add the feature network and the head generator of LEOPARD. Both networks have two
+            layers with a tanh activation in between.
+        generator: Random generator for the initial weights of all layers above the encoder.
+
+    Returns:
+        The text classifier.
 
     Example::
 
@@ -96,14 +105,16 @@ def text_classifier(
 
 
 def generated_start(module: TextClassifier) -> StartFn:
-    """Return an inner-loop start that generates the head from the first support batch (eq. 2).
+    """Return an inner-loop start that generates the head from the first support batch.
 
-    The weights and the bias of a class are the mean of the generator's outputs for its sentences.
-    The first batch is not used for inner steps unless it is the only one. Gradients flow through
-    the head into the generator and the encoder, also with first-order inner gradients.
+    The weights and the bias for a class are the mean of the generator's outputs over all sentences
+    in this class (Bansal et al. 2020, eq. 2). If there are several support batches, the first batch
+    is not used for inner steps. Gradients flow through the head into the generator and the encoder,
+    even if the inner loop is first-order.
 
     Args:
-        module: A classifier with a head generator; see the example of :func:`text_classifier`.
+        module: A classifier with a head generator, from :func:`text_classifier` with
+            `generated=True`.
 
     Returns:
         A `start` for :class:`~metarl.core.InnerLoop`.
@@ -120,7 +131,15 @@ def generated_start(module: TextClassifier) -> StartFn:
 
 
 def lower_layers(module: nn.Module) -> Callable[[Params, Inputs], Inputs]:
-    """Return the lower layers of the encoder as a function ``(params, inputs) -> inputs``."""
+    """Return the lower layers of the encoder as a function.
+
+    Args:
+        module: A :class:`TextClassifier`.
+
+    Returns:
+        A function ``(params, inputs) -> hidden states`` that takes the parameters of the whole
+        classifier.
+    """
     return part(module, "body.encoder.lower")
 
 
@@ -128,14 +147,14 @@ def with_lower_layers(start: StartFn, module: TextClassifier, *, detach: bool) -
     """Extend an inner-loop start to compute the output of the lower layers once per task.
 
     Args:
-        start: Start that prepares the head from the original support batches.
+        start: Start that is called first, with the original support batches.
         module: The classifier.
-        detach: Detach the output. With first-order inner gradients, which are constants, the
-            meta-gradient does not depend on it.
+        detach: Detach the output from the computation graph to save memory. This does not change
+            the meta-gradient if the inner loop is first-order.
 
     Returns:
-        A `start` for :class:`~metarl.core.InnerLoop`, after which the batches contain hidden
-        states.
+        A `start` for :class:`~metarl.core.InnerLoop`, which replaces the inputs of the support
+        batches by hidden states.
     """
     lower = lower_layers(module)
 
@@ -148,7 +167,10 @@ def with_lower_layers(start: StartFn, module: TextClassifier, *, detach: bool) -
 
 
 def layer_of(name: str) -> str:
-    """Return the name of a parameter's layer, whose parameters share their learned rates (§3.3).
+    """Return the name of the layer that contains a parameter.
+
+    In LEOPARD, all parameters of a layer share the learned inner step sizes (Bansal et al. 2020,
+    section 3.3). Pass this function as `group` to :func:`metarl.core.lslr`.
 
     Args:
         name: Dotted name of the parameter.

@@ -1,4 +1,4 @@
-"""Few-shot tasks over sentences, which are tokenized once and kept on the device."""
+"""Few-shot text classification tasks with sentences that are tokenized once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class Sentences(NamedTuple):
     """The tokenized rows of one task.
 
     Attributes:
-        inputs: Tokenizer outputs by name (rows, tokens): ``input_ids``, ``attention_mask`` and
-            others.
+        inputs: Tokenizer outputs of shape (rows, tokens) by name, such as ``input_ids`` and
+            ``attention_mask``.
         labels: Class index of each row.
         num_labels: Number of classes.
         name: Name of the task.
@@ -34,18 +34,18 @@ class Sentences(NamedTuple):
     name: str
 
     def smallest_class(self) -> int:
-        """Return the number of rows of the smallest class."""
+        """Return the number of rows in the smallest class."""
         return int(torch.bincount(self.labels, minlength=self.num_labels).min())
 
     def batch(self, rows: Int64[Tensor, " n"]) -> Batch:
-        """Return the given rows as a batch, trimmed to their longest sentence.
+        """Return selected rows as a batch, without tokens that are padding in all selected rows.
 
         Args:
             rows: Indices of the rows.
 
         Returns:
-            Tokenizer inputs of shape (n, tokens) by name, and one-hot targets of shape (n,
-            num_labels).
+            ``(inputs, targets)``: tokenizer outputs of shape (n, tokens) by name, and one-hot
+            targets of shape (n, num_labels). The number of tokens is rounded up to a multiple of 8.
         """
         selected = {name: x[rows] for name, x in self.inputs.items()}
         longest = int(selected["attention_mask"].sum(-1).max())
@@ -59,14 +59,18 @@ class Sentences(NamedTuple):
 def tokenize(
     tokenizer: Any, rows: Sequence[Row], task: TextTask, *, max_length: int, device: torch.device
 ) -> Sentences:
-    """Tokenize rows of a task and move them to a device.
+    """Tokenize rows of a task.
 
     Args:
-        tokenizer: Tokenizer of the encoder, see :func:`load_pretrained`.
+        tokenizer: The encoder's tokenizer from :func:`load_pretrained`.
         rows: The rows.
-        task: The task, whose `labels` define the class indices.
-        max_length: Maximum number of tokens; longer sentences are truncated.
-        device: Device of the result.
+        task: The task that contains the rows. The order of the task's `labels` defines the class
+            indices.
+        max_length: Maximum number of tokens per row; longer rows are truncated.
+        device: Device for the resulting tensors.
+
+    Returns:
+        The tokenized rows, padded to equal length.
 
     Example::
 
@@ -96,7 +100,10 @@ def tokenize(
 
 
 def _choose(pools: tuple[Sentences, ...], num_tasks: int, generator: torch.Generator) -> list[int]:
-    """Sample data sets of n rows with probabilities proportional to √n (Bansal et al. 2020)."""
+    """Sample indices of data sets, with probabilities proportional to √n for data sets of n rows.
+
+    This is the sampling in Bansal et al. (2020).
+    """
     sizes = torch.tensor([float(len(pool.labels)) for pool in pools])
     chances = sizes.sqrt().to(generator.device)
     return torch.multinomial(chances, num_tasks, replacement=True, generator=generator).tolist()
@@ -104,7 +111,7 @@ def _choose(pools: tuple[Sentences, ...], num_tasks: int, generator: torch.Gener
 
 @dataclass(frozen=True)
 class TextTasks:
-    """Tasks with K support and Q query sentences per class, from several data sets.
+    """A sampler for few-shot text classification tasks from several data sets.
 
     A data set with n rows is sampled with a probability proportional to √n (Bansal et al. 2020). If
     a data set has more than `max_ways` classes, each task uses a random subset of `max_ways`
@@ -112,8 +119,8 @@ class TextTasks:
 
     Attributes:
         pools: The data sets.
-        num_shots: Number of support sentences per class (K).
-        num_queries: Number of query sentences per class (Q).
+        num_shots: Number of support sentences per class.
+        num_queries: Number of query sentences per class.
         max_ways: Maximum number of classes per task.
 
     Raises:
@@ -149,10 +156,11 @@ class TextTasks:
 
         Args:
             num_tasks: Number of tasks.
-            generator: Random generator.
+            generator: Random generator for data sets, classes and sentences.
 
         Returns:
-            One meta-batch of a single task per sampled task. Tasks are never padded to equal sizes.
+            A list with one meta-batch per task, each with a task axis of size 1. Tasks are not
+            padded to equal sizes.
         """
         drawn = _choose(self.pools, num_tasks, generator)
         return [self._sample_one(self.pools[index], generator) for index in drawn]
@@ -172,10 +180,11 @@ class TextTasks:
 
 @dataclass(frozen=True)
 class AllLabels:
-    """Minibatches of several data sets, for joint training of one head over all their classes.
+    """A sampler for minibatches, to train one head on the classes of several data sets jointly.
 
-    Targets are −1 for the classes of other data sets, which the loss
-    :func:`~metarl.supervised.present_cross_entropy` excludes from the softmax.
+    Targets are one-hot for the classes of the minibatch's data set, and −1 for the classes of other
+    data sets. The loss :func:`~metarl.supervised.present_cross_entropy` excludes classes with
+    target −1 from the softmax.
 
     Attributes:
         pools: The data sets.
@@ -190,7 +199,11 @@ class AllLabels:
 
         Args:
             num_tasks: Number of minibatches.
-            generator: Random generator.
+            generator: Random generator for data sets and sentences.
+
+        Returns:
+            A list with one meta-batch per minibatch, each with a task axis of size 1 and a query
+            batch ``(inputs, targets)``.
         """
         firsts = [0, *accumulate(pool.num_labels for pool in self.pools)]
         tasks = []
@@ -206,21 +219,21 @@ class AllLabels:
 
 
 def support_batches(batch: Batch, *, shots: int, steps: int) -> tuple[Batch, ...]:
-    """Split a support set into a first batch that generates a head and batches for the inner steps.
+    """Split a support set into one batch that generates the head and batches for the inner steps.
 
-    The set is divided into parts in which all classes are equally represented. The first part
-    generates the head. The inner steps use the second part, the third, and so on, and then the
-    first part again.
+    The support set is divided into parts with equal numbers of examples per class, up to rounding.
+    The first part generates the head. The inner steps use the second part, the third part, and so
+    on; after the last part, they continue with the first part.
 
     Args:
-        batch: Support set of one task, with a leading task axis of size 1.
-        shots: Maximum number of examples of the smallest class in a part, which determines the
-            number of parts.
+        batch: Support set ``(inputs, targets)`` of one task, with a leading task axis of size 1.
+        shots: Maximum number of examples of the smallest class per part. This determines the number
+            of parts.
         steps: Number of inner steps.
 
     Returns:
-        The first part, followed by at most `steps` different parts for the inner steps, which
-        :class:`~metarl.core.InnerLoop` uses cyclically.
+        The first part, followed by the parts for the inner steps: at most `steps`, each part once.
+        :class:`~metarl.core.InnerLoop` repeats these parts if there are more steps.
 
     Example::
 

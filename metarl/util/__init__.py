@@ -1,4 +1,4 @@
-"""General helpers without meta-learning: JSON, console, devices, statistics, timing."""
+"""General utilities: JSON parsing, console output, devices, statistics and timing."""
 
 import lazy_loader
 

@@ -20,11 +20,11 @@ METRICS = {
     "trpo/kl": "KL {:.4f}",
     "outer/kl": "KL {:.4f}",
 }
-"""Metrics that the training progress shows after the returns, with their formats."""
+"""Format strings of the metrics that the training progress shows after the returns."""
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """The training progress: iteration, the most important metrics and the remaining time.
+    """A progress display for training, with the iteration, main metrics and remaining time.
 
     A terminal shows a progress bar. Other outputs, such as log files and notebooks, get about 20
     plain lines per run.
@@ -32,7 +32,7 @@ class Progress(AbstractContextManager["Progress"]):
     Args:
         total: Number of iterations of the run.
         start: Iteration that the run starts or continues from.
-        shown: Whether to print anything; with several processes, only the first one prints.
+        shown: Whether to print anything. In distributed training, pass True only on rank 0.
 
     Example::
 
@@ -42,7 +42,7 @@ class Progress(AbstractContextManager["Progress"]):
     """
 
     def __init__(self, total: int, *, start: int = 0, shown: bool = True) -> None:
-        """Create the progress without showing it."""
+        """Create the display; it is shown after the context is entered."""
         self._total, self._start, self._began = total, start, time.monotonic()
         self._every = max(1, total // LINES)
         self._printed = start - start % self._every
@@ -71,7 +71,7 @@ class Progress(AbstractContextManager["Progress"]):
 
         Args:
             iteration: Number of the iteration, from 1.
-            metrics: Values by name; only returns and the names in :data:`METRICS` are shown.
+            metrics: Metrics by name; only returns and the metrics in :data:`METRICS` are shown.
         """
         text = _summary(metrics)
         self._bar.update(self._row, completed=iteration, text=text)
@@ -97,7 +97,7 @@ class Table(NamedTuple):
     Attributes:
         title: Title above the table.
         columns: Names of the columns.
-        rows: Cells of each row, one per column.
+        rows: Rows of the table, each with one cell per column.
     """
 
     title: str
@@ -111,7 +111,7 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]], *, left: 
     Args:
         title: Title above the table.
         columns: Names of the columns.
-        rows: Cells of each row, one per column.
+        rows: Rows of the table, each with one cell per column.
         left: Number of leading columns that are left-aligned; the others are right-aligned.
 
     Example::

@@ -1,4 +1,4 @@
-"""Speed measurements: wall times of calls, and the speed of the machine."""
+"""Measurements of function calls and of the speed of the machine."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -13,15 +13,16 @@ Figures: TypeAlias = dict[str, float]
 
 
 def machine(device: torch.device, repeats: int) -> Figures:
-    """Measure the speed of the machine, to compare benchmarks of different machines.
+    """Measure the speed of the machine, as a reference for benchmarks on different machines.
 
     Args:
         device: Device to measure.
-        repeats: Number of repetitions; the medians are returned.
+        repeats: Number of timed repetitions; the medians are returned.
 
     Returns:
-        The speed of a product of 2048 x 2048 matrices in GFLOP/s, the memory bandwidth of a copy of
-        128 MiB in GB/s (bytes read and written), and the number of CPU threads of torch.
+        Values by name and unit: the speed of a product of 2048 x 2048 matrices in GFLOP/s, the
+        memory bandwidth of a 128 MiB copy in GB/s, which counts bytes read and written, and the
+        number of CPU threads that torch uses.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Imports of optional packages, with the install command in the error if one is missing."""
+"""Imports of optional packages, with an error that contains the install command."""
 
 import importlib
 from typing import Any

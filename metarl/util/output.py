@@ -1,4 +1,4 @@
-"""Output files: a check before a long computation, and writing without damage to old files."""
+"""Output files: early checks of permissions, and writing that preserves old files on errors."""
 
 import os
 import uuid
@@ -8,20 +8,21 @@ from pathlib import Path
 
 
 def require_writable(path: Path) -> None:
-    """Raise an OSError if a file cannot be written, and create its parent folder.
+    """Create the parent folder of a file, and raise an OSError if the file cannot be written.
 
     Args:
         path: The file; it may exist.
 
     Raises:
-        OSError: If the path is a folder, its parent cannot be created, or permission is denied.
+        OSError: If the path is a folder, the parent folder cannot be created, or permission is
+            denied.
 
     Example::
 
         require_writable(Path("runs/curves.png"))
     """
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a file in it")
+        raise IsADirectoryError(f"{path} is a folder: expected the path of a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -37,7 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
     An existing file at `path` is unchanged if the block fails or the process is killed.
 
     Args:
-        path: The file; its folder is created.
+        path: The file; the parent folder is created.
 
     Yields:
         A path with the suffix of `path`, which the block must write.

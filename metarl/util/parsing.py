@@ -5,14 +5,14 @@ from typing import Any
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse JSON, and raise a ValueError for every kind of invalid input.
+    """Parse JSON, and raise a ValueError if the input is invalid in any way.
 
     Args:
         text: JSON as text or as UTF-8, UTF-16 or UTF-32 bytes.
 
     Raises:
-        JSONDecodeError: If the text is not JSON, or is nested too deeply for Python's parser.
-        UnicodeDecodeError: If the bytes are not text. Both errors are ValueErrors.
+        JSONDecodeError: If the text is not valid JSON, or is nested too deeply.
+        UnicodeDecodeError: If the bytes are not valid text. Both exceptions are ValueErrors.
 
     Example::
 

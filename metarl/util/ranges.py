@@ -1,4 +1,4 @@
-"""Accepted ranges of settings, and dataclasses that check them."""
+"""Accepted ranges for settings, and a base class for dataclasses that check the ranges."""
 
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -10,7 +10,8 @@ class Range(NamedTuple):
     """A set of accepted values.
 
     Attributes:
-        text: Description for errors, such as ``"at least 1"``, or a function that returns it.
+        text: Description for errors, such as ``"at least 1"``, or a function that returns the
+            description.
         accepts: Function that returns whether a value is accepted.
     """
 
@@ -87,7 +88,7 @@ def above(low: int, high: int) -> Range:
 
 
 def among(names: Collection[str]) -> Range:
-    """Return the set of the names in a collection, including names that are added later.
+    """Return a range that accepts the names in a collection, including names added later.
 
     Example::
 
@@ -145,7 +146,7 @@ def refuse(*cases: tuple[Any, str]) -> None:
 def ranges_of(kind: type) -> dict[str, Range]:
     """Return the ranges of the annotated fields of a dataclass, by field name.
 
-    A field that a subclass overrides without a range keeps the range of its base class.
+    A field that a subclass overrides without a range keeps the range from the base class.
     """
     bases = (get_type_hints(base, include_extras=True) for base in reversed(kind.__mro__))
     hints = [item for base in bases for item in base.items()]

@@ -12,14 +12,14 @@ STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228
 def interval95(samples: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the half-width of the 95 % confidence interval of the mean over the first axis.
 
-    Up to 21 samples (for example seeds), the half-width is the quantile of Student's t times the
-    standard error. For more samples (for example tasks), it is 1.96 standard errors.
+    For up to 21 samples, the half-width is the quantile of Student's t-distribution times the
+    standard error. For more samples, the half-width is 1.96 standard errors.
 
     Args:
-        samples: Samples, shape (n, *shape).
+        samples: The n samples, of shape (n, *shape).
 
     Returns:
-        The half-width, shape (*shape): 0 if n is 1, NaN where a sample is not finite.
+        The half-widths, of shape (*shape): 0 if n is 1, and NaN where a sample is not finite.
 
     Example::
 

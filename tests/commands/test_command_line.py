@@ -31,11 +31,11 @@ def test_help_names_every_command_and_flag(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["maml-trpo"], ["outer update options", "policy options", "(default: fits the cache)"]),
+        (["maml-trpo"], ["outer update options", "policy options", "fit the CPU cache"]),
         (["promp"], ["inner loop options", "environment options"]),
         (["fewshot", "--method", "maml++"], ["data options", "--inner-steps INT", "default: lslr"]),
-        (["text"], ["encoder options", "(default: METARL_DATA)"]),
-        (["sb3"], ["(default: that of SB3)"]),
+        (["text"], ["encoder options", "(default: $METARL_DATA)"]),
+        (["sb3"], ["(default: SB3's default)"]),
     ],
     ids=lambda value: value[0],
 )

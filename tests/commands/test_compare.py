@@ -156,7 +156,7 @@ def test_different_settings_in_the_same_folder_are_rejected(
 ) -> None:
     before = contents(folder)
     flags = ("--env", "metarl/Bandit-v0", "--preset", "tiny", "--out", "c")
-    assert "was started with a different value of --env" in refusal(
+    assert "was started with different values of --env" in refusal(
         capsys, "compare", "maml-trpo", *flags
     )
     assert contents(folder) == before
@@ -198,7 +198,7 @@ def test_methods_with_the_same_name_are_rejected(
     methods: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = refusal(capsys, "compare", *methods, "--out", tmp_path / "c")
-    assert "must be listed once" in told
+    assert "List every method only once" in told
     assert not (tmp_path / "c").exists()
 
 
@@ -261,7 +261,7 @@ def test_a_signal_stops_all_parallel_runs(
         os.kill(os.getpid(), number)
 
     threading.Thread(target=ready, daemon=True).start()
-    with pytest.raises(AllStopped, match=f"stopped by {number.name}; the same command"):
+    with pytest.raises(AllStopped, match=f"stopped by {number.name}"):
         beside.map(lambda path: beside.execute(path, []), [tmp_path / n for n in "abcd"])
     logs = {log.name: log.read_text().split() for log in tmp_path.glob("*.log")}
     assert logs["a.log"] == logs["b.log"] == ["ready", "told"]
@@ -320,7 +320,7 @@ def test_a_failing_parallel_run_reports_the_reason(capsys: pytest.CaptureFixture
     words = [f"maml-trpo {SMALL} --env gone:gone/Gone-v0", "--iterations", 1, "--seeds", 0]
     told = refusal(capsys, "compare", *words, "--jobs", 2, "--out", "failed")
     assert "gone" in told
-    assert "the full output is in " in told
+    assert "The full output is in " in told
 
 
 @pytest.mark.nightly
@@ -340,7 +340,7 @@ def test_stopped_parallel_runs_are_resumed(tmp_path: Path) -> None:
     errors = started.communicate(timeout=60)[1]
     assert started.returncode == 128 + signal.SIGTERM
     (*_, last) = errors.splitlines()
-    assert last == "metarl: error: stopped by SIGTERM; the same command continues"
+    assert last == "metarl: error: stopped by SIGTERM. Run the same command to continue"
     reached = []
     for path in metrics:
         run = Run.open(path.parent)

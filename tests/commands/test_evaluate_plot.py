@@ -94,7 +94,7 @@ def test_runs_that_a_command_does_not_support_give_one_line_errors(
     words = [*TRAIN, "--env", "metarl/SparsePoint-v0", "--inner", "meta-sgd", "--iterations", 1]
     other = tmp_path / "other"
     metarl(*words, "--out", other)
-    assert "learned its rates" in refusal(capsys, "evaluate", other, "--inner-lr", 1)
+    assert "has learned step sizes" in refusal(capsys, "evaluate", other, "--inner-lr", 1)
     line = refusal(capsys, "render", whole, other, "--out", tmp_path / "a.png")
     assert "the same environment, got metarl/Navigation2D-v0 and metarl/SparsePoint-v0" in line
     (other / "metrics.jsonl").unlink()

@@ -302,15 +302,15 @@ def test_invalid_folders_give_one_line_errors(tmp_path: Path) -> None:
     refused(r"own must contain at least 3 class folders, .* got {.all.: 2}")
     (root / "c").mkdir()
     refused(
-        r"1 of the 3 class folders of .*own contain no images \(first: c\): expected .* in \.pn"
+        r"own must contain images in all 3 class folders, got none in 1 \(first: c\)\. Add \.pn"
     )
     (root / "c/0.JPG").write_text("not a photograph")
     (root / "c/1.png").write_text("nor is this")
-    refused(r"c/0\.JPG cannot be read as an image \(.+\)\. Replace it")
+    refused(r"c/0\.JPG cannot be read as an image \(.+\)\. Replace the file")
     (root / "c/0.JPG").unlink()
     Image.effect_noise((40, 40), 50.0).save(root / "c/1.png")
     (root / "c/1.png").write_bytes((root / "c/1.png").read_bytes()[:-300])
-    refused(r"c/1\.png cannot be read as an image \(.+\)\. Replace it")
+    refused(r"c/1\.png cannot be read as an image \(.+\)\. Replace the file")
 
 
 def test_invalid_splits_give_one_line_errors(tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_invalid_splits_give_one_line_errors(tmp_path: Path) -> None:
         load_images("folder", data_root=root)
     class_folders(root / "val", ["d"])
     class_folders(root / "validation", ["e"])
-    with pytest.raises(ValueError, match=r"contains both validation/ and val/\. Keep one"):
+    with pytest.raises(ValueError, match=r"contains both validation/ and val/\. Keep only one"):
         load_images("folder", data_root=root)
 
 

@@ -276,19 +276,19 @@ def test_seeds_share_a_curve_and_different_accuracies_do_not(
     ("flags", "line"),
     [
         (["--start", "learned"], "no fixed number of classes; use --start generated"),
-        (["--mode", "traced"], "use --mode eager"),
+        (["--mode", "traced"], "--mode eager, got --mode traced"),
         (["--inner", "meta-sgd"], "--start generated creates a new head for each task"),
         (["--method", "meta-sgd", "--start", "zero"], "use --inner sgd, adam or lslr"),
         (["--top-layers", 4], "--top-layers must be from 0 to 3, got 4"),
         (["--max-length", 99], "meta-learning with 99 tokens. Lower --max-length"),
         (["--encoder", "no-such-folder/x"], "cannot load encoder 'no-such-folder/x'"),
         (["--tasks", "coats,sounds"], "unknown task 'sounds': expected one of coats"),
-        (["--data-root", "nowhere"], "--data-root must be a folder with a TASK.jsonl"),
-        (["--held-out", ",".join(TASKS)], "no training tasks are left; shorten --held-out"),
+        (["--data-root", "nowhere"], "--data-root must be a folder with TASK.jsonl"),
+        (["--held-out", ",".join(TASKS)], "leaves no training tasks; remove tasks from --held-out"),
         (["--held-out", "eye,hats"], "unknown task --held-out eye: expected coats, eyes"),
         (
             ["--tasks", ",", "--held-out", ",".join(TASKS)],
-            "no training tasks are left; shorten --held-out",
+            "leaves no training tasks; remove tasks from --held-out",
         ),
         (["--per-step-norm"], "text encoders do not support --per-step-norm"),
         (["--outer-lr", 0], "--encoder-lr 1e-05 requires --outer-lr greater than 0, got 0"),
@@ -296,8 +296,8 @@ def test_seeds_share_a_curve_and_different_accuracies_do_not(
         (["--part-shots", 0], "--part-shots must be at least 1"),
         (["--method", "reptile", "--start", "zero"], "use --estimator backprop"),
         (["--inner-batch", 4], "--start generated uses the whole support set"),
-        (["--method", "pretrained", "--inner-steps", 2], "adapts only in tests"),
-        (["--method", "pretrained", "--start", "zero"], "adapts only in tests"),
+        (["--method", "pretrained", "--inner-steps", 2], "only adapts at test time"),
+        (["--method", "pretrained", "--start", "zero"], "only adapts at test time"),
         (["--method", "pretrained", "--inner", "lslr"], "use --inner sgd or adam"),
         (
             ["--shots", 5, "--queries", 5],
@@ -318,9 +318,9 @@ def test_invalid_runs_give_one_line_errors(
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--tasks", "coats"], "task coats has no evaluation rows. Leave the task out"),
+        (["--tasks", "coats"], "task coats has no evaluation rows. Add rows or remove"),
         (["--tasks", "sounds"], "unknown task 'sounds'"),
-        (["--tasks", "hats", "--shots", 8], "8 rows per class, got 6 of 'red'. Lower"),
+        (["--tasks", "hats", "--shots", 8], "8 rows per class, got 6 for class 'red'. Lower"),
         (["--shots", "2,x"], "--shots must be positive integers such as"),
         (["--inner-lr", 0.1], "has learned step sizes (inner=lslr); remove --inner-lr"),
         (["--checkpoint", 3], "has no checkpoint of iteration 3"),
@@ -342,7 +342,9 @@ def test_evaluation_without_test_tasks_is_an_error(
     assert "no held-out task has evaluation rows; set --tasks to some of coats" in line
     capsys.readouterr()
     metarl("evaluate", tmp_path / "run", "--tasks", "walls", "--shots", 2, "--samples", 1)
-    assert "was trained on walls, so this does not test new tasks" in capsys.readouterr().err
+    assert (
+        "was trained on walls, so the results do not measure new tasks" in capsys.readouterr().err
+    )
 
 
 def test_benchmark_on_random_sentences(

@@ -63,6 +63,18 @@ def test_staged_products_equal_eager_products(kind: str, optimizer: str, steps: 
     assert_close(at_old.surrogate, surrogate)
 
 
+@pytest.mark.parametrize("kind", ["gaussian", "categorical"])
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_staged_values_equal_eager_values(kind: str, chunk: int) -> None:
+    objective, meta, tasks = problem(kind, num_tasks=3)
+    part = tree.map_leaves(lambda x: x[:chunk], tasks)
+    values = objective.values(meta, part)
+    for seed in range(2):
+        at = tree.add(meta, random_like(meta, seed=seed), scale=0.1)
+        expected = torch.func.vmap(lambda task, at=at: objective(at, task))(part)
+        assert_close(values(at), [value.sum() for value in expected], rtol=1e-12, atol=1e-14)
+
+
 def test_chunks_with_equal_shapes_share_a_staged_program() -> None:
     objective, meta, tasks = problem("categorical", steps=0, num_tasks=4)
     vector = random_like(meta, seed=2)

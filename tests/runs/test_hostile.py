@@ -268,7 +268,7 @@ def test_links_out_of_a_folder_are_rejected(
     (tmp_path / "secret.png").write_text("private")
     (run / "media").mkdir()
     (run / "media/x.png").symlink_to(tmp_path / "secret.png")
-    assert "link out of the run" in refusal(capsys, "pull", run, "--out", tmp_path / "out")
+    assert "outside the run folder" in refusal(capsys, "pull", run, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -253,9 +253,9 @@ def test_errors_of_the_hub_give_one_line_errors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     out = ["--out", tmp_path / "pulled"]
-    assert "check its name" in refusal(capsys, "pull", "hub:ada/nothing", *out)
+    assert "check the name" in refusal(capsys, "pull", "hub:ada/nothing", *out)
     hub.share(REPOSITORY, run)
-    assert "check its name and revision" in refusal(capsys, "pull", f"hub:{REPOSITORY}@v9", *out)
+    assert "name and the revision" in refusal(capsys, "pull", f"hub:{REPOSITORY}@v9", *out)
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert "hf auth login" in refusal(capsys, "push", run, "hub:ada/other")
     hub.fails = 500

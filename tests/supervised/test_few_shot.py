@@ -150,7 +150,7 @@ def test_too_few_classes_or_images_are_rejected_with_both_numbers() -> None:
     with pytest.raises(ValueError, match=r"num_ways must be at most 7 classes, got 8"):
         pool(ways=8)
     assert pool(ways=8, rotations=True).num_classes == 28
-    message = r"num_shots \+ num_queries must be at most 5, the number of images of class 0, got 7"
+    message = r"num_shots \+ num_queries must be at most 5, the number of images in class 0, got 7"
     with pytest.raises(ValueError, match=message):
         pool(shots=3, queries=4)
 
@@ -220,7 +220,7 @@ def test_invalid_variable_tasks_are_rejected_with_both_numbers() -> None:
         VariableFewShot(pool(), max_ways=8)
     with pytest.raises(ValueError, match=r"max_support must be .*6\), got 5"):
         VariableFewShot(pool(), max_ways=6, max_support=5)
-    with pytest.raises(ValueError, match="2 images per class, got a class of 1"):
+    with pytest.raises(ValueError, match="2 images per class, got a class with 1"):
         VariableFewShot(pool(shots=1, queries=0, counts=(3, 2, 1, 4, 5)), max_ways=5)
 
 

@@ -89,9 +89,9 @@ def test_validation_rows_are_a_tenth_of_each_class(tmp_path: Path) -> None:
 def test_invalid_tasks_give_one_line_errors(tmp_path: Path) -> None:
     write_task(tmp_path, "colors", ["red", "blue"], 3, evaluation=1)
     (task,) = read_tasks(tmp_path, ["colors"])
-    with pytest.raises(ValueError, match=r"at least 4 rows per class, got 3 of 'blue'\. Lower `sh"):
+    with pytest.raises(ValueError, match=r"4 rows per class, got 3 for class 'blue'\. Lower `sh"):
         task.sample(4, 0)
-    with pytest.raises(ValueError, match=r"no evaluation rows\. Leave the task out"):
+    with pytest.raises(ValueError, match=r"no evaluation rows\. Add rows or remove"):
         task._replace(evaluation=()).require_evaluation()
     with pytest.raises(ValueError, match=r"label 'grey' .*: expected .* blue, red"):
         task._replace(evaluation=(Row("a dog", "", "grey"),)).require_evaluation()
@@ -133,7 +133,7 @@ def test_a_missing_fixed_sample_is_an_error(tmp_path: Path) -> None:
             b'{"sentence1": "a", "label": 1}\n',
             "at least two labels, got 1",
         ),
-        ("a.jsonl", b"", "a.jsonl. Write lines"),
+        ("a.jsonl", b"", "a.jsonl. Write one line"),
         (
             "a.eval.jsonl",
             b'{"sentence1": "a", "label": "c"}',

@@ -1,4 +1,4 @@
-"""Speed of sampling and of the trust-region update, compared with that of the raw physics."""
+"""Speed of sampling, with the raw physics as a reference, and of the trust-region update."""
 
 import time
 from collections.abc import Callable
@@ -26,12 +26,12 @@ RAW = "raw mj_step (steps/s)"
 
 
 def sampling(args: Benchmark) -> list[Case]:
-    """Return the sampling measurements, one for each environment."""
+    """Return the sampling measurements, one per environment."""
     return [_case(sampling_speed, args, env) for env in args.env]
 
 
 def update(args: Benchmark) -> list[Case]:
-    """Return the update measurements, one for each environment and Fisher fraction."""
+    """Return the update measurements, one per environment and value of --fisher-fraction."""
     parts = args.fisher_fraction
     return [_case(update_speed, args, env, fisher_fraction=f) for env in args.env for f in parts]
 
@@ -53,11 +53,11 @@ def _case(measure: Callable[[MetaRL, int], Figures], args: Benchmark, env: str, 
 
 
 def sampling_speed(experiment: MetaRL, repeats: int) -> Figures:
-    """Measure rollouts with a policy, the environment without a policy, and the raw physics."""
+    """Measure the steps per second of rollouts, of the environment alone and of the raw physics."""
     parts, sampler = experiment.parts, experiment.parts.sampler
     env = sampler.env
     params = tree.expand(parts.loop.init(parts.params).model, sampler.num_tasks)
-    # Each task has parameters of its own, as after adaptation.
+    # Each task has separate parameters, as after adaptation.
     params = {name: p.contiguous().to(sampler.device) for name, p in params.items()}
     tasks = sampler.sample_tasks(numpy_generator(0, 0, "benchmark"))
 
@@ -78,7 +78,7 @@ def sampling_speed(experiment: MetaRL, repeats: int) -> Figures:
     if isinstance(env, BatchedLocomotion):
         work[RAW] = partial(raw_physics, env, actions)
     environment_alone()
-    # In turns, and the ratio turn by turn: the machine is not the same from minute to minute.
+    # Alternate the measurements and compute ratios per turn, because the machine's speed varies.
     turns = [[median(once, 1, warm_up=False) for once in work.values()] for _ in range(repeats)]
     speeds = int(rollout.mask.sum()) / np.array(turns)
     figures: Figures = dict(zip(work, np.median(speeds, 0).tolist(), strict=True))
@@ -88,7 +88,7 @@ def sampling_speed(experiment: MetaRL, repeats: int) -> Figures:
 
 
 def raw_physics(env: BatchedLocomotion, actions: Any) -> None:
-    """Simulate recorded actions, shape (time, rows, nu), with only mj_step."""
+    """Simulate recorded actions of shape (time, rows, nu) with MuJoCo's ``mj_step`` only."""
     model, robot = env.model, env.formulas
     controls = robot.controls(robot.clip(actions))
 
@@ -108,7 +108,7 @@ def raw_physics(env: BatchedLocomotion, actions: Any) -> None:
 
 
 def update_speed(experiment: MetaRL, repeats: int) -> Figures:
-    """Measure one iteration: collection of a meta-batch, and the trust-region update."""
+    """Measure the times to collect a meta-batch and to run the trust-region update, in seconds."""
     collecting = median(lambda: collect(experiment), repeats)
     update, tracing = update_seconds(experiment, repeats)
     return {
@@ -120,7 +120,12 @@ def update_speed(experiment: MetaRL, repeats: int) -> Figures:
 
 
 def update_seconds(experiment: MetaRL, repeats: int) -> tuple[float, float]:
-    """Measure the trust-region update on one meta-batch, and the extra time of its first call."""
+    """Measure the trust-region update on one meta-batch.
+
+    Returns:
+        The median time of an update, and the additional time of the first update, which is traced,
+        both in seconds.
+    """
     batch, learner = collect(experiment), experiment.learner(1)
 
     def step() -> None:
@@ -135,6 +140,6 @@ def update_seconds(experiment: MetaRL, repeats: int) -> tuple[float, float]:
 
 
 def collect(experiment: MetaRL) -> Task:
-    """Collect a meta-batch with the initial parameters."""
+    """Return a meta-batch collected with the initial parameters."""
     task: Task = experiment.draw(experiment.init(), 0)[0]
     return task

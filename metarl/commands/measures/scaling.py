@@ -1,4 +1,4 @@
-"""Time of one iteration that 1, 2, ... processes share, with one thread each."""
+"""Time per iteration in distributed training with 1, 2, ... processes of one thread each."""
 
 import os
 from functools import partial
@@ -24,16 +24,21 @@ CHEETAH: dict[str, Any] = rl.CHEETAH | {
 
 
 def scaling(args: Benchmark) -> list[Case]:
-    """Return the measurement of MAML-TRPO on half-cheetahs at the scale of the papers."""
+    """Return the measurement of MAML-TRPO on HalfCheetahDir-v1, with 40 tasks of 20 episodes."""
     title = (
         f"{CHEETAH['env']}: {CHEETAH['num_tasks']} tasks x {CHEETAH['episodes_per_task']} "
-        "episodes, processes of one thread, each on a core of its own"
+        "episodes, processes with one thread, each on a separate core"
     )
     return [Case(title, partial(by_number, args.processes, args.repeats))]
 
 
 def by_number(most: int, repeats: int) -> Figures:
-    """Measure sampling and update with 1, 2, ..., `most` processes."""
+    """Measure sampling and the update with 1, 2, ..., `most` processes.
+
+    Returns:
+        Times in seconds and, for several processes, the fraction of the single-process time and the
+        kilobytes that one process sends per iteration.
+    """
     figures: Figures = {}
     for number in range(1, most + 1):
         found = _start(number, repeats)
@@ -50,19 +55,23 @@ def by_number(most: int, repeats: int) -> Figures:
 
 
 def _start(number: int, repeats: int) -> Figures:
-    """Run the measurement in processes started like those of ``torchrun``, on the same cores."""
+    """Run :func:`measure` in `number` distributed processes and return the result of rank 0."""
     launch = LaunchConfig(
         1, 1, number, run_id="metarl", rdzv_backend="c10d", rdzv_endpoint="localhost:0"
     )
     try:
         found: Figures = elastic_launch(launch, measure)(repeats)[0]
     except ChildFailedError as error:
-        raise RuntimeError(f"{number} processes failed; their output contains the error") from error
+        raise RuntimeError(f"{number} processes failed; see the error in their output") from error
     return found
 
 
 def measure(repeats: int) -> Figures:
-    """Run the measurement in one process."""
+    """Measure sampling and the update in this process, as one rank of the process group.
+
+    Returns:
+        Median times in seconds, and the number of bytes that this process sends per iteration.
+    """
     _own_core()
     with processes.joined():
         experiment = MetaRL(settings("maml-trpo", **CHEETAH))
@@ -72,14 +81,14 @@ def measure(repeats: int) -> Figures:
 
 
 def _bytes_sent(experiment: MetaRL) -> float:
-    """Return the number of bytes that one process sends to sums over processes in one iteration."""
+    """Return the number of bytes that this process passes to all-reduce in one iteration."""
     with mock.patch.object(dist, "all_reduce", wraps=dist.all_reduce) as spy:
         experiment.learner(1).step(experiment.init(), rl.collect(experiment))
     return float(sum(call.args[0].nbytes for call in spy.call_args_list))
 
 
 def _own_core() -> None:
-    """Pin this process to one core; physics and operators then use one thread."""
+    """Pin this process to one core, and limit the physics and torch to one thread."""
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(os.environ["LOCAL_RANK"]) % len(cores)]})

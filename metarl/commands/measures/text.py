@@ -1,4 +1,4 @@
-"""Speed and memory of a meta-step of LEOPARD."""
+"""Time and peak memory of a LEOPARD meta-step."""
 
 import sys
 from functools import partial
@@ -23,7 +23,7 @@ NOISE = tuple(
 
 
 def text(args: Benchmark) -> list[Case]:
-    """Return the measurement of LEOPARD at its default size."""
+    """Return the measurement of LEOPARD with the default settings of ``metarl train text``."""
     experiment = TextClassification(settings("text", device=args.device, tasks="noise"))
     config = experiment.config
     experiment.parts = experiment.built([TextTask("noise", LABELS, {}, NOISE, ())])
@@ -36,12 +36,12 @@ def text(args: Benchmark) -> list[Case]:
 
 
 def meta_step(experiment: TextClassification, repeats: int) -> Figures:
-    """Measure the time, the matrix-product speed and the memory of one meta-step."""
+    """Measure the time, matrix-product operations and peak memory of one LEOPARD meta-step."""
     learner, state = experiment.learner(1), experiment.init()
     tasks: Any = experiment.draw(state, 0)[0]
     seconds = median(lambda: learner.step(state, tasks), repeats)
     counter = FlopCounterMode(display=False)
-    with counter:  # it counts only its own thread, which computes a single task
+    with counter:  # counts only this thread, which computes a single task
         for task in tasks:
             learner.step(state, [task])
     return {
@@ -52,7 +52,7 @@ def meta_step(experiment: TextClassification, repeats: int) -> Figures:
 
 
 def _peak_memory(device: torch.device) -> float:
-    """Return the peak memory of the device or of the process, in bytes."""
+    """Return the peak memory in bytes, of torch on a GPU or of the whole process on a CPU."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     import resource  # Windows has none
