@@ -53,7 +53,7 @@ def advantages(*, discount: float = 0.99, gae_lambda: float = 1.0) -> Process:
         following = torch.cat([values[1:], torch.zeros_like(values[:1])])
         estimates = discounted_sum(rewards + discount * following - values, discount * gae_lambda)
         metrics = {"baseline/explained_variance": explained_variance(values, returns, mask)}
-        # All fields of the rollout but `diverged`.
+        # All fields of the rollout except `diverged`.
         return Episodes(*rollout[:-1], advantages=standardize(estimates, mask)), metrics
 
     return process

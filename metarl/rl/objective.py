@@ -98,8 +98,8 @@ class PostAdaptationObjective:
         """Return a function from meta-parameters to the values of the objective, without gradients.
 
         Args:
-            meta: Meta-parameters with the shapes of those that the function receives.
-            tasks: A chunk of tasks.
+            meta: Example meta-parameters, which determine the shapes.
+            tasks: The chunk of tasks.
 
         Returns:
             A function that returns the surrogate loss and the mean KL(old ‖
@@ -173,7 +173,7 @@ class PostAdaptationObjective:
     def _staged(
         self, name: str, function: Callable[..., Any], early: Tensors, late: Tensors
     ) -> Staged:
-        """Return the programs of a function, which is traced once per shape of a chunk."""
+        """Return a function split into two programs, traced once per chunk shape."""
         key = (name, *((x.shape, x.stride(), x.dtype, x.device) for x in (*early, *late)))
         with _tracing:
             if key not in self._programs:

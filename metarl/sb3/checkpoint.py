@@ -97,7 +97,7 @@ def copy(run: Run, new: Run, iteration: int) -> None:
         iteration: Iteration of the checkpoint.
 
     Raises:
-        ValueError: If the file is missing, damaged, or contains anything but tensors.
+        ValueError: If the file is missing or damaged, or a tensor entry contains other objects.
     """
     path, data = run.checkpoint_path(iteration, ZIP), io.BytesIO()
     with _reading(path), zipfile.ZipFile(data, "w") as archive:
@@ -140,7 +140,7 @@ def _require_finite(name: str, tensors: list[Any]) -> None:
 
 
 def _require_matching_moments(part: Any) -> None:
-    """Raise a ValueError if a moment of an optimizer does not have the shape of its parameter."""
+    """Raise a ValueError if an optimizer moment and the corresponding parameter differ in shape."""
     for parameter, moments in getattr(part, "state", {}).items():
         for name, moment in moments.items():
             if torch.is_tensor(moment) and moment.shape not in ((), parameter.shape):
@@ -185,6 +185,6 @@ def _reading(path: Path) -> Iterator[None]:
             yield
     except Exception as error:  # damaged files can raise any error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        if isinstance(error, pickle.UnpicklingError):  # torch suggests to load the file unsafely
+        if isinstance(error, pickle.UnpicklingError):  # torch suggests an unsafe way to load
             reason = "an entry contains objects other than tensors"
         raise ValueError(f"{path} is not a valid checkpoint of this run ({reason})") from error

@@ -34,7 +34,7 @@ def sb3_env(
             implementation rejects `task`. In a ``DummyVecEnv``, an invalid
             task raises EnvironmentFailed at the first reset.
     """
-    one = make_vector_env(env_id, 1, **kwargs)  # raises an error if it has no tasks
+    one = make_vector_env(env_id, 1, **kwargs)  # raises an error if the environment has no tasks
     one.close()
     formulas = getattr(one, "formulas", None)
     # The rows of robots that cannot fall all end at the horizon, unless they diverge.

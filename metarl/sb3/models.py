@@ -15,8 +15,8 @@ from metarl.core.speed import chunks
 
 CONTINUOUS = ("sac", "td3")
 NOISE = 0.1  # standard deviation of TD3's action noise; SB3 has none by default
-ROLLOUT = 1000  # minimum number of environment steps of a PPO update
-BATCHES = 8  # minibatches per rollout
+ROLLOUT = 1000  # minimum number of environment steps per PPO update
+BATCHES = 8  # maximum number of minibatches per rollout
 
 
 def make_model(

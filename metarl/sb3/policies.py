@@ -52,7 +52,7 @@ def sb3_policy(
         TypeError: If the policy is not an MLP policy.
         ValueError: If the parameters do not match the spaces, or have a task axis.
     """
-    with torch.random.fork_rng([]):  # initial weights must not change the global generator
+    with torch.random.fork_rng([]):  # sampling weights must not advance the global generator
         made = ActorCriticPolicy(
             observation_space, action_space, lambda _: 0.0, **architecture(policy)
         )
@@ -99,7 +99,7 @@ def architecture(policy: Policy) -> dict[str, Any]:
         )
     layers = list(module.network)
     widths = [layer.out_features for layer in layers if isinstance(layer, nn.Linear)][:-1]
-    kind = type(layers[1]) if widths else nn.Tanh  # for a linear policy, that of the critic
+    kind = type(layers[1]) if widths else nn.Tanh  # linear policies: for the critic only
     return {"net_arch": {"pi": widths, "vf": widths or [64, 64]}, "activation_fn": kind}
 
 

@@ -111,7 +111,7 @@ def test_policies_that_are_not_actors_of_one_task_are_rejected() -> None:
         sb3_policy(policy, params, SEEN, DISCRETE)
     with pytest.raises(ValueError, match=r"does not match the observations Box\(-1.0, 1.0, \(2,\)"):
         sb3_policy(policy, params, BOX, BOX)
-    with pytest.raises(TypeError, match=r"policies of mlp_policy .* got Linear"):
+    with pytest.raises(TypeError, match=r"policies from mlp_policy .* got Linear"):
         sb3_policy(*Policy.of(torch.nn.Linear(3, 2)), SEEN, BOX)
 
 

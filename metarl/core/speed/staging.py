@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 Tensors: TypeAlias = Sequence[Tensor]
 aten = torch.ops.aten
 
-# Elementwise operators, whose result can be written to an argument without other users.
+# Elementwise operators, whose result can be written to an argument that has no other users.
 INTO_FIRST = (aten.add.Tensor, aten.mul.Scalar, aten.mul.Tensor, aten.neg.default)
 VIEWS = {
     aten.squeeze.dim,
