@@ -41,8 +41,8 @@ def load_pretrained(name: str) -> Pretrained:
     never executed.
 
     Args:
-        name: Name of a model repository on the Hugging Face hub, or path of a local folder. Nothing
-            is downloaded if an installed Python package contains the encoder.
+        name: Name of a model repository on the Hugging Face hub, or path of a local folder.
+            Nothing is downloaded if an installed Python package contains the encoder.
 
     Returns:
         ``(model, tokenizer)``.
