@@ -75,11 +75,7 @@ class FewShot:
         return ROTATIONS if self.rotations else 1
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Task:
-        """Sample a meta-batch of tasks.
-
-        Args:
-            num_tasks: Number of tasks.
-            generator: Random generator for the classes and images.
+        """Sample a meta-batch of `num_tasks` tasks.
 
         Returns:
             A meta-batch with one support batch and a query batch. Both are
@@ -95,15 +91,12 @@ class FewShot:
     def draw(
         self, classes: Int64[Tensor, "tasks ways"], number: int, generator: torch.Generator
     ) -> Float[Tensor, "tasks ways number channels height width"]:
-        """Sample different images from the given classes.
+        """Sample `number` different images with values in [0, 1] from each of the given classes.
 
         Args:
             classes: Class indices in [0, :attr:`num_classes`), which include rotated classes.
             number: Number of images per class.
             generator: Random generator for the images.
-
-        Returns:
-            Images with values in [0, 1].
         """
         device = self.images.device
         counts = torch.tensor(self.counts, device=device)
@@ -170,11 +163,7 @@ class VariableFewShot:
             raise ValueError("pool must have at least 2 images per class, got a class with 1")
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> list[Task]:
-        """Sample tasks of different sizes.
-
-        Args:
-            num_tasks: Number of tasks.
-            generator: Random generator for sizes, classes and images.
+        """Sample `num_tasks` tasks of different sizes.
 
         Returns:
             A list with one meta-batch per task, each with a task axis of size
@@ -197,14 +186,7 @@ class VariableFewShot:
         return tree.map_leaves(lambda x: x[None], Task((_ragged(support),), _ragged(query)))
 
     def _shots(self, left: Tensor, sizes: Tensor, part: float, noise: Tensor) -> list[int]:
-        """Return the number of support images per class.
-
-        Args:
-            left: Number of images per class that are not query images.
-            sizes: Number of images per class.
-            part: Fraction β of the remaining images that is used for support.
-            noise: Uniform random numbers in [0, 1), one per class.
-        """
+        """Return how many of the `left` images in each class are support images, for β = `part`."""
         wanted = sum(math.ceil(part * min(self.MAX_PER_CLASS, int(n))) for n in left)
         total = min(self.max_support, wanted)
         weight = sizes * torch.exp((2 * noise - 1) * math.log(2))
@@ -227,9 +209,7 @@ def _ragged(by_class: Sequence[Tensor]) -> Batch:
 
 @dataclass(frozen=True)
 class AllClasses:
-    """A sampler for minibatches over all classes, to train one classifier on all classes jointly.
-
-    Use this sampler for fine-tuning baselines, which are trained without meta-learning.
+    """A sampler for minibatches over all classes, to pretrain a classifier without meta-learning.
 
     Attributes:
         pool: Sampler with the images; `num_ways`, `num_shots` and
@@ -249,11 +229,7 @@ class AllClasses:
     batch: int
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Task:
-        """Sample minibatches as tasks with an empty support set.
-
-        Args:
-            num_tasks: Number of minibatches.
-            generator: Random generator for the classes and images.
+        """Sample `num_tasks` minibatches as tasks with an empty support set.
 
         Returns:
             A meta-batch without support batches. The query batch contains
