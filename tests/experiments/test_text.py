@@ -86,7 +86,12 @@ def evaluated(leopard: Path, tmp_path: Path) -> Path:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The saved figures, in order."""
     figures: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+
+    def save(figure: Figure, path: Path, **options: Any) -> None:
+        figures.append(figure)
+        path.write_bytes(b"picture")
+
+    monkeypatch.setattr(Figure, "savefig", save)
     return figures
 
 
