@@ -181,8 +181,8 @@ class InnerLoop:
             return batches
         least, most = min(1, self.num_steps), max(1, self.num_steps)
         if not least <= len(batches) <= most:
-            given = len(batches)
             raise ValueError(
-                f"`batches` needs one to {most} support batches (num_steps), got {given}"
+                f"`batches` must contain {least} to {most} support batches with num_steps="
+                f"{self.num_steps}, got {len(batches)}"
             )
         return tuple(islice(cycle(batches), self.num_steps))

@@ -35,7 +35,7 @@ FAMILIES = {
 def load_images(
     data: str,
     *,
-    data_root: Path | None = None,
+    data_root: Path | str | None = None,
     split: str | None = None,
     image_size: int | None = None,
 ) -> Splits:
@@ -92,4 +92,5 @@ def load_images(
         raise ValueError(f"unknown split {split!r}: expected one of {', '.join(family.splits)}")
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1 pixel, got {image_size}")
-    return family.load(data_root, split=split, image_size=size)
+    root = None if data_root is None else Path(data_root)
+    return family.load(root, split=split, image_size=size)

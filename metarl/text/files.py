@@ -218,10 +218,10 @@ def read_tasks(data_root: Path | None, names: Iterable[str]) -> list[TextTask]:
         >>> read_tasks(Path("data"), ["opinions"])[0].labels
         ('0', '1')
     """
-    found = find_tasks(data_root)
-    if unknown := [name for name in names if name not in found]:
+    found, chosen = find_tasks(data_root), list(names)
+    if unknown := [name for name in chosen if name not in found]:
         raise ValueError(f"unknown task {unknown[0]!r}: expected one of {', '.join(found)}")
-    return [_read(name, found[name]) for name in names]
+    return [_read(name, found[name]) for name in chosen]
 
 
 def _task_of(path: Path) -> str:

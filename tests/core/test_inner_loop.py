@@ -116,7 +116,7 @@ def test_the_number_of_batches_must_be_from_one_to_the_number_of_steps(
     batches: tuple[Tensor, ...],
 ) -> None:
     loop = InnerLoop(pull, sgd(0.5), num_steps=3)
-    with pytest.raises(ValueError, match=rf"one to 3 support batches .*got {len(batches)}"):
+    with pytest.raises(ValueError, match=rf"1 to 3 support batches .*got {len(batches)}"):
         loop.path(MetaParams(start_at(a=1.0), {}), batches)
 
 
