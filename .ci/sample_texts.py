@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("metarl", "envs", "experiments")
-RAISES = {"refuse", "warn", "fail", "error", "UsageError"}  # calls whose strings users read
+RAISES = {"raise_if", "warn", "fail", "error", "UsageError"}  # calls whose strings users read
 WIDEST = 200  # characters of a constant's definition
 LEAST = 25  # characters of an error message; shorter strings are fragments of one
 

@@ -35,7 +35,7 @@ from metarl.supervised import (
     minibatches,
     with_reference,
 )
-from metarl.util import Conflicts, Ranged, among, at_least, refuse
+from metarl.util import Conflicts, Ranged, among, at_least, raise_if
 
 
 EXAMPLES_PER_CHUNK = 160  # measured on 2 cores, 28×28 pixels and 64 filters
@@ -221,7 +221,7 @@ class ImageClassification(Supervised[FewShotConfig]):
         few = config.variable and config.num_ways <= fewest
         adapts = config.inner_steps or config.start != "learned"
         error = "method=pretrained only adapts at test time; remove inner_steps and `start`"
-        refuse(
+        raise_if(
             (adapts and config.method == "pretrained", error),
             (
                 few,

@@ -28,7 +28,7 @@ from metarl.experiments.tuning import best_rate
 from metarl.rl import AdaptationCurve, TaskDescription, paper_episodes, paper_tasks, rollout_metrics
 from metarl.rl.methods import METHODS
 from metarl.runs import Subject, unset
-from metarl.util import Conflicts, Table, at_least, refuse
+from metarl.util import Conflicts, Table, at_least, raise_if
 
 
 PLANE = "metarl/Navigation2D-v0"
@@ -186,7 +186,7 @@ class MetaRL(Experiment[RLConfig]):
         num_steps = options.inner_steps if options.inner_steps is not None else 0 if oracle else 3
         chosen = options.inner_lr is not None or options.tune_inner_lr
         own = f"{options.run} has learned step sizes (inner={config.inner})"
-        refuse(
+        raise_if(
             (
                 chosen and config.inner in LEARNED_RATES,
                 f"{own}; remove inner_lr and tune_inner_lr",

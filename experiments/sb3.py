@@ -150,7 +150,7 @@ class StableBaselines(Experiment[SB3Config]):
         Raises:
             SharedError: In distributed training, which is not supported.
         """
-        processes.require_alone("runs of Stable-Baselines3")
+        processes.require_single_process("runs of Stable-Baselines3")
         config = self.config
         return make_model(
             config.algo,
@@ -171,7 +171,7 @@ class StableBaselines(Experiment[SB3Config]):
     def prepare(self) -> dict[str, float]:
         """Check the settings and return the metrics of the untrained model."""
         super().prepare()
-        return {"env/steps": 0.0, "return/step_0": self.earned(self.init()).item()}
+        return {"env/steps": 0.0, "return/step_0": self.measure_return(self.init()).item()}
 
     def draw(self, state: Any, iteration: int) -> tuple[Any, Metrics]:
         """Return an empty meta-batch and no metrics; SB3 collects its own transitions."""
@@ -184,11 +184,11 @@ class StableBaselines(Experiment[SB3Config]):
             before = model.num_timesteps
             advance(model, iteration * self.config.eval_every, seed=self.seed_of(iteration))
             taken = torch.tensor(float(model.num_timesteps - before))
-            return model, {"env/steps": taken, "return/step_0": self.earned(model)}
+            return model, {"env/steps": taken, "return/step_0": self.measure_return(model)}
 
         return MetaLearner(self.init, step, adapt=self.model)  # type: ignore[arg-type]
 
-    def earned(self, model: Any) -> torch.Tensor:
+    def measure_return(self, model: Any) -> torch.Tensor:
         """Return the mean undiscounted return of a model, as a scalar tensor.
 
         Every evaluation uses the same tasks and initial states. The result is logged as

@@ -29,7 +29,7 @@ from metarl.runs import Run, Subject
 from metarl.supervised import Curves, adaptation_curves
 from metarl.supervised.methods import METHODS
 from metarl.supervised.model import Tasks
-from metarl.util import Table, refuse
+from metarl.util import Table, raise_if
 
 
 Config = TypeVar("Config", bound=SupervisedConfig)
@@ -105,7 +105,7 @@ class Supervised(SupervisedTraining[Config]):
         classes = (options.nearest_neighbor or start) and ways is None
         learned = (start or config.start) == "learned" and config.method != "pretrained"
         steps = values.get("test_steps", config.test_steps)
-        refuse(
+        raise_if(
             (unknown, f"{run} has no setting {', '.join(unknown)}; remove it"),
             (
                 classes,

@@ -9,7 +9,7 @@ from metarl.core import INNER_OPTIMIZERS, LEARNED_RATES
 from metarl.core.speed import Mode
 from metarl.runs import RunConfig, unset
 from metarl.supervised.methods import MAML, METHODS, Adapts, Estimator, Start
-from metarl.util import Conflicts, Ranged, among, at_least, between, greater_than, refuse
+from metarl.util import Conflicts, Ranged, among, at_least, between, greater_than, raise_if
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def require_compatible(config: SupervisedConfig) -> None:
     )  # pretrained uses the zero head only at test time
     fixed = not steps or config.adapts == "body"
     constant = config.outer_schedule in (None, "constant")
-    refuse(
+    raise_if(
         (batches, f"{whole} uses the whole support set; remove inner_batch"),
         (made and config.per_step_norm, f"{whole} does not support per_step_norm; remove it"),
         (
@@ -200,7 +200,7 @@ def require_compatible(config: SupervisedConfig) -> None:
         return
     asked, proximal = f"estimator={estimator}", config.proximal
     first_order = config.first_order or config.first_order_until
-    refuse(
+    raise_if(
         (learned, f"{asked} cannot learn the step sizes of {inner}; use inner=sgd or adam"),
         (
             first_order,
@@ -214,9 +214,9 @@ def require_compatible(config: SupervisedConfig) -> None:
     )
     if estimator == "reptile":
         partial = config.adapts != "all" or config.per_step_norm
-        refuse((partial, f"{asked} requires adapts=all and does not support per_step_norm"))
+        raise_if((partial, f"{asked} requires adapts=all and does not support per_step_norm"))
     else:
-        refuse(
+        raise_if(
             (start != "learned", f"{asked} requires start=learned, got start={start}"),
             (not proximal, f"{asked} requires `proximal` greater than 0, got {proximal}"),
         )

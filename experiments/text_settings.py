@@ -10,7 +10,7 @@ from metarl.experiments.supervised_settings import SupervisedConfig
 from metarl.experiments.text_evaluation import names
 from metarl.runs import unset
 from metarl.text import find_tasks
-from metarl.util import Conflicts, Ranged, at_least, refuse
+from metarl.util import Conflicts, Ranged, at_least, raise_if
 
 
 HELD_OUT = "airline,restaurant,conll,political_audience,political_bias,political_message"
@@ -124,7 +124,7 @@ class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
         known, held_out = find_tasks(self.data_root), names(self.held_out)
         unknown = [name for name in held_out if name not in known and self.held_out != HELD_OUT]
         found = [name for name in known if name not in held_out]
-        refuse(
+        raise_if(
             (unknown, f"unknown task held_out={''.join(unknown[:1])}: expected {', '.join(known)}"),
             (
                 not found,

@@ -145,7 +145,7 @@ LIBRARY = [p for m, p in MODULES.items() if package_of(m) not in ("commands", "e
 def errors_of(path: Path) -> Iterator[str]:
     """Return the source of all errors and warnings of a file."""
     for node in ast.walk(ast.parse(path.read_text())):
-        warns = isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("warn", "refuse")
+        warns = isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("warn", "raise_if")
         if isinstance(node, ast.Raise) or warns:
             yield ast.unparse(node)
 

@@ -99,7 +99,7 @@ class Planned(NamedTuple):
 
 def main(args: Compare) -> None:
     """Train and evaluate all incomplete runs, print the table and draw the figure."""
-    processes.require_alone("comparisons")
+    processes.require_single_process("comparisons")
     entries = read_entries(args.methods)
     planned = [  # all settings are validated before the first run
         plan(folder_of(args, entry, seed), words_of(args, entry, seed))
@@ -111,7 +111,7 @@ def main(args: Compare) -> None:
     require_writable(args.out / "curves.png")
     if args.jobs == 1:
         for run in planned:
-            make(run, flags, typed)
+            make(run, flags, run_in_process)
     else:
         beside = SideBySide(args.jobs)
         beside.map(lambda run: make(run, flags, beside.execute), planned)
@@ -232,7 +232,7 @@ def evaluations(run: Run, flags: list[str]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda entry: entry["iteration"] != run.checkpoints()[-1])
 
 
-def typed(folder: Path, words: list[str]) -> None:
+def run_in_process(folder: Path, words: list[str]) -> None:
     """Run a command in this process; `folder` is not used.
 
     While the command runs, ``sys.argv`` contains its words, so that run folders record the command.

@@ -97,7 +97,7 @@ def draw(run: Run, subject: Subject) -> None:
         run: The shared copy of the run.
         subject: Description of the run, with the command that draws the run.
     """
-    kinds = ("gif", "png") if subject.shows == "render" and _films() else ("png",)
+    kinds = ("gif", "png") if subject.shows == "render" and _can_write_video() else ("png",)
     reasons: dict[str, str] = {}
     for kind in kinds:
         out = run.folder / "media" / f"adaptation.{kind}"
@@ -117,7 +117,7 @@ def draw(run: Run, subject: Subject) -> None:
         warn(f"shared an image instead of a video ({reasons['gif']})")
 
 
-def _films() -> bool:
+def _can_write_video() -> bool:
     try:
         require_video()
     except ImportError:

@@ -117,14 +117,14 @@ class Ranged:
         kind: type = type(self)
         for name, accepted in ranges_of(kind).items():
             accepted.check(f"`{name}`", getattr(self, name))
-        refuse(*self.conflicts())
+        raise_if(*self.conflicts())
 
     def conflicts(self) -> Conflicts:
         """Return invalid combinations of fields as pairs of a condition and an error message."""
         return ()
 
 
-def refuse(*cases: tuple[Any, str]) -> None:
+def raise_if(*cases: tuple[Any, str]) -> None:
     """Raise a ValueError with the message of the first true condition, if there is one.
 
     Args:
@@ -136,7 +136,7 @@ def refuse(*cases: tuple[Any, str]) -> None:
     Example::
 
         shots = 5
-        refuse((shots < 1, f"num_shots must be at least 1, got {shots}"))
+        raise_if((shots < 1, f"num_shots must be at least 1, got {shots}"))
     """
     for condition, message in cases:
         if condition:

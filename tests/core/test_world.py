@@ -105,7 +105,7 @@ def test_results_do_not_depend_on_the_number_of_processes(
     words = [*COMMANDS[name], "--iterations", iterations]
     for size in (1, *sizes):
         started = ranks.start(size, tmp_path, ranks.metarl, [*words, "--out", tmp_path / str(size)])
-        assert started.join() == [0] * size, started.told()
+        assert started.join() == [0] * size, started.errors()
     alone = history(tmp_path / "1")
     assert len(alone) == iterations
     for size in sizes:
@@ -197,9 +197,9 @@ def test_a_killed_process_ends_the_run_and_a_different_number_resumes_it(
         assert codes[victim] == -signal.SIGKILL
         # Other processes do not print an error.
         assert codes[:victim] + codes[victim + 1 :] == [1] * (size - 1), attempt
-        assert started.told() == []
+        assert started.errors() == []
     started = ranks.start(3, tmp_path, ranks.metarl, ["resume", folder])
-    assert started.join() == [0, 0, 0], started.told()
+    assert started.join() == [0, 0, 0], started.errors()
     assert largest_gap(history(folder), history(tmp_path / "whole")) < 1e-5
 
 
@@ -221,7 +221,7 @@ def test_an_error_in_one_process_is_printed_once(tmp_path: Path) -> None:
     words = [*COMMANDS["vpg-maml"], "--iterations", 3, "--out", tmp_path / "run"]
     started = ranks.start(3, tmp_path, failing_in_one, words)
     assert started.join() == [1, 1, 1]
-    (line,) = started.told()
+    (line,) = started.errors()
     assert "metarl/Navigation2D-v0 failed in step: KeyError: 'sensor'" in line
 
 
@@ -238,7 +238,7 @@ def test_fewer_tasks_than_processes_are_rejected(
 ) -> None:
     started = ranks.start(3, tmp_path, ranks.metarl, [*words, "--out", tmp_path / "run"])
     assert started.join() == [2 if "flag" in message else 1] * 3
-    (line,) = started.told()
+    (line,) = started.errors()
     assert message in line
     assert not (tmp_path / "run" / "config.json").exists()
 
@@ -250,7 +250,7 @@ def test_a_signal_stops_all_processes_after_one_checkpoint(tmp_path: Path) -> No
     ranks.wait_for_lines(started.processes, folder, 2)
     started.processes[1].terminate()  # a signal to one process stops all of them
     assert started.join() == [128 + signal.SIGTERM] * 2
-    (line,) = started.told()
+    (line,) = started.errors()
     assert "stopped by SIGTERM" in line
     (_, stopped) = sorted(int(p.stem) for p in (folder / "checkpoints").iterdir())
     assert len(history(folder)) == stopped
@@ -260,7 +260,7 @@ def test_non_finite_values_are_reported_once(tmp_path: Path) -> None:
     words = [*COMMANDS["sinusoid"], "--iterations", 20, "--inner-lr", 1e30]
     started = ranks.start(2, tmp_path, ranks.metarl, [*words, "--out", tmp_path / "run"])
     assert started.join() == [1, 1]
-    (line,) = started.told()
+    (line,) = started.errors()
     assert "not finite" in line
 
 

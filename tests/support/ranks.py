@@ -32,7 +32,7 @@ class Ranks(NamedTuple):
             process.join(timeout=120)
         return [process.exitcode for process in self.processes]
 
-    def told(self) -> list[str]:
+    def errors(self) -> list[str]:
         """Return the error lines of all processes."""
         texts = [path.read_text() for path in self.outputs]
         return [line for text in texts for line in text.splitlines() if "error:" in line]

@@ -68,16 +68,16 @@ def sampling_speed(experiment: MetaRL, repeats: int) -> Figures:
     rollout = closed_loop()
     actions = rollout.actions.transpose(0, 1).flatten(1, 2).numpy(force=True)  # (time, rows, nu)
 
-    def environment_alone() -> None:
+    def environment_only() -> None:
         env.reset(seed=list(range(env.num_envs)))
         for action in actions:
             env.step(action)
 
     work: dict[str, Callable[[], Any]] = {"closed-loop sampling (steps/s)": closed_loop}
-    work["environment alone (steps/s)"] = environment_alone
+    work["environment only (steps/s)"] = environment_only
     if isinstance(env, BatchedLocomotion):
         work[RAW] = partial(raw_physics, env, actions)
-    environment_alone()
+    environment_only()
     # Alternate the measurements and compute ratios per turn, because the machine's speed varies.
     turns = [[median(once, 1, warm_up=False) for once in work.values()] for _ in range(repeats)]
     speeds = int(rollout.mask.sum()) / np.array(turns)

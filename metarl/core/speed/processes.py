@@ -66,7 +66,7 @@ def writes() -> bool:
     return rank() == 0
 
 
-def require_alone(what: str) -> None:
+def require_single_process(what: str) -> None:
     """Raise an error if ``torchrun`` has started several processes.
 
     Args:

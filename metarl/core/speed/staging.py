@@ -83,7 +83,7 @@ def stage(
 
     traced = make_fx(flat)(*[x.clone() for x in (*early, *late)])
     nodes = list(traced.graph.nodes)
-    _refuse_in_place(nodes)
+    _reject_in_place(nodes)
     inputs = [n for n in nodes if n.op == "placeholder"]
     returned: list[fx.Node] = list(nodes[-1].args[0])
     body = nodes[:-1]
@@ -103,7 +103,7 @@ def stage(
     return Staged(first, second)
 
 
-def _refuse_in_place(nodes: list[fx.Node]) -> None:
+def _reject_in_place(nodes: list[fx.Node]) -> None:
     for node in nodes:
         source = node.args[0] if node.target in RESHAPES else None
         if isinstance(source, fx.Node) and len(source.users) == 1:
