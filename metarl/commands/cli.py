@@ -170,7 +170,7 @@ def train(argv: list[str]) -> None:
     _, options = experiments()[argv[0]].load()
     with _world(), flags_named(options):
         kind, config, out = parse_train(argv)
-        importlib.import_module("metarl.experiment").start(kind(config), out)
+        importlib.import_module("metarl.training").start(kind(config), out)
 
 
 class Parsed(NamedTuple):
