@@ -230,7 +230,7 @@ def test_invalid_regressions_give_one_line_errors(
         (["--variable", "--ways", 6, "--queries", 2], "remove --num-queries"),
         (
             ["--preset", "omniglot-reptile", "--method", "maml"],
-            "sets --method reptile",
+            "requires --method reptile",
         ),
     ],
 )
