@@ -26,6 +26,7 @@ def commands_of_a_user(*lines: list[Any]) -> None:
         cli.run([str(word) for word in words])
 
 
+@pytest.mark.nightly
 def test_training_evaluation_and_pictures_work_in_spawned_processes(tmp_path: Path) -> None:
     """Spawned processes, as on macOS and Windows, inherit no state."""
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")

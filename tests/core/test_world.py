@@ -87,7 +87,7 @@ def largest_gap(mine: list[dict[str, float]], theirs: list[dict[str, float]]) ->
     return max(abs(a - b) / max(abs(a), abs(b), 1e-3) for a, b in pairs)
 
 
-FEW = {name: 2 for name in COMMANDS if name != "vpg-maml"}
+FEW = ("maml-trpo", "promp", "sinusoid", "maml++", "one chunk")
 MANY = {name: 20 for name in ("maml-trpo", "promp", "maml++", *ROUNDED)}
 MANY |= dict.fromkeys(("e-maml", "cavia", "reptile"), 5)
 
@@ -95,7 +95,7 @@ MANY |= dict.fromkeys(("e-maml", "cavia", "reptile"), 5)
 @pytest.mark.parametrize(
     ("name", "iterations", "sizes"),
     [
-        *((name, number, (2,)) for name, number in FEW.items()),
+        *((name, 2, (2,)) for name in FEW),
         *(nightly(name, number, (2, 3)) for name, number in MANY.items()),
     ],
 )

@@ -64,6 +64,7 @@ def test_the_half_cheetah_of_the_guide_is_recorded(egl: None) -> None:
     metarl("resume", "runs/cheetah")
 
 
+@pytest.mark.nightly
 @runs("docs/guide.md", "compare")
 @runs("docs/meta-rl.md", "compare")
 def test_the_comparisons_run_and_the_second_extends_the_first() -> None:
@@ -99,6 +100,7 @@ def test_the_few_shot_page_runs_with_small_sizes() -> None:
     assert len(Run.open(Path("RUN")).evaluations()) == 3
 
 
+@pytest.mark.nightly
 @runs("docs/text.md", "leopard", "baselines")
 def test_the_text_page_runs_with_small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     importlib.import_module("tests.support.sentences").save_documented(Path())

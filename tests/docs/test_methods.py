@@ -10,7 +10,7 @@ import pytest
 
 from metarl.experiments import OTHERS, experiments
 from metarl.supervised.methods import METHODS
-from tests.support import ROOT
+from tests.support import ROOT, nightly
 from tests.support.image_data import NO_OMNIGLOT, OMNIGLOT, mini_imagenet
 from tests.support.pages import META, OF_METHODS, commands_of, fences, is_code, run_in_small
 
@@ -83,7 +83,11 @@ def test_a_result_line_has_the_first_and_last_step_and_the_published_value(
     assert "accuracy 50.00 ± 10.00 %, without a step (1 seed)" in writer._line(result, row)
 
 
-@pytest.mark.parametrize("page", [page for page in OF_METHODS if any(map(is_code, fences(page)))])
+QUICK_PAGES = [f"docs/methods/{name}.md" for name in ("maml", "maml-trpo", "protomaml", "anil")]
+PAGES = [page for page in OF_METHODS if any(map(is_code, fences(page)))]
+
+
+@pytest.mark.parametrize("page", [page if page in QUICK_PAGES else nightly(page) for page in PAGES])
 def test_the_commands_of_a_page_run_with_small_sizes(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ def test_the_notebook_runs_and_maml_fits_better_than_joint_training(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:jupyter_client", "ignore::ResourceWarning")
+@pytest.mark.nightly
 def test_commands_in_a_notebook_print_progress_and_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
