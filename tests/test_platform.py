@@ -48,6 +48,7 @@ def test_training_evaluation_and_pictures_work_in_spawned_processes(tmp_path: Pa
     assert (tmp_path / "paths.png").stat().st_size > 10_000
 
 
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore:Glyph .* missing from font")  # it is drawn as a box
 @pytest.mark.parametrize("name", ["Läufe – 実験 (1), it's 100% $HOME"])
 def test_paths_can_contain_spaces_and_any_letter(

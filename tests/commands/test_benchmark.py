@@ -21,6 +21,7 @@ from tests.support import ranks
 ENV = "metarl/HalfCheetahDir-v1"
 
 
+@pytest.mark.nightly
 def test_figures_are_printed_and_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

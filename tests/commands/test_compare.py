@@ -130,6 +130,7 @@ def test_flags_select_a_different_checkpoint_to_compare(folder: Path) -> None:
     assert float(cell.split()[0]) == pytest.approx(entries[0]["mean"][0], rel=5e-3)
 
 
+@pytest.mark.nightly
 def test_missing_and_unfinished_runs_are_completed(folder: Path) -> None:
     before = contents(folder)
     (folder / NAMES[0] / "checkpoints" / "00000002.safetensors").unlink()

@@ -55,6 +55,7 @@ def roll(sampler: Sampler, tasks: list[dict[str, Any]]) -> Rollout:
     return sampler.rollout(*guesses(sampler), tasks, seeded(0))
 
 
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore:.*Box observation space m.* is -?infinity:UserWarning")
 @runs(PAGE, "playground.py", "train", "commands", "adapt", "async", "batched", "video")
 def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -303,6 +303,7 @@ def test_a_missing_hub_client_gives_the_install_command(
     assert "metarl-torch[hub]" in refusal(capsys, "push", run, f"hub:{REPOSITORY}")
 
 
+@pytest.mark.nightly
 @runs("docs/sharing.md", "push", "pull", "policy")
 def test_the_page_runs(
     run: Path, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch,

@@ -557,6 +557,7 @@ def test_invalid_settings_give_a_one_line_error_and_leave_no_folder(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.nightly
 @runs(PAGE, "train", "headstart", "adapt", "wrap", "fine-tune")
 def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unchanged except for the sizes, with the runs named between the blocks."""
