@@ -86,12 +86,12 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
     | 60-559 | probabilities (state, action, next state), only with `observe_task=True` | 0 | 1 |
 
     ## Rewards
-    Sampled from N(m, 1), where m is the mean reward of the state and the action.
+    N(mean of state and action, 1).
 
     ## Tasks
-    `{"transitions": [10][5][10], "rewards": [10][5]}`. For every state and
-    action, a task contains the probabilities of the next states, sampled from
-    Dirichlet(1), and a mean reward, sampled from N(1, 1).
+    `{"transitions": [10][5][10], "rewards": [10][5]}`, sampled from Dirichlet(1) and N(1, 1).
+    For every state and action, a task contains the probabilities of the next
+    states and a mean reward.
     :func:`optimal_return` and :func:`uniform_return` compute the expected
     returns of the optimal and the uniform policy.
 

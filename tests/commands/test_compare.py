@@ -144,6 +144,7 @@ def test_missing_and_unfinished_runs_are_completed(folder: Path) -> None:
     assert after[name] == before[name]
 
 
+@pytest.mark.nightly
 def test_more_iterations_continue_the_existing_runs(folder: Path) -> None:
     metarl("compare", *METHODS, *FLAGS, "--iterations", 3, "--seeds", 0, 1)
     for name in NAMES:

@@ -190,6 +190,7 @@ def test_under_stable_baselines(
     trains(register(script), tmp_path_factory.mktemp("sb3") / "run", *SB3)
 
 
+@pytest.mark.nightly
 @cases(0.03)
 @given(script=scripts, kill=st.sampled_from([None, None, signal.SIGKILL, signal.SIGSEGV]))
 @example(script={"when": 2}, kill=signal.SIGKILL)

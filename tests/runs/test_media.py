@@ -50,6 +50,7 @@ def test_pictures_are_due_at_the_first_checkpoint_after_every_interval() -> None
     assert due(checkpoint_every=1, media_every=26) == []
 
 
+@pytest.mark.nightly
 def test_pictures_do_not_change_results_and_are_sent_to_the_tracker(
     whole: Path, tmp_path: Path
 ) -> None:

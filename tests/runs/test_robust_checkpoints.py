@@ -83,6 +83,7 @@ def forged(draw: st.DrawFn, path: Path) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.nightly
 @cases(0.25)
 @given(data=st.data())
 def test_forged_checkpoint(runs: dict[str, Path], data: st.DataObject) -> None:
