@@ -6,6 +6,9 @@ SITE is a folder into which an old wheel was installed (``pip install --no-deps 
 the new version is the one that this Python imports. Each trains a few iterations of every case.
 Only wall times may differ; what was renamed since is in the tables below. ``--record FILE`` writes
 the old version's metrics of the first iteration of some cases instead, for the regression test.
+
+Wheels built before the baseline had scaled features differ from later ones by rounding in meta-RL,
+which a trust region and the physics of the robots amplify; supervised runs are still equal.
 """
 
 import argparse
