@@ -8,7 +8,7 @@ Only wall times may differ; what was renamed since is in the tables below. ``--r
 the old version's metrics of the first iteration of some cases instead, for the regression test.
 
 Wheels built before the baseline had scaled features differ from later ones by rounding in meta-RL,
-which a trust region and the physics of the robots amplify; supervised runs are still equal.
+which a trust region and the physics of the robots amplify.
 """
 
 import argparse

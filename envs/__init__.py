@@ -8,6 +8,7 @@ Gymnasium. Each environment has a scalar implementation for
 Example::
 
     >>> import gymnasium
+    >>> import numpy as np
     >>> import metarl.envs
     >>> env = gymnasium.make("metarl/Navigation2D-v0")
     >>> env.unwrapped.task = env.unwrapped.sample_tasks(1, np.random.default_rng(0))[0]

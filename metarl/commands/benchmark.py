@@ -62,7 +62,7 @@ class Benchmark(Ranged):
     )  # fmt: skip
     """Gymnasium IDs of the environments in which sampling and update are measured."""
     num_tasks: Annotated[int | None, unset("20 for navigation, 40 for others")] = None
-    """Number of tasks per meta-batch in sampling and update."""
+    """Number of tasks per meta-batch when sampling and the update are measured."""
     episodes_per_task: int = 20
     """Number of episodes per task in sampling and update."""
     hidden: tuple[int, ...] = ()

@@ -249,8 +249,8 @@ def show(groups: dict[str, list[Run]], flags: list[str], out: Path) -> None:
     """Print the table of the comparison, and write table.md and curves.png.
 
     Args:
-        groups: Runs by name of the method.
-        flags: Flags of the evaluations to show.
+        groups: Runs by method name.
+        flags: Flags of ``metarl evaluate`` that select the evaluations to show.
         out: Output folder.
     """
 

@@ -248,7 +248,10 @@ def mlp_policy(
     if isinstance(action_space, gymnasium.spaces.Box) and len(action_space.shape) == 1:
         sizes = (*inputs, action_space.shape[0])
         return Policy.of(GaussianMLP(sizes, init_std=init_std, scale=scale, **options))
-    raise TypeError(f"actions must be a flat Box, or Discrete from 0, got {action_space}")
+    raise TypeError(
+        "the action space must be a one-dimensional Box or a Discrete space with start=0, got "
+        f"{action_space}; wrap the environment to convert its actions"
+    )
 
 
 NETWORKS: dict[str, Callable[..., tuple[Policy, Params]]] = {"mlp": mlp_policy}

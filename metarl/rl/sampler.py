@@ -260,8 +260,8 @@ def make_sampler(
     """Create a sampler for an environment that is registered with Gymnasium.
 
     By default, environments without a vectorized implementation run in a
-    ``SyncVectorEnv``. With ``vectorization_mode="async"``, each row runs in a
-    separate process and produces the same episodes.
+    ``SyncVectorEnv``. With ``vectorization_mode="async"``, each sub-environment
+    runs in a separate process; the episodes are the same as with ``SyncVectorEnv``.
 
     Args:
         env_id: The Gymnasium id. With the form ``module:namespace/Name-v0``,

@@ -15,7 +15,7 @@ from metarl.runs.folder import Run
 
 MEDIA = (".png", ".gif", ".mp4")
 TRUSTED = ("metarl", "metarl.envs")
-"""Modules that an environment ID ``module:Name-v0`` of a shared run may always import."""
+"""Modules that may always be imported for an environment ID ``module:Name-v0`` in a shared run."""
 REPLACED: dict[str, Any] = {"track": "none", "data_root": None}
 """Values in a copy for settings that only apply to the training machine."""
 KEPT = ("experiment", "config", "command", "changed_by", "versions")

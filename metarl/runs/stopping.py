@@ -62,7 +62,11 @@ class StopSignal(AbstractContextManager["StopSignal"]):
     """
 
     def __init__(self, then: Callable[[], None] = lambda: None) -> None:
-        """Create the context manager; signals are recorded after the context is entered."""
+        """Create the context manager; signals are recorded after the context is entered.
+
+        Args:
+            then: Function called at the first signal; does nothing by default.
+        """
         self.received: int | None = None
         self._then, self._at = then, 0.0
         self._before: dict[int, Any] = {}

@@ -67,15 +67,15 @@ def adaptation_curves(
         model: The network and the criterion. The inner loop of the model is not used.
         loop: The inner loop for the evaluation, including the number of inner steps.
         metas: One or more sets of meta-parameters. If there are several, each
-            set adapts separately, and the predictions are averaged. This is
-            the ensemble of checkpoints in MAML++ (Antoniou et al. 2019),
-            which averages logits.
+            one is adapted separately, and the outputs of the network
+            (logits for classifiers) are averaged, as in the checkpoint
+            ensemble of MAML++ (Antoniou et al. 2019).
         draw: Function ``(num_tasks, generator) -> tasks``, such as the
             `sample` method of :class:`FewShot`.
         num_tasks: Number of tasks to evaluate.
         generator: Random generator for the tasks.
-        chunk_size: Maximum number of tasks evaluated at once, at most 20;
-            lower values need less memory. Defaults to 20.
+        chunk_size: Number of tasks evaluated at once; lower values need less
+            memory. Defaults to 20; higher values are reduced to 20.
         nearest_neighbor: Assign each query example to the class of the
             nearest support example in feature space, without inner steps. The
             curves then contain only step 0.

@@ -58,7 +58,11 @@ class Staged(NamedTuple):
 def stage(
     function: Callable[[Tensors, Tensors], tuple[Tensors, Tensors]], early: Tensors, late: Tensors
 ) -> Staged:
-    """Trace ``function(early, late) -> (early outputs, late outputs)`` into two programs.
+    """Split ``function(early, late) -> (early outputs, late outputs)`` into two traced programs.
+
+    The early program computes the early outputs from the early inputs. The late
+    program computes the late outputs from the late inputs and the intermediate
+    results of the early program.
 
     Args:
         function: A composition of tensor operators, ``vmap`` and gradients.
