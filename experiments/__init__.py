@@ -43,7 +43,8 @@ OTHERS = {
     "fewshot": Entry("fewshot:ImageClassification", "few-shot image classification"),
     "text": Entry("text:TextClassification", "few-shot sentence classification"),
 }
-"""Experiments other than meta-RL, by name; :func:`experiments` adds one per meta-RL method."""
+"""Experiments other than meta-RL, by name; :func:`experiments` adds one
+entry per meta-RL method."""
 
 
 def experiments() -> dict[str, Entry]:
@@ -85,13 +86,15 @@ def settings(name: str, *, preset: str | None = None, **changed: Any) -> Any:
         preset: Name of a preset; preset values for settings that the
             experiment does not have are ignored. Default: the default
             settings of the experiment.
-        **changed: Settings that override the preset.
+        **changed: Settings that override the preset, by field name of the
+            configuration dataclass.
 
     Returns:
         An instance of the configuration dataclass of the experiment.
 
     Raises:
         KeyError: If the experiment does not exist.
+        TypeError: If the experiment does not have one of the settings.
         ValueError: If the preset does not exist or a value is invalid.
     """
     from metarl.experiments import presets
@@ -116,7 +119,8 @@ def train(name: str, out: str | Path, *, preset: str | None = None, **changed: A
 
     Raises:
         KeyError: If the experiment does not exist.
-        ValueError: If the preset does not exist or a setting is invalid.
+        TypeError: If the experiment does not have one of the settings.
+        ValueError: If the preset does not exist or a value is invalid.
         FileExistsError: If the folder exists and is not empty.
 
     Example::

@@ -39,7 +39,7 @@ from metarl.util import Conflicts, Ranged, among, at_least, raise_if
 
 
 EXAMPLES_PER_CHUNK = 160  # measured on 2 cores, 28×28 pixels and 64 filters
-QUERIES = 15  # of each class in validation and test, where the images suffice
+QUERIES = 15  # maximum number per class in validation and test
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class ImageSettings(Ranged):
 
     group: ClassVar[str] = "data"
     data: Literal["glyphs", "omniglot", "mini-imagenet", "folder"] = "glyphs"
-    """Image data set. The value folder reads your own images from --data-root, which must contain
-    one subfolder per class; glyphs requires no files."""
+    """Image data set. With folder, your own images are read from --data-root, which must contain
+    one subfolder per class. With glyphs, characters are drawn and no files are required."""
     data_root: Annotated[
         Path | None, unset("$METARL_DATA; if that is not set, Omniglot is downloaded")
     ] = None
@@ -65,7 +65,7 @@ class ImageSettings(Ranged):
     """Splits in which images rotated by 90, 180 and 270 degrees form additional classes. If not
     set, all for Omniglot and none for the other data sets."""
     num_ways: Annotated[int, at_least(2), tyro.conf.arg(aliases=["--ways"])] = 5
-    """Number of classes per task; with --variable, the maximum number (Meta-Dataset: 50)."""
+    """Number of classes per task; with --variable, the maximum number, 50 in Meta-Dataset."""
     num_shots: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--shots"])] = 1
     """Number of support images per class."""
     num_queries: Annotated[
@@ -77,13 +77,13 @@ class ImageSettings(Ranged):
     ] = None
     """Number of query images per class in validation and test tasks."""
     train_shots: Annotated[int | None, at_least(1), unset("value of --num-shots")] = None
-    """Number of support images per class in training; --num-shots then only applies to validation
-    and test. Reptile uses 10."""
+    """Number of support images per class in training, if different from validation and test. If
+    not set, 10 for reptile and the value of --num-shots otherwise."""
     variable: bool = False
     """Sample tasks with variable numbers of classes and of support images per class, as in
     Meta-Dataset."""
     max_support: Annotated[int, at_least(1)] = 500
-    """Maximum number of support images per task with --variable."""
+    """Maximum number of support images per task; only used with --variable."""
 
 
 @dataclass(frozen=True)
@@ -103,20 +103,20 @@ class NetworkSettings(Ranged):
 
 @dataclass(frozen=True)
 class FewShotConfig(SupervisedConfig, NetworkSettings, ImageSettings):
-    """Learn to classify images into N classes from K examples of each.
+    """Learn to classify images into N classes from K examples per class.
 
-    With --method pretrained, one classifier is trained on all training classes. To evaluate the
-    pretrained network on new classes, run `metarl evaluate RUN --start prototypes`, for example.
+    With --method pretrained, one classifier is trained on all training classes. To fine-tune the
+    pretrained network on new classes, run `metarl evaluate RUN --start prototypes`.
     """
 
     iterations: int = 2000
     checkpoint_every: int = 500
     log_every: int = 10
     classes: tyro.conf.Suppress[str | None] = None
-    """Hash of the class names in all splits, set when training starts; used to detect changes."""
+    """Hash of all class names, set when training starts and used to detect changed data."""
 
-    # Rates are those of a mean cross-entropy: 0.4 in Finn et al.'s code, which sums over 5 classes,
-    # is 2.0 here.
+    # Step sizes apply to the mean cross-entropy. The code of Finn et al. sums over 5 classes, so 0.4
+    # in that code is 2.0 here.
     defaults = {  # noqa: RUF012
         "": {"num_tasks": 32, "inner_steps": 1, "test_steps": 3, "inner_lr": 0.4,
              "outer_lr": 1e-3},
@@ -139,13 +139,13 @@ class FewShotConfig(SupervisedConfig, NetworkSettings, ImageSettings):
             *super().conflicts(),
             (
                 self.method == "oracle",
-                "method=oracle is only supported by `train regression`; choose a different method",
+                "method=oracle requires `metarl train regression`; choose a different method",
             ),
             (
                 varied and joint,
                 "method=pretrained does not support `variable` tasks; remove `variable`",
             ),
-            (varied and given, f"`variable` samples the number of images per task; remove {given}"),
+            (varied and given, f"`variable` samples the image counts per class; remove {given}"),
             (varied and staged, f"`variable` requires mode=eager, got mode={self.mode}"),
             (
                 varied and learned,
@@ -172,7 +172,7 @@ class ImageClassification(Supervised[FewShotConfig]):
 
     @cached_property
     def splits(self) -> Splits:
-        """Images by split. Assign a different value to this attribute to train on other images."""
+        """Training, validation and test images; assign other splits to use your own images."""
         config = self.config
         options: Any = {n: getattr(config, n) for n in ("data_root", "split", "image_size")}
         return load_images(config.data, **options)
@@ -215,7 +215,7 @@ class ImageClassification(Supervised[FewShotConfig]):
         Sampling raises an error before training if a split has too few classes or images.
 
         Returns:
-            Metrics of iteration 0, which are empty.
+            An empty dictionary, because no metrics are logged for iteration 0.
         """
         config, fewest = self.config, VariableFewShot.MIN_WAYS
         few = config.variable and config.num_ways <= fewest
@@ -264,21 +264,23 @@ def _pool(
     left = max(1, min(classes.counts) - config.num_shots)
     tested = config.test_queries or min(QUERIES, left)
     queries = config.num_queries or config.num_shots if training else tested
-    if config.variable:  # such tasks have sizes of their own
+    if config.variable:  # VariableFewShot samples the sizes
         shots = queries = 1
     turned = config.rotations == "all" or (training and config.rotations == "train")
     images, counts, ways = classes.images, classes.counts, config.num_ways
     try:
         return FewShot(images, counts, ways, shots, queries, rotations=turned)
     except ValueError as error:
-        raise ValueError(f"{split} classes of data={config.data}: {error}") from None
+        raise ValueError(
+            f"too few {split} classes or images in data={config.data}: {error}"
+        ) from None
 
 
 def _tasks(config: FewShotConfig, pool: Callable[[], FewShot], steps: int) -> Draw:
-    """Return a sampler of tasks whose batches are prepared for the inner loop.
+    """Return a sampler of tasks from `pool`, with support batches for `steps` inner steps.
 
-    With `inner_batch`, the support set is split into minibatches. With ``bn_mode="support"``, the
-    query batch contains the support images as the reference of batch norm.
+    With `inner_batch`, one minibatch per step is sampled from the support set. With
+    ``bn_mode="support"``, the query batch also contains the support images for batch norm.
     """
 
     def source() -> Draw:

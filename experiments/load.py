@@ -22,13 +22,15 @@ def load(
             repository on the Hugging Face Hub, given as ``hub:USER/NAME`` or
             ``hub:USER/NAME@REVISION``.
         checkpoint: Iteration of the checkpoint. Default: the last checkpoint.
-        device: Device of the parameters: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        device: Device of the parameters: ``"cpu"``, ``"cuda"`` or ``"auto"``,
+            which selects CUDA if it is available and the CPU otherwise.
         trust_env: Whether to import the module in an environment ID such as
             ``module:Name-v0``. Not required if your program has already
             imported this module.
-        options: Options of the policy, such as `episodes`, the number of
-            episodes per inner step. Default: as many episodes as have 4000
-            time steps in total.
+        options: `num_tasks`, the number of tasks that the policy adapts to at
+            the same time (default: 1), and `episodes`, the number of episodes
+            per task and inner step (default: as many episodes as have 4000
+            time steps in total).
 
     Returns:
         A :class:`~metarl.experiments.policies.MetaPolicy`.

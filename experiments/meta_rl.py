@@ -67,7 +67,7 @@ class RLEvaluation(Evaluation):
 
 
 class MetaRL(Experiment[RLConfig]):
-    """Meta-reinforcement learning with any method in :data:`metarl.rl.methods.METHODS`."""
+    """An experiment that trains a policy with a method in :data:`metarl.rl.methods.METHODS`."""
 
     settings = staticmethod(config_class)
     evaluation = RLEvaluation
@@ -176,11 +176,11 @@ class MetaRL(Experiment[RLConfig]):
         name = f"steps-{num_steps}_tasks-{options.num_tasks}"
         name += f"_episodes-{sampler.episodes_per_task}_seed-{seed}"
         name += f"_lr-{rate:g}" if rate != self.config.inner_lr else ""
-        name += "_tuned" if options.tune_inner_lr else ""  # also where it is the run's own
+        name += "_tuned" if options.tune_inner_lr else ""  # even if the step size is unchanged
         return Report(name, values, tables)
 
     def _steps_to_take(self, options: RLEvaluation) -> int:
-        """Return the number of adaptation steps. Raise a ValueError if options conflict."""
+        """Return the number of adaptation steps; raise a ValueError if options conflict."""
         config = self.config
         oracle = config.observe_task and config.inner_steps == 0
         num_steps = options.inner_steps if options.inner_steps is not None else 0 if oracle else 3
@@ -209,6 +209,11 @@ class MetaRL(Experiment[RLConfig]):
         For ``Navigation2D-v0``, the paths of several episodes are drawn. For
         other environments, one episode per number of adaptation steps is
         recorded.
+
+        Args:
+            experiments: One experiment per run.
+            metas: Meta-parameters of each run.
+            options: The flags of ``metarl render``.
         """
         draw_rows = draw_paths if self.config.env == PLANE else draw_episodes
         draw_rows(list(zip(experiments, metas, strict=True)), options)

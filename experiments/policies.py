@@ -1,4 +1,4 @@
-"""Construction of policies and learners from a meta-RL configuration; meta-trained policies."""
+"""Policies and meta-learners built from a meta-RL configuration, and meta-trained policies."""
 
 import difflib
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ from metarl.rl.methods import METHODS
 from metarl.util import resolve_device
 
 
-if TYPE_CHECKING:  # at run time it is imported where it is needed
+if TYPE_CHECKING:  # imported in to_sb3 at run time
     from stable_baselines3.common.policies import ActorCriticPolicy
 
 
@@ -58,7 +58,8 @@ class Parts(NamedTuple):
         params: Initial parameters of the policy.
         loop: Inner loop used in training.
         learner: Meta-learner of the method.
-        process: Functions that compute the advantages of the support and of the query episodes.
+        process: Two functions that compute advantages, one for the support episodes and one for
+            the query episodes.
         sampler: Sampler of tasks and episodes.
     """
 
@@ -150,7 +151,7 @@ def sampler_of(
         close = difflib.get_close_matches(name, ours, 1, cutoff=0.8)
         hint = f"did you mean {close[0]}?" if close else str(error)
         raise ValueError(
-            f"unknown environment `env`={config.env}: {hint} (`metarl envs` lists environments)"
+            f"unknown environment `env`={config.env}: {hint} (run `metarl envs` to list all)"
         ) from None
 
 
@@ -187,7 +188,7 @@ class AdaptedPolicy:
         return chosen.numpy(force=True)
 
     def to_sb3(self) -> "ActorCriticPolicy":
-        """Convert the adapted policy to an actor-critic policy of Stable-Baselines3."""
+        """Return the adapted policy as a Stable-Baselines3 policy, whose critic is untrained."""
         from metarl.sb3 import sb3_policy  # the import takes a second
 
         env: Any = self.parts.sampler.env
@@ -210,7 +211,7 @@ class MetaPolicy:
     params: MetaParams
 
     def sample_task(self, seed: int = 0) -> TaskDescription:
-        """Sample a task description from the task distribution of the environment."""
+        """Sample a task description from the environment's task distribution with a random seed."""
         return self.parts.sampler.sample_tasks(numpy_generator(seed, 0, "tasks"))[0]
 
     def loop(self, steps: int, rate: float | None = None) -> InnerLoop:
@@ -236,7 +237,7 @@ class MetaPolicy:
 
         Args:
             loop: Inner loop with K steps, see :meth:`loop`.
-            tasks: Task descriptions; the number must be the `num_tasks` of the sampler.
+            tasks: Task descriptions; the number must equal ``parts.sampler.num_tasks``.
             generator: Random generator for actions and initial states.
 
         Returns:
@@ -251,11 +252,11 @@ class MetaPolicy:
     def curve(
         self, loop: InnerLoop, tasks: Sequence[TaskDescription], generator: torch.Generator
     ) -> AdaptationCurve:
-        """Measure the return on each task after 0, 1, ..., K inner steps.
+        """Measure the mean return on each task after 0, 1, ..., K inner steps.
 
         Args:
             loop: Inner loop with K steps, see :meth:`loop`.
-            tasks: Task descriptions; the number must be the `num_tasks` of the sampler.
+            tasks: Task descriptions; the number must equal ``parts.sampler.num_tasks``.
             generator: Random generator for actions and initial states.
         """
         parts = self.parts
@@ -275,7 +276,7 @@ class MetaPolicy:
             steps: Number of inner steps; each step uses new episodes. Default: the number of inner
                 steps in training; for policies trained without inner steps, 0 if the policy
                 observes the task, otherwise 1.
-            seed: Seed of the random numbers in the episodes.
+            seed: Random seed for the initial states and the actions.
         """
         usual = max(self.config.inner_steps, 0 if self.config.observe_task else 1)
         loop = self.loop(usual if steps is None else steps)

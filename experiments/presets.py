@@ -6,9 +6,9 @@ from metarl.rl.methods import METHODS
 
 
 PLANE = "metarl/Navigation2D-v0"
-# Values that are missing are the defaults, most of them the paper's.
-# Finn et al. 2017 trained half-cheetahs on 40 tasks × 20 episodes with a step of 0.1, λ 1 and KL
-# 0.01 to 0.02. What is different here, and what each difference gives, is in docs/results.md.
+# Settings that are not listed have their defaults, which mostly follow the paper.
+# Finn et al. 2017 trained half-cheetahs on 40 tasks × 20 episodes with step size 0.1, λ 1 and KL
+# 0.01 to 0.02. docs/results.md explains the differences and their effects.
 CHEETAH: dict[str, Any] = {
     "iterations": 300,
     "inner_lr": 0.1,
@@ -17,22 +17,23 @@ CHEETAH: dict[str, Any] = {
     "max_kl": 0.05,
     "fisher_fraction": 0.25,
 }
-# A network without much to see: what to do is in its biases, which a large inner step moves.
+# Observations contain little information: the biases, which a large inner step changes, determine
+# the actions.
 TABULAR: dict[str, Any] = {"num_tasks": 40, "hidden": (32, 32), "inner_lr": 5.0, "output_gain": 1.0}
 POLICIES: dict[str, dict[str, Any]] = {
-    # A minute on two cores: 0.8 million environment steps.
+    # 0.8 million environment steps, one minute on two cores.
     "navigation-quick": {"env": PLANE, "iterations": 30, "hidden": (64, 64)},
     # Finn et al. 2017, section 5.3 and their point scripts: 20 tasks × 20 episodes × 100 steps.
-    # One deviation: the last layer starts at a tenth of Xavier's scale (docs/results.md says why).
+    # One deviation: the last layer starts at a tenth of Xavier's scale, see docs/results.md.
     "navigation-paper": {"env": PLANE, "iterations": 100},
-    # The paper's physics: 0.01 s a step, 200 steps.
+    # The simulation of the paper: 0.01 s per step, 200 steps.
     "rllab-cheetah-dir": {**CHEETAH, "env": "metarl/RllabHalfCheetahDir-v0"},
     "rllab-cheetah-vel": {**CHEETAH, "env": "metarl/RllabHalfCheetahVel-v0"},
-    # Gymnasium's physics as of ProMP and later: 0.05 s a step, 100 steps.
+    # The simulation of Gymnasium, as in ProMP and later work: 0.05 s per step, 100 steps.
     "cheetah-dir": {**CHEETAH, "env": "metarl/HalfCheetahDir-v1", "iterations": 160},
     "cheetah-vel": {**CHEETAH, "env": "metarl/HalfCheetahVel-v1", "iterations": 160},
     # Duan et al. 2016, with 200 pulls, or 20 episodes of ten steps, before an inner step. On the
-    # bandit the curvature of log π · A makes the first policy deterministic (docs/results.md).
+    # bandit, the curvature of log π · A makes the first policy deterministic, see docs/results.md.
     "bandit": {
         **TABULAR, "env": "metarl/Bandit-v0", "iterations": 60, "discount": 0.5,
         "inner_loss": "ratio",
@@ -42,18 +43,18 @@ POLICIES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-# Finn et al. 2017, section 5.1: 70,000 meta-updates of 25 sinusoids. The step size is that of their
-# code; trained with the 0.01 of the text, some test tasks diverge after three or more steps.
+# Finn et al. 2017, section 5.1: 70,000 meta-updates on 25 sinusoids. The step size is from their
+# code; with 0.01, the value in the paper, some test tasks diverge after three or more steps.
 SINUSOID: dict[str, Any] = {"iterations": 70_000, "checkpoint_every": 10_000, "inner_lr": 1e-3}
 SINUSOIDS: dict[str, dict[str, Any]] = {
     "sinusoid-paper": {**SINUSOID, "num_shots": 10},
     "sinusoid-5-shot": {**SINUSOID, "num_shots": 5},
 }
 
-# Published inner rates are of summed losses: 0.4 for 5 ways is 2.0 of the mean, as here.
+# Published inner step sizes apply to summed losses: 0.4 for 5 ways is 2.0 for the mean loss here.
 OMNIGLOT: dict[str, Any] = {"data": "omniglot", "method": "maml", "iterations": 60_000}
-# Finn et al. 2017: 32 filters, 5 steps of 0.01 × 5 in training and 10 in the test, gradients cut at
-# 10. Antoniou et al. 2019: 48 filters, 2 tasks.
+# Finn et al. 2017: 32 filters, 5 steps of 0.01 × 5 in training and 10 steps in test, gradients
+# clipped to 10. Antoniou et al. 2019: 48 filters, 2 tasks.
 MINI: dict[str, Any] = {
     "data": "mini-imagenet", "num_queries": 15, "inner_steps": 5, "clip": 10.0,
 }  # fmt: skip
@@ -69,17 +70,17 @@ IMAGES: dict[str, dict[str, Any]] = {
         **OMNIGLOT, "method": "maml++", "iterations": 50_000, "network": "conv4-pool",
         "rotations": "train",
     },
-    # Nichol et al. 2018: 5 tasks, 5 steps of 1e-3, and 50 in the test; 10 images a class in
-    # training, batches of 10, Adam without momentum.
+    # Nichol et al. 2018: 5 tasks, 5 steps of 1e-3 in training and 50 in test; 10 images per class
+    # in training, batches of 10, Adam without momentum.
     "omniglot-reptile": {
         **OMNIGLOT, "method": "reptile", "iterations": 100_000, "network": "conv4-flat",
         "rotations": "train",
     },
-    # Park & Oliva 2019: as MAML, one step of 0.4 × 5.
+    # Park & Oliva 2019: one step of 0.4 × 5, as in MAML.
     "omniglot-meta-curvature": {**OMNIGLOT, "method": "meta-curvature", "inner_lr": 2.0},
-    # Rajeswaran et al. 2019: 16 steps, λ 2, 5 conjugate-gradient steps; the rate of their code. The
-    # linear system of that, 2 I + H / (λ + 10), is a sixth of this one, 12 I + H / λ; damped with 1
-    # training diverges. A rate near 1/λ makes the proximal steps overshoot.
+    # Rajeswaran et al. 2019: 16 steps, λ 2, 5 conjugate-gradient steps, step size of their code. The
+    # linear system in their code, 2 I + H / (λ + 10), is a sixth of 12 I + H / λ, the system here;
+    # with damping 1, training diverges. A step size near 1/λ makes the proximal steps overshoot.
     "omniglot-imaml": {
         **OMNIGLOT, "method": "imaml", "iterations": 20_000, "cg_damping": 11.0,
         "network": "conv4-flat",
@@ -99,7 +100,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "fewshot": IMAGES,
     "text": {},
 }
-"""Settings by experiment and preset name; all meta-RL methods share ``"policies"``."""
+"""Preset settings by experiment and preset name. All meta-RL methods share the
+key ``"policies"``."""
 
 
 def presets_of(experiment: str) -> dict[str, dict[str, Any]]:
@@ -110,7 +112,7 @@ def presets_of(experiment: str) -> dict[str, dict[str, Any]]:
 
 
 def preset(name: str, experiment: str) -> dict[str, Any]:
-    """Return the settings of a preset.
+    """Return the settings of a preset, by field name of the configuration dataclass.
 
     Args:
         name: Name of the preset.

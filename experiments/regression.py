@@ -22,7 +22,7 @@ from metarl.supervised import Sinusoids, squared_error
 from metarl.util import Conflicts, Ranged, at_least
 
 
-QUERIES = 100  # points of validation and test
+QUERIES = 100  # query points per validation and test task
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class RegressionConfig(SupervisedConfig, SinusoidSettings):
 
     --method pretrained trains one network on all sinusoids without
     adaptation. --method oracle also trains without adaptation, but the
-    network observes amplitude and phase. --preset NAME selects published
-    settings; run `metarl train` to list all presets.
+    network observes the amplitude and the phase. --preset NAME selects
+    published settings; run `metarl train` to list all presets.
     """
 
     iterations: int = 10_000
     checkpoint_every: int = 1000
     log_every: int = 100
 
-    # Rates are those of a mean squared error. One step in training, ten in the test: the paper's.
+    # Step sizes apply to the mean squared error. The numbers of steps are those of the paper.
     defaults = {  # noqa: RUF012
         "": {"mode": "traced", "num_tasks": 25, "inner_steps": 1, "test_steps": 10,
              "inner_lr": 0.01, "outer_lr": 1e-3},
@@ -72,9 +72,12 @@ class RegressionConfig(SupervisedConfig, SinusoidSettings):
             (not self.hidden, "`hidden` must contain at least one width, got none"),
             (
                 fewshot,
-                "regression does not support `start`, inner_batch and per_step_norm; remove them",
+                "regression does not support `start`, inner_batch or per_step_norm; remove them",
             ),
-            (classes, f"method={self.method} requires classification tasks; use `train fewshot`"),
+            (
+                classes,
+                f"method={self.method} requires classification tasks; use `metarl train fewshot`",
+            ),
         ]
 
 

@@ -54,7 +54,8 @@ class RLRendering(Rendering):
     ] = None
     """Number of adaptation steps per task."""
     inner_lr: Annotated[tuple[float, ...], at_least(0)] = ()
-    """Step sizes of the first adaptation step, one per run; the values of training if not set."""
+    """Step sizes of the first adaptation step, one per run. If not set, the
+    values used in training."""
     num_tasks: Annotated[int, at_least(1)] = 3
     """Number of test tasks in an image of Navigation2D-v0; any other output shows one task."""
     episodes_per_task: Annotated[int, at_least(1)] = 40
@@ -99,7 +100,7 @@ def draw_episodes(rows: Rows, options: RLRendering) -> None:
     """Record one episode on a test task after 0, 1, ..., K inner steps, and draw the recordings."""
     shots = []
     for index, (one, params) in enumerate(rows):
-        recorder = recorder_of(one)  # fails before any work where nothing can be drawn
+        recorder = recorder_of(one)  # fails early if the environment cannot be rendered
         usual = max(one.config.inner_steps, 0 if one.config.observe_task else 1)
         done = adapted(rows, options, index, steps=usual)
         path, task = adapted_path(done.loop, params, done.batches), done.tasks[0]
@@ -113,7 +114,7 @@ def draw_episodes(rows: Rows, options: RLRendering) -> None:
 
 
 def recorder_of(one: Experiment[Any]) -> Sampler:
-    """Return a sampler that records single episodes in the environment of a run."""
+    """Return a sampler that records single episodes in the environment of an experiment."""
     known = {"observe_task": True} if one.config.observe_task else {}
     return make_recorder(one.config.env, device=one.device, **known)
 
@@ -135,7 +136,7 @@ def play(
     """
     pace = choose_pace(recorder, options.out.suffix)
     recordings = record_episodes(recorder, policy, path, task, seed=options.seed, every=pace.every)
-    recorder.env.call("close")  # before the next one opens a window
+    recorder.env.call("close")  # the next recorder opens a new window
     return recordings, pace
 
 
@@ -149,7 +150,7 @@ def adapted(
         options: The flags of ``metarl render``.
         index: Index of the run.
         steps: Number of inner steps, used if `options` does not set the number.
-        num_tasks: Number of test tasks.
+        num_tasks: Number of test tasks, used if `options` does not set the task.
     """
     one, params = rows[index]
     num_tasks = 1 if options.task else num_tasks
@@ -163,5 +164,5 @@ def adapted(
 
 
 def tasks_shown(sampler: Sampler, options: Rendering, task: str | None) -> list[TaskDescription]:
-    """Return the task parsed from JSON, or test tasks from the sampler if `task` is not set."""
+    """Return the task parsed from the JSON text `task`, or sampled test tasks if it is None."""
     return [read_task(task, sampler)] if task else paper_tasks(sampler, options.seed)

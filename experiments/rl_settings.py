@@ -1,4 +1,4 @@
-"""Configuration of meta-RL: settings shared by all methods, and settings of each method."""
+"""Configuration of meta-RL: settings shared by all methods, and method-specific settings."""
 
 from dataclasses import dataclass, field, make_dataclass
 from functools import cache
@@ -25,9 +25,10 @@ class EnvironmentSettings(Ranged):
 
     group: ClassVar[str] = "environment"
     env: str = "metarl/Navigation2D-v0"
-    """Gymnasium ID of an environment with tasks; run `metarl envs` to list the built-in ones."""
+    """Gymnasium ID of an environment with tasks; run `metarl envs` to list the
+    built-in environments."""
     observe_task: bool = False
-    """Append the task to the observation, as for an oracle."""
+    """Append the task parameters to the observation, as for an oracle."""
     vectorization: Literal["auto", "sync", "async"] = "auto"
     """Method of running episodes in parallel. auto uses the environment's
     vectorized implementation if there is one, otherwise sync. sync runs all
@@ -84,7 +85,7 @@ class InnerLoopSettings(Ranged):
     (PPO), and dice has unbiased derivatives of every order with --discount 1
     and --gae-lambda 1, but a high variance."""
     inner_clip: Annotated[float, greater_than(0)] = 0.5
-    """Clip the probability ratio of the clipped inner loss to 1 ± this value."""
+    """Clip likelihood ratios to 1 ± this value; only used with --inner-loss clipped."""
     first_order: bool = False
     """Treat inner gradients as constants in the meta-gradient (FOMAML)."""
     inner_gae_lambda: Annotated[float | None, between(0, 1), unset("value of --gae-lambda")] = None
@@ -98,7 +99,10 @@ class InnerLoopSettings(Ranged):
 
 @dataclass(frozen=True)
 class RLConfig(InnerLoopSettings, PolicySettings, EnvironmentSettings, RunConfig):
-    """Settings shared by all meta-RL methods; :func:`config_class` adds those of a method."""
+    """Settings shared by all meta-RL methods.
+
+    :func:`config_class` returns a subclass with the additional settings of a method.
+    """
 
     chunk_size: Annotated[
         int | None, at_least(1), unset("as many as fit the CPU cache; all on a GPU")

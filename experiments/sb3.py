@@ -40,7 +40,7 @@ class SB3Config(RunConfig):
 
     With --task, the policy is trained on this task. Without --task, a task is sampled for every
     episode, and the policy is an oracle with --observe-task, or pretrained on all tasks otherwise.
-    All other hyperparameters have SB3's defaults, with three exceptions: PPO updates on whole
+    Hyperparameters without a flag have SB3's defaults, with three exceptions: PPO updates on whole
     episodes, SAC and TD3 take one gradient step per environment step, and TD3 explores with
     Gaussian noise.
 
@@ -58,11 +58,12 @@ class SB3Config(RunConfig):
     algo: Literal["ppo", "a2c", "sac", "td3"] = "ppo"
     """Training algorithm; sac and td3 require continuous actions."""
     env: str = "metarl/Navigation2D-v0"
-    """Gymnasium ID of an environment with tasks; run `metarl envs` to list the built-in ones."""
+    """Gymnasium ID of an environment with tasks; run `metarl envs` to list the built-in
+    environments."""
     task: Annotated[str | None, unset("sampled for every episode")] = None
     """Task to train on, as JSON, such as '{"direction": -1}'."""
     observe_task: bool = False
-    """Append the task to the observation, to train an oracle."""
+    """Append the task parameters to the observation, to train an oracle."""
     num_envs: Annotated[int, at_least(1)] = 16
     """Number of training environments that are stepped in parallel."""
     episodes: Annotated[int, at_least(1)] = 20
@@ -76,7 +77,8 @@ class SB3Config(RunConfig):
     discount: Annotated[float, between(0, 1)] = 0.99
     """Discount factor of the rewards."""
     device: Literal["auto", "cpu", "cuda"] = "cpu"
-    """Device of the networks; small networks are fastest on the CPU."""
+    """Device of the networks; small networks are fastest on the CPU. auto selects CUDA if it is
+    available and the CPU otherwise."""
     checkpoint_every: int = 1
     """Number of evaluations between checkpoints."""
     log_every: tyro.conf.Suppress[int] = 1
@@ -101,11 +103,11 @@ class SB3Evaluation(Evaluation):
     num_tasks: Annotated[int, at_least(1)] = 40
     """Number of test tasks; ignored for runs with --task."""
     episodes_per_task: Annotated[int | None, at_least(1), unset("4000 time steps in total")] = None
-    """Number of episodes per task."""
+    """Number of episodes per task. The default is 40 for a horizon of 100 time steps."""
     explore: bool = False
-    """Sample actions from the policy, as in training and in the evaluation of adapted policies."""
+    """Sample the actions, as for meta-learned policies, instead of using the modes."""
     device: Device = "cpu"
-    """Device of the policy."""
+    """Device of the policy; auto selects CUDA if it is available and the CPU otherwise."""
 
 
 class StableBaselines(Experiment[SB3Config]):
@@ -174,11 +176,11 @@ class StableBaselines(Experiment[SB3Config]):
         return {"env/steps": 0.0, "return/step_0": self.measure_return(self.init()).item()}
 
     def draw(self, state: Any, iteration: int) -> tuple[Any, Metrics]:
-        """Return an empty meta-batch and no metrics; SB3 collects its own transitions."""
+        """Return an empty meta-batch and no metrics, because SB3 collects the transitions."""
         return (), {}
 
     def learner(self, iteration: int) -> MetaLearner:
-        """Return a learner that trains the model up to the next evaluation, and evaluates it."""
+        """Return a learner that trains the model until evaluation `iteration` and evaluates it."""
 
         def step(model: Any, tasks: Any) -> tuple[Any, Metrics]:
             before = model.num_timesteps
@@ -200,7 +202,7 @@ class StableBaselines(Experiment[SB3Config]):
         return mean_return(play_tasks(model, self.evaluator, tasks, seed=seed)).mean()
 
     def save(self, run: Run, iteration: int, state: Any) -> None:
-        """Write a checkpoint in the format of SB3; for SAC and TD3, with the replay buffer."""
+        """Write a checkpoint in SB3's format, including the replay buffer of SAC and TD3."""
         sb3_checkpoint.save(run, state, iteration)
 
     def restore(self, run: Run, iteration: int, *, replay: bool = True) -> Any:
@@ -229,7 +231,7 @@ class StableBaselines(Experiment[SB3Config]):
         """Raise a ValueError, because policies trained with SB3 do not adapt."""
         raise ValueError(
             "policies trained by Stable-Baselines3 do not adapt. Use `metarl evaluate RUN` to "
-            "measure the return; a shared run requires `metarl pull` first"
+            "measure the return; download a shared run with `metarl pull` first"
         )
 
     def evaluate(self, metas: Sequence[Any], options: SB3Evaluation) -> Report:
@@ -241,7 +243,7 @@ class StableBaselines(Experiment[SB3Config]):
         rollout = play_tasks(metas[0], sampler, tasks, seed=seed, explore=options.explore)
         returns = masked(rollout.rewards, rollout.mask).sum(1).double().cpu().numpy()
         mean = float(returns.mean())
-        # Tasks differ more than episodes, so the interval is over tasks if there are several.
+        # Tasks vary more than episodes, so the interval is over tasks if there are several.
         half = float(interval95(returns.mean(1) if len(returns) > 1 else returns[0]))
         values = {
             "env": self.config.env,
@@ -263,7 +265,7 @@ class StableBaselines(Experiment[SB3Config]):
     def draw_adaptation(
         self, experiments: Sequence[Experiment[Any]], metas: Sequence[Any], options: Any
     ) -> None:
-        """Record one episode per run, and draw the recordings."""
+        """Record one episode with the policy of each run, and draw the recordings."""
         rows = []
         for one, model in zip(experiments, metas, strict=True):
             task = tasks_shown(self.single, options, options.task or one.config.task)[0]
@@ -279,7 +281,7 @@ def play_tasks(
 
     Args:
         model: The SB3 model.
-        sampler: Sampler with as many tasks as `tasks`.
+        sampler: Sampler whose number of tasks is the length of `tasks`.
         tasks: One description per task.
         seed: Seed of all random numbers.
         explore: Whether to sample actions instead of using the mode of the distribution.

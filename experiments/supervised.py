@@ -35,7 +35,7 @@ from metarl.util import Table, raise_if
 Config = TypeVar("Config", bound=SupervisedConfig)
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 OVERRIDES = ("test_steps", "num_ways", "num_shots", "test_queries", "bn_mode", "data_root")
-"""Names of the settings of a run that flags of ``metarl evaluate`` override."""
+"""Names of the run settings that flags of ``metarl evaluate`` override."""
 
 
 class SupervisedTraining(Experiment[Config]):
@@ -59,7 +59,7 @@ class SupervisedTraining(Experiment[Config]):
         return self.learner(1).init(self.parts.model.params, device=self.device)
 
     def draw(self, state: MetaState, iteration: int) -> tuple[Tasks, Metrics]:
-        """Sample a meta-batch and return the share of this process, and empty metrics."""
+        """Sample a meta-batch, and return the tasks of this process and no metrics."""
         del state
         generator = torch_generator(self.config.seed, iteration, "tasks", device=self.device)
         tasks = self.parts.draw(self.config.num_tasks or 1, generator)
@@ -95,7 +95,11 @@ class Supervised(SupervisedTraining[Config]):
     quick = ("--num-tasks", "100")
 
     def with_options(self, options: SupervisedEvaluation) -> Experiment[Config]:
-        """Return a copy of the experiment with the settings that the options override."""
+        """Return a copy of the experiment with the settings that the evaluation options override.
+
+        Raises:
+            ValueError: If the run does not support an option.
+        """
         config, run, start = self.config, options.run, options.start
         values = {n: v for n in OVERRIDES if (v := getattr(options, n)) is not None}
         values |= {"test_steps": 0} if options.nearest_neighbor else {}
@@ -106,16 +110,22 @@ class Supervised(SupervisedTraining[Config]):
         learned = (start or config.start) == "learned" and config.method != "pretrained"
         steps = values.get("test_steps", config.test_steps)
         raise_if(
-            (unknown, f"{run} has no setting {', '.join(unknown)}; remove it"),
+            (
+                unknown,
+                f"{run} has no setting {', '.join(unknown)} to override; remove the option",
+            ),
             (
                 classes,
-                f"{wants} requires classes, but the tasks of {run} are regression tasks; remove it",
+                f"{wants} requires classes, but {run} has regression tasks; remove {wants}",
             ),
-            (start == "learned" != config.start, f"{run} has no learned head; remove `start`"),
+            (
+                start == "learned" != config.start,
+                f"start=learned is not supported because {run} has no learned head; remove `start`",
+            ),
             (
                 options.num_ways not in (None, ways) and learned,
                 f"{run} has a learned head for {ways} classes; use start=zero or prototypes for "
-                f"{options.num_ways}",
+                f"{options.num_ways} classes",
             ),
             (
                 options.tune_inner_lr and not steps,
@@ -163,7 +173,7 @@ class Supervised(SupervisedTraining[Config]):
             tables = [table]
         curves = self.measure(metas, options, rate)
         asked = self._protocol(options)
-        # 0 stays: it is a seed, and a number of steps.
+        # 0 is kept because it is a valid seed and number of steps.
         given = {n: value for n, value in asked.items() if value is not None and value is not False}
         measures = {
             name: {"mean": curves.mean(name).tolist(), "interval95": curves.interval(name).tolist()}
@@ -186,8 +196,10 @@ class Supervised(SupervisedTraining[Config]):
         """Measure the loss and accuracy on evaluation tasks after 0, 1, ..., K inner steps.
 
         Args:
-            metas: Meta-parameters of the checkpoints, whose logits are averaged.
-            options: Split, number and seed of the tasks.
+            metas: Meta-parameters of one checkpoint, or of several checkpoints
+                whose logits are averaged.
+            options: The flags of ``metarl evaluate``, which set the split,
+                the number and the seed of the tasks.
             rate: Step size of gradient descent, which replaces the inner
                 optimizer. Default: the inner optimizer of the run.
         """
@@ -204,7 +216,7 @@ class Supervised(SupervisedTraining[Config]):
         )
 
     def _protocol(self, options: SupervisedEvaluation) -> dict[str, Any]:
-        """Return the settings that distinguish evaluations of one checkpoint, by name."""
+        """Return the settings that distinguish evaluations of the same checkpoint, by name."""
         config: Any = self.config
         ways = getattr(config, "num_ways", None)
         generator = torch_generator(0, 0, "size", device=self.device)

@@ -32,7 +32,7 @@ class SupervisedEvaluation(Evaluation):
     tasks: Literal["test", "validation", "train"] = "test"
     """Split to sample the evaluation tasks from; use validation to tune settings."""
     num_ways: Annotated[int | None, tyro.conf.arg(aliases=["--ways"]), AS_TRAINED] = None
-    """Number of classes per task. Runs with a learned head only support the value of training."""
+    """Number of classes per task. Runs with a learned head only support the training value."""
     num_shots: Annotated[
         int | None, at_least(1), tyro.conf.arg(aliases=["--shots"]), AS_TRAINED
     ] = None
@@ -48,7 +48,8 @@ class SupervisedEvaluation(Evaluation):
     the query images themselves (transductive) or the support images
     (non-transductive)."""
     start: Annotated[Start | None, AS_TRAINED] = None
-    """Initial head in every task. Set this to prototypes or zero to fine-tune a pretrained run."""
+    """Initial head in every task: learned, prototypes of the support set, or
+    zero. Use prototypes or zero to fine-tune a pretrained network."""
     nearest_neighbor: bool = False
     """Classify query images by the nearest support image in feature space, without adaptation."""
     inner_lr: Annotated[float | None, at_least(0), unset("inner optimizer used in training")] = None

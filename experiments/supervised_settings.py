@@ -1,4 +1,4 @@
-"""Configuration of the supervised experiments: flags, defaults by method, and conflicts."""
+"""Configuration of the supervised experiments: flags, defaults by method, and checks."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
@@ -14,34 +14,42 @@ from metarl.util import Conflicts, Ranged, among, at_least, between, greater_tha
 
 @dataclass(frozen=True)
 class InnerLoopSettings(Ranged):
-    """Settings for the inner loop. The method sets values that are None."""
+    """Settings for the inner loop. Defaults of the method replace values that are None."""
 
     group: ClassVar[str] = "inner loop"
     inner_steps: Annotated[int | None, at_least(0)] = None
-    """Number of inner steps in training; 0 trains without adaptation. The
-    default depends on the method."""
+    """Number of inner steps in training; 0 trains without adaptation. If not
+    set, the method's default is used, such as 1 for maml."""
     test_steps: Annotated[int | None, at_least(0)] = None
-    """Number of inner steps in validation and test. The default depends on the method."""
+    """Number of inner steps in validation and test. If not set, the method's
+    default is used, such as 3 for maml on images, but at least --inner-steps."""
     inner_lr: Annotated[float | None, at_least(0)] = None
     """Step size of the inner steps on the mean loss, or initial value of
-    learned step sizes. The default depends on the method."""
+    learned step sizes. If not set, the method's default is used, such as 0.4
+    for maml on images."""
     inner: Annotated[str | None, among(INNER_OPTIMIZERS)] = None
     """Inner optimizer: sgd or adam with a fixed step size, or lslr, meta-sgd,
-    meta-curvature or meta-curvature+lslr with learned step sizes. The default
-    depends on the method."""
+    meta-curvature or meta-curvature+lslr with learned step sizes. If not set,
+    the method's default is used, such as sgd for maml."""
     inner_clip: Annotated[float | None, greater_than(0), unset("no clipping")] = None
-    """Clip the inner gradient to this global norm."""
+    """Clip the inner gradient to this global norm. If not set, 1 for leopard and
+    no clipping otherwise."""
     inner_batch: Annotated[int | None, at_least(1), unset("all")] = None
-    """Number of support examples per inner step, sampled without replacement."""
+    """Number of support examples per inner step, sampled without replacement.
+    If not set, 10 for reptile on images, 16 for pretrained on text, and all
+    otherwise."""
     adapts: Adapts | None = None
     """Parameters that the inner steps adapt; other parameters are only
-    meta-learned. The default depends on the method."""
+    meta-learned. If not set, head for anil, body for boil, all-but-norm for
+    maml++ and all otherwise."""
     start: Start | None = None
     """Initial head in every task: learned, prototypes of the support set,
-    zero or, only for text, generated from the first support batch. The
-    default depends on the method."""
+    zero or, only for text, generated from the first support batch. If not
+    set, prototypes for protomaml and protonet, zero for zero-head, generated
+    for leopard and learned otherwise."""
     per_step_norm: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Learn a separate scale and shift per inner step for each normalization layer (MAML++)."""
+    """Learn a separate scale and shift per inner step for each normalization
+    layer. Always enabled for maml++ on images."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +58,19 @@ class OuterUpdateSettings(Ranged):
 
     group: ClassVar[str] = "outer update"
     num_tasks: Annotated[int | None, at_least(1)] = None
-    """Number of tasks per meta-batch. The default depends on the method."""
+    """Number of tasks per meta-batch. If not set, the method's default is used,
+    such as 32 for maml on images."""
     estimator: Estimator | None = None
     """Meta-gradient estimator: backprop through the inner steps, reptile, or
-    implicit (iMAML). The default depends on the method."""
+    implicit (iMAML). If not set, reptile for reptile, implicit for imaml and
+    backprop otherwise."""
     first_order: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Treat inner gradients as constants in the meta-gradient (FOMAML)."""
+    """Treat inner gradients as constants in the meta-gradient. Always enabled
+    for fomaml, zero-head and leopard."""
     first_order_until: Annotated[float | None, between(0, 1)] = None
     """Initial fraction of training with first-order meta-gradients
-    (derivative-order annealing in MAML++). If not set, no annealing."""
+    (derivative-order annealing in MAML++). If not set, 0, which
+    disables annealing."""
     multi_step_until: Annotated[float | None, between(0, 1)] = None
     """Initial fraction of training in which the query losses after all inner
     steps are minimized (multi-step loss in MAML++). If not set, 0.1 for
@@ -73,16 +85,20 @@ class OuterUpdateSettings(Ranged):
     outer: Literal["adam", "sgd"] | None = None
     """Outer optimizer. If not set, sgd for reptile and adam otherwise."""
     outer_lr: Annotated[float | None, at_least(0)] = None
-    """Step size of the outer optimizer. The default depends on the method."""
+    """Step size of the outer optimizer. If not set, 1 for reptile, 1e-4 for
+    text and 1e-3 otherwise."""
     outer_schedule: Literal["constant", "cosine", "linear"] | None = None
     """Schedule of the outer step size from --outer-lr to --outer-lr-end;
-    constant keeps --outer-lr. The default depends on the method."""
+    constant keeps --outer-lr. If not set, linear for reptile, cosine for
+    maml++ and constant otherwise."""
     outer_lr_end: Annotated[float, at_least(0)] = 0.0
     """Outer step size at the end of a cosine or linear schedule."""
     clip: Annotated[float | None, greater_than(0), unset("no clipping")] = None
     """Clip every element of the meta-gradient to [-CLIP, CLIP]."""
     validation_tasks: Annotated[int | None, at_least(1), unset("100")] = None
-    """Number of validation tasks that are evaluated at every checkpoint."""
+    """Number of validation tasks that are evaluated at every checkpoint. If not
+    set, 100 for images and sinusoids; for text, 5 for pretrained and 50
+    otherwise."""
     mode: Mode | None = None
     """Execution of the meta-gradient: eager; traced to a graph, which
     requires no compiler; or compiled with torch.compile, which requires a C++
@@ -108,7 +124,8 @@ class SupervisedConfig(OuterUpdateSettings, InnerLoopSettings, RunConfig):
     """Meta-learning method; run `metarl methods` to list all methods."""
 
     defaults: ClassVar[dict[str, dict[str, Any]]] = {"": {}}
-    """Values that replace None, by method and field; the key ``""`` applies to every method."""
+    """Default values that replace None, by method and field name. The values
+    with the key ``""`` apply to every method."""
     scheduled = {  # noqa: RUF012
         "outer_schedule": "constant", "first_order_until": 0, "multi_step_until": 0,
     }  # fmt: skip
@@ -139,7 +156,7 @@ def resolve(config: Config, settings: dict[str, dict[str, Any]]) -> Config:
     equal.
 
     Args:
-        config: The settings of the user.
+        config: The configuration; values that are not None are kept.
         settings: Defaults of the experiment, by method and field name. The
             key ``""`` applies to every method.
 
@@ -190,7 +207,7 @@ def require_compatible(config: SupervisedConfig) -> None:
         ),
         (
             constant and config.outer_lr_end,
-            "outer_lr_end requires a schedule; add outer_schedule=cosine",
+            "outer_lr_end requires a schedule; set outer_schedule=cosine or linear",
         ),
     )
     if estimator not in (

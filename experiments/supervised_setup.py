@@ -43,7 +43,7 @@ from metarl.text import TextClassifier, generated_start, layer_of, with_lower_la
 
 
 OUTER: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": partial(torch.optim.Adam, fused=True),  # one kernel: a third of the time on small nets
+    "adam": partial(torch.optim.Adam, fused=True),  # one kernel; 3 times as fast on small nets
     "sgd": torch.optim.SGD,
 }
 
@@ -77,7 +77,7 @@ def make_model(config: SupervisedConfig, module: nn.Module, criterion: Criterion
     """Build the model of a complete configuration: a network with an inner loop.
 
     Args:
-        config: The configuration.
+        config: A complete configuration, see :meth:`SupervisedConfig.complete`.
         module: The network. Parameters of the head have names that start with ``head.``.
         criterion: Function ``(predictions, targets) -> (loss, metrics)``.
 
@@ -125,14 +125,15 @@ def make_learner(
         model: The model from :func:`make_model`.
         chunk_size: Number of tasks to process together, unless the
             configuration contains a value. Default: all tasks.
-        factor: Function from a parameter name to a factor of the outer step size.
+        factor: Function ``(parameter name) -> factor``. The factor multiplies
+            the outer step size of the parameter.
 
     Raises:
         ValueError: If settings conflict.
     """
     require_compatible(config)
 
-    @cache  # one traced program for each value
+    @cache  # one traced program per value
     def task_gradient(first_order: bool) -> TaskGradient:
         loop = replace(model.loop, first_order=first_order)
         outer = query_loss(evaluate_batch(model.apply, model.criterion), has_aux=True, before=False)
@@ -177,7 +178,7 @@ def make_test_loop(
 
 
 def mapped(source: Callable[[], Draw], function: Callable[[Task, torch.Generator], Task]) -> Draw:
-    """Return a sampler that applies a function to all tasks from a different sampler.
+    """Return a sampler that applies a function to all tasks from an original sampler.
 
     Args:
         source: Function that creates the original sampler; called on first use.

@@ -116,7 +116,7 @@ class TextClassification(SupervisedTraining[TextConfig]):
         """Check that training and validation tasks can be sampled, and warn about held-out tasks.
 
         Returns:
-            Metrics of iteration 0, which are empty.
+            An empty dictionary, because no metrics are logged for iteration 0.
         """
         if both := sorted({*names(self.config.tasks)} & {*names(self.config.held_out)}):
             warn(
@@ -127,7 +127,11 @@ class TextClassification(SupervisedTraining[TextConfig]):
         return super().prepare()
 
     def with_options(self, options: TextEvaluation) -> Experiment[TextConfig]:
-        """Return a copy of the experiment with the settings that the options override."""
+        """Return a copy of the experiment with the settings that the evaluation options override.
+
+        Raises:
+            ValueError: If `options` sets a step size and the run has learned step sizes.
+        """
         if options.inner_lr is not None and self.config.inner == "lslr":
             raise ValueError(f"{options.run} has learned step sizes (inner=lslr); remove inner_lr")
         asked = ("data_root", "encoder", "test_steps", "inner_lr")
@@ -152,7 +156,10 @@ class TextClassification(SupervisedTraining[TextConfig]):
 
 
 def chosen_tasks(config: TextConfig, options: TextEvaluation) -> list[TextTask]:
-    """Read the tasks that an evaluation uses: the tasks in `options`, or the held-out tasks.
+    """Read the test tasks in ``options.tasks`` or, if no tasks are set, the held-out tasks.
+
+    Held-out tasks without evaluation rows are skipped. A warning is logged
+    for tasks that were used in training.
 
     Raises:
         ValueError: If a task in `options`, or every held-out task, has no evaluation rows.
@@ -165,25 +172,26 @@ def chosen_tasks(config: TextConfig, options: TextEvaluation) -> list[TextTask]:
         tasks = [task for task in tasks if task.evaluation]
     if not tasks:
         raise ValueError(
-            f"no held-out task has evaluation rows; set `tasks` to some of {', '.join(known)}"
+            f"no held-out task has evaluation rows; set `tasks` to names from {', '.join(known)}"
         )
     for task in tasks:
         task.require_evaluation()
         if task.name in names(config.tasks):
             warn(
-                f"{options.run} was trained on {task.name}, so the results do not measure new tasks"
+                f"{options.run} was trained on {task.name}, so the results do not measure "
+                "generalization to new tasks"
             )
     return tasks
 
 
 def _validated(config: TextConfig, pools: tuple[Sentences, ...]) -> tuple[Sentences, ...]:
-    """Return the tasks whose validation rows (a tenth) suffice for a few-shot task."""
+    """Return the data sets in `pools` with enough rows per class for validation tasks."""
     needed = config.num_shots + config.num_queries
     if not (enough := tuple(pool for pool in pools if pool.smallest_class() >= needed)):
         raise ValueError(
-            f"validation uses a tenth of the rows: expected a task with {PART * needed} rows per "
-            f"class for {config.num_shots} shots and {config.num_queries} queries, got only "
-            "smaller tasks; lower num_shots or num_queries, or add a larger task"
+            "no task has enough rows for validation, which uses a tenth of the rows: expected "
+            f"{PART * needed} rows per class for {config.num_shots} shots and "
+            f"{config.num_queries} queries; lower num_shots or num_queries, or add a larger task"
         )
     return enough
 

@@ -36,11 +36,11 @@ class TextEvaluation(Evaluation):
     """
 
     tasks: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: the held-out tasks)")] = ""
-    """Names of the test tasks, separated by commas."""
+    """Names of the test tasks, separated by commas. If empty, the run's held-out tasks."""
     shots: str = "4,8,16"
     """Numbers of support sentences per class, separated by commas. Each number is evaluated."""
     samples: Annotated[int, at_least(1)] = NUM_SAMPLES
-    """Number of support samples per task and number of shots."""
+    """Number of support samples per task, for each number of shots."""
     queries: Annotated[int | None, at_least(1), unset("all")] = None
     """Number of evaluation sentences per task, sampled without replacement."""
     test_steps: Annotated[
@@ -53,9 +53,10 @@ class TextEvaluation(Evaluation):
     inner_lr: Annotated[float | None, at_least(0), unset("value used in training")] = None
     """Step size of the inner steps; not supported for runs with learned step sizes."""
     data_root: Annotated[Path | None, unset("value used in training")] = None
-    """Folder that contains the test tasks."""
+    """Folder that contains the test tasks; set this if the folder has moved since training."""
     encoder: Annotated[str | None, unset("value used in training")] = None
-    """Folder or Hugging Face name of the encoder, if the folder has moved since training."""
+    """Folder or Hugging Face name of the encoder; set this if the folder has
+    moved since training."""
 
     def conflicts(self) -> Conflicts:
         """Return invalid combinations of settings as pairs of a condition and an error message."""
@@ -80,7 +81,7 @@ def measure(
 ) -> Results:
     """Adapt to every support sample of every task, and measure the accuracy before and after.
 
-    Prints one line per task and number of shots.
+    One line is printed per task and number of shots.
 
     Args:
         model: The classifier.
@@ -90,6 +91,9 @@ def measure(
         options: The flags; `shots`, `samples`, `queries` and `seed` are used.
         tokenizer: Function ``(rows, task) -> Sentences``.
         prepare: Function ``(support set, sample index) -> batches`` for the inner steps.
+
+    Returns:
+        The accuracies, as fractions from 0 to 1; see :data:`Results`.
     """
     shots = [int(number) for number in names(options.shots)]
     samples = {  # sampled first, so that invalid shots fail early
@@ -116,13 +120,12 @@ def measure(
 def report(results: Results, options: TextEvaluation, about: dict[str, Any]) -> Report:
     """Return a report with a table: one row per task, and one column per number of shots.
 
-    ``values["mean"]`` and ``values["interval95"]`` are computed over support
-    samples, from the mean accuracy of each sample over tasks and numbers of
-    shots.
+    For ``values["mean"]`` and ``values["interval95"]``, the accuracy with
+    each support sample is first averaged over tasks and numbers of shots.
 
     Args:
         results: Accuracies from :func:`measure`.
-        options: The flags.
+        options: The flags of ``metarl evaluate``.
         about: Method and settings of the run.
     """
     shots = [*next(iter(results.values()))]
@@ -140,7 +143,7 @@ def report(results: Results, options: TextEvaluation, about: dict[str, Any]) -> 
         "samples": options.samples,
         "num_queries": options.queries,
         "seed": options.seed,
-        "accuracies": {  # by task, by shots: of every sample, before and after the inner steps
+        "accuracies": {  # per sample, before and after the inner steps
             task: {str(number): x.tolist() for number, x in found.items()}
             for task, found in results.items()
         },

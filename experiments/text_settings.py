@@ -24,7 +24,7 @@ class TextSettings(Ranged):
     data_root: Annotated[Path | None, unset("$METARL_DATA")] = None
     """Folder that contains the text tasks."""
     tasks: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: all but the held-out)")] = ""
-    """Names of the training tasks, separated by commas. If empty, all tasks but --held-out."""
+    """Names of the training tasks, separated by commas. If empty, all except --held-out."""
     held_out: str = HELD_OUT
     """Names of the test tasks, separated by commas. Training excludes the
     test tasks unless --tasks contains them."""
@@ -33,7 +33,8 @@ class TextSettings(Ranged):
     num_queries: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--queries"])] = 4
     """Number of query sentences per class."""
     max_ways: Annotated[int, at_least(2)] = 6
-    """Maximum number of classes per training task; of larger tasks, a random subset is used."""
+    """Maximum number of classes per training task. If a data set has more
+    classes, each task uses a random subset."""
     part_shots: Annotated[int, at_least(1)] = 2
     """Only for --start generated: maximum number of support sentences per
     class in one part of the support set. The first part generates the head,
@@ -54,7 +55,8 @@ class EncoderSettings(Ranged):
     """Number of top encoder layers that the inner steps adapt (LEOPARD's ν).
     The other encoder layers are only meta-learned."""
     pooling: Literal["mean", "cls"] = "mean"
-    """Computation of sentence features: mean over tokens, or cls for the first token."""
+    """Token features that form the feature vector of a sentence: mean over all
+    tokens, or cls for the first token."""
     max_length: Annotated[int, at_least(1)] = 64
     """Maximum number of tokens per sentence; longer sentences are truncated."""
 
@@ -64,8 +66,8 @@ class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
     """Learn to classify sentences into any number of classes from K examples per class.
 
     --method pretrained trains one classifier on the classes of all tasks.
-    Checkpoint 0 of such a run contains the original encoder, for a plain
-    fine-tuning baseline. A checkpoint needs 270 MB for an encoder with 23
+    Checkpoint 0 of such a run contains the original encoder and serves as a
+    fine-tuning baseline. A checkpoint requires 270 MB for an encoder with 23
     million parameters.
     """
 
@@ -100,16 +102,18 @@ class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
             ),
             (
                 learned,
-                "tasks have no fixed number of classes; use start=generated, zero or prototypes",
+                "text tasks have no fixed number of classes; use start=generated, zero or "
+                "prototypes",
             ),
             (trained, "method=pretrained only adapts at test time; remove inner_steps and `start`"),
             (rates, "method=pretrained cannot learn step sizes; use inner=sgd or adam"),
             (self.per_step_norm, "text encoders do not support per_step_norm; remove it"),
             (
                 self.estimator == "reptile",
-                "estimator=reptile requires that all layers adapt; use estimator=backprop",
+                "text tasks do not support estimator=reptile, which requires that all layers "
+                "adapt; use estimator=backprop",
             ),
-            (staged, f"text tasks require mode=eager, got mode={self.mode}"),
+            (staged, f"text tasks require mode=eager, got mode={self.mode}; remove `mode`"),
         ]
 
     def complete(self) -> Any:
@@ -125,7 +129,10 @@ class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
         unknown = [name for name in held_out if name not in known and self.held_out != HELD_OUT]
         found = [name for name in known if name not in held_out]
         raise_if(
-            (unknown, f"unknown task held_out={''.join(unknown[:1])}: expected {', '.join(known)}"),
+            (
+                unknown,
+                f"unknown task held_out={''.join(unknown[:1])}: expected one of {', '.join(known)}",
+            ),
             (
                 not found,
                 f"held_out={self.held_out} leaves no training tasks; remove tasks from held_out",

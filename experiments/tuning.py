@@ -16,7 +16,7 @@ def best_rate(
     Args:
         title: Title of the table.
         measure: Name of the metric, such as ``"mean return"``.
-        rates: Step sizes.
+        rates: Step sizes to compare.
         results: One result per step size; NaN for step sizes that diverge.
         least: Whether the smallest result is the best, as for a loss.
 

@@ -181,7 +181,7 @@ def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "line"),
     [
         (["--method", "mamml"], "unknown --method mamml"),
-        (["--method", "protomaml"], "requires classification tasks; use `train fewshot`"),
+        (["--method", "protomaml"], "requires classification tasks; use `metarl train fewshot`"),
         (["--preset", "omniglot-maml"], "expected one of sinusoid-paper"),
         (["--method", "maml", "--no-first-order"], "--no-first-order"),
         (["--checkpoint-every", "5"], "must be a multiple of --log-every 2, got 5"),
@@ -218,7 +218,7 @@ def test_invalid_regressions_give_one_line_errors(
         (["--method", "protomaml", "--inner-batch", 2], "remove --inner-batch"),
         (["--method", "imaml", "--inner-batch", 2], "remove --inner-batch"),
         (["--method", "imaml", "--first-order"], "remove --first-order"),
-        (["--outer-lr-end", "1e-5"], "add --outer-schedule cosine"),
+        (["--outer-lr-end", "1e-5"], "set --outer-schedule cosine or linear"),
         (
             ["--method", "zero-head", "--inner-steps", 0],
             "at least 1 and does not support --adapts body",

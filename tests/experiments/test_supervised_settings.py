@@ -156,7 +156,7 @@ def test_training_has_no_requirements_for_unused_task_sizes() -> None:
     config = FewShotConfig(num_ways=2, num_shots=5, train_shots=2, num_queries=2, test_queries=5)
     parts = built(config, splits()._replace(train=few))
     assert sizes(drawn(parts, "test")) == ([10], 10)
-    with pytest.raises(ValueError, match=r"train classes of data=glyphs: .* must be at most 8"):
+    with pytest.raises(ValueError, match=r"train classes or images in data=glyphs: .* at most 8"):
         drawn(parts, "train")
 
 
