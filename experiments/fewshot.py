@@ -115,8 +115,8 @@ class FewShotConfig(SupervisedConfig, NetworkSettings, ImageSettings):
     classes: tyro.conf.Suppress[str | None] = None
     """Hash of all class names, set when training starts and used to detect changed data."""
 
-    # Step sizes apply to the mean cross-entropy. The code of Finn et al. sums over 5 classes, so 0.4
-    # in that code is 2.0 here.
+    # Step sizes apply to the mean cross-entropy. Finn et al. sum over 5 classes, so 0.4 in their
+    # code is 2.0 here.
     defaults = {  # noqa: RUF012
         "": {"num_tasks": 32, "inner_steps": 1, "test_steps": 3, "inner_lr": 0.4,
              "outer_lr": 1e-3},

@@ -78,9 +78,9 @@ IMAGES: dict[str, dict[str, Any]] = {
     },
     # Park & Oliva 2019: one step of 0.4 × 5, as in MAML.
     "omniglot-meta-curvature": {**OMNIGLOT, "method": "meta-curvature", "inner_lr": 2.0},
-    # Rajeswaran et al. 2019: 16 steps, λ 2, 5 conjugate-gradient steps, step size of their code. The
-    # linear system in their code, 2 I + H / (λ + 10), is a sixth of 12 I + H / λ, the system here;
-    # with damping 1, training diverges. A step size near 1/λ makes the proximal steps overshoot.
+    # Rajeswaran et al. 2019: 16 steps, λ 2, 5 conjugate-gradient steps, the rate of their code.
+    # Their linear system, 2 I + H / (λ + 10), is a sixth of the system here, 12 I + H / λ. With
+    # damping 1, training diverges. A step size near 1/λ makes the proximal steps overshoot.
     "omniglot-imaml": {
         **OMNIGLOT, "method": "imaml", "iterations": 20_000, "cg_damping": 11.0,
         "network": "conv4-flat",

@@ -85,7 +85,7 @@ class Adapted(NamedTuple):
 
 
 def draw_paths(rows: Rows, options: RLRendering) -> None:
-    """Draw paths of several episodes: one task as a video, or several tasks as an image."""
+    """Draw paths of several episodes, for one task as a video or for several as an image."""
     moving, drawn = options.out.suffix in SUFFIXES, []
     for index in range(len(rows)):
         done = adapted(rows, options, index, steps=3, num_tasks=1 if moving else options.num_tasks)

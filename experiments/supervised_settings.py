@@ -149,7 +149,7 @@ Config = TypeVar("Config", bound=SupervisedConfig)
 
 
 def resolve(config: Config, settings: dict[str, dict[str, Any]]) -> Config:
-    """Replace settings that are None by the defaults of the method and the experiment.
+    """Replace settings that are None with the defaults of the method and the experiment.
 
     If `test_steps` is None, the number of inner steps at test time is at
     least the number in training. With learned step sizes, both numbers are

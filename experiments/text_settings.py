@@ -55,8 +55,8 @@ class EncoderSettings(Ranged):
     """Number of top encoder layers that the inner steps adapt (LEOPARD's ν).
     The other encoder layers are only meta-learned."""
     pooling: Literal["mean", "cls"] = "mean"
-    """Token features that form the feature vector of a sentence: mean over all
-    tokens, or cls for the first token."""
+    """Method of pooling token features into a sentence feature: mean averages
+    all tokens, and cls uses the first token."""
     max_length: Annotated[int, at_least(1)] = 64
     """Maximum number of tokens per sentence; longer sentences are truncated."""
 
