@@ -105,7 +105,8 @@ class SB3Evaluation(Evaluation):
     episodes_per_task: Annotated[int | None, at_least(1), unset("4000 time steps in total")] = None
     """Number of episodes per task. The default is 40 for a horizon of 100 time steps."""
     explore: bool = False
-    """Sample the actions, as for meta-learned policies, instead of using the modes."""
+    """Sample the actions, as in the evaluation of meta-learned policies, instead of using the
+    modes of the action distributions."""
     device: Device = "cpu"
     """Device of the policy; auto selects CUDA if it is available and the CPU otherwise."""
 

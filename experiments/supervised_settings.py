@@ -156,7 +156,8 @@ def resolve(config: Config, settings: dict[str, dict[str, Any]]) -> Config:
     equal.
 
     Args:
-        config: The configuration; values that are not None are kept.
+        config: The configuration. Settings other than None are kept, except
+            that the method can enable `first_order` and `per_step_norm`.
         settings: Defaults of the experiment, by method and field name. The
             key ``""`` applies to every method.
 
