@@ -10,7 +10,7 @@ class SwimmerVel(Velocity, LocomotionEnv, SwimmerEnv):
     """A swimmer that swims at a target velocity.
 
     ## Description
-    Three links with two motors in a viscous plane. The target velocity is not
+    A planar robot with three links and two motors in a viscous fluid. The target velocity is not
     observed and only affects the rewards. One step is four substeps of 0.01
     s, so an episode lasts 4 s.
 
