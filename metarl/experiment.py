@@ -268,7 +268,7 @@ class Experiment(ABC, Generic[Config]):
         Args:
             experiments: One experiment per run, starting with this experiment.
             metas: Meta-parameters for each run.
-            options: The rendering flags, an instance of :attr:`rendering`, including the output file.
+            options: The rendering flags, such as the output file; an instance of :attr:`rendering`.
 
         Raises:
             ValueError: If the experiment has no policy.

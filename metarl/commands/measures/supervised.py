@@ -37,7 +37,7 @@ def regression(args: Benchmark) -> list[Case]:
 
 
 def fewshot(args: Benchmark) -> list[Case]:
-    """Return the measurement of 5-way 1-shot MAML on random images of 28 × 28 pixels, as in Omniglot."""
+    """Return the measurement of 5-way 1-shot MAML on random images of 28 × 28 pixels."""
     noise = torch.randint(0, 256, (400, 1, 28, 28), generator=torch.Generator().manual_seed(0))
     classes = Classes(noise.to(torch.uint8), (20,) * 20, tuple(map(str, range(20))))
     experiments = {
