@@ -67,7 +67,7 @@ class AntDir(Direction, _Ant):
     Terminates when the torso's height leaves [0, 1] m; truncated after 100 steps.
 
     ## Version history
-    v1: the constants of ProMP's `ant_rand_direc` (Rothfuss et al. 2018,
+    v1: uses the constants of ProMP's `ant_rand_direc` (Rothfuss et al. 2018,
     arXiv:1810.06784). There is no v0, because the rllab ant of Finn et al.
     2017 is a different robot.
     """
@@ -148,7 +148,7 @@ class AntGoal(Goal, _Ant):
     Terminates only if the simulation diverges; truncated after 200 steps.
 
     ## Version history
-    v1: the constants of ProMP's `ant_rand_goal` (Rothfuss et al. 2018, arXiv:1810.06784).
+    v1: uses the constants of ProMP's `ant_rand_goal` (Rothfuss et al. 2018, arXiv:1810.06784).
     """
 
     hidden_positions = 0

@@ -63,9 +63,10 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     Terminates when the torso's height leaves [1, 2] m; truncated after 200 steps.
 
     ## Version history
-    v1: the constants of ProMP's `humanoid_rand_direc` (Rothfuss et al. 2018,
-    arXiv:1810.06784). ProMP uses a weight of 0.25, divides by the length of
-    one substep, and does not map actions to controls in ±0.4.
+    v1: uses the constants of ProMP's `humanoid_rand_direc` (Rothfuss et al. 2018,
+    arXiv:1810.06784). ProMP uses a weight of 0.25 and divides by the length
+    of one substep, which results in the same velocity reward. Unlike here,
+    ProMP does not map actions to controls in ±0.4.
     """
 
     heights = (1.0, 2.0)
@@ -73,7 +74,7 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     alive_bonus = 5.0
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
-        """Load Gymnasium's model with a sensor for the center of mass; return model and data."""
+        """Return Gymnasium's model with an added center-of-mass sensor, and its simulation data."""
         spec = mujoco.MjSpec.from_file(self.fullpath)
         spec.add_sensor(
             type=mujoco.mjtSensor.mjSENS_SUBTREECOM,

@@ -116,7 +116,7 @@ class HopperRandParams(RandParams, Legged, HopperEnv):
     positions and velocities are within ±100; truncated after 200 steps.
 
     ## Version history
-    v1: the constants of rand_param_envs, as used by ProMP (Rothfuss et al.
+    v1: uses the constants of rand_param_envs, as used by ProMP (Rothfuss et al.
     2018, arXiv:1810.06784). Unlike in rand_param_envs, the constants that
     MuJoCo derives from the masses are recomputed for every task.
     """
@@ -163,7 +163,7 @@ class Walker2dRandParams(RandParams, Walker2dRobot):
     Terminates unless 0.8 < height < 2 (m) and |pitch| < 1 (rad); truncated after 200 steps.
 
     ## Version history
-    v1: the constants of rand_param_envs, as used by ProMP (Rothfuss et al.
+    v1: uses the constants of rand_param_envs, as used by ProMP (Rothfuss et al.
     2018, arXiv:1810.06784). The five substeps in the code of rand_param_envs
     have no effect.
     """

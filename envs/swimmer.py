@@ -42,7 +42,7 @@ class SwimmerVel(Velocity, LocomotionEnv, SwimmerEnv):
     Terminates only if the simulation diverges; truncated after 100 steps.
 
     ## Version history
-    v1: the constants of ProMP's `swimmer_rand_vel` (Rothfuss et al. 2018,
+    v1: uses the constants of ProMP's `swimmer_rand_vel` (Rothfuss et al. 2018,
     arXiv:1810.06784), with the sign of the reward corrected. The horizon is
     chosen as for the half-cheetahs, because no published experiment uses the
     environment.

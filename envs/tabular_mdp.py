@@ -54,7 +54,7 @@ def _value(task: TaskDescription, horizon: int, choose: Callable[[Array], Array]
 
 
 class Tables(NamedTuple):
-    """A task converted to arrays.
+    """A task of a tabular MDP or a bandit, converted to arrays.
 
     Attributes:
         cumulative: Cumulative probabilities of next states, of shape (states, actions, states).

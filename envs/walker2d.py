@@ -87,7 +87,7 @@ class Walker2dDir(Direction, Walker2dRobot):
     Terminates unless 0.8 < height < 2 (m) and |pitch| < 1 (rad); truncated after 200 steps.
 
     ## Version history
-    v1: the constants of ProMP's `walker2d_rand_direc` (Rothfuss et al. 2018,
+    v1: uses the constants of ProMP's `walker2d_rand_direc` (Rothfuss et al. 2018,
     arXiv:1810.06784) on Gymnasium's v5 model, in which both feet have the
     same friction. In older models, the feet have different friction.
     """
@@ -122,7 +122,7 @@ class Walker2dVel(Velocity, Walker2dRobot):
     Terminates unless 0.8 < height < 2 (m) and |pitch| < 1 (rad); truncated after 200 steps.
 
     ## Version history
-    v1: the constants of ProMP's `walker2d_rand_vel` (Rothfuss et al. 2018, arXiv:1810.06784).
+    v1: uses the constants of ProMP's `walker2d_rand_vel` (Rothfuss et al. 2018, arXiv:1810.06784).
     """
 
     alive_bonus = 15.0

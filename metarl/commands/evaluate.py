@@ -15,6 +15,8 @@ from metarl.util import print_table, require_writable
 def command(words: Sequence[str]) -> tuple[type[Evaluation], Callable[[Any], None]]:
     """Return the options dataclass and the main function for the run named on a command line.
 
+    If no run is named, the dataclass only contains the flags that all experiments share.
+
     Args:
         words: Words after ``metarl evaluate``.
     """

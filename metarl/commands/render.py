@@ -16,6 +16,8 @@ PICTURES = (".png", ".pdf", ".svg")
 def command(words: Sequence[str]) -> tuple[type[Rendering], Callable[[Any], None]]:
     """Return the options dataclass and the main function for the first run on a command line.
 
+    If no run is named, the dataclass only contains the flags that all experiments share.
+
     Args:
         words: Words after ``metarl render``.
     """

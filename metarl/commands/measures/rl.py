@@ -26,12 +26,12 @@ RAW = "raw mj_step (steps/s)"
 
 
 def sampling(args: Benchmark) -> list[Case]:
-    """Return the sampling measurements, one per environment."""
+    """Return the sampling measurements to run, one per environment."""
     return [_case(sampling_speed, args, env) for env in args.env]
 
 
 def update(args: Benchmark) -> list[Case]:
-    """Return the update measurements, one per environment and value of --fisher-fraction."""
+    """Return the update measurements to run, one per environment and Fisher fraction."""
     parts = args.fisher_fraction
     return [_case(update_speed, args, env, fisher_fraction=f) for env in args.env for f in parts]
 
