@@ -176,7 +176,7 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
         Returns:
             An array of shape (sampled steps, 2). The first column is sampled
             from U(0, 1) and selects next states; the second column is sampled
-            from N(0, 1) and perturbs rewards.
+            from N(0, 1) and is added to the mean rewards.
         """
         blocks = range(0, steps, BLOCK)
         pairs = [(rng.random(BLOCK), rng.standard_normal(BLOCK)) for _ in blocks]

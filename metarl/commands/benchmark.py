@@ -52,9 +52,9 @@ class Benchmark(Ranged):
         Literal["all", "sampling", "update", "regression", "fewshot", "text", "scaling"],
         tyro.conf.Positional,
     ] = "all"
-    """Measurement to run. all runs every measurement except text, which
-    requires the encoder of `metarl train text`, and scaling, which starts
-    several processes."""
+    """Measurement to run. The value all selects every measurement except
+    text, which requires the encoder of `metarl train text`, and scaling,
+    which starts several processes."""
     repeats: Annotated[int, at_least(1)] = 5
     """Number of timed repetitions per result, after one untimed warm-up."""
     env: tuple[str, ...] = (
@@ -76,7 +76,7 @@ class Benchmark(Ranged):
     compiled: bool = True
     """Also measure compiled supervised meta-steps; compilation takes a minute or more."""
     processes: int = 2
-    """Maximum number of processes; scaling measures 1, 2, ... processes in turn."""
+    """Maximum number of processes in the scaling measurement, which uses 1, 2, ... processes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to measure; auto uses a GPU if available. Scaling always runs on the CPU."""
     out: Annotated[Path | None, unset("no file")] = None
