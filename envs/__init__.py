@@ -26,7 +26,7 @@ class Row(NamedTuple):
     """The registration of an environment with Gymnasium.
 
     Attributes:
-        id: Gymnasium ID.
+        id: Gymnasium ID, such as ``metarl/AntDir-v1``.
         module: Name of the module in ``metarl.envs`` that defines the environment.
         name: Class name of the scalar environment.
         horizon: Number of time steps after which an episode is truncated.

@@ -162,7 +162,7 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
 
         Args:
             scalar: Class of the scalar environment.
-            num_envs: Number of rows.
+            num_envs: Number of rows, with one episode per row.
             max_episode_steps: Number of time steps after which episodes are truncated.
             kwargs: Keyword arguments for `scalar`.
         """

@@ -42,7 +42,7 @@ class BatchedLocomotion(BatchedTaskEnv):
 
         Args:
             scalar: Class of the scalar environment.
-            num_envs: Number of rows.
+            num_envs: Number of rows, with one episode per row.
             max_episode_steps: Number of time steps after which episodes are truncated.
             num_threads: Number of simulation threads. Default: :func:`available_cores`.
             kwargs: Keyword arguments for `scalar`.

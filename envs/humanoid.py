@@ -65,8 +65,8 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     ## Version history
     v1: uses the constants of ProMP's `humanoid_rand_direc` (Rothfuss et al. 2018,
     arXiv:1810.06784). ProMP uses a weight of 0.25 and divides by the length
-    of one substep, which results in the same velocity reward. Unlike here,
-    ProMP does not map actions to controls in ±0.4.
+    of one substep, which results in the same velocity reward. In
+    ProMP, actions are not mapped to controls in ±0.4.
     """
 
     heights = (1.0, 2.0)

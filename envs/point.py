@@ -147,7 +147,7 @@ class BatchedPointEnv(BatchedTaskEnv):
 
         Args:
             scalar: Class of the scalar environment.
-            num_envs: Number of rows.
+            num_envs: Number of rows, with one episode per row.
             max_episode_steps: Number of time steps after which episodes are truncated.
             kwargs: Keyword arguments for `scalar`, except for `horizon`, which
                 is set to `max_episode_steps`.

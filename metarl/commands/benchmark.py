@@ -87,7 +87,7 @@ class Case(NamedTuple):
     """A group of results that is printed as one table.
 
     Attributes:
-        title: Title of the table.
+        title: Title of the printed table.
         measure: Function that runs the measurements and returns a dictionary. The keys are names
             with units, such as ``"trust-region update (s)"``.
     """

@@ -219,7 +219,7 @@ def evaluate(folder: Path, flags: list[str], execute: Execute) -> None:
     """Evaluate a run, unless the last checkpoint was already evaluated with the same flags.
 
     Args:
-        folder: Run folder.
+        folder: Run folder to evaluate.
         flags: Flags for ``metarl evaluate``.
         execute: Function that runs the command.
     """
@@ -259,7 +259,7 @@ def show(groups: dict[str, list[Run]], flags: list[str], out: Path) -> None:
     Args:
         groups: Runs by method name.
         flags: Flags of ``metarl evaluate`` that select the evaluations to show.
-        out: Output folder.
+        out: Folder for table.md and curves.png.
     """
 
     def chosen(members: Sequence[Run]) -> list[dict[str, Any]]:

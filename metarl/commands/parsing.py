@@ -50,8 +50,8 @@ def flags_of(text: str, names: Sequence[str]) -> str:
     becomes ``--task 1``.
 
     Args:
-        text: The message.
-        names: Names of the arguments.
+        text: Message that contains argument names.
+        names: Argument names to replace.
     """
     known = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
     long = "|".join(name for name in names if "_" in name) or "(?!)"
