@@ -26,7 +26,7 @@ class Row(NamedTuple):
     """The registration of an environment with Gymnasium.
 
     Attributes:
-        id: Gymnasium ID.
+        id: Gymnasium ID, such as ``metarl/AntDir-v1``.
         module: Name of the module in ``metarl.envs`` that defines the environment.
         name: Class name of the scalar environment.
         horizon: Number of time steps after which an episode is truncated.
@@ -38,7 +38,7 @@ class Row(NamedTuple):
     horizon: int
 
     def scalar(self) -> Any:
-        """Import and return the class of the scalar environment."""
+        """Import the module of the environment and return the scalar environment class."""
         return resolve_name(f"metarl.envs.{self.module}:{self.name}")
 
 
@@ -64,7 +64,12 @@ ENVIRONMENTS = (
 
 
 def __getattr__(name: str) -> Any:
-    """Return the constructor of a vectorized class, such as ``BatchedAntDir`` for ``AntDir``."""
+    """Return the constructor for the vectorized environment `name`, such as ``BatchedAntDir``.
+
+    Raises:
+        AttributeError: If `name` is not "Batched" followed by the class name of an environment in
+            :data:`ENVIRONMENTS`.
+    """
     for row in ENVIRONMENTS:
         if name == f"Batched{row.name}":
             return partial(resolve_name(row.scalar().vectorized), row.scalar())

@@ -1,4 +1,4 @@
-"""Ants that walk forwards or backwards, at a target velocity or to a goal position."""
+"""Ant environments in which a task is a direction, a target velocity or a goal position."""
 
 import numpy as np
 from gymnasium.envs.mujoco.ant_v5 import AntEnv
@@ -10,7 +10,7 @@ from metarl.envs.tasks import Direction, Goal, Velocity
 
 
 class _Ant(SpatialRobot, AntEnv):
-    """Base class for ants, which are rewarded by the motion of the root.
+    """Base class for ant environments, whose rewards depend on the motion of the root.
 
     The root position is the origin of the torso's frame. Other
     implementations call this position "com", although it is not the center of
@@ -64,10 +64,10 @@ class AntDir(Direction, _Ant):
     Default positions plus noise from U(−0.1, 0.1), default velocities plus noise from N(0, 0.1²).
 
     ## Episode end
-    Terminates when the torso's height leaves [0, 1]; truncated after 100 steps.
+    Terminates when the torso's height leaves [0, 1] m; truncated after 100 steps.
 
     ## Version history
-    v1: the constants of ProMP's `ant_rand_direc` (Rothfuss et al. 2018,
+    v1: uses the constants of ProMP's `ant_rand_direc` (Rothfuss et al. 2018,
     arXiv:1810.06784). There is no v0, because the rllab ant of Finn et al.
     2017 is a different robot.
     """
@@ -82,15 +82,16 @@ class AntVel(Velocity, _Ant):
 
     ## Description
     The target velocity is not observed and only affects the rewards. The
-    physics are those of :class:`AntDir`, without contact forces.
+    physics are the same as in :class:`AntDir`, and contact forces are neither
+    observed nor part of the reward.
 
     ## Action space
     `Box(-1, 1, (8,))`: torques, as in :class:`AntDir`.
 
     ## Observation space
-    `Box(-inf, inf, (27,))`, as in :class:`AntDir`. pytorch-maml-rl also
-    observes the absolute position twice, and the orientation a second time as
-    a matrix.
+    `Box(-inf, inf, (27,))`, as in :class:`AntDir`. In pytorch-maml-rl, the
+    observation also contains the absolute position twice and the orientation
+    as a rotation matrix.
 
     ## Rewards
     −|Δx / 0.05 s − v*| + 1.05 − 0.005 ‖action‖², where Δx is the displacement of the torso along x.
@@ -102,7 +103,7 @@ class AntVel(Velocity, _Ant):
     Default positions plus noise from U(−0.1, 0.1), default velocities plus noise from N(0, 0.1²).
 
     ## Episode end
-    Terminates when the torso's height leaves [0.2, 1]; truncated after 100 steps.
+    Terminates when the torso's height leaves [0.2, 1] m; truncated after 100 steps.
 
     ## Version history
     v1: the task of Finn et al. 2017 (arXiv:1703.03400) on Gymnasium's ant,
@@ -120,7 +121,8 @@ class AntGoal(Goal, _Ant):
 
     ## Description
     The goal is not observed and only affects the rewards. The physics are
-    those of :class:`AntDir`, without contact forces.
+    the same as in :class:`AntDir`, and contact forces are neither observed
+    nor part of the reward.
 
     ## Action space
     `Box(-1, 1, (8,))`: torques, as in :class:`AntDir`.
@@ -146,7 +148,7 @@ class AntGoal(Goal, _Ant):
     Terminates only if the simulation diverges; truncated after 200 steps.
 
     ## Version history
-    v1: the constants of ProMP's `ant_rand_goal` (Rothfuss et al. 2018, arXiv:1810.06784).
+    v1: uses the constants of ProMP's `ant_rand_goal` (Rothfuss et al. 2018, arXiv:1810.06784).
     """
 
     hidden_positions = 0
@@ -155,6 +157,10 @@ class AntGoal(Goal, _Ant):
     goal_radius = 3.0
 
     def rewards(self, before: States, after: States, actions: Array, tasks: Array) -> Array:
-        """Return the goal reward minus the control cost per row, of shape (rows,)."""
+        """Return −‖position − goal‖₁ minus the control cost, of shape (rows,).
+
+        See :meth:`LocomotionEnv.rewards <metarl.envs.locomotion.LocomotionEnv.rewards>`
+        for the arguments.
+        """
         goal_reward: Array = self.goal_reward(after.qpos[:, :2], tasks)
         return goal_reward - self.control_cost(actions)

@@ -13,7 +13,7 @@ def optimal_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
     """Compute the expected return of the optimal policy, which always pulls the best arm.
 
     Args:
-        task: A task of :class:`Bandit`.
+        task: Task of :class:`Bandit` with the mean reward of each arm, ``{"means": [...]}``.
         horizon: Number of pulls per episode.
 
     Example::
@@ -26,17 +26,17 @@ def optimal_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
 
 
 def uniform_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
-    """Compute the expected return of a policy that pulls all arms with equal probability.
+    """Compute the expected return of a policy that selects every arm with equal probability.
 
     Args:
-        task: A task of :class:`Bandit`.
+        task: Task of :class:`Bandit` with the mean reward of each arm, ``{"means": [...]}``.
         horizon: Number of pulls per episode.
     """
     return horizon * float(np.mean(task["means"]))
 
 
 class Bandit(TabularMDP):
-    """A multi-armed bandit whose arms pay 1 with unknown probabilities.
+    """A multi-armed bandit in which each arm pays 1 with an unknown probability.
 
     ## Description
     The bandits of Duan et al. 2016. There is no state: a policy is a
@@ -54,9 +54,9 @@ class Bandit(TabularMDP):
     | 0 | the constant 1 | 0 | 1 |
     | 1-5 | means of the arms, only with `observe_task=True` | 0 | 1 |
 
-    Other implementations use the constant 0. In a ReLU network with zero
-    biases, all gradients except for the bias of the last layer are then
-    exactly zero.
+    Other implementations observe the constant 0. In a ReLU network with zero
+    biases, all gradients are then exactly zero, except for the gradient of
+    the last layer's bias.
 
     ## Rewards
     1 with a probability equal to the mean of the arm, otherwise 0.
@@ -70,8 +70,8 @@ class Bandit(TabularMDP):
     Never terminates; truncated after 10 steps.
 
     ## Arguments
-    `num_arms`: number of arms, usually 5, 10 or 50. `observe_task`: append
-    the means of the arms to the observation.
+    `num_arms`: number of arms, usually 5, 10 or 50 (default: 5).
+    `observe_task`: append the means of the arms to the observation.
 
     ## Version history
     v0: the bandits of RL² (Duan et al. 2016, arXiv:1611.02779), with 1 as the observation.
@@ -107,7 +107,7 @@ class Bandit(TabularMDP):
         return Tables(np.ones((1, self.num_arms, 1)), means[None], means)
 
     def draw_noise(self, rng: np.random.Generator, steps: int) -> Array:
-        """Sample one number from U(0, 1) per step, of shape (steps, 1)."""
+        """Sample an array of shape (steps, 1) from U(0, 1), with one number per step."""
         return rng.random((steps, 1))
 
     def sample_rewards(self, means: Any, noise: Array) -> Any:

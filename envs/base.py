@@ -134,7 +134,7 @@ def distinct(tasks: list[TaskDescription]) -> tuple[list[TaskDescription], Array
 class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
     """Base class for vectorized environments, which step many episodes in NumPy arrays.
 
-    Each row runs one episode on a separate task, and all rows are reset together. After the end of
+    Each row runs one episode on one task, and all rows are reset together. After the end of
     an episode, the row repeats the last observation with reward 0 until the next reset, so that a
     rollout contains exactly one episode per row. Episodes are truncated after `max_episode_steps`.
 
@@ -162,7 +162,7 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
 
         Args:
             scalar: Class of the scalar environment.
-            num_envs: Number of rows.
+            num_envs: Number of rows, with one episode per row.
             max_episode_steps: Number of time steps after which episodes are truncated.
             kwargs: Keyword arguments for `scalar`.
         """
@@ -196,8 +196,8 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
     def _step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Any]]:
         """Advance the rows by one time step.
 
-        Rows whose episode has ended, see ``self._ended``, do not have to be simulated: the returned
-        values of these rows are ignored.
+        The returned values are ignored for rows whose episode has ended (see ``self._ended``), so
+        that these rows do not have to be simulated.
 
         Args:
             actions: One action per row.
@@ -269,7 +269,7 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
             raise AttributeError(f"only the attribute 'task' can be set, got {name!r}")
         tasks = [values] * self.num_envs if isinstance(values, dict) else list(values)
         if len(tasks) != self.num_envs:
-            raise ValueError(f"expected {self.num_envs} tasks, one per row, got {len(tasks)}")
+            raise ValueError(f"expected {self.num_envs} tasks, one per row, got {len(tasks)} tasks")
         self._check_tasks(tasks)
         self.tasks = tasks
 
@@ -285,12 +285,15 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Call the method `name`, or read the attribute `name`, and return one result per row.
 
-        All rows share one object, so that a method is only called once.
+        All rows share one environment object, so a method is called only once.
 
         Args:
             name: Name of the method or the attribute.
             args: Positional arguments for the method.
             kwargs: Keyword arguments for the method.
+
+        Returns:
+            A tuple of length ``num_envs``.
         """
         if callable(member := self.get_attr(name)[0]):
             return (member(*args, **kwargs),) * self.num_envs

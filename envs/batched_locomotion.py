@@ -15,7 +15,8 @@ def available_cores() -> int:
     """Return the number of CPU cores available to this process, at least 1.
 
     In distributed training, the cores of a machine are divided equally among
-    the processes on this machine (LOCAL_WORLD_SIZE).
+    the processes on this machine. The environment variable LOCAL_WORLD_SIZE
+    contains the number of these processes.
     """
     affine = hasattr(os, "sched_getaffinity")  # not available on macOS and Windows
     cores = len(os.sched_getaffinity(0)) if affine else os.cpu_count() or 1
@@ -23,7 +24,7 @@ def available_cores() -> int:
 
 
 class BatchedLocomotion(BatchedTaskEnv):
-    """A vectorized :class:`LocomotionEnv` that simulates the rows in parallel threads of MuJoCo.
+    """A vectorized :class:`LocomotionEnv` that simulates the rows in parallel MuJoCo threads.
 
     Rows whose episode has ended are not simulated. Results do not depend on the number of threads.
     """
@@ -41,7 +42,7 @@ class BatchedLocomotion(BatchedTaskEnv):
 
         Args:
             scalar: Class of the scalar environment.
-            num_envs: Number of rows.
+            num_envs: Number of rows, with one episode per row.
             max_episode_steps: Number of time steps after which episodes are truncated.
             num_threads: Number of simulation threads. Default: :func:`available_cores`.
             kwargs: Keyword arguments for `scalar`.
@@ -91,7 +92,7 @@ class BatchedLocomotion(BatchedTaskEnv):
         return States(qpos, qvel, self.formulas.sense(qpos, qvel, readings))
 
     def _scatter(self, rows: Array, values: Array) -> Array:
-        """Return an array over all rows with `values` at the indices `rows` and 0 elsewhere."""
+        """Return an array with one entry per row: `values` for the indices `rows`, 0 elsewhere."""
         spread = np.zeros((self.num_envs, *values.shape[1:]), values.dtype)
         spread[rows] = values
         return spread

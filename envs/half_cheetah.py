@@ -1,4 +1,4 @@
-"""Half-cheetahs that run forwards or backwards or at a target velocity."""
+"""Half-cheetah environments in which a task is a direction or a target velocity."""
 
 from functools import cached_property
 
@@ -106,7 +106,7 @@ class RllabHalfCheetahVel(Velocity, _FinnHalfCheetah):
 
     ## Description
     The target velocity is not observed and only affects the rewards. The
-    physics are those of :class:`RllabHalfCheetahDir`.
+    physics are the same as in :class:`RllabHalfCheetahDir`.
 
     ## Action space
     `Box(-1, 1, (6,))`: torques, as in :class:`RllabHalfCheetahDir`.
@@ -186,7 +186,7 @@ class HalfCheetahVel(Velocity, _GymHalfCheetah):
 
     ## Description
     The target velocity is not observed and only affects the rewards. The
-    physics are those of :class:`HalfCheetahDir`.
+    physics are the same as in :class:`HalfCheetahDir`.
 
     ## Action space
     `Box(-1, 1, (6,))`: torques, as in :class:`HalfCheetahDir`.

@@ -20,7 +20,7 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     A robot with 17 motors in three dimensions. The direction is not observed
     and only affects the rewards. One step is five substeps of 0.003 s.
 
-    The inertias and velocities of the bodies (`cinert`, `cvel`), the actuator
+    The body inertias and velocities (`cinert`, `cvel`), the actuator
     forces (`qfrc_actuator`) and the contact forces (`cfrc_ext`) are not
     observed, and the reward does not include a contact cost, because the
     simulator that steps all episodes at once does not report these values.
@@ -60,12 +60,13 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     Default positions and velocities plus noise from U(−0.01, 0.01).
 
     ## Episode end
-    Terminates when the torso's height leaves [1, 2]; truncated after 200 steps.
+    Terminates when the torso's height leaves [1, 2] m; truncated after 200 steps.
 
     ## Version history
-    v1: the constants of ProMP's `humanoid_rand_direc` (Rothfuss et al. 2018,
-    arXiv:1810.06784). ProMP uses a weight of 0.25, divides by the length of
-    one substep, and does not map actions to controls in ±0.4.
+    v1: uses the constants of ProMP's `humanoid_rand_direc` (Rothfuss et al. 2018,
+    arXiv:1810.06784). ProMP uses a weight of 0.25 and divides by the length
+    of one substep, which results in the same velocity reward. In
+    ProMP, actions are not mapped to controls in ±0.4.
     """
 
     heights = (1.0, 2.0)
@@ -73,7 +74,7 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     alive_bonus = 5.0
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
-        """Load Gymnasium's model, and add a sensor for the center of mass."""
+        """Return Gymnasium's model with an added center-of-mass sensor, and its simulation data."""
         spec = mujoco.MjSpec.from_file(self.fullpath)
         spec.add_sensor(
             type=mujoco.mjtSensor.mjSENS_SUBTREECOM,
@@ -87,7 +88,7 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
         return model, mujoco.MjData(model)
 
     def velocity(self, before: States, after: States) -> Array:
-        """Return the velocity of the center of mass along x in m/s, of shape (rows,)."""
+        """Return the mean velocity of the center of mass along x in m/s, of shape (rows,)."""
         return np.asarray((after.sensors[:, 0] - before.sensors[:, 0]) / self.dt)
 
     def progress(self, velocity: Array, tasks: Array) -> Array:

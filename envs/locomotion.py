@@ -1,6 +1,6 @@
 """Base classes for MuJoCo robots with task distributions.
 
-A robot extends a Gymnasium environment with formulas for observations, rewards and terminations.
+Robot classes extend Gymnasium environments with formulas for observations, rewards and termination.
 The scalar environment applies these formulas to one state. The vectorized environment
 (:mod:`metarl.envs.batched_locomotion`) applies the same formulas to all rows, so that both
 environments return identical numbers.
@@ -30,7 +30,7 @@ DISPLAY = (
 
 
 class States(NamedTuple):
-    """Simulator states of several rows.
+    """Simulator states, with one row per episode.
 
     Attributes:
         qpos: Generalized positions, of shape (rows, nq).
@@ -59,7 +59,7 @@ def quiet() -> Iterator[None]:
 
 
 class LocomotionEnv(MujocoEnv, EzPickle):
-    """Base class for robots, which must precede the Gymnasium environment in the list of bases.
+    """Base class for robot environments; list this class before the Gymnasium class in subclasses.
 
     Actions are clipped to [−1, 1] and mapped to the control range of the actuators. A new value of
     `task` takes effect at the next reset. If the simulation diverges, the episode terminates with
@@ -91,12 +91,12 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         """Load the MuJoCo model.
 
         Args:
-            observe_task: Whether to append the task to the observation, as for an oracle.
+            observe_task: Whether to append the task to the observation, as for an oracle policy.
             kwargs: Rendering arguments for the Gymnasium class, such as ``render_mode``. The names
                 must be in the constant ``DISPLAY``.
 
         Raises:
-            TypeError: If a different keyword argument is passed.
+            TypeError: If any other keyword argument is passed.
         """
         if unknown := sorted(set(kwargs) - set(DISPLAY)):
             known = ", ".join(("observe_task", *DISPLAY))
@@ -144,7 +144,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         return self.nominal
 
     def sense(self, qpos: Array, qvel: Array, readings: Array) -> Array:
-        """Compute quantities of states that the other formulas need.
+        """Compute values that the other formulas need, such as the center of mass.
 
         Args:
             qpos: Generalized positions, of shape (rows, nq).
@@ -161,7 +161,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         return np.concatenate([states.qpos[:, self.hidden_positions :], states.qvel], axis=1)
 
     def velocity(self, before: States, after: States) -> Array:
-        """Return the velocity of the root along x, which tasks reward, of shape (rows,)."""
+        """Return the mean velocity of the root along x in a step, in m/s, of shape (rows,)."""
         return np.asarray((after.qpos[:, 0] - before.qpos[:, 0]) / self.dt)
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
@@ -197,7 +197,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         return np.ones(len(states.qpos), dtype=bool)
 
     def noise(self, rng: np.random.Generator) -> tuple[Array, Array]:
-        """Sample initial displacements of shape (nq,) and initial velocities of shape (nv,)."""
+        """Sample noise for initial positions, of shape (nq,), and velocities, of shape (nv,)."""
         scale, (nq, nv) = self._reset_noise_scale, (self.model.nq, self.model.nv)
         moved = rng.uniform(-scale, scale, nq)
         if self.normal_start:
@@ -207,7 +207,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
     # Code shared by the scalar and the vectorized environment.
 
     def observe(self, states: States, tasks: Array) -> Array:
-        """Return observations of shape (rows, features); with `observe_task`, including tasks."""
+        """Return observations of shape (rows, features), with tasks if `observe_task` is set."""
         seen = self.features(states)
         return np.concatenate([seen, tasks], axis=1) if self.observe_task else seen
 
@@ -276,7 +276,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
     def step(  # type: ignore[override]
         self, action: Array
     ) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        """Apply an action for `frame_skip` substeps.
+        """Clip an action of shape (nu,) to [−1, 1] and apply the action for `frame_skip` substeps.
 
         Returns:
             Observation, reward, termination, truncation (always False) and the info dictionary.

@@ -1,4 +1,4 @@
-"""2D navigation, where a point moves to a goal that is not observed."""
+"""A 2D navigation environment, in which a point moves to a goal that is not observed."""
 
 from typing import Any
 

@@ -61,7 +61,14 @@ class PlanarMass:
         return center, np.stack([dx, still, dz], axis=1)
 
     def _accumulated(self, joints: Array) -> Array:
-        """Sum joint values, of shape (joints, rows), from the root to each body: (bodies, rows)."""
+        """Sum joint values along the path from the root to each body.
+
+        Args:
+            joints: Joint values, of shape (joints, rows).
+
+        Returns:
+            The sum for each body, of shape (bodies, rows).
+        """
         total = np.empty((1 + len(self._joints), joints.shape[1]))
         total[0] = joints[2]
         for body, (parent, joint) in enumerate(zip(self._parents, self._joints, strict=True), 1):

@@ -19,12 +19,14 @@ RADIUS = 6  # radius of a rendered point in pixels
 class PointEnv(gymnasium.Env[Array, Array]):
     """Base class for point environments, whose formulas apply to one point or to many points.
 
-    Class attributes: max_step: Distance that the point moves along an axis in
-        one step for an action of 1. goal_range: Maximum absolute coordinate
-        of a goal. start_range: Maximum absolute coordinate of a starting
-        position. landmarks: Positions of gray points in rendered images, of
-        shape (landmarks, 2). half_width: Half the width of the plane section
-        in rendered images.
+    Class attributes:
+        max_step: Distance that the point moves along an axis in one step for
+            an action of 1.
+        goal_range: Maximum absolute coordinate of a goal.
+        start_range: Maximum absolute coordinate of a starting position.
+        landmarks: Positions of gray points in rendered images, of shape
+            (landmarks, 2).
+        half_width: Maximum absolute coordinate in rendered images.
     """
 
     vectorized = "metarl.envs.point:BatchedPointEnv"
@@ -76,7 +78,7 @@ class PointEnv(gymnasium.Env[Array, Array]):
         raise NotImplementedError
 
     def next_positions(self, positions: Array, actions: Array) -> Array:
-        """Return the positions after a time step, with actions clipped to [−1, 1]."""
+        """Return the positions after one time step, with the actions clipped to [−1, 1]."""
         # np.minimum and np.maximum take a third of the time of np.clip on arrays of this size.
         return np.asarray(positions + self.max_step * np.minimum(np.maximum(actions, -1.0), 1.0))
 
@@ -94,6 +96,11 @@ class PointEnv(gymnasium.Env[Array, Array]):
     ) -> tuple[Array, dict[str, Any]]:
         """Start an episode on the current `task`.
 
+        Args:
+            seed: Seed for the starting position. If None, the random number
+                generator continues from its current state.
+            options: Ignored.
+
         Returns:
             The first observation, and an empty info dictionary.
         """
@@ -103,6 +110,9 @@ class PointEnv(gymnasium.Env[Array, Array]):
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Advance the point by one time step.
+
+        Args:
+            action: Velocity along x and y, of shape (2,); clipped to [−1, 1].
 
         Returns:
             Observation, reward, termination, truncation (always False) and the info dictionary.
@@ -128,7 +138,7 @@ class PointEnv(gymnasium.Env[Array, Array]):
 
 
 class BatchedPointEnv(BatchedTaskEnv):
-    """A vectorized :class:`PointEnv`."""
+    """A vectorized :class:`PointEnv`, which moves all points at once."""
 
     def __init__(
         self, scalar: type[PointEnv], num_envs: int = 1, *, max_episode_steps: int, **kwargs: Any
@@ -137,9 +147,10 @@ class BatchedPointEnv(BatchedTaskEnv):
 
         Args:
             scalar: Class of the scalar environment.
-            num_envs: Number of rows.
+            num_envs: Number of rows, with one episode per row.
             max_episode_steps: Number of time steps after which episodes are truncated.
-            kwargs: Keyword arguments for `scalar`, except for `horizon`.
+            kwargs: Keyword arguments for `scalar`, except for `horizon`, which
+                is set to `max_episode_steps`.
         """
         kwargs["horizon"] = max_episode_steps
         super().__init__(scalar, num_envs, max_episode_steps=max_episode_steps, **kwargs)

@@ -20,7 +20,7 @@ class RandParams(LocomotionEnv):
     factor is bᵘ with u ~ U(exponents).
 
     Class attributes:
-        bases: Base b by name of the model field.
+        bases: Base b for each randomized field of the MuJoCo model.
         exponents: Lowest and highest exponent u.
     """
 
@@ -56,11 +56,13 @@ class RandParams(LocomotionEnv):
         for (name, shape), values in zip(self.shapes.items(), factors, strict=True):
             if not (values > 0).all():
                 got = brief(values.tolist())
-                raise ValueError(f"factors of {name} must be positive, of shape {shape}, got {got}")
+                raise ValueError(
+                    f"factors for {name} must be positive and of shape {shape}, got {got}"
+                )
         return np.concatenate([values.ravel() for values in factors])
 
     def task_model(self, task: TaskDescription) -> mujoco.MjModel:
-        """Return a copy of the robot's model with fields multiplied by the factors of a task."""
+        """Return a copy of the MuJoCo model, with fields multiplied by the factors in `task`."""
         model = copy.copy(self.nominal)
         for name, scales in task["scales"].items():
             getattr(model, name)[:] *= scales
@@ -71,7 +73,7 @@ class RandParams(LocomotionEnv):
         return model
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
-        """Return the velocity, of shape (rows,), because every task rewards running forwards."""
+        """Return `velocity` unchanged, because every task rewards running forwards."""
         return velocity
 
 
@@ -110,13 +112,13 @@ class HopperRandParams(RandParams, Legged, HopperEnv):
     Default positions and velocities plus noise from U(−0.005, 0.005).
 
     ## Episode end
-    Terminates unless height > 0.7, |pitch| < 0.2 and all other positions and
-    velocities are within ±100; truncated after 200 steps.
+    Terminates unless height > 0.7 m, |pitch| < 0.2 rad, and all other
+    positions and velocities are within ±100; truncated after 200 steps.
 
     ## Version history
-    v1: the constants of rand_param_envs, as used by ProMP (Rothfuss et al.
-    2018, arXiv:1810.06784). Unlike rand_param_envs, MuJoCo's derived
-    constants are recomputed from the new masses.
+    v1: uses the constants of rand_param_envs, as used by ProMP (Rothfuss et al.
+    2018, arXiv:1810.06784). Unlike in rand_param_envs, the constants that
+    MuJoCo derives from the masses are recomputed for every task.
     """
 
     constants = {"frame_skip": 4}  # noqa: RUF012
@@ -125,7 +127,7 @@ class HopperRandParams(RandParams, Legged, HopperEnv):
     max_state: ClassVar[float] = 100.0
 
     def healthy(self, states: States) -> Array:
-        """Return a mask of shape (rows,), True for rows that stand with all values within ±100."""
+        """Return a mask of shape (rows,), False where the robot falls or a value exceeds ±100."""
         rest = np.concatenate([states.qpos[:, 2:], states.qvel], axis=1)
         bounded: Array = (np.abs(rest) < self.max_state).all(axis=1)
         return super().healthy(states) & bounded
@@ -135,8 +137,8 @@ class Walker2dRandParams(RandParams, Walker2dRobot):
     """A walker with body parameters randomized per task, rewarded for running forwards.
 
     ## Description
-    The robot of :class:`~metarl.envs.walker2d.Walker2dDir`, but one step is
-    four substeps of 0.002 s. The task and the randomized parameters are not
+    The same robot as in :class:`~metarl.envs.walker2d.Walker2dDir`, but one
+    step is four substeps of 0.002 s. The task and the randomized parameters are not
     observed.
 
     ## Action space
@@ -158,10 +160,10 @@ class Walker2dRandParams(RandParams, Walker2dRobot):
     Default positions and velocities plus noise from U(−0.005, 0.005).
 
     ## Episode end
-    Terminates unless 0.8 < height < 2 and |pitch| < 1; truncated after 200 steps.
+    Terminates unless 0.8 < height < 2 (m) and |pitch| < 1 (rad); truncated after 200 steps.
 
     ## Version history
-    v1: the constants of rand_param_envs, as used by ProMP (Rothfuss et al.
+    v1: uses the constants of rand_param_envs, as used by ProMP (Rothfuss et al.
     2018, arXiv:1810.06784). The five substeps in the code of rand_param_envs
     have no effect.
     """

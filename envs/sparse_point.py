@@ -14,11 +14,11 @@ CORNERS = CORNER * np.array([(-1.0, -1.0), (1.0, -1.0), (-1.0, 1.0), (1.0, 1.0)]
 
 
 class SparsePoint(PointEnv):
-    """A point that must find the rewarded corner out of four corners.
+    """A point that must find which of four corners is rewarded.
 
     ## Description
-    A policy must explore before adaptation is possible. The point starts in
-    U(−0.2, 0.2)². Rewards are 0 in the middle and in the quadrants of the
+    A policy must explore before adaptation is possible. The starting
+    position is drawn from U(−0.2, 0.2)². Rewards are 0 in the middle and in the quadrants of the
     other three corners, so an episode that never enters the quadrant of the
     goal contains no information about the task, except that the goal is in a
     different quadrant.
@@ -34,9 +34,10 @@ class SparsePoint(PointEnv):
     | 2, 3 | goal (x, y), only with `observe_task=True` | -2 | 2 |
 
     ## Rewards
-    With p the position after the step, the reward is ‖p_before − goal‖₂ − ‖p
-    − goal‖₂ if ‖p‖₁ ≥ 0.5 and no other corner is nearer to p than the goal,
-    otherwise 0. Moving straight to the goal earns about 2.6. As in ProMP's
+    ‖p_before − goal‖₂ − ‖p − goal‖₂ if ‖p‖₁ ≥ 0.5 and no other corner is
+    nearer to p than the goal, otherwise 0, where p_before and p are the
+    positions before and after the step. Moving straight to the goal earns
+    about 2.6. As in ProMP's
     code, this is not the maximum: steps that leave the quadrant of the goal
     have no negative reward, so a policy that repeatedly crosses the border of
     the quadrant earns up to 0.2 per two steps.

@@ -9,10 +9,11 @@ from metarl.envs.locomotion import LocomotionEnv, States
 
 
 class SpatialRobot(LocomotionEnv):
-    """Base class for three-dimensional robots, which terminate at limits of the torso height.
+    """Base class for three-dimensional robots; episodes end if the torso is too low or too high.
 
-    Class attributes: heights: Lowest and highest torso height in m at which
-        an episode continues.
+    Class attributes:
+        heights: Lowest and highest torso height in m at which an episode
+            continues.
     """
 
     constants = {"frame_skip": 5}  # noqa: RUF012

@@ -10,7 +10,7 @@ class SwimmerVel(Velocity, LocomotionEnv, SwimmerEnv):
     """A swimmer that swims at a target velocity.
 
     ## Description
-    Three links with two motors in a viscous plane. The target velocity is not
+    A planar robot with three links and two motors in a viscous fluid. The target velocity is not
     observed and only affects the rewards. One step is four substeps of 0.01
     s, so an episode lasts 4 s.
 
@@ -42,7 +42,7 @@ class SwimmerVel(Velocity, LocomotionEnv, SwimmerEnv):
     Terminates only if the simulation diverges; truncated after 100 steps.
 
     ## Version history
-    v1: the constants of ProMP's `swimmer_rand_vel` (Rothfuss et al. 2018,
+    v1: uses the constants of ProMP's `swimmer_rand_vel` (Rothfuss et al. 2018,
     arXiv:1810.06784), with the sign of the reward corrected. The horizon is
     chosen as for the half-cheetahs, because no published experiment uses the
     environment.

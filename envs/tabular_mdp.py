@@ -25,7 +25,7 @@ def optimal_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
     """Compute the expected return of the optimal policy, which may depend on the time step.
 
     Args:
-        task: A task of :class:`TabularMDP`.
+        task: Task of :class:`TabularMDP`, ``{"transitions": [...], "rewards": [...]}``.
         horizon: Number of time steps per episode.
     """
     return _value(task, horizon, lambda values: values.max(axis=1))
@@ -35,14 +35,14 @@ def uniform_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
     """Compute the expected return of a policy that takes all actions with equal probability.
 
     Args:
-        task: A task of :class:`TabularMDP`.
+        task: Task of :class:`TabularMDP`, ``{"transitions": [...], "rewards": [...]}``.
         horizon: Number of time steps per episode.
     """
     return _value(task, horizon, lambda values: values.mean(axis=1))
 
 
 def _value(task: TaskDescription, horizon: int, choose: Callable[[Array], Array]) -> float:
-    """Compute the value of state 0 by dynamic programming.
+    """Compute the expected return over `horizon` steps from state 0 by dynamic programming.
 
     With h steps left, Q_h(s, a) = r(s, a) + Σ_s' P(s, a, s') V_{h−1}(s') and V_h = choose(Q_h).
     """
@@ -54,7 +54,7 @@ def _value(task: TaskDescription, horizon: int, choose: Callable[[Array], Array]
 
 
 class Tables(NamedTuple):
-    """A task converted to arrays.
+    """A task of a tabular MDP or a bandit, converted to arrays.
 
     Attributes:
         cumulative: Cumulative probabilities of next states, of shape (states, actions, states).
@@ -86,7 +86,7 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
     | 60-559 | probabilities (state, action, next state), only with `observe_task=True` | 0 | 1 |
 
     ## Rewards
-    N(mean of state and action, 1).
+    N(mean reward for the state and the action, 1).
 
     ## Tasks
     `{"transitions": [10][5][10], "rewards": [10][5]}`, sampled from Dirichlet(1) and N(1, 1).
@@ -176,7 +176,7 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
         Returns:
             An array of shape (sampled steps, 2). The first column is sampled
             from U(0, 1) and selects next states; the second column is sampled
-            from N(0, 1) and perturbs rewards.
+            from N(0, 1) and is added to the mean rewards.
         """
         blocks = range(0, steps, BLOCK)
         pairs = [(rng.random(BLOCK), rng.standard_normal(BLOCK)) for _ in blocks]
@@ -219,7 +219,8 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
 
         Args:
             states: States, of shape (...).
-            features: Values of the task of each state, of shape (..., values).
+            features: Task values for each state, from :class:`Tables`, of
+                shape (..., values).
 
         Returns:
             A float32 array of shape (..., features).
@@ -232,6 +233,11 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
     ) -> tuple[Array, dict[str, Any]]:
         """Start an episode on the current `task` in state 0.
 
+        Args:
+            seed: Seed for transitions and rewards. If None, the random number
+                generator continues from its current state.
+            options: Ignored.
+
         Returns:
             The first observation, and an empty info dictionary.
         """
@@ -241,6 +247,9 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Take one action.
+
+        Args:
+            action: Index of the action, from 0 to num_actions − 1.
 
         Returns:
             Observation, reward, termination (always False), truncation

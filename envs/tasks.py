@@ -8,9 +8,10 @@ from metarl.envs.base import Array, TaskDescription, task_array
 
 
 class Direction:
-    """A task distribution with two equally probable tasks, ``{"direction": 1}`` and ``-1``.
+    """A task distribution with the directions 1 and −1, which are equally probable.
 
-    The velocity reward of a task is direction · velocity.
+    Tasks have the form ``{"direction": 1}``. The velocity reward of a task is
+    direction · velocity.
     """
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
@@ -34,9 +35,10 @@ class Direction:
 
 
 class Velocity:
-    """A task distribution with target velocities: ``{"velocity": v*}``, v* ~ U(velocity_range).
+    """A task distribution with target velocities v* ~ U(velocity_range).
 
-    The velocity reward of a task is −|velocity − v*|.
+    Tasks have the form ``{"velocity": v*}``. The velocity reward of a task is
+    −|velocity − v*|.
 
     Class attributes:
         velocity_range: Lowest and highest target velocity in m/s.
@@ -49,7 +51,11 @@ class Velocity:
         return [{"velocity": v} for v in rng.uniform(*self.velocity_range, num_tasks).tolist()]
 
     def task_values(self, task: TaskDescription) -> Array:
-        """Validate a task and return the target velocity in m/s, as an array of shape (1,)."""
+        """Validate a task and return the target velocity in m/s, as an array of shape (1,).
+
+        Raises:
+            ValueError: If the task does not have the form ``{"velocity": v}``.
+        """
         return task_array(task, "velocity", ())[None]
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
@@ -76,7 +82,11 @@ class Goal:
         return [{"goal": goal} for goal in goals.tolist()]
 
     def task_values(self, task: TaskDescription) -> Array:
-        """Validate a task and return the goal in m, as an array of shape (2,)."""
+        """Validate a task and return the goal in m, as an array of shape (2,).
+
+        Raises:
+            ValueError: If the task does not have the form ``{"goal": [x, y]}``.
+        """
         return task_array(task, "goal", (2,))
 
     def goal_reward(self, positions: Array, tasks: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Walkers that move forwards or backwards or at a target velocity."""
+"""Walker environments in which a task is a direction or a target velocity."""
 
 from typing import ClassVar
 
@@ -16,9 +16,11 @@ MAX_VELOCITY = 10.0  # observed velocities are clipped to this value
 class Legged(LocomotionEnv):
     """Base class for planar legged robots; an episode terminates when the robot falls.
 
-    Class attributes: heights: Open interval of torso heights in m in which an
-        episode continues. max_pitch: Absolute pitch of the torso in radians,
-        below which an episode continues.
+    Class attributes:
+        heights: Lower and upper limit of the torso height in m. An episode
+            continues while the height is between these limits.
+        max_pitch: Limit of the torso's absolute pitch in radians. An episode
+            continues while the absolute pitch is below this limit.
     """
 
     control_cost_weight = 1e-3
@@ -27,7 +29,7 @@ class Legged(LocomotionEnv):
     max_pitch: ClassVar[float]
 
     def features(self, states: States) -> Array:
-        """Return positions without x and velocities clipped to ±10, of shape (rows, features)."""
+        """Return positions except x, and velocities clipped to ±10, of shape (rows, features)."""
         clipped = np.clip(states.qvel, -MAX_VELOCITY, MAX_VELOCITY)
         return super().features(states._replace(qvel=clipped))
 
@@ -82,10 +84,10 @@ class Walker2dDir(Direction, Walker2dRobot):
     Default positions and velocities plus noise from U(−0.005, 0.005).
 
     ## Episode end
-    Terminates unless 0.8 < height < 2 and |pitch| < 1; truncated after 200 steps.
+    Terminates unless 0.8 < height < 2 (m) and |pitch| < 1 (rad); truncated after 200 steps.
 
     ## Version history
-    v1: the constants of ProMP's `walker2d_rand_direc` (Rothfuss et al. 2018,
+    v1: uses the constants of ProMP's `walker2d_rand_direc` (Rothfuss et al. 2018,
     arXiv:1810.06784) on Gymnasium's v5 model, in which both feet have the
     same friction. In older models, the feet have different friction.
     """
@@ -96,7 +98,7 @@ class Walker2dVel(Velocity, Walker2dRobot):
 
     ## Description
     The target velocity is not observed and only affects the rewards. The
-    physics are those of :class:`Walker2dDir`.
+    physics are the same as in :class:`Walker2dDir`.
 
     ## Action space
     `Box(-1, 1, (6,))`: torques, as in :class:`Walker2dDir`.
@@ -106,8 +108,9 @@ class Walker2dVel(Velocity, Walker2dRobot):
 
     ## Rewards
     −|Δx / 0.016 s − v*| + 15 − 0.001 ‖action‖², where Δx is the displacement
-    of the root along x. Because of the constant 15, standing always earns
-    more than ending the episode by a fall.
+    of the root along x. Because of the constant 15, the reward for standing
+    still is positive for every target velocity, so that ending the episode by
+    a fall is never better than standing.
 
     ## Tasks
     `{"velocity": v*}` with v* ~ U(0, 10) m/s.
@@ -116,10 +119,10 @@ class Walker2dVel(Velocity, Walker2dRobot):
     Default positions and velocities plus noise from U(−0.005, 0.005).
 
     ## Episode end
-    Terminates unless 0.8 < height < 2 and |pitch| < 1; truncated after 200 steps.
+    Terminates unless 0.8 < height < 2 (m) and |pitch| < 1 (rad); truncated after 200 steps.
 
     ## Version history
-    v1: the constants of ProMP's `walker2d_rand_vel` (Rothfuss et al. 2018, arXiv:1810.06784).
+    v1: uses the constants of ProMP's `walker2d_rand_vel` (Rothfuss et al. 2018, arXiv:1810.06784).
     """
 
     alive_bonus = 15.0

@@ -97,7 +97,7 @@ class Experiment(ABC, Generic[Config]):
     """
 
     settings: ClassVar[Any]
-    """Configuration dataclass; in meta-RL, a function from a method's name to its dataclass."""
+    """Configuration dataclass or, in meta-RL, a function from a method name to a dataclass."""
     evaluation: ClassVar[type[Evaluation]]
     """Dataclass that defines the flags of ``metarl evaluate``."""
     rendering: ClassVar[type[Rendering]] = Rendering
@@ -215,7 +215,9 @@ class Experiment(ABC, Generic[Config]):
             checkpoint.require_same_tensors(mine, theirs)
 
     def with_options(self, options: Any) -> "Experiment[Config]":
-        """Return the experiment with the settings that the evaluation flags override.
+        """Return an experiment whose settings are overridden by the evaluation flags.
+
+        The default implementation returns the experiment itself.
 
         Args:
             options: The evaluation flags, an instance of :attr:`evaluation`.
@@ -234,7 +236,7 @@ class Experiment(ABC, Generic[Config]):
 
     @abstractmethod
     def evaluate(self, metas: Sequence[MetaParams], options: Any) -> Report:
-        """Adapt to test tasks and report the results after 0, 1, ..., K inner steps.
+        """Adapt to test tasks and return the results after 0, 1, ..., K inner steps.
 
         Args:
             metas: Meta-parameters from the checkpoints that :meth:`checkpoints_for` selects.
@@ -266,7 +268,7 @@ class Experiment(ABC, Generic[Config]):
         Args:
             experiments: One experiment per run, starting with this experiment.
             metas: Meta-parameters for each run.
-            options: The rendering flags, an instance of :attr:`rendering`.
+            options: The rendering flags, such as the output file; an instance of :attr:`rendering`.
 
         Raises:
             ValueError: If the experiment has no policy.

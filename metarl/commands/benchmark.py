@@ -30,10 +30,10 @@ PARTS = {
     "text": "text",
     "scaling": "scaling",
 }
-"""Modules of :mod:`metarl.commands.measures` by measurement.
+"""Module in :mod:`metarl.commands.measures` for each measurement.
 
 Each module defines a function with the name of the measurement. The function
-receives the options of the command and returns a list of :class:`Case`.
+receives a :class:`Benchmark` and returns a list of :class:`Case`.
 """
 ALL = ("sampling", "update", "regression", "fewshot")
 
@@ -43,39 +43,40 @@ class Benchmark(Ranged):
     """Measure the speed of sampling, meta-RL updates and supervised meta-steps.
 
     Speeds are medians over --repeats measurements. All results depend on the
-    machine and its load. The same run therefore measures reference speeds for
-    comparison: a matrix product, a memory copy, the raw physics, and a plain
-    loop over tasks.
+    machine and its load. Therefore, the command also measures reference
+    speeds for comparison: a matrix product, a memory copy, the raw physics,
+    and a plain loop over tasks.
     """
 
     what: Annotated[
         Literal["all", "sampling", "update", "regression", "fewshot", "text", "scaling"],
         tyro.conf.Positional,
     ] = "all"
-    """Measurement to run. all runs every measurement except text, which
-    requires the encoder of `metarl train text`, and scaling, which starts
-    several processes."""
+    """Measurement to run. The value all selects every measurement except
+    text, which requires the encoder of `metarl train text`, and scaling,
+    which starts several processes."""
     repeats: Annotated[int, at_least(1)] = 5
     """Number of timed repetitions per result, after one untimed warm-up."""
     env: tuple[str, ...] = (
         "metarl/Navigation2D-v0", "metarl/RllabHalfCheetahDir-v0", "metarl/HalfCheetahDir-v1",
     )  # fmt: skip
-    """Gymnasium IDs of the environments in which sampling and update are measured."""
+    """Gymnasium IDs of the environments in the sampling and update measurements."""
     num_tasks: Annotated[int | None, unset("20 for navigation, 40 for others")] = None
-    """Number of tasks per meta-batch when sampling and the update are measured."""
+    """Number of tasks per meta-batch in the sampling and update measurements."""
     episodes_per_task: int = 20
-    """Number of episodes per task in sampling and update."""
+    """Number of episodes per task in the sampling and update measurements."""
     hidden: tuple[int, ...] = ()
-    """Widths of the hidden layers of the policy in sampling and update. If
-    not set, the widths are 64 64 for Navigation2D-v0 and 100 100 for all
-    other environments."""
+    """Widths of the policy's hidden layers in the sampling and update
+    measurements. If not set, the widths are 64 64 for Navigation2D-v0 and
+    100 100 for all other environments."""
     fisher_fraction: tuple[float, ...] = (1.0, 0.25)
     """Fractions of the episodes from which Fisher-vector products are
-    computed; each fraction is measured separately."""
+    computed in the update measurement; each fraction is measured
+    separately."""
     compiled: bool = True
     """Also measure compiled supervised meta-steps; compilation takes a minute or more."""
     processes: int = 2
-    """Maximum number of processes in scaling, which measures 1, 2, ... processes in turn."""
+    """Maximum number of processes in the scaling measurement, which uses 1, 2, ... processes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to measure; auto uses a GPU if available. Scaling always runs on the CPU."""
     out: Annotated[Path | None, unset("no file")] = None
@@ -86,8 +87,9 @@ class Case(NamedTuple):
     """A group of results that is printed as one table.
 
     Attributes:
-        title: Title of the table.
-        measure: Function that runs the measurements and returns the values by name and unit.
+        title: Title of the printed table.
+        measure: Function that runs the measurements and returns a dictionary. The keys are names
+            with units, such as ``"trust-region update (s)"``.
     """
 
     title: str

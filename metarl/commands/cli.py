@@ -1,4 +1,4 @@
-"""The command line ``metarl COMMAND ...``. Modules of commands are imported on first use."""
+"""The ``metarl COMMAND ...`` command line, which only imports the module of the given command."""
 
 import contextlib
 import difflib
@@ -23,10 +23,10 @@ class Verb(NamedTuple):
 
     Attributes:
         module: Name of the module in :mod:`metarl.commands`, which is imported on first use.
-        options: Attribute of the module that defines the options: the dataclass that the module's
-            ``main`` function accepts, or, if the options depend on the run, a function
-            ``words -> (dataclass, main)``.
-        summary: One-line description in the help.
+        options: Name of the attribute of this module that defines the options. The attribute is the
+            dataclass that the module's ``main`` function accepts or, if the options depend on the
+            run, a function ``words -> (dataclass, main)``.
+        summary: One-line description in the output of ``metarl --help``.
     """
 
     module: str
@@ -58,7 +58,7 @@ VERBS = {
     "benchmark": Verb("benchmark", "Benchmark", "speed of sampling and of the meta-update"),
 }
 IMPORTS = "METARL_IMPORT"
-"""Environment variable that passes the modules of ``--import`` to child processes."""
+"""Environment variable that passes the module names from ``--import`` to child processes."""
 OVERVIEW = """\
 usage: metarl COMMAND ...   (metarl COMMAND --help explains each)
 
@@ -132,7 +132,7 @@ def run(argv: list[str]) -> None:
 
 
 def import_modules(argv: list[str]) -> list[str]:
-    """Import the modules named by ``--import MODULE`` flags, and return the other words.
+    """Import the modules named by ``--import MODULE`` flags, and return the remaining words.
 
     The modules can register methods, inner optimizers and environments. Child processes import the
     same modules.
@@ -152,7 +152,7 @@ def import_modules(argv: list[str]) -> list[str]:
 
 
 def _world() -> contextlib.AbstractContextManager[None]:
-    """Return a context that joins the process group if ``torchrun`` started several processes."""
+    """Return a context manager that joins the process group if there are several processes."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return contextlib.nullcontext()
     from metarl.core.speed import processes
@@ -263,7 +263,8 @@ def _output_is_closed() -> bool:
 def _fail(message: str, code: int, *, once: bool = False) -> NoReturn:
     """Print an error to stderr and exit with the status `code`.
 
-    In distributed training, `once` restricts the output to rank 0, for errors that all ranks raise.
+    If `once` is True, only rank 0 prints the error in distributed training. Use this for errors
+    that all ranks raise.
     """
     if once and int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0":
         time.sleep(1)  # torchrun ends all processes after a failure; rank 0 must print first

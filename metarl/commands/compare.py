@@ -51,7 +51,7 @@ class Compare(Ranged):
     """Random seeds; every method is trained once per seed."""
     evaluate: str = ""
     """Flags for `metarl evaluate` as one string, after an equals sign, as in
-    --evaluate="--num-tasks 100"."""
+    --evaluate="--num-tasks 100". If not set, no flags are passed."""
     jobs: Annotated[int, at_least(1)] = 1
     """Number of runs to execute in parallel. If greater than 1, every run uses an equal share of
     the CPU cores and at most one GPU, and the output is appended to OUT/METHOD-SEED.log."""
@@ -61,7 +61,8 @@ class Compare(Ranged):
         super().__post_init__()
         if not self.methods:
             raise ValueError(
-                'compare requires methods: metarl compare maml-trpo "promp --epochs 3" --out DIR'
+                "compare requires at least one method, got none. Example: "
+                'metarl compare maml-trpo "promp --epochs 3" --out DIR'
             )
         if not self.seeds:
             raise ValueError("`seeds` must contain at least one seed, got none")
@@ -73,9 +74,9 @@ class Entry(NamedTuple):
     """A method in a comparison.
 
     Attributes:
-        name: Name in tables and run folders, made of the method and all flags.
-        experiment: Method of ``metarl train``.
-        flags: Flags of the method, as words.
+        name: Name in tables and run folders, which contains the method and all flags.
+        experiment: Name of the method, as in ``metarl train NAME``.
+        flags: Command-line words that follow the name of the method.
     """
 
     name: str
@@ -87,8 +88,8 @@ class Planned(NamedTuple):
     """A run to train and evaluate.
 
     Attributes:
-        folder: Run folder.
-        words: Words after ``metarl train``.
+        folder: Run folder to create or to complete.
+        words: Words after ``metarl train`` in the command that starts the run.
         iterations: Total number of iterations.
     """
 
@@ -125,7 +126,7 @@ def make(planned: Planned, flags: list[str], execute: Execute) -> None:
     Steps that were completed by a previous command are skipped.
 
     Args:
-        planned: The run.
+        planned: The run to complete.
         flags: Flags for ``metarl evaluate``.
         execute: Function that runs a command.
     """
@@ -139,7 +140,7 @@ def make(planned: Planned, flags: list[str], execute: Execute) -> None:
 
 
 def read_entries(texts: Sequence[str]) -> list[Entry]:
-    """Parse the methods of the command line, each of the form ``METHOD --FLAG VALUE ...``.
+    """Parse the methods on the command line, each of the form ``METHOD --FLAG VALUE ...``.
 
     Raises:
         ValueError: If a method does not exist, or two methods would use the same run folders.
@@ -148,8 +149,8 @@ def read_entries(texts: Sequence[str]) -> list[Entry]:
     for text in texts:
         entry = read_entry(text)
         if entry.name in entries:
-            raise ValueError(f"{text!r} has the same run folders as a previous method, "
-                             f"{entry.name}-SEED. List every method only once")  # fmt: skip
+            raise ValueError(f"{text!r} has the same run folders {entry.name}-SEED as a previous "
+                             "method. List every method only once")  # fmt: skip
         entries[entry.name] = entry
     return list(entries.values())
 
@@ -215,14 +216,20 @@ def plan(folder: Path, words: list[str]) -> Planned:
 
 
 def evaluate(folder: Path, flags: list[str], execute: Execute) -> None:
-    """Evaluate a run, unless the last checkpoint was already evaluated with the same flags."""
+    """Evaluate a run, unless the last checkpoint was already evaluated with the same flags.
+
+    Args:
+        folder: Run folder to evaluate.
+        flags: Flags for ``metarl evaluate``.
+        execute: Function that runs the command.
+    """
     run = Run.open(folder)
     if [e["iteration"] for e in evaluations(run, flags)[:1]] != run.checkpoints()[-1:]:
         execute(folder, ["evaluate", str(folder), *flags])
 
 
 def evaluations(run: Run, flags: list[str]) -> list[dict[str, Any]]:
-    """Return the evaluations of a run that were made with exactly these flags.
+    """Return the evaluations of a run by ``metarl evaluate`` commands with exactly these flags.
 
     Evaluations of the last checkpoint come first, followed by evaluations of earlier checkpoints.
     Within both groups, newer evaluations come first.
@@ -235,7 +242,8 @@ def evaluations(run: Run, flags: list[str]) -> list[dict[str, Any]]:
 def run_in_process(folder: Path, words: list[str]) -> None:
     """Run a command in this process; `folder` is not used.
 
-    While the command runs, ``sys.argv`` contains its words, so that run folders record the command.
+    During the command, ``sys.argv`` contains ``metarl`` and `words`, so that the run folder records
+    the command.
     """
     del folder
     before, sys.argv = sys.argv, ["metarl", *words]
@@ -251,7 +259,7 @@ def show(groups: dict[str, list[Run]], flags: list[str], out: Path) -> None:
     Args:
         groups: Runs by method name.
         flags: Flags of ``metarl evaluate`` that select the evaluations to show.
-        out: Output folder.
+        out: Folder for table.md and curves.png.
     """
 
     def chosen(members: Sequence[Run]) -> list[dict[str, Any]]:

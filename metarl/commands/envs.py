@@ -12,7 +12,7 @@ class Envs:
 
 
 def main(args: Envs) -> None:
-    """Print the id, the first line of the docstring and the horizon of each environment."""
+    """Print the Gymnasium ID, the first docstring line and the horizon of each environment."""
     del args
     rows = [
         [row.id, (row.scalar().__doc__ or "").partition("\n")[0], row.horizon]

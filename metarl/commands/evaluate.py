@@ -13,7 +13,13 @@ from metarl.util import print_table, require_writable
 
 
 def command(words: Sequence[str]) -> tuple[type[Evaluation], Callable[[Any], None]]:
-    """Return the options dataclass and the main function for the run named in a command line."""
+    """Return the options dataclass and the main function for the run named on a command line.
+
+    If no run is named, the dataclass only contains the flags that all experiments share.
+
+    Args:
+        words: Words after ``metarl evaluate``.
+    """
     found = first_run(words)
     if found is None:  # --help, or no run folder at all
         return Evaluation, lambda options: main(opened(options.run), options)
@@ -21,7 +27,12 @@ def command(words: Sequence[str]) -> tuple[type[Evaluation], Callable[[Any], Non
 
 
 def main(named: Opened, options: Any) -> None:
-    """Evaluate a run, print the tables and write the results to the run folder."""
+    """Evaluate a run, print the tables and write the results to the run folder.
+
+    Args:
+        named: The run and its experiment.
+        options: The evaluation flags, an instance of the experiment's ``evaluation`` dataclass.
+    """
     began = time.perf_counter()
     run, trained = named.run, named.experiment.changed(device=options.device)
     iterations = trained.checkpoints_for(run, options)

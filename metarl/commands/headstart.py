@@ -25,9 +25,9 @@ class Headstart(Ranged):
     """Compare adapting a meta-learned policy with training a policy from scratch.
 
     Train the policies from scratch with `metarl train sb3 --task JSON`;
-    several runs on the same task are treated as seeds. Returns of these
-    policies are measured without exploration noise, returns of the adapted
-    policy with exploration noise.
+    several runs on the same task are treated as different seeds. Returns of
+    these policies are measured without exploration noise, whereas returns of
+    the adapted policy are measured with exploration noise.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -59,8 +59,8 @@ class Learning(NamedTuple):
     """The learning curve of one run from scratch.
 
     Attributes:
-        steps: Cumulative number of environment steps at each evaluation, shape (evaluations,).
-        returns: Mean return at each evaluation, shape (evaluations,).
+        steps: Cumulative number of environment steps at each evaluation, of shape (evaluations,).
+        returns: Mean return at each evaluation, of shape (evaluations,).
     """
 
     steps: NDArray[np.float64]
@@ -119,11 +119,11 @@ def by_task(args: Headstart, env: str) -> dict[str, list[Learning]]:
         config = about["config"]
         if about["experiment"] != "sb3" or config.get("task") is None or config["env"] != env:
             raise ValueError(
-                f"{folder} is not a run on one task of {env}. Train one with `metarl train sb3 "
-                f"--env {env} --task JSON --out {folder}`"
+                f"{folder} is not a run on one task of {env}. Use a run of `metarl train sb3 "
+                f"--env {env} --task JSON --out DIR`"
             )
         if not history:
-            raise ValueError(f"{folder} has no metrics yet. Train it with `metarl resume {folder}`")
+            raise ValueError(f"{folder} has no metrics yet. Continue with `metarl resume {folder}`")
         steps = np.cumsum([entry["env/steps"] for entry in history])
         returns = np.array([entry["return/step_0"] for entry in history])
         key = json.dumps(json.loads(config["task"]), sort_keys=True)
@@ -132,11 +132,11 @@ def by_task(args: Headstart, env: str) -> dict[str, list[Learning]]:
 
 
 def row_of(task: str, curve: AdaptationCurve, runs: list[Learning], steps: int) -> dict[str, Any]:
-    """Return the results on one task as JSON values.
+    """Return the results for one task as a dictionary of JSON values.
 
-    ``scratch_steps`` contains the environment steps after which each run from
-    scratch reaches the return of the adapted policy after its first
-    adaptation step, or None if a run never does.
+    For each run from scratch, ``scratch_steps`` contains the number of
+    environment steps after which the run reaches the return after the first
+    adaptation step, or None if the run never reaches this return.
 
     Args:
         task: Task description in JSON format.

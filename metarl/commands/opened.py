@@ -1,4 +1,4 @@
-"""Loading of the run folders that a command line names."""
+"""Functions that open the run folders named on a command line."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +10,14 @@ from metarl.runs import Run
 
 
 class Opened(NamedTuple):
-    """A run folder and the experiment that is built from the configuration of the run."""
+    """A run folder, and the experiment that is built from the run's configuration."""
 
     run: Run
     experiment: Experiment[Any]
 
 
 def opened(folder: Path) -> Opened:
-    """Open a run folder and build the experiment of the run.
+    """Open a run folder and build the experiment from the run's configuration.
 
     Raises:
         FileNotFoundError: If the folder contains no run.
@@ -28,7 +28,7 @@ def opened(folder: Path) -> Opened:
 
 
 def first_run(words: Sequence[str]) -> Opened | None:
-    """Return the first run in a command line, or None if no word is a run folder.
+    """Return the first run on a command line, or None if no word is a run folder.
 
     The experiment of this run determines the flags of the command.
 

@@ -23,7 +23,8 @@ class UsageError(Exception):
 def flags_named(options: Any) -> Iterator[None]:
     """Replace argument names in errors with flags, such as ``num_tasks`` with ``--num-tasks``.
 
-    This applies to a ValueError, OSError or ArithmeticError that is raised in the context.
+    Only the messages of ValueErrors, OSErrors and ArithmeticErrors that are raised inside the
+    ``with`` block are changed.
 
     Args:
         options: Dataclass with the arguments as fields.
@@ -49,8 +50,8 @@ def flags_of(text: str, names: Sequence[str]) -> str:
     becomes ``--task 1``.
 
     Args:
-        text: The message.
-        names: Names of the arguments.
+        text: Message that contains argument names.
+        names: Argument names to replace.
     """
     known = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
     long = "|".join(name for name in names if "_" in name) or "(?!)"
@@ -74,9 +75,9 @@ def parse(options: Any, argv: list[str], prog: str, *, default: Any = None) -> A
         options: Dataclass with one field per flag.
         argv: Words after the name of the command.
         prog: Command that the help shows, such as ``metarl plot``.
-        default: Instance of `options` with the default values. ``--help``
-            then shows the flags in groups. If None, the defaults of the
-            dataclass are used, without groups.
+        default: Instance of `options` with the default values, in which case
+            ``--help`` shows the flags in groups. If None, the defaults of the
+            dataclass are used and the flags are not grouped.
 
     Returns:
         An instance of `options`.
@@ -169,7 +170,7 @@ def _one_line(box: str) -> str:
 
 
 def take_option(argv: list[str], name: str) -> tuple[str | None, list[str]]:
-    """Remove a flag with a value from a command line.
+    """Remove a flag and its value from a command line.
 
     Args:
         argv: Words of the command line.

@@ -29,7 +29,9 @@ class Plot:
     def __post_init__(self) -> None:
         """Validate the runs and the file name."""
         if not self.runs:
-            raise ValueError("plot requires a run folder: metarl plot RUN... --out FILE.png")
+            raise ValueError(
+                "plot requires a run folder, got none. Example: metarl plot RUN --out FILE.png"
+            )
         if self.out.suffix not in (".png", ".pdf", ".svg"):
             raise ValueError(f"`out` must end in .png, .pdf or .svg, got {self.out}")
 

@@ -1,4 +1,4 @@
-"""``metarl pull SOURCE --out DIR``: copy a shared run from the hub or from a folder."""
+"""``metarl pull SOURCE --out DIR``: copy a shared run from the Hugging Face hub or a folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,9 @@ class Pull:
     """Run folder to create."""
     trust_env: bool = False
     """Accept a run whose environment ID names a Python module, as in
-    module:Name-v0. Commands that use the run import the module and run its
-    code: set this only if you trust the module."""
+    module:Name-v0. Commands that use the run import this module and run its
+    code, so set this flag only if you trust the module. If not set, such
+    runs are rejected."""
 
 
 def main(args: Pull) -> None:

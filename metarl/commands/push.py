@@ -36,7 +36,7 @@ class Push:
     license: Annotated[str | None, unset("none")] = None
     """License identifier for the model card, such as mit or apache-2.0."""
     private: bool = False
-    """Create the repository as private; an existing repository is not changed."""
+    """Create a private instead of a public repository; an existing repository is not changed."""
     picture: bool = True
     """Draw a picture or video for the model card if the run contains none."""
     message: Annotated[str | None, unset("method, data and iteration")] = None

@@ -14,16 +14,29 @@ PICTURES = (".png", ".pdf", ".svg")
 
 
 def command(words: Sequence[str]) -> tuple[type[Rendering], Callable[[Any], None]]:
-    """Return the options dataclass and the main function for the first run in a command line."""
+    """Return the options dataclass and the main function for the first run on a command line.
+
+    If no run is named, the dataclass only contains the flags that all experiments share.
+
+    Args:
+        words: Words after ``metarl render``.
+    """
     found = first_run(words)
     kind = Rendering if found is None else found.experiment.rendering
     return kind, partial(main, found)
 
 
 def main(first: Opened | None, options: Any) -> None:
-    """Load the policies of all runs and render them to one image or video file."""
+    """Load the policies of all runs and render the policies to one image or video file.
+
+    Args:
+        first: The first run and its experiment; None if the command line names no run.
+        options: The rendering flags, an instance of the experiment's ``rendering`` dataclass.
+    """
     if first is None:
-        raise ValueError("render requires a run folder: metarl render RUN --out FILE")
+        raise ValueError(
+            "render requires a run folder, got none. Example: metarl render RUN --out FILE.png"
+        )
     if options.out.suffix not in (kinds := (*PICTURES, *SUFFIXES)):
         raise ValueError(f"`out` must end in one of {', '.join(kinds)}, got {options.out}")
     known = {first.run.folder: first}

@@ -18,22 +18,24 @@ class Resume:
     """Continue a run from its last checkpoint.
 
     A resumed run logs the same metrics as an uninterrupted run, except for
-    time/*. For runs of Stable-Baselines3, this is guaranteed only on a CPU.
+    the metrics time/*. For Stable-Baselines3 runs, identical metrics are
+    guaranteed only on a CPU.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder to continue."""
     iterations: Annotated[int | None, unset("the value of the run")] = None
-    """Total number of iterations, including completed iterations. Increase to train longer."""
+    """Total number of iterations, including completed iterations; set a larger number than in
+    the original command to train longer."""
     total_steps: Annotated[int | None, unset("the value of the run")] = None
     """Total number of environment steps, including completed steps; only for
     runs of `metarl train sb3`."""
     device: Annotated[Device | None, unset("the value of the run")] = None
-    """Device to continue the training on."""
+    """Device to continue the training on; auto uses a GPU if available."""
 
 
 def main(args: Resume) -> None:
-    """Load the last checkpoint, remove metrics logged after it, and continue training."""
+    """Load the last checkpoint, remove metrics of later iterations, and continue training."""
     run, trained = opened(args.run)
     with run.lock():
         experiment = trained.changed(**_changes(args, trained.config))
@@ -70,8 +72,8 @@ def newest_state(experiment: Experiment[Any], run: Run) -> tuple[int, State | No
     """Load the newest valid checkpoint, with a warning for each damaged checkpoint.
 
     Args:
-        experiment: Experiment of the run.
-        run: The run.
+        experiment: Experiment that is built from the run's configuration.
+        run: The run to load the checkpoint from.
 
     Returns:
         The iteration and the training state of the checkpoint, or ``(0,
@@ -87,7 +89,7 @@ def newest_state(experiment: Experiment[Any], run: Run) -> tuple[int, State | No
             warn(f"{error}; trying an earlier checkpoint")
     if run.checkpoints():
         raise ValueError(
-            f"no checkpoint of {run.folder} is valid. Restore a checkpoint from a copy; "
+            f"no checkpoint of {run.folder} is valid. Restore a checkpoint from a backup; "
             "the run was not changed"
         )
     if (lines := run.metrics()) and (last := lines[-1]["iteration"]):
@@ -99,7 +101,7 @@ def newest_state(experiment: Experiment[Any], run: Run) -> tuple[int, State | No
 
 
 def warn_of_schedules(before: RunConfig, after: RunConfig) -> None:
-    """Print a warning if a different number of iterations changes the schedules of the run."""
+    """Warn if the number of iterations in `after` differs from `before` and changes schedules."""
     if before.iterations == after.iterations:
         return
     usual = before.scheduled.items()

@@ -24,7 +24,7 @@ class AllStopped(Stopped):
     """Exception that is raised after a signal has stopped all parallel commands."""
 
     def __init__(self, number: int) -> None:
-        """Create the exception for a signal number."""
+        """Create the exception for the signal with the number `number`."""
         name = signal.Signals(number).name
         Exception.__init__(self, f"stopped by {name}. Run the same command to continue")
         self.number = number
@@ -42,11 +42,11 @@ class SideBySide:
         self._running: set[subprocess.Popen[bytes]] = set()
 
     def map(self, work: Callable[[Item], None], items: Iterable[Item]) -> None:
-        """Call a function on each item, in up to `jobs` threads.
+        """Call a function for each item, with up to `jobs` threads in parallel.
 
         Args:
             work: Function that runs commands for an item with :meth:`execute`.
-            items: The items.
+            items: Arguments for `work`, one per call.
 
         Raises:
             AllStopped: If a signal was received. All processes have then ended.
@@ -58,7 +58,8 @@ class SideBySide:
         """Run a command in a process, and append the output to the file FOLDER.log.
 
         Args:
-            folder: Run folder of the command, which names the log file.
+            folder: Run folder of the command. For example, the log file of ``runs/a`` is
+                ``runs/a.log``.
             words: Words after ``metarl``.
 
         Raises:
@@ -95,11 +96,12 @@ class SideBySide:
 
 
 def divided(jobs: int) -> list[dict[str, str]]:
-    """Return the environment variables of each of `jobs` parallel processes.
+    """Return environment variables for each of `jobs` parallel processes.
 
     The CPU cores are divided equally: ``OMP_NUM_THREADS`` is the number of
-    cores per process. GPUs are assigned in turn: ``CUDA_VISIBLE_DEVICES``
-    contains one GPU per process.
+    cores per process, and ``LOCAL_WORLD_SIZE`` is the number of processes.
+    GPUs are assigned in turn, so that ``CUDA_VISIBLE_DEVICES`` contains one
+    GPU per process. This variable is not set on machines without GPUs.
 
     Returns:
         One dictionary of environment variables per process.

@@ -205,7 +205,7 @@ def test_methods_with_the_same_name_are_rejected(
 
 
 def test_a_comparison_without_methods_is_rejected() -> None:
-    with pytest.raises(ValueError, match="compare requires methods"):
+    with pytest.raises(ValueError, match="compare requires at least one method"):
         Compare(methods=(), out=Path("x"))
     with pytest.raises(ValueError, match="`seeds` must contain at least one seed"):
         Compare(methods=("promp",), out=Path("x"), seeds=())

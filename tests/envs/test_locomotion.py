@@ -180,7 +180,7 @@ def test_a_malformed_task_gives_a_one_line_error(name: str) -> None:
 def test_factors_must_be_positive_numbers(wrong: Any) -> None:
     task = copy.deepcopy(draw(HOPPER, 1)[0])
     task["scales"]["body_mass"][2] = wrong
-    positive = "factors of body_mass must be positive, of shape .*"
+    positive = "factors for body_mass must be positive and of shape .*"
     wanted = rf"\A({positive}|a task of this environment must have the form .*'body_mass'.*)\Z"
     with pytest.raises(ValueError, match=wanted):
         make(HOPPER, task).reset()

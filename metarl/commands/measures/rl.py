@@ -1,4 +1,4 @@
-"""Speed of sampling, with the raw physics as a reference, and of the trust-region update."""
+"""Measurements of the trust-region update, and of sampling compared with the raw physics."""
 
 import time
 from collections.abc import Callable
@@ -26,12 +26,12 @@ RAW = "raw mj_step (steps/s)"
 
 
 def sampling(args: Benchmark) -> list[Case]:
-    """Return the sampling measurements, one per environment."""
+    """Return the sampling measurements to run, one per environment."""
     return [_case(sampling_speed, args, env) for env in args.env]
 
 
 def update(args: Benchmark) -> list[Case]:
-    """Return the update measurements, one per environment and value of --fisher-fraction."""
+    """Return the update measurements to run, one per environment and Fisher fraction."""
     parts = args.fisher_fraction
     return [_case(update_speed, args, env, fisher_fraction=f) for env in args.env for f in parts]
 
@@ -53,7 +53,15 @@ def _case(measure: Callable[[MetaRL, int], Figures], args: Benchmark, env: str, 
 
 
 def sampling_speed(experiment: MetaRL, repeats: int) -> Figures:
-    """Measure the steps per second of rollouts, of the environment alone and of the raw physics."""
+    """Measure the environment steps per second with the policy, without the policy and in MuJoCo.
+
+    Args:
+        experiment: Experiment that defines the environment and the policy.
+        repeats: Number of timed repetitions.
+
+    Returns:
+        Median speeds by name. MuJoCo is only measured for robots.
+    """
     parts, sampler = experiment.parts, experiment.parts.sampler
     env = sampler.env
     params = tree.expand(parts.loop.init(parts.params).model, sampler.num_tasks)
@@ -108,7 +116,7 @@ def raw_physics(env: BatchedLocomotion, actions: Any) -> None:
 
 
 def update_speed(experiment: MetaRL, repeats: int) -> Figures:
-    """Measure the times to collect a meta-batch and to run the trust-region update, in seconds."""
+    """Measure the times for collecting a meta-batch and for a trust-region update, in seconds."""
     collecting = median(lambda: collect(experiment), repeats)
     update, tracing = update_seconds(experiment, repeats)
     return {

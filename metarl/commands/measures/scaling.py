@@ -1,4 +1,4 @@
-"""Time per iteration in distributed training with 1, 2, ... processes of one thread each."""
+"""Measurement of distributed training with 1, 2, ... processes of one thread each."""
 
 import os
 from functools import partial
@@ -24,7 +24,7 @@ CHEETAH: dict[str, Any] = rl.CHEETAH | {
 
 
 def scaling(args: Benchmark) -> list[Case]:
-    """Return the measurement of MAML-TRPO on HalfCheetahDir-v1, with 40 tasks of 20 episodes."""
+    """Return the measurement of MAML-TRPO on HalfCheetahDir-v1: 40 tasks, 20 episodes per task."""
     title = (
         f"{CHEETAH['env']}: {CHEETAH['num_tasks']} tasks x {CHEETAH['episodes_per_task']} "
         "episodes, processes with one thread, each on a separate core"
@@ -35,10 +35,14 @@ def scaling(args: Benchmark) -> list[Case]:
 def by_number(most: int, repeats: int) -> Figures:
     """Measure sampling and the update with 1, 2, ..., `most` processes.
 
+    Args:
+        most: Maximum number of processes.
+        repeats: Number of timed repetitions.
+
     Returns:
-        Times in seconds and, for several processes, the fraction of the
-        single-process time and the kilobytes that one process sends per
-        iteration.
+        Median times in seconds. For several processes, also the iteration
+        time as a fraction of the time with one process, and the number of
+        kilobytes that each process sends per iteration.
     """
     figures: Figures = {}
     for number in range(1, most + 1):
@@ -63,7 +67,7 @@ def _start(number: int, repeats: int) -> Figures:
     try:
         found: Figures = elastic_launch(launch, measure)(repeats)[0]
     except ChildFailedError as error:
-        raise RuntimeError(f"{number} processes failed; see the error in their output") from error
+        raise RuntimeError(f"{number} processes failed; see the error printed above") from error
     return found
 
 

@@ -1,4 +1,4 @@
-"""Speed of a supervised meta-step, with a plain loop over the tasks as a reference."""
+"""Measurements of a supervised meta-step, compared with a plain loop over the tasks."""
 
 from collections.abc import Callable
 from functools import partial
@@ -27,7 +27,7 @@ MODES: dict[str, Mode] = {
 
 
 def regression(args: Benchmark) -> list[Case]:
-    """Return the measurement of MAML on sinusoid regression, with 25 tasks of 10 shots."""
+    """Return the measurement of MAML on sinusoids, with 25 tasks and 10 shots per task."""
     experiments = {
         name: SinusoidRegression(settings("regression", mode=mode, device=args.device))
         for name, mode in MODES.items()
@@ -37,7 +37,7 @@ def regression(args: Benchmark) -> list[Case]:
 
 
 def fewshot(args: Benchmark) -> list[Case]:
-    """Return the measurement of 5-way 1-shot MAML on noise images of the size of Omniglot."""
+    """Return the measurement of 5-way 1-shot MAML on random images of 28 × 28 pixels."""
     noise = torch.randint(0, 256, (400, 1, 28, 28), generator=torch.Generator().manual_seed(0))
     classes = Classes(noise.to(torch.uint8), (20,) * 20, tuple(map(str, range(20))))
     experiments = {
@@ -57,7 +57,7 @@ def meta_step(args: Benchmark, experiments: dict[str, Any], *, calls: int = 1) -
     Args:
         args: Options of the command.
         experiments: One experiment per execution mode, with SGD as the inner
-            optimizer, by name of the result.
+            optimizer. The keys are the names of the results.
         calls: Number of meta-steps per timed repetition.
 
     Returns:
@@ -82,7 +82,12 @@ def meta_step(args: Benchmark, experiments: dict[str, Any], *, calls: int = 1) -
 
 
 def plain_step(parts: Parts, tasks: Task) -> Callable[[], None]:
-    """Return a function that runs a MAML meta-step as a plain PyTorch loop over the tasks."""
+    """Return a function that runs a MAML meta-step as a plain PyTorch loop over the tasks.
+
+    Args:
+        parts: The experiment's model and initial parameters.
+        tasks: Meta-batch with a leading task axis.
+    """
     loop = parts.model.loop
     params: Params = {n: p.clone().requires_grad_() for n, p in parts.model.params.items()}
     optimizer = torch.optim.Adam(list(params.values()), lr=1e-3)

@@ -1,4 +1,4 @@
-"""Time and peak memory of a LEOPARD meta-step."""
+"""Measurement of the time and the peak memory of a LEOPARD meta-step."""
 
 import sys
 from functools import partial
@@ -36,7 +36,7 @@ def text(args: Benchmark) -> list[Case]:
 
 
 def meta_step(experiment: TextClassification, repeats: int) -> Figures:
-    """Measure the time, matrix-product operations and peak memory of one LEOPARD meta-step."""
+    """Measure the time, the matrix-product FLOPs and the peak memory of a LEOPARD meta-step."""
     learner, state = experiment.learner(1), experiment.init()
     tasks: Any = experiment.draw(state, 0)[0]
     seconds = median(lambda: learner.step(state, tasks), repeats)
@@ -52,7 +52,7 @@ def meta_step(experiment: TextClassification, repeats: int) -> Figures:
 
 
 def _peak_memory(device: torch.device) -> float:
-    """Return the peak memory in bytes, of torch on a GPU or of the whole process on a CPU."""
+    """Return the peak memory in bytes: of PyTorch on a GPU, of the whole process on a CPU."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     import resource  # Windows has none
