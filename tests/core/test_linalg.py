@@ -146,3 +146,24 @@ def test_inputs_that_were_one_tensor_during_tracing_stay_separate() -> None:
     _, residuals = staged.early(randn(3, seed=1), randn(3, seed=2))
     (output,) = staged.late(*residuals, randn(3, seed=3))
     assert_close(output, randn(3, seed=1) * randn(3, seed=3) - randn(3, seed=2))
+
+
+def test_an_expression_that_occurs_twice_is_stored_once() -> None:
+    def function(early: Any, late: Any) -> Any:
+        x, v = early[0], late[0]
+        first, second = torch.tanh(x).detach(), torch.tanh(x)
+        return [], [(v * first).sin() * second + (v * second.square()).cos() * first.square()]
+
+    staged = stage(function, [randn(4, 4)], [randn(4, 4)])
+    x, v = randn(4, 4, seed=1), randn(4, 4, seed=2)
+    _, residuals = staged.early(x)
+    assert len(residuals) == 2  # tanh(x) and its square
+    assert_close(staged.late(*residuals, v), function([x], [v])[1])
+
+
+@pytest.mark.parametrize("view", [lambda x: x.t().t(), lambda x: x.unsqueeze(0).squeeze(0)])
+def test_a_view_that_restores_a_tensor_can_be_returned_with_it(view: Any) -> None:
+    staged = stage(lambda early, late: ([], [late[0] * early[0], view(late[0] * early[0])]),
+                   [randn(3, 4)], [randn(3, 4)])  # fmt: skip
+    first, second = staged.late(*staged.early(randn(3, 4, seed=1))[1], randn(3, 4, seed=2))
+    assert_close(first, second, rtol=0, atol=0)

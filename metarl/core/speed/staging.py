@@ -18,6 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 Tensors: TypeAlias = Sequence[Tensor]
 aten = torch.ops.aten
+SEEDED = torch.Tag.nondeterministic_seeded
 
 # Elementwise operators, whose result can be written to an argument that has no other users.
 INTO_FIRST = (aten.add.Tensor, aten.mul.Scalar, aten.mul.Tensor, aten.neg.default)
@@ -38,7 +39,11 @@ METHODS: dict[Any, str] = {
 }
 IN_PLACE = {operator: f"{METHODS[operator]}_" for operator in INTO_FIRST}
 ADDED = {f"{method}{suffix}" for method in PRODUCTS.values() for suffix in ("", "_")}
-FRESH = {*IN_PLACE, *IN_PLACE.values(), *PRODUCTS, *ADDED, aten.threshold_backward.default}
+BACKWARD = {  # derivatives of activations, with the operators that write to their first argument
+    aten.tanh_backward.default: aten.tanh_backward.grad_input,
+    aten.threshold_backward.default: aten.threshold_backward.grad_input,
+}
+FRESH = {*IN_PLACE, *IN_PLACE.values(), *PRODUCTS, *ADDED, *BACKWARD, *BACKWARD.values()}
 
 
 class Staged(NamedTuple):
@@ -86,8 +91,9 @@ def stage(
         return [*first, *second]
 
     traced = make_fx(flat)(*[x.clone() for x in (*early, *late)])
+    _reject_in_place(list(traced.graph.nodes))
+    _merge_equal(traced.graph)
     nodes = list(traced.graph.nodes)
-    _reject_in_place(nodes)
     inputs = [n for n in nodes if n.op == "placeholder"]
     returned: list[fx.Node] = list(nodes[-1].args[0])
     body = nodes[:-1]
@@ -118,6 +124,19 @@ def _reject_in_place(nodes: list[fx.Node]) -> None:
             raise ValueError(f"the function modifies a tensor in place ({node.target}); {hint}")
 
 
+def _merge_equal(graph: fx.Graph) -> None:
+    """Compute equal expressions once, so that the residuals contain no tensor twice."""
+    found: dict[str, fx.Node] = {}
+    for node in list(graph.nodes):
+        if node.target is aten.detach.default:  # no effect without autograd
+            node.replace_all_uses_with(node.args[0])
+        elif node.op == "call_function" and SEEDED not in getattr(node.target, "tags", ()):
+            first = found.setdefault(f"{node.target}{node.args}{node.kwargs}", node)
+            if first is not node:
+                node.replace_all_uses_with(first)
+    graph.eliminate_dead_code()
+
+
 def _program(
     root: fx.GraphModule, body: list[fx.Node], inputs: list[fx.Node], outputs: Any
 ) -> Callable[..., Any]:
@@ -145,10 +164,14 @@ def _simplify(graph: fx.Graph) -> None:
 
 
 def _skip(graph: fx.Graph, node: fx.Node) -> None:
-    """Remove double transposes, and additions of zeros from second derivatives of ReLUs."""
+    """Remove views of views, and additions of zeros from second derivatives of ReLUs."""
     sources = [a for a in node.args if isinstance(a, fx.Node)]
-    if node.target is aten.t.default and sources[0].target is aten.t.default:
-        node.replace_all_uses_with(sources[0].args[0])  # type: ignore[arg-type]
+    source = node
+    while source.target in VIEWS:
+        source = source.args[0]  # type: ignore[assignment]
+        if _kind(source) == _kind(node):
+            node.replace_all_uses_with(source)
+            return
     if node.target is aten.add.Tensor and not node.kwargs and len(sources) == 2:
         for zeros, other in (sources, sources[::-1]):
             if zeros.target is aten.zeros_like.default and _kind(other) == _kind(node):
@@ -181,7 +204,7 @@ def _reuse_memory(graph: fx.Graph, node: fx.Node) -> None:
     Large intermediate tensors then stay in the CPU cache.
     """
     kind = node.target
-    if kind is not aten.threshold_backward.default and (kind not in IN_PLACE or node.kwargs):
+    if kind not in BACKWARD and (kind not in IN_PLACE or node.kwargs):
         return
     commutes = kind in (aten.add.Tensor, aten.mul.Tensor)
     for x, *others in (node.args, node.args[::-1]) if commutes else (node.args,):
@@ -191,8 +214,7 @@ def _reuse_memory(graph: fx.Graph, node: fx.Node) -> None:
             if kind in IN_PLACE:
                 written = graph.call_method(IN_PLACE[kind], (x, *others))
             else:
-                out = aten.threshold_backward.grad_input
-                written = graph.call_function(out, (x, *others), {"grad_input": x})
+                written = graph.call_function(BACKWARD[kind], (x, *others), {"grad_input": x})
         written.meta = dict(node.meta)
         node.replace_all_uses_with(written)
         return
