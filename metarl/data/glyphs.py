@@ -40,8 +40,8 @@ IMAGES_PER_CLASS = 20
 MIN_FONTS = 10
 MIN_INK = 9.0  # minimum sum of pixel values in [0, 1] of a SIZE x SIZE drawing
 MAX_DIFFERENCE = 0.1
-"""Maximum squared distance between two drawings that look alike, as a
-fraction of the smaller sum of squared pixel values of the two drawings."""
+"""Two drawings look alike if the squared distance of the pixel values is at
+most this fraction of the smaller of the two sums of squared pixel values."""
 SIZE = 28
 ZOOM = 3  # glyphs are drawn larger by this factor and then averaged
 EM, FRAME = 26 / 28, 22 / 28  # font size and maximum glyph size, relative to the image size
@@ -60,6 +60,10 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
         data_root: Must be ``None``, since no files are read.
         split: ``random``, the only split.
         image_size: Height and width in pixels.
+
+    Returns:
+        Disjoint training, validation and test classes, with uint8 images of
+        shape (images, channels, image_size, image_size) on the CPU.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -84,7 +88,7 @@ def find_classes(candidates: Iterable[str] | None = None) -> dict[str, list[str]
         candidates: Characters to choose from; defaults to all characters in the fonts.
 
     Returns:
-        Names of the fonts that contain the character, for each selected character.
+        For each selected character, the names of the fonts that contain the character.
     """
     tables = {font: _characters(font) for font in FONTS}
     pool = set().union(*tables.values()) if candidates is None else set(candidates)
@@ -130,7 +134,7 @@ def _draw(name: str, fonts: Sequence[str], size: int) -> NDArray[np.uint8]:
 
 
 def _affine(random: np.random.RandomState, side: int) -> tuple[float, ...]:
-    """Sample an affine map about the center of a square image, as coefficients for Pillow.
+    """Sample an affine map about the center of a square image, and return Pillow's coefficients.
 
     Args:
         random: Random generator.
@@ -167,7 +171,7 @@ def _ink(name: str, font: str) -> NDArray[np.float64]:
 def _similar(ink: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return a boolean matrix that marks the pairs of drawings that look alike.
 
-    The diagonal marks drawings with less ink than ``MIN_INK``, which are also dropped.
+    The diagonal marks the drawings with less ink than ``MIN_INK``.
 
     Args:
         ink: Pixel values in [0, 1], shape (drawings, pixels).

@@ -107,7 +107,7 @@ class ConvBody(nn.Module):
     def __init__(
         self, net: ConvNet, channels: int, *, generator: torch.Generator | None = None
     ) -> None:
-        """Initialize kernels Xavier-uniformly, biases to 0, and batch-norm scales to 1.
+        """Initialize kernels with Xavier-uniform values, biases to 0 and batch-norm scales to 1.
 
         Args:
             net: The architecture.
@@ -138,7 +138,7 @@ class ConvBody(nn.Module):
 
 
 class Block(nn.Module):
-    """A block of convolution, batch norm, activation and, if ``net.down`` is ``pool``, max-pool."""
+    """A convolution, batch norm, an activation and, if ``net.down`` is ``pool``, a max-pool."""
 
     def __init__(
         self, net: ConvNet, fan_in: int, fan_out: int, *, generator: torch.Generator | None

@@ -50,14 +50,21 @@ def _unfold(stride: int, x: Tensor) -> Tensor:
 
 
 def _fold(size: Sequence[int], stride: int, columns: Tensor) -> Tensor:
-    """Sum the patch values of each image pixel (col2im): the adjoint of :func:`_unfold`."""
+    """Return images in which each pixel is the sum over all patches that contain the pixel.
+
+    This operation (col2im) is the adjoint of :func:`_unfold`.
+    """
     rows = columns.chunk(SIZE, -1)
     across = [_overlap_add(row.chunk(SIZE, -1), 2, size[1], stride) for row in rows]
     return _overlap_add(across, 1, size[0], stride)
 
 
 def _overlap_add(parts: Sequence[Tensor], axis: int, length: int, stride: int) -> Tensor:
-    """Return a sum of three tensors, with tensor i at positions i, i + stride, ... of `axis`."""
+    """Return the sum of three tensors after their elements are spread along an axis.
+
+    Tensor i contributes to positions i, i + stride, i + 2 stride, ... of
+    `axis`, which has the given length in the result.
+    """
     shape = list(parts[0].shape)
     shape[axis] = length
     total = parts[0].new_zeros(shape)

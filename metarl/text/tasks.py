@@ -205,7 +205,8 @@ class AllLabels:
 
         Returns:
             A list with one meta-batch per minibatch, each with a task axis of
-            size 1 and a query batch ``(inputs, targets)``.
+            size 1 and a query batch ``(inputs, targets)``. The targets have
+            one column per class of all data sets, in the order of `pools`.
         """
         firsts = [0, *accumulate(pool.num_labels for pool in self.pools)]
         tasks = []

@@ -199,7 +199,7 @@ def _reuse_memory(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _is_spent(node: fx.Node) -> bool:
-    """Return whether the program allocated a node's memory, and only one user of it remains."""
+    """Return whether the memory of a node was allocated by the program and has only one user."""
     while len(node.users) == 1 and node.target in VIEWS:
         node = node.args[0]  # type: ignore[assignment]
     return len(node.users) == 1 and node.target in FRESH
