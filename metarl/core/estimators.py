@@ -214,8 +214,8 @@ def implicit(
     The estimator assumes that the adapted parameters φ minimize L(φ) + (λ/2)‖φ − θ‖² with λ =
     ``loop.proximal``. Then ∇L(φ) + λ(φ − θ) = 0, and dφ/dθ = (I + ∇²L(φ)/λ)⁻¹ (lemma 1). Conjugate
     gradients apply this inverse to the outer gradient with Hessian-vector products, so that memory
-    does not grow with the number of inner steps. The gradient for parameters that do
-    not adapt follows from the same optimality condition.
+    does not grow with the number of inner steps. The gradient for parameters that do not adapt
+    follows from the same optimality condition.
 
     Args:
         loop: An inner loop with a proximal term.

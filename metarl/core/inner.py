@@ -231,8 +231,8 @@ def meta_curvature(lr: float, *, max_size: int | None = None) -> InnerOptimizer:
     Args:
         lr: Step size α, which is not learned.
         max_size: Maximum size of a mode with a learned matrix; larger modes
-            keep the identity. For example, a head on 800 features would otherwise add
-            a matrix with 640,000 elements. None sets no limit.
+            keep the identity. For example, a head on 800 features would
+            otherwise add a matrix with 640,000 elements. None sets no limit.
 
     Raises:
         ValueError: If `lr` is negative.
@@ -257,7 +257,7 @@ def meta_curvature(lr: float, *, max_size: int | None = None) -> InnerOptimizer:
 
 
 def _modes(weight: Tensor) -> dict[str, int]:
-    """Return the sizes of the modes ``out``, ``in`` and, for convolutions, ``kernel`` of a weight."""
+    """Return a weight's mode sizes by name: ``out``, ``in`` and, for convolutions, ``kernel``."""
     kernel = {"kernel": weight[0, 0].numel()} if weight.ndim > 2 else {}
     return {"out": weight.shape[0], "in": weight.shape[1], **kernel}
 

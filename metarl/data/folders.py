@@ -121,7 +121,7 @@ def _decode(files: dict[str, list[Path]], size: int) -> images.Classes:
 
 
 def _flatten(picture: Any) -> Any:
-    """Return a Pillow image upright, on a white background and with at most 8 bits per channel."""
+    """Return a Pillow image without EXIF rotation, transparency or 16-bit pixels."""
     image = images.pillow("Image")
     picture = images.pillow("ImageOps").exif_transpose(picture)
     if picture.mode.startswith("I"):

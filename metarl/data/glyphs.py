@@ -79,9 +79,9 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
 def find_classes(candidates: Iterable[str] | None = None) -> dict[str, list[str]]:
     """Select the characters that are used as classes.
 
-    A character is selected if it is a letter, digit or symbol, has no Unicode
-    decomposition (which excludes variants such as é) and exists in at least
-    ``MIN_FONTS`` fonts. If characters look alike in any font, such as Latin
+    A character is selected if it is a letter, digit or symbol, exists in at
+    least ``MIN_FONTS`` fonts and has no Unicode decomposition, which excludes
+    variants such as é. If characters look alike in any font, such as Latin
     A, Cyrillic А and Greek Α, only the first one is selected.
 
     Args:

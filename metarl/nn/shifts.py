@@ -81,8 +81,8 @@ def _linear_map(x: Tensor, function: Map, adjoint: Map) -> Tensor:
 class _LinearMap(torch.autograd.Function):
     """A linear map applied to each example, whose derivative applies the adjoint map.
 
-    Without this function, autograd would allocate and sum eighteen
-    zero-filled images for the nine slices, which took half the time of a
+    Without this class, autograd would allocate and sum eighteen zero-filled
+    images for the nine slices, which would take half of the time of a
     meta-gradient.
     """
 

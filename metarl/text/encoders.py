@@ -105,7 +105,7 @@ class Encoder(nn.Module):
     Attributes:
         lower: The embeddings and the lower layers; the identity if the model cannot be split.
         upper: The upper layers and the pooling.
-        top: Prefixes of the names of all parameters in the top layers, which may adapt.
+        top: Name prefixes of all parameters in the top layers, which may adapt.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class _PassThrough(nn.Module):
 
 
 def _layers_of(model: Any) -> tuple[str, nn.ModuleList]:
-    """Return the dotted name of the module list that contains all layers of a model, and the list."""
+    """Return ``(name, layers)``: the dotted name and the module list of all layers in a model."""
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
             return name, module

@@ -101,7 +101,7 @@ def tokenize(
 
 
 def _choose(pools: tuple[Sentences, ...], num_tasks: int, generator: torch.Generator) -> list[int]:
-    """Sample indices of data sets, with probabilities proportional to √n for data sets of n rows.
+    """Sample indices of data sets, with probabilities proportional to √n for data sets with n rows.
 
     This is the sampling in Bansal et al. (2020).
     """
@@ -236,9 +236,9 @@ def support_batches(batch: Batch, *, shots: int, steps: int) -> tuple[Batch, ...
         steps: Number of inner steps.
 
     Returns:
-        The first part, followed by the parts for the inner steps: at most
-        `steps`, each part once. :class:`~metarl.core.InnerLoop` repeats these
-        parts if there are more steps.
+        The first part, followed by at most `steps` parts for the inner steps,
+        without repetitions. :class:`~metarl.core.InnerLoop` cycles through
+        these parts if there are more steps.
 
     Example::
 

@@ -22,9 +22,9 @@ def program(function: Callable[..., Any], mode: Mode) -> Callable[..., Any]:
 
     Args:
         function: Function on trees of tensors.
-        mode: ``eager`` returns the function itself; ``traced`` and
-            ``compiled`` return a :class:`Program`, which ``compiled`` also
-            compiles with ``torch.compile``.
+        mode: ``eager`` returns the function itself, and ``traced`` returns a
+            :class:`Program`. ``compiled`` returns a :class:`Program` that is
+            also compiled with ``torch.compile``.
     """
     return function if mode == "eager" else Program(function, compiled=mode == "compiled")
 
@@ -51,7 +51,7 @@ class Program:
         self._lock = threading.Lock()
 
     def __call__(self, *arguments: Tree) -> Any:
-        """Return the result of the function; the first call with new shapes traces the function."""
+        """Return the result for `arguments`; the first call with new shapes traces the function."""
         leaves, form = pytree.tree_flatten(arguments)
         key = (form, *((x.shape, x.stride(), x.dtype, x.device) for x in leaves))
         with self._lock:

@@ -110,8 +110,8 @@ def total(parts: list[Tree]) -> Tree:
     The sum does not depend on how the parts are distributed over processes;
     otherwise, conjugate gradients would amplify the rounding differences.
     Float32 numbers are summed in float64, which is exact unless the numbers
-    differ by many orders of magnitude. Each float64 number is split into two halves that are summed
-    exactly.
+    differ by many orders of magnitude. Each float64 number is split into two
+    halves that are summed exactly.
 
     Args:
         parts: Trees with the same structure that this process contributes.

@@ -145,7 +145,7 @@ def _simplify(graph: fx.Graph) -> None:
 
 
 def _skip(graph: fx.Graph, node: fx.Node) -> None:
-    """Remove double transposes, and additions of zeros from second derivatives of ReLUs."""
+    """Remove double transposes and the additions of zeros in second derivatives of ReLUs."""
     sources = [a for a in node.args if isinstance(a, fx.Node)]
     if node.target is aten.t.default and sources[0].target is aten.t.default:
         node.replace_all_uses_with(sources[0].args[0])  # type: ignore[arg-type]
