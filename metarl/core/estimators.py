@@ -129,8 +129,8 @@ def reptile(loop: InnerLoop, outer: Outer) -> TaskGradient:
         outer: The outer loss to report, such as :func:`query_loss`.
 
     Raises:
-        ValueError: If the inner optimizer has learned constants. The error is
-            raised when the returned estimator is called.
+        ValueError: If the inner optimizer has learned constants. The returned
+            estimator raises this error when it is called.
     """
 
     def task_gradient(meta: MetaParams, task: Task) -> tuple[MetaParams, Metrics]:

@@ -119,8 +119,9 @@ class VariableFewShot:
     The sampling follows Triantafillou et al. 2020, §3.1. The number of ways
     is sampled uniformly from 5 to `max_ways`. The number of query images per
     class is half the number of images in the smallest class, but at most 10.
-    A random fraction β of the remaining images is used for support, but at most
-    `max_support` images per task. The support images are divided among the
+    The number of support images per task is a random fraction β of the
+    remaining images, but at most `max_support`. In this calculation, at most
+    100 images per class are counted. The support images are divided among the
     classes in proportion to class size times exp(U(log ½, log 2)), with at
     least one image per class.
 

@@ -236,9 +236,10 @@ def support_batches(batch: Batch, *, shots: int, steps: int) -> tuple[Batch, ...
         steps: Number of inner steps.
 
     Returns:
-        The first part, followed by at most `steps` parts for the inner steps,
-        without repetitions. :class:`~metarl.core.InnerLoop` cycles through
-        these parts if there are more steps.
+        The first part, followed by the parts for the inner steps in the order
+        of use. If there are more steps than parts,
+        :class:`~metarl.core.InnerLoop` cycles through the parts for the inner
+        steps.
 
     Example::
 

@@ -125,7 +125,7 @@ def join(chunks: list[Tree]) -> Tree:
 def over_tasks(function: Callable[[Any], Any], tasks: Any) -> Any:
     """Apply a function of one task to all tasks in a chunk.
 
-    For several tasks, the function is called with ``vmap``. For a single
+    For several tasks, `function` is called with ``vmap``. For a single
     task, `function` is called directly. A direct call has a third of the
     overhead and keeps matrix products row-major in second derivatives.
 
