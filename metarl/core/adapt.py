@@ -18,7 +18,7 @@ Batches: TypeAlias = tuple[Batch, ...]
 
 
 def unchanged(params: Params, batches: Batches) -> tuple[Params, Batches]:
-    """Return the parameters and the batches unchanged: the default `start` of an inner loop."""
+    """Return `params` and `batches` unchanged; the default `start` of an :class:`InnerLoop`."""
     return params, batches
 
 
@@ -26,13 +26,13 @@ def unchanged(params: Params, batches: Batches) -> tuple[Params, Batches]:
 class InnerLoop:
     """The inner loop, which adapts parameters to one task.
 
-    Apply ``vmap`` to adapt to several tasks in one call.
+    Use ``torch.func.vmap`` to adapt to several tasks in one call.
 
     Attributes:
         loss: Loss of one task on one support batch, ``(params, batch) -> scalar``.
         optimizer: The inner optimizer, such as :func:`sgd`.
-        fast: Function that returns whether the parameter with a given name
-            adapts. All other parameters keep their meta-learned values. By
+        fast: Function ``name -> bool`` that returns True for parameters that
+            adapt. All other parameters keep their meta-learned values. By
             default, all parameters adapt.
         per_step: Names of parameters of shape (steps, *shape), with one row
             per inner step. They are meta-learned and do not adapt. Inner step
@@ -74,7 +74,7 @@ class InnerLoop:
     proximal: float = 0.0
 
     def gradient(self, params: Params, batch: Batch) -> Params:
-        """Return the gradient of the loss on a support batch for the parameters that adapt.
+        """Return the gradient of the support loss with respect to the parameters that adapt.
 
         Args:
             params: The parameters of one task.

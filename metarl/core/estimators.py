@@ -88,8 +88,8 @@ def backprop(loop: InnerLoop, outer: Outer) -> TaskGradient:
 
     Returns:
         A :data:`TaskGradient` for :func:`gradient_learner` or
-        :func:`meta_gradient`. Its metrics are ``outer/loss`` and those of the
-        outer loss: ``query/loss`` and ``query/loss_before`` for :func:`query_loss`.
+        :func:`meta_gradient`. The estimator returns the metric ``outer/loss`` and
+        all metrics of `outer`, such as ``query/loss`` for :func:`query_loss`.
 
     Example::
 
@@ -129,7 +129,8 @@ def reptile(loop: InnerLoop, outer: Outer) -> TaskGradient:
         outer: The outer loss to report, such as :func:`query_loss`.
 
     Raises:
-        ValueError: From the estimator, if the inner optimizer has learned constants.
+        ValueError: If the inner optimizer has learned constants. The returned
+            estimator raises this error when it is called.
     """
 
     def task_gradient(meta: MetaParams, task: Task) -> tuple[MetaParams, Metrics]:
@@ -213,8 +214,8 @@ def implicit(
     The estimator assumes that the adapted parameters φ minimize L(φ) + (λ/2)‖φ − θ‖² with λ =
     ``loop.proximal``. Then ∇L(φ) + λ(φ − θ) = 0, and dφ/dθ = (I + ∇²L(φ)/λ)⁻¹ (lemma 1). Conjugate
     gradients apply this inverse to the outer gradient with Hessian-vector products, so that memory
-    does not grow with the number of inner steps. Parameters that do not adapt receive their
-    gradient through the same condition.
+    does not grow with the number of inner steps. The gradient for parameters that do not adapt
+    follows from the same optimality condition.
 
     Args:
         loop: An inner loop with a proximal term.
@@ -224,8 +225,9 @@ def implicit(
             outer gradient g, as in the authors' code.
 
     Raises:
-        ValueError: If ``loop.proximal`` is not greater than 0. From the estimator, if the inner
-            optimizer has learned constants or ``loop.start`` adds parameters.
+        ValueError: If ``loop.proximal`` is not greater than 0. The returned estimator raises a
+            ValueError if the inner optimizer has learned constants or ``loop.start`` adds
+            parameters.
     """
     if loop.proximal <= 0:
         raise ValueError(f"implicit requires a loop with proximal > 0, got {loop.proximal}")
@@ -252,7 +254,10 @@ def implicit(
 def _solve(
     loop: InnerLoop, adapted: Params, task: Task, pulled: Params, steps: int, identity: float
 ) -> tuple[Params, Params]:
-    """Solve (identity · I + ∇²L/λ) x = g for the parameters that adapt."""
+    """Solve (identity · I + ∇²L/λ) x = g, and return the solution x and the residual.
+
+    Only parameters that adapt are included. The outer gradient `pulled` contains g.
+    """
     fast, _ = split(adapted, loop.adapts)
     # All products share one graph; the Hessian is symmetric and equals its transpose.
     hessian = vjp(lambda fast: loop.gradient(merge(adapted, fast), task.support[-1]), fast)[1]
@@ -270,7 +275,11 @@ def _solve(
 def _slow_gradient(
     loop: InnerLoop, model: Params, adapted: Params, task: Task, pulled: Params, solution: Params
 ) -> Params:
-    """Return the gradient of the parameters that do not adapt, directly and through φ."""
+    """Return the outer gradient for the parameters that do not adapt.
+
+    The gradient includes the direct effect of these parameters on the outer loss, and the effect
+    through the adapted parameters φ.
+    """
     _, slow = split(model, loop.adapts)
     if not slow:
         return {}

@@ -35,12 +35,12 @@ class InnerOptimizer(NamedTuple):
 
 
 def no_constants(_: Params) -> Params:
-    """Return ``{}``, as the `constants` of optimizers without learned constants."""
+    """Return ``{}``; the `constants` function for optimizers without learned constants."""
     return {}
 
 
 def no_state(_: Params) -> tuple[()]:
-    """Return ``()``, as the `state` of optimizers without state."""
+    """Return ``()``; the `state` function for optimizers without state."""
     return ()
 
 
@@ -67,7 +67,7 @@ def sgd(lr: float | Sequence[float]) -> InnerOptimizer:
 
 
 def meta_sgd(lr: float) -> InnerOptimizer:
-    """Return Meta-SGD, with one learned step size per parameter element (Li et al. 2017, eq. 3).
+    """Return a Meta-SGD optimizer, with one learned step size per element (Li et al. 2017, eq. 3).
 
     Args:
         lr: Initial value for all step sizes.
@@ -89,12 +89,14 @@ def meta_sgd(lr: float) -> InnerOptimizer:
 def lslr(
     lr: float, *, steps: int, group: Callable[[str], str] = lambda name: name
 ) -> InnerOptimizer:
-    """Return LSLR, with one learned step size per tensor and inner step (Antoniou et al. 2019).
+    """Return LSLR: gradient descent with one learned step size per tensor and inner step.
+
+    LSLR is part of MAML++ (Antoniou et al. 2019).
 
     Args:
         lr: Initial value for all step sizes.
-        steps: Number of inner steps with separate step sizes; later inner
-            steps use the step sizes of the last of these steps.
+        steps: Number of inner steps with separate step sizes. All further
+            inner steps use the step sizes of the last of these steps.
         group: Function that maps a parameter name to a group name, such as
             the name of a layer. Tensors in the same group share step sizes.
             Defaults to one group per tensor.
@@ -118,7 +120,7 @@ def lslr(
 def adam(
     lr: float, *, beta1: float = 0.0, beta2: float = 0.999, eps: float = 1e-8
 ) -> InnerOptimizer:
-    """Return differentiable Adam with bias correction (Kingma & Ba 2015, alg. 1).
+    """Return a differentiable Adam optimizer with bias correction (Kingma & Ba 2015, alg. 1).
 
     The moments are zero at the start of every task.
 
@@ -216,9 +218,9 @@ def _root(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def meta_curvature(lr: float, *, max_size: int | None = None) -> InnerOptimizer:
-    """Return Meta-Curvature: θ' = θ − α MC(∇L) with a learned curvature (Park & Oliva 2019, eq. 6).
+    """Return a Meta-Curvature optimizer, θ' = θ − α MC(∇L) (Park & Oliva 2019, eq. 6).
 
-    Each weight gradient is multiplied by a learned square matrix along each
+    MC multiplies each weight gradient by a learned square matrix along each
     mode of the weight. For a gradient G of shape (out, in, *kernel), MC(G) =
     G ×₁ M_out ×₂ M_in ×₃ M_kernel. This equals the product of M_out ⊗ M_in ⊗
     M_kernel with vec(G), without forming the Kronecker product. Biases have
@@ -228,9 +230,9 @@ def meta_curvature(lr: float, *, max_size: int | None = None) -> InnerOptimizer:
 
     Args:
         lr: Step size α, which is not learned.
-        max_size: Largest mode with a learned matrix; larger modes keep the
-            identity. For example, a head on 800 features would otherwise add
-            a matrix with 640,000 elements. None sets no limit.
+        max_size: Maximum size of a mode with a learned matrix; larger modes
+            keep the identity. For example, a head on 800 features would
+            otherwise add a matrix with 640,000 elements. None sets no limit.
 
     Raises:
         ValueError: If `lr` is negative.
@@ -255,7 +257,7 @@ def meta_curvature(lr: float, *, max_size: int | None = None) -> InnerOptimizer:
 
 
 def _modes(weight: Tensor) -> dict[str, int]:
-    """Return the size of each mode of a weight; all kernel axes together form one mode."""
+    """Return a weight's mode sizes by name: ``out``, ``in`` and, for convolutions, ``kernel``."""
     kernel = {"kernel": weight[0, 0].numel()} if weight.ndim > 2 else {}
     return {"out": weight.shape[0], "in": weight.shape[1], **kernel}
 

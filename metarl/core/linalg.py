@@ -58,8 +58,8 @@ class Jacobian(NamedTuple):
     """Functions that multiply vectors by a Jacobian J and by the transpose Jᵀ.
 
     Attributes:
-        jvp: v ↦ J v. The argument has the shapes of the inputs, the result those of the outputs.
-        vjp: u ↦ Jᵀ u. The argument has the shapes of the outputs, the result those of the inputs.
+        jvp: v ↦ J v, where v has the shapes of the inputs and J v has the shapes of the outputs.
+        vjp: u ↦ Jᵀ u, where u has the shapes of the outputs and Jᵀ u has the shapes of the inputs.
     """
 
     jvp: Callable[[Tensors], Tensors]

@@ -23,7 +23,7 @@ def initial_params(
         loop: The inner loop.
         params: A dictionary of parameters, or a function that samples this
             dictionary on the CPU with `generator`.
-        generator: Random generator, passed to `params` if it is a function.
+        generator: Random generator; only used if `params` is a function.
         device: Device to which the meta-parameters are moved.
     """
     drawn: Params = params(generator) if callable(params) else params
@@ -61,7 +61,7 @@ def gradient_learner(
             MAML does on miniImageNet. None disables clipping.
         settings: Values that are passed to the estimator as tensors, such as
             the weights of the multi-step loss.
-        options: Further arguments of the optimizer. `lr` and `options` apply
+        options: Additional arguments for the optimizer. `lr` and `options` apply
             to every step of this learner, even if another learner created the
             state. To schedule `lr`, create a new learner in every iteration.
 

@@ -21,12 +21,15 @@ def leaves(tree: Any) -> list[Tensor]:
 
 
 def map_leaves(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
-    """Return the tree of ``function(x, *y)`` for each x in `tree` and the tensors y in `others`.
+    """Apply a function to corresponding tensors in trees with the same structure.
 
     Args:
         function: Function of one tensor from `tree` and one tensor from each tree in `others`.
         tree: A tree of tensors.
         others: Trees with the same structure as `tree`.
+
+    Returns:
+        A tree with the structure of `tree` that contains the results of `function`.
     """
     return cast(Tree, pytree.tree_map(function, tree, *others))
 

@@ -48,11 +48,11 @@ def load_images(
       folders, optionally in a subfolder ``omniglot``.
     - ``mini-imagenet``: ``train.csv``, ``val.csv`` and ``test.csv`` with rows ``filename,label``,
       and the folder ``images``, optionally in a subfolder ``miniimagenet``.
-      Never downloaded, because the images require the ImageNet license.
+      The images are never downloaded, because they require the ImageNet license.
     - ``folder``: custom images, either ``CLASS/*.png``, split randomly into 64 % training, 16 %
       validation and 20 % test classes, or ``train/CLASS/*.png``,
       ``validation/CLASS/*.png`` and ``test/CLASS/*.png``. Without
-      ``validation``, a tenth of the training classes is used.
+      ``validation``, a tenth of the training classes is used for validation.
 
     Args:
         data: Name of the data set.

@@ -37,6 +37,10 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> images.Split
         split: ``own``, the only split.
         image_size: Height and width in pixels.
 
+    Returns:
+        Disjoint training, validation and test classes, with uint8 images of
+        shape (images, channels, image_size, image_size) on the CPU.
+
     Raises:
         OSError: If `data_root` is ``None`` or not a folder.
         ValueError: If there are fewer than three classes, a split has no
@@ -117,7 +121,7 @@ def _decode(files: dict[str, list[Path]], size: int) -> images.Classes:
 
 
 def _flatten(picture: Any) -> Any:
-    """Rotate a Pillow image upright, draw it on white and reduce 16-bit pixels to 8 bits."""
+    """Return a Pillow image without EXIF rotation, transparency or 16-bit pixels."""
     image = images.pillow("Image")
     picture = images.pillow("ImageOps").exif_transpose(picture)
     if picture.mode.startswith("I"):

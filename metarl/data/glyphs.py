@@ -40,8 +40,8 @@ IMAGES_PER_CLASS = 20
 MIN_FONTS = 10
 MIN_INK = 9.0  # minimum sum of pixel values in [0, 1] of a SIZE x SIZE drawing
 MAX_DIFFERENCE = 0.1
-"""Maximum squared distance between two drawings that look alike, as a
-fraction of the smaller sum of squared pixel values of the two drawings."""
+"""Two drawings look alike if the squared distance of the pixel values is at
+most this fraction of the smaller of the two sums of squared pixel values."""
 SIZE = 28
 ZOOM = 3  # glyphs are drawn larger by this factor and then averaged
 EM, FRAME = 26 / 28, 22 / 28  # font size and maximum glyph size, relative to the image size
@@ -61,6 +61,10 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
         split: ``random``, the only split.
         image_size: Height and width in pixels.
 
+    Returns:
+        Disjoint training, validation and test classes, with uint8 images of
+        shape (images, channels, image_size, image_size) on the CPU.
+
     Raises:
         ImportError: If matplotlib is not installed.
         ValueError: If `data_root` is not ``None``.
@@ -75,16 +79,16 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
 def find_classes(candidates: Iterable[str] | None = None) -> dict[str, list[str]]:
     """Select the characters that are used as classes.
 
-    A character is selected if it is a letter, digit or symbol, has no Unicode
-    decomposition (which excludes variants such as é) and exists in at least
-    ``MIN_FONTS`` fonts. If characters look alike in any font, such as Latin
+    A character is selected if it is a letter, digit or symbol, exists in at
+    least ``MIN_FONTS`` fonts and has no Unicode decomposition, which excludes
+    variants such as é. If characters look alike in any font, such as Latin
     A, Cyrillic А and Greek Α, only the first one is selected.
 
     Args:
         candidates: Characters to choose from; defaults to all characters in the fonts.
 
     Returns:
-        Names of the fonts that contain the character, for each selected character.
+        For each selected character, the names of the fonts that contain the character.
     """
     tables = {font: _characters(font) for font in FONTS}
     pool = set().union(*tables.values()) if candidates is None else set(candidates)
@@ -130,7 +134,7 @@ def _draw(name: str, fonts: Sequence[str], size: int) -> NDArray[np.uint8]:
 
 
 def _affine(random: np.random.RandomState, side: int) -> tuple[float, ...]:
-    """Sample an affine map about the center of a square image, as coefficients for Pillow.
+    """Sample an affine map about the center of a square image, and return Pillow's coefficients.
 
     Args:
         random: Random generator.
@@ -167,7 +171,7 @@ def _ink(name: str, font: str) -> NDArray[np.float64]:
 def _similar(ink: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return a boolean matrix that marks the pairs of drawings that look alike.
 
-    The diagonal marks drawings with less ink than ``MIN_INK``, which are also dropped.
+    The diagonal marks the drawings with less ink than ``MIN_INK``.
 
     Args:
         ink: Pixel values in [0, 1], shape (drawings, pixels).

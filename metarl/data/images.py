@@ -122,7 +122,9 @@ def find_files(data_root: Path | None, folder: str, names: Sequence[tuple[str, .
             return [paths[0] for paths in found]
         if any(found):
             missing = " or ".join(names[found.index([])])
-            raise FileNotFoundError(f"{place} is incomplete: {missing} is missing")
+            raise FileNotFoundError(
+                f"{place} is incomplete: {missing} is missing. Add the missing file or folder"
+            )
     return []
 
 

@@ -33,6 +33,10 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
         split: ``ravi``, the only split.
         image_size: Height and width in pixels; 84 in Ravi & Larochelle (2017).
 
+    Returns:
+        Disjoint training, validation and test classes, with uint8 images of
+        shape (images, channels, image_size, image_size) on the CPU.
+
     Raises:
         OSError: If files are missing.
         ValueError: If a table or an image is damaged, or a class is in two tables.

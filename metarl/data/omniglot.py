@@ -78,6 +78,10 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> images.Split
         split: ``random``, ``vinyals`` or ``background``.
         image_size: Height and width in pixels.
 
+    Returns:
+        Disjoint training, validation and test classes, with uint8 images of
+        shape (images, channels, image_size, image_size) on the CPU.
+
     Raises:
         OSError: If `data_root` does not contain Omniglot, or the download fails.
         ValueError: If the data are incomplete or damaged.

@@ -27,7 +27,7 @@ class ConvNet(NamedTuple):
         filters: Number of channels in every block.
         blocks: Number of blocks.
         down: How a block halves the image height and width. ``stride`` uses a
-            convolution with stride 2, ``pool`` a 2×2 max-pool after the
+            convolution with stride 2; ``pool`` uses a 2×2 max-pool after the
             activation.
         pool_padding: How max-pooling treats an odd image height or width.
             ``same`` pads one row or column; ``valid`` drops the last row or
@@ -107,7 +107,7 @@ class ConvBody(nn.Module):
     def __init__(
         self, net: ConvNet, channels: int, *, generator: torch.Generator | None = None
     ) -> None:
-        """Initialize kernels Xavier-uniformly, biases to 0, and batch-norm scales to 1.
+        """Initialize kernels with Xavier-uniform values, biases to 0 and batch-norm scales to 1.
 
         Args:
             net: The architecture.
@@ -138,7 +138,7 @@ class ConvBody(nn.Module):
 
 
 class Block(nn.Module):
-    """A block of convolution, batch norm, activation and, if ``net.down`` is ``pool``, max-pool."""
+    """A block with convolution, batch norm, activation and, for ``down="pool"``, a max-pool."""
 
     def __init__(
         self, net: ConvNet, fan_in: int, fan_out: int, *, generator: torch.Generator | None

@@ -50,14 +50,21 @@ def _unfold(stride: int, x: Tensor) -> Tensor:
 
 
 def _fold(size: Sequence[int], stride: int, columns: Tensor) -> Tensor:
-    """Sum the patch values of each image pixel (col2im): the adjoint of :func:`_unfold`."""
+    """Return images in which each pixel is the sum over all patches that contain the pixel.
+
+    This operation (col2im) is the adjoint of :func:`_unfold`.
+    """
     rows = columns.chunk(SIZE, -1)
     across = [_overlap_add(row.chunk(SIZE, -1), 2, size[1], stride) for row in rows]
     return _overlap_add(across, 1, size[0], stride)
 
 
 def _overlap_add(parts: Sequence[Tensor], axis: int, length: int, stride: int) -> Tensor:
-    """Return a sum of three tensors, with tensor i at positions i, i + stride, ... of `axis`."""
+    """Return the sum of three tensors after their elements are spread along an axis.
+
+    Tensor i contributes to positions i, i + stride, i + 2 stride, ... of
+    `axis`, which has the given length in the result.
+    """
     shape = list(parts[0].shape)
     shape[axis] = length
     total = parts[0].new_zeros(shape)
@@ -74,8 +81,8 @@ def _linear_map(x: Tensor, function: Map, adjoint: Map) -> Tensor:
 class _LinearMap(torch.autograd.Function):
     """A linear map applied to each example, whose derivative applies the adjoint map.
 
-    Without this function, autograd would allocate and sum eighteen
-    zero-filled images for the nine slices, which took half the time of a
+    Without this class, autograd would allocate and sum eighteen zero-filled
+    images for the nine slices, which would take half of the time of a
     meta-gradient.
     """
 

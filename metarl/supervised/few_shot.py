@@ -119,8 +119,9 @@ class VariableFewShot:
     The sampling follows Triantafillou et al. 2020, §3.1. The number of ways
     is sampled uniformly from 5 to `max_ways`. The number of query images per
     class is half the number of images in the smallest class, but at most 10.
-    A random fraction β of the remaining images is used for support, at most
-    `max_support` images per task. The support images are divided among the
+    The number of support images per task is a random fraction β of the
+    remaining images, but at most `max_support`. In this calculation, at most
+    100 images per class are counted. The support images are divided among the
     classes in proportion to class size times exp(U(log ½, log 2)), with at
     least one image per class.
 
@@ -186,7 +187,14 @@ class VariableFewShot:
         return tree.map_leaves(lambda x: x[None], Task((_ragged(support),), _ragged(query)))
 
     def _shots(self, left: Tensor, sizes: Tensor, part: float, noise: Tensor) -> list[int]:
-        """Return how many of the `left` images in each class are support images, for β = `part`."""
+        """Return the number of support images in each class.
+
+        Args:
+            left: Number of images in each class that are not query images.
+            sizes: Number of all images in each class.
+            part: The fraction β.
+            noise: One random number in [0, 1) per class, which varies the class proportions.
+        """
         wanted = sum(math.ceil(part * min(self.MAX_PER_CLASS, int(n))) for n in left)
         total = min(self.max_support, wanted)
         weight = sizes * torch.exp((2 * noise - 1) * math.log(2))

@@ -67,7 +67,7 @@ def cross_entropy(
 def present_cross_entropy(
     logits: Float[Tensor, "examples ways"], targets: Float[Tensor, "examples ways"]
 ) -> tuple[Float[Tensor, ""], Metrics]:
-    """Return the cross-entropy over the present classes of a head that several data sets share.
+    """Return the mean cross-entropy and the accuracy for a head that several data sets share.
 
     The softmax of each example includes only the classes of the data set that contains the example.
 

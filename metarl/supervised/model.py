@@ -22,7 +22,7 @@ class Model(NamedTuple):
     Attributes:
         apply: The network as a function ``(params, inputs, *reference) ->
             predictions``. The optional reference inputs are for normalization
-            layers, see :func:`with_reference`.
+            layers; see :func:`with_reference`.
         params: Initial parameters of the network.
         loop: Inner loop for training.
         criterion: Loss function ``(predictions, targets) -> (loss, metrics)``.

@@ -97,7 +97,7 @@ def packaged(name: str) -> Path | None:
 
 
 class Encoder(nn.Module):
-    """A sentence encoder in two parts: ``upper(lower(inputs))`` is one feature vector per sentence.
+    """A sentence encoder in two parts; ``upper(lower(inputs))`` returns one vector per sentence.
 
     The lower part never adapts, so the output of the lower part can be computed once per task and
     used in all inner steps.
@@ -105,7 +105,7 @@ class Encoder(nn.Module):
     Attributes:
         lower: The embeddings and the lower layers; the identity if the model cannot be split.
         upper: The upper layers and the pooling.
-        top: Prefixes of the names of all parameters in the top layers, which may adapt.
+        top: Name prefixes of all parameters in the top layers, which may adapt.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class Lower(nn.Module):
         self.model, self.additive = model, additive
 
     def forward(self, inputs: Inputs) -> Inputs:
-        """Return ``hidden``, with one state per token, and the ``attention_mask``.
+        """Return a dictionary with ``hidden``, one state per token, and the ``attention_mask``.
 
         Inputs that already contain ``hidden`` are returned unchanged.
         """
@@ -201,7 +201,7 @@ class _PassThrough(nn.Module):
 
 
 def _layers_of(model: Any) -> tuple[str, nn.ModuleList]:
-    """Return the module list that contains all layers of a model, with its dotted name."""
+    """Return ``(name, layers)``: the dotted name and the module list of all layers in a model."""
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
             return name, module

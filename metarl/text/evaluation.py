@@ -31,9 +31,9 @@ def encoded(model: Model, meta: MetaParams, sentences: Sentences) -> list[Batch]
         sentences: Tokenized sentences.
 
     Returns:
-        Batches ``(inputs, targets)`` with at most 64 sentences of similar
-        length. The inputs are hidden states, which ``model.apply`` accepts
-        instead of token ids.
+        Batches ``(inputs, targets)``, each with at most 64 sentences of
+        similar length. The inputs are hidden states, which ``model.apply``
+        accepts instead of token ids.
     """
     lower = lower_layers(model.apply.module)
     order = sentences.inputs["attention_mask"].sum(-1).argsort()

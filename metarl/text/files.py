@@ -112,7 +112,7 @@ class TextTask(NamedTuple):
         """Split the rows of a meta-training task into training rows and validation rows.
 
         Every tenth row of each class is used for validation. Both the support rows and the
-        evaluation rows are split, because evaluation uses other tasks than meta-training.
+        evaluation rows are split, because the evaluation uses different tasks.
 
         Returns:
             ``(training rows, validation rows)``.

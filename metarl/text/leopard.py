@@ -47,8 +47,8 @@ class TextClassifier(Classifier):
 
     Attributes:
         meta_only: Names of the parameters that are meta-learned but never
-            adapt, in the embeddings, the lower layers of the encoder and the
-            head generator.
+            adapt: all parameters in the embeddings, the lower layers of the
+            encoder and the head generator.
     """
 
     def __init__(self, body: TextBody, head: nn.Linear, generator: nn.Module | None) -> None:
@@ -81,6 +81,7 @@ def text_classifier(
         ways: Number of classes in the initial head, which the `start` of an inner loop can replace.
         generated: Add the feature network and the head generator of LEOPARD.
             Both networks have two layers with a tanh activation in between.
+            Otherwise, the head is a linear layer on the encoder's feature vectors.
         generator: Random generator for the initial weights of all layers above the encoder.
 
     Returns:

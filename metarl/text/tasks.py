@@ -101,7 +101,7 @@ def tokenize(
 
 
 def _choose(pools: tuple[Sentences, ...], num_tasks: int, generator: torch.Generator) -> list[int]:
-    """Sample indices of data sets, with probabilities proportional to √n for data sets of n rows.
+    """Sample indices of data sets, with probabilities proportional to √n for data sets with n rows.
 
     This is the sampling in Bansal et al. (2020).
     """
@@ -205,7 +205,8 @@ class AllLabels:
 
         Returns:
             A list with one meta-batch per minibatch, each with a task axis of
-            size 1 and a query batch ``(inputs, targets)``.
+            size 1 and a query batch ``(inputs, targets)``. The targets have
+            one column per class of all data sets, in the order of `pools`.
         """
         firsts = [0, *accumulate(pool.num_labels for pool in self.pools)]
         tasks = []
@@ -235,9 +236,10 @@ def support_batches(batch: Batch, *, shots: int, steps: int) -> tuple[Batch, ...
         steps: Number of inner steps.
 
     Returns:
-        The first part, followed by the parts for the inner steps: at most
-        `steps`, each part once. :class:`~metarl.core.InnerLoop` repeats these
-        parts if there are more steps.
+        The first part, followed by the parts for the inner steps in the order
+        of use. If there are more steps than parts,
+        :class:`~metarl.core.InnerLoop` cycles through the parts for the inner
+        steps.
 
     Example::
 

@@ -20,14 +20,14 @@ METRICS = {
     "trpo/kl": "KL {:.4f}",
     "outer/kl": "KL {:.4f}",
 }
-"""Format strings of the metrics that the training progress shows after the returns."""
+"""Format strings by name, for the metrics that the training progress shows after the returns."""
 
 
 class Progress(AbstractContextManager["Progress"]):
     """A progress display for training, with the iteration, main metrics and remaining time.
 
     A terminal shows a progress bar. Other outputs, such as log files and
-    notebooks, get about 20 plain lines per run.
+    notebooks, receive about 20 plain lines per run.
 
     Args:
         total: Number of iterations of the run.
@@ -84,7 +84,7 @@ class Progress(AbstractContextManager["Progress"]):
 
 
 def _summary(metrics: dict[str, float]) -> str:
-    """Format the most important metrics of an iteration."""
+    """Return a text with the returns and the metrics in :data:`METRICS`."""
     returns = [f"{x:.2f}" for name, x in metrics.items() if name.startswith("return/step_")]
     words = [f"return {' → '.join(returns)}"] if returns else []
     words += [text.format(metrics[name]) for name, text in METRICS.items() if name in metrics]

@@ -25,7 +25,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a JSON value is a number; ``true`` and ``false`` are not.
+    """Return whether a JSON value is a number; ``true`` and ``false`` are not numbers.
 
     Example::
 

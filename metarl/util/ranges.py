@@ -120,7 +120,10 @@ class Ranged:
         raise_if(*self.conflicts())
 
     def conflicts(self) -> Conflicts:
-        """Return invalid combinations of fields as pairs of a condition and an error message."""
+        """Return pairs of a condition and an error message, for fields that must not be combined.
+
+        Subclasses override this method; by default, there are no conflicts.
+        """
         return ()
 
 

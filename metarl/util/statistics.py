@@ -1,4 +1,4 @@
-"""Confidence intervals."""
+"""Confidence intervals for means."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -37,7 +37,9 @@ def test_examples_of_docstrings_run(
     assert found.failed == 0
 
 
-@pytest.mark.parametrize("name", ["metarl", "metarl.core", "metarl.rl", "metarl.supervised"])
+@pytest.mark.parametrize(
+    "name", ["metarl", "metarl.core", "metarl.nn", "metarl.rl", "metarl.supervised"]
+)
 def test_example_of_a_package_runs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,7 +39,8 @@ def one_thread_per_operator() -> Iterator[int]:
     context, results are bit-identical for any number of threads.
 
     Yields:
-        The number of threads that was set before the outermost of all nested contexts.
+        The number of threads before the context was entered. In nested
+        contexts, this is the number before the outermost context.
     """
     before = torch.get_num_threads()
     allowed = _allowed.get() or before
@@ -54,7 +55,7 @@ def one_thread_per_operator() -> Iterator[int]:
 
 @cache
 def _pool(num_threads: int, process: int) -> ThreadPoolExecutor:
-    """Return a cached thread pool; the key `process` gives a forked process a new pool."""
+    """Return a cached thread pool; `process` is the process ID, so that forks create new pools."""
     return ThreadPoolExecutor(
         num_threads, "metarl-chunk", initializer=torch.set_num_threads, initargs=(1,)
     )
@@ -124,9 +125,9 @@ def join(chunks: list[Tree]) -> Tree:
 def over_tasks(function: Callable[[Any], Any], tasks: Any) -> Any:
     """Apply a function of one task to all tasks in a chunk.
 
-    For several tasks, the function is called with ``vmap``. For a single
-    task, it is called directly, which has a third of the overhead and keeps
-    matrix products row-major through second derivatives.
+    For several tasks, `function` is called with ``vmap``. For a single
+    task, `function` is called directly. A direct call has a third of the
+    overhead and keeps matrix products row-major in second derivatives.
 
     Args:
         function: Function from a task to a tree of tensors.

@@ -22,8 +22,9 @@ def program(function: Callable[..., Any], mode: Mode) -> Callable[..., Any]:
 
     Args:
         function: Function on trees of tensors.
-        mode: ``eager`` returns the function itself, ``traced`` and
-            ``compiled`` return a :class:`Program`.
+        mode: ``eager`` returns the function itself, and ``traced`` returns a
+            :class:`Program`. ``compiled`` returns a :class:`Program` that is
+            also compiled with ``torch.compile``.
     """
     return function if mode == "eager" else Program(function, compiled=mode == "compiled")
 
@@ -50,7 +51,7 @@ class Program:
         self._lock = threading.Lock()
 
     def __call__(self, *arguments: Tree) -> Any:
-        """Run the program; the first call with new argument shapes traces the function."""
+        """Return the result for `arguments`; the first call with new shapes traces the function."""
         leaves, form = pytree.tree_flatten(arguments)
         key = (form, *((x.shape, x.stride(), x.dtype, x.device) for x in leaves))
         with self._lock:
@@ -74,7 +75,7 @@ class Program:
 
 
 def _compiled(function: Callable[..., Any], inputs: list[Tensor]) -> Callable[..., Any]:
-    """Compile a function with ``torch.compile``, which compiles in a first call on `inputs`."""
+    """Return a function compiled with ``torch.compile``, after a first call with `inputs`."""
     try:
         program: Callable[..., Any] = torch.compile(function, dynamic=False, fullgraph=True)
         program(*inputs)
@@ -91,9 +92,12 @@ def _compiled(function: Callable[..., Any], inputs: list[Tensor]) -> Callable[..
 
 
 def _remove_broken_library(message: str) -> bool:
-    """Delete the library that an error names from torch's cache; return whether the file existed.
+    """Delete a broken library from torch's cache, and return whether the library existed.
 
     A killed compilation can leave an empty library, which torch does not compile again.
+
+    Args:
+        message: Error message that contains the path of the library.
     """
     named = re.search(r"ImportError: (\S+\.so): ", message)
     if named is None or not Path(named[1]).is_file():

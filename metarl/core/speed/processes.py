@@ -83,7 +83,7 @@ def require_single_process(what: str) -> None:
 def share(total: int, *, multiple: int = 1) -> TaskSlice:
     """Return the slice of the meta-batch that is assigned to this process.
 
-    The slices of different processes differ by at most one chunk or, if chunks are split, one task.
+    The sizes of the slices differ by at most one chunk or, if chunks are split, by one task.
 
     Args:
         total: Number of tasks in the meta-batch.
@@ -107,12 +107,11 @@ def share(total: int, *, multiple: int = 1) -> TaskSlice:
 def total(parts: list[Tree]) -> Tree:
     """Return the elementwise sum of trees over all parts and all processes.
 
-    The sum does not depend on how the parts are distributed over processes,
-    because conjugate gradients would amplify a difference in the last bit
-    into a different step. Sums of float32 numbers are computed in float64,
-    where they are exact unless the numbers differ by many orders of
-    magnitude. Each float64 number is split into two halves that are summed
-    exactly.
+    The sum does not depend on how the parts are distributed over processes;
+    otherwise, conjugate gradients would amplify the rounding differences.
+    Float32 numbers are summed in float64, which is exact unless the numbers
+    differ by many orders of magnitude. Each float64 number is split into two
+    halves that are summed exactly.
 
     Args:
         parts: Trees with the same structure that this process contributes.
@@ -170,7 +169,10 @@ def interleaved(values: list[Item], total: int) -> list[Item]:
     Args:
         values: The items of this process: the items r, r + n, r + 2n, ... for
             rank r of n processes.
-        total: Number of items in all processes together.
+        total: Total number of items on all processes.
+
+    Returns:
+        All items, ordered by index.
     """
     if size() == 1:
         return values

@@ -164,7 +164,7 @@ def _simplify(graph: fx.Graph) -> None:
 
 
 def _skip(graph: fx.Graph, node: fx.Node) -> None:
-    """Remove views of views, and additions of zeros from second derivatives of ReLUs."""
+    """Remove views of views, and the additions of zeros in second derivatives of ReLUs."""
     sources = [a for a in node.args if isinstance(a, fx.Node)]
     source = node
     while source.target in VIEWS:
@@ -221,7 +221,7 @@ def _reuse_memory(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _is_spent(node: fx.Node) -> bool:
-    """Return whether the program allocated a node's memory, and only one user of it remains."""
+    """Return whether the memory of a node was allocated by the program and has only one user."""
     while len(node.users) == 1 and node.target in VIEWS:
         node = node.args[0]  # type: ignore[assignment]
     return len(node.users) == 1 and node.target in FRESH
