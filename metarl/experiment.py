@@ -248,17 +248,30 @@ class Experiment(ABC, Generic[Config]):
         """Return the run's method, paper and data, for model cards and tables."""
 
     def model(self, params: MetaParams, **options: Any) -> Any:
-        """Return the model with trained meta-parameters, ready to adapt to tasks.
+        """Return the meta-model with trained meta-parameters, which :func:`metarl.load` returns.
 
         Args:
             params: Meta-parameters from a checkpoint.
             options: Further arguments of the experiment's model, such as `num_tasks` in meta-RL.
 
         Raises:
-            ValueError: If the experiment has no policy that adapts.
+            ValueError: If the experiment has no model that adapts.
         """
         run = f"a run of `metarl train {self.name}`"
-        raise ValueError(f"{run} has no policy that adapts. Use `metarl evaluate RUN` instead")
+        raise ValueError(f"{run} has no model that adapts. Use `metarl evaluate RUN` instead")
+
+    def adapted(self, saved: Any) -> Any:
+        """Return the adapted model in a file, which :func:`metarl.load_adapted` returns.
+
+        Neither the data set nor the environment of the run is used.
+
+        Args:
+            saved: Contents of the file, a :class:`~metarl.models.saved.Saved`.
+
+        Raises:
+            ValueError: If the experiment has no model that adapts.
+        """
+        raise ValueError(f"models of `metarl train {self.name}` cannot be saved after adaptation")
 
     def draw_adaptation(
         self, experiments: Sequence["Experiment[Any]"], metas: Sequence[MetaParams], options: Any

@@ -49,6 +49,7 @@ LAWS: dict[str, set[str]] = {
     "runs": CORE,
     "sb3": CORE | {"rl", "runs", "envs"},
     "drawing": CORE | {"runs", "rl", "supervised"},
+    "models": LEARNING | {"rl", "supervised", "data", "text", "runs", "sb3"},
     "envs": set(),
     "experiment": CORE | {"runs"},
     "training": CORE | {"runs", "experiment"},
