@@ -69,7 +69,7 @@ class RunConfig(Ranged):
     group: ClassVar[str] = "run"
     """Heading above the settings of this class in ``--help``."""
     scheduled: ClassVar[dict[str, Any]] = {}
-    """Settings whose schedules depend on `iterations`, with the values that disable them."""
+    """Settings with a schedule that depends on `iterations`; the values disable the schedules."""
 
     def filled(self) -> Any:
         """Return the configuration with all defaults that depend on other settings filled in."""
@@ -126,7 +126,7 @@ def from_json(kind: type[Kind], values: Any, source: Path) -> Kind:
 
 
 def _read(name: str, kind: Any, value: Any) -> Any:
-    """Convert a JSON value to the type `kind`; JSON has no tuples and may write 1 for 1.0."""
+    """Convert the JSON value of field `name` to `kind`, such as a list to a tuple or 1 to 1.0."""
     options = (kind,) if get_origin(kind) in (None, tuple, Literal) else get_args(kind)
     for option in options:
         origin, inner = get_origin(option), get_args(option)
@@ -153,11 +153,11 @@ def command() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that affect results.
+    """Return the versions, by name, of Python and the packages that affect results.
 
     Example::
 
-        versions()["torch"]
+        versions()["torch"]  # such as "2.9.1"
     """
     packages = ("metarl-torch", "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}

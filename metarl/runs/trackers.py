@@ -93,7 +93,7 @@ _TRACKERS: dict[str, tuple[Callable[[Run, int], Tracker], str, str]] = {
     "tensorboard": (_TensorBoard, "torch.utils.tensorboard", "track"),
     "wandb": (_Wandb, "wandb", "wandb"),
 }
-"""Class, required module and extra of the package metarl-torch, by name of the tracker."""
+"""Class, required module and extra of the package metarl-torch for each tracker."""
 
 
 def require_tracker(name: str) -> Any:

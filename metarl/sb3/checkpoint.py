@@ -151,7 +151,7 @@ def _require_matching_moments(part: Any) -> None:
 
 
 def _like(tensor: Any, expected: torch.Tensor, name: str) -> torch.Tensor:
-    """Return `tensor` with the dtype and device of `expected`; require equal shapes."""
+    """Convert `tensor` to the dtype and device of `expected`, after a check for equal shapes."""
     if tensor.shape != expected.shape:
         raise ValueError(f"{name} must have shape {tuple(expected.shape)}, got {tensor.shape}")
     result: torch.Tensor = tensor.to(expected)
