@@ -1,4 +1,4 @@
-"""Learning curves and adaptation curves of runs, with 95 % intervals."""
+"""Learning curves and adaptation curves of runs, with 95 % confidence intervals."""
 
 import json
 import re
@@ -242,7 +242,7 @@ def _draw_adaptation(
 
 
 def _draw_shots(axes: Any, name: str, entries: list[dict[str, Any]], color: Any) -> None:
-    """Draw the mean accuracy over tasks against the number of shots; `entries` are evaluations."""
+    """Draw the mean accuracy over tasks against the number of shots, from the evaluations in `entries`."""
     tables = [list(entry["accuracies"].values()) for entry in entries]  # one item per task
     shots = list(tables[0][0])
     # shape (runs, shots, support samples, 2): accuracy before and after adaptation

@@ -66,7 +66,7 @@ def panels(name: str, tasks: list[dict[str, Any]], batches: list[Episodes]) -> l
 def paths_figure(rows: list[list[Panel]], out: Path) -> None:
     """Draw an image of paths, with one row per run and one column per task.
 
-    Each number of inner steps has a different color.
+    Colors show the number of inner steps.
 
     Args:
         rows: One list of panels per run, such as the results of :func:`panels`. All rows must

@@ -113,7 +113,10 @@ def from_json(kind: type[Kind], values: Any, source: Path) -> Kind:
     """
     if not isinstance(values, dict):
         got = str(values)[:60]
-        raise ValueError(f"{source} is damaged: `config` must be a JSON object, got {got!r}")
+        raise ValueError(
+            f"{source} is damaged: `config` must be a JSON object, got {got!r}. Restore the file "
+            "from a copy"
+        )
     if unknown := sorted(set(values) - set(kind.__dataclass_fields__)):
         raise ValueError(
             f"{source} has unknown fields {unknown}. A different version may have written it"
@@ -122,7 +125,7 @@ def from_json(kind: type[Kind], values: Any, source: Path) -> Kind:
         types = get_type_hints(kind)
         return kind(**{name: _read(name, types[name], value) for name, value in values.items()})
     except (ValueError, OverflowError) as error:  # OverflowError: an integer too large for float
-        raise ValueError(f"{source} is damaged: {error}") from None
+        raise ValueError(f"{source} is damaged: {error}. Restore it from a copy") from None
 
 
 def _read(name: str, kind: Any, value: Any) -> Any:

@@ -26,7 +26,7 @@ class Journal:
     Args:
         run: The run folder.
         config: Configuration of the run.
-        start: Iteration that the run starts or continues from.
+        start: Last completed iteration, from which training continues; 0 for a new run.
         save: Function that writes a checkpoint, with the signature ``save(run, iteration, state)``.
 
     Example::

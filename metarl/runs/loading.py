@@ -1,4 +1,4 @@
-"""Loading of the configuration and the checkpoints of a run, with validation."""
+"""Functions that load and validate the configuration and the checkpoints of a run."""
 
 import math
 from itertools import pairwise

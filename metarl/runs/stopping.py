@@ -1,4 +1,4 @@
-"""Stop signals, after which a run saves a checkpoint and raises :class:`Stopped`."""
+"""Handling of stop signals: a run saves a checkpoint and raises :class:`Stopped`."""
 
 import signal
 import sys

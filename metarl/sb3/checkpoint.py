@@ -187,4 +187,6 @@ def _reading(path: Path) -> Iterator[None]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if isinstance(error, pickle.UnpicklingError):  # torch suggests an unsafe way to load
             reason = "an entry contains objects other than tensors"
-        raise ValueError(f"{path} is not a valid checkpoint of this run ({reason})") from error
+        raise ValueError(
+            f"{path} is not a valid checkpoint of this run ({reason}). Restore it from a copy"
+        ) from error

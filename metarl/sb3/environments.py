@@ -109,7 +109,7 @@ class BatchedVecEnv(VecEnv):
         self.env.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Return the attribute in every row of `indices`; None selects all rows."""
+        """Return the attribute `attr_name` for each row in `indices`; None selects all rows."""
         return self.env_method(attr_name, indices=indices)
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
@@ -121,7 +121,7 @@ class BatchedVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method, and return the results in the rows of `indices`; None selects all rows."""
+        """Call a method, and return its result for each row in `indices`; None selects all rows."""
         found = self.env.call(method_name, *method_args, **method_kwargs)
         return [found[row] for row in self._get_indices(indices)]
 
