@@ -242,7 +242,7 @@ def _draw_adaptation(
 
 
 def _draw_shots(axes: Any, name: str, entries: list[dict[str, Any]], color: Any) -> None:
-    """Draw the mean accuracy over tasks against the number of shots, from the evaluations in `entries`."""
+    """Draw the mean accuracy over tasks against the number of shots, for evaluations `entries`."""
     tables = [list(entry["accuracies"].values()) for entry in entries]  # one item per task
     shots = list(tables[0][0])
     # shape (runs, shots, support samples, 2): accuracy before and after adaptation

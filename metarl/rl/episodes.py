@@ -105,10 +105,10 @@ def rollout_metrics(task: Task) -> Metrics:
     Returns:
         Metrics by name. ``env/steps`` is the number of transitions, and
         ``episode/length`` is the mean length of the episodes after
-        adaptation. Gaussian policies have the mean standard deviations
-        ``policy/std_before`` and ``policy/std_after`` adaptation. All other
-        policies have the mean entropies ``policy/entropy_before`` and
-        ``policy/entropy_after`` in nats.
+        adaptation. For Gaussian policies, ``policy/std_before`` and
+        ``policy/std_after`` are the mean standard deviations before and after
+        adaptation. For all other policies, ``policy/entropy_before`` and
+        ``policy/entropy_after`` are the mean entropies in nats.
     """
     number = len(task.query.mask)
     each = [tree.map_leaves(lambda x, index=index: x[index], task) for index in range(number)]

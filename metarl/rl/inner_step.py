@@ -70,8 +70,7 @@ def agreement(loop: InnerLoop, params: Params, batch: Episodes) -> dict[str, Ten
     Args:
         loop: The inner loop.
         params: Parameters before the inner step, without a task axis.
-        batch: The episodes of one task, of which the similarity compares the
-            first half and the second half.
+        batch: The episodes of one task, which are split into two halves.
 
     Returns:
         The similarity under the key ``agreement``; an empty dictionary for a single episode.
