@@ -1,4 +1,4 @@
-"""Learning curves and adaptation curves of runs, with 95 % intervals."""
+"""Learning curves and adaptation curves of runs, with 95 % confidence intervals."""
 
 import json
 import re
@@ -41,10 +41,10 @@ class Fit(NamedTuple):
 
     Attributes:
         title: Title of the panel.
-        x: Inputs at which the functions are drawn, shape (n,).
-        truth: Values of the true function, shape (n,).
+        x: Inputs at which the functions are drawn, of shape (n,).
+        truth: Values of the true function at `x`, of shape (n,).
         support: Inputs and targets of the K support points, each of shape (K,).
-        curves: Predictions of the model at `x` by number of adaptation steps, each of shape (n,).
+        curves: Predictions of the model at `x`, of shape (n,), by number of adaptation steps.
 
     Example::
 
@@ -66,14 +66,15 @@ BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "fon
 
 
 def group_by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Group runs with equal settings, ignoring the seed and the settings in ``NEUTRAL``.
+    """Group runs that differ only in the seed or in settings that do not affect results.
 
     Args:
-        runs: The runs.
+        runs: Runs to group. :data:`metarl.runs.NEUTRAL` lists the settings that are ignored.
 
     Returns:
-        Lists of runs by group name. The name is the common prefix of the folder names and the
-        number of seeds, such as ``"maml (3 seeds)"``, or the folder name of a single run.
+        Lists of runs by group name. The name consists of the common prefix of the folder names
+        and the number of seeds, such as ``"maml (3 seeds)"``. A group with a single run is named
+        like the folder of the run.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -85,7 +86,7 @@ def group_by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _name(members: list[Run]) -> str:
-    """Return the common prefix of the folder names in a group, with the number of seeds."""
+    """Return a name for a group of runs, such as ``"maml (3 seeds)"``, from the folder names."""
     names = [run.folder.name for run in members]
     if len(names) == 1:
         return names[0]
@@ -107,11 +108,11 @@ def figure(
     intervals over the test tasks, or in text classification over the support samples.
 
     Args:
-        runs: Runs with the same metric: returns, accuracies or losses.
+        runs: Runs to draw. All runs must have the same metric: returns, accuracies or losses.
         out: Image file to write.
         fits: Regression tasks to draw in additional panels, one panel per task.
-        choose: Function that returns the evaluations to draw for the runs of a curve. Default:
-            :func:`comparable_evaluations`.
+        choose: Function that receives the runs of one curve and returns the evaluations to draw,
+            at most one per run. Default: :func:`comparable_evaluations`.
 
     Raises:
         ValueError: If a run has no metrics, or the runs have different metrics.
@@ -199,7 +200,7 @@ def _draw_learning(axes: Any, name: str, members: list[Run], color: Any, *, few:
 
 
 def _column(run: Run, history: list[dict[str, Any]], key: str) -> NDArray[np.float64]:
-    """Return the values of a metric in all lines of metrics.jsonl, shape (lines,)."""
+    """Return the values of the metric `key` in all entries of `history`, of shape (entries,)."""
     if missing := [entry["iteration"] for entry in history if key not in entry]:
         path = run.folder / "metrics.jsonl"
         raise ValueError(
@@ -241,7 +242,7 @@ def _draw_adaptation(
 
 
 def _draw_shots(axes: Any, name: str, entries: list[dict[str, Any]], color: Any) -> None:
-    """Draw the mean accuracy over tasks, before and after adaptation, by number of shots."""
+    """Draw the mean accuracy over tasks against the number of shots, for evaluations `entries`."""
     tables = [list(entry["accuracies"].values()) for entry in entries]  # one item per task
     shots = list(tables[0][0])
     # shape (runs, shots, support samples, 2): accuracy before and after adaptation
@@ -258,7 +259,7 @@ def comparable_evaluations(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return one evaluation per run, such that all evaluations have the same protocol.
 
     Args:
-        runs: The runs. A run without a comparable evaluation is omitted.
+        runs: Runs to compare. Runs without a comparable evaluation are omitted.
 
     Returns:
         For each run, the newest evaluation of the last evaluated checkpoint. The first run with an
@@ -266,8 +267,8 @@ def comparable_evaluations(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
     Example::
 
-        entries = comparable_evaluations([Run.open(path) for path in Path("runs").iterdir()])
-        [entry["mean"] for entry in entries]
+        runs = [Run.open(Path("runs/maml")), Run.open(Path("runs/reptile"))]
+        means = [entry["mean"] for entry in comparable_evaluations(runs)]
     """
     latest: list[dict[str, Any]] = []
     for run in runs:

@@ -26,7 +26,7 @@ class Shot(NamedTuple):
     """A recorded episode with a label and the mean return of the policy.
 
     Attributes:
-        label: Label such as "after 1 step".
+        label: Caption of the episode, such as ``"after 1 step"``.
         mean_return: Mean return of the policy, which may be measured on additional episodes.
         recording: The recorded episode.
     """
@@ -82,9 +82,9 @@ def draw_recordings(rows: list[list[Shot]], out: Path, *, title: str, pace: Pace
 
     Example::
 
-        recordings = record_episodes(recorder, policy, path, task, seed=0, every=pace.every)
-        row = [Shot(label(steps), r.returns[-1], r) for steps, r in enumerate(recordings)]
-        draw_recordings([row], Path("adaptation.png"), title="goal 1", pace=pace)
+        frames = {time: np.full((360, 480, 3), 50 * time, np.uint8) for time in range(5)}
+        shot = Shot(label(0), -4.0, Recording(frames, -np.arange(5.0)))
+        draw_recordings([[shot]], Path("gray.png"), title="gray", pace=Pace(1, 30.0, 1))
     """
     if out.suffix in SUFFIXES:
         title += " (half speed)" if pace.slowdown == 2 else ""
@@ -130,9 +130,10 @@ def panel_frames(rows: list[list[Shot]], title: str, *, every: int) -> Iterator[
 
 
 def state_text(recording: Recording, time: int) -> tuple[str, str]:
-    """Return captions with a time step and the cumulative reward at this step.
+    """Return captions for a frame, such as ``("step 3", "return -1.5")``.
 
-    After the end of the episode, the captions show the final values.
+    The second caption shows the cumulative reward up to this time step. After the end of the
+    episode, the captions show the final values.
     """
     shown = min(time, recording.length)
     when = f"step {shown}" if time <= recording.length else f"ended at step {shown}"

@@ -50,7 +50,8 @@ def contexts(model: Any, *, width: int, height: int) -> tuple[Any, Any]:
 
     Example::
 
-        window, context = contexts(mujoco.MjModel.from_xml_string(xml), width=480, height=360)
+        model = mujoco.MjModel.from_xml_string("<mujoco/>")
+        window, context = contexts(model, width=480, height=360)
         context.free()
         window.free()
     """

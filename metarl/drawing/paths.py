@@ -42,11 +42,14 @@ def panels(name: str, tasks: list[dict[str, Any]], batches: list[Episodes]) -> l
     Args:
         name: Name of the run in the titles.
         tasks: Task descriptions with the key ``goal``.
-        batches: Episodes on all tasks after 0, 1, ..., K inner steps.
+        batches: Episodes after 0, 1, ..., K inner steps, with a leading task axis. The first two
+            values of each observation are the position.
 
     Example::
 
-        paths_figure([panels("maml", tasks, batches)], Path("paths.png"))
+        policy, generator = metarl.load("runs/quick"), torch.Generator().manual_seed(0)
+        tasks = [policy.sample_task(seed=0)]
+        row = panels("maml", tasks, policy.play(policy.loop(1), tasks, generator))
     """
     paths = [  # shape (tasks, time, episodes, 2)
         batch.observations[..., :2].double().where(batch.mask[..., None], torch.nan).cpu().numpy()
@@ -63,10 +66,11 @@ def panels(name: str, tasks: list[dict[str, Any]], batches: list[Episodes]) -> l
 def paths_figure(rows: list[list[Panel]], out: Path) -> None:
     """Draw an image of paths, with one row per run and one column per task.
 
-    Colors distinguish the numbers of inner steps.
+    Colors show the number of inner steps.
 
     Args:
-        rows: Panels of each run; all rows have the same tasks.
+        rows: One list of panels per run, such as the results of :func:`panels`. All rows must
+            have the same tasks.
         out: Image file to write; the suffix selects the format.
 
     Raises:
@@ -74,7 +78,9 @@ def paths_figure(rows: list[list[Panel]], out: Path) -> None:
 
     Example::
 
-        paths_figure([panels("maml", tasks, batches)], Path("paths.png"))
+        line = np.linspace(0, 1, 20).reshape(20, 1, 1) * np.ones((1, 3, 2))
+        panel = Panel("diagonal", (1.0, 1.0), [0.1 * line, line], [-20.0, -10.0])
+        paths_figure([[panel]], Path("paths.png"))
     """
     size = (3.1 * len(rows[0]), 3.65 * len(rows) + 0.2)
     figure, planes = _planes(rows, FIGURE_EPISODES, figsize=size)
@@ -108,7 +114,9 @@ def paths_video(panels: list[Panel], out: Path) -> None:
 
     Example::
 
-        paths_video([panels("maml", [task], batches)[0]], Path("paths.gif"))
+        line = np.linspace(0, 1, 20).reshape(20, 1, 1) * np.ones((1, 3, 2))
+        panel = Panel("diagonal", (1.0, 1.0), [0.1 * line, line], [-20.0, -10.0])
+        paths_video([panel], Path("paths.gif"))
     """
     columns = len(panels[0].paths)
     size = (3.2 * columns, 3.6 * len(panels))
@@ -138,7 +146,16 @@ def paths_video(panels: list[Panel], out: Path) -> None:
 
 
 def _planes(rows: list[list[Panel]], episodes: int, **options: Any) -> tuple[Any, list[Any]]:
-    """Return a figure and pairs of axes and panel, with the goal and start drawn in all axes."""
+    """Create a figure with one pair of axes per panel, and draw the goal and the start.
+
+    Args:
+        rows: One list of panels per row of the figure.
+        episodes: Number of episodes per panel that determine the axis limits.
+        options: Arguments of matplotlib's ``Figure``.
+
+    Returns:
+        The figure, and a list of pairs ``(axes, panel)``.
+    """
     optional.require("matplotlib", extra="plot", purpose="pictures")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Recording of episodes: rendered frames and cumulative returns of the scalar environment."""
+"""Recording of rendered frames and cumulative rewards in scalar environments."""
 
 import math
 import warnings
@@ -25,7 +25,8 @@ class Recording(NamedTuple):
     Attributes:
         frames: Images of shape (height, width, 3) by time step, including the
             first and last time step.
-        returns: Cumulative reward after 0, 1, ... time steps, shape (length + 1,).
+        returns: Cumulative rewards after 0, 1, ... time steps, of shape
+            (length + 1,).
     """
 
     frames: dict[int, NDArray[np.uint8]]
@@ -33,11 +34,11 @@ class Recording(NamedTuple):
 
     @property
     def length(self) -> int:
-        """The number of time steps of the episode."""
+        """The number of time steps in the episode."""
         return len(self.returns) - 1
 
     def at(self, time: int) -> NDArray[np.uint8]:
-        """Return the last recorded frame up to a time step, of shape (height, width, 3)."""
+        """Return the last image recorded up to time step `time`, of shape (height, width, 3)."""
         return self.frames[max(step for step in self.frames if step <= time)]
 
 
@@ -59,15 +60,16 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
     """A wrapper that records frames of the current episode.
 
     Attributes:
-        every: Number of time steps between two frames; the last time step is always recorded.
+        every: Number of time steps between two frames, initially 1. The last
+            time step is always recorded.
         frames: Images of shape (height, width, 3) by time step.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        """Wrap the environment after a check that it can be rendered.
+        """Wrap an environment, and check that the environment can be rendered.
 
         Args:
-            env: A scalar environment.
+            env: A scalar environment, created with ``render_mode="rgb_array"``.
 
         Raises:
             ValueError: If the environment does not support ``render_mode="rgb_array"``.
@@ -88,7 +90,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         return started
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step the environment, and record a frame every `every` time steps and at the end."""
+        """Take a step; record a frame every `every` time steps and at the end of the episode."""
         stepped = super().step(action)
         self._time += 1
         if stepped[2] or stepped[3] or self._time % self.every == 0:
@@ -109,7 +111,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def _scene_of(robot: Any) -> Any:
-    """Return a scene for a MuJoCo environment with a camera named ``track``, else None."""
+    """Return a scene if `robot` is a MuJoCo environment with a camera ``track``, else None."""
     model: Any = getattr(robot, "model", None)
     if not hasattr(robot, "data") or not hasattr(model, "cam_bodyid"):
         return None
@@ -123,7 +125,7 @@ def _scene_of(robot: Any) -> Any:
 
 
 def make_recorder(env_id: str, *, device: Any = "cpu", **kwargs: Any) -> Sampler:
-    """Return a sampler of single episodes that records the frames of a scalar environment.
+    """Create a sampler that runs single episodes in a scalar environment and records frames.
 
     Args:
         env_id: Gymnasium ID of the environment.
@@ -152,7 +154,7 @@ def make_recorder(env_id: str, *, device: Any = "cpu", **kwargs: Any) -> Sampler
 
 
 def choose_pace(recorder: Sampler, suffix: str) -> Pace:
-    """Return the frame rate at which to record an environment for a type of file.
+    """Return the frame rate for recording an environment, which depends on the type of file.
 
     A video plays in real time, or at half speed if the environment has more
     than 50 time steps per second. A .mp4 file has at most 50 and a .gif file
@@ -161,11 +163,13 @@ def choose_pace(recorder: Sampler, suffix: str) -> Pace:
 
     Args:
         recorder: A sampler from :func:`make_recorder`.
-        suffix: Suffix of the file, such as ``".mp4"``.
+        suffix: Suffix of the file to write. The suffixes ``".mp4"`` and
+            ``".gif"`` select a video, all others an image strip.
 
     Example::
 
-        choose_pace(make_recorder("metarl/RllabHalfCheetahDir-v0"), ".mp4").fps
+        recorder = make_recorder("metarl/RllabHalfCheetahDir-v0")
+        pace = choose_pace(recorder, ".mp4")
     """
     rate = float(recorder.env.call("metadata")[0].get("render_fps", 30))
     slowdown = 2 if rate > 50 else 1
@@ -184,12 +188,14 @@ def adapted_path(loop: InnerLoop, meta: MetaParams, batches: list[Episodes]) -> 
         batches: Episodes collected after 0, 1, ..., K inner steps. The last batch is not used.
 
     Returns:
-        K + 1 sets of policy parameters, without a task dimension.
+        K + 1 sets of policy parameters, without a task axis.
 
     Example::
 
-        path = adapted_path(loop, meta, batches)
-        len(path) == len(batches)
+        policy, generator = metarl.load("runs/quick"), torch.Generator().manual_seed(0)
+        loop, task = policy.loop(1), policy.sample_task(seed=0)
+        batches = policy.play(loop, [task], generator)
+        before, after = adapted_path(loop, policy.params, batches)
     """
     support = tuple(tree.map_leaves(lambda x: x[0], batch) for batch in batches[:-1])
     with torch.no_grad(), chunks.one_thread_per_operator():
@@ -207,15 +213,16 @@ def record_episodes(
 ) -> list[Recording]:
     """Record one episode per set of policy parameters.
 
-    All episodes have the same initial state and the same noise. Actions are
-    sampled from the policy, as in training and evaluation.
+    Actions are sampled from the policy, as in training and evaluation. All
+    episodes use the same random seed, and therefore start in the same state.
 
     Args:
         recorder: A sampler from :func:`make_recorder`.
         policy: The policy.
-        path: Policy parameters without a task dimension, one item per episode.
+        path: Policy parameters without a task axis, one item per episode,
+            such as the result of :func:`adapted_path`.
         task: Description of the task in which all episodes are recorded.
-        seed: Random seed for the initial state and the noise.
+        seed: Random seed for the initial state and the actions.
         every: Number of time steps between two frames.
 
     Returns:
@@ -223,9 +230,10 @@ def record_episodes(
 
     Example::
 
-        before, after = record_episodes(
-            recorder, policy, adapted_path(loop, meta, batches), task, seed=0, every=1
-        )
+        policy = metarl.load("runs/quick")
+        recorder, task = make_recorder(policy.config.env), policy.sample_task(seed=0)
+        path = [policy.params.model]  # before adaptation
+        recordings = record_episodes(recorder, policy.parts.policy, path, task, seed=0, every=1)
     """
     recorder.env.set_attr("every", every)
     recordings = []

@@ -18,7 +18,7 @@ _require = partial(optional.require, extra="video", purpose="videos")
 
 
 def require_video() -> None:
-    """Raise an ImportError if a package that writes videos is not installed.
+    """Raise an ImportError if a package that is required to write videos is not installed.
 
     Raises:
         ImportError: If Pillow, imageio or imageio-ffmpeg is missing; the
@@ -73,7 +73,11 @@ def _write_gif(frames: Iterable[NDArray[np.uint8]], out: Path, fps: float, held:
 
 
 def _write_mp4(frames: Iterable[NDArray[np.uint8]], out: Path, fps: float, held: int) -> None:
-    """Write a video and count its frames, because imageio ignores the encoder's exit status."""
+    """Write an .mp4 video that shows the last frame `held` additional times.
+
+    The written frames are counted, because imageio ignores the encoder's
+    exit status.
+    """
     written = 0
     with _require("imageio.v2").get_writer(out, fps=fps, quality=7, macro_block_size=2) as writer:
         for frame in frames:

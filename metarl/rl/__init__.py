@@ -7,9 +7,9 @@ Types used in the signatures:
 - :class:`Episodes` is a rollout with advantages. Inner losses receive the episodes of one task.
 - ``Process`` is a function ``rollout -> (episodes, metrics)`` that computes the advantages of one
   task, such as ``advantages()``.
-- :class:`Policy` is a pure function of its parameters; :func:`make_policy` returns one with its
-  parameters, by name (``NETWORKS``).
-- ``TaskSlice`` is the slice of the meta-batch that one process of ``torchrun`` works on.
+- :class:`Policy` is a pure function of its parameters; :func:`make_policy` builds a policy from
+  the name of a network in ``NETWORKS`` and samples its parameters.
+- ``TaskSlice`` is the slice of the meta-batch assigned to one process in distributed training.
 
 Example::
 

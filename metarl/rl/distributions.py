@@ -46,6 +46,9 @@ class Distribution(Protocol):
                 distributed training. Noise is sampled for the whole
                 meta-batch, so that actions do not depend on the number of
                 processes. None if the first axis contains all tasks.
+
+        Returns:
+            Actions of shape (*batch, actions), or (*batch) for discrete actions.
         """
 
     def fisher(self, tangent: Any) -> Any:
@@ -53,6 +56,9 @@ class Distribution(Protocol):
 
         Args:
             tangent: A distribution of the same type that contains one tangent for each tensor.
+
+        Returns:
+            The products, one per tensor, as a distribution of the same type.
         """
 
 
@@ -88,7 +94,7 @@ class Gaussian(NamedTuple):
 
         Args:
             generator: Random generator. None uses torch's global generator.
-            share: See :meth:`Distribution.sample`.
+            share: Slice of the meta-batch on the first axis; see :meth:`Distribution.sample`.
         """
         with torch.no_grad():
             noise = _drawn(self.mean, share, lambda x: x.normal_(generator=generator))
@@ -134,7 +140,7 @@ class Categorical(NamedTuple):
 
         Args:
             generator: Random generator. None uses torch's global generator.
-            share: See :meth:`Distribution.sample`.
+            share: Slice of the meta-batch on the first axis; see :meth:`Distribution.sample`.
         """
         with torch.no_grad():
             uniform = _drawn(self.logits, share, lambda x: x.uniform_(generator=generator))
@@ -149,7 +155,14 @@ class Categorical(NamedTuple):
 
 
 def _drawn(like: Tensor, share: TaskSlice | None, draw: Callable[[Tensor], Tensor]) -> Tensor:
-    """Sample numbers like `like`; with `share`, sample for all tasks and select the slice."""
+    """Sample random numbers in the shape of `like`.
+
+    Args:
+        like: Tensor whose first axis is the task axis if `share` is set.
+        share: The slice of the meta-batch that `like` contains. Numbers are
+            sampled for all tasks. None if `like` contains all tasks.
+        draw: Function that fills a tensor with random numbers in place, and returns the tensor.
+    """
     if share is None or share.number == share.total:
         return draw(like.new_empty(like.shape))
     whole = draw(like.new_empty((share.total, *like.shape[1:])))

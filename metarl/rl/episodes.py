@@ -26,8 +26,8 @@ class Rollout(NamedTuple):
         actions: Sampled actions before clipping, of shape (*task, time,
             episode, actions) if the actions are continuous and (*task, time,
             episode) if they are discrete.
-        rewards: Reward for each transition.
-        mask: True for transitions, False for padding.
+        rewards: Reward for each transition, of shape (*task, time, episode).
+        mask: True for transitions, False for padding; same shape as `rewards`.
         behavior: The distributions from which the actions were sampled.
         diverged: True for transitions in which the simulation diverged, which ends the episode.
     """
@@ -82,7 +82,7 @@ def masked_mean(values: Float[Tensor, "*axes"], mask: Bool[Tensor, "*axes"]) -> 
 
 
 def mean_return(rollout: Rollout | Episodes) -> Float[Tensor, "*task"]:
-    """Return the undiscounted return, averaged over the episodes of each task."""
+    """Return the mean undiscounted return over the episodes of each task."""
     return masked(rollout.rewards, rollout.mask).sum(-2).mean(-1)
 
 
@@ -99,12 +99,16 @@ def chunk_of(batch: Episodes) -> int:
 def rollout_metrics(task: Task) -> Metrics:
     """Return metrics of the policies that collected a meta-batch, over all processes.
 
+    Args:
+        task: The meta-batch of episodes.
+
     Returns:
-        ``env/steps``, the number of transitions; ``episode/length``, the mean
-        length of the episodes after adaptation; and, before and after
-        adaptation, the mean of the standard deviation ``policy/std_*`` for
-        Gaussian policies or of the entropy ``policy/entropy_*`` for other
-        policies.
+        Metrics by name. ``env/steps`` is the number of transitions, and
+        ``episode/length`` is the mean length of the episodes after
+        adaptation. For Gaussian policies, ``policy/std_before`` and
+        ``policy/std_after`` are the mean standard deviations before and after
+        adaptation. For all other policies, ``policy/entropy_before`` and
+        ``policy/entropy_after`` are the mean entropies in nats.
     """
     number = len(task.query.mask)
     each = [tree.map_leaves(lambda x, index=index: x[index], task) for index in range(number)]

@@ -91,7 +91,8 @@ def adaptation_curve(
     Args:
         sampler: The sampler; ``sampler.num_tasks`` must equal the number of test tasks.
         policy: The policy.
-        loop: The inner loop; ``loop.num_steps`` is K. Step sizes can differ from training.
+        loop: The inner loop; ``loop.num_steps`` is K. The step sizes can differ from those
+            used in training.
         meta: The meta-parameters.
         tasks: The test tasks.
         generator: Random generator for the actions and the environment seeds.

@@ -31,7 +31,8 @@ def inner_step(
         state: State of the inner optimizer, with a leading task axis.
         batch: The support episodes of this step.
         index: Index of the step, starting at 0.
-        mode: ``traced`` traces the step once per shape of a chunk; ``eager`` does not.
+        mode: ``"traced"`` traces the step once per chunk shape; ``"eager"`` runs
+            the step without tracing.
 
     Returns:
         The parameters and the state after the step, and a dictionary with the
@@ -47,7 +48,7 @@ def inner_step(
 
 @lru_cache(maxsize=16)  # a traced program belongs to one loop and one step
 def _chunk_step(loop: InnerLoop, index: int, mode: Mode) -> Callable[[MetaParams, Any], Any]:
-    """Return an inner step of a chunk of tasks as a program."""
+    """Return a function that takes inner step `index` for a chunk of tasks, traced or eager."""
 
     def step(
         meta: MetaParams, task: tuple[Params, Any, Episodes]
@@ -65,6 +66,11 @@ def agreement(loop: InnerLoop, params: Params, batch: Episodes) -> dict[str, Ten
 
     The similarity is near 1 if the inner gradient is mostly signal, and near
     0 if the inner gradient is mostly noise.
+
+    Args:
+        loop: The inner loop.
+        params: Parameters before the inner step, without a task axis.
+        batch: The episodes of one task, which are split into two halves.
 
     Returns:
         The similarity under the key ``agreement``; an empty dictionary for a single episode.

@@ -129,7 +129,9 @@ def register_method(name: str, method: Method) -> None:
 
     Example::
 
-        register_method("awr", Method("Peng et al. 2019", "advantage-weighted regression", awr))
+        summary = "trust region, with two inner steps"
+        method = Method("Finn et al. 2017", summary, maml_trpo, values={"inner_steps": 2})
+        register_method("maml-two-steps", method)
     """
     if name in METHODS:
         raise ValueError(f"method {name!r} is already registered; choose a different name")

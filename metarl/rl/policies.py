@@ -39,7 +39,7 @@ class Policy(Apply):
 
     @classmethod
     def of(cls, module: nn.Module) -> tuple["Policy", Params]:
-        """Split a module into a policy and parameters, as with :func:`metarl.core.functional`."""
+        """Return a policy that computes a module's outputs, and the module's parameters by name."""
         return cls(module), functional(module)[1]
 
     def initial(self, params: Params, batch: Sequence[int]) -> Carry:

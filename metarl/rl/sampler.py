@@ -29,10 +29,10 @@ class Sampler:
 
     Attributes:
         env: The vectorized environment.
-        name: Gymnasium id of the environment.
+        name: Gymnasium ID of the environment.
         horizon: Number of time steps after which episodes are truncated.
         episodes_per_task: Number of episodes per task.
-        num_tasks: Number of tasks of this process.
+        num_tasks: Number of tasks assigned to this process.
         share: The slice of the meta-batch assigned to this process.
         device: Device of the policy and the episodes.
     """
@@ -83,8 +83,8 @@ class Sampler:
     def sample_tasks(self, rng: np.random.Generator) -> list[TaskDescription]:
         """Sample the meta-batch's tasks, and return the tasks assigned to this process.
 
-        The environment receives a copy of `rng`, and `rng` jumps ahead. It
-        therefore advances by the same amount whether the rows are in this
+        The environment receives a copy of `rng`, and `rng` jumps ahead. The
+        state of `rng` is therefore the same whether the rows are in this
         process or in worker processes.
         """
         with self._errors_of("sample_tasks"):
@@ -180,7 +180,10 @@ class Sampler:
             ValueError: If ``loop.num_steps`` is None, or ``loop.per_step`` contains names.
         """
         if loop.num_steps is None or loop.per_step:
-            raise ValueError("collect requires a loop with num_steps set and no per_step names")
+            raise ValueError(
+                "collect requires a loop with num_steps set and no per_step names, got "
+                f"num_steps={loop.num_steps} and per_step={sorted(loop.per_step)}"
+            )
         inner, outer = process if isinstance(process, tuple) else (process, process)
         params = start or tree.expand(loop.start(meta.model, ())[0], self.num_tasks)
         state = loop.state(params)
@@ -242,7 +245,7 @@ def padded_length(longest: int, horizon: int) -> int:
 
 
 def _stacked(*steps: Tensor, length: int) -> Tensor:
-    """Stack time steps along axis 1 and pad them to `length`."""
+    """Stack time steps along axis 1, and pad the axis with zeros to `length`."""
     stacked = torch.stack(steps, 1)
     padding = (stacked.shape[0], length - len(steps), *stacked.shape[2:])
     return torch.cat([stacked, stacked.new_zeros(padding)], 1) if padding[1] else stacked
@@ -264,8 +267,9 @@ def make_sampler(
     runs in a separate process; the episodes are the same as with ``SyncVectorEnv``.
 
     Args:
-        env_id: The Gymnasium id. With the form ``module:namespace/Name-v0``,
-            the module that registers the environment is imported first.
+        env_id: Gymnasium ID of the environment. For an ID of the form
+            ``module:namespace/Name-v0``, the module that registers the
+            environment is imported first.
         num_tasks: Number of tasks in a meta-batch.
         episodes_per_task: Number of episodes per task.
         device: Device for the policy and the episodes.
@@ -284,5 +288,5 @@ def make_sampler(
 
 
 def _flags(values: Any) -> Any:
-    """Return a boolean array; None, which Gymnasium's infos use for missing values, is False."""
+    """Convert values to a boolean array; None, Gymnasium's missing value, becomes False."""
     return np.asarray(values.numpy(force=True) if isinstance(values, Tensor) else values, bool)

@@ -18,14 +18,14 @@ TIMEOUT = 10.0  # seconds to wait for the exit status of a process that has just
 
 
 def make_vector_env(env_id: str, num_envs: int, **kwargs: Any) -> Any:
-    """Create a vectorized environment by id, and check that it can sample tasks.
+    """Create a vectorized environment, and check that it can sample tasks.
 
     If the rows are scalar environments, each row is wrapped in
     :class:`~metarl.rl.vector_env.Checked`. Environments with a vectorized
     implementation are not wrapped.
 
     Args:
-        env_id: The id of an environment that is registered with Gymnasium.
+        env_id: ID of an environment that is registered with Gymnasium.
         num_envs: Number of rows.
         kwargs: Arguments of ``gymnasium.make_vec`` and of the environment.
 
@@ -101,8 +101,8 @@ def error_context(
     processes are terminated, because they cannot be used again.
 
     Args:
-        name: Id of the environment.
-        method: Name of the method that is called within the context.
+        name: ID of the environment, for the message.
+        method: Name of the method that is called within the context, for the message.
         *passed: Exception types that are raised unchanged, because their
             messages are complete. A ValueError whose message starts with
             `name` is also raised unchanged.
@@ -131,7 +131,7 @@ def error_context(
 
 
 def _end_workers(env: Any, error: BaseException) -> str:
-    """Terminate all workers; describe the first worker that had already died, or return ``""``."""
+    """Terminate all worker processes; return a message if one had already died, else ``""``."""
     lost = [process.sentinel for process in env.processes if isinstance(error, EOFError | OSError)]
     ended, died = wait(lost, TIMEOUT) if lost else [], ""
     for index, process in enumerate(env.processes):
@@ -186,7 +186,7 @@ class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
             return observation, float(reward), bool(terminated), bool(truncated), dict(info)
 
     def _fitting(self, observation: Any, action: Any) -> Any:
-        """Validate an observation, and return it with the dtype of the observation space."""
+        """Validate an observation, and convert it to the dtype of the observation space."""
         if not isinstance(self._space, spaces.Box):
             return observation
         values, shape = np.asarray(observation), self._space.shape

@@ -1,4 +1,36 @@
-"""Run folders: configuration, checkpoints, metrics, experiment tracking and sharing."""
+"""Run folders: configuration, checkpoints, metrics, experiment tracking and sharing.
+
+- :class:`Run` reads and writes a run folder: metrics, checkpoints and evaluations.
+- :class:`RunConfig` has the settings that all experiments share; :func:`read_config` loads the
+  settings of a run.
+- :class:`Journal` writes metrics, checkpoints and pictures during training, and raises
+  :class:`Stopped` after a stop signal.
+- :class:`Checkpoint` has the contents of a checkpoint; :func:`load_checkpoint` loads a checkpoint
+  without running code.
+- :class:`Tracker` is the interface of experiment trackers such as TensorBoard.
+- :func:`protocol` returns the settings that make two evaluations comparable.
+- :func:`copy` copies a run for sharing.
+
+Example::
+
+    from pathlib import Path
+
+    import torch
+
+    from metarl.runs import Journal, Run, RunConfig, to_json
+
+    def save(run, iteration, state):
+        torch.save(state, run.folder / "state.pt")
+
+    config = RunConfig(iterations=3)
+    with Run.create(Path("runs/demo"), "demo", to_json(config)) as run:
+        with Journal(run, config, start=0, save=save) as journal:
+            for iteration in journal.iterations():
+                journal.collected()  # before the meta-update
+                metrics = {"loss": torch.tensor(1 / iteration)}
+                journal.write(iteration, {}, metrics)
+    print(Run.open(Path("runs/demo")).metrics()[-1])
+"""
 
 import lazy_loader
 

@@ -27,11 +27,11 @@ class Subject(NamedTuple):
     Attributes:
         method: Name of the method.
         paper: Paper that introduced the method.
-        what: Environment or data set that the run was trained on.
+        what: Environment or data set that was used for training.
         family: Tag on the Hugging Face hub, such as
             ``reinforcement-learning`` or ``few-shot-learning``.
         adapts: Whether :func:`metarl.load` supports the run.
-        shows: Command of ``metarl`` that draws the run: ``render`` or ``plot``.
+        shows: Subcommand of ``metarl`` that draws the run: ``render`` or ``plot``.
     """
 
     method: str
@@ -91,6 +91,9 @@ def newest_evaluation(run: Run, iteration: int) -> dict[str, Any] | None:
         run: The run.
         iteration: Iteration of the checkpoint.
 
+    Returns:
+        The contents of the evaluation file, as in :meth:`Run.evaluations`.
+
     Raises:
         ValueError: If an evaluation file is damaged.
 
@@ -103,7 +106,7 @@ def newest_evaluation(run: Run, iteration: int) -> dict[str, Any] | None:
 
 
 def _front(subject: Subject, license: str | None) -> str:
-    """Return the YAML metadata of the model card, with JSON values, which are valid YAML."""
+    """Return the YAML metadata at the start of a model card; `license` is omitted if None."""
     tags = ["metarl", "meta-learning", subject.family, subject.method.partition(" ")[0]]
     about = {"library_name": "metarl", "license": license, "tags": tags}
     if subject.family == POLICY:

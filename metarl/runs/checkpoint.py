@@ -19,7 +19,7 @@ from metarl.util import parse_json
 FORMAT = "metarl-checkpoint-1"
 GROUPS = ("model", "inner", "optimizer", "own")
 ERRORS = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError)
-"""Exceptions that loading a damaged file, or a file in a different format, may raise."""
+"""Exceptions that may be raised when a damaged file, or a file in a different format, is loaded."""
 
 
 class Checkpoint(NamedTuple):
@@ -36,7 +36,8 @@ class Checkpoint(NamedTuple):
 
     Example::
 
-        saved = metarl.runs.checkpoint.load(run.checkpoint_path(100))
+        path = Path("runs/quick/checkpoints/00000100.safetensors")
+        saved = metarl.runs.checkpoint.load(path)
         saved.params.model, saved.config["seed"]
     """
 
@@ -61,7 +62,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Example::
 
-        write_atomically(run.folder / "notes.txt", b"second attempt")
+        write_atomically(Path("runs/quick/notes.txt"), b"second attempt")
     """
     if not processes.writes():
         return
@@ -190,11 +191,7 @@ def restore(state: MetaState, checkpoint: Checkpoint) -> MetaState:
         checkpoint: The checkpoint, on the device of `state`.
 
     Raises:
-        ValueError: If names, shapes or types of the tensors differ; `state` is left unchanged.
-
-    Example::
-
-        state = restore(learner.init(params), load(path))
+        ValueError: If names, shapes or dtypes of the tensors differ; `state` is left unchanged.
     """
     saved = (*checkpoint.params, checkpoint.own)
     for expected, tensors in zip((*state.params, state.own), saved, strict=True):
@@ -234,7 +231,7 @@ def _moments(
 
 
 def require_same_tensors(expected: dict[str, Tensor], got: dict[str, Tensor]) -> None:
-    """Raise a ValueError if two groups of tensors differ in names, shapes or types.
+    """Raise a ValueError if two groups of tensors differ in names, shapes or dtypes.
 
     Args:
         expected: Tensors of the run by name.
@@ -256,7 +253,7 @@ def require_same_tensors(expected: dict[str, Tensor], got: dict[str, Tensor]) ->
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
-    """Return the SHA-256 checksum of the names, types, shapes and values of tensors."""
+    """Return the SHA-256 checksum of the names, dtypes, shapes and values of tensors."""
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())

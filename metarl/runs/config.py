@@ -69,7 +69,7 @@ class RunConfig(Ranged):
     group: ClassVar[str] = "run"
     """Heading above the settings of this class in ``--help``."""
     scheduled: ClassVar[dict[str, Any]] = {}
-    """Settings whose schedules depend on `iterations`, with the values that disable them."""
+    """Settings with a schedule that depends on `iterations`; the values disable the schedules."""
 
     def filled(self) -> Any:
         """Return the configuration with all defaults that depend on other settings filled in."""
@@ -113,7 +113,10 @@ def from_json(kind: type[Kind], values: Any, source: Path) -> Kind:
     """
     if not isinstance(values, dict):
         got = str(values)[:60]
-        raise ValueError(f"{source} is damaged: `config` must be a JSON object, got {got!r}")
+        raise ValueError(
+            f"{source} is damaged: `config` must be a JSON object, got {got!r}. Restore the file "
+            "from a copy"
+        )
     if unknown := sorted(set(values) - set(kind.__dataclass_fields__)):
         raise ValueError(
             f"{source} has unknown fields {unknown}. A different version may have written it"
@@ -122,11 +125,11 @@ def from_json(kind: type[Kind], values: Any, source: Path) -> Kind:
         types = get_type_hints(kind)
         return kind(**{name: _read(name, types[name], value) for name, value in values.items()})
     except (ValueError, OverflowError) as error:  # OverflowError: an integer too large for float
-        raise ValueError(f"{source} is damaged: {error}") from None
+        raise ValueError(f"{source} is damaged: {error}. Restore it from a copy") from None
 
 
 def _read(name: str, kind: Any, value: Any) -> Any:
-    """Convert a JSON value to the type `kind`; JSON has no tuples and may write 1 for 1.0."""
+    """Convert the JSON value of field `name` to `kind`, such as a list to a tuple or 1 to 1.0."""
     options = (kind,) if get_origin(kind) in (None, tuple, Literal) else get_args(kind)
     for option in options:
         origin, inner = get_origin(option), get_args(option)
@@ -153,11 +156,11 @@ def command() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that affect results.
+    """Return the versions, by name, of Python and the packages that affect results.
 
     Example::
 
-        versions()["torch"]
+        versions()["torch"]  # such as "2.9.1"
     """
     packages = ("metarl-torch", "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}

@@ -53,7 +53,7 @@ class Run:
     @classmethod
     @contextmanager
     def create(cls, folder: Path, experiment: str, config: dict[str, Any]) -> Iterator["Run"]:
-        """Create a run folder, which is locked while the context is active.
+        """Create a run folder, and yield the run; the folder is locked while the context is active.
 
         If an error occurs before the first iteration is logged, the files of the run are deleted,
         so that the same command can be run again. After an OSError or a stop signal, the files are
@@ -111,7 +111,7 @@ class Run:
         Nothing is deleted if another run was started in the same folder.
 
         Args:
-            new: Whether to remove the folder too, because this run created the folder.
+            new: Whether to remove the folder too; should be True if this run created the folder.
         """
         if not is_held(self.folder) or any(entry["iteration"] for entry in self.metrics()):
             return
@@ -259,7 +259,7 @@ class Run:
         write_atomically(self.folder / "metrics.jsonl", text.encode())
 
     def evaluation_path(self, name: str) -> Path:
-        """Return the path of the evaluation with this name."""
+        """Return the path of the file evaluations/NAME.json."""
         return self.folder / "evaluations" / f"{name}.json"
 
     def write_evaluation(self, name: str, values: dict[str, Any]) -> Path:

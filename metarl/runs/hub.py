@@ -17,7 +17,7 @@ FILES = [
     "config.json", "metrics.jsonl", "README.md", f"{CHECKPOINT}.safetensors", f"{CHECKPOINT}.zip",
     "evaluations/*.json", "media/*.png", "media/*.gif", "media/*.mp4",
 ]  # fmt: skip
-"""Patterns of the files in a repository that are downloaded, and replaced by a new upload."""
+"""Patterns for the files that :func:`download` reads and that :func:`upload` replaces."""
 NEVER = ["*/*/*", "*..*"]  # in these patterns, * also matches /
 LIBRARY = {"library_name": "metarl", "library_version": metarl.__version__}
 LOGIN = "check the name and the revision, and log in with `hf auth login` or HF_TOKEN"
@@ -139,7 +139,10 @@ def upload(folder: Path, repository: Repository, *, message: str, private: bool)
 
 
 def _client(module: str = "") -> Any:
-    """Return ``huggingface_hub`` or a submodule; without a terminal, disable progress bars."""
+    """Import and return ``huggingface_hub``, or a submodule such as ``".utils"``.
+
+    Progress bars are disabled if stderr is not a terminal.
+    """
     found = optional.require(f"huggingface_hub{module}", extra="hub", purpose="shared runs")
     if not module and not sys.stderr.isatty():
         _client(".utils").disable_progress_bars()
@@ -148,7 +151,12 @@ def _client(module: str = "") -> Any:
 
 @contextmanager
 def _as_os_error(repository: Repository, action: str) -> Iterator[None]:
-    """Convert errors from the hub and the network to an OSError with a one-line message."""
+    """Convert errors from the hub and the network to an OSError with a one-line message.
+
+    Args:
+        repository: Repository named in the message.
+        action: Past participle for the message: ``"read"`` or ``"written"``.
+    """
     try:
         yield
     except (_client(".errors").HTTPError, OSError) as error:

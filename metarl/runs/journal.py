@@ -26,17 +26,21 @@ class Journal:
     Args:
         run: The run folder.
         config: Configuration of the run.
-        start: Iteration that the run starts or continues from.
+        start: Last completed iteration, from which training continues; 0 for a new run.
         save: Function that writes a checkpoint, with the signature ``save(run, iteration, state)``.
 
     Example::
 
-        with Journal(run, config, start=0, save=save) as journal:
-            for iteration in journal.iterations():
-                tasks = sample_tasks()
-                journal.collected()
-                state, metrics = learner.step(state, tasks)
-                journal.write(iteration, state, metrics)
+        def save(run, iteration, state):
+            torch.save(state, run.folder / "state.pt")
+
+        config = RunConfig(iterations=3)
+        with Run.create(Path("runs/demo"), "demo", to_json(config)) as run:
+            with Journal(run, config, start=0, save=save) as journal:
+                for iteration in journal.iterations():
+                    journal.collected()  # before the meta-update
+                    metrics = {"loss": torch.tensor(1 / iteration)}
+                    journal.write(iteration, {}, metrics)
     """
 
     def __init__(
@@ -84,14 +88,14 @@ class Journal:
         )
 
     def write(self, iteration: int, state: Any, metrics: Metrics) -> None:
-        """Log an iteration, and save a checkpoint if it is due.
+        """Log an iteration, and save a checkpoint if :meth:`checkpoint_is_due` returns True.
 
         Every ``log_every`` iterations, the means since the previous line are
         written to metrics.jsonl and sent to the tracker.
 
         Args:
             iteration: Number of the iteration, from 1.
-            state: State after the update.
+            state: State after the update, which is passed to `save`.
             metrics: Metrics of the iteration, scalar tensors by name.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Loading of the configuration and the checkpoints of a run, with validation."""
+"""Functions that load and validate the configuration and the checkpoints of a run."""
 
 import math
 from itertools import pairwise
@@ -19,10 +19,6 @@ def read_config(kind: type[Kind], run: Run) -> Kind:
 
     Raises:
         ValueError: If config.json is damaged or was written by a different version.
-
-    Example::
-
-        read_config(RunConfig, run).seed
     """
     return from_json(kind, run.read_config()["config"], run.folder / "config.json")
 
@@ -48,6 +44,8 @@ def load_checkpoint(
 
     Example::
 
+        run = Run.open(Path("runs/quick"))
+        config = metarl.experiments.experiment_of(run).config
         saved = load_checkpoint(run, config, run.choose_checkpoint(None))
     """
     path = run.checkpoint_path(iteration)
@@ -59,6 +57,7 @@ def load_checkpoint(
         raise ValueError(
             f"{path} does not match this run: it was written at iteration {saved.iteration}"
             + (f" and differs from config.json in {different}" if different else "")
+            + ". Restore the file from a copy"
         )
     return saved
 
@@ -75,7 +74,8 @@ def require_plausible_size(run: Run, config: RunConfig) -> None:
         config: Configuration of the run.
 
     Raises:
-        ValueError: If a layer has more than 2**24 parameters and more than a checkpoint has bytes.
+        ValueError: If the number of parameters in a layer exceeds both 2**24 and the number of
+            bytes in the largest checkpoint.
     """
     filters = getattr(config, "filters", None) or 1
     widths = (filters, filters, *(getattr(config, "hidden", None) or ()))

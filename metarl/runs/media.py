@@ -61,7 +61,7 @@ class Media:
 
 
 def _draw(folder: Path, iteration: int, kind: str) -> str:
-    """Draw a run in a separate process; return the last line of an error, or an empty string."""
+    """Draw a checkpoint in a separate process as a `kind` file; return an error or ``""``."""
     words = [sys.executable, "-P", "-m", DRAWING, str(folder), str(iteration), kind]
     # The process must find the same modules, such as the module of a custom environment.
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}

@@ -17,7 +17,7 @@ def protocol(evaluation: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of an evaluation that must be equal in comparable evaluations.
 
     Args:
-        evaluation: Contents of the evaluation file.
+        evaluation: Contents of an evaluation file, as in :meth:`Run.evaluations`.
 
     Returns:
         Values by name: the settings in :data:`PROTOCOL` that the evaluation
@@ -29,7 +29,7 @@ def protocol(evaluation: dict[str, Any]) -> dict[str, Any]:
 
     Example::
 
-        first, second = run.evaluations()[:2]
+        first, second = Run.open(Path("runs/quick")).evaluations()[:2]
         comparable = protocol(first) == protocol(second)
     """
     shared = {name: evaluation[name] for name in PROTOCOL[:2]}

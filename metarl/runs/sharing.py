@@ -17,7 +17,7 @@ MEDIA = (".png", ".gif", ".mp4")
 TRUSTED = ("metarl", "metarl.envs")
 """Modules that may always be imported for an environment ID ``module:Name-v0`` in a shared run."""
 REPLACED: dict[str, Any] = {"track": "none", "data_root": None}
-"""Values in a copy for settings that only apply to the training machine."""
+"""Settings that only apply to the training machine, with their values in a copy."""
 KEPT = ("experiment", "config", "command", "changed_by", "versions")
 """Keys of config.json that a copy contains."""
 
@@ -38,6 +38,8 @@ def require_known_module(run: Run, config: RunConfig, *, trusted: bool) -> None:
 
     Example::
 
+        run = Run.open(Path("runs/quick"))
+        config = metarl.experiments.experiment_of(run).config
         require_known_module(run, config, trusted=False)
     """
     module, colon, _ = str(getattr(config, "env", "")).rpartition(":")
@@ -77,6 +79,8 @@ def copy(
 
     Example::
 
+        run = Run.open(Path("runs/quick"))
+        experiment = metarl.experiments.experiment_of(run)
         copy(run, experiment.config, 100, Path("shared"), experiment.copy)
     """
     run.metrics(), run.evaluations()  # raise a ValueError if a file is damaged
@@ -133,7 +137,7 @@ def require_inside(run: Run, root: Path) -> None:
 
     Example::
 
-        require_inside(run, run.folder)
+        require_inside(Run.open(Path("runs/quick")), Path("runs/quick"))
     """
     checkpoints = (run.folder / "checkpoints").glob("[0-9]*")
     for path in (run.folder / "config.json", *checkpoints, *_copied_files(run.folder)):
@@ -144,7 +148,7 @@ def require_inside(run: Run, root: Path) -> None:
 
 
 def _copied_files(folder: Path) -> list[Path]:
-    """Return the files that :func:`copy` copies unchanged."""
+    """Return the files in a run folder that :func:`copy` copies unchanged."""
     media = (path for path in (folder / "media").glob("[!.]*") if path.suffix in MEDIA)
     evaluations = (folder / "evaluations").glob("[!.]*.json")
     found = [folder / "metrics.jsonl", folder / "README.md", *evaluations, *media]

@@ -1,4 +1,4 @@
-"""Stop signals: the first signal stops a run at a checkpoint, a second signal immediately."""
+"""Handling of stop signals: a run saves a checkpoint and raises :class:`Stopped`."""
 
 import signal
 import sys
@@ -12,13 +12,13 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that stop a run: SIGINT (Ctrl-C) and SIGTERM, which job schedulers send to end a job."""
 ECHO = 1.0
-"""Seconds after the first signal in which further signals are ignored,
-because some job schedulers send a signal both to the process and to the
+"""Time after the first signal during which further signals are ignored, in
+seconds. Some job schedulers send a signal both to the process and to the
 process group."""
 
 
 class Stopped(Exception):
-    """Exception that is raised when a stop signal has ended a run, after a checkpoint is saved.
+    """Exception raised after a stop signal, when the run has saved a checkpoint.
 
     Attributes:
         number: Number of the signal, such as ``signal.SIGTERM``.
@@ -50,6 +50,7 @@ class StopSignal(AbstractContextManager["StopSignal"]):
 
     Args:
         then: Function without arguments that is called at the first signal.
+            Does nothing by default.
 
     Attributes:
         received: Number of the first signal, or None if no signal was received.
@@ -58,7 +59,7 @@ class StopSignal(AbstractContextManager["StopSignal"]):
 
         with StopSignal() as stop:
             while stop.received is None:
-                train_one_iteration()
+                time.sleep(1.0)  # or one iteration of training
     """
 
     def __init__(self, then: Callable[[], None] = lambda: None) -> None:

@@ -93,7 +93,7 @@ _TRACKERS: dict[str, tuple[Callable[[Run, int], Tracker], str, str]] = {
     "tensorboard": (_TensorBoard, "torch.utils.tensorboard", "track"),
     "wandb": (_Wandb, "wandb", "wandb"),
 }
-"""Class, required module and extra of the package metarl-torch, by name of the tracker."""
+"""Class, required module and extra of the package metarl-torch for each tracker."""
 
 
 def require_tracker(name: str) -> Any:
@@ -163,7 +163,8 @@ def tracker(name: str, run: Run, *, start: int) -> SafeTracker:
     Args:
         name: ``"none"``, ``"tensorboard"`` or ``"wandb"``.
         run: The run folder.
-        start: Iteration that the run starts or continues from; later iterations are sent again.
+        start: Last completed iteration, from which training continues; 0 for a new run. TensorBoard
+            discards logged data from later iterations.
 
     Raises:
         ImportError: If the package is not installed; the message contains the install command.

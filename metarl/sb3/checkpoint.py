@@ -151,7 +151,7 @@ def _require_matching_moments(part: Any) -> None:
 
 
 def _like(tensor: Any, expected: torch.Tensor, name: str) -> torch.Tensor:
-    """Return `tensor` with the dtype and device of `expected`; require equal shapes."""
+    """Convert `tensor` to the dtype and device of `expected`, after a check for equal shapes."""
     if tensor.shape != expected.shape:
         raise ValueError(f"{name} must have shape {tuple(expected.shape)}, got {tensor.shape}")
     result: torch.Tensor = tensor.to(expected)
@@ -187,4 +187,6 @@ def _reading(path: Path) -> Iterator[None]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if isinstance(error, pickle.UnpicklingError):  # torch suggests an unsafe way to load
             reason = "an entry contains objects other than tensors"
-        raise ValueError(f"{path} is not a valid checkpoint of this run ({reason})") from error
+        raise ValueError(
+            f"{path} is not a valid checkpoint of this run ({reason}). Restore it from a copy"
+        ) from error

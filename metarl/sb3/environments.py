@@ -24,7 +24,7 @@ def sb3_env(
     """Create a vectorized environment for training an SB3 model.
 
     Args:
-        env_id: The Gymnasium id of an environment with tasks.
+        env_id: Gymnasium ID of an environment with tasks.
         num_envs: Number of parallel environments.
         task: The task for every episode. None samples a task at the start of each episode.
         kwargs: Arguments of the environment, such as ``observe_task=True``.
@@ -89,8 +89,11 @@ class BatchedVecEnv(VecEnv):
     def step_wait(self) -> Any:
         """Take a step with the actions stored by :meth:`step_async`.
 
-        If the episodes end, all rows are reset, and the observations are the
-        first observations of the new episodes.
+        Returns:
+            Observations, rewards, flags that are True if the episodes end,
+            and one dictionary with additional information per row. If the
+            episodes end, all rows are reset, and the observations are the
+            first observations of the new episodes.
         """
         seen, rewards, terminated, truncated, _ = self.env.step(self._actions)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
@@ -106,7 +109,7 @@ class BatchedVecEnv(VecEnv):
         self.env.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Return the attribute for every row in `indices`, or for all rows."""
+        """Return the attribute `attr_name` for each row in `indices`; None selects all rows."""
         return self.env_method(attr_name, indices=indices)
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
@@ -118,7 +121,7 @@ class BatchedVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method and return the results for the rows in `indices`, or for all rows."""
+        """Call a method, and return its result for each row in `indices`; None selects all rows."""
         found = self.env.call(method_name, *method_args, **method_kwargs)
         return [found[row] for row in self._get_indices(indices)]
 

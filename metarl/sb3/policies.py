@@ -39,7 +39,7 @@ def sb3_policy(
 
     ``predict(..., deterministic=True)`` returns the mode of the action
     distribution; otherwise, actions are sampled with torch's global
-    generator. Both are clipped to the action space. The critic is untrained.
+    generator. Actions are clipped to the action space. The critic is untrained.
 
     Args:
         policy: A policy from :func:`metarl.rl.policies.mlp_policy`.
@@ -70,7 +70,7 @@ def ppo_from(policy: Policy, params: Params, env: Any, **options: Any) -> PPO:
     Args:
         policy: A policy from :func:`metarl.rl.policies.mlp_policy`.
         params: Parameters for one task.
-        env: A Gymnasium environment, its id, or an SB3 vectorized environment, as for ``PPO``.
+        env: A Gymnasium environment or its ID, or an SB3 vectorized environment.
         options: Arguments of ``PPO``, such as ``seed``, ``n_steps``,
             ``learning_rate`` and ``device``. Entries in ``policy_kwargs``
             override the result of :func:`architecture`.
@@ -87,6 +87,12 @@ def ppo_from(policy: Policy, params: Params, env: Any, **options: Any) -> PPO:
 
 def architecture(policy: Policy) -> dict[str, Any]:
     """Return the ``policy_kwargs`` for an SB3 policy with the same architecture as an MLP policy.
+
+    Args:
+        policy: A policy from :func:`metarl.rl.policies.mlp_policy`.
+
+    Returns:
+        A dictionary with the keys ``net_arch`` and ``activation_fn``.
 
     Raises:
         TypeError: If the policy is not an MLP policy.
@@ -157,6 +163,10 @@ def policy_of(model: BaseAlgorithm, *, deterministic: bool = True) -> Policy:
         deterministic: Whether to use the most likely actions, as in SB3's
             evaluation. Otherwise, actions are sampled with the global
             generators, as in SB3's training.
+
+    Returns:
+        A policy that ignores its parameters; use :data:`NO_PARAMS` as the
+        parameters.
     """
     return _Acting(model, deterministic=deterministic)
 
@@ -185,5 +195,5 @@ class _Acting(Policy):
         return _Chosen(chosen.reshape(*seen.shape[:-1], *chosen.shape[1:]))
 
     def over_tasks(self, params: Params, batch: Any) -> Any:
-        """Return an empty carry, and a step function for observations (task, *batch, features)."""
+        """Return an empty carry, and a function that returns actions for one time step."""
         return (), lambda carry, observations: (carry, self(params, observations))
