@@ -63,7 +63,8 @@ def experiment_of(run: "Run") -> "Experiment[Any]":
     """
     from metarl.runs.loading import read_config, require_plausible_size
 
-    name = run.read_config()["experiment"]
+    about = run.read_config()
+    name = about["experiment"]
     known = experiments()
     if name not in known:
         raise ValueError(
@@ -75,6 +76,7 @@ def experiment_of(run: "Run") -> "Experiment[Any]":
     chosen = read_config(config, run)
     require_plausible_size(run, chosen)
     experiment: Experiment[Any] = kind(chosen)
+    experiment.stored = about
     return experiment
 
 

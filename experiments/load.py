@@ -1,9 +1,10 @@
-"""Loading trained policies from a folder or from the Hugging Face Hub."""
+"""Loading trained models from a folder or from the Hugging Face Hub."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from metarl.experiments import experiment_of
+from metarl.experiments import experiment_of, experiments
 from metarl.runs import Run, hub, require_known_module
 
 
@@ -15,7 +16,7 @@ def load(
     trust_env: bool = False,
     **options: Any,
 ) -> Any:
-    """Load the trained policy of a run, without executing any code from the files of the run.
+    """Load the trained model of a run, without executing any code from the files of the run.
 
     Args:
         source: A run folder, a folder written by ``metarl push``, or a
@@ -24,21 +25,27 @@ def load(
         checkpoint: Iteration of the checkpoint. Default: the last checkpoint.
         device: Device of the parameters: ``"cpu"``, ``"cuda"`` or ``"auto"``,
             which selects CUDA if it is available and the CPU otherwise.
-        trust_env: Whether to import the module in an environment ID such as
-            ``module:Name-v0``. Not required if your program has already
-            imported this module.
-        options: `num_tasks`, the number of tasks that the policy adapts to at
+        trust_env: Whether the simulator of a run from a hub, or of a pulled
+            run, may import the module in an environment ID such as
+            ``module:Name-v0``. Not required for runs that were trained on this
+            machine, or if your program has already imported this module.
+        options: For policies, `num_tasks`, the number of tasks that the policy adapts to at
             the same time (default: 1), and `episodes`, the number of episodes
             per task and inner step (default: as many episodes as have 4000
             time steps in total).
 
     Returns:
-        A :class:`~metarl.experiments.policies.MetaPolicy`.
+        The meta-model, whose method ``adapt(support)`` returns an adapted model:
+
+        - :class:`~metarl.models.policy.MetaPolicy` for meta-RL,
+        - :class:`~metarl.models.classifier.MetaClassifier` for images,
+        - :class:`~metarl.models.regressor.MetaRegressor` for regression,
+        - :class:`~metarl.models.text_classifier.MetaTextClassifier` for text.
 
     Raises:
         OSError: If the source contains no run, or the Hugging Face Hub cannot be reached.
-        ValueError: If the run is damaged, has no policy that adapts, or has
-            an environment whose module is neither imported nor trusted.
+        ValueError: If the run is damaged or has no model that adapts. Methods that require the
+            simulator raise a ValueError if its module is neither imported nor trusted.
 
     Example::
 
@@ -47,8 +54,49 @@ def load(
         action = adapted.act(observation)
     """
     place = hub.place(str(source))
+    local = isinstance(place, Path)
     run = Run.open(place if isinstance(place, Path) else hub.download(place))
     experiment = experiment_of(run).changed(device=device)
-    require_known_module(run, experiment.config, trusted=trust_env)
+    trusted = {"trusted": trust_env, "downloaded": not local}
+    experiment.guard = partial(require_known_module, run, experiment.config, **trusted)
     params = experiment.read(run, run.choose_checkpoint(checkpoint))
     return experiment.model(params, **options)
+
+
+def load_adapted(path: str | Path, *, device: str = "auto") -> Any:
+    """Load an adapted model that its method ``save`` has written.
+
+    The file contains no code. Neither the data or environment of training nor its modules are
+    required.
+
+    Args:
+        path: The file.
+        device: Device of the parameters: ``"cpu"``, ``"cuda"`` or ``"auto"``,
+            which selects CUDA if it is available and the CPU otherwise.
+
+    Returns:
+        The adapted model, such as an :class:`~metarl.models.adapted_policy.AdaptedPolicy`. It acts
+        or predicts, and can be exported, but cannot adapt further.
+
+    Raises:
+        ValueError: If the file is missing, damaged or does not contain an adapted model.
+
+    Example::
+
+        metarl.load("runs/quick").adapt(env).save("adapted.safetensors")
+        action = metarl.load_adapted("adapted.safetensors").act(observation)
+    """
+    from metarl.models import read_adapted
+    from metarl.runs.config import from_json
+    from metarl.util import resolve_device
+
+    saved = read_adapted(path, device=resolve_device(device))
+    known = experiments()
+    if saved.experiment not in known:
+        raise ValueError(
+            f"{path} has a model of {saved.experiment!r}, which is not registered: expected one of "
+            f"{', '.join(known)}. Import the module that registers it"
+        )
+    kind, config = known[saved.experiment].load()
+    chosen = from_json(config, saved.config, Path(path))
+    return kind(chosen).changed(device=device).adapted(saved)

@@ -18,16 +18,18 @@ from metarl.core import (
     torch_generator,
 )
 from metarl.experiment import Evaluation, Experiment, Report
-from metarl.experiments.policies import MetaPolicy, sampler_of
 from metarl.experiments.policies import Parts as Parts
 from metarl.experiments.policies import build as build
+from metarl.experiments.policies import meta_policy, policy_of, spaces_of
 from metarl.experiments.rl_rendering import RLRendering, draw_episodes, draw_paths
 from metarl.experiments.rl_settings import RLConfig as RLConfig
 from metarl.experiments.rl_settings import config_class as config_class
 from metarl.experiments.tuning import best_rate
-from metarl.rl import AdaptationCurve, TaskDescription, paper_episodes, paper_tasks, rollout_metrics
+from metarl.models import AdaptedPolicy, MetaPolicy, Saved, Spaces
+from metarl.models.adaptation import Measured
+from metarl.rl import AdaptationCurve, TaskDescription, paper_tasks, rollout_metrics
 from metarl.rl.methods import METHODS
-from metarl.runs import Subject, unset
+from metarl.runs import Subject, checkpoint, unset
 from metarl.util import Conflicts, Table, at_least, raise_if
 
 
@@ -83,6 +85,11 @@ class MetaRL(Experiment[RLConfig]):
         """The policy, the inner loop, the meta-learner and the sampler of the run."""
         return build(self.config)
 
+    def entries(self) -> dict[str, Any]:
+        """Return the spaces of the environment, so that a run can be used without it."""
+        spaces = spaces_of(self.parts.sampler)
+        return {"spaces": spaces.to_json()} if spaces.stored else {}
+
     def init(self) -> MetaState:
         """Return the initial meta-parameters and the initial state of the outer optimizer."""
         return self.parts.learner.init(self.parts.params, device=self.device)
@@ -121,10 +128,22 @@ class MetaRL(Experiment[RLConfig]):
         Raises:
             ValueError: If the parameters do not match the configuration.
         """
-        episodes = episodes or paper_episodes(sampler_of(self.config, 1, 1).horizon)
-        self.parts = build(self.config, num_tasks=num_tasks, episodes=episodes)
-        self.require_matching(params)
-        return MetaPolicy(self.config, self.parts, params)
+        stored = self.stored.get("spaces")
+        spaces = None if stored is None else Spaces.read(stored, "config.json")
+        sizes: dict[str, Any] = {"num_tasks": num_tasks, "episodes": episodes}
+        return meta_policy(self.config, params, spaces, **sizes, guard=self.guard)
+
+    def adapted(self, saved: Saved) -> AdaptedPolicy:
+        """Return the adapted policy in a file.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        spaces = Spaces.read(saved.about.get("spaces"), "the file")
+        policy, params = policy_of(self.config, spaces)
+        checkpoint.require_same_tensors(params, saved.params)
+        measured = tuple(Measured(*map(float, pair)) for pair in saved.about.get("measured", ()))
+        return AdaptedPolicy(policy, saved.params, spaces, self.name, self.config, measured)
 
     def describe(self) -> Subject:
         """Return the method, paper and environment of the run, for model cards and tables."""
@@ -143,7 +162,7 @@ class MetaRL(Experiment[RLConfig]):
         policy = self.model(
             metas[0], num_tasks=options.num_tasks, episodes=options.episodes_per_task
         )
-        sampler = policy.parts.sampler
+        sampler = policy.sampler
 
         def curve(tasks: list[TaskDescription], rate: float, role: str) -> AdaptationCurve:
             generator = torch_generator(seed, 0, role, device=self.device)

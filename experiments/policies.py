@@ -1,12 +1,13 @@
-"""Policies and meta-learners built from a meta-RL configuration, and meta-trained policies."""
+"""Policies and meta-learners built from a meta-RL configuration."""
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
 
 import gymnasium
-import numpy as np
 import torch
 from gymnasium.error import UnregisteredEnv
 
@@ -18,40 +19,32 @@ from metarl.core import (
     Params,
     adam,
     inner_optimizer,
-    numpy_generator,
     sgd,
     torch_generator,
-    tree,
 )
 from metarl.core.speed import chunks, processes
 from metarl.envs import ENVIRONMENTS
 from metarl.experiments.rl_settings import RLConfig
+from metarl.models import MetaPolicy, Spaces
 from metarl.rl import (
     INNER_LOSSES,
-    AdaptationCurve,
-    Episodes,
     Policy,
     Process,
     Sampler,
-    TaskDescription,
-    adaptation_curve,
     advantages,
     context_loop,
     make_policy,
     make_sampler,
-    mean_return,
+    paper_episodes,
     paper_rates,
 )
 from metarl.rl.methods import METHODS
+from metarl.runs import checkpoint
 from metarl.util import resolve_device
 
 
-if TYPE_CHECKING:  # imported in to_sb3 at run time
-    from stable_baselines3.common.policies import ActorCriticPolicy
-
-
-class Parts(NamedTuple):
-    """The objects that a meta-RL configuration describes.
+class Learning(NamedTuple):
+    """The objects that a meta-RL configuration and spaces describe, without the environment.
 
     Attributes:
         policy: Function ``(params, observations) -> distribution``.
@@ -60,8 +53,17 @@ class Parts(NamedTuple):
         learner: Meta-learner of the method.
         process: Two functions that compute advantages, one for the support episodes and one for
             the query episodes.
-        sampler: Sampler of tasks and episodes.
     """
+
+    policy: Policy
+    params: Params
+    loop: InnerLoop
+    learner: MetaLearner
+    process: tuple[Process, Process]
+
+
+class Parts(NamedTuple):
+    """A :class:`Learning` with a sampler of tasks and episodes."""
 
     policy: Policy
     params: Params
@@ -90,10 +92,25 @@ def build(config: RLConfig, *, num_tasks: int | None = None, episodes: int | Non
         fitting = chunks.cache_sized(steps, count, torch.device("cpu")) or 1
         share = processes.share(count, multiple=config.chunk_size or fitting)
     sampler = sampler_of(config, count, episodes or config.episodes_per_task, share)
-    policy, params = make_policy(
+    return Parts(*learning_of(config, spaces_of(sampler)), sampler)
+
+
+def spaces_of(sampler: Sampler) -> Spaces:
+    """Return the spaces and the horizon of a sampler's environment."""
+    env = sampler.env
+    return Spaces(env.single_observation_space, env.single_action_space, sampler.horizon)
+
+
+def policy_of(config: RLConfig, spaces: Spaces) -> tuple[Policy, Params]:
+    """Return the policy of a configuration for given spaces, and its initial parameters.
+
+    Raises:
+        TypeError: If the network does not support the spaces.
+    """
+    return make_policy(
         config.network,
-        sampler.env.single_observation_space,
-        sampler.env.single_action_space,
+        spaces.observation,
+        spaces.action,
         hidden=config.hidden,
         activation=config.activation,
         output_gain=config.output_gain,
@@ -102,6 +119,11 @@ def build(config: RLConfig, *, num_tasks: int | None = None, episodes: int | Non
         context=config.context_size,
         generator=torch_generator(config.seed, 0, "parameters"),
     )
+
+
+def learning_of(config: RLConfig, spaces: Spaces) -> Learning:
+    """Return the policy, the inner loop and the meta-learner of a configuration."""
+    policy, params = policy_of(config, spaces)
     clip = {"clip": config.inner_clip} if config.inner_loss == "clipped" else {}
     loop = InnerLoop(
         INNER_LOSSES[config.inner_loss](policy, **clip),
@@ -118,7 +140,73 @@ def build(config: RLConfig, *, num_tasks: int | None = None, episodes: int | Non
         advantages(discount=config.discount, gae_lambda=gae) for gae in (inner, config.gae_lambda)
     )
     learner = method.function()(policy, loop, **settings)
-    return Parts(policy, params, loop, learner, (support, query), sampler)
+    return Learning(policy, params, loop, learner, (support, query))
+
+
+def meta_policy(
+    config: RLConfig,
+    params: MetaParams,
+    spaces: Spaces | None,
+    *,
+    num_tasks: int,
+    episodes: int | None,
+    guard: Callable[[], None],
+) -> MetaPolicy:
+    """Return the meta-trained policy of a run.
+
+    Args:
+        config: The settings of the run.
+        params: The meta-parameters.
+        spaces: The spaces in the run; None if the run was trained with an older version, which
+            requires the environment.
+        num_tasks: Number of tasks that the policy adapts to at the same time.
+        episodes: Number of episodes per task and inner step. Default: as many as have 4000 time
+            steps in total.
+        guard: Function that is called before the environment is created.
+
+    Raises:
+        ValueError: If the parameters do not match the configuration.
+    """
+
+    def simulator(num_tasks: int, episodes: int) -> Sampler:
+        guard()
+        return sampler_of(config, num_tasks, episodes)
+
+    spaces = spaces or spaces_of(simulator(1, 1))
+    found = learning_of(config, spaces)
+    for mine, theirs in zip(found.learner.init(found.params).params, params, strict=True):
+        checkpoint.require_same_tensors(mine, theirs)
+    return MetaPolicy(
+        policy=found.policy,
+        params=params,
+        spaces=spaces,
+        process=found.process,
+        loops=cache(loops(config, found.loop)),  # programs are traced once per loop
+        simulator=simulator,
+        steps=max(config.inner_steps, 0 if config.observe_task else 1),
+        episodes=episodes or paper_episodes(spaces.horizon),
+        num_tasks=num_tasks,
+        experiment=config.method,
+        config=config,
+    )
+
+
+def loops(config: RLConfig, loop: InnerLoop) -> Callable[[int, float | None], InnerLoop]:
+    """Return a function ``(steps, rate) -> inner loop`` for test time; see :class:`MetaPolicy`.
+
+    Args:
+        config: The settings of the run.
+        loop: Inner loop used in training.
+    """
+
+    def changed(steps: int, rate: float | None = None) -> InnerLoop:
+        rate = config.inner_lr if rate is None else rate
+        optimizer = loop.optimizer
+        if config.inner not in LEARNED_RATES:
+            optimizer = sgd(paper_rates(rate)) if config.inner == "sgd" else adam(rate)
+        return replace(loop, num_steps=steps, optimizer=optimizer)
+
+    return changed
 
 
 def sampler_of(
@@ -133,6 +221,7 @@ def sampler_of(
         share: Tasks that this process samples in distributed training. Default: all tasks.
 
     Raises:
+        ModuleNotFoundError: If the module of the environment is not installed.
         ValueError: If the environment does not exist or has no task distribution.
     """
     try:
@@ -145,6 +234,8 @@ def sampler_of(
             vectorization_mode=None if config.vectorization == "auto" else config.vectorization,
             **({"observe_task": True} if config.observe_task else {}),
         )
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}. {_how_to_import(config.env)}") from None
     except UnregisteredEnv as error:
         ours = [row.id for row in ENVIRONMENTS]
         name = config.env if "/" in config.env else f"metarl/{config.env}"
@@ -155,134 +246,10 @@ def sampler_of(
         ) from None
 
 
-@dataclass(frozen=True)
-class AdaptedPolicy:
-    """A policy that has adapted to a task.
-
-    Attributes:
-        parts: The policy function and the sampler of the environment.
-        params: Policy parameters adapted to the task.
-        returns: Mean undiscounted returns after 0, 1, ..., K inner steps. Each number is measured
-            on newly collected episodes; the next inner step then uses these episodes.
-    """
-
-    parts: Parts
-    params: Params
-    returns: list[float]
-
-    def act(self, observation: Any, *, generator: torch.Generator | None = None) -> Any:
-        """Return the action for one observation or a batch of observations.
-
-        Args:
-            observation: Array of shape (*batch, features).
-            generator: Random generator used to sample the actions. Default: the mode of the action
-                distribution, without sampling.
-
-        Returns:
-            NumPy array of shape (*batch, actions), or (*batch) for discrete actions.
-        """
-        seen = torch.as_tensor(np.asarray(observation), device=self.parts.sampler.device).float()
-        with torch.no_grad():
-            actions = self.parts.policy(self.params, seen)
-            chosen = actions.mode() if generator is None else actions.sample(generator)
-        return chosen.numpy(force=True)
-
-    def to_sb3(self) -> "ActorCriticPolicy":
-        """Return the adapted policy as a Stable-Baselines3 policy, whose critic is untrained."""
-        from metarl.sb3 import sb3_policy  # the import takes a second
-
-        env: Any = self.parts.sampler.env
-        spaces = env.single_observation_space, env.single_action_space
-        return sb3_policy(self.parts.policy, self.params, *spaces)
-
-
-@dataclass(frozen=True)
-class MetaPolicy:
-    """A meta-trained policy that can adapt to tasks of the environment used in training.
-
-    Attributes:
-        config: The settings of the run.
-        parts: The policy function, the inner loop and the sampler of the environment.
-        params: The meta-parameters.
-    """
-
-    config: RLConfig
-    parts: Parts
-    params: MetaParams
-
-    def sample_task(self, seed: int = 0) -> TaskDescription:
-        """Sample a task description from the environment's task distribution with a random seed."""
-        return self.parts.sampler.sample_tasks(numpy_generator(seed, 0, "tasks"))[0]
-
-    def loop(self, steps: int, rate: float | None = None) -> InnerLoop:
-        """Return the inner loop for test time (Finn et al. 2017).
-
-        Args:
-            steps: Number of inner steps.
-            rate: Step size of the first inner step. Gradient descent halves the step size for all
-                later steps; Adam uses the same step size in all steps. Ignored if the step sizes
-                are learned. Default: the step size of the run.
-        """
-        config, loop = self.config, self.parts.loop
-        rate = config.inner_lr if rate is None else rate
-        optimizer = loop.optimizer
-        if config.inner not in LEARNED_RATES:
-            optimizer = sgd(paper_rates(rate)) if config.inner == "sgd" else adam(rate)
-        return replace(loop, num_steps=steps, optimizer=optimizer)
-
-    def play(
-        self, loop: InnerLoop, tasks: Sequence[TaskDescription], generator: torch.Generator
-    ) -> list[Episodes]:
-        """Collect episodes after 0, 1, ..., K inner steps; each step uses new episodes.
-
-        Args:
-            loop: Inner loop with K steps, see :meth:`loop`.
-            tasks: Task descriptions; the number must equal ``parts.sampler.num_tasks``.
-            generator: Random generator for actions and initial states.
-
-        Returns:
-            K + 1 batches of episodes with a leading task axis.
-        """
-        parts = self.parts
-        batch, _ = parts.sampler.collect(
-            parts.policy, loop, self.params, list(tasks), generator, parts.process
-        )
-        return [*batch.support, batch.query]
-
-    def curve(
-        self, loop: InnerLoop, tasks: Sequence[TaskDescription], generator: torch.Generator
-    ) -> AdaptationCurve:
-        """Measure the mean return on each task after 0, 1, ..., K inner steps.
-
-        Args:
-            loop: Inner loop with K steps, see :meth:`loop`.
-            tasks: Task descriptions; the number must equal ``parts.sampler.num_tasks``.
-            generator: Random generator for actions and initial states.
-        """
-        parts = self.parts
-        return adaptation_curve(
-            parts.sampler, parts.policy, loop, self.params, tasks, generator, process=parts.process
-        )
-
-    def adapt(
-        self, task: TaskDescription, *, steps: int | None = None, seed: int = 0
-    ) -> AdaptedPolicy:
-        """Collect episodes on a task and adapt the policy to this task.
-
-        The step sizes are those of ``metarl evaluate``, see :meth:`loop`.
-
-        Args:
-            task: Task description, such as a result of :meth:`sample_task`.
-            steps: Number of inner steps; each step uses new episodes. Default: the number of inner
-                steps in training; for policies trained without inner steps, 0 if the policy
-                observes the task, otherwise 1.
-            seed: Random seed for the initial states and the actions.
-        """
-        usual = max(self.config.inner_steps, 0 if self.config.observe_task else 1)
-        loop = self.loop(usual if steps is None else steps)
-        generator = torch_generator(seed, 0, "adaptation", device=self.parts.sampler.device)
-        *support, query = self.play(loop, [task], generator)
-        with torch.no_grad():
-            adapted = loop.adapt(self.params, tree.map_leaves(lambda x: x[0], tuple(support)))
-        returns = [mean_return(episodes).item() for episodes in (*support, query)]
-        return AdaptedPolicy(self.parts, adapted, returns)
+def _how_to_import(env: str) -> str:
+    """Return how to make the module in an environment ID ``module:Name-v0`` importable."""
+    module = env.rpartition(":")[0]
+    first = Path(module.partition(".")[0])
+    if first.with_suffix(".py").is_file() or first.is_dir():
+        return f"{module} is in the current folder: use `python -m metarl` instead of `metarl`"
+    return f"The simulator requires {module}: install it, or add its folder to PYTHONPATH"

@@ -22,7 +22,7 @@ from metarl.drawing import (
     record_episodes,
 )
 from metarl.experiment import Experiment, Rendering
-from metarl.experiments.policies import MetaPolicy
+from metarl.models import MetaPolicy
 from metarl.rl import (
     Episodes,
     Policy,
@@ -104,7 +104,7 @@ def draw_episodes(rows: Rows, options: RLRendering) -> None:
         usual = max(one.config.inner_steps, 0 if one.config.observe_task else 1)
         done = adapted(rows, options, index, steps=usual)
         path, task = adapted_path(done.loop, params, done.batches), done.tasks[0]
-        recordings, pace = play(recorder, done.policy.parts.policy, path, task, options)
+        recordings, pace = play(recorder, done.policy.policy, path, task, options)
         name = f"{options.runs[index].name}, " if len(rows) > 1 else ""
         shots.append([
             Shot(name + label(steps), float(mean_return(batch)[0]), shown)
@@ -155,7 +155,7 @@ def adapted(
     one, params = rows[index]
     num_tasks = 1 if options.task else num_tasks
     policy = one.model(params, num_tasks=num_tasks, episodes=options.episodes_per_task)
-    sampler = policy.parts.sampler
+    sampler = policy.sampler
     tasks = tasks_shown(sampler, options, options.task)
     rate = options.inner_lr[index] if options.inner_lr else None
     loop = policy.loop(steps if options.inner_steps is None else options.inner_steps, rate)

@@ -1,7 +1,8 @@
 """Gradient-based meta-learning on PyTorch, Gymnasium and MuJoCo.
 
 - :func:`metarl.train` trains an experiment and writes metrics and checkpoints to a run folder.
-- :func:`metarl.load` loads a trained policy from a run folder.
+- :func:`metarl.load` loads a trained model from a run folder, and :func:`metarl.load_adapted` an
+  adapted model from a file.
 - :func:`metarl.register_method` adds a meta-RL method.
 - :mod:`metarl.rl`, :mod:`metarl.supervised` and :mod:`metarl.core` contain the building blocks for
   custom methods and training loops.

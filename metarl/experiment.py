@@ -6,16 +6,19 @@ figures.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import torch
-import tyro
 
 from metarl.core import MetaLearner, MetaParams, Metrics
+from metarl.options import Device as Device
+from metarl.options import Evaluation as Evaluation
+from metarl.options import Rendering as Rendering
+from metarl.options import Report as Report
 from metarl.runs import (
     Run,
     RunConfig,
@@ -23,68 +26,13 @@ from metarl.runs import (
     checkpoint,
     load_checkpoint,
     to_json,
-    unset,
 )
-from metarl.util import Ranged, Table, at_least, resolve_device
+from metarl.util import resolve_device
 
 
 Config = TypeVar("Config", bound=RunConfig)
 State: TypeAlias = Any
 """Training state: a :class:`~metarl.core.types.MetaState`, or a Stable-Baselines3 model."""
-Device: TypeAlias = Literal["auto", "cpu", "cuda"]
-
-
-@dataclass(frozen=True)
-class Evaluation(Ranged):
-    """Evaluate a run on test tasks.
-
-    Most flags depend on the experiment: run `metarl evaluate RUN --help` to list the flags for a
-    run.
-    """
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run to evaluate."""
-    seed: Annotated[int, at_least(0)] = 1
-    """Seed for the test tasks and all other random numbers in the evaluation."""
-    checkpoint: Annotated[int | None, unset("the last")] = None
-    """Iteration of the checkpoint to evaluate; 0 is the untrained initialization."""
-    device: Device = "auto"
-    """Device for the computation; auto selects CUDA if it is available and the CPU otherwise."""
-
-
-@dataclass(frozen=True)
-class Rendering(Ranged):
-    """Render the policies from one or more runs as an image or a video, with one row per run."""
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders of the runs to render; all runs must use the same environment."""
-    out: Path
-    """Output file: an image (.png, .pdf, .svg) or a video (.mp4, .gif)."""
-    task: Annotated[str | None, unset("the run's task, or test tasks")] = None
-    """Task to render, as a JSON object such as '{"direction": -1}'."""
-    seed: Annotated[int, at_least(0)] = 1
-    """Seed for the test tasks and the episodes."""
-    checkpoint: Annotated[int | None, unset("the last")] = None
-    """Iteration of the checkpoint to render; 0 is the untrained policy."""
-    device: Device = "auto"
-    """Device for the policy; auto selects CUDA if it is available and the CPU otherwise."""
-
-
-class Report(NamedTuple):
-    """The result of an evaluation.
-
-    Attributes:
-        name: Part of the file name that contains the settings of the evaluation, so that different
-            evaluations of a checkpoint are written to different files.
-        values: JSON values to write to the file, including the ``mean`` and the half-width
-            ``interval95`` of the 95 % confidence interval after each adaptation step.
-        tables: Tables to print. ``metarl evaluate`` adds the run and the iteration to the title of
-            the last table.
-    """
-
-    name: str
-    values: dict[str, Any]
-    tables: list[Table]
 
 
 class Experiment(ABC, Generic[Config]):
@@ -94,6 +42,10 @@ class Experiment(ABC, Generic[Config]):
 
     Args:
         config: The run configuration.
+
+    Attributes:
+        guard: Function that raises an error if the environment of the run must not be imported; by
+            default, it returns None. It is called before :meth:`model` creates the environment.
     """
 
     settings: ClassVar[Any]
@@ -105,8 +57,12 @@ class Experiment(ABC, Generic[Config]):
     quick: ClassVar[tuple[str, ...]] = ("--num-tasks", "20")
     """Flags for the short evaluations during training, which ``--media-every`` enables."""
 
+    stored: Mapping[str, Any] = MappingProxyType({})
+    """Entries of config.json other than the configuration, if the experiment belongs to a run."""
+
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.guard: Callable[[], None] = lambda: None
 
     @property
     @abstractmethod
@@ -120,7 +76,9 @@ class Experiment(ABC, Generic[Config]):
 
     def changed(self, **settings: Any) -> "Experiment[Config]":
         """Return a copy of the experiment with the given configuration settings replaced."""
-        return type(self)(replace(self.config, **settings))
+        changed = type(self)(replace(self.config, **settings))
+        changed.stored, changed.guard = self.stored, self.guard
+        return changed
 
     def prepare(self) -> dict[str, float]:
         """Check that training can start, before the run folder is created.
@@ -131,6 +89,13 @@ class Experiment(ABC, Generic[Config]):
             Metrics to log for iteration 0; an empty dictionary for most experiments.
         """
         self.config = replace(self.config, device=self.device.type)  # type: ignore[arg-type]
+        return {}
+
+    def entries(self) -> dict[str, Any]:
+        """Return JSON values that are written to config.json when training starts.
+
+        Most experiments return an empty dictionary.
+        """
         return {}
 
     @abstractmethod

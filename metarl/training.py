@@ -16,7 +16,8 @@ def start(experiment: Experiment[Any], out: Path) -> None:
     """
     require_tracker(experiment.config.track)
     first, state = experiment.prepare(), experiment.init()
-    with Run.create(out, experiment.name, to_json(experiment.config)) as run:
+    about = experiment.entries()
+    with Run.create(out, experiment.name, to_json(experiment.config), **about) as run:
         begin(experiment, run, state, first)
         train(experiment, run, state, start=0)
 

@@ -51,7 +51,8 @@ LAWS: dict[str, set[str]] = {
     "drawing": CORE | {"runs", "rl", "supervised"},
     "models": LEARNING | {"rl", "supervised", "data", "text", "runs", "sb3"},
     "envs": set(),
-    "experiment": CORE | {"runs"},
+    "options": CORE | {"runs"},
+    "experiment": CORE | {"runs", "options"},
     "training": CORE | {"runs", "experiment"},
 }
 """What the modules of each package may import of metarl, beside their own package."""

@@ -69,7 +69,7 @@ from metarl.core import InnerLoop, Params, Task, sgd, tree
 from metarl.core.seeding import torch_generator
 from metarl.envs import ENVIRONMENTS
 from metarl.experiments.meta_rl import MetaRL, RLEvaluation, build, config_class
-from metarl.experiments.policies import MetaPolicy
+from metarl.experiments.policies import loops
 from metarl.rl.baseline import advantages
 from metarl.rl.episodes import Episodes, Rollout
 from metarl.rl.evaluate import adaptation_curve
@@ -239,7 +239,7 @@ def test_evaluation_halves_all_step_sizes_but_the_first(
     steps = MetaRL(config)._steps_to_take(RLEvaluation(Path("run")))
     assert steps == 3
     parts, seen = build(config, num_tasks=2, episodes=2), []
-    loop = MetaPolicy(config, parts, parts.loop.init(parts.params)).loop(steps, 0.4)
+    loop = loops(config, parts.loop)(steps, 0.4)
     loop = replace(loop, loss=lambda params, batch: params["log_std"].sum())  # its slope is 1
     rollout = Sampler.rollout
 

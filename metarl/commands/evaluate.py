@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from metarl.commands.opened import Opened, first_run, opened
+from metarl.commands.opened import Opened, first_run, opened, require_trusted
 from metarl.experiment import Evaluation
 from metarl.runs import command as command_line
 from metarl.runs import versions
@@ -34,6 +34,7 @@ def main(named: Opened, options: Any) -> None:
         options: The evaluation flags, an instance of the experiment's ``evaluation`` dataclass.
     """
     began = time.perf_counter()
+    require_trusted(named, trust_env=options.trust_env)
     run, trained = named.run, named.experiment.changed(device=options.device)
     iterations = trained.checkpoints_for(run, options)
     metas = [trained.read(run, iteration) for iteration in iterations]

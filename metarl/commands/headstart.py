@@ -45,6 +45,9 @@ class Headstart(Ranged):
     """Number of adaptations per task, each with newly sampled episodes."""
     seed: int = 1
     """Random seed for the episodes of the adapted policy."""
+    trust_env: bool = False
+    """Import the module in the environment ID of a pulled run and run its code; set this flag only
+    if you trust the module."""
 
     def __post_init__(self) -> None:
         """Validate the settings."""
@@ -81,13 +84,13 @@ def main(args: Headstart) -> None:
     for path in (args.out, table):
         require_writable(path)
     sizes = {"num_tasks": args.repeats, "episodes": args.episodes}
-    policy = load(args.run, device="cpu", trust_env=True, **sizes)
+    policy = load(args.run, device="cpu", trust_env=args.trust_env, **sizes)
     learned, curves = by_task(args, policy.config.env), {}
     for task in learned:
         generator = torch_generator(args.seed, 0, "headstart")
         tasks = [json.loads(task)] * args.repeats
         curves[task] = policy.curve(policy.loop(args.inner_steps), tasks, generator)
-    steps = args.episodes * policy.parts.sampler.horizon
+    steps = args.episodes * policy.sampler.horizon
     rows = [row_of(task, curves[task], learned[task], steps) for task in learned]
     draw(args.out, steps, curves, learned)
     show(args, steps, rows)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from metarl.experiment import Experiment
 from metarl.experiments import experiment_of
-from metarl.runs import Run
+from metarl.runs import Run, require_known_module
 
 
 class Opened(NamedTuple):
@@ -25,6 +25,18 @@ def opened(folder: Path) -> Opened:
     """
     run = Run.open(folder)
     return Opened(run, experiment_of(run))
+
+
+def require_trusted(named: Opened, *, trust_env: bool) -> None:
+    """Raise a ValueError if the environment of a pulled run has an unknown module.
+
+    Every command calls this function before it creates the environment of a run.
+
+    Args:
+        named: The run and its experiment.
+        trust_env: Whether to accept any module.
+    """
+    require_known_module(named.run, named.experiment.config, trusted=trust_env)
 
 
 def first_run(words: Sequence[str]) -> Opened | None:

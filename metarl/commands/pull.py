@@ -7,7 +7,8 @@ from typing import Annotated
 import tyro
 
 from metarl.experiments import experiment_of
-from metarl.runs import Run, copy, hub, new_folder, require_inside, require_known_module
+from metarl.runs import Run, copy, hub, module_of, new_folder, require_inside, trust
+from metarl.runs.sharing import TRUSTED
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,9 @@ class Pull:
     out: Path
     """Run folder to create."""
     trust_env: bool = False
-    """Accept a run whose environment ID names a Python module, as in
-    module:Name-v0. Commands that use the run import this module and run its
-    code, so set this flag only if you trust the module. If not set, such
-    runs are rejected."""
+    """Trust the Python module in an environment ID such as module:Name-v0:
+    all commands import it for this run and run its code. If not set, commands
+    that require the environment need --trust-env."""
 
 
 def main(args: Pull) -> None:
@@ -42,7 +42,11 @@ def main(args: Pull) -> None:
             run, origin = Run.open(snapshot), str(place._replace(revision=snapshot.name))
             require_inside(run, snapshot.parents[1])  # the cache of the hub links to its blobs
         experiment = experiment_of(run)
-        require_known_module(run, experiment.config, trusted=args.trust_env)
         last = run.choose_checkpoint(None)
         copy(run, experiment.config, last, folder, experiment.copy, pulled_from=origin)
+        if args.trust_env:
+            trust(Run(folder))
+    module = module_of(experiment.config)
+    if module not in ("", *TRUSTED) and not args.trust_env:
+        print(f"commands do not import the module {module} of this run without --trust-env")
     print(f"written to {args.out}; evaluate with: metarl evaluate {args.out}")

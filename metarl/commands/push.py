@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from metarl.commands import cli
-from metarl.commands.opened import opened
+from metarl.commands.opened import opened, require_trusted
 from metarl.drawing import require_video
 from metarl.runs import Run, Subject, copy, hub, new_folder, newest_evaluation, unset
 from metarl.runs.card import card
@@ -39,6 +39,9 @@ class Push:
     """Create a private instead of a public repository; an existing repository is not changed."""
     picture: bool = True
     """Draw a picture or video for the model card if the run contains none."""
+    trust_env: bool = False
+    """Import the module in the environment ID of a pulled run to draw a picture; set this flag only
+    if you trust the module."""
     message: Annotated[str | None, unset("method, data and iteration")] = None
     """Commit message for the upload."""
 
@@ -69,9 +72,11 @@ def write(args: Push, folder: Path, place: str) -> str:
         folder: The folder to create.
         place: Address of the shared run in the model card, such as ``hub:USER/NAME``.
     """
-    run, experiment = opened(args.run)
+    run, experiment = named = opened(args.run)
+    if args.picture and not any((run.folder / "media").glob("[!.]*")):
+        require_trusted(named, trust_env=args.trust_env)
     iteration = run.choose_checkpoint(args.checkpoint)
-    copy(run, experiment.config, iteration, folder, experiment.copy)
+    copy(run, experiment.config, iteration, folder, experiment.copy, **_origin(run))
     new, subject = Run(folder), experiment.describe()
     if newest_evaluation(new, iteration) is None:
         warn(
@@ -79,13 +84,19 @@ def write(args: Push, folder: Path, place: str) -> str:
             f"{args.run} --checkpoint {iteration}` and push again"
         )
     if args.picture and not any((folder / "media").iterdir()):
-        draw(new, subject)
+        draw(new, subject, trust_env=True)  # checked above
     text = card(new, iteration, subject, place=place, license=args.license)
     (folder / "README.md").write_text(text, encoding="utf-8")
     return f"{subject.method} on {subject.what}, iteration {iteration}"
 
 
-def draw(run: Run, subject: Subject) -> None:
+def _origin(run: Run) -> dict[str, str]:
+    """Return the entry of a pulled run's origin, without local paths."""
+    origin = str(run.read_config().get("pulled_from", ""))
+    return {"pulled_from": origin if origin.startswith("hub:") else "a folder"} if origin else {}
+
+
+def draw(run: Run, subject: Subject, *, trust_env: bool = False) -> None:
     """Draw a video or an image of the shared checkpoint, and save the file in media/.
 
     Policies are drawn as a .gif video, which Markdown pages display, or as an
@@ -96,14 +107,16 @@ def draw(run: Run, subject: Subject) -> None:
     Args:
         run: The shared copy of the run.
         subject: Description of the run, with the command that draws the run.
+        trust_env: Whether to import the module of the environment even if the run was pulled.
     """
     kinds = ("gif", "png") if subject.shows == "render" and _can_write_video() else ("png",)
+    trusted = ["--trust-env"] if trust_env and subject.shows == "render" else []
     reasons: dict[str, str] = {}
     for kind in kinds:
         out = run.folder / "media" / f"adaptation.{kind}"
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # it names a temporary file
-                cli.run([subject.shows, str(run.folder), "--out", str(out)])
+                cli.run([subject.shows, str(run.folder), "--out", str(out), *trusted])
             break
         except Exception as error:  # rendering code of user environments can raise anything
             out.unlink(missing_ok=True)

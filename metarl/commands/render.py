@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from metarl.commands.opened import Opened, first_run, opened
+from metarl.commands.opened import Opened, first_run, opened, require_trusted
 from metarl.drawing import SUFFIXES, require_video
 from metarl.experiment import Rendering
 from metarl.util import pyplot, require_writable
@@ -41,6 +41,8 @@ def main(first: Opened | None, options: Any) -> None:
         raise ValueError(f"`out` must end in one of {', '.join(kinds)}, got {options.out}")
     known = {first.run.folder: first}
     runs = [known.get(folder) or opened(folder) for folder in options.runs]
+    for each in runs:
+        require_trusted(each, trust_env=options.trust_env)
     shown = [experiment.changed(device=options.device) for _, experiment in runs]
     subjects = sorted({experiment.describe().what for experiment in shown})
     if len(subjects) > 1:

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from metarl.commands.opened import opened
+from metarl.commands.opened import opened, require_trusted
 from metarl.experiment import Device, Experiment, State
-from metarl.runs import Run, RunConfig, to_json, unset
+from metarl.runs import Run, RunConfig, to_json, trust, unset
 from metarl.training import begin, train
 from metarl.util import warn
 
@@ -32,12 +32,18 @@ class Resume:
     runs of `metarl train sb3`."""
     device: Annotated[Device | None, unset("the value of the run")] = None
     """Device to continue the training on; auto uses a GPU if available."""
+    trust_env: bool = False
+    """Import the module in the environment ID of a pulled run and run its code, now and in later
+    commands; set this flag only if you trust the module."""
 
 
 def main(args: Resume) -> None:
     """Load the last checkpoint, remove metrics of later iterations, and continue training."""
-    run, trained = opened(args.run)
+    run, trained = named = opened(args.run)
+    require_trusted(named, trust_env=args.trust_env)
     with run.lock():
+        if args.trust_env:
+            trust(run)  # pictures are drawn by other processes
         experiment = trained.changed(**_changes(args, trained.config))
         initial = experiment.init()
         start, state = newest_state(experiment, run)

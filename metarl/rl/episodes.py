@@ -1,5 +1,7 @@
 """Batches of episodes, and masked means over their transitions."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -84,6 +86,42 @@ def masked_mean(values: Float[Tensor, "*axes"], mask: Bool[Tensor, "*axes"]) -> 
 def mean_return(rollout: Rollout | Episodes) -> Float[Tensor, "*task"]:
     """Return the mean undiscounted return over the episodes of each task."""
     return masked(rollout.rewards, rollout.mask).sum(-2).mean(-1)
+
+
+def join_steps(steps: Sequence[tuple[Any, ...]], length: int, dtype: torch.dtype) -> Rollout:
+    """Return a rollout from its time steps.
+
+    Args:
+        steps: For each time step, the action distribution, observations, actions, rewards, mask and
+            divergence, as tensors of shape (task, episode, ...).
+        length: Length of the padded time axis, at least ``len(steps)``.
+        dtype: Data type of the rewards.
+    """
+    stacked = partial(_stacked, length=length)
+    behaviors, *columns = zip(*steps, strict=True)
+    seen, actions, rewards, mask, diverged = (stacked(*x) for x in columns)
+    behavior = tree.map_leaves(stacked, *behaviors)
+    rollout = Rollout(seen, actions, rewards.to(dtype), mask, behavior, diverged)
+    return Rollout(*zero_padding(rollout))
+
+
+def padded_length(longest: int, horizon: int) -> int:
+    """Return the padded length of the time axis for episodes with at most `longest` time steps.
+
+    The result is the horizon, or a half, a quarter, ... of the horizon if the
+    episodes fit. The few possible lengths limit the number of times that
+    programs are traced.
+    """
+    while longest <= -(-horizon // 2) < horizon:
+        horizon = -(-horizon // 2)
+    return horizon
+
+
+def _stacked(*steps: Tensor, length: int) -> Tensor:
+    """Stack time steps along axis 1, and pad the axis with zeros to `length`."""
+    stacked = torch.stack(steps, 1)
+    padding = (stacked.shape[0], length - len(steps), *stacked.shape[2:])
+    return torch.cat([stacked, stacked.new_zeros(padding)], 1) if padding[1] else stacked
 
 
 def chunk_of(batch: Episodes) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 from metarl.core import InnerLoop, MetaParams, Metrics, Params, Task, tree
 from metarl.core.speed import Mode, chunks, processes
 from metarl.rl.baseline import Process
-from metarl.rl.episodes import Episodes, Rollout, mean_return, zero_padding
+from metarl.rl.episodes import Episodes, Rollout, join_steps, mean_return, padded_length
 from metarl.rl.inner_step import inner_step
 from metarl.rl.policies import Policy
 from metarl.rl.vector_env import error_context, horizon_of, make_vector_env, spec_of
@@ -137,12 +137,7 @@ class Sampler:
             longest = processes.most(len(steps))
             for _ in range(longest - len(steps)):  # all processes sample the same noise
                 behavior.sample(generator, self.share)
-            stacked = partial(_stacked, length=padded_length(longest, self.horizon))
-            behaviors, *columns = zip(*steps, strict=True)
-            seen, actions, rewards, mask, diverged = (stacked(*x) for x in columns)
-            behavior = tree.map_leaves(stacked, *behaviors)
-            rollout = Rollout(seen, actions, rewards.to(dtype), mask, behavior, diverged)
-            return Rollout(*zero_padding(rollout))
+            return join_steps(steps, padded_length(longest, self.horizon), dtype)
 
     def collect(
         self,
@@ -230,25 +225,6 @@ class Sampler:
         shape = (self.num_tasks, self.episodes_per_task, *rows.shape[1:])
         # Copied, because environments can reuse the array for the next observations.
         return rows.to(self.device, kind, copy=True).reshape(shape)
-
-
-def padded_length(longest: int, horizon: int) -> int:
-    """Return the padded length of the time axis for episodes with at most `longest` time steps.
-
-    The result is the horizon, or a half, a quarter, ... of the horizon if the
-    episodes fit. The few possible lengths limit the number of times that
-    programs are traced.
-    """
-    while longest <= -(-horizon // 2) < horizon:
-        horizon = -(-horizon // 2)
-    return horizon
-
-
-def _stacked(*steps: Tensor, length: int) -> Tensor:
-    """Stack time steps along axis 1, and pad the axis with zeros to `length`."""
-    stacked = torch.stack(steps, 1)
-    padding = (stacked.shape[0], length - len(steps), *stacked.shape[2:])
-    return torch.cat([stacked, stacked.new_zeros(padding)], 1) if padding[1] else stacked
 
 
 def make_sampler(

@@ -15,9 +15,11 @@ from .loading import load_checkpoint as load_checkpoint
 from .loading import read_config as read_config
 from .records import protocol as protocol
 from .sharing import copy as copy
+from .sharing import module_of as module_of
 from .sharing import new_folder as new_folder
 from .sharing import require_inside as require_inside
 from .sharing import require_known_module as require_known_module
+from .sharing import trust as trust
 from .stopping import Stopped as Stopped
 from .stopping import StopSignal as StopSignal
 from .trackers import Tracker as Tracker

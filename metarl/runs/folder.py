@@ -52,7 +52,7 @@ class Run:
 
     @classmethod
     @contextmanager
-    def create(cls, folder: Path, experiment: str, config: dict[str, Any]) -> Iterator["Run"]:
+    def create(cls, folder: Path, experiment: str, config: Any, **about: Any) -> Iterator["Run"]:
         """Create a run folder, and yield the run; the folder is locked while the context is active.
 
         If an error occurs before the first iteration is logged, the files of the run are deleted,
@@ -63,6 +63,7 @@ class Run:
             folder: The folder; it must be empty or not exist.
             experiment: Name of the experiment, such as ``maml-trpo``.
             config: Configuration of the run, as JSON values.
+            about: Additional entries for config.json.
 
         Raises:
             FileExistsError: If the folder contains a run or other files.
@@ -77,8 +78,8 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         with run.lock():
             _require_empty(folder)  # another process may have created a run since
-            about = {"experiment": experiment, "config": config}
-            run.write_config(about | {"command": command(), "versions": versions()})
+            known = {"experiment": experiment, "config": config, **about}
+            run.write_config(known | {"command": command(), "versions": versions()})
             try:
                 yield run
             except Exception as error:
@@ -135,7 +136,7 @@ class Run:
 
         Returns:
             A dictionary with the keys ``experiment``, ``config``, ``command``, ``versions`` and,
-            if the configuration was changed, ``changed_by``.
+            depending on the run, ``spaces``, ``changed_by``, ``pulled_from`` and ``trust_env``.
 
         Raises:
             ValueError: If the file is damaged.

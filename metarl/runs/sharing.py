@@ -18,23 +18,28 @@ TRUSTED = ("metarl", "metarl.envs")
 """Modules that may always be imported for an environment ID ``module:Name-v0`` in a shared run."""
 REPLACED: dict[str, Any] = {"track": "none", "data_root": None}
 """Settings that only apply to the training machine, with their values in a copy."""
-KEPT = ("experiment", "config", "command", "changed_by", "versions")
+KEPT = ("experiment", "config", "command", "changed_by", "versions", "spaces")
 """Keys of config.json that a copy contains."""
 
 
-def require_known_module(run: Run, config: RunConfig, *, trusted: bool) -> None:
-    """Raise a ValueError if the environment of a run would import an unknown module.
+def require_known_module(
+    run: Run, config: RunConfig, *, trusted: bool, downloaded: bool = False
+) -> None:
+    """Raise a ValueError if the environment of a shared run would import an unknown module.
 
-    Gymnasium imports the module in an environment ID ``module:Name-v0``. A
-    module that this process has already imported is accepted.
+    Gymnasium imports the module in an environment ID ``module:Name-v0``, which runs its code.
+    Modules are imported for runs that were trained on this machine. For a run that was pulled or
+    downloaded, they are only imported if the user trusts them: with `trusted`, or because they were
+    trusted when the run was pulled. A module that this process has already imported is accepted.
 
     Args:
         run: The run.
         config: Configuration of the run.
         trusted: Whether to accept any module.
+        downloaded: Whether the run was downloaded from a hub just now.
 
     Raises:
-        ValueError: If an unknown module would be imported and `trusted` is False.
+        ValueError: If an unknown module would be imported.
 
     Example::
 
@@ -42,12 +47,26 @@ def require_known_module(run: Run, config: RunConfig, *, trusted: bool) -> None:
         config = metarl.experiments.experiment_of(run).config
         require_known_module(run, config, trusted=False)
     """
-    module, colon, _ = str(getattr(config, "env", "")).rpartition(":")
-    if colon and module not in (*TRUSTED, *sys.modules) and not trusted:
+    about = run.read_config()
+    pulled = downloaded or "pulled_from" in about
+    trusted = trusted or (not downloaded and about.get("trust_env") is True)
+    module = module_of(config)
+    if module and module not in (*TRUSTED, *sys.modules) and pulled and not trusted:
         raise ValueError(
-            f"the environment of {run.folder} would import the module {module!r} and run its code. "
-            "If you trust the module, set trust_env or import it first"
+            f"the environment of {run.folder} would import the module {module!r} of a pulled run "
+            "and run its code. If you trust the module, set trust_env or import it first"
         )
+
+
+def module_of(config: RunConfig) -> str:
+    """Return the module in the environment ID ``module:Name-v0`` of a run, or ``""``."""
+    return str(getattr(config, "env", "")).rpartition(":")[0]
+
+
+def trust(run: Run) -> None:
+    """Record in config.json that the module of a pulled run's environment is trusted."""
+    if "pulled_from" in (about := run.read_config()):
+        run.write_config(about | {"trust_env": True})
 
 
 def copy(

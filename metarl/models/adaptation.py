@@ -1,0 +1,170 @@
+"""Adaptation of a policy, one inner step at a time, on episodes of any source."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+
+from metarl.core import InnerLoop, MetaParams, Params, torch_generator, tree
+from metarl.core.speed import Mode, chunks
+from metarl.models.episodes import read_episodes, rollout_of, warn_if_improbable
+from metarl.models.recorder import Recorder
+from metarl.models.spaces import Spaces
+from metarl.rl import Policy, Process, Rollout, masked, mean_return
+from metarl.rl.inner_step import inner_step
+from metarl.util import warn
+
+
+class Measured(NamedTuple):
+    """The mean undiscounted return of a policy over episodes, and its standard error."""
+
+    mean: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """The state of an adaptation to one task between inner steps.
+
+    The steps are those of the sampler in training: equal episodes give equal parameters, bit for
+    bit.
+
+    Attributes:
+        policy: The policy function.
+        spaces: The spaces of the policy.
+        loop: The inner loop.
+        meta: The meta-parameters.
+        process: Function that computes the advantages of the support episodes.
+        params: The current parameters, with a leading task axis of size 1.
+        state: State of the inner optimizer, with a leading task axis of size 1.
+        steps: Number of completed inner steps.
+        measured: Mean returns after 0, 1, ... inner steps, as far as they are known.
+    """
+
+    policy: Policy
+    spaces: Spaces
+    loop: InnerLoop
+    meta: MetaParams
+    process: Process
+    params: Params
+    state: Any
+    steps: int = 0
+    measured: tuple[Measured, ...] = ()
+
+    @classmethod
+    def start(
+        cls, policy: Policy, spaces: Spaces, loop: InnerLoop, meta: MetaParams, process: Process
+    ) -> "Adaptation":
+        """Return the adaptation before the first step, with the meta-learned initialization."""
+        params = tree.expand(loop.start(meta.model, ())[0], 1)
+        return cls(policy, spaces, loop, meta, process, params, loop.state(params))
+
+    @property
+    def adapted(self) -> Params:
+        """The current parameters without a task axis."""
+        return {name: value[0].clone() for name, value in self.params.items()}
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return next(iter(self.params.values())).device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the current parameters, which identifies the policy."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.params.items()):
+            digest.update(name.encode() + value.numpy(force=True).tobytes())
+        return digest.hexdigest()[:16]
+
+    def recorder(self, generator: torch.Generator) -> Recorder:
+        """Return a recorder for episodes of the current policy, with actions from a generator."""
+        return Recorder(self.policy, self.params, self.spaces, generator, self.fingerprint)
+
+    def generator(self, seed: int, role: str) -> torch.Generator:
+        """Return a random generator, which differs between steps."""
+        return torch_generator(seed, self.steps, role, device=self.device)
+
+    def rollout(self, values: Sequence[Any]) -> Rollout:
+        """Return the rollout of recorded episodes of the current policy.
+
+        Args:
+            values: The episodes, see :func:`~metarl.models.episodes.read_episodes`.
+
+        Raises:
+            ValueError: If an episode is invalid or was recorded with other parameters.
+        """
+        found = read_episodes(values, self.spaces)
+        for index, episode in enumerate(found):
+            if episode.policy not in ("", self.fingerprint):
+                raise ValueError(
+                    f"episode {index} of `episodes` was recorded with other parameters than those "
+                    f"after {self.steps} steps. Record it with the policy that adapts"
+                )
+        rollout = rollout_of(self.policy, self.params, found, self.spaces.horizon)
+        if not all(episode.policy for episode in found):
+            warn_if_improbable(rollout)
+        return rollout
+
+    def measure(self, rollout: Rollout) -> "Adaptation":
+        """Add the return of the current policy, and warn if the last step lowered the return.
+
+        Differences of less than two standard errors are ignored.
+
+        Args:
+            rollout: Episodes of the current policy, with a leading task axis of size 1.
+        """
+        before, after = self.measured[: self.steps], _measured(rollout)
+        noise = (before[-1].error ** 2 + after.error**2) ** 0.5 if before else 0.0
+        if before and after.mean < before[-1].mean - 2 * noise:
+            warn(
+                f"adaptation step {self.steps} lowered the mean return from {before[-1].mean:.4g} "
+                f"to {after.mean:.4g}. Use `keep_best`, more episodes or fewer steps"
+            )
+        return replace(self, measured=(*before, after))
+
+    def step(self, rollout: Rollout) -> "Adaptation":
+        """Return the adaptation after one inner step.
+
+        Args:
+            rollout: Episodes of the current policy, with a leading task axis of size 1.
+        """
+        # As in Sampler.collect: tracing a policy with memory takes longer than its inner steps.
+        memory = tree.leaves(self.policy.initial(self.meta.model, (1,)))
+        mode: Mode = "eager" if memory else "traced"
+        size = 1 if self.device.type == "cpu" else None
+        episodes, _ = chunks.map_tasks(self.process, rollout, size)
+        params, state, _ = inner_step(
+            self.loop, self.meta, self.params, self.state, episodes, self.steps, mode=mode
+        )
+        new = self.measure(rollout)
+        return replace(new, params=params, state=state, steps=self.steps + 1)
+
+    def run(
+        self, play: Callable[["Adaptation"], Rollout], steps: int, *, keep_best: bool
+    ) -> "Adaptation":
+        """Return the adaptation after several steps, each on newly played episodes.
+
+        Args:
+            play: Function that plays episodes of the current policy.
+            steps: Number of inner steps.
+            keep_best: Whether to return the parameters with the best mean return instead of the
+                last; the result has the returns after all steps.
+        """
+        found = [self]
+        for _ in range(steps):
+            found.append(found[-1].step(play(found[-1])))
+        last = found[-1].measure(play(found[-1]))
+        means = [each.mean for each in last.measured[self.steps :]]
+        kept = found[means.index(max(means))] if keep_best else last
+        return replace(kept, measured=last.measured)
+
+
+def _measured(rollout: Rollout) -> Measured:
+    """Return the mean return over the episodes of a rollout of one task."""
+    returns = masked(rollout.rewards, rollout.mask).sum(-2)[0]
+    error = returns.std().item() / len(returns) ** 0.5 if len(returns) > 1 else 0.0
+    return Measured(mean_return(rollout).item(), error)

@@ -1,0 +1,192 @@
+"""Recorded episodes: arrays from a user's loop, and rollouts of a policy built from them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete
+from jaxtyping import Shaped
+
+from metarl.core import Params, torch_generator
+from metarl.core.speed import chunks
+from metarl.models.spaces import Spaces
+from metarl.rl import Policy, Rollout
+from metarl.rl.episodes import join_steps, masked, padded_length
+from metarl.util import warn
+
+
+class Episode(NamedTuple):
+    """One episode of T time steps.
+
+    Attributes:
+        observations: Observations before each action, of shape (T, *observation).
+        actions: Sampled actions before clipping, of shape (T, *action); (T) for discrete actions.
+        rewards: Rewards of shape (T).
+        terminated: Whether the environment terminated the episode.
+        truncated: Whether the episode was truncated.
+        policy: Fingerprint of the policy that sampled the actions; empty if unknown.
+    """
+
+    observations: Shaped[np.ndarray, "time ..."]
+    actions: Shaped[np.ndarray, "time ..."]
+    rewards: Shaped[np.ndarray, " time"]
+    terminated: bool = False
+    truncated: bool = True
+    policy: str = ""
+
+
+def read_episodes(values: Sequence[Any], spaces: Spaces) -> list[Episode]:
+    """Return validated episodes.
+
+    Args:
+        values: Episodes: results of a :class:`~metarl.models.recorder.Recorder`, or dictionaries
+            or NamedTuples with the entries of :class:`Episode`; ``terminated`` and ``truncated``
+            are optional, and can also be arrays of shape (T).
+        spaces: The spaces of the policy.
+
+    Raises:
+        ValueError: If there is no episode, or an episode does not match the spaces.
+    """
+    if not values:
+        raise ValueError("`episodes` must contain at least one episode, got none")
+    return [_read(value, spaces, index) for index, value in enumerate(values)]
+
+
+def _read(value: Any, spaces: Spaces, index: int) -> Episode:
+    """Return episode number `index`; Python objects become arrays with the spaces' data types."""
+    fields = value if isinstance(value, Mapping) else getattr(value, "_asdict", dict)()
+    if missing := [name for name in Episode._fields[:3] if name not in fields]:
+        raise ValueError(f"episode {index} of `episodes` has no {', '.join(missing)}")
+    name = f"episodes[{index}]"
+    observations = spaces.observations(fields["observations"], f"{name}.observations")
+    actions, rewards = (np.asarray(fields[each]) for each in ("actions", "rewards"))
+    _require_shapes(name, observations, actions, rewards, spaces)
+    policy = str(fields.get("policy", ""))
+    if not policy:
+        _require_bounds(name, observations, actions, spaces)
+    terminated, truncated = (
+        _ends(name, flag, fields.get(flag, False), len(rewards)) for flag in Episode._fields[3:5]
+    )
+    return Episode(observations, actions, rewards, terminated, truncated, policy)
+
+
+def _require_shapes(
+    name: str, observations: Any, actions: Any, rewards: Any, spaces: Spaces
+) -> None:
+    length = len(rewards) if rewards.ndim == 1 else 0
+    if length == 0:
+        raise ValueError(f"`{name}.rewards` must have shape (time,), got {rewards.shape}")
+    shape = (length, *(spaces.observation.shape or ()))
+    if observations.shape != shape:
+        got = f"{observations.shape}. Leave out the observation after the last action"
+        raise ValueError(f"`{name}.observations` must have shape {shape}, got {got}")
+    if actions.shape != (shape := (length, *(spaces.action.shape or ()))):
+        raise ValueError(f"`{name}.actions` must have shape {shape}, got {actions.shape}")
+    discrete = isinstance(spaces.action, Discrete)
+    if discrete and not np.issubdtype(actions.dtype, np.integer):
+        raise ValueError(f"`{name}.actions` must be integers, got {actions.dtype}")
+    for field, values in (("actions", actions), ("rewards", rewards)):
+        if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
+            raise ValueError(f"`{name}.{field}` must be finite numbers, got {values.dtype} values")
+
+
+def _require_bounds(name: str, observations: Any, actions: Any, spaces: Spaces) -> None:
+    """Check the bounds of arrays; continuous actions are samples and can be outside the space."""
+    seen = spaces.observation
+    if isinstance(seen, Box):
+        near = 1e-4 * (1 + np.abs(observations))
+        outside = (observations < seen.low - near) | (observations > seen.high + near)
+        if outside.any():
+            raise ValueError(
+                f"`{name}.observations` must be inside the observation space {seen}, got "
+                f"{observations[outside][0]}"
+            )
+    if isinstance(spaces.action, Discrete):
+        most = int(spaces.action.n) - 1
+        if actions.min() < 0 or actions.max() > most:
+            got = f"{actions.min()} to {actions.max()}"
+            raise ValueError(f"`{name}.actions` must be from 0 to {most}, got {got}")
+
+
+def _ends(name: str, field: str, value: Any, length: int) -> bool:
+    """Return whether an episode ends with a flag; earlier flags mean several episodes."""
+    flags = np.asarray(value, bool)
+    if flags.shape not in ((), (length,)):
+        raise ValueError(f"`{name}.{field}` must have shape () or ({length},), got {flags.shape}")
+    if flags.ndim and flags[:-1].any():
+        at = int(flags.argmax())
+        raise ValueError(
+            f"`{name}.{field}` must only be set at the last of {length} time steps, got step {at}. "
+            "Split the arrays into one entry per episode"
+        )
+    return bool(flags if flags.ndim == 0 else flags[-1])
+
+
+def rollout_of(
+    policy: Policy, params: Params, episodes: Sequence[Episode], horizon: int
+) -> Rollout:
+    """Return the rollout of recorded episodes, bit-identical to the sampler's rollout.
+
+    The action distributions are computed again, one time step at a time like in
+    :meth:`metarl.rl.sampler.Sampler.rollout`.
+
+    Args:
+        policy: The policy that sampled the actions.
+        params: Parameters of the policy with a leading task axis of size 1.
+        episodes: The episodes.
+        horizon: Horizon of training, which determines the padding.
+    """
+    like = next(iter(params.values()))
+    lengths = np.array([len(episode.rewards) for episode in episodes])
+    fields = zip(*(episode[:3] for episode in episodes), strict=True)
+    columns = [_padded(arrays, like, lengths.max()) for arrays in fields]
+    steps = []
+    with torch.no_grad(), chunks.one_thread_per_operator():
+        carry, act = policy.over_tasks(params, (len(episodes),))
+        for time, (seen, actions, rewards) in enumerate(zip(*columns, strict=True)):
+            carry, behavior = act(carry, seen)
+            mask = torch.as_tensor(lengths > time, device=like.device)[None]
+            diverged = torch.zeros_like(mask)
+            steps.append((behavior, seen, actions, rewards, mask, diverged))
+        longest = int(lengths.max())
+        length = padded_length(longest, horizon) if longest <= horizon else longest
+        return join_steps(steps, length, like.dtype)
+
+
+def _padded(
+    arrays: Sequence[np.ndarray[Any, Any]], like: torch.Tensor, length: int
+) -> torch.Tensor:
+    """Return arrays of one field as a tensor of shape (time, 1, episode, ...)."""
+    padded = np.zeros((length, 1, len(arrays), *arrays[0].shape[1:]), np.result_type(*arrays))
+    for index, array in enumerate(arrays):
+        padded[: len(array), 0, index] = array
+    found = torch.as_tensor(padded)
+    kind = like.dtype if found.is_floating_point() else found.dtype
+    return found.to(like.device, kind)
+
+
+def warn_if_improbable(rollout: Rollout, *, draws: int = 32) -> None:
+    """Warn if the actions of a rollout are not samples from the policy.
+
+    The mean log-probability of the actions is compared with those of new samples from the same
+    distributions.
+
+    Args:
+        rollout: The rollout of recorded episodes.
+        draws: Number of samples for the comparison.
+    """
+    behavior, mask = rollout.behavior, rollout.mask
+    generator = torch_generator(0, 0, "probability", device=mask.device)
+
+    def mean(actions: torch.Tensor) -> torch.Tensor:
+        return masked(behavior.log_prob(actions), mask).double().sum() / mask.sum()
+
+    expected = torch.stack([mean(behavior.sample(generator)) for _ in range(draws)])
+    surprise = (expected.mean() - mean(rollout.actions)) / expected.std().clamp(min=1e-12)
+    if not abs(surprise) < 6:
+        odd = "improbable" if surprise > 0 else "not random or clipped samples"
+        warn(
+            f"the actions in `episodes` are {odd} under the policy; adaptation requires the "
+            "samples of this policy before clipping. Record them with `policy.record()`"
+        )

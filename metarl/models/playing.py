@@ -1,0 +1,75 @@
+"""Playing episodes of an adapting policy, in a user's environment or in the simulator."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from metarl.models.adaptation import Adaptation
+from metarl.models.episodes import Episode, rollout_of
+from metarl.models.recorder import Recorder
+from metarl.rl import Rollout, Sampler
+
+
+class Playing(NamedTuple):
+    """The simulator of training, and the default numbers of steps and episodes.
+
+    Attributes:
+        simulator: Function ``(num_tasks, episodes) -> sampler`` of the environment of training. It
+            raises a ValueError if the environment is not available.
+        steps: Number of inner steps.
+        episodes: Number of episodes per task and inner step.
+    """
+
+    simulator: Callable[[int, int], Sampler]
+    steps: int
+    episodes: int
+
+    def player(
+        self, task: Any, episodes: int | None, generator: torch.Generator
+    ) -> Callable[[Adaptation], Rollout]:
+        """Return a function that plays episodes of a policy.
+
+        Args:
+            task: A Gymnasium environment, or a task description for the simulator.
+            episodes: Number of episodes. Default: :attr:`episodes`.
+            generator: Random generator for the actions and the seeds of the environment.
+
+        Raises:
+            ValueError: If `task` is neither an environment nor a task description.
+        """
+        number = self.episodes if episodes is None else episodes
+        if isinstance(task, Mapping):
+            tasks, sampler = [dict(task)], self.simulator(1, number)
+            return lambda at: sampler.rollout(at.policy, at.params, tasks, generator)
+        if not (hasattr(task, "reset") and hasattr(task, "step")):
+            raise ValueError(f"`task` must be an environment or a task description, got {task!r}")
+
+        def play(at: Adaptation) -> Rollout:
+            at.spaces.require_same(task)
+            drawn = torch.randint(2**31, (number,), generator=generator, device=generator.device)
+            found = play_in(task, at.recorder(generator), drawn.tolist(), at.spaces.horizon)
+            return rollout_of(at.policy, at.params, found, at.spaces.horizon)
+
+        return play
+
+
+def play_in(env: Any, recorder: Recorder, seeds: list[int], horizon: int) -> list[Episode]:
+    """Play one episode per seed in an environment, and return the episodes.
+
+    Args:
+        env: A Gymnasium environment.
+        recorder: The recorder of the policy.
+        seeds: Seeds for ``env.reset``.
+        horizon: Maximum number of time steps, if the environment has no time limit.
+    """
+    limit = getattr(env.spec, "max_episode_steps", None) or horizon
+    for seed in seeds:
+        observation, _ = env.reset(seed=seed)
+        ended = False
+        while not ended:
+            action = recorder.act(observation)
+            observation, reward, terminated, truncated, _ = env.step(action)
+            late = recorder.length + 1 >= limit
+            ended = recorder.step(reward, terminated, truncated or late)
+    return recorder.episodes
