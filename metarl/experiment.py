@@ -15,10 +15,6 @@ from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 import torch
 
 from metarl.core import MetaLearner, MetaParams, Metrics
-from metarl.options import Device as Device
-from metarl.options import Evaluation as Evaluation
-from metarl.options import Rendering as Rendering
-from metarl.options import Report as Report
 from metarl.runs import (
     Run,
     RunConfig,
@@ -27,6 +23,10 @@ from metarl.runs import (
     load_checkpoint,
     to_json,
 )
+from metarl.runs.options import Device as Device
+from metarl.runs.options import Evaluation as Evaluation
+from metarl.runs.options import Rendering as Rendering
+from metarl.runs.options import Report as Report
 from metarl.util import resolve_device
 
 

@@ -51,8 +51,7 @@ LAWS: dict[str, set[str]] = {
     "drawing": CORE | {"runs", "rl", "supervised"},
     "models": LEARNING | {"rl", "supervised", "data", "text", "runs", "sb3"},
     "envs": set(),
-    "options": CORE | {"runs"},
-    "experiment": CORE | {"runs", "options"},
+    "experiment": CORE | {"runs"},
     "training": CORE | {"runs", "experiment"},
 }
 """What the modules of each package may import of metarl, beside their own package."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gymnasium
 import numpy as np
 import torch
 from jaxtyping import Shaped
@@ -17,7 +16,7 @@ from metarl.models.policy_module import ActionModule
 from metarl.models.recorder import Recorder
 from metarl.models.saved import write_adapted
 from metarl.models.spaces import Spaces
-from metarl.rl import Policy, TaskDescription
+from metarl.rl import Policy
 from metarl.runs import RunConfig
 from metarl.util import at_least
 
@@ -107,7 +106,7 @@ class AdaptedPolicy:
 
     def adapt(
         self,
-        task: TaskDescription | gymnasium.Env[Any, Any] | None = None,
+        task: Any = None,
         *,
         episodes: Sequence[Any] | None = None,
         steps: int | None = None,

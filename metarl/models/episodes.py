@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
 from jaxtyping import Shaped
+from numpy.typing import NDArray
 
 from metarl.core import Params, torch_generator
 from metarl.core.speed import chunks
@@ -139,8 +140,9 @@ def rollout_of(
     """
     like = next(iter(params.values()))
     lengths = np.array([len(episode.rewards) for episode in episodes])
+    longest = int(lengths.max())
     fields = zip(*(episode[:3] for episode in episodes), strict=True)
-    columns = [_padded(arrays, like, lengths.max()) for arrays in fields]
+    columns = [_padded(arrays, like, longest) for arrays in fields]
     steps = []
     with torch.no_grad(), chunks.one_thread_per_operator():
         carry, act = policy.over_tasks(params, (len(episodes),))
@@ -149,14 +151,11 @@ def rollout_of(
             mask = torch.as_tensor(lengths > time, device=like.device)[None]
             diverged = torch.zeros_like(mask)
             steps.append((behavior, seen, actions, rewards, mask, diverged))
-        longest = int(lengths.max())
         length = padded_length(longest, horizon) if longest <= horizon else longest
         return join_steps(steps, length, like.dtype)
 
 
-def _padded(
-    arrays: Sequence[np.ndarray[Any, Any]], like: torch.Tensor, length: int
-) -> torch.Tensor:
+def _padded(arrays: Sequence[NDArray[Any]], like: torch.Tensor, length: int) -> torch.Tensor:
     """Return arrays of one field as a tensor of shape (time, 1, episode, ...)."""
     padded = np.zeros((length, 1, len(arrays), *arrays[0].shape[1:]), np.result_type(*arrays))
     for index, array in enumerate(arrays):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
+from numpy.typing import NDArray
 
 
 LARGEST = 2**24  # elements of a space; a damaged file could otherwise exhaust the memory
@@ -60,7 +61,7 @@ class Spaces(NamedTuple):
                 f"{source} is damaged: `spaces` cannot be read ({error}). Restore it from a copy"
             ) from None
 
-    def require_same(self, env: gymnasium.Env[Any, Any]) -> None:
+    def require_same(self, env: Any) -> None:
         """Raise a ValueError if the spaces of an environment are different.
 
         Observations must have the same shape, and actions the same shape and bounds.
@@ -77,7 +78,7 @@ class Spaces(NamedTuple):
         if not _same_actions(env.action_space, self.action):
             raise ValueError(f"`env` must have actions {self.action}, got {env.action_space}")
 
-    def observations(self, values: Any, name: str = "observations") -> np.ndarray[Any, Any]:
+    def observations(self, values: Any, name: str = "observations") -> NDArray[Any]:
         """Return observations as an array with the data type of the observation space.
 
         Args:
@@ -134,7 +135,7 @@ def _to_json(space: gymnasium.Space[Any]) -> dict[str, Any]:
     return about | {"low": _bounds(space.low), "high": _bounds(space.high)}
 
 
-def _bounds(values: np.ndarray[Any, Any]) -> Any:
+def _bounds(values: NDArray[Any]) -> Any:
     """Return bounds as a number if all are equal, otherwise as a flat list; "inf" is a string."""
     flat = [x if math.isfinite(x) else str(x) for x in map(float, values.flatten().tolist())]
     return flat[0] if len(set(flat)) == 1 else flat
@@ -152,7 +153,7 @@ def _from_json(values: Any) -> gymnasium.Space[Any]:
     return Box(low.astype(kind), high.astype(kind), shape, kind.type)
 
 
-def _from_bounds(values: Any, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+def _from_bounds(values: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     flat = values if isinstance(values, list) else [values] * math.prod(shape)
     return np.array([float(x) for x in flat]).reshape(shape)
 

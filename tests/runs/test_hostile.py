@@ -30,6 +30,7 @@ from metarl.runs.config import to_json
 from metarl.runs.folder import Run
 from tests.support.commands import FEW, metarl, refusal
 from tests.support.hub import serving
+from tests.support.own_environment import forget
 
 
 LAST = "checkpoints/00000006.safetensors"
@@ -184,29 +185,55 @@ def test_environments_in_unknown_modules_are_rejected(
     importing: Path, marker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    out = tmp_path / "pulled"
-    assert "'harmful'" in refusal(capsys, "pull", importing, "--out", out)
+    out, picture = tmp_path / "pulled", tmp_path / "picture.png"
+    metarl("pull", importing, "--out", out)
+    assert "module harmful of this run without --trust-env" in capsys.readouterr().out
+    for words in (
+        ["evaluate", out], ["resume", out, "--iterations", 9], ["push", out, tmp_path / "again"],
+        ["render", out, "--out", picture],
+        ["headstart", out, "--scratch", out, "--out", picture],
+    ):  # fmt: skip
+        error = refusal(capsys, *words)
+        assert "would import the module 'harmful'" in error
+        assert "set --trust-env or import it first" in error
     with serving(tmp_path / "cache", monkeypatch) as hub:
         hub.share("eve/run", importing)
-        assert "--trust-env" in refusal(capsys, "pull", "hub:eve/run", "--out", out)
-        for source in (importing, "hub:eve/run"):
-            with pytest.raises(ValueError, match="would import the module 'harmful'"):
-                load(source)
+        metarl("pull", "hub:eve/run", "--out", tmp_path / "downloaded")
+        for source in (out, "hub:eve/run", tmp_path / "downloaded"):
+            with pytest.raises(ValueError, match=r"module 'harmful'.*set trust_env or import it"):
+                load(source).sample_task()
+        about = json.loads((importing / "config.json").read_text())
+        about |= {"trust_env": True}  # only counts if `pull` wrote it
+        (importing / "config.json").write_text(json.dumps(about))
+        hub.share("eve/more", importing)
+        with pytest.raises(ValueError, match="would import the module 'harmful'"):
+            load("hub:eve/more").sample_task()
+    metarl("pull", importing, "--out", tmp_path / "second")
+    assert "--trust-env" in refusal(capsys, "evaluate", tmp_path / "second")
+    metarl("push", out, tmp_path / "laundered", "--no-picture")
+    assert "--trust-env" in refusal(capsys, "evaluate", tmp_path / "laundered")
     assert not marker.exists()
-    assert not out.exists()
 
 
+@pytest.mark.parametrize("trusts", ["pull", "evaluate", "load", "trained here"])
 def test_environments_in_trusted_modules_are_imported(
-    importing: Path, marker: Path, tmp_path: Path
+    trusts: str, importing: Path, marker: Path, tmp_path: Path
 ) -> None:
-    metarl("pull", importing, "--out", tmp_path / "pulled", "--trust-env")
+    run, flag = importing, ["--trust-env"]
+    if trusts != "trained here":
+        run = tmp_path / "pulled"
+        metarl("pull", importing, "--out", run, *(flag if trusts == "pull" else []))
     assert not marker.exists()
     try:
-        metarl("evaluate", tmp_path / "pulled", *FEW)
+        if trusts == "load":
+            load(run, episodes=1, trust_env=True).sample_task()
+        else:
+            metarl("evaluate", run, *FEW, *(flag if trusts == "evaluate" else []))
         assert marker.exists()
-        load(importing, episodes=1)  # already imported
+        load(run, episodes=1).sample_task()  # already imported
     finally:
         sys.modules.pop("harmful", None)
+        forget("harmful/")
 
 
 @pytest.mark.parametrize("env", ["metarl.__main__:X-v0", "antigravity:X-v0", "a:b:X-v0", "os.:X"])
@@ -214,7 +241,8 @@ def test_unknown_module_names_are_rejected(
     env: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(run, env=env)
-    assert "--trust-env" in refusal(capsys, "pull", run, "--out", tmp_path / "out")
+    metarl("pull", run, "--out", tmp_path / "out")
+    assert "--trust-env" in refusal(capsys, "evaluate", tmp_path / "out")
     assert env.rpartition(":")[0] not in sys.modules
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import tyro
 
-from metarl.runs import unset
+from metarl.runs.config import unset
 from metarl.util import Ranged, Table, at_least
 
 
