@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from metarl.commands import cli
-from tests.support import ROOT, nightly
-from tests.support.commands import TRAIN, history, metarl
+from tests.support import nightly
+from tests.support.commands import TRAIN, built_wheel, history, metarl
 from tests.support.own_environment import playground
 
 
@@ -78,11 +78,7 @@ def test_the_wheel_works_from_read_only_folders(
     tmp_path: Path,
 ) -> None:
     """Installed read-only and used in a read-only folder, including MuJoCo's log."""
-    build = [sys.executable, "-m", "build"]
-    if subprocess.run([*build, "--version"], capture_output=True).returncode:
-        pytest.skip("needs the package 'build': pip install 'metarl-torch[dev]'")
-    subprocess.run([*build, "--outdir", str(tmp_path), str(ROOT)], check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    wheel = built_wheel(tmp_path)
     site, here, out = (tmp_path / name for name in ("site", "here", "out"))
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target"]
     subprocess.run([*pip, str(site), str(wheel)], check=True)

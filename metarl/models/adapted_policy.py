@@ -195,7 +195,7 @@ class AdaptedPolicy:
             ValueError: If the policy has a memory.
         """
         self._require_no_memory("module")
-        return ActionModule(self.policy, self.params)
+        return ActionModule(self.policy, self.params).eval()
 
     def save(self, path: str | Path) -> None:
         """Save the adapted policy to a file that :func:`metarl.load_adapted` loads.

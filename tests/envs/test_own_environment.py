@@ -57,7 +57,18 @@ def roll(sampler: Sampler, tasks: list[dict[str, Any]]) -> Rollout:
 
 @pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore:.*Box observation space m.* is -?infinity:UserWarning")
-@runs(PAGE, "playground.py", "train", "commands", "adapt", "async", "batched", "video")
+@runs(
+    PAGE,
+    "playground.py",
+    "train",
+    "commands",
+    "adapt",
+    "record",
+    "export",
+    "async",
+    "batched",
+    "video",
+)
 def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unchanged except for the sizes; see also rl/test_vector_envs.py."""
     pytest.importorskip("imageio_ffmpeg", reason="pip install 'metarl-torch[video]'")
@@ -80,6 +91,10 @@ def the_page_runs() -> None:
     start = scope["policy"].params.model
     assert tree.norm(tree.add(scope["adapted"].params, start, scale=-1.0)) > 0
     assert scope["action"].shape == (1,)
+    exec(block(PAGE, "record"), scope)
+    assert scope["adapted"].steps == 1
+    exec(block(PAGE, "export"), scope)
+    assert scope["means"].shape == (5, 1)
     exec(block(PAGE, "async"), scope)
     exec(block(PAGE, "batched"), {})
     fast = make_sampler("playground/FastPendulum-v0", num_tasks=1, episodes_per_task=2)

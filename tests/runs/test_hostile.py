@@ -191,7 +191,6 @@ def test_environments_in_unknown_modules_are_rejected(
     for words in (
         ["evaluate", out], ["resume", out, "--iterations", 9], ["push", out, tmp_path / "again"],
         ["render", out, "--out", picture],
-        ["headstart", out, "--scratch", out, "--out", picture],
     ):  # fmt: skip
         error = refusal(capsys, *words)
         assert "would import the module 'harmful'" in error

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from metarl.commands import cli
+from tests.support import ROOT
 
 
 TINY = [
@@ -58,3 +61,13 @@ def history(folder: Path) -> list[dict[str, Any]]:
 
 def checkpoints(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "checkpoints").glob("[0-9]*")}
+
+
+def built_wheel(folder: Path) -> Path:
+    """Build the wheel of metarl in a folder, or skip the test if the package 'build' is missing."""
+    build = [sys.executable, "-m", "build", "--wheel"]
+    if subprocess.run([*build, "--version"], capture_output=True).returncode:
+        pytest.skip("needs the package 'build': pip install 'metarl-torch[dev]'")
+    subprocess.run([*build, "--outdir", str(folder), str(ROOT)], check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
