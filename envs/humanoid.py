@@ -88,9 +88,9 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
         return model, mujoco.MjData(model)
 
     def velocity(self, before: States, after: States) -> Array:
-        """Return the mean velocity of the center of mass along x in m/s, of shape (rows,)."""
+        """Return the mean velocity of the center of mass along x in m/s, of shape (batch,)."""
         return np.asarray((after.sensors[:, 0] - before.sensors[:, 0]) / self.dt)
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
-        """Return the task reward, 1.25 · direction · velocity, of shape (rows,)."""
+        """Return the task reward, 1.25 · direction · velocity, of shape (batch,)."""
         return FORWARD_WEIGHT * super().progress(velocity, tasks)

@@ -1,8 +1,8 @@
 """Random tabular Markov decision processes (MDPs), with known optimal returns.
 
 The scalar environment applies the dynamics to one state. The vectorized
-environment applies the same dynamics to the states of all rows, so that both
-return identical numbers. Bandits (:mod:`metarl.envs.bandit`) are MDPs with
+environment applies the same dynamics to the states of all sub-environments,
+so that both return identical numbers. Bandits (:mod:`metarl.envs.bandit`) are MDPs with
 one state and different task and reward distributions.
 """
 
@@ -129,7 +129,7 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
         self._noise: list[Array] = []
 
     def space(self) -> spaces.Box:
-        """Return the observation space."""
+        """Return the observation space, which includes the task if `observe_task` is set."""
         num_states, pairs = self.size[0], self.size[0] * self.size[1]
         counts = [num_states, pairs * self.observe_task, pairs * num_states * self.observe_task]
         low, high = np.repeat([[0, -np.inf, 0], [1, np.inf, 1]], counts, axis=1).astype(np.float32)

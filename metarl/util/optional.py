@@ -24,7 +24,7 @@ def require(module: str, *, extra: str, purpose: str) -> Any:
     except ImportError as error:
         package = (error.name or module).partition(".")[0]
         raise ImportError(
-            f"{purpose} require {package}: pip install 'metarl-torch[{extra}]'"
+            f"{purpose} require {package}; run pip install 'metarl-torch[{extra}]'"
         ) from None
 
 
