@@ -196,8 +196,9 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
     def _step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Any]]:
         """Advance the sub-environments by one time step.
 
-        The mask ``self._ended`` is True for sub-environments whose episode has ended. The values
-        returned for these sub-environments are ignored, so that no simulation is necessary.
+        The mask ``self._ended`` is True for sub-environments whose episode has ended. These
+        sub-environments do not have to be simulated, because the values returned for them are
+        ignored.
 
         Args:
             actions: One action per sub-environment.
@@ -217,8 +218,8 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
         """Start one episode in every sub-environment.
 
         Args:
-            seed: Seed s for the seeds s, s + 1, ... of the sub-environments, or a sequence with one
-                seed per sub-environment. If None, episodes are not reproducible.
+            seed: An integer s for the seeds s, s + 1, ... of the sub-environments, or a sequence
+                with one seed per sub-environment. If None, episodes are not reproducible.
             options: Ignored.
 
         Returns:
@@ -263,7 +264,7 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
 
         Raises:
             AttributeError: If `name` is not ``"task"``.
-            ValueError: If a list has the wrong length, or a task is malformed.
+            ValueError: If `values` is a list of the wrong length, or a task is malformed.
         """
         if name != "task":
             raise AttributeError(f"only the attribute 'task' can be set, got {name!r}")

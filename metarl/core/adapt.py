@@ -35,9 +35,10 @@ class InnerLoop:
             adapt. All other parameters keep their meta-learned values. By
             default, all parameters adapt.
         per_step: Names of parameters of shape (steps, *shape), with one row
-            per inner step, which are meta-learned and do not adapt. Inner step
-            k = 0, 1, ... and the query pass after this step use row k, as in
-            the MAML++ code; the query pass before the first step uses row 0.
+            per inner step. These parameters are meta-learned and do not adapt.
+            Inner step k = 0, 1, ... and the query pass after this step use row
+            k, as in the MAML++ code; the query pass before the first step uses
+            row 0.
         first_order: Whether meta-gradients treat inner gradients as
             constants, as in FOMAML. Learned step sizes and the result of
             `start` still receive gradients.

@@ -43,9 +43,9 @@ def query_loss(
 ) -> Outer:
     """Return MAML's outer loss: the loss of the adapted parameters on the query batch.
 
-    The outer loss accepts one optional setting, `step_weights`, which contains the weights for the
-    losses after each inner step in the multi-step loss of MAML++ (Antoniou et al. 2019, eq. 4) and
-    has shape (num_steps,). Without `step_weights`, only the loss after the last step is used.
+    The outer loss accepts one optional setting, `step_weights`: a vector with one weight for the
+    loss after each inner step, as in the multi-step loss of MAML++ (Antoniou et al. 2019, eq. 4).
+    Without `step_weights`, only the loss after the last step is used.
 
     Args:
         loss: Loss of one task, ``(params, batch) -> scalar``.
@@ -222,7 +222,7 @@ def implicit(
 
     Args:
         loop: An inner loop with a proximal term.
-        outer: The outer loss, differentiated only with respect to the last entry of its `path`.
+        outer: The outer loss, differentiated only with respect to the last entry of `path`.
         cg_steps: Number of conjugate-gradient steps; each step computes one Hessian-vector product.
         damping: Damping of the linear system (1 + damping) x + Hx/λ = g with the Hessian H and the
             outer gradient g, as in the authors' code.
@@ -262,8 +262,7 @@ def _solve(
 ) -> tuple[Params, Params]:
     """Solve (identity · I + ∇²L/λ) x = g, and return the solution x and the residual.
 
-    The solution contains only parameters that adapt. g is the outer gradient `pulled` for these
-    parameters, and `steps` is the number of conjugate-gradient steps.
+    x only contains parameters that adapt, and g is `pulled`, the outer gradient, for these names.
     """
     fast, _ = split(adapted, loop.adapts)
     # All products share one graph; the Hessian is symmetric and equals its transpose.

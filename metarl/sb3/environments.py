@@ -109,7 +109,7 @@ class BatchedVecEnv(VecEnv):
         self.env.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Return the value of `attr_name` for the sub-environments in `indices`; None selects all."""
+        """Return the value of `attr_name` for sub-environments in `indices`; None selects all."""
         return self.env_method(attr_name, indices=indices)
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
@@ -121,7 +121,7 @@ class BatchedVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method, and return one result per sub-environment in `indices`; None selects all."""
+        """Call a method and return a result per sub-environment in `indices`; None selects all."""
         found = self.env.call(method_name, *method_args, **method_kwargs)
         return [found[row] for row in self._get_indices(indices)]
 

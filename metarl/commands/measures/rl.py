@@ -127,7 +127,7 @@ def update_speed(experiment: MetaRL, repeats: int) -> Figures:
         repeats: Number of timed repetitions.
 
     Returns:
-        Median times in seconds by name. The time for tracing the update occurs once per run.
+        Median times in seconds by name. The last entry is the time for tracing the first update.
     """
     collecting = median(lambda: collect(experiment), repeats)
     update, tracing = update_seconds(experiment, repeats)
