@@ -24,7 +24,7 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     forces (`qfrc_actuator`) and the contact forces (`cfrc_ext`) are not
     observed, and the reward does not include a contact cost, because the
     simulator that steps all episodes at once does not report these values.
-    Other implementations have 376 observations and subtract min(5e-7
+    Other implementations observe 376 values and subtract min(5e-7
     ‖cfrc_ext‖², 10) from the reward.
 
     ## Action space

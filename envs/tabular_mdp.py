@@ -99,8 +99,8 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
     Never terminates; truncated after 10 steps.
 
     ## Arguments
-    `num_states`, `num_actions`: number of states and actions. `observe_task`:
-    append the task to the observation.
+    `num_states`: number of states (default: 10). `num_actions`: number of
+    actions (default: 5). `observe_task`: append the task to the observation.
 
     ## Version history
     v0: the tabular MDPs of RL² (Duan et al. 2016, arXiv:1611.02779). The

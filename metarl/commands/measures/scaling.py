@@ -71,7 +71,9 @@ def _start(number: int, repeats: int) -> Figures:
     try:
         found: Figures = elastic_launch(launch, measure)(repeats)[0]
     except ChildFailedError as error:
-        raise RuntimeError(f"{number} processes failed; see the error printed above") from error
+        raise RuntimeError(
+            f"the measurement with {number} processes failed; see the error printed above"
+        ) from error
     return found
 
 
