@@ -246,7 +246,7 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
         return self.observe(self._state, self._tables.features), {}
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        """Take one action.
+        """Advance the state by one time step.
 
         Args:
             action: Index of the action, from 0 to num_actions − 1.

@@ -262,7 +262,7 @@ def _solve(
 ) -> tuple[Params, Params]:
     """Solve (identity · I + ∇²L/λ) x = g, and return the solution x and the residual.
 
-    x only contains parameters that adapt, and g is `pulled`, the outer gradient, for these names.
+    x and g only contain parameters that adapt; g is a subset of the outer gradient `pulled`.
     """
     fast, _ = split(adapted, loop.adapts)
     # All products share one graph; the Hessian is symmetric and equals its transpose.

@@ -68,7 +68,9 @@ def sgd(lr: float | Sequence[float]) -> InnerOptimizer:
 
 
 def meta_sgd(lr: float) -> InnerOptimizer:
-    """Return a Meta-SGD optimizer with one learned step size per weight (Li et al. 2017, eq. 3).
+    """Return a Meta-SGD optimizer (Li et al. 2017, eq. 3).
+
+    The optimizer learns one step size per element of every parameter tensor.
 
     Args:
         lr: Initial value for all step sizes.

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def require(module: str, *, extra: str, purpose: str) -> Any:
-    """Import a module of an optional package and return it.
+    """Import a module from an optional package and return the module.
 
     Args:
         module: Full name of the module.

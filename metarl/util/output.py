@@ -11,7 +11,7 @@ def require_writable(path: Path) -> None:
     """Create the parent folder of a file, and raise an OSError if the file cannot be written.
 
     Args:
-        path: The file; it may exist.
+        path: Path of the file, which may already exist.
 
     Raises:
         OSError: If the path is a folder, the parent folder cannot be created,
