@@ -175,4 +175,4 @@ def test_missing_matplotlib_gives_a_one_line_error(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     message = refusal(capsys, "plot", whole, "--out", tmp_path / "curves.png")
-    assert "plots require matplotlib: pip install 'metarl-torch[plot]'" in message
+    assert "plots require matplotlib; run pip install 'metarl-torch[plot]'" in message
