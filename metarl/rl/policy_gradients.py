@@ -149,7 +149,9 @@ def reptile_rl(
     if not loop.num_steps:
         raise ValueError(f"reptile requires inner_steps of at least 1, got {loop.num_steps}")
     if loop.first_order:
-        raise ValueError("reptile has no second derivatives; remove first_order")
+        raise ValueError(
+            "reptile has no second derivatives that first_order could omit; remove first_order"
+        )
     if loop.optimizer.constants is not core.no_constants:
         raise ValueError("reptile does not support learned step sizes; use sgd or adam")
     return policy_gradient(

@@ -1,4 +1,4 @@
-"""Experiment trackers, which send metrics and pictures to TensorBoard or Weights & Biases."""
+"""Experiment trackers, which send metrics and media to TensorBoard or Weights & Biases."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from metarl.util import optional, warn
 
 
 class Tracker:
-    """The interface of experiment trackers; the base class discards metrics and pictures.
+    """The interface of experiment trackers; the base class discards all data.
 
     Example::
 
