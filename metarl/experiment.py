@@ -249,7 +249,7 @@ class Experiment(ABC, Generic[Config]):
         """Return the run's method, paper and data, for model cards and tables."""
 
     def model(self, params: MetaParams, **options: Any) -> Any:
-        """Return the object that :func:`metarl.load` returns: a model with trained meta-parameters.
+        """Return a model with trained meta-parameters, for :func:`metarl.load`.
 
         Args:
             params: Meta-parameters from a checkpoint.
@@ -262,7 +262,7 @@ class Experiment(ABC, Generic[Config]):
         raise ValueError(f"{run} has no model that adapts. Use `metarl evaluate RUN` instead")
 
     def adapted(self, saved: Any) -> Any:
-        """Build the object that :func:`metarl.load_adapted` returns: a model after adaptation.
+        """Build an adapted model from the contents of a file, for :func:`metarl.load_adapted`.
 
         Neither the data set nor the environment of the run is used.
 

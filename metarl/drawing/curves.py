@@ -44,8 +44,8 @@ class Fit(NamedTuple):
         x: Inputs at which the functions are drawn, of shape (n,).
         truth: Values of the true function at `x`, of shape (n,).
         support: Inputs and targets of the support points, two arrays of shape (shots,).
-        curves: Predictions of the model at `x`, a dictionary from the number of inner steps to an
-            array of shape (n,).
+        curves: Predictions of the model at `x`, as a dictionary from the number of inner steps to
+            an array of shape (n,).
 
     Example::
 

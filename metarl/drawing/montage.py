@@ -172,7 +172,7 @@ def strip_figure(shots: list[Shot], out: Path, title: str) -> None:
 
 
 def strip_moments(shots: list[Shot]) -> list[int]:
-    """Return recorded time steps that are evenly spaced over the longest episode."""
+    """Return at most ``COLUMNS`` recorded time steps, evenly spaced over the longest episode."""
     longest = max((shot.recording for shot in shots), key=lambda recording: recording.length)
     times = np.linspace(0, longest.length, COLUMNS)
     return sorted({min(longest.frames, key=lambda step: abs(step - time)) for time in times})

@@ -61,7 +61,8 @@ def paper_tasks(sampler: Sampler, seed: int = 1) -> list[TaskDescription]:
 def paper_episodes(horizon: int) -> int:
     """Return the number of episodes per gradient step in Finn et al. 2017.
 
-    The result is 4000 divided by `horizon`, rounded down, but at least 1.
+    One gradient step uses a batch of 4000 transitions. The result is therefore
+    4000 divided by `horizon`, rounded down, but at least 1.
     """
     return max(1, 4000 // horizon)
 

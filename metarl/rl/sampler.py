@@ -53,7 +53,7 @@ class Sampler:
                 sub-environment has an attribute `task` and a method
                 ``sample_tasks(num_tasks, rng)`` that returns task
                 descriptions. Groups of `episodes_per_task` consecutive
-                sub-environments have the same task. A sub-environment can
+                sub-environments share a task. A sub-environment can
                 freeze or be reset when its episode ends; later transitions
                 are masked.
             episodes_per_task: Number of episodes, and therefore of sub-environments, per task.

@@ -64,7 +64,7 @@ def make_vector_env(env_id: str, num_envs: int, **kwargs: Any) -> Any:
 
 
 def spec_of(env: Any) -> Any:
-    """Return the Gymnasium spec of a vectorized environment or of its first sub-environment."""
+    """Return the Gymnasium spec of a vectorized environment, or else of a sub-environment."""
     spec = getattr(env, "spec", None)
     return env.get_attr("spec")[0] if spec is None and hasattr(env, "get_attr") else spec
 
@@ -131,7 +131,7 @@ def error_context(
 
 
 def _end_workers(env: Any, error: BaseException) -> str:
-    """Terminate all worker processes; return a message if a worker had ended, otherwise ``""``."""
+    """Terminate all worker processes; return a message if one had ended before, else ``""``."""
     lost = [process.sentinel for process in env.processes if isinstance(error, EOFError | OSError)]
     ended, died = wait(lost, TIMEOUT) if lost else [], ""
     for index, process in enumerate(env.processes):

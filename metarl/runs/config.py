@@ -58,11 +58,12 @@ class RunConfig(Ranged):
     """Number of iterations between lines of metrics.jsonl. A line contains
     the means of the metrics since the previous line."""
     track: Literal["none", "tensorboard", "wandb"] = "none"
-    """Experiment tracker that receives the metrics, figures and videos of the run."""
+    """Experiment tracker that receives metrics, figures and videos. Metrics are
+    always written to metrics.jsonl, too."""
     media_every: Annotated[int | None, at_least(1), unset("never")] = None
-    """Number of iterations after which learning curves and, for policies,
-    episodes before and after adaptation are drawn. They are drawn at the next
-    checkpoint and saved in the run's folder media/."""
+    """Number of iterations between drawings of learning curves and, for
+    policies, of episodes before and after adaptation. The files are drawn at
+    the next checkpoint and saved in the folder media/ of the run."""
     media_format: Literal["png", "gif"] = "png"
     """Format in which --media-every draws episodes: png for an image, gif for a video."""
 

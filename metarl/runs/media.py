@@ -61,7 +61,7 @@ class Media:
 
 
 def _draw(folder: Path, iteration: int, kind: str) -> str:
-    """Draw a checkpoint in a subprocess, episodes as `kind` files; return an error or ``""``."""
+    """Draw figures in a subprocess, episodes in format `kind`; return the error or ``""``."""
     words = [sys.executable, "-P", "-m", DRAWING, str(folder), str(iteration), kind]
     # The process must find the same modules, such as the module of a custom environment.
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}

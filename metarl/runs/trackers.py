@@ -151,7 +151,7 @@ class SafeTracker(AbstractContextManager["SafeTracker"]):
             yield
         except Exception as error:  # any error of the network, the disk or the package
             self._tracker = Tracker()
-            warn(f"track={self._name} failed ({error}) and is disabled; metrics.jsonl is complete")
+            warn(f"track={self._name} failed ({error}) and is disabled; use metrics.jsonl instead")
 
 
 def tracker(name: str, run: Run, *, start: int) -> SafeTracker:

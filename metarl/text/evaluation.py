@@ -18,8 +18,8 @@ BLOCK = 64  # number of sentences encoded at a time, sorted by length to reduce 
 
 Prepare = Callable[[Batch, int], tuple[Batch, ...]]
 """Type of a function ``(support set, index) -> support batches``, which returns the batches for the
-inner steps. The index counts the support sets of the task. The support set and the batches have a
-leading task axis of size 1."""
+inner steps. The index numbers the support sets of a task from 0. The support set and the batches
+have a leading task axis of size 1."""
 
 
 def encoded(model: Model, meta: MetaParams, sentences: Sentences) -> list[Batch]:
