@@ -91,7 +91,8 @@ def use(env: Any, policy: Any) -> None:
     adapted.save("adapted.safetensors")
     batch = ({0: torch.export.Dim("batch")},)
     torch.onnx.export(
-        adapted.module(), (torch.zeros(2, 3),), "policy.onnx", dynamo=True, verbose=False, external_data=False,
+        adapted.module(), (torch.zeros(2, 3),), "policy.onnx", dynamo=True,
+        verbose=False, external_data=False,
         input_names=["observations"], output_names=["means"], dynamic_shapes=batch,
     )  # fmt: skip
     seen = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)
