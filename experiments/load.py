@@ -38,9 +38,9 @@ def load(
         The meta-model, whose method ``adapt(support)`` returns an adapted model:
 
         - :class:`~metarl.models.policy.MetaPolicy` for meta-RL,
-        - :class:`~metarl.models.classifier.MetaClassifier` for images,
-        - :class:`~metarl.models.regressor.MetaRegressor` for regression,
-        - :class:`~metarl.models.text_classifier.MetaTextClassifier` for text.
+        - ``MetaClassifier`` for images,
+        - ``MetaRegressor`` for regression,
+        - ``MetaTextClassifier`` for text.
 
     Raises:
         OSError: If the source contains no run, or the Hugging Face Hub cannot be reached.

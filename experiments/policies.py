@@ -235,7 +235,8 @@ def sampler_of(
             **({"observe_task": True} if config.observe_task else {}),
         )
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{error}. {_how_to_import(config.env)}") from None
+        cause = str(error).partition(". Environment registration")[0]  # by Gymnasium
+        raise ModuleNotFoundError(f"{cause}. {_how_to_import(config.env)}") from None
     except UnregisteredEnv as error:
         ours = [row.id for row in ENVIRONMENTS]
         name = config.env if "/" in config.env else f"metarl/{config.env}"

@@ -10,7 +10,7 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
 
-LARGEST = 2**24  # elements of a space; a damaged file could otherwise exhaust the memory
+LARGEST = 2**20  # elements of a space; a damaged file could otherwise exhaust the memory
 
 
 class Spaces(NamedTuple):

@@ -214,7 +214,7 @@ def test_environments_in_unknown_modules_are_rejected(
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("trusts", ["pull", "evaluate", "load", "trained here"])
+@pytest.mark.parametrize("trusts", ["pull", "evaluate", "load", "resume", "trained here"])
 def test_environments_in_trusted_modules_are_imported(
     trusts: str, importing: Path, marker: Path, tmp_path: Path
 ) -> None:
@@ -226,6 +226,9 @@ def test_environments_in_trusted_modules_are_imported(
     try:
         if trusts == "load":
             load(run, episodes=1, trust_env=True).sample_task()
+        elif trusts == "resume":
+            metarl("resume", run, "--iterations", 7, "--trust-env")
+            assert json.loads((run / "config.json").read_text())["trust_env"] is True
         else:
             metarl("evaluate", run, *FEW, *(flag if trusts == "evaluate" else []))
         assert marker.exists()
