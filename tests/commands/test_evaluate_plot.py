@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from metarl.drawing.curves import comparable_evaluations
-from metarl.experiments import meta_rl, policies
+from metarl.experiments import meta_rl
 from metarl.rl.evaluate import AdaptationCurve, adaptation_curve
 from metarl.runs.folder import Run
 from metarl.util.output import require_writable
@@ -111,7 +111,7 @@ def test_the_step_size_is_tuned_with_the_test_protocol_on_validation_tasks(
         calls.append(args)
         return adaptation_curve(*args, **kwargs)
 
-    monkeypatch.setattr(policies, "adaptation_curve", spy)
+    monkeypatch.setattr(policy, "adaptation_curve", spy)
     monkeypatch.setattr(meta_rl, "TUNING_RATES", (0.1, 0.2))
     sizes = ["--num-tasks", 3, "--episodes-per-task", 4, "--inner-steps", 2]
     metarl("evaluate", copied, *sizes, "--tune-inner-lr")
