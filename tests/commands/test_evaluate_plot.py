@@ -12,6 +12,7 @@ import pytest
 
 from metarl.drawing.curves import comparable_evaluations
 from metarl.experiments import meta_rl
+from metarl.models import policy
 from metarl.rl.evaluate import AdaptationCurve, adaptation_curve
 from metarl.runs.folder import Run
 from metarl.util.output import require_writable
