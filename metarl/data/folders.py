@@ -112,15 +112,15 @@ def _decode(files: dict[str, list[Path]], size: int) -> images.Classes:
     for file in (file for group in files.values() for file in group):
         with images.open_image(file) as picture:
             modes.add(picture.mode)
-    mode, channels = ("L", 1) if modes <= GRAY else ("RGB", 3)
+    channels = 1 if modes <= GRAY else 3
 
-    def convert(picture: Any) -> Any:
-        return images.to_square(_flatten(picture), mode, size)
+    def decode(picture: Any) -> Any:
+        return images.to_square(flatten(picture), channels=channels, size=size)
 
-    return images.read_images(files, convert, channels=channels, size=size)
+    return images.read_images(files, decode, channels=channels, size=size)
 
 
-def _flatten(picture: Any) -> Any:
+def flatten(picture: Any) -> Any:
     """Return a Pillow image without EXIF rotation, transparency or 16-bit pixels."""
     image = images.pillow("Image")
     picture = images.pillow("ImageOps").exif_transpose(picture)

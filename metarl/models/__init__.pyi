@@ -1,3 +1,14 @@
+from .classifier import AdaptedClassifier as AdaptedClassifier
+from .classifier import MetaClassifier as MetaClassifier
+from .learner import Learner as Learner
+from .learner import Origin as Origin
+from .learner import plain as plain
+from .learner import restored as restored
+from .regressor import AdaptedRegressor as AdaptedRegressor
+from .regressor import MetaRegressor as MetaRegressor
 from .saved import Saved as Saved
 from .saved import read_adapted as read_adapted
 from .saved import write_adapted as write_adapted
+from .text import AdaptedTextClassifier as AdaptedTextClassifier
+from .text import MetaTextClassifier as MetaTextClassifier
+from .text import SentenceFormat as SentenceFormat
