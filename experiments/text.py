@@ -120,10 +120,21 @@ class TextClassification(SupervisedTraining[TextConfig]):
         )
         return make_model(config, module, present_cross_entropy)
 
-    def model(self, params: MetaParams) -> MetaTextClassifier:  # type: ignore[override]
-        """Return the meta-trained classifier, which needs the encoder but no text tasks."""
-        encoder, tokenizer = load_pretrained(self.config.encoder)
-        model = self._model(encoder, len(params.model.get("head.bias", ())) or 2)
+    def model(  # type: ignore[override]
+        self, params: MetaParams, *, encoder: str | None = None
+    ) -> MetaTextClassifier:
+        """Return the meta-trained classifier, which needs the encoder but no text tasks.
+
+        Args:
+            params: The meta-parameters.
+            encoder: Folder or Hugging Face name of the encoder. Default: that of the run.
+
+        Raises:
+            OSError: If the encoder cannot be loaded.
+            ValueError: If the parameters do not match the configuration.
+        """
+        pretrained, tokenizer = load_pretrained(encoder or self.config.encoder)
+        model = self._model(pretrained, len(params.model.get("head.bias", ())) or 2)
 
         def batches(support: Batch, steps: int, seed: int) -> tuple[Batch, ...]:
             generator = torch_generator(seed, 0, "minibatches", device=self.device)

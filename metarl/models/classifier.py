@@ -82,7 +82,8 @@ class AdaptedClassifier:
         """
         files = find_images(folder)
         names = [path.relative_to(folder).as_posix() for path in files]
-        return of_labels.table("file", names, self.classes, self.predict_proba(files))
+        found = of_labels.table("file", names, self.classes, self.predict_proba(files))
+        return found._replace(title=f"{found.title}, bn_mode={self.mode}")
 
     def module(self) -> nn.Module:
         """Return a copy of the network as a plain module, for ``torch.export`` and ONNX.
