@@ -174,6 +174,7 @@ class ImageClassification(Supervised[FewShotConfig]):
     name = "fewshot"
     settings = FewShotConfig
     family = "few-shot-classification"
+    usage = "images"
 
     @cached_property
     def splits(self) -> Splits:

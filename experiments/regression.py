@@ -90,6 +90,7 @@ class SinusoidRegression(Supervised[RegressionConfig]):
     settings = RegressionConfig
     data = "sinusoids"
     family = "few-shot-regression"
+    usage = "points"
 
     def sinusoids(self, queries: int) -> Sinusoids:
         """Return a sampler of sinusoid tasks with `queries` query points per task."""

@@ -59,6 +59,7 @@ class TextClassification(SupervisedTraining[TextConfig]):
     settings = TextConfig
     data = "sentences"
     family = "few-shot-classification"
+    usage = "sentences"
     evaluation = TextEvaluation
     quick = ("--samples", "1", "--shots", "4", "--queries", "100")
 

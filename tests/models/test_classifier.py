@@ -41,7 +41,8 @@ IMAGE_METHODS = sorted({*METHODS} - {"leopard", "oracle"})
 def test_an_image_has_the_same_class_alone_and_in_a_batch(
     method: str, trained: Trained, glyphs: Images
 ) -> None:
-    adapted = metarl.load(trained("fewshot", method)).adapt(support(glyphs), LABELS)
+    model, steps = metarl.load(trained("fewshot", method)), 3 if method == "reptile" else None
+    adapted = model.adapt(support(glyphs), LABELS, steps=steps)
     together = adapted.predict_proba(query(glyphs))
     alone = [adapted.predict_proba(image[None])[0] for image in query(glyphs)]
     np.testing.assert_allclose(alone, together, rtol=0, atol=1e-6)
@@ -177,16 +178,14 @@ def test_a_saved_classifier_predicts_the_same(
     adapted.save(tmp_path / "digits.safetensors")
     again = reloaded(tmp_path / "digits.safetensors")
     assert again.classes == adapted.classes
-    assert np.array_equal(
-        again.predict_proba(query(glyphs)), adapted.predict_proba(query(glyphs))
-    )
+    assert np.array_equal(again.predict_proba(query(glyphs)), adapted.predict_proba(query(glyphs)))
 
 
 def test_neither_the_data_nor_their_digest_are_needed(
     trained: Trained, tmp_path: Path, glyphs: Images
 ) -> None:
-    for index, image in enumerate(glyphs.reshape(-1, 28, 28)[:48]):
-        path = tmp_path / f"data/{index // 8}/{index}.png"
+    for index, image in enumerate(glyphs.reshape(-1, 28, 28)):
+        path = tmp_path / f"data/{index // 5}/{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).convert("RGB").save(path)
     run = trained("fewshot", "protonet", data="folder", data_root=tmp_path / "data", image_size=16,
