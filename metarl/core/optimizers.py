@@ -1,4 +1,4 @@
-"""The registry of inner optimizers, which ``--inner NAME`` selects."""
+"""The registry of the inner optimizers that ``--inner NAME`` can select."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -27,8 +27,8 @@ INNER_OPTIMIZERS: dict[str, MakeInner] = {
 """Builders of inner optimizers by name; :func:`register_inner_optimizer` adds an entry."""
 
 LEARNED_RATES = {*INNER_OPTIMIZERS} - {"sgd", "adam"}
-"""Names of inner optimizers with meta-learned constants; evaluations cannot
-change the step size of these optimizers."""
+"""Names of inner optimizers with meta-learned hyperparameters. Evaluations
+cannot change the step sizes of these optimizers."""
 
 
 def register_inner_optimizer(name: str, make: MakeInner, *, learned: bool = False) -> None:
@@ -72,8 +72,8 @@ def inner_optimizer(
         clip: Global norm to which the gradient is clipped before the
             optimizer is applied. None disables clipping.
         group: Function that maps a parameter name to a group name; tensors in
-            the same group share step sizes. Only used by ``lslr``; see
-            :func:`~metarl.core.inner.lslr`.
+            the same group share step sizes. Only used by ``lslr`` and
+            ``meta-curvature+lslr``; see :func:`~metarl.core.inner.lslr`.
 
     Raises:
         ValueError: If `name` is not registered.

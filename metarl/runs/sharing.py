@@ -17,7 +17,7 @@ MEDIA = (".png", ".gif", ".mp4")
 TRUSTED = ("metarl", "metarl.envs")
 """Modules that may always be imported for an environment ID ``module:Name-v0`` in a shared run."""
 REPLACED: dict[str, Any] = {"track": "none", "data_root": None}
-"""Settings that only apply to the training machine, with their values in a copy."""
+"""Settings that only apply to the training machine, with the values that replace them in a copy."""
 KEPT = ("experiment", "config", "command", "changed_by", "versions")
 """Keys of config.json that a copy contains."""
 
@@ -62,7 +62,7 @@ def copy(
 
     The configuration and the tensors are parsed and written again, so that
     unknown contents of the files are not copied. Metrics, evaluations, the
-    model card, pictures and videos are copied unchanged.
+    model card, images and videos are copied unchanged.
 
     Args:
         run: The run.
@@ -133,7 +133,7 @@ def require_inside(run: Run, root: Path) -> None:
         root: Folder that must contain the targets of all links.
 
     Raises:
-        ValueError: If there is such a link.
+        ValueError: If a link points outside `root`.
 
     Example::
 
