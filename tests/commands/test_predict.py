@@ -3,17 +3,24 @@
 import csv
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import metarl as library
-from metarl.data import load_images
+from metarl.core import torch_generator
+from metarl.data import ImageFormat, load_images
+from metarl.experiments import experiment_of
+from metarl.experiments.supervised_evaluation import SupervisedEvaluation
+from metarl.runs import Run
+from metarl.supervised.evaluate import BLOCK
 from tests.support.commands import metarl, refusal
-from tests.support.image_data import needs_omniglot
+from tests.support.image_data import OMNIGLOT, needs_omniglot
 
 
 IMAGES = ("--ways", 3, "--shots", 2, "--filters", 16, "--validation-tasks", 5, "--num-tasks", 4,
@@ -154,6 +161,31 @@ def test_long_tables_are_printed_in_part(capsys: pytest.CaptureFixture[str]) -> 
     assert "(first 50; use --out for all)" in " ".join(printed.split())
 
 
+def accuracy(run: Path, evaluation: SupervisedEvaluation) -> float:
+    """Return the accuracy of `predict` on the tasks of an evaluation, images one by one."""
+    experiment: Any = experiment_of(Run.open(run)).with_options(evaluation)
+    generator, model, right = torch_generator(evaluation.seed, 0, "test"), library.load(run), []
+    for _ in range(0, evaluation.num_tasks, BLOCK):
+        tasks = experiment.parts.evaluated["test"](BLOCK, generator)
+        for support, labels, query, truth in zip(*tasks.support[0], *tasks.query[:2], strict=True):
+            adapted = model.adapt(support, labels.argmax(-1).tolist())
+            found = adapted.predict(query)
+            right.append((found == truth.argmax(-1).numpy()).mean())
+            assert adapted.predict(query[-1:]) == found[-1:]
+    return float(np.mean(right))
+
+
+@pytest.mark.nightly
+def test_predictions_are_as_accurate_as_the_evaluation_on_the_same_tasks(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    metarl("train", "fewshot", "--method", "maml", *IMAGES, "--iterations", 10,
+           "--checkpoint-every", 10, "--out", run)  # fmt: skip
+    metarl("evaluate", run, "--bn-mode", "support", "--num-tasks", BLOCK)
+    (result,) = Run(run).evaluations()
+    options = SupervisedEvaluation(run, num_tasks=BLOCK, bn_mode="support")
+    assert accuracy(run, options) == pytest.approx(result["mean"][-1], abs=0.002)
+
+
 @pytest.mark.nightly
 @needs_omniglot
 def test_predictions_on_new_alphabets_are_as_accurate_as_the_evaluation(tmp_path: Path) -> None:
@@ -164,20 +196,23 @@ def test_predictions_on_new_alphabets_are_as_accurate_as_the_evaluation(tmp_path
            "--iterations", 100, "--checkpoint-every", 100, "--validation-tasks", 5,
            "--out", run)  # fmt: skip
     metarl("evaluate", run, "--bn-mode", "support", "--num-tasks", 100)
-    (result,) = library.runs.Run(run).evaluations()
+    (result,) = Run(run).evaluations()
+    found = accuracy(run, SupervisedEvaluation(run, num_tasks=100, bn_mode="support"))
+    print(
+        f"predict {found:.4f}, evaluate {result['mean'][-1]:.4f} ± {result['interval95'][-1]:.4f}"
+    )
+    assert abs(found - result["mean"][-1]) < min(0.002, result["interval95"][-1])
+
+
+@needs_omniglot
+def test_files_of_omniglot_are_converted_like_the_data_set(tmp_path: Path) -> None:
+    archive = OMNIGLOT / "images_evaluation"
+    if not archive.is_dir():
+        with zipfile.ZipFile(OMNIGLOT / "images_evaluation.zip") as packed:
+            names = [n for n in packed.namelist() if n.startswith("images_evaluation/Angelic/")]
+            packed.extractall(tmp_path, names)
+        archive = tmp_path / "images_evaluation"
+    files = sorted((archive / "Angelic").rglob("*.png"), key=str)[:20]
     test = load_images("omniglot", split="background").test
-    images = test.images.reshape(-1, 20, 28, 28).numpy()
-    random, model, accuracies = np.random.default_rng(0), library.load(run), []
-    for _ in range(100):
-        chosen = images[random.choice(len(images), 5, replace=False)]
-        chosen = chosen[:, random.permutation(20)]
-        adapted = model.adapt(chosen[:, 0], range(5))
-        found = adapted.predict(chosen[:, 5:].reshape(75, 28, 28)).reshape(5, 15)
-        accuracies.append((found == np.arange(5)[:, None]).mean())
-        alone = [adapted.predict(image[None])[0] for image in chosen[:2, 5]]
-        assert alone == found[:2, 0].tolist()
-    half = 1.96 * np.std(accuracies) / 10
-    difference = abs(np.mean(accuracies) - result["mean"][-1])
-    print(f"predict {np.mean(accuracies):.4f} ± {half:.4f}, evaluate {result['mean'][-1]:.4f} ± "
-          f"{result['interval95'][-1]:.4f}")  # fmt: skip
-    assert difference < np.hypot(half, result["interval95"][-1])
+    assert test.names[0].startswith("Angelic")
+    assert torch.equal(ImageFormat("omniglot", 1, 28).convert(files), test.images[:20])
