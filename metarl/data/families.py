@@ -16,23 +16,23 @@ class Family(NamedTuple):
         splits: Names of the supported splits into training, validation and
             test classes. The first name is the default.
         image_size: Default image height and width in pixels.
-        convert: Function ``(Pillow image, *, channels, size) -> Pillow image`` that converts a file
-            of the data set.
-        inverted: Whether :attr:`load` inverts the converted files.
+        convert: Function ``(Pillow image, mode, size) -> Pillow image`` that converts a file.
+        inverted: Whether images have white ink on black, although the files have black ink on
+            white.
     """
 
     load: Callable[..., Splits]
     splits: tuple[str, ...]
     image_size: int
-    convert: Callable[..., Any] = to_square
     inverted: bool = False
+    convert: Callable[..., Any] = to_square
 
 
 # Image data sets by name; the keys are the values of `data` in load_images.
 FAMILIES = {
-    "glyphs": Family(glyphs.load, ("random",), 28),
+    "glyphs": Family(glyphs.load, ("random",), 28, inverted=True),
     "omniglot": Family(
-        omniglot.load, tuple(omniglot.SPLITS), 28, convert=omniglot.to_drawing, inverted=True
+        omniglot.load, tuple(omniglot.SPLITS), 28, inverted=True, convert=omniglot.to_drawing
     ),
     "mini-imagenet": Family(mini_imagenet.load, ("ravi",), 84),
     "folder": Family(folders.load, ("own",), 84),

@@ -112,12 +112,12 @@ def _decode(files: dict[str, list[Path]], size: int) -> images.Classes:
     for file in (file for group in files.values() for file in group):
         with images.open_image(file) as picture:
             modes.add(picture.mode)
-    channels = 1 if modes <= GRAY else 3
+    mode, channels = ("L", 1) if modes <= GRAY else ("RGB", 3)
 
-    def decode(picture: Any) -> Any:
-        return images.to_square(flatten(picture), channels=channels, size=size)
+    def convert(picture: Any) -> Any:
+        return images.to_square(flatten(picture), mode, size)
 
-    return images.read_images(files, decode, channels=channels, size=size)
+    return images.read_images(files, convert, channels=channels, size=size)
 
 
 def flatten(picture: Any) -> Any:

@@ -174,15 +174,14 @@ def read_images(
     return Classes(images, tuple(map(len, files.values())), tuple(files))
 
 
-def to_square(picture: Any, *, channels: int, size: int) -> Any:
-    """Convert a Pillow image to a square image, with bilinear interpolation.
+def to_square(picture: Any, mode: str, size: int) -> Any:
+    """Convert a Pillow image to a square image in a given mode, with bilinear interpolation.
 
     Args:
         picture: The Pillow image.
-        channels: Number of channels: 1 for grayscale, 3 for RGB.
+        mode: Pillow mode, such as ``"RGB"``.
         size: Height and width of the result in pixels.
     """
-    mode = "L" if channels == 1 else "RGB"
     return picture.convert(mode).resize((size, size), pillow("Image").Resampling.BILINEAR)
 
 

@@ -17,7 +17,6 @@ from metarl.util import warn
 
 
 CHANNELS = (1, 3, 4)
-DRAWINGS = ("glyphs", "omniglot")  # data sets with light ink on a dark background
 
 
 class ImageFormat(NamedTuple):
@@ -44,10 +43,10 @@ class ImageFormat(NamedTuple):
     def convert(self, images: Any) -> UInt8[Tensor, "n channels size size"]:
         """Convert images as the data set converts its files.
 
-        Files and Pillow images are treated as files of the data set. The drawings of Omniglot have
-        dark ink on a light background and are inverted. Arrays are not inverted: they must have
-        the values of the data set in Python, which are light ink on a dark background for Omniglot
-        and glyphs.
+        Files and Pillow images are treated as files of the data set: for Omniglot and glyphs, they
+        have dark ink on a light background and are inverted. Arrays are not inverted: they must
+        have the values of :func:`load_images`, which are light ink on a dark background for
+        Omniglot and glyphs.
 
         Args:
             images: An array of shape (n, height, width), (n, height, width, channels) or
@@ -63,7 +62,7 @@ class ImageFormat(NamedTuple):
         if not len(images):
             raise ValueError("`images` must contain at least one image, got none")
         pixels = np.stack([self._one(image) for image in _items(images)])
-        if self.data in DRAWINGS and np.median(pixels) > 127:
+        if FAMILIES[self.data].inverted and np.median(pixels) > 127:
             warn(
                 f"the images have a light background, but {self.data} has light ink on a dark "
                 "background after the conversion; invert the images"
@@ -81,7 +80,8 @@ class ImageFormat(NamedTuple):
 
     def _resized(self, picture: Any, *, invert: bool) -> NDArray[np.uint8]:
         family = FAMILIES[self.data]
-        made = family.convert(flatten(picture), channels=self.channels, size=self.size)
+        mode = "L" if self.channels == 1 else "RGB"
+        made = family.convert(flatten(picture), mode, self.size)
         pixels = np.asarray(made)
         pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         return 255 - pixels if invert and family.inverted else pixels.copy()

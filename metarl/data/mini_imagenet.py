@@ -61,7 +61,7 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
 
     def part(table: Path) -> Classes:
         key = source | {"table": fingerprint(table)}
-        convert = partial(to_square, channels=3, size=image_size)
+        convert = partial(to_square, mode="RGB", size=image_size)
         make = partial(read_images, parts[table], convert, channels=3, size=image_size)
         return cached("mini-imagenet", key, make)
 

@@ -180,18 +180,18 @@ def _decode(source: Path, files: Sequence[images.ImageFile], size: int) -> image
             f"{expected.images:,} images, got {len(characters):,} and {found:,}. Download "
             f"{URL.format(source.stem)} again"
         )
-    convert = partial(to_drawing, channels=1, size=size)
+    convert = partial(to_drawing, mode="L", size=size)
     classes = images.read_images(characters, convert, channels=1, size=size)
     return classes._replace(images=255 - classes.images)
 
 
-def to_drawing(picture: Any, *, channels: int, size: int) -> Any:
+def to_drawing(picture: Any, mode: str, size: int) -> Any:
     """Convert a Pillow image to a square image, with nearest-neighbor interpolation.
 
     Args:
         picture: The Pillow image.
-        channels: Number of channels: 1 for grayscale, 3 for RGB.
+        mode: Pillow mode, such as ``"L"``.
         size: Height and width of the result in pixels.
     """
     nearest = images.pillow("Image").Resampling.NEAREST
-    return picture.resize((size, size), nearest).convert("L" if channels == 1 else "RGB")
+    return picture.resize((size, size), nearest).convert(mode)

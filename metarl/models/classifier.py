@@ -123,9 +123,9 @@ class MetaClassifier:
         """Adapt to labeled images.
 
         Images of any size are converted to the channels and the size of the run. Files and Pillow
-        images are treated like the files of the run's data set: for Omniglot, dark ink on a light
-        background. Arrays are treated like the images of :func:`metarl.data.load_images`: for
-        Omniglot and glyphs, light ink on a dark background.
+        images are treated like the files of the run's data set: for Omniglot and glyphs, dark ink
+        on a light background. Arrays are treated like the images of
+        :func:`metarl.data.load_images`: for Omniglot and glyphs, light ink on a dark background.
 
         Args:
             images: One of

@@ -35,7 +35,7 @@ def write_images() -> None:
             for folder in (f"support/{label}", "new"):
                 path = Path(folder, f"{index}.png")
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(image).save(path)
+                Image.fromarray(255 - image).save(path)  # dark ink on white
 
 
 @runs(PAGE, "images", "arrays", "export")

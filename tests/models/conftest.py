@@ -58,5 +58,5 @@ def pictures(tmp_path: Path, glyphs: NDArray[np.uint8]) -> Path:
             folder = f"support/{label}" if index < 2 else f"inputs/{index % 2}"
             path = tmp_path / folder / f"{label}{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(path)
+            Image.fromarray(255 - image).save(path)  # dark ink on white
     return tmp_path
