@@ -12,9 +12,14 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 import tyro
 
-from metarl.core import Task, torch_generator
-from metarl.data import Classes, Splits, load_images
+from metarl.core import MetaParams, Task, torch_generator
+from metarl.data import Classes, ImageFormat, Splits, load_images
 from metarl.experiments.supervised import Supervised
+from metarl.experiments.supervised_models import (
+    adapted_images,
+    image_classifier,
+    image_network,
+)
 from metarl.experiments.supervised_settings import SupervisedConfig, resolve
 from metarl.experiments.supervised_setup import (
     Parts,
@@ -23,7 +28,7 @@ from metarl.experiments.supervised_setup import (
     make_test_loop,
     mapped,
 )
-from metarl.nn import Classifier, ConvBody, linear
+from metarl.models import AdaptedClassifier, MetaClassifier, Saved
 from metarl.runs import unset
 from metarl.supervised import (
     NETWORKS,
@@ -169,6 +174,7 @@ class ImageClassification(Supervised[FewShotConfig]):
     name = "fewshot"
     settings = FewShotConfig
     family = "few-shot-classification"
+    usage = "images"
 
     @cached_property
     def splits(self) -> Splits:
@@ -191,7 +197,8 @@ class ImageClassification(Supervised[FewShotConfig]):
         trained = _pool(config, splits.train, "train", training=True)
         joint = config.method == "pretrained"
         ways = trained.num_classes if joint else config.num_ways
-        model = make_model(config, _network(config, splits.train, ways), cross_entropy)
+        images = ImageFormat(config.data, *splits.train.images.shape[1:3])
+        model = make_model(config, image_network(config, images, ways), cross_entropy)
         batches = AllClasses(trained, config.num_ways * QUERIES).sample
         tasks = _tasks(config, lambda: trained, config.inner_steps or 0)
         tested = {
@@ -235,25 +242,18 @@ class ImageClassification(Supervised[FewShotConfig]):
             self.parts.evaluated[name](1, generator)
         return super().prepare()
 
+    def model(self, params: MetaParams) -> MetaClassifier:  # type: ignore[override]
+        """Return the meta-trained classifier, which needs no data."""
+        return image_classifier(self.name, self.config, params, self.device)
+
+    def adapted(self, saved: Saved) -> AdaptedClassifier:
+        """Return the adapted classifier in a file."""
+        return adapted_images(self.name, self.config, saved)
+
 
 def _chunk_size(config: FewShotConfig, per_class: int) -> int:
     """Return the number of tasks to process together, given `per_class` images per class."""
     return 1 if config.variable else max(1, EXAMPLES_PER_CHUNK // (config.num_ways * per_class))
-
-
-def _network(config: FewShotConfig, classes: Classes, ways: int) -> Classifier:
-    generator = torch_generator(config.seed, 0, "parameters")
-    net = NETWORKS[config.network]
-    net = net._replace(filters=config.filters or net.filters)
-    _, channels, height, width = classes.images.shape
-    body = ConvBody(net, channels, generator=generator)
-    size = body(torch.zeros(1, channels, height, width)).shape[-1]
-    if not size:
-        raise ValueError(
-            f"network={config.network} is too deep for images of {height}x{width} pixels; use "
-            "a different network or a larger image_size"
-        )
-    return Classifier(body, linear(size, ways, generator=generator))
 
 
 def _pool(

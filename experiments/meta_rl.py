@@ -150,7 +150,7 @@ class MetaRL(Experiment[RLConfig]):
         baseline = "oracle" if self.config.observe_task else "pretraining"
         method = self.name if self.config.inner_steps else f"{self.name} ({baseline})"
         paper, env = METHODS[self.name].paper, self.config.env
-        return Subject(method, paper, env, "reinforcement-learning", True, "render")
+        return Subject(method, paper, env, "reinforcement-learning", "policy", "render")
 
     def evaluate(self, metas: Sequence[MetaParams], options: RLEvaluation) -> Report:
         """Report the mean return on test tasks after 0, 1, ..., K adaptation steps.

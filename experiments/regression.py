@@ -14,11 +14,13 @@ from metarl.core import MetaParams, Task, torch_generator, tree
 from metarl.data import Splits
 from metarl.drawing import Fit
 from metarl.experiments.supervised import Supervised
+from metarl.experiments.supervised_models import learner
 from metarl.experiments.supervised_settings import SupervisedConfig
 from metarl.experiments.supervised_setup import Parts, make_learner, make_model, make_test_loop
+from metarl.models import AdaptedRegressor, MetaRegressor, Origin, Saved, restored
 from metarl.nn import ACTIVATIONS, Classifier, linear, mlp
 from metarl.runs import Run
-from metarl.supervised import Sinusoids, squared_error
+from metarl.supervised import Model, Sinusoids, squared_error
 from metarl.util import Conflicts, Ranged, at_least
 
 
@@ -88,6 +90,7 @@ class SinusoidRegression(Supervised[RegressionConfig]):
     settings = RegressionConfig
     data = "sinusoids"
     family = "few-shot-regression"
+    usage = "points"
 
     def sinusoids(self, queries: int) -> Sinusoids:
         """Return a sampler of sinusoid tasks with `queries` query points per task."""
@@ -96,12 +99,7 @@ class SinusoidRegression(Supervised[RegressionConfig]):
     @cached_property
     def parts(self) -> Parts:
         """The model, the meta-learner and the task samplers."""
-        config, inputs = self.config, 3 if self.config.method == "oracle" else 1
-        generator = torch_generator(config.seed, 0, "parameters")
-        layers = mlp((inputs, *config.hidden), activation=config.activation, generator=generator)
-        body = nn.Sequential(*layers, ACTIVATIONS[config.activation]())
-        network = Classifier(body, linear(config.hidden[-1], 1, generator=generator))
-        model = make_model(config, network, squared_error)
+        config, model = self.config, self._model()
         return Parts(
             model,
             make_learner(config, model),
@@ -110,6 +108,34 @@ class SinusoidRegression(Supervised[RegressionConfig]):
             dict.fromkeys(Splits._fields, self.sinusoids(QUERIES).sample),
             train_chunk=config.chunk_size,
         )
+
+    def _model(self) -> Model:
+        config, inputs = self.config, 3 if self.config.method == "oracle" else 1
+        generator = torch_generator(config.seed, 0, "parameters")
+        layers = mlp((inputs, *config.hidden), activation=config.activation, generator=generator)
+        body = nn.Sequential(*layers, ACTIVATIONS[config.activation]())
+        network = Classifier(body, linear(config.hidden[-1], 1, generator=generator))
+        return make_model(config, network, squared_error)
+
+    def model(self, params: MetaParams) -> MetaRegressor:  # type: ignore[override]
+        """Return the meta-trained network.
+
+        Raises:
+            ValueError: If the network observes the amplitude and the phase, or the parameters do
+                not match the configuration.
+        """
+        if self.config.method == "oracle":
+            raise ValueError(
+                "method=oracle observes the amplitude and the phase and does not adapt. Use a run "
+                "of a different method"
+            )
+        made = learner(self.name, self.config, self._model(), params, self.device, joint_start=None)
+        return MetaRegressor(made)
+
+    def adapted(self, saved: Saved) -> AdaptedRegressor:
+        """Return the adapted network in a file."""
+        network = restored(self._model().apply.module, saved)
+        return AdaptedRegressor(network, Origin(self.name, self.config))
 
     def examples(self, run: Run, *, tasks: int = 2, seed: int = 1) -> list[Fit]:
         """Adapt the last checkpoint of a run to test sinusoids, and return the fits for plotting.

@@ -225,7 +225,7 @@ class StableBaselines(Experiment[SB3Config]):
         """Return the algorithm and the environment of the run, for model cards and tables."""
         source = "by Stable-Baselines3, without meta-learning"
         return Subject(
-            self.config.algo, source, self.config.env, "reinforcement-learning", False, "render"
+            self.config.algo, source, self.config.env, "reinforcement-learning", "", "render"
         )
 
     def model(self, params: Any, **options: Any) -> Any:

@@ -45,6 +45,8 @@ class SupervisedTraining(Experiment[Config]):
     """Name of the data set in model cards, used if the configuration has no field `data`."""
     family: ClassVar[str]
     """Task family in model cards, such as ``few-shot-regression``."""
+    usage: ClassVar[str]
+    """Key of the example code in model cards."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config.complete())
@@ -85,7 +87,8 @@ class SupervisedTraining(Experiment[Config]):
     def describe(self) -> Subject:
         """Return the method, paper and data set of the run, for model cards and tables."""
         method, data = self.config.method, getattr(self.config, "data", self.data)
-        return Subject(method, METHODS[method].paper, data, self.family, False, "plot")
+        usage = "" if method == "oracle" else self.usage
+        return Subject(method, METHODS[method].paper, data, self.family, usage, "plot")
 
 
 class Supervised(SupervisedTraining[Config]):

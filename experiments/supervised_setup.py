@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from metarl.core import (
+    Batch,
     InnerLoop,
     MetaLearner,
+    Params,
     Task,
     TaskGradient,
     backprop,
@@ -22,6 +24,7 @@ from metarl.core import (
     reptile,
 )
 from metarl.core.adapt import unchanged
+from metarl.core.parameters import rows
 from metarl.experiments.supervised_settings import SupervisedConfig, require_compatible
 from metarl.supervised import (
     SCHEDULES,
@@ -204,7 +207,13 @@ def started(loop: InnerLoop, start: str, model: Model) -> InnerLoop:
         start: Initial head: ``"prototypes"`` or ``"zero"``.
         model: The model that contains the network.
     """
-    return replace(loop, start=_start(start, model.apply.module, detach=loop.first_order))
+    made = _start(start, model.apply.module, detach=loop.first_order)
+
+    def initial(params: Params, batches: tuple[Batch, ...]) -> tuple[Params, tuple[Batch, ...]]:
+        own, left = made(rows(params, loop.per_step, 0), batches)
+        return {**own, **{name: params[name] for name in loop.per_step}}, left
+
+    return replace(loop, start=initial)
 
 
 def _fast(config: SupervisedConfig, module: nn.Module) -> Callable[[str], bool]:

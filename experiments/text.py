@@ -5,12 +5,14 @@
 
 from collections.abc import Sequence
 from functools import cache, cached_property, partial
+from typing import Any
 
 import torch
 
 from metarl.core import Batch, MetaParams, Task, torch_generator
 from metarl.experiment import Experiment, Report
 from metarl.experiments.supervised import SupervisedTraining
+from metarl.experiments.supervised_models import learner
 from metarl.experiments.supervised_setup import (
     Parts,
     make_learner,
@@ -20,7 +22,15 @@ from metarl.experiments.supervised_setup import (
 )
 from metarl.experiments.text_evaluation import TextEvaluation, measure, names, report
 from metarl.experiments.text_settings import TextConfig
-from metarl.supervised import Draw, minibatches, present_cross_entropy
+from metarl.models import (
+    AdaptedTextClassifier,
+    MetaTextClassifier,
+    Origin,
+    Saved,
+    SentenceFormat,
+    restored,
+)
+from metarl.supervised import Draw, Model, minibatches, present_cross_entropy
 from metarl.text import (
     AllLabels,
     Encoder,
@@ -49,6 +59,7 @@ class TextClassification(SupervisedTraining[TextConfig]):
     settings = TextConfig
     data = "sentences"
     family = "few-shot-classification"
+    usage = "sentences"
     evaluation = TextEvaluation
     quick = ("--samples", "1", "--shots", "4", "--queries", "100")
 
@@ -70,16 +81,7 @@ class TextClassification(SupervisedTraining[TextConfig]):
         """
         config, joint = self.config, self.config.method == "pretrained"
         labels = sum(len(task.labels) for task in tasks) if joint else 2
-        encoder = load_pretrained(config.encoder).model
-        options = {n: getattr(config, n) for n in ("top_layers", "pooling", "max_length")}
-        module = text_classifier(
-            Encoder(encoder, **options),
-            encoder.config.hidden_size,
-            ways=ways or labels,
-            generated=config.start == "generated",
-            generator=torch_generator(config.seed, 0, "parameters"),
-        )
-        model = make_model(config, module, present_cross_entropy)
+        model = self._model(load_pretrained(config.encoder).model, ways or labels)
 
         @cache
         def pools(validation: bool) -> tuple[Sentences, ...]:
@@ -106,6 +108,49 @@ class TextClassification(SupervisedTraining[TextConfig]):
             joined if joint else few_shot(config.inner_steps or 0),
             {"train": few_shot(test_steps), "validation": few_shot(test_steps, validation=True)},
         )
+
+    def _model(self, encoder: Any, ways: int) -> Model:
+        config = self.config
+        options = {n: getattr(config, n) for n in ("top_layers", "pooling", "max_length")}
+        module = text_classifier(
+            Encoder(encoder, **options),
+            encoder.config.hidden_size,
+            ways=ways,
+            generated=config.start == "generated",
+            generator=torch_generator(config.seed, 0, "parameters"),
+        )
+        return make_model(config, module, present_cross_entropy)
+
+    def model(  # type: ignore[override]
+        self, params: MetaParams, *, encoder: str | None = None
+    ) -> MetaTextClassifier:
+        """Return the meta-trained classifier, which needs the encoder but no text tasks.
+
+        Args:
+            params: The meta-parameters.
+            encoder: Folder or Hugging Face name of the encoder. Default: that of the run.
+
+        Raises:
+            OSError: If the encoder cannot be loaded.
+            ValueError: If the parameters do not match the configuration.
+        """
+        pretrained, tokenizer = load_pretrained(encoder or self.config.encoder)
+        model = self._model(pretrained, len(params.model.get("head.bias", ())) or 2)
+
+        def batches(support: Batch, steps: int, seed: int) -> tuple[Batch, ...]:
+            generator = torch_generator(seed, 0, "minibatches", device=self.device)
+            return support_of(self.config, support, steps, generator)
+
+        made = learner(self.name, self.config, model, params, self.device, batches=batches)
+        return MetaTextClassifier(made, SentenceFormat(tokenizer, self.config.max_length))
+
+    def adapted(self, saved: Saved) -> AdaptedTextClassifier:
+        """Return the adapted classifier in a file, which needs the encoder of the run."""
+        encoder, tokenizer = load_pretrained(self.config.encoder)
+        network = restored(self._model(encoder, 2).apply.module, saved)
+        classes, origin = tuple(saved.about["classes"]), Origin(self.name, self.config)
+        sentences = SentenceFormat(tokenizer, self.config.max_length)
+        return AdaptedTextClassifier(network, classes, sentences, origin)
 
     def tokenized(self, rows: Sequence[Row], task: TextTask) -> Sentences:
         """Tokenize rows from a task and move the sentences to the device of the run."""

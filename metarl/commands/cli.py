@@ -46,6 +46,7 @@ class Verb(NamedTuple):
 
 VERBS = {
     "evaluate": Verb("evaluate", "command", "result after 0, 1, ... steps on test tasks"),
+    "predict": Verb("predict", "Predict", "classes of new images or texts, from a few examples"),
     "render": Verb("render", "command", "picture or video of the policy adapting"),
     "plot": Verb("plot", "Plot", "learning and adaptation curves of runs"),
     "resume": Verb("resume", "Resume", "continue a run where it stopped"),

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from metarl.data import folders, glyphs, mini_imagenet, omniglot
-from metarl.data.images import Splits
+from metarl.data.images import Splits, to_square
 
 
 class Family(NamedTuple):
@@ -16,17 +16,24 @@ class Family(NamedTuple):
         splits: Names of the supported splits into training, validation and
             test classes. The first name is the default.
         image_size: Default image height and width in pixels.
+        convert: Function ``(Pillow image, mode, size) -> Pillow image`` that converts a file.
+        inverted: Whether images have white ink on black, although the files have black ink on
+            white.
     """
 
     load: Callable[..., Splits]
     splits: tuple[str, ...]
     image_size: int
+    inverted: bool = False
+    convert: Callable[..., Any] = to_square
 
 
 # Image data sets by name; the keys are the values of `data` in load_images.
 FAMILIES = {
-    "glyphs": Family(glyphs.load, ("random",), 28),
-    "omniglot": Family(omniglot.load, tuple(omniglot.SPLITS), 28),
+    "glyphs": Family(glyphs.load, ("random",), 28, inverted=True),
+    "omniglot": Family(
+        omniglot.load, tuple(omniglot.SPLITS), 28, inverted=True, convert=omniglot.to_drawing
+    ),
     "mini-imagenet": Family(mini_imagenet.load, ("ravi",), 84),
     "folder": Family(folders.load, ("own",), 84),
 }

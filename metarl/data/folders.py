@@ -115,12 +115,12 @@ def _decode(files: dict[str, list[Path]], size: int) -> images.Classes:
     mode, channels = ("L", 1) if modes <= GRAY else ("RGB", 3)
 
     def convert(picture: Any) -> Any:
-        return images.to_square(_flatten(picture), mode, size)
+        return images.to_square(flatten(picture), mode, size)
 
     return images.read_images(files, convert, channels=channels, size=size)
 
 
-def _flatten(picture: Any) -> Any:
+def flatten(picture: Any) -> Any:
     """Return a Pillow image without EXIF rotation, transparency or 16-bit pixels."""
     image = images.pillow("Image")
     picture = images.pillow("ImageOps").exif_transpose(picture)

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from metarl.data import images
 from metarl.data.cache import cache_folder, cached, fingerprint
@@ -180,8 +180,18 @@ def _decode(source: Path, files: Sequence[images.ImageFile], size: int) -> image
             f"{expected.images:,} images, got {len(characters):,} and {found:,}. Download "
             f"{URL.format(source.stem)} again"
         )
-    nearest = images.pillow("Image").Resampling.NEAREST
-    classes = images.read_images(
-        characters, lambda x: x.resize((size, size), nearest).convert("L"), channels=1, size=size
-    )
+    convert = partial(to_drawing, mode="L", size=size)
+    classes = images.read_images(characters, convert, channels=1, size=size)
     return classes._replace(images=255 - classes.images)
+
+
+def to_drawing(picture: Any, mode: str, size: int) -> Any:
+    """Convert a Pillow image to a square image, with nearest-neighbor interpolation.
+
+    Args:
+        picture: The Pillow image.
+        mode: Pillow mode, such as ``"L"``.
+        size: Height and width of the result in pixels.
+    """
+    nearest = images.pillow("Image").Resampling.NEAREST
+    return picture.resize((size, size), nearest).convert(mode)

@@ -5,5 +5,6 @@ from .dense import ACTIVATIONS as ACTIVATIONS
 from .dense import linear as linear
 from .dense import mlp as mlp
 from .norms import BatchNorm as BatchNorm
+from .norms import FixedBatchNorm as FixedBatchNorm
 from .norms import LayerNorm as LayerNorm
 from .shifts import shifted_copies as shifted_copies

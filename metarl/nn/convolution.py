@@ -190,7 +190,7 @@ class Conv3x3(nn.Module):
         x = F.pad(x, (0, 0, across // 2, -(-across // 2), down // 2, -(-down // 2)))
         columns = shifted_copies(x, step).flatten(0, 2)
         kernel = self.weight.permute(2, 3, 1, 0).flatten(0, 2)
-        return (columns @ kernel).view(len(x), tall, wide, len(self.bias)) + self.bias
+        return (columns @ kernel).view(x.shape[0], tall, wide, len(self.bias)) + self.bias
 
 
 def max_pool(

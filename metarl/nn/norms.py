@@ -78,3 +78,41 @@ class BatchNorm(nn.Module):
         scale = torch.rsqrt((squares[first:] if first else squares).mean(axes) + self.eps)
         scale = scale if self.weight is None else scale * self.weight
         return centered * scale + self.bias
+
+
+class FixedBatchNorm(nn.Module):
+    """Batch normalization with a fixed mean and variance, such as those of a support set.
+
+    The scale γ and the shift β are parameters; the mean and the variance are buffers.
+
+    Example::
+
+        >>> from metarl.nn import BatchNorm, FixedBatchNorm
+        >>> FixedBatchNorm(BatchNorm(64))(torch.rand(10, 7, 7, 64)).shape
+        torch.Size([10, 7, 7, 64])
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, norm: BatchNorm, inputs: Tensor | None = None) -> None:
+        """Copy the parameters of a layer, and compute the statistics of its inputs.
+
+        Args:
+            norm: The layer.
+            inputs: Inputs of the layer, of shape (n, *pixels, size). Default: zeros, for a layer
+                whose statistics are loaded afterwards.
+        """
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        x = torch.zeros_like(norm.bias)[None] if inputs is None else inputs
+        axes = tuple(range(x.ndim - 1))
+        mean = x.mean(axes)
+        self.register_buffer("mean", mean)
+        self.register_buffer("variance", ((x - mean) ** 2).mean(axes))
+
+    def forward(self, x: Float[Tensor, "n *pixels size"], first: int = 0) -> Tensor:
+        """Normalize all examples with the fixed mean and variance; `first` is ignored."""
+        scale = torch.rsqrt(self.variance + self.eps)
+        scale = scale if self.weight is None else scale * self.weight
+        return (x - self.mean) * scale + self.bias

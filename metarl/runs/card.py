@@ -11,14 +11,41 @@ from metarl.runs.records import protocol
 
 HOME = "https://github.com/metarl/metarl"
 POLICY = "reinforcement-learning"
-PYTHON = """\
+PYTHON = {
+    "policy": """\
 import metarl
 
 policy = metarl.load({place})
 task = policy.sample_task(seed=0)
 adapted = policy.adapt(task, steps=1)
 print("return before and after:", adapted.returns)
-# adapted.act(observation) returns an action, adapted.to_sb3() a Stable-Baselines3 policy"""
+# adapted.act(observation) returns an action, adapted.to_sb3() a Stable-Baselines3 policy""",
+    "images": """\
+import metarl
+
+model = metarl.load({place})
+classifier = model.adapt("support/")  # one subfolder per class, with a few images each
+print(classifier.classes, classifier.predict(["new/1.png", "new/2.png"]))
+# classifier.predict_proba(images) returns the probability of every class""",
+    "sentences": """\
+import metarl
+
+model = metarl.load({place})
+classifier = model.adapt(
+    ["What a great evening.", "I loved it.", "Never again.", "It was boring."],
+    ["good", "good", "bad", "bad"],
+)
+print(classifier.classes, classifier.predict(["A wonderful film.", "I fell asleep."]))
+# classifier.predict_proba(sentences) returns the probability of every class""",
+    "points": """\
+import metarl
+
+model = metarl.load({place})
+adapted = model.adapt([-2.0, -1.0, 0.0, 1.0, 2.0], [-1.8, -1.7, 0.0, 1.7, 1.8])  # x, y
+print(adapted.predict([0.5, 1.5]))""",
+}
+"""Code that uses a model, by what the model adapts; docs/use-a-trained-model.md contains the same
+code."""
 
 
 class Subject(NamedTuple):
@@ -30,7 +57,8 @@ class Subject(NamedTuple):
         what: Environment or data set that was used for training.
         family: Tag on the Hugging Face hub, such as
             ``reinforcement-learning`` or ``few-shot-learning``.
-        adapts: Whether :func:`metarl.load` supports the run.
+        usage: Key of the example code in :data:`PYTHON`; empty if :func:`metarl.load` does not
+            support the run.
         shows: Subcommand of ``metarl`` that draws the run: ``render`` or ``plot``.
     """
 
@@ -38,7 +66,7 @@ class Subject(NamedTuple):
     paper: str
     what: str
     family: str
-    adapts: bool
+    usage: str
     shows: str
 
 
@@ -70,8 +98,8 @@ def card(run: Run, iteration: int, subject: Subject, *, place: str, license: str
         f"```bash\nmetarl pull {place} --out runs/pulled\nmetarl evaluate runs/pulled\n"
         f"metarl {subject.shows} runs/pulled --out runs/pulled/media/picture.png\n```",
     ]
-    if subject.adapts:
-        code = PYTHON.format(place=json.dumps(place))
+    if subject.usage:
+        code = PYTHON[subject.usage].replace("{place}", json.dumps(place))
         parts += ["In Python:", f"```python\n{code}\n```"]
     parts += [
         "## Training",

@@ -1,0 +1,146 @@
+"""Meta-models of the supervised experiments, built from settings and checkpoints without data."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl.core import Batch, InnerLoop, MetaParams, torch_generator
+from metarl.data import FAMILIES, ImageFormat
+from metarl.experiments.supervised_setup import make_model, make_test_loop, started
+from metarl.models import AdaptedClassifier, Learner, MetaClassifier, Origin, Saved, restored
+from metarl.nn import Classifier, ConvBody, linear
+from metarl.runs.checkpoint import require_same_tensors
+from metarl.supervised import NETWORKS, Model, cross_entropy, minibatches
+
+
+def image_network(config: Any, images: ImageFormat, ways: int) -> Classifier:
+    """Return the untrained network of an image classifier.
+
+    Args:
+        config: A :class:`~metarl.experiments.fewshot.FewShotConfig`.
+        images: The format of the images.
+        ways: Number of classes in the head.
+
+    Raises:
+        ValueError: If the network is too deep for the images.
+    """
+    generator = torch_generator(config.seed, 0, "parameters")
+    net = NETWORKS[config.network]
+    net = net._replace(filters=config.filters or net.filters)
+    body = ConvBody(net, images.channels, generator=generator)
+    size = body(torch.zeros(1, images.channels, images.size, images.size)).shape[-1]
+    if not size:
+        raise ValueError(
+            f"network={config.network} is too deep for images of {images.size}x{images.size} "
+            "pixels; use a different network or a larger image_size"
+        )
+    return Classifier(body, linear(size, ways, generator=generator))
+
+
+def image_classifier(
+    name: str, config: Any, params: MetaParams, device: torch.device
+) -> MetaClassifier:
+    """Return the meta-model of an image run, without its data.
+
+    Args:
+        name: Name of the experiment.
+        config: The complete configuration of the run.
+        params: The meta-parameters.
+        device: Device of the parameters.
+
+    Raises:
+        ValueError: If the parameters do not match the configuration.
+    """
+    images, model = _image_model(config, params.model)
+    return MetaClassifier(learner(name, config, model, params, device), images)
+
+
+def adapted_images(name: str, config: Any, saved: Saved) -> AdaptedClassifier:
+    """Return the adapted image classifier in a file.
+
+    Args:
+        name: Name of the experiment.
+        config: The complete configuration of the run.
+        saved: Contents of the file.
+
+    Raises:
+        ValueError: If the tensors do not match the configuration.
+    """
+    images, model = _image_model(config, saved.params)
+    network, classes = restored(model.apply.module, saved), tuple(saved.about["classes"])
+    return AdaptedClassifier(network, classes, images, Origin(name, config))
+
+
+def _image_model(config: Any, params: Mapping[str, Tensor]) -> tuple[ImageFormat, Model]:
+    """Return the image format and the model for trained parameters of a network."""
+    kernel = params.get("body.blocks.0.conv.weight")
+    if kernel is None or kernel.ndim != 4:
+        raise ValueError("the checkpoint contains no image network. Choose a different checkpoint")
+    size = config.image_size or FAMILIES[config.data].image_size
+    images = ImageFormat(config.data, kernel.shape[1], size)
+    ways = len(params.get("head.bias", ())) or config.num_ways
+    return images, make_model(config, image_network(config, images, ways), cross_entropy)
+
+
+def learner(
+    name: str,
+    config: Any,
+    model: Model,
+    params: MetaParams,
+    device: torch.device,
+    *,
+    joint_start: str | None = "zero",
+    batches: Callable[[Batch, int, int], tuple[Batch, ...]] | None = None,
+) -> Learner:
+    """Return the learner of a run.
+
+    Args:
+        name: Name of the experiment.
+        config: The complete configuration of the run.
+        model: The model with the number of classes of the checkpoint.
+        params: The meta-parameters.
+        device: Device of the parameters.
+        joint_start: Initial head with ``method="pretrained"``; None keeps the trained head.
+        batches: Function ``(support, steps, seed) -> batches`` for the inner steps. Default:
+            minibatches with `inner_batch`, otherwise the whole support set.
+
+    Raises:
+        ValueError: If the parameters do not match the model.
+    """
+    for mine, theirs in zip(model.loop.init(model.params), params, strict=True):
+        require_same_tensors(mine, theirs)
+    usual = joint_start if config.method == "pretrained" else None
+    learned = config.start == "learned" and not usual
+    return Learner(
+        Origin(name, config),
+        model.apply.module,
+        lambda steps, start: _loop(config, model, steps, start or usual),
+        params,
+        batches or partial(_batches, config),
+        len(params.model["head.bias"]) if learned else None,
+        device,
+    )
+
+
+def _loop(config: Any, model: Model, steps: int | None, start: str | None) -> InnerLoop:
+    """Return the inner loop with a number of steps and an initial head; None as in the run."""
+    config = config if steps is None else replace(config, test_steps=steps)
+    loop = make_test_loop(config, model)
+    if not loop.num_steps and (start or config.start) in ("learned", "zero"):
+        raise ValueError(
+            "without inner steps, this run ignores the support set: `steps` must be at least 1, "
+            "got 0"
+        )
+    return started(loop, start, model) if start else loop
+
+
+def _batches(config: Any, support: Batch, steps: int, seed: int) -> tuple[Batch, ...]:
+    """Return one minibatch per inner step with `inner_batch`, otherwise the whole support set."""
+    if not (config.inner_batch and steps):
+        return (support,)
+    generator = torch_generator(seed, 0, "minibatches", device=support[1].device)
+    return minibatches(support, config.inner_batch, steps=steps, generator=generator)

@@ -1,0 +1,122 @@
+"""``metarl predict RUN --support EXAMPLES --inputs FILES``: predict from a few labeled examples."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from metarl.commands.opened import opened
+from metarl.experiment import Device, Experiment
+from metarl.runs import unset
+from metarl.runs.card import POLICY
+from metarl.util import Ranged, Table, at_least, print_table, raise_if, replacing, require_writable
+
+
+SHOWN = 50  # rows of the printed table
+
+
+@dataclass(frozen=True)
+class Predict(Ranged):
+    """Adapt a trained classifier or regression network to examples, and predict new inputs.
+
+    The data of the training are not required. Images are classified with the batch-norm statistics
+    of the support images, so that each prediction is independent of the other inputs.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run, from `metarl train` or `metarl pull`."""
+    support: Path
+    """Labeled examples. Images: a folder with one subfolder per class. Text: a .jsonl file with
+    lines {"text": TEXT, "label": NAME}. Regression: a .csv file with the columns x and y."""
+    inputs: Path
+    """New inputs. Images: a folder, which is searched recursively. Text: a .jsonl file with lines
+    {"text": TEXT}. Regression: a .csv file with the column x."""
+    out: Annotated[Path | None, unset("no file")] = None
+    """CSV file for the predictions."""
+    checkpoint: Annotated[int | None, unset("the last")] = None
+    """Iteration of the checkpoint; 0 is the untrained initialization."""
+    device: Device = "auto"
+    """Device for the computation; auto selects CUDA if it is available and the CPU otherwise."""
+    steps: Annotated[
+        int | None,
+        at_least(0),
+        tyro.conf.arg(aliases=["--test-steps"]),
+        unset("value used at test time in training"),
+    ] = None
+    """Number of inner steps."""
+    start: Annotated[Literal["prototypes", "zero"] | None, unset("the initial head of the run")] = (
+        None
+    )
+    """Initial head; prototypes and zero support any number of classes."""
+    encoder: Annotated[str | None, unset("value used in training")] = None
+    """Only for text: folder or Hugging Face name of the encoder; set this if the folder has moved
+    since training."""
+
+
+def main(args: Predict) -> None:
+    """Adapt to the examples, print a table of predictions and write it to a file."""
+    run, experiment = opened(args.run)
+    _require_supported(args, experiment)
+    for name, path in (("support", args.support), ("inputs", args.inputs)):
+        if not path.exists():
+            raise FileNotFoundError(f"`{name}` must exist, got {path}")
+    if args.out is not None:
+        require_writable(args.out)
+    iteration = run.choose_checkpoint(args.checkpoint)
+    chosen = experiment.changed(device=args.device)
+    model = chosen.model(chosen.read(run, iteration), **_given(args, "encoder"))
+    adapted = model.adapt(args.support, steps=args.steps, **_given(args, "start"))
+    table = adapted.table(args.inputs)
+    show(table, f"{args.run}, iteration {iteration}")
+    if args.out is not None:
+        write(table, args.out)
+        print(f"written to {args.out}")
+
+
+def _require_supported(args: Predict, experiment: Experiment[Any]) -> None:
+    """Raise a ValueError if the run does not predict or does not support an option."""
+    family, run = experiment.describe().family, args.run
+    classes, text = family == "few-shot-classification", hasattr(experiment.config, "encoder")
+    raise_if(
+        (
+            family == POLICY,
+            f"{run} is a run of `metarl train {experiment.name}`, which does not predict. Use a "
+            "run of fewshot, text or regression",
+        ),
+        (args.start and not classes, f"`start` requires classes, which {run} does not have"),
+        (args.encoder and not text, f"`encoder` requires text, but {run} was not trained on text"),
+    )
+
+
+def _given(args: Predict, name: str) -> dict[str, Any]:
+    """Return the keyword argument for an option, empty if the option is not set."""
+    value = getattr(args, name)
+    return {} if value is None else {name: value}
+
+
+def show(table: Table, title: str) -> None:
+    """Print a table; long tables are cut.
+
+    Args:
+        table: The table.
+        title: First part of the title.
+    """
+    title = f"{title}: {table.title}"
+    if len(table.rows) > SHOWN:
+        title += f" (first {SHOWN}; use --out for all)"
+    print_table(title, table.columns, table.rows[:SHOWN])
+
+
+def write(table: Table, path: Path) -> None:
+    """Write a table to a CSV file with a header.
+
+    Args:
+        table: The table.
+        path: The file; an existing file is replaced.
+    """
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(table.columns)
+        writer.writerows(table.rows)

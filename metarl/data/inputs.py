@@ -1,0 +1,160 @@
+"""Conversion of images in any form to the images of a data set."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metarl.data.families import FAMILIES
+from metarl.data.folders import SUFFIXES, flatten
+from metarl.data.images import open_image, pillow
+from metarl.util import warn
+
+
+CHANNELS = (1, 3, 4)
+
+
+class ImageFormat(NamedTuple):
+    """The format of the images of a trained network, with a conversion of other images.
+
+    Attributes:
+        data: Name of the image data set used in training.
+        channels: Number of channels: 1 for grayscale, 3 for RGB.
+        size: Image height and width in pixels.
+
+    Example::
+
+        >>> import numpy as np
+        >>> from metarl.data import ImageFormat
+        >>> photographs = np.zeros((10, 480, 640, 3), np.uint8)
+        >>> ImageFormat("folder", channels=3, size=84).convert(photographs).shape
+        torch.Size([10, 3, 84, 84])
+    """
+
+    data: str
+    channels: int
+    size: int
+
+    def convert(self, images: Any) -> UInt8[Tensor, "n channels size size"]:
+        """Convert images as the data set converts its files.
+
+        Files and Pillow images are treated as files of the data set: for Omniglot and glyphs, they
+        have dark ink on a light background and are inverted. Arrays are not inverted: they must
+        have the values of :func:`load_images`, which are light ink on a dark background for
+        Omniglot and glyphs.
+
+        Args:
+            images: An array of shape (n, height, width), (n, height, width, channels) or
+                (n, channels, height, width), with integers from 0 to 255 or floats from 0 to 1; or
+                a sequence of file paths, Pillow images or single images as arrays. Floats are
+                rounded to multiples of 1/255.
+
+        Raises:
+            ValueError: If the images have another shape or other values, or a file is not an image.
+        """
+        if isinstance(images, str | Path):
+            raise ValueError(f"`images` must be a sequence of files, got {images}. Pass a list")
+        if not len(images):
+            raise ValueError("`images` must contain at least one image, got none")
+        pixels = np.stack([self._one(image) for image in _items(images)])
+        if FAMILIES[self.data].inverted and np.median(pixels) > 127:
+            warn(
+                f"the images have a light background, but {self.data} has light ink on a dark "
+                "background after the conversion; invert the images"
+            )
+        return torch.from_numpy(pixels)
+
+    def _one(self, image: Any) -> NDArray[np.uint8]:
+        """Return one image as uint8 values of shape (channels, size, size)."""
+        if isinstance(image, np.ndarray):
+            return self._resized(pillow("Image").fromarray(_interleaved(image)), invert=False)
+        if isinstance(image, str | Path):
+            with open_image(Path(image)) as picture:
+                return self._resized(picture, invert=True)
+        return self._resized(image, invert=True)
+
+    def _resized(self, picture: Any, *, invert: bool) -> NDArray[np.uint8]:
+        family = FAMILIES[self.data]
+        mode = "L" if self.channels == 1 else "RGB"
+        made = family.convert(flatten(picture), mode, self.size)
+        pixels = np.asarray(made)
+        pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        return 255 - pixels if invert and family.inverted else pixels.copy()
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Return the image files in a folder and its subfolders, sorted; hidden files are ignored.
+
+    Raises:
+        ValueError: If the folder contains no image files.
+    """
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    if not (found := [p for p in files if not any(_hidden(p, folder))]):
+        raise ValueError(f"{folder} contains no images. Add {', '.join(SUFFIXES)} files")
+    return found
+
+
+def find_examples(folder: str | Path) -> tuple[list[Path], list[str]]:
+    """Return the image files and their classes in a folder with one subfolder per class.
+
+    Returns:
+        ``(files, labels)``; the label of a file is the name of the subfolder.
+
+    Raises:
+        OSError: If the folder does not exist.
+        ValueError: If there are fewer than two subfolders, or a subfolder contains no images.
+    """
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"the folder of examples must exist, got {root}")
+    classes = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+    if len(classes) < 2:
+        raise ValueError(
+            f"{root} must contain one subfolder per class, got {len(classes)}. Add at least two"
+        )
+    found = [(file, path.name) for path in classes for file in find_images(path)]
+    return [file for file, _ in found], [label for _, label in found]
+
+
+def _hidden(path: Path, folder: Path) -> list[bool]:
+    return [part.startswith(".") for part in path.relative_to(folder).parts]
+
+
+def _items(images: Any) -> Sequence[Any]:
+    """Return single images: arrays, files or Pillow images."""
+    if not isinstance(images, np.ndarray | Tensor):
+        return [_array(x) if isinstance(x, Tensor) else x for x in images]
+    if images.ndim not in (3, 4):
+        raise ValueError(
+            "`images` must have shape (n, height, width), (n, height, width, channels) or "
+            f"(n, channels, height, width), got {tuple(images.shape)}"
+        )
+    return list(_array(images))
+
+
+def _array(images: NDArray[Any] | Tensor) -> NDArray[Any]:
+    return images.numpy(force=True) if isinstance(images, Tensor) else images
+
+
+def _interleaved(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return one image as uint8 values of shape (height, width) or (height, width, channels)."""
+    if image.ndim == 3 and image.shape[0] in CHANNELS:
+        image = image.transpose(1, 2, 0)
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] not in CHANNELS):
+        raise ValueError(
+            f"an image must have shape (height, width) or 1, 3 or 4 channels, got {image.shape}"
+        )
+    limit = 1 if image.dtype.kind in "fb" else 255
+    low, high = float(image.min()), float(image.max())
+    if not (low >= 0 and high <= limit):
+        kind = "floats" if limit == 1 else "integers"
+        raise ValueError(
+            f"images with {kind} must have values from 0 to {limit}, got {low:g} to {high:g}"
+        )
+    image = np.rint(image * 255) if limit == 1 else image
+    return image.astype(np.uint8)[..., 0] if image.shape[-1] == 1 else image.astype(np.uint8)

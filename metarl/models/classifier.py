@@ -1,0 +1,165 @@
+"""Few-shot image classifiers: adapt to labeled images, predict classes, save and export."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import nn
+
+from metarl.data import ImageFormat, find_examples, find_images
+from metarl.models import labels as of_labels
+from metarl.models.labels import Label
+from metarl.models.learner import Learner, Origin, copied, save
+from metarl.util import Table
+
+
+BLOCK = 256  # images classified at a time, which bounds memory
+
+
+@dataclass(frozen=True)
+class AdaptedClassifier:
+    """An image classifier that has adapted to a support set.
+
+    Prediction is not transductive: batch norms use the statistics of the support images, so that
+    the class of an image does not depend on the other images in a call.
+
+    Attributes:
+        network: The adapted network. Inputs are floats in [0, 1] of shape (n, channels, size,
+            size); outputs are logits of shape (n, ways).
+        classes: The labels of the support set, sorted; the order of the network's outputs.
+        images: The format of the network's images.
+        origin: The run.
+        mode: Images from which batch norm computes its statistics, named as `bn_mode` of
+            ``metarl evaluate``: always ``"support"``.
+    """
+
+    network: nn.Module
+    classes: tuple[Label, ...]
+    images: ImageFormat
+    origin: Origin
+    mode: ClassVar[str] = "support"
+
+    def predict_proba(self, images: Any) -> Float[NDArray[np.float32], "n ways"]:
+        """Return the probability of every class for every image.
+
+        Args:
+            images: Images as in :meth:`MetaClassifier.adapt`, without a folder.
+
+        Returns:
+            Probabilities of shape (n, ways), in the order of :attr:`classes`.
+
+        Raises:
+            ValueError: If an image is invalid.
+        """
+        device = next(self.network.parameters()).device
+        blocks = [images[first : first + BLOCK] for first in range(0, max(len(images), 1), BLOCK)]
+        with torch.no_grad():
+            logits = [
+                self.network(self.images.convert(block).to(device).float() / 255)
+                for block in blocks
+            ]
+        return torch.cat(logits).softmax(-1).numpy(force=True)
+
+    def predict(self, images: Any) -> NDArray[Any]:
+        """Return the predicted label of every image, of shape (n,).
+
+        Args:
+            images: Images as in :meth:`predict_proba`.
+        """
+        return of_labels.decode(self.classes, self.predict_proba(images))
+
+    def table(self, folder: Path) -> Table:
+        """Classify all image files in a folder and its subfolders.
+
+        Returns:
+            A table with the columns ``file`` (relative to the folder), ``class`` and
+            ``probability``.
+        """
+        files = find_images(folder)
+        names = [path.relative_to(folder).as_posix() for path in files]
+        found = of_labels.table("file", names, self.classes, self.predict_proba(files))
+        return found._replace(title=f"{found.title}, bn_mode={self.mode}")
+
+    def module(self) -> nn.Module:
+        """Return a copy of the network as a plain module, for ``torch.export`` and ONNX.
+
+        The input is a float tensor of shape (n, channels, size, size) with values in [0, 1], as
+        ``classifier.images.convert(images) / 255``. The output are logits of shape (n, ways).
+        Weights are parameters; statistics of the support images are buffers.
+        """
+        return copied(self.network)
+
+    def save(self, path: str | Path) -> None:
+        """Write the adapted classifier to a file, which :func:`metarl.load_adapted` reads."""
+        save(self.network, self.origin, path, classes=self.classes)
+
+
+@dataclass(frozen=True)
+class MetaClassifier:
+    """A meta-trained image classifier, which adapts to a few labeled images per class.
+
+    Attributes:
+        learner: The trained network and its inner loop.
+        images: The format of the network's images.
+    """
+
+    learner: Learner
+    images: ImageFormat
+
+    def adapt(
+        self,
+        images: Any,
+        labels: Sequence[Label] | NDArray[Any] | None = None,
+        *,
+        steps: int | None = None,
+        start: str | None = None,
+        seed: int = 0,
+    ) -> AdaptedClassifier:
+        """Adapt to labeled images.
+
+        Images of any size are converted to the channels and the size of the run. Files and Pillow
+        images are treated like the files of the run's data set: for Omniglot and glyphs, dark ink
+        on a light background. Arrays are treated like the images of
+        :func:`metarl.data.load_images`: for Omniglot and glyphs, light ink on a dark background.
+
+        Args:
+            images: One of
+
+                - a folder with one subfolder per class,
+                - a sequence of file paths or Pillow images,
+                - an array of shape (n, height, width), (n, height, width, channels) or
+                  (n, channels, height, width), with integers from 0 to 255 or floats from 0 to 1.
+            labels: One integer or string per image; None for a folder. Classes can have different
+                numbers of images.
+            steps: Number of inner steps. Default: the number of the run at test time.
+            start: Initial head, ``"prototypes"`` or ``"zero"``, which supports any number of
+                classes. Default: the head of the run.
+            seed: Random seed of minibatches, which only some methods use.
+
+        Raises:
+            OSError: If a folder or a file does not exist.
+            ValueError: If images, labels or the number of classes are invalid.
+
+        Example::
+
+            classifier = metarl.load("runs/omniglot").adapt("support/")
+            classifier.predict(["new.png"])
+        """
+        if isinstance(images, str | Path):
+            if labels is not None:
+                raise ValueError("`labels` must be None for a folder, got labels. Remove `labels`")
+            images, labels = find_examples(images)
+        pixels = self.images.convert(images)
+        classes, targets = of_labels.encode(labels, len(pixels), self._ways(start))
+        network = self.learner.adapt(
+            pixels.float() / 255, targets, steps=steps, start=start, seed=seed
+        )
+        return AdaptedClassifier(network, classes, self.images, self.learner.origin)
+
+    def _ways(self, start: str | None) -> int | None:
+        return self.learner.ways if start is None else None

@@ -1,0 +1,73 @@
+"""Class labels of support sets, and tables of predictions."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metarl.util import Table
+
+
+Label: TypeAlias = str | int
+
+
+def encode(labels: Any, count: int, ways: int | None) -> tuple[tuple[Label, ...], Tensor]:
+    """Return the sorted classes and the one-hot targets of labeled examples.
+
+    Args:
+        labels: One integer or string per example.
+        count: Number of examples.
+        ways: Number of classes of the run's head; None if any number is supported.
+
+    Returns:
+        ``(classes, targets)``: the distinct labels, and targets of shape (count, classes).
+
+    Raises:
+        ValueError: If there is not one label per example, the labels are not all integers or all
+            strings, or the number of classes is not supported.
+    """
+    found = np.asarray(labels)
+    if found.shape != (count,):
+        raise ValueError(f"`labels` must have shape ({count},), got {found.shape}")
+    if found.dtype.kind not in "iuU" or len({type(x) is str for x in labels}) > 1:
+        raise ValueError(f"`labels` must be integers or strings, got {found.dtype}")
+    classes, index = np.unique(found, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"`labels` must contain at least two classes, got {classes.tolist()}")
+    if ways not in (None, len(classes)):
+        raise ValueError(
+            f"the run has a learned head for {ways} classes, got {len(classes)} classes. Use "
+            "start=prototypes or start=zero"
+        )
+    return tuple(classes.tolist()), torch.eye(len(classes))[torch.from_numpy(index)]
+
+
+def decode(
+    classes: Sequence[Label], probabilities: Float[NDArray[np.float32], "n ways"]
+) -> NDArray[Any]:
+    """Return the most probable label of every example, of shape (n,)."""
+    return np.asarray(np.asarray(classes)[probabilities.argmax(-1)])
+
+
+def table(
+    what: str,
+    names: Sequence[str],
+    classes: Sequence[Label],
+    probabilities: Float[NDArray[np.float32], "n ways"],
+) -> Table:
+    """Return a table with the predicted class and its probability for every example.
+
+    Args:
+        what: Title of the first column, such as ``"file"``.
+        names: Name of every example.
+        classes: The classes.
+        probabilities: Probabilities of the classes.
+    """
+    labels, best = decode(classes, probabilities), probabilities.max(-1)
+    rows = [[n, c, f"{p:.4f}"] for n, c, p in zip(names, labels, best, strict=True)]
+    title = f"{len(rows)} predictions, {len(classes)} classes"
+    return Table(title, [what, "class", "probability"], rows)

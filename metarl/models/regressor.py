@@ -1,0 +1,140 @@
+"""Few-shot regression: adapt to a few points of a function, and predict its values."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from metarl.models.learner import Learner, Origin, copied, save
+from metarl.util import Table
+
+
+@dataclass(frozen=True)
+class AdaptedRegressor:
+    """A regression network that has adapted to the points of a function.
+
+    Attributes:
+        network: The adapted network, with inputs of shape (n, 1) and outputs of shape (n, 1).
+        origin: The run.
+    """
+
+    network: nn.Module
+    origin: Origin
+
+    def predict(self, x: Any) -> Float[NDArray[np.float32], " n"]:
+        """Return the predicted values at points, of shape (n,).
+
+        Args:
+            x: Array of shape (n,) or (n, 1).
+
+        Raises:
+            ValueError: If `x` has another shape or is not finite.
+        """
+        device = next(self.network.parameters()).device
+        with torch.no_grad():
+            predicted: Tensor = self.network(_column("x", x).to(device))
+        return predicted[:, 0].numpy(force=True)
+
+    def table(self, file: Path) -> Table:
+        """Predict the values at the points in a CSV file with the column ``x``.
+
+        Returns:
+            A table with the columns ``x`` and ``y``.
+        """
+        (x,) = read_columns(file, ("x",))
+        rows = [[a, f"{b:.6g}"] for a, b in zip(x, self.predict(x), strict=True)]
+        return Table(f"{len(rows)} predictions", ["x", "y"], rows)
+
+    def module(self) -> nn.Module:
+        """Return a copy of the network as a plain module, for ``torch.export`` and ONNX.
+
+        The input is a float tensor of shape (n, 1), the output are values of shape (n, 1).
+        """
+        return copied(self.network)
+
+    def save(self, path: str | Path) -> None:
+        """Write the adapted network to a file, which :func:`metarl.load_adapted` reads."""
+        save(self.network, self.origin, path)
+
+
+@dataclass(frozen=True)
+class MetaRegressor:
+    """A meta-trained regression network, which adapts to a few points of a function.
+
+    Attributes:
+        learner: The trained network and its inner loop.
+    """
+
+    learner: Learner
+
+    def adapt(self, x: Any, y: Any = None, *, steps: int | None = None) -> AdaptedRegressor:
+        """Adapt to the points of a function.
+
+        Args:
+            x: Array of shape (n,) or (n, 1), or a CSV file with the columns ``x`` and ``y``.
+            y: Array of shape (n,) or (n, 1); None for a file.
+            steps: Number of inner steps. Default: the number of the run at test time.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: If arrays have different lengths or other shapes, or a file is invalid.
+
+        Example::
+
+            model = metarl.load("runs/sine").adapt([0.0, 1.0, 2.0], [0.1, 0.9, 0.8])
+            model.predict([0.5, 1.5])
+        """
+        if isinstance(x, str | Path):
+            x, y = read_columns(Path(x), ("x", "y"))
+        inputs, targets = _column("x", x), _column("y", y)
+        if len(inputs) != len(targets):
+            raise ValueError(
+                f"`x` and `y` must have equal lengths, got {len(inputs)} and {len(targets)}"
+            )
+        return AdaptedRegressor(
+            self.learner.adapt(inputs, targets, steps=steps), self.learner.origin
+        )
+
+
+def read_columns(file: Path, names: Sequence[str]) -> list[list[float]]:
+    """Read columns of numbers from a CSV file with a header.
+
+    Args:
+        file: The file.
+        names: Names of the columns.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If a column is missing, a value is not a number, or there are no rows.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            rows = list(csv.DictReader(lines))
+        columns = [[float(row[name]) for row in rows] for name in names]
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{file} must be a CSV file of numbers with the header {','.join(names)} ({error})"
+        ) from None
+    if not rows:
+        raise ValueError(f"{file} must contain at least one row of numbers, got none")
+    return columns
+
+
+def _column(name: str, values: Any) -> Float[Tensor, "n 1"]:
+    """Return finite numbers of shape (n,) or (n, 1) as a tensor of shape (n, 1)."""
+    try:
+        found = np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        raise ValueError(f"`{name}` must be an array of numbers, got {values!r:.40}") from None
+    if found.ndim not in (1, 2) or found.shape[1:] not in ((), (1,)) or not len(found):
+        raise ValueError(f"`{name}` must have shape (n,) or (n, 1), got {found.shape}")
+    if not np.isfinite(found).all():
+        raise ValueError(f"`{name}` must be finite, got NaN or infinity")
+    return torch.from_numpy(found.reshape(-1, 1).copy())
