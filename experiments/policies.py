@@ -16,7 +16,6 @@ from metarl.core import (
     MetaLearner,
     MetaParams,
     Params,
-    adam,
     inner_optimizer,
     numpy_generator,
     sgd,
@@ -220,14 +219,16 @@ class MetaPolicy:
         Args:
             steps: Number of inner steps.
             rate: Step size of the first inner step. Gradient descent halves the step size for all
-                later steps; Adam uses the same step size in all steps. Ignored if the step sizes
-                are learned. Default: the step size of the run.
+                later steps; other inner optimizers use the same step size in all steps. Ignored if
+                the step sizes are learned. Default: the step size of the run.
         """
         config, loop = self.config, self.parts.loop
         rate = config.inner_lr if rate is None else rate
         optimizer = loop.optimizer
-        if config.inner not in LEARNED_RATES:
-            optimizer = sgd(paper_rates(rate)) if config.inner == "sgd" else adam(rate)
+        if config.inner == "sgd":
+            optimizer = sgd(paper_rates(rate))
+        elif config.inner not in LEARNED_RATES:
+            optimizer = inner_optimizer(config.inner, rate, steps)
         return replace(loop, num_steps=steps, optimizer=optimizer)
 
     def play(
