@@ -1,5 +1,8 @@
 """Copies of runs for sharing, which contain only files that belong to a run."""
 
+import json
+import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -20,6 +23,8 @@ REPLACED: dict[str, Any] = {"track": "none", "data_root": None}
 """Settings that only apply to the training machine, with their values in a copy."""
 KEPT = ("experiment", "config", "command", "changed_by", "versions")
 """Keys of config.json that a copy contains."""
+COMMANDS = {"command", "changed_by"}
+"""Keys of config.json and of evaluations with command lines."""
 
 
 def require_known_module(run: Run, config: RunConfig, *, trusted: bool) -> None:
@@ -61,8 +66,9 @@ def copy(
     """Copy a run with a single checkpoint to a new folder.
 
     The configuration and the tensors are parsed and written again, so that
-    unknown contents of the files are not copied. Metrics, evaluations, the
-    model card, pictures and videos are copied unchanged.
+    unknown contents of the files are not copied. Metrics, the model card,
+    pictures and videos are copied unchanged, and evaluations without local
+    paths in their command lines, see :func:`without_paths`.
 
     Args:
         run: The run.
@@ -89,10 +95,61 @@ def copy(
     for folder in (new.checkpoint_path(0).parent, new.evaluation_path("").parent, out / "media"):
         folder.mkdir(parents=True)
     entries = run.read_config() | {"config": to_json(changed)}
-    new.write_config({name: entries[name] for name in KEPT if name in entries} | about)
+    new.write_config(_scrubbed({name: entries[name] for name in KEPT if name in entries}) | about)
     copy_checkpoint(run, iteration, new, changed)
     for path in _copied_files(run.folder):
         shutil.copyfile(path, out / path.relative_to(run.folder))
+    for path in out.glob("evaluations/*.json"):
+        path.write_text(json.dumps(_scrubbed(json.loads(path.read_bytes())), indent=2) + "\n")
+
+
+def without_paths(command: str) -> str:
+    """Return a command line without the paths of the machine on which it was run.
+
+    The values of ``--data-root`` and of ``--split FILE.json`` are replaced
+    with ``DIR`` and ``FILE.json``. Other absolute paths are reduced to their
+    last component.
+
+    Args:
+        command: The command line, as recorded in config.json and in evaluations.
+
+    Example::
+
+        without_paths("metarl train text --data-root me/data --out /home/me/runs/quick")
+        # "metarl train text --data-root DIR --out quick"
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:  # an unknown program may have written the file
+        return ""
+    shown, before = [], ""
+    for word in words:
+        name, equals, value = word.partition("=") if word.startswith("--") else (before, "", word)
+        flag = name.replace("_", "-")
+        if flag == "--data-root" and (equals or not word.startswith("--")):
+            value = "DIR"
+        elif flag == "--split" and value.endswith(".json"):
+            value = "FILE.json"
+        elif re.match(r"[/~\\]|[A-Za-z]:[/\\]", value):
+            value = re.split(r"[/\\]", value.rstrip("/\\"))[-1] or "DIR"
+        shown.append(f"{name}={value}" if equals else value if not word.startswith("--") else word)
+        before = word
+    return shlex.join(shown)
+
+
+def _scrubbed(entries: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of a JSON file without local paths in command lines.
+
+    Command lines that are not text are dropped.
+    """
+    kept = {name: value for name, value in entries.items() if name not in COMMANDS}
+    for name in COMMANDS & {*entries}:
+        lines = entries[name]
+        if isinstance(lines, str):
+            kept[name] = without_paths(lines)
+        elif isinstance(lines, list):
+            kept[name] = [without_paths(line) for line in lines if isinstance(line, str)]
+    return kept
 
 
 @contextmanager
