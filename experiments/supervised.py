@@ -70,13 +70,18 @@ class SupervisedTraining(Experiment[Config]):
         return self.parts.learner(iteration)
 
     def validate(self, state: MetaState) -> Metrics:
-        """Return the mean loss and accuracy after the last inner step on fixed validation tasks."""
+        """Return the mean loss and accuracy after the last inner step on fixed validation tasks.
+
+        Without validation tasks, the result is empty.
+        """
+        if not self.config.validation_tasks:
+            return {}
         curves = adaptation_curves(
             self.parts.model,
             self.parts.test_loop,
             [state.params],
             self.parts.evaluated["validation"],
-            num_tasks=self.config.validation_tasks or 1,
+            num_tasks=self.config.validation_tasks,
             generator=torch_generator(self.config.seed, 0, "validation", device=self.device),
             chunk_size=self.parts.chunk_size,
         )
@@ -103,7 +108,8 @@ class Supervised(SupervisedTraining[Config]):
         config, run, start = self.config, options.run, options.start
         values = {n: v for n in OVERRIDES if (v := getattr(options, n)) is not None}
         values |= {"test_steps": 0} if options.nearest_neighbor else {}
-        unknown = [name for name in values if not hasattr(config, name)]
+        other = {"data": options.data} if options.data else {}
+        unknown = [name for name in values | other if not hasattr(config, name)]
         ways = getattr(config, "num_ways", None)
         wants = "`start`" if start else "nearest_neighbor"
         classes = (options.nearest_neighbor or start) and ways is None

@@ -1,6 +1,8 @@
 """Configuration of the supervised experiments: flags, defaults by method, and checks."""
 
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 import tyro
@@ -96,10 +98,10 @@ class OuterUpdateSettings(Ranged):
     """Outer step size at the end of a cosine or linear schedule."""
     clip: Annotated[float | None, greater_than(0), unset("no clipping")] = None
     """Clip every element of the meta-gradient to [-CLIP, CLIP]."""
-    validation_tasks: Annotated[int | None, at_least(1), unset("100")] = None
-    """Number of validation tasks that are evaluated at every checkpoint. If not
-    set, 100 for images and sinusoids; for text, 5 for pretrained and 50
-    otherwise."""
+    validation_tasks: Annotated[int | None, at_least(0), unset("100")] = None
+    """Number of validation tasks that are evaluated at every checkpoint; 0
+    trains without validation and requires no validation data. If not set, 100
+    for images and sinusoids; for text, 5 for pretrained and 50 otherwise."""
     mode: Mode | None = None
     """Execution of the meta-gradient: eager; traced to a graph, which
     requires no compiler; or compiled with torch.compile, which requires a C++
@@ -142,8 +144,18 @@ class SupervisedConfig(OuterUpdateSettings, InnerLoopSettings, RunConfig):
         return resolve(self, self.defaults)
 
     def complete(self) -> Any:
-        """Return the complete configuration, which is used in training and saved in config.json."""
-        return self.filled()
+        """Return the complete configuration, which is used in training and saved in config.json.
+
+        A data folder becomes an absolute path, so that the run can be used in any folder.
+        """
+        config = self.filled()
+        root = getattr(config, "data_root", None)
+        return config if root is None else replace(config, data_root=absolute(root))
+
+
+def absolute(path: Path) -> Path:
+    """Return the absolute path of a file or folder, which does not need to exist."""
+    return Path(os.path.abspath(os.path.expanduser(path)))  # unlike Path, accepts ~nobody
 
 
 Config = TypeVar("Config", bound=SupervisedConfig)

@@ -122,7 +122,8 @@ class TextClassification(SupervisedTraining[TextConfig]):
             warn(
                 f"training uses the held-out task {both[0]}; do not evaluate this run on this task"
             )
-        for draw in (self.parts.draw, self.parts.evaluated["validation"]):
+        validated = [self.parts.evaluated["validation"]] if self.config.validation_tasks else []
+        for draw in (self.parts.draw, *validated):
             draw(1, torch_generator(self.config.seed, 0, "trial", device=self.device))
         return super().prepare()
 
