@@ -26,10 +26,10 @@ from metarl.experiments.supervised_settings import SupervisedConfig
 from metarl.experiments.supervised_setup import Parts, started
 from metarl.experiments.tuning import best_rate
 from metarl.runs import Run, Subject
-from metarl.supervised import Curves, adaptation_curves
+from metarl.supervised import Curves, adaptation_curves, curves_table
 from metarl.supervised.methods import METHODS
 from metarl.supervised.model import Tasks
-from metarl.util import Table, raise_if
+from metarl.util import raise_if
 
 
 Config = TypeVar("Config", bound=SupervisedConfig)
@@ -194,7 +194,8 @@ class Supervised(SupervisedTraining[Config]):
             "measures": measures,
         }
         name = "_".join(f"{key}-{value}" for key, value in given.items())
-        return Report(name, values | measures[measure], [*tables, _table(options, curves)])
+        table = curves_table(curves, f"{options.num_tasks} {options.tasks} tasks")
+        return Report(name, values | measures[measure], [*tables, table])
 
     def measure(
         self, metas: Sequence[MetaParams], options: SupervisedEvaluation, rate: float | None
@@ -261,15 +262,3 @@ def share_of(tasks: Tasks, *, multiple: int = 1) -> Tasks:
 def main_measure(curves: Curves) -> str:
     """Return the main metric: ``accuracy`` for classification, ``loss`` for regression."""
     return "accuracy" if "accuracy" in curves.values else "loss"
-
-
-def _table(options: SupervisedEvaluation, curves: Curves) -> Table:
-    """Return a table of means and confidence intervals with one row per number of inner steps."""
-    columns, numbers = ["inner steps"], []
-    for name in curves.values:
-        unit = 100 if name == "accuracy" else 1
-        columns += [name, f"{name} ± 95 %"]
-        numbers += [unit * curves.mean(name), unit * curves.interval(name)]
-    steps = enumerate(zip(*numbers, strict=True))
-    rows = [[step, *(f"{number:.3f}" for number in row)] for step, row in steps]
-    return Table(f"{options.num_tasks} {options.tasks} tasks", columns, rows)
