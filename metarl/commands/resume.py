@@ -35,6 +35,9 @@ class Resume:
     data_root: Annotated[Path | None, unset("the value of the run")] = None
     """Folder that contains the training data; set this if the folder has
     moved, or if the run was trained on a different machine."""
+    encoder: Annotated[str | None, unset("the value of the run")] = None
+    """Folder or Hugging Face name of the encoder, only for runs of `metarl
+    train text`; set this if the folder has moved."""
 
 
 def main(args: Resume) -> None:

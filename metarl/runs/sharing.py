@@ -91,6 +91,8 @@ def copy(
     """
     run.metrics(), run.evaluations()  # raise a ValueError if a file is damaged
     known = {name: value for name, value in REPLACED.items() if hasattr(config, name)}
+    if Path(encoder := getattr(config, "encoder", "")).is_absolute():
+        known["encoder"] = Path(encoder).name
     new, changed = Run(out), replace(config, **known)
     for folder in (new.checkpoint_path(0).parent, new.evaluation_path("").parent, out / "media"):
         folder.mkdir(parents=True)
