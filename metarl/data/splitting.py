@@ -74,8 +74,8 @@ def read_split(split: str) -> Names:
             f"split file {split[:60]} must contain a JSON object with lists of class names at "
             f'"train", "validation" and "test", got {text.strip()[:60]!r}'
         )
-    names: Names = {"train": [], "validation": [], "test": []}
-    return names | found
+    names: Names = {"train": [], "validation": [], "test": [], **found}
+    return names
 
 
 def _text(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Meta-training of any module on any tasks in a few lines."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -54,8 +55,11 @@ def maml_model(
         >>> from metarl.supervised import maml_model, squared_error
         >>> model = maml_model(mlp((1, 40, 40, 1)), squared_error, inner_lr=0.01)
     """
-    starts = {"learned": lambda: unchanged, "prototypes": lambda: prototype_start(body_of(module)),
-              "zero": lambda: _zero_start(module)}  # fmt: skip
+    starts: dict[str, Callable[[], StartFn]] = {
+        "learned": lambda: unchanged,
+        "prototypes": lambda: prototype_start(body_of(module)),
+        "zero": lambda: _zero_start(module),
+    }
     among(starts).check("start", start)
     apply, params = functional(module)
     loop = InnerLoop(
