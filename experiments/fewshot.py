@@ -83,12 +83,18 @@ class ImageClassification(Supervised[FewShotConfig]):
 
     def require_same_classes(self) -> None:
         """Raise a ValueError if the classes are not those of the training."""
-        if self.config.classes not in (None, self.listed().digest()):
+        config, reason = self.config, ""
+        if config.classes is None:
+            return
+        try:
+            same = config.classes == self.listed().digest()
+        except ValueError as error:
+            same, reason = False, f" ({error})"
+        if not same:
             raise ValueError(
-                f"the classes of data={self.config.data} have changed since training, so the test "
-                "classes may differ. Restore the files in data_root or, for glyphs, the version of "
-                "matplotlib, which provides the fonts. To evaluate on other classes, set `data` "
-                "and data_root"
+                f"the classes of data={config.data} have changed since training{reason}. Restore "
+                "the files in data_root or, for glyphs, the version of matplotlib, which provides "
+                f"the fonts; for other classes, use `{other_data.COMMAND}`"
             )
 
     @cached_property
@@ -164,6 +170,9 @@ class ImageClassification(Supervised[FewShotConfig]):
             ValueError: If the run does not support an option.
         """
         changed = super().with_options(options)
+        drawn = self.config.data == "glyphs" and options.data is None
+        error = f"glyphs have no files; for other classes, use `{other_data.COMMAND}`"
+        raise_if((drawn and options.data_root, error))
         if options.data is None:
             return changed
         other = type(self)(other_data.configuration(self.config, changed.config, options))

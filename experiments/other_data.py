@@ -14,6 +14,9 @@ from metarl.experiments.supervised_evaluation import SupervisedEvaluation
 from metarl.util import warn
 
 
+COMMAND = "metarl evaluate RUN --data folder --data-root DIR"
+
+
 def configuration(
     trained: FewShotConfig, changed: FewShotConfig, options: SupervisedEvaluation
 ) -> FewShotConfig:

@@ -163,7 +163,10 @@ def test_other_classes_are_detected_before_they_are_decoded(
         file.write_text("not an image")
     line = refusal(capsys, "evaluate", trained, "--data-root", broken)
     assert "have changed since training" in line
-    assert "To evaluate on other classes, set --data and --data-root" in line
+    assert "use `metarl evaluate RUN --data folder --data-root DIR`" in line
+    line = refusal(capsys, "evaluate", trained, "--data-root", own[2])
+    assert "have changed since training (" in line
+    assert "at least 3 class folders, one each for train, validation and test" in line
     many = ("--data", "folder", "--shots", 9, "--queries", 2)
     line = refusal(capsys, "evaluate", trained, "--data-root", broken, *many)
     assert "must be at most 10, the number of images in class 0, got 11" in line
