@@ -157,7 +157,7 @@ class AntGoal(Goal, _Ant):
     goal_radius = 3.0
 
     def rewards(self, before: States, after: States, actions: Array, tasks: Array) -> Array:
-        """Return −‖position − goal‖₁ minus the control cost, of shape (rows,).
+        """Return −‖position − goal‖₁ minus the control cost, of shape (batch,).
 
         See :meth:`LocomotionEnv.rewards <metarl.envs.locomotion.LocomotionEnv.rewards>`
         for the arguments.

@@ -41,9 +41,9 @@ class Bandit(TabularMDP):
     ## Description
     The bandits of Duan et al. 2016. There is no state: a policy is a
     distribution over arms and can only find the best arm from the rewards. An
-    episode consists of `horizon` pulls, so a task has horizon ×
-    episodes_per_task pulls per adaptation step. Other implementations use one
-    episode per pull, which corresponds to `max_episode_steps=1`.
+    episode consists of 10 pulls, so an adaptation step on 20 episodes of a
+    task uses 200 pulls. Other implementations use one episode per pull, which
+    corresponds to `max_episode_steps=1`.
 
     ## Action space
     `Discrete(5)`: index of the arm to pull. `num_arms` sets the number of arms.
@@ -88,7 +88,7 @@ class Bandit(TabularMDP):
         super().__init__(num_states=1, num_actions=num_arms, observe_task=observe_task)
 
     def space(self) -> spaces.Box:
-        """Return the observation space."""
+        """Return the observation space, of shape (1,) or, with `observe_task`, (1 + num_arms,)."""
         return spaces.Box(0.0, 1.0, (1 + self.num_arms * self.observe_task,), np.float32)
 
     def draw_task(self, rng: np.random.Generator) -> TaskDescription:

@@ -114,17 +114,17 @@ def brief(value: Any) -> str:
 
 
 def distinct(tasks: list[TaskDescription]) -> tuple[list[TaskDescription], Array]:
-    """Return the distinct task objects, and one index into these objects per row.
+    """Return the distinct task objects, and the index of each task in the list of these objects.
 
-    Many rows often share a task object. Expensive computations then only run once per distinct
-    task.
+    Sub-environments often share a task object. Expensive computations then only run once per
+    distinct task.
 
     Args:
-        tasks: One task per row.
+        tasks: One task per sub-environment.
 
     Returns:
-        The distinct task objects, and an integer array of shape (rows,) with the index of the task
-        in each row.
+        The distinct task objects, and an integer array of shape (num_envs,) with the index of each
+        sub-environment's task.
     """
     keys = [id(task) for task in tasks]
     _, first, group = np.unique(keys, return_index=True, return_inverse=True)
@@ -132,11 +132,11 @@ def distinct(tasks: list[TaskDescription]) -> tuple[list[TaskDescription], Array
 
 
 class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
-    """Base class for vectorized environments, which step many episodes in NumPy arrays.
+    """Base class for vectorized environments that step all sub-environments at once.
 
-    Each row runs one episode on one task, and all rows are reset together. After the end of
-    an episode, the row repeats the last observation with reward 0 until the next reset, so that a
-    rollout contains exactly one episode per row. Episodes are truncated after `max_episode_steps`.
+    Each sub-environment runs one episode on one task, and all sub-environments are reset together.
+    A sub-environment whose episode has ended repeats the last observation with reward 0 until the
+    next reset, so that a rollout contains exactly one episode per sub-environment.
 
     Subclasses implement :meth:`_reset_rows` and :meth:`_step_rows`. Subclasses also override
     :meth:`_check_tasks`, unless the scalar environment has a method ``task_values(task)`` that
@@ -145,7 +145,7 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
     Attributes:
         formulas: An instance of the scalar environment that is never stepped. This instance
             provides the spaces, the task distribution and, in many environments, the dynamics.
-        tasks: One task per row. To change the tasks, call ``set_attr("task", ...)``.
+        tasks: One task per sub-environment. To change the tasks, call ``set_attr("task", ...)``.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012 (Gymnasium's name)
@@ -158,11 +158,11 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
         max_episode_steps: int,
         **kwargs: Any,
     ) -> None:
-        """Create the vectorized environment with one sampled task per row.
+        """Create the vectorized environment with one sampled task per sub-environment.
 
         Args:
             scalar: Class of the scalar environment.
-            num_envs: Number of rows, with one episode per row.
+            num_envs: Number of sub-environments, each of which runs one episode at a time.
             max_episode_steps: Number of time steps after which episodes are truncated.
             kwargs: Keyword arguments for `scalar`.
         """
@@ -182,29 +182,30 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
         return list(self.formulas.sample_tasks(num_tasks, rng))
 
     def _reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
-        """Start one episode per row.
+        """Start one episode per sub-environment.
 
         Args:
-            tasks: One task per row.
-            seeds: One seed per row; None for an episode that is not reproducible.
+            tasks: One task per sub-environment.
+            seeds: One seed per sub-environment; None for an episode that is not reproducible.
 
         Returns:
-            The first observations, of shape (rows, ...).
+            The first observations, of shape (num_envs, ...).
         """
         raise NotImplementedError
 
     def _step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Any]]:
-        """Advance the rows by one time step.
+        """Advance the sub-environments by one time step.
 
-        The returned values are ignored for rows whose episode has ended (see ``self._ended``), so
-        that these rows do not have to be simulated.
+        The mask ``self._ended`` is True for sub-environments whose episode has ended. These
+        sub-environments do not have to be simulated, because the values returned for them are
+        ignored.
 
         Args:
-            actions: One action per row.
+            actions: One action per sub-environment.
 
         Returns:
-            Observations of shape (rows, ...), rewards and terminations of shape (rows,), and the
-            info dictionary.
+            Observations of shape (num_envs, ...), rewards and terminations of shape (num_envs,),
+            and the info dictionary.
         """
         raise NotImplementedError
 
@@ -214,15 +215,15 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
         seed: int | np.integer[Any] | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Array, dict[str, Any]]:
-        """Start one episode in every row.
+        """Start one episode in every sub-environment.
 
         Args:
-            seed: Seed of the first row, which is incremented by 1 for each further row, or a
-                sequence with one seed per row. Default: episodes are not reproducible.
+            seed: An integer s for the seeds s, s + 1, ... of the sub-environments, or a sequence
+                with one seed per sub-environment. If None, episodes are not reproducible.
             options: Ignored.
 
         Returns:
-            Observations of shape (rows, ...), and an empty info dictionary.
+            Observations of shape (num_envs, ...), and an empty info dictionary.
         """
         if isinstance(seed, int | np.integer):
             seed = range(int(seed), int(seed) + self.num_envs)
@@ -232,14 +233,14 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
         return self._observations, {}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """Advance all rows whose episode has not ended by one time step.
+        """Advance all sub-environments whose episode has not ended by one time step.
 
         Args:
-            actions: One action per row.
+            actions: One action per sub-environment.
 
         Returns:
-            Observations of shape (rows, ...); rewards, terminations and truncations of shape
-            (rows,); and the info dictionary.
+            Observations of shape (num_envs, ...); rewards, terminations and truncations of shape
+            (num_envs,); and the info dictionary.
         """
         observations, rewards, terminations, info = self._step_rows(actions)
         self._elapsed += 1
@@ -255,21 +256,23 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
 
     # SyncVectorEnv and AsyncVectorEnv have the next three methods, but their base class does not.
     def set_attr(self, name: str, values: Any) -> None:
-        """Set the task of every row.
+        """Set the task of every sub-environment.
 
         Args:
             name: ``"task"``, the only attribute that can be set.
-            values: One task description for all rows, or a list with one task description per row.
+            values: One task for all sub-environments, or a list with one task per sub-environment.
 
         Raises:
             AttributeError: If `name` is not ``"task"``.
-            ValueError: If the list does not contain one task per row, or a task is malformed.
+            ValueError: If `values` is a list of the wrong length, or a task is malformed.
         """
         if name != "task":
             raise AttributeError(f"only the attribute 'task' can be set, got {name!r}")
         tasks = [values] * self.num_envs if isinstance(values, dict) else list(values)
         if len(tasks) != self.num_envs:
-            raise ValueError(f"expected {self.num_envs} tasks, one per row, got {len(tasks)} tasks")
+            raise ValueError(
+                f"expected {self.num_envs} tasks, one per sub-environment, got {len(tasks)} tasks"
+            )
         self._check_tasks(tasks)
         self.tasks = tasks
 
@@ -279,21 +282,18 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
             self.formulas.task_values(task)
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
-        """Return the value of the attribute `name` for every row, as a tuple."""
+        """Return the value of the attribute `name` for every sub-environment, as a tuple."""
         return tuple(self.tasks) if name == "task" else (getattr(self, name),) * self.num_envs
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Call the method `name`, or read the attribute `name`, and return one result per row.
+        """Call a method or read an attribute; return a tuple with one result per sub-environment.
 
-        All rows share one environment object, so a method is called only once.
+        All sub-environments share one object, so a method is called only once.
 
         Args:
             name: Name of the method or the attribute.
             args: Positional arguments for the method.
             kwargs: Keyword arguments for the method.
-
-        Returns:
-            A tuple of length ``num_envs``.
         """
         if callable(member := self.get_attr(name)[0]):
             return (member(*args, **kwargs),) * self.num_envs

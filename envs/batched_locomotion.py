@@ -24,9 +24,10 @@ def available_cores() -> int:
 
 
 class BatchedLocomotion(BatchedTaskEnv):
-    """A vectorized :class:`LocomotionEnv` that simulates the rows in parallel MuJoCo threads.
+    """A vectorized :class:`LocomotionEnv` with simulations in parallel MuJoCo threads.
 
-    Rows whose episode has ended are not simulated. Results do not depend on the number of threads.
+    Sub-environments whose episode has ended are not simulated. Results do not
+    depend on the number of threads.
     """
 
     def __init__(
@@ -38,11 +39,11 @@ class BatchedLocomotion(BatchedTaskEnv):
         num_threads: int | None = None,
         **kwargs: Any,
     ) -> None:
-        """Create the vectorized environment with one sampled task per row.
+        """Create the vectorized environment with one sampled task per sub-environment.
 
         Args:
             scalar: Class of the scalar environment.
-            num_envs: Number of rows, with one episode per row.
+            num_envs: Number of sub-environments, each of which runs one episode at a time.
             max_episode_steps: Number of time steps after which episodes are truncated.
             num_threads: Number of simulation threads. Default: :func:`available_cores`.
             kwargs: Keyword arguments for `scalar`.
@@ -92,7 +93,7 @@ class BatchedLocomotion(BatchedTaskEnv):
         return States(qpos, qvel, self.formulas.sense(qpos, qvel, readings))
 
     def _scatter(self, rows: Array, values: Array) -> Array:
-        """Return an array with one entry per row: `values` for the indices `rows`, 0 elsewhere."""
+        """Return zeros of shape (num_envs, ...), with `values` at the indices `rows`."""
         spread = np.zeros((self.num_envs, *values.shape[1:]), values.dtype)
         spread[rows] = values
         return spread
@@ -100,16 +101,16 @@ class BatchedLocomotion(BatchedTaskEnv):
     def _simulate(
         self, rows: Array, full: Array, actions: Array, *, steps: int
     ) -> tuple[Array, Array]:
-        """Simulate rows for a number of substeps.
+        """Simulate some of the sub-environments for a number of substeps.
 
         MuJoCo's rollout returns the sensor readings *before* each substep.
         For a model with sensors, one additional substep is therefore
         simulated, and the resulting state is discarded.
 
         Args:
-            rows: Indices of the rows.
-            full: Full physics states of these rows.
-            actions: Clipped actions of these rows.
+            rows: Indices of the sub-environments to simulate.
+            full: Full physics states of these sub-environments.
+            actions: Clipped actions of these sub-environments.
             steps: Number of substeps.
 
         Returns:

@@ -18,7 +18,7 @@ class _HalfCheetah(LocomotionEnv, HalfCheetahEnv):
 class _FinnHalfCheetah(_HalfCheetah):
     """Base class for half-cheetahs with the physics of Finn et al. 2017.
 
-    One step is one substep of 0.01 s. There are 20 observations, and the
+    One step is one substep of 0.01 s. Observations have 20 elements, and the
     rewards depend on the velocity of the center of mass.
     """
 
@@ -45,7 +45,7 @@ class _FinnHalfCheetah(_HalfCheetah):
 class _GymHalfCheetah(_HalfCheetah):
     """Base class for half-cheetahs with the physics of Gymnasium.
 
-    One step is five substeps of 0.01 s. There are 17 observations, and the
+    One step is five substeps of 0.01 s. Observations have 17 elements, and the
     rewards depend on the velocity of the root.
     """
 

@@ -24,7 +24,7 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
     forces (`qfrc_actuator`) and the contact forces (`cfrc_ext`) are not
     observed, and the reward does not include a contact cost, because the
     simulator that steps all episodes at once does not report these values.
-    Other implementations have 376 observations and subtract min(5e-7
+    Other implementations observe 376 values and subtract min(5e-7
     ‖cfrc_ext‖², 10) from the reward.
 
     ## Action space
@@ -88,9 +88,9 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
         return model, mujoco.MjData(model)
 
     def velocity(self, before: States, after: States) -> Array:
-        """Return the mean velocity of the center of mass along x in m/s, of shape (rows,)."""
+        """Return the mean velocity of the center of mass along x in m/s, of shape (batch,)."""
         return np.asarray((after.sensors[:, 0] - before.sensors[:, 0]) / self.dt)
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
-        """Return the task reward, 1.25 · direction · velocity, of shape (rows,)."""
+        """Return the task reward, 1.25 · direction · velocity, of shape (batch,)."""
         return FORWARD_WEIGHT * super().progress(velocity, tasks)

@@ -2,8 +2,8 @@
 
 Robot classes extend Gymnasium environments with formulas for observations, rewards and termination.
 The scalar environment applies these formulas to one state. The vectorized environment
-(:mod:`metarl.envs.batched_locomotion`) applies the same formulas to all rows, so that both
-environments return identical numbers.
+(:mod:`metarl.envs.batched_locomotion`) applies the same formulas to all
+sub-environments, so that both return identical numbers.
 """
 
 from collections.abc import Iterator
@@ -30,13 +30,13 @@ DISPLAY = (
 
 
 class States(NamedTuple):
-    """Simulator states, with one row per episode.
+    """A batch of simulator states, with one state per sub-environment.
 
     Attributes:
-        qpos: Generalized positions, of shape (rows, nq).
-        qvel: Generalized velocities, of shape (rows, nv).
+        qpos: Generalized positions, of shape (batch, nq).
+        qvel: Generalized velocities, of shape (batch, nv).
         sensors: Values that :meth:`LocomotionEnv.sense` returns for these states, of shape
-            (rows, sensors).
+            (batch, sensors).
     """
 
     qpos: Array
@@ -65,12 +65,12 @@ class LocomotionEnv(MujocoEnv, EzPickle):
     `task` takes effect at the next reset. If the simulation diverges, the episode terminates with
     reward 0, the previous observation and ``info["diverged"] = True``.
 
-    Subclasses define the robot and the tasks by the following class attributes and by the methods
-    from :meth:`sample_tasks` to :meth:`noise`.
+    Subclasses define the tasks by :meth:`sample_tasks`, :meth:`task_values` and :meth:`progress`,
+    and the robot by class attributes. Subclasses can also override methods such as :meth:`rewards`.
 
     Class attributes:
         constants: Keyword arguments for the Gymnasium class, such as ``frame_skip``.
-        hidden_positions: Number of leading positions that observations omit.
+        hidden_positions: Number of leading elements of `qpos` that observations omit.
         control_cost_weight: Weight of the control cost, the sum of squared controls.
         alive_bonus: Constant reward per step.
         normal_start: Whether the initial velocities have a normal instead of a uniform
@@ -100,7 +100,9 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         """
         if unknown := sorted(set(kwargs) - set(DISPLAY)):
             known = ", ".join(("observe_task", *DISPLAY))
-            raise TypeError(f"{type(self).__name__} only accepts {known}, got {unknown}")
+            raise TypeError(
+                f"{type(self).__name__} only accepts the arguments {known}, got {unknown}"
+            )
         with quiet():
             super().__init__(**{**self.constants, **kwargs})
         EzPickle.__init__(self, observe_task=observe_task, **kwargs)
@@ -147,29 +149,29 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         """Compute values that the other formulas need, such as the center of mass.
 
         Args:
-            qpos: Generalized positions, of shape (rows, nq).
-            qvel: Generalized velocities, of shape (rows, nv).
-            readings: Readings of the sensors in the MuJoCo model, of shape (rows, nsensordata).
+            qpos: Generalized positions, of shape (batch, nq).
+            qvel: Generalized velocities, of shape (batch, nv).
+            readings: Readings of the sensors in the MuJoCo model, of shape (batch, nsensordata).
 
         Returns:
-            An array of shape (rows, sensors); by default `readings`.
+            An array of shape (batch, sensors); by default `readings`.
         """
         return readings
 
     def features(self, states: States) -> Array:
-        """Return observations without the task, of shape (rows, features)."""
+        """Return observations without the task, of shape (batch, features)."""
         return np.concatenate([states.qpos[:, self.hidden_positions :], states.qvel], axis=1)
 
     def velocity(self, before: States, after: States) -> Array:
-        """Return the mean velocity of the root along x in a step, in m/s, of shape (rows,)."""
+        """Return the mean velocity of the root along x in a step, in m/s, of shape (batch,)."""
         return np.asarray((after.qpos[:, 0] - before.qpos[:, 0]) / self.dt)
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
-        """Return the task-dependent part of the reward, of shape (rows,).
+        """Return the task-dependent part of the reward, of shape (batch,).
 
         Args:
-            velocity: Velocities from :meth:`velocity`, of shape (rows,).
-            tasks: Task values from :meth:`task_values`, of shape (rows, values).
+            velocity: Velocities from :meth:`velocity`, of shape (batch,).
+            tasks: Task values from :meth:`task_values`, of shape (batch, values).
         """
         raise NotImplementedError
 
@@ -179,21 +181,21 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         Args:
             before: States before the step.
             after: States after the step.
-            actions: Actions clipped to [−1, 1], of shape (rows, nu).
-            tasks: Task values from :meth:`task_values`, of shape (rows, values).
+            actions: Actions clipped to [−1, 1], of shape (batch, nu).
+            tasks: Task values from :meth:`task_values`, of shape (batch, values).
 
         Returns:
-            Rewards of shape (rows,).
+            Rewards of shape (batch,).
         """
         progress = self.progress(self.velocity(before, after), tasks)
         return progress + self.alive_bonus - self.control_cost(actions)
 
     def control_cost(self, actions: Array) -> Array:
-        """Return the control cost, control_cost_weight · ‖controls‖², of shape (rows,)."""
+        """Return the control cost, control_cost_weight · ‖controls‖², of shape (batch,)."""
         return self.control_cost_weight * np.asarray(np.square(self.controls(actions)).sum(axis=1))
 
     def healthy(self, states: States) -> Array:
-        """Return a mask of shape (rows,), False where episodes terminate; by default, all True."""
+        """Return a mask of shape (batch,), False where episodes terminate; by default, all True."""
         return np.ones(len(states.qpos), dtype=bool)
 
     def noise(self, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -207,7 +209,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
     # Code shared by the scalar and the vectorized environment.
 
     def observe(self, states: States, tasks: Array) -> Array:
-        """Return observations of shape (rows, features), with tasks if `observe_task` is set."""
+        """Return observations of shape (batch, features), with tasks if `observe_task` is set."""
         seen = self.features(states)
         return np.concatenate([seen, tasks], axis=1) if self.observe_task else seen
 
@@ -227,14 +229,14 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         Args:
             before: States before the step.
             after: States after the step.
-            actions: Actions clipped to [−1, 1], of shape (rows, nu).
-            tasks: Task values, of shape (rows, values).
-            delay: Simulated time minus expected time in s, of shape (rows,). A nonzero value means
+            actions: Actions clipped to [−1, 1], of shape (batch, nu).
+            tasks: Task values, of shape (batch, values).
+            delay: Simulated time minus expected time in s, of shape (batch,). A nonzero value means
                 that MuJoCo has reset the simulation.
 
         Returns:
-            Observations of shape (rows, features), and rewards, terminations and divergence flags
-            of shape (rows,).
+            Observations of shape (batch, features), and rewards, terminations and divergence flags
+            of shape (batch,).
         """
         # MuJoCo resets a bad state at the next substep only, so the last state is checked here.
         reset, limit = np.abs(delay) > self.model.opt.timestep / 2, mujoco.mjMAXVAL

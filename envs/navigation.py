@@ -31,7 +31,8 @@ class Navigation2D(PointEnv):
 
     ## Rewards
     −‖position − goal‖₂ after the step. The text of Finn et al. 2017 squares
-    the distance, but the code and the published returns do not.
+    the distance, but the code and the published returns use the distance
+    itself.
 
     ## Tasks
     `{"goal": [x, y]}`, drawn from U(−0.5, 0.5)².

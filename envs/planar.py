@@ -42,11 +42,11 @@ class PlanarMass:
         """Compute the position and the velocity of the center of mass.
 
         Args:
-            qpos: Generalized positions, of shape (rows, nq).
-            qvel: Generalized velocities, of shape (rows, nv).
+            qpos: Generalized positions, of shape (batch, nq).
+            qvel: Generalized velocities, of shape (batch, nv).
 
         Returns:
-            Positions in m and velocities in m/s, both of shape (rows, 3).
+            Positions in m and velocities in m/s, both of shape (batch, 3).
         """
         # Bodies on the first axis: contiguous memory, and the same sums for any number of rows.
         positions, velocities = np.ascontiguousarray(qpos.T), np.ascontiguousarray(qvel.T)
@@ -64,10 +64,10 @@ class PlanarMass:
         """Sum joint values along the path from the root to each body.
 
         Args:
-            joints: Joint values, of shape (joints, rows).
+            joints: Joint values, of shape (joints, batch).
 
         Returns:
-            The sum for each body, of shape (bodies, rows).
+            The sum for each body, of shape (bodies, batch).
         """
         total = np.empty((1 + len(self._joints), joints.shape[1]))
         total[0] = joints[2]

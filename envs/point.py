@@ -40,7 +40,7 @@ class PointEnv(gymnasium.Env[Array, Array]):
     def __init__(
         self, *, observe_task: bool = False, render_mode: str | None = None, horizon: int = HORIZON
     ) -> None:
-        """Create the environment with the goal in the upper right corner.
+        """Create the environment with the goal ``[goal_range, goal_range]``.
 
         Args:
             observe_task: Whether to append the goal to the observation.
@@ -143,11 +143,11 @@ class BatchedPointEnv(BatchedTaskEnv):
     def __init__(
         self, scalar: type[PointEnv], num_envs: int = 1, *, max_episode_steps: int, **kwargs: Any
     ) -> None:
-        """Create the vectorized environment with one sampled task per row.
+        """Create the vectorized environment with one sampled task per sub-environment.
 
         Args:
             scalar: Class of the scalar environment.
-            num_envs: Number of rows, with one episode per row.
+            num_envs: Number of sub-environments, each of which runs one episode at a time.
             max_episode_steps: Number of time steps after which episodes are truncated.
             kwargs: Keyword arguments for `scalar`, except for `horizon`, which
                 is set to `max_episode_steps`.

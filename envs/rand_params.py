@@ -1,4 +1,4 @@
-"""Robots with body parameters randomized per task: masses, inertias, damping and friction."""
+"""Robots whose masses, inertias, damping and friction are randomized per task."""
 
 import copy
 from typing import ClassVar
@@ -127,7 +127,7 @@ class HopperRandParams(RandParams, Legged, HopperEnv):
     max_state: ClassVar[float] = 100.0
 
     def healthy(self, states: States) -> Array:
-        """Return a mask of shape (rows,), False where the robot falls or a value exceeds ±100."""
+        """Return a mask of shape (batch,), False where the robot falls or a value exceeds ±100."""
         rest = np.concatenate([states.qpos[:, 2:], states.qvel], axis=1)
         bounded: Array = (np.abs(rest) < self.max_state).all(axis=1)
         return super().healthy(states) & bounded

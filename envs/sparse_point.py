@@ -37,10 +37,10 @@ class SparsePoint(PointEnv):
     ‖p_before − goal‖₂ − ‖p − goal‖₂ if ‖p‖₁ ≥ 0.5 and no other corner is
     nearer to p than the goal, otherwise 0, where p_before and p are the
     positions before and after the step. Moving straight to the goal earns
-    about 2.6. As in ProMP's
-    code, this is not the maximum: steps that leave the quadrant of the goal
-    have no negative reward, so a policy that repeatedly crosses the border of
-    the quadrant earns up to 0.2 per two steps.
+    about 2.6. As in ProMP's code, 2.6 is not the maximum return: steps that
+    leave the quadrant of the goal have no negative reward, so a policy that
+    repeatedly crosses the border of the quadrant earns up to 0.2 per two
+    steps.
 
     ## Tasks
     `{"goal": [x, y]}`: one of the four corners (±2, ±2), with equal probability.

@@ -21,6 +21,6 @@ class SpatialRobot(LocomotionEnv):
     heights: ClassVar[tuple[float, float]]
 
     def healthy(self, states: States) -> Array:
-        """Return a boolean mask of shape (rows,), True for torso heights within `heights`."""
+        """Return a boolean mask of shape (batch,), True for torso heights within `heights`."""
         low, high = self.heights
         return np.asarray((low <= states.qpos[:, 2]) & (states.qpos[:, 2] <= high))

@@ -1,8 +1,8 @@
 """Random tabular Markov decision processes (MDPs), with known optimal returns.
 
 The scalar environment applies the dynamics to one state. The vectorized
-environment applies the same dynamics to the states of all rows, so that both
-return identical numbers. Bandits (:mod:`metarl.envs.bandit`) are MDPs with
+environment applies the same dynamics to the states of all sub-environments,
+so that both return identical numbers. Bandits (:mod:`metarl.envs.bandit`) are MDPs with
 one state and different task and reward distributions.
 """
 
@@ -99,8 +99,8 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
     Never terminates; truncated after 10 steps.
 
     ## Arguments
-    `num_states`, `num_actions`: number of states and actions. `observe_task`:
-    append the task to the observation.
+    `num_states`: number of states (default: 10). `num_actions`: number of
+    actions (default: 5). `observe_task`: append the task to the observation.
 
     ## Version history
     v0: the tabular MDPs of RL² (Duan et al. 2016, arXiv:1611.02779). The
@@ -129,7 +129,7 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
         self._noise: list[Array] = []
 
     def space(self) -> spaces.Box:
-        """Return the observation space."""
+        """Return the observation space, which includes the task if `observe_task` is set."""
         num_states, pairs = self.size[0], self.size[0] * self.size[1]
         counts = [num_states, pairs * self.observe_task, pairs * num_states * self.observe_task]
         low, high = np.repeat([[0, -np.inf, 0], [1, np.inf, 1]], counts, axis=1).astype(np.float32)
@@ -246,7 +246,7 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
         return self.observe(self._state, self._tables.features), {}
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        """Take one action.
+        """Advance the state by one time step.
 
         Args:
             action: Index of the action, from 0 to num_actions − 1.

@@ -30,7 +30,7 @@ class Direction:
         return direction[None]
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
-        """Return the velocity rewards, direction · velocity, of shape (rows,)."""
+        """Return the velocity rewards, direction · velocity, of shape (batch,)."""
         return tasks[:, 0] * velocity
 
 
@@ -59,7 +59,7 @@ class Velocity:
         return task_array(task, "velocity", ())[None]
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
-        """Return the velocity rewards, −|velocity − v*|, of shape (rows,)."""
+        """Return the velocity rewards, −|velocity − v*|, of shape (batch,)."""
         return np.asarray(-np.abs(velocity - tasks[:, 0]))
 
 
@@ -90,5 +90,5 @@ class Goal:
         return task_array(task, "goal", (2,))
 
     def goal_reward(self, positions: Array, tasks: Array) -> Array:
-        """Return the goal rewards, −‖position − goal‖₁, of shape (rows,)."""
+        """Return the goal rewards, −‖position − goal‖₁, of shape (batch,)."""
         return np.asarray(-np.abs(positions - tasks).sum(axis=1))

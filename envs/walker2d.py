@@ -29,12 +29,12 @@ class Legged(LocomotionEnv):
     max_pitch: ClassVar[float]
 
     def features(self, states: States) -> Array:
-        """Return positions except x, and velocities clipped to ±10, of shape (rows, features)."""
+        """Return positions except x, and velocities clipped to ±10, of shape (batch, features)."""
         clipped = np.clip(states.qvel, -MAX_VELOCITY, MAX_VELOCITY)
         return super().features(states._replace(qvel=clipped))
 
     def healthy(self, states: States) -> Array:
-        """Return a mask of shape (rows,), True for torso heights and pitches within bounds."""
+        """Return a mask of shape (batch,), True for torso heights and pitches within bounds."""
         height, pitch = states.qpos[:, 1], states.qpos[:, 2]
         low, high = self.heights
         return np.asarray((low < height) & (height < high) & (np.abs(pitch) < self.max_pitch))

@@ -190,7 +190,8 @@ class Experiment(ABC, Generic[Config]):
         try:
             return load_checkpoint(run, self.config, iteration, device=self.device).params
         except ValueError as error:
-            raise ValueError(f"{error}. Choose a `checkpoint` from {run.checkpoints()}") from None
+            others = f"the run has checkpoints {run.checkpoints()}"
+            raise ValueError(f"{error}, or choose a different `checkpoint`; {others}") from None
 
     def copy(self, run: Run, iteration: int, new: Run, config: RunConfig) -> None:
         """Copy the tensors in a checkpoint to a new run.
@@ -236,7 +237,7 @@ class Experiment(ABC, Generic[Config]):
 
     @abstractmethod
     def evaluate(self, metas: Sequence[MetaParams], options: Any) -> Report:
-        """Adapt to test tasks and return the results after 0, 1, ..., K inner steps.
+        """Adapt to test tasks, and return the results before adaptation and after each inner step.
 
         Args:
             metas: Meta-parameters from the checkpoints that :meth:`checkpoints_for` selects.
@@ -248,7 +249,7 @@ class Experiment(ABC, Generic[Config]):
         """Return the run's method, paper and data, for model cards and tables."""
 
     def model(self, params: MetaParams, **options: Any) -> Any:
-        """Return the meta-model with trained meta-parameters, which :func:`metarl.load` returns.
+        """Return a model with trained meta-parameters, for :func:`metarl.load`.
 
         Args:
             params: Meta-parameters from a checkpoint.
@@ -261,17 +262,18 @@ class Experiment(ABC, Generic[Config]):
         raise ValueError(f"{run} has no model that adapts. Use `metarl evaluate RUN` instead")
 
     def adapted(self, saved: Any) -> Any:
-        """Return the adapted model in a file, which :func:`metarl.load_adapted` returns.
+        """Build an adapted model from the contents of a file, for :func:`metarl.load_adapted`.
 
         Neither the data set nor the environment of the run is used.
 
         Args:
-            saved: Contents of the file, a :class:`~metarl.models.saved.Saved`.
+            saved: Contents of the model's file, a :class:`~metarl.models.saved.Saved`.
 
         Raises:
             ValueError: If the experiment has no model that adapts.
         """
-        raise ValueError(f"models of `metarl train {self.name}` cannot be saved after adaptation")
+        run = f"a run of `metarl train {self.name}`"
+        raise ValueError(f"{run} has no adapted model. Use `metarl evaluate RUN` instead")
 
     def draw_adaptation(
         self, experiments: Sequence["Experiment[Any]"], metas: Sequence[MetaParams], options: Any
@@ -290,9 +292,9 @@ class Experiment(ABC, Generic[Config]):
         raise ValueError(f"{run} has no policy. Use `metarl plot RUN --out FILE.png` instead")
 
     def examples(self, run: Run) -> Sequence[Any]:
-        """Return adapted functions to plot next to the learning curves.
+        """Return fits to test tasks, which :func:`metarl.drawing.figure` plots in extra panels.
 
-        Regression returns fits to a few test tasks; other experiments return an empty sequence.
+        Only regression returns fits; other experiments return an empty sequence.
         """
         del run
         return ()

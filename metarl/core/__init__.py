@@ -12,10 +12,10 @@ Types used in the signatures:
 - ``Metrics`` is a dictionary of scalar tensors by name, such as ``query/loss``.
 - :class:`Task` has a tuple of support batches and one query batch. In a meta-batch,
   all tensors have a leading task axis.
-- :class:`MetaParams` has the initialization and the learned constants of the inner
-  optimizer.
+- :class:`MetaParams` has the initialization and the inner optimizer's learned
+  hyperparameters, such as step sizes.
 - ``Outer`` is an outer loss ``(path, task, *settings) -> (loss, metrics)`` for one task,
-  where `path` lists the parameters after 0, 1, ..., K inner steps.
+  where `path` lists the parameters before adaptation and after each inner step.
 - ``TaskGradient`` is a meta-gradient ``(meta, task, *settings) -> (gradient, metrics)``
   for one task.
 

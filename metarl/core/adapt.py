@@ -35,9 +35,10 @@ class InnerLoop:
             adapt. All other parameters keep their meta-learned values. By
             default, all parameters adapt.
         per_step: Names of parameters of shape (steps, *shape), with one row
-            per inner step. They are meta-learned and do not adapt. Inner step
-            k = 0, 1, ... and the query pass after this step use row k, as in
-            the MAML++ code; the query pass before the first step uses row 0.
+            per inner step. These parameters are meta-learned and do not adapt.
+            Inner step k = 0, 1, ... and the query pass after this step use row
+            k, as in the MAML++ code; the query pass before the first step uses
+            row 0.
         first_order: Whether meta-gradients treat inner gradients as
             constants, as in FOMAML. Learned step sizes and the result of
             `start` still receive gradients.
@@ -46,7 +47,7 @@ class InnerLoop:
             not meta-learned, such as a generated head. By default, parameters
             and batches are unchanged.
         supplied: Names of the parameters that `start` adds, such as CAVIA's
-            context. The inner optimizer can have learned constants for these
+            context. The inner optimizer can learn step sizes for these
             parameters, but their initial values are not meta-learned.
         num_steps: Number of inner steps, which cycle through the support
             batches. None takes one step on each support batch.
@@ -91,7 +92,7 @@ class InnerLoop:
 
         Args:
             meta: The meta-parameters, with the inner optimizer's learned
-                constants and the initialization θ for the proximal term.
+                hyperparameters and the initialization θ for the proximal term.
             params: The task's parameters before the step; each per-step
                 parameter is replaced by the row for this step.
             grads: The gradient returned by :meth:`gradient`.
@@ -110,7 +111,7 @@ class InnerLoop:
         return merge(params, {name: params[name] + u for name, u in updates.items()}), state
 
     def steps(self, meta: MetaParams, batches: Batches) -> Iterator[Params]:
-        """Yield the parameters after 0, 1, ..., K steps on one task.
+        """Yield the parameters of one task before adaptation and after each inner step.
 
         Args:
             meta: The meta-parameters.
@@ -129,16 +130,16 @@ class InnerLoop:
             yield adapted
 
     def path(self, meta: MetaParams, batches: Batches) -> list[Params]:
-        """Return the parameters after 0, 1, ..., K steps on one task.
+        """Return a list of one task's parameters before adaptation and after each inner step.
 
         Args:
             meta: The meta-parameters.
             batches: The task's support batches, without a task axis.
 
         Raises:
-            ValueError: If `num_steps` is set and the number of support
-                batches is 0 or greater than `num_steps`. With
-                ``num_steps=0``, no batch and one batch are both accepted.
+            ValueError: If `num_steps` is set, and `batches` is empty or
+                contains more than `num_steps` batches. As an exception,
+                ``num_steps=0`` accepts an empty tuple or a single batch.
         """
         return list(self.steps(meta, batches))
 
@@ -154,11 +155,12 @@ class InnerLoop:
         return deque(self.steps(meta, batches), maxlen=1)[0]
 
     def init(self, params: Params) -> MetaParams:
-        """Return meta-parameters with an initialization and the inner optimizer's constants.
+        """Return the initial meta-parameters, with the inner optimizer's initial hyperparameters.
 
         Args:
             params: The initialization by parameter name. For names in
-                `supplied`, only the shape is used, to create the constants.
+                `supplied`, only the shape is used, to create learned
+                hyperparameters such as step sizes.
         """
         fast, _ = split(params, self.adapts)
         model = {name: p for name, p in params.items() if name not in self.supplied}

@@ -26,8 +26,8 @@ from metarl.core.types import Batch, MetaParams, Metrics, Params, Task
 Outer: TypeAlias = Callable[..., tuple[Float[Tensor, ""], Metrics]]
 """Outer loss of one task: ``(path, task, *settings) -> (loss, metrics)``.
 
-`path` is a list with the parameters after 0, 1, ..., K inner steps. :data:`TaskGradient` describes
-`settings`.
+`path` is a list with the parameters before adaptation and after each inner step.
+:data:`TaskGradient` describes `settings`.
 """
 
 TaskGradient: TypeAlias = Callable[..., tuple[MetaParams, Metrics]]
@@ -43,9 +43,9 @@ def query_loss(
 ) -> Outer:
     """Return MAML's outer loss: the loss of the adapted parameters on the query batch.
 
-    The outer loss accepts one optional setting, `step_weights` of shape (K,): the weights for the
-    losses after 1, 2, ..., K inner steps in the multi-step loss of MAML++ (Antoniou et al. 2019,
-    eq. 4). Without `step_weights`, only the loss after the last step is used.
+    The outer loss accepts one optional setting, `step_weights`: a vector with one weight for the
+    loss after each inner step, as in the multi-step loss of MAML++ (Antoniou et al. 2019, eq. 4).
+    Without `step_weights`, only the loss after the last step is used.
 
     Args:
         loss: Loss of one task, ``(params, batch) -> scalar``.
@@ -129,13 +129,16 @@ def reptile(loop: InnerLoop, outer: Outer) -> TaskGradient:
         outer: The outer loss to report, such as :func:`query_loss`.
 
     Raises:
-        ValueError: If the inner optimizer has learned constants. The returned
-            estimator raises this error when it is called.
+        ValueError: If the inner optimizer has learned hyperparameters. The
+            returned estimator raises this error when it is called.
     """
 
     def task_gradient(meta: MetaParams, task: Task) -> tuple[MetaParams, Metrics]:
         if meta.inner:
-            raise ValueError("reptile does not support learned step sizes; use sgd or adam")
+            raise ValueError(
+                "reptile requires an inner optimizer without learned hyperparameters, such as sgd "
+                "or adam"
+            )
         path = ends(loop, meta, task)
         loss, metrics = outer(path, task)
         adapts = {n for n in path[-1] if loop.adapts(n)}  # per-step parameters do not adapt
@@ -219,14 +222,14 @@ def implicit(
 
     Args:
         loop: An inner loop with a proximal term.
-        outer: The outer loss; only its dependence on the adapted parameters is differentiated.
+        outer: The outer loss, differentiated only with respect to the last entry of `path`.
         cg_steps: Number of conjugate-gradient steps; each step computes one Hessian-vector product.
         damping: Damping of the linear system (1 + damping) x + Hx/λ = g with the Hessian H and the
             outer gradient g, as in the authors' code.
 
     Raises:
         ValueError: If ``loop.proximal`` is not greater than 0. The returned estimator raises a
-            ValueError if the inner optimizer has learned constants or ``loop.start`` adds
+            ValueError if the inner optimizer has learned hyperparameters or ``loop.start`` adds
             parameters.
     """
     if loop.proximal <= 0:
@@ -235,7 +238,10 @@ def implicit(
 
     def task_gradient(meta: MetaParams, task: Task) -> tuple[MetaParams, Metrics]:
         if meta.inner:
-            raise ValueError("implicit does not support learned step sizes; use sgd or adam")
+            raise ValueError(
+                "implicit requires an inner optimizer without learned hyperparameters, such as sgd "
+                "or adam"
+            )
         path = ends(loop, meta, task)
         if path[-1].keys() != meta.model.keys():
             raise ValueError("implicit does not support a start that adds parameters; use backprop")
@@ -256,7 +262,7 @@ def _solve(
 ) -> tuple[Params, Params]:
     """Solve (identity · I + ∇²L/λ) x = g, and return the solution x and the residual.
 
-    Only parameters that adapt are included. The outer gradient `pulled` contains g.
+    x and g only contain parameters that adapt; g is a subset of the outer gradient `pulled`.
     """
     fast, _ = split(adapted, loop.adapts)
     # All products share one graph; the Hessian is symmetric and equals its transpose.

@@ -1,7 +1,8 @@
-"""Inner optimizers: gradient transformations whose constants can be meta-learned.
+"""Inner optimizers: gradient transformations whose hyperparameters can be meta-learned.
 
-An optimizer consists of three pure functions. `update` returns the values to
-*add* to the parameters, so that :func:`chain` can compose optimizers.
+An optimizer consists of three pure functions, `constants`, `state` and
+`update`. `update` returns the values to *add* to the parameters, so that
+:func:`chain` can compose optimizers.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +21,8 @@ class InnerOptimizer(NamedTuple):
 
     Attributes:
         constants: ``params -> constants``, the initial values of the learned
-            constants by name; ``{}`` for optimizers without learned
-            constants.
+            hyperparameters, such as step sizes, by name; ``{}`` for
+            optimizers without learned hyperparameters.
         state: ``params -> state``, the initial state such as moments; ``()``
             for optimizers without state.
         update: ``(constants, gradients, state, step) -> (updates, state)``,
@@ -35,7 +36,7 @@ class InnerOptimizer(NamedTuple):
 
 
 def no_constants(_: Params) -> Params:
-    """Return ``{}``; the `constants` function for optimizers without learned constants."""
+    """Return ``{}``; the `constants` function for optimizers that learn no hyperparameters."""
     return {}
 
 
@@ -67,7 +68,9 @@ def sgd(lr: float | Sequence[float]) -> InnerOptimizer:
 
 
 def meta_sgd(lr: float) -> InnerOptimizer:
-    """Return a Meta-SGD optimizer, with one learned step size per element (Li et al. 2017, eq. 3).
+    """Return a Meta-SGD optimizer (Li et al. 2017, eq. 3).
+
+    The optimizer learns one step size per element of every parameter tensor.
 
     Args:
         lr: Initial value for all step sizes.
@@ -179,7 +182,7 @@ def chain(*optimizers: InnerOptimizer) -> InnerOptimizer:
     The negative update of each optimizer is the gradient for the next
     optimizer. With step size 1, an optimizer therefore passes on the
     transformed gradient, as in ``chain(meta_curvature(1.0), lslr(0.1,
-    steps=5))``. The names of learned constants are prefixed with the
+    steps=5))``. The names of learned hyperparameters start with the
     optimizer's position in the chain: ``0.``, ``1.``, ...
 
     Raises:

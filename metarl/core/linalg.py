@@ -33,8 +33,8 @@ def conjugate_gradient(
             (Steihaug 1983).
 
     Returns:
-        ``(x, residual)`` with residual = b − A x. The residual also gives xᵀ
-            A x without another product.
+        ``(x, residual)`` with residual = b − A x. xᵀ A x = xᵀ (b − residual)
+            therefore requires no further product with A.
     """
     x, residual = tree.scale(target, 0.0), target
     direction, squared = target, tree.dot(target, target)

@@ -1,4 +1,4 @@
-"""The registry of inner optimizers, which ``--inner NAME`` selects."""
+"""The registry of the inner optimizers that ``--inner NAME`` can select."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -27,7 +27,7 @@ INNER_OPTIMIZERS: dict[str, MakeInner] = {
 """Builders of inner optimizers by name; :func:`register_inner_optimizer` adds an entry."""
 
 LEARNED_CONSTANTS = {*INNER_OPTIMIZERS} - {"sgd", "adam"}
-"""Names of inner optimizers with meta-learned constants."""
+"""Names of inner optimizers with meta-learned hyperparameters."""
 
 LEARNED_RATES = LEARNED_CONSTANTS - {"meta-curvature"}
 """Names of inner optimizers with meta-learned step sizes, which evaluations
@@ -76,8 +76,8 @@ def inner_optimizer(
         clip: Global norm to which the gradient is clipped before the
             optimizer is applied. None disables clipping.
         group: Function that maps a parameter name to a group name; tensors in
-            the same group share step sizes. Only used by ``lslr``; see
-            :func:`~metarl.core.inner.lslr`.
+            the same group share step sizes. Only used by ``lslr`` and
+            ``meta-curvature+lslr``; see :func:`~metarl.core.inner.lslr`.
 
     Raises:
         ValueError: If `name` is not registered.

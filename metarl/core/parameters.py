@@ -72,7 +72,8 @@ def functional(module: nn.Module) -> tuple[Apply, Params]:
             hint = "use track_running_stats=False"
             raise ValueError(f"{what} keeps running statistics, which leak between tasks; {hint}")
         if isinstance(child, nn.modules.dropout._DropoutNd) and child.training and child.p:
-            raise ValueError(f"{what} uses random numbers; call .eval() or remove the layer")
+            hint = "call .eval() or remove the layer"
+            raise ValueError(f"{what} uses random numbers, which differ in each call; {hint}")
     params = {name: p.detach().clone() for name, p in module.named_parameters()}
     return Apply(module), params
 

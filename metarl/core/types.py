@@ -28,8 +28,8 @@ class MetaParams(NamedTuple):
     Attributes:
         model: The initialization by parameter name. Parameters named in
             ``InnerLoop.per_step`` have shape (steps, *shape).
-        inner: The inner optimizer's learned constants by name, such as step
-            sizes; ``{}`` for gradient descent.
+        inner: The inner optimizer's learned hyperparameters by name, such as
+            step sizes; ``{}`` for optimizers that learn no hyperparameters.
     """
 
     model: Params

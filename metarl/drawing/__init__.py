@@ -1,4 +1,4 @@
-"""Learning curves, pictures of adaptation, and videos of episodes.
+"""Figures of learning curves and adaptation, and videos of episodes.
 
 - :func:`figure` draws learning curves and adaptation curves of runs.
 - :func:`panels`, :func:`paths_figure` and :func:`paths_video` draw paths in a plane before and

@@ -21,8 +21,8 @@ class Measure(NamedTuple):
 
     Attributes:
         text: Name of the metric on the y axis.
-        key: Key of the metric after adaptation in metrics.jsonl.
-        before: Key of the metric before adaptation; None if only one curve is plotted.
+        key: Key in metrics.jsonl for the metric after adaptation.
+        before: Key in metrics.jsonl for the metric before adaptation; None plots only one curve.
         x: Label of the x axis of the learning curve.
         log: Whether the y axis is logarithmic.
         adapting: Label of the x axis of the adaptation curve.
@@ -43,8 +43,9 @@ class Fit(NamedTuple):
         title: Title of the panel.
         x: Inputs at which the functions are drawn, of shape (n,).
         truth: Values of the true function at `x`, of shape (n,).
-        support: Inputs and targets of the K support points, each of shape (K,).
-        curves: Predictions of the model at `x`, of shape (n,), by number of adaptation steps.
+        support: Inputs and targets of the support points, two arrays of shape (shots,).
+        curves: Predictions of the model at `x`, as a dictionary from the number of inner steps to
+            an array of shape (n,).
 
     Example::
 
@@ -105,14 +106,14 @@ def figure(
 
     Runs with the same settings but different seeds share a curve. Bands and error bars are 95 %
     confidence intervals over seeds. If a curve has only one run, error bars are 95 % confidence
-    intervals over the test tasks, or in text classification over the support samples.
+    intervals over the test tasks, or in text classification over the sampled support sets.
 
     Args:
         runs: Runs to draw. All runs must have the same metric: returns, accuracies or losses.
         out: Image file to write.
         fits: Regression tasks to draw in additional panels, one panel per task.
         choose: Function that receives the runs of one curve and returns the evaluations to draw,
-            at most one per run. Default: :func:`comparable_evaluations`.
+            at most one per run. Defaults to :func:`comparable_evaluations`.
 
     Raises:
         ValueError: If a run has no metrics, or the runs have different metrics.
@@ -127,7 +128,8 @@ def figure(
     if len(measures) > 1:
         each = " and ".join(f"{text} ({folder})" for text, folder in measures.items())
         raise ValueError(
-            f"all runs of a figure must have the same metric, got {each}. Plot them separately"
+            f"all runs of a figure must have the same metric, got {each}. Plot "
+            "runs with different metrics separately"
         )
     measure, groups = _measure(runs[0]), group_by_setting(runs)
     few, width = len(groups) <= FEW, 2 + len(fits)
@@ -204,7 +206,7 @@ def _column(run: Run, history: list[dict[str, Any]], key: str) -> NDArray[np.flo
     if missing := [entry["iteration"] for entry in history if key not in entry]:
         path = run.folder / "metrics.jsonl"
         raise ValueError(
-            f"{path} has no metric {key} in iteration {missing[0]}. Restore the file from a copy"
+            f"{path} has no metric {key} in iteration {missing[0]}. Restore the file from a backup"
         )
     return np.array([entry[key] for entry in history], dtype=np.float64)
 
@@ -227,7 +229,7 @@ def _draw_adaptation(
     if len(newest) < len(members):
         warn(
             f"{name}: {len(members) - len(newest)} of {len(members)} runs have no comparable "
-            "evaluation. Evaluate all runs with the same settings"
+            "evaluation and are omitted. Evaluate all runs with the same settings"
         )
     if "accuracies" in newest[0]:
         _draw_shots(axes, name, newest, color)
@@ -242,7 +244,7 @@ def _draw_adaptation(
 
 
 def _draw_shots(axes: Any, name: str, entries: list[dict[str, Any]], color: Any) -> None:
-    """Draw the mean accuracy over tasks against the number of shots, for evaluations `entries`."""
+    """Plot the accuracy, averaged over tasks and over `entries`, against the number of shots."""
     tables = [list(entry["accuracies"].values()) for entry in entries]  # one item per task
     shots = list(tables[0][0])
     # shape (runs, shots, support samples, 2): accuracy before and after adaptation

@@ -130,10 +130,10 @@ def panel_frames(rows: list[list[Shot]], title: str, *, every: int) -> Iterator[
 
 
 def state_text(recording: Recording, time: int) -> tuple[str, str]:
-    """Return captions for a frame, such as ``("step 3", "return -1.5")``.
+    """Return two captions for the frame at step `time`, such as ``("step 3", "return -1.5")``.
 
     The second caption shows the cumulative reward up to this time step. After the end of the
-    episode, the captions show the final values.
+    episode, the captions show the length and the return of the episode.
     """
     shown = min(time, recording.length)
     when = f"step {shown}" if time <= recording.length else f"ended at step {shown}"
@@ -148,7 +148,7 @@ def strip_figure(shots: list[Shot], out: Path, title: str) -> None:
         out: Image file to write; the suffix selects the format.
         title: Title above the rows.
     """
-    plt = optional.pyplot("pictures")
+    plt = optional.pyplot("figures")
     moments = strip_moments(shots)
     height, width = shots[0].recording.at(0).shape[:2]
     size = (2.1 * len(moments) + 0.6, (2.1 * height / width + 0.17) * len(shots) + 0.42)
@@ -172,7 +172,7 @@ def strip_figure(shots: list[Shot], out: Path, title: str) -> None:
 
 
 def strip_moments(shots: list[Shot]) -> list[int]:
-    """Return recorded time steps that are evenly spaced over the longest episode."""
+    """Return at most ``COLUMNS`` recorded time steps, evenly spaced over the longest episode."""
     longest = max((shot.recording for shot in shots), key=lambda recording: recording.length)
     times = np.linspace(0, longest.length, COLUMNS)
     return sorted({min(longest.frames, key=lambda step: abs(step - time)) for time in times})

@@ -1,4 +1,4 @@
-"""Pictures and videos of paths in a plane, before and after adaptation."""
+"""Figures and videos of paths in a plane, before and after adaptation."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -150,13 +150,13 @@ def _planes(rows: list[list[Panel]], episodes: int, **options: Any) -> tuple[Any
 
     Args:
         rows: One list of panels per row of the figure.
-        episodes: Number of episodes per panel that determine the axis limits.
-        options: Arguments of matplotlib's ``Figure``.
+        episodes: Number of episodes per panel from which the axis limits are computed.
+        options: Further arguments of matplotlib's ``Figure``, such as ``figsize``.
 
     Returns:
         The figure, and a list of pairs ``(axes, panel)``.
     """
-    optional.require("matplotlib", extra="plot", purpose="pictures")
+    optional.require("matplotlib", extra="plot", purpose="figures")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -90,7 +90,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         return started
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Take a step; record a frame every `every` time steps and at the end of the episode."""
+        """Take a step; record a frame every :attr:`every` time steps and when the episode ends."""
         stepped = super().step(action)
         self._time += 1
         if stepped[2] or stepped[3] or self._time % self.every == 0:

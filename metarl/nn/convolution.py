@@ -75,7 +75,8 @@ class Classifier(nn.Module):
         """Combine a body and a head.
 
         Args:
-            body: A module called as ``body(inputs)`` or ``body(inputs, reference)``.
+            body: A module that returns features, called as ``body(inputs)`` or, if
+                :meth:`forward` receives `reference`, as ``body(inputs, reference)``.
             head: A linear layer from the features to the logits.
         """
         super().__init__()

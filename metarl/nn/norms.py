@@ -32,7 +32,7 @@ class LayerNorm(nn.Module):
         self.eps = eps
 
     def forward(self, inputs: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
-        """Normalize each row to mean 0 and variance 1, then apply the scale and the shift."""
+        """Normalize the last axis to mean 0 and variance 1, then apply the scale and the shift."""
         centered = inputs - inputs.mean(-1, keepdim=True)
         variance = (centered * centered).mean(-1, keepdim=True)
         return centered * torch.rsqrt(variance + self.eps) * self.weight + self.bias

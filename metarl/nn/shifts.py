@@ -63,7 +63,7 @@ def _overlap_add(parts: Sequence[Tensor], axis: int, length: int, stride: int) -
     """Return the sum of three tensors after their elements are spread along an axis.
 
     Tensor i contributes to positions i, i + stride, i + 2 stride, ... of
-    `axis`, which has the given length in the result.
+    `axis`, which has size `length` in the result.
     """
     shape = list(parts[0].shape)
     shape[axis] = length

@@ -3,7 +3,8 @@
 Types used in the signatures:
 
 - A task description is a dictionary of JSON values, such as ``{"goal": [0.3, -0.2]}``.
-- :class:`Rollout` has the transitions of one task, or of a meta-batch with a leading task axis.
+- :class:`Rollout` contains the transitions of one task, or of a meta-batch with a leading task
+  axis.
 - :class:`Episodes` is a rollout with advantages. Inner losses receive the episodes of one task.
 - ``Process`` is a function ``rollout -> (episodes, metrics)`` that computes the advantages of one
   task, such as ``advantages()``.

@@ -24,13 +24,13 @@ class Distribution(Protocol):
     """
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Return the log-probability or log-density of `actions`, of shape (*batch)."""
+        """Return log-probabilities or log-densities of `actions` as a tensor of shape (*batch)."""
 
     def kl(self, other: Any) -> Tensor:
-        """Return the KL divergence KL(self ‖ other) in nats, of shape (*batch)."""
+        """Return the KL divergences KL(self ‖ other) in nats as a tensor of shape (*batch)."""
 
     def entropy(self) -> Tensor:
-        """Return the entropy in nats, of shape (*batch)."""
+        """Return the entropies in nats as a tensor of shape (*batch)."""
 
     def mode(self) -> Tensor:
         """Return the most likely action for every batch element."""
@@ -159,8 +159,8 @@ def _drawn(like: Tensor, share: TaskSlice | None, draw: Callable[[Tensor], Tenso
 
     Args:
         like: Tensor whose first axis is the task axis if `share` is set.
-        share: The slice of the meta-batch that `like` contains. Numbers are
-            sampled for all tasks. None if `like` contains all tasks.
+        share: The slice of the meta-batch that `like` contains. Numbers are sampled for the
+            whole meta-batch, but only this slice is returned. None if `like` contains all tasks.
         draw: Function that fills a tensor with random numbers in place, and returns the tensor.
     """
     if share is None or share.number == share.total:

@@ -41,7 +41,7 @@ class Rollout(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """Episodes with advantages, for the losses; :class:`Rollout` describes the other fields."""
+    """Episodes with one advantage per transition; :class:`Rollout` describes the other fields."""
 
     observations: Shaped[Tensor, "..."]
     actions: Any

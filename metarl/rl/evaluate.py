@@ -59,9 +59,10 @@ def paper_tasks(sampler: Sampler, seed: int = 1) -> list[TaskDescription]:
 
 
 def paper_episodes(horizon: int) -> int:
-    """Return the number of episodes of length `horizon` in a batch of 4000 transitions, at least 1.
+    """Return the number of episodes per gradient step in Finn et al. 2017.
 
-    Finn et al. 2017 use this batch size for one gradient step.
+    One gradient step uses a batch of 4000 transitions. The result is therefore
+    4000 divided by `horizon`, rounded down, but at least 1.
     """
     return max(1, 4000 // horizon)
 
@@ -91,8 +92,8 @@ def adaptation_curve(
     Args:
         sampler: The sampler; ``sampler.num_tasks`` must equal the number of test tasks.
         policy: The policy.
-        loop: The inner loop; ``loop.num_steps`` is K. The step sizes can differ from those
-            used in training.
+        loop: The inner loop; ``loop.num_steps`` is K. The step sizes can differ from the
+            step sizes used in training.
         meta: The meta-parameters.
         tasks: The test tasks.
         generator: Random generator for the actions and the environment seeds.
@@ -122,5 +123,6 @@ def read_task(text: str, sampler: Sampler) -> TaskDescription:
     except (TypeError, ValueError) as error:
         example = json.dumps(sampler.sample_tasks(np.random.default_rng(0))[0])
         raise ValueError(
-            f"`task` must be JSON such as '{brief(example)}', got {brief(repr(text))}: {error}"
+            f"`task` must be a JSON object such as '{brief(example)}', got {brief(repr(text))} "
+            f"({error})"
         ) from None

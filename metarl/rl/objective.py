@@ -173,7 +173,7 @@ class PostAdaptationObjective:
     def _staged(
         self, name: str, function: Callable[..., Any], early: Tensors, late: Tensors
     ) -> Staged:
-        """Return a function split into two programs, traced once per chunk shape."""
+        """Return ``stage(function, early, late)``, cached by `name` and the shapes of inputs."""
         key = (name, *((x.shape, x.stride(), x.dtype, x.device) for x in (*early, *late)))
         with _tracing:
             if key not in self._programs:

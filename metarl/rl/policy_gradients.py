@@ -149,7 +149,9 @@ def reptile_rl(
     if not loop.num_steps:
         raise ValueError(f"reptile requires inner_steps of at least 1, got {loop.num_steps}")
     if loop.first_order:
-        raise ValueError("reptile has no second derivatives; remove first_order")
+        raise ValueError(
+            "reptile has no second derivatives that first_order could omit; remove first_order"
+        )
     if loop.optimizer.constants is not core.no_constants:
         raise ValueError("reptile does not support learned step sizes; use sgd or adam")
     return policy_gradient(
@@ -231,8 +233,9 @@ def promp(
         loop: The inner loop; the paper uses the inner loss :func:`~metarl.rl.losses.ratio`.
         clip: Clip the probability ratios in the outer loss to 1 ± this value.
         kl_coefficient: Initial weight of the KL penalty for every inner step.
-        kl_target: Target KL divergence in nats. The weight is doubled above 1.5 times the target
-            and halved below the target / 1.5; None keeps the initial weight.
+        kl_target: Target KL divergence in nats. A weight is doubled if the KL divergence exceeds
+            1.5 times the target, and halved if the KL divergence is below the target / 1.5.
+            None keeps the initial weight.
         outer_lr: Step size for the meta-update.
         epochs: Number of gradient steps per meta-batch.
         chunk_size: Number of tasks processed at a time; see

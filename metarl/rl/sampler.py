@@ -23,9 +23,9 @@ TaskDescription = dict[str, Any]
 class Sampler:
     """A sampler that collects episodes for many tasks in a vectorized environment.
 
-    Each row of the environment runs one episode for one task. Every rollout
-    starts with a reset, whose seeds come from the given generator, so that
-    results do not depend on earlier rollouts.
+    Each sub-environment runs one episode for one task. Every rollout starts
+    with a reset. The seeds of the reset come from the generator passed to
+    :meth:`rollout`, so that results do not depend on earlier rollouts.
 
     Attributes:
         env: The vectorized environment.
@@ -50,12 +50,13 @@ class Sampler:
         Args:
             env: A Gymnasium vector environment with the methods ``reset``,
                 ``step``, ``set_attr`` and ``call`` of ``SyncVectorEnv``. Each
-                row has an attribute `task` and a method
+                sub-environment has an attribute `task` and a method
                 ``sample_tasks(num_tasks, rng)`` that returns task
-                descriptions. Consecutive rows belong to the same task. A row
-                can freeze or be reset when its episode ends; later
-                transitions are masked.
-            episodes_per_task: Number of episodes, and therefore of rows, per task.
+                descriptions. Groups of `episodes_per_task` consecutive
+                sub-environments share a task. A sub-environment can
+                freeze or be reset when its episode ends; later transitions
+                are masked.
+            episodes_per_task: Number of episodes, and therefore of sub-environments, per task.
             device: Device for the policy and the episodes.
             share: The slice of the meta-batch assigned to this process in
                 distributed training; defaults to all tasks. Tasks, seeds and
@@ -63,7 +64,7 @@ class Sampler:
                 not depend on the number of processes.
 
         Raises:
-            ValueError: If the number of rows is not a multiple of
+            ValueError: If the number of sub-environments is not a multiple of
                 `episodes_per_task`, or the environment has no horizon.
         """
         if episodes_per_task < 1 or env.num_envs % episodes_per_task:
@@ -84,8 +85,8 @@ class Sampler:
         """Sample the meta-batch's tasks, and return the tasks assigned to this process.
 
         The environment receives a copy of `rng`, and `rng` jumps ahead. The
-        state of `rng` is therefore the same whether the rows are in this
-        process or in worker processes.
+        state of `rng` is therefore the same whether the sub-environments are
+        in this process or in worker processes.
         """
         with self._errors_of("sample_tasks"):
             drawn = self.env.call("sample_tasks", self.share.total, copy.deepcopy(rng))
@@ -157,8 +158,8 @@ class Sampler:
     ) -> tuple[Task, Metrics]:
         """Collect a meta-batch by alternating rollouts and inner steps for every task.
 
-        With K = ``loop.num_steps``, the rollouts after 0, ..., K - 1 inner
-        steps are the support batches of the next steps. The rollout after K
+        With K = ``loop.num_steps``, the rollout after k = 0, ..., K − 1 inner
+        steps is the support batch for inner step k + 1. The rollout after K
         inner steps is the query batch.
 
         Args:
@@ -220,7 +221,7 @@ class Sampler:
             return self.env.reset(seed=seeds)[0]
 
     def _grouped(self, values: Any, dtype: torch.dtype) -> Tensor:
-        """Return the values of all rows as a tensor of shape (task, episode, ...).
+        """Return the values of all sub-environments as a tensor of shape (task, episode, ...).
 
         Floating-point values are converted to `dtype`; integers, such as
         image bytes, keep their dtype.

@@ -28,7 +28,8 @@ class RejectedSteps:
         if self._count == PATIENCE and processes.writes():
             warn(
                 f"the line search has accepted no step in {PATIENCE} consecutive updates, so the "
-                f"policy does not change: {ADVICE}, lower inner_lr, or collect more episodes"
+                f"policy does not change. To fix this, {ADVICE}, lower inner_lr, or collect more "
+                "episodes"
             )
 
 
@@ -43,6 +44,6 @@ def warn_of_large_kl(metrics: Metrics) -> None:
 def _warn_of_large_kl() -> None:
     if processes.writes():
         warn(
-            f"an update changed the policy by a KL divergence of more than {LARGEST_KL:g}: "
-            f"{ADVICE}, or lower outer_lr"
+            f"an update changed the policy by a KL divergence of more than {LARGEST_KL:g} nats, "
+            f"which can make training unstable. To fix this, {ADVICE}, or lower outer_lr"
         )

@@ -97,8 +97,8 @@ def trust_region_step(
     slope = tree.norm(gradient)
     if not (torch.isfinite(before) and torch.isfinite(slope)):
         raise FloatingPointError(
-            f"the surrogate loss is {before.item():g} and its gradient has norm "
-            f"{slope.item():g}: lower inner_lr or max_kl"
+            f"the surrogate loss and its gradient must be finite, got loss {before.item():g} and "
+            f"gradient norm {slope.item():g}. Lower inner_lr or max_kl"
         )
     if fisher_fraction < 1:
         del at_old  # frees its residuals, which are as large as the episodes
@@ -117,8 +117,8 @@ def trust_region_step(
     step = tree.scale(solution, -torch.sqrt(2 * max_kl / curvature))
     if not torch.isfinite(tree.norm(step)):
         raise FloatingPointError(
-            f"conjugate gradients found a step with norm {tree.norm(step).item():g}: "
-            f"{stability.ADVICE} or increase cg_damping"
+            "the step from conjugate gradients must be finite, got norm "
+            f"{tree.norm(step).item():g}. To fix this, {stability.ADVICE}, or increase cg_damping"
         )
     del at_old  # frees the residuals before the line search
 
@@ -164,7 +164,7 @@ def maml_trpo(
     Returns:
         A meta-learner. The meta-batches that it receives must be collected by
         :meth:`Sampler.collect` with the same loop and the current
-        ``state.params``. Its metrics are those of :func:`trust_region_step`,
+        ``state.params``. A step reports the metrics of :func:`trust_region_step`,
         and ``state.optimizer`` is None.
 
     Raises:

@@ -20,13 +20,13 @@ TIMEOUT = 10.0  # seconds to wait for the exit status of a process that has just
 def make_vector_env(env_id: str, num_envs: int, **kwargs: Any) -> Any:
     """Create a vectorized environment, and check that it can sample tasks.
 
-    If the rows are scalar environments, each row is wrapped in
+    If the sub-environments are scalar environments, each one is wrapped in
     :class:`~metarl.rl.vector_env.Checked`. Environments with a vectorized
     implementation are not wrapped.
 
     Args:
         env_id: ID of an environment that is registered with Gymnasium.
-        num_envs: Number of rows.
+        num_envs: Number of sub-environments.
         kwargs: Arguments of ``gymnasium.make_vec`` and of the environment.
 
     Raises:
@@ -64,7 +64,7 @@ def make_vector_env(env_id: str, num_envs: int, **kwargs: Any) -> Any:
 
 
 def spec_of(env: Any) -> Any:
-    """Return the Gymnasium spec of a vectorized environment or, if missing, of the first row."""
+    """Return the Gymnasium spec of a vectorized environment, or else of a sub-environment."""
     spec = getattr(env, "spec", None)
     return env.get_attr("spec")[0] if spec is None and hasattr(env, "get_attr") else spec
 
@@ -131,7 +131,7 @@ def error_context(
 
 
 def _end_workers(env: Any, error: BaseException) -> str:
-    """Terminate all worker processes; return a message if one had already died, else ``""``."""
+    """Terminate all worker processes; return a message if one had ended before, else ``""``."""
     lost = [process.sentinel for process in env.processes if isinstance(error, EOFError | OSError)]
     ended, died = wait(lost, TIMEOUT) if lost else [], ""
     for index, process in enumerate(env.processes):

@@ -3,7 +3,7 @@
 - :class:`Run` reads and writes a run folder: metrics, checkpoints and evaluations.
 - :class:`RunConfig` has the settings that all experiments share; :func:`read_config` loads the
   settings of a run.
-- :class:`Journal` writes metrics, checkpoints and pictures during training, and raises
+- :class:`Journal` writes metrics, checkpoints and figures during training, and raises
   :class:`Stopped` after a stop signal.
 - :class:`Checkpoint` has the contents of a checkpoint; :func:`load_checkpoint` loads a checkpoint
   without running code.

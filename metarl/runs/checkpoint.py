@@ -161,7 +161,7 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
         model, inner, optimizer, own = groups.values()
     except ERRORS as error:
         raise ValueError(
-            f"{path} is not a valid metarl checkpoint ({error}). Restore the file from a copy"
+            f"{path} is not a valid metarl checkpoint ({error}). Restore the file from a backup"
         ) from None
     params = MetaParams(model, inner)
     return Checkpoint(params, optimizer, own, about["iteration"], about["config"])
@@ -248,7 +248,7 @@ def require_same_tensors(expected: dict[str, Tensor], got: dict[str, Tensor]) ->
         if needed != found:
             raise ValueError(
                 f"the checkpoint does not match the run: {name} must be {needed}, got {found}. "
-                "The checkpoint may have been written by a different version"
+                "If a different version of metarl wrote the checkpoint, use that version"
             )
 
 

@@ -58,18 +58,19 @@ class RunConfig(Ranged):
     """Number of iterations between lines of metrics.jsonl. A line contains
     the means of the metrics since the previous line."""
     track: Literal["none", "tensorboard", "wandb"] = "none"
-    """Experiment tracker that receives metrics and pictures, in addition to metrics.jsonl."""
+    """Experiment tracker that receives metrics, figures and videos. Metrics are
+    always written to metrics.jsonl, too."""
     media_every: Annotated[int | None, at_least(1), unset("never")] = None
-    """Number of iterations between pictures, which are drawn at the next
-    checkpoint and saved in media/: learning curves and, for policies,
-    episodes before and after adaptation."""
+    """Number of iterations between drawings of learning curves and, for
+    policies, of episodes before and after adaptation. The files are drawn at
+    the next checkpoint and saved in the folder media/ of the run."""
     media_format: Literal["png", "gif"] = "png"
-    """Format of the pictures that show policies: png for an image, gif for a video."""
+    """Format in which --media-every draws episodes: png for an image, gif for a video."""
 
     group: ClassVar[str] = "run"
     """Heading above the settings of this class in ``--help``."""
     scheduled: ClassVar[dict[str, Any]] = {}
-    """Settings with a schedule that depends on `iterations`; the values disable the schedules."""
+    """Values that disable the schedules that depend on `iterations`, by name of the setting."""
 
     def filled(self) -> Any:
         """Return the configuration with all defaults that depend on other settings filled in."""
@@ -115,17 +116,17 @@ def from_json(kind: type[Kind], values: Any, source: Path) -> Kind:
         got = str(values)[:60]
         raise ValueError(
             f"{source} is damaged: `config` must be a JSON object, got {got!r}. Restore the file "
-            "from a copy"
+            "from a backup"
         )
     if unknown := sorted(set(values) - set(kind.__dataclass_fields__)):
         raise ValueError(
-            f"{source} has unknown fields {unknown}. A different version may have written it"
+            f"{source} has unknown fields {unknown}. Use the version of metarl that wrote the file"
         )
     try:
         types = get_type_hints(kind)
         return kind(**{name: _read(name, types[name], value) for name, value in values.items()})
     except (ValueError, OverflowError) as error:  # OverflowError: an integer too large for float
-        raise ValueError(f"{source} is damaged: {error}. Restore it from a copy") from None
+        raise ValueError(f"{source} is damaged: {error}. Restore it from a backup") from None
 
 
 def _read(name: str, kind: Any, value: Any) -> Any:

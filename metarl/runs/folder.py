@@ -7,7 +7,7 @@
     checkpoints/     00000000.safetensors (the initialization), 00000010.safetensors, ...;
                      Stable-Baselines3 runs have .zip files instead
     evaluations/     one JSON file per evaluation
-    media/           pictures and videos; names from --media-every start with the iteration
+    media/           images and videos; names from --media-every start with the iteration
     tracking/        TensorBoard or Weights & Biases files, if tracking is enabled
     lock             lock file of the process that writes the run
 """
@@ -147,7 +147,7 @@ class Run:
                 raise TypeError("`experiment` or `config` is missing or invalid")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{path} is not a metarl configuration ({error}). Restore it from a copy"
+                f"{path} is not a metarl configuration ({error}). Restore it from a backup"
             ) from None
         return about
 
@@ -233,7 +233,7 @@ class Run:
             bad = entries.index(None)
             raise ValueError(
                 f"{path}, line {bad + 1} is damaged: expected metrics as a JSON object, got "
-                f"{lines[bad][:60]!r}. Restore the file from a copy"
+                f"{lines[bad][:60]!r}. Restore the file from a backup"
             )
         return [entry for entry in entries if entry is not None]
 
@@ -253,7 +253,7 @@ class Run:
         if not needed <= set(found) or found != sorted(set(found)):
             raise ValueError(
                 f"{self.folder / 'metrics.jsonl'} does not have all lines up to iteration "
-                f"{iteration}. Restore the file from a copy; nothing was changed"
+                f"{iteration}. Restore the file from a backup; nothing was changed"
             )
         text = "".join(json.dumps(entry) + "\n" for entry in kept)
         write_atomically(self.folder / "metrics.jsonl", text.encode())

@@ -1,4 +1,4 @@
-"""Logging during training: metrics, checkpoints, experiment tracking, pictures and progress."""
+"""Logging during training: metrics, checkpoints, experiment tracking, figures and progress."""
 
 import time
 from collections import defaultdict

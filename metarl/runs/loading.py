@@ -57,7 +57,7 @@ def load_checkpoint(
         raise ValueError(
             f"{path} does not match this run: it was written at iteration {saved.iteration}"
             + (f" and differs from config.json in {different}" if different else "")
-            + ". Restore the file from a copy"
+            + ". Restore the file from a backup"
         )
     return saved
 
@@ -84,5 +84,5 @@ def require_plausible_size(run: Run, config: RunConfig) -> None:
     if elements > max(2**24, *(path.stat().st_size for path in files), 0):
         raise ValueError(
             f"{run.folder / 'config.json'} declares a layer with {elements} parameters, more than "
-            "the checkpoints contain. Restore the file from a copy"
+            "the checkpoints contain. Restore the file from a backup"
         )

@@ -1,7 +1,7 @@
-"""Pictures and videos that are drawn during training.
+"""Figures and videos that are drawn during training.
 
-A separate process draws the pictures from a checkpoint, so that drawing can
-neither change the training results nor stop the training with an error.
+A subprocess draws the figures from a checkpoint, so that drawing can neither
+change the training results nor stop the training with an error.
 """
 
 import os
@@ -21,12 +21,12 @@ LIMIT = 900.0  # timeout of the drawing process, in seconds
 
 
 class Media:
-    """A manager that draws pictures every ``media_every`` iterations and sends them to a tracker.
+    """A manager that draws figures every ``media_every`` iterations and sends them to a tracker.
 
     Args:
         run: The run folder.
         config: Configuration of the run; if ``media_every`` is None, nothing is drawn.
-        tracker: Experiment tracker that receives the pictures.
+        tracker: Experiment tracker that receives the figures.
     """
 
     def __init__(self, run: Run, config: RunConfig, tracker: SafeTracker) -> None:
@@ -35,7 +35,7 @@ class Media:
         self._warned = self._disabled = False
 
     def is_due(self, iteration: int) -> bool:
-        """Return whether pictures must be drawn after this iteration.
+        """Return whether figures must be drawn after this iteration.
 
         This is the case if the iteration has a checkpoint, and a multiple of
         ``media_every`` was reached since the previous checkpoint.
@@ -46,7 +46,7 @@ class Media:
         return iteration // every > (iteration - 1) // step * step // every
 
     def update(self, iteration: int) -> None:
-        """Draw pictures of the checkpoint of this iteration if :meth:`is_due` returns True."""
+        """Draw figures of this iteration's checkpoint if :meth:`is_due` returns True."""
         if self._disabled or not self.is_due(iteration) or not processes.writes():
             return
         problem = _draw(self._run.folder, iteration, self._config.media_format)
@@ -57,11 +57,11 @@ class Media:
         if problem and not self._warned:
             self._warned = True
             effect = "the run continues" if files else "it is disabled and the run continues"
-            warn(f"media_every could not draw all pictures ({problem}); {effect}")
+            warn(f"media_every could not draw all figures ({problem}); {effect}")
 
 
 def _draw(folder: Path, iteration: int, kind: str) -> str:
-    """Draw a checkpoint in a separate process as a `kind` file; return an error or ``""``."""
+    """Draw figures in a subprocess, episodes in format `kind`; return the error or ``""``."""
     words = [sys.executable, "-P", "-m", DRAWING, str(folder), str(iteration), kind]
     # The process must find the same modules, such as the module of a custom environment.
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}

@@ -11,7 +11,8 @@ PROTOCOL = (
     "transductive", "start", "nearest_neighbor", "ensemble", "tuned", "samples", "test_steps",
     "data", "classes",
 )  # fmt: skip
-"""Settings that must be equal in comparable evaluations; all evaluations have the first two."""
+"""Settings that must be equal in comparable evaluations. Every evaluation contains `num_tasks`
+and `seed`; the other settings depend on the experiment."""
 
 
 def protocol(evaluation: dict[str, Any]) -> dict[str, Any]:
@@ -68,6 +69,6 @@ def read_evaluation(path: Path) -> dict[str, Any]:
             raise ValueError("`iteration`, `mean` or `interval95` is missing or invalid")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} is not a valid evaluation ({error}). Remove it or evaluate again"
+            f"{path} is not a valid evaluation ({error}). Remove the file or evaluate again"
         ) from None
     return entry

@@ -20,7 +20,7 @@ MEDIA = (".png", ".gif", ".mp4")
 TRUSTED = ("metarl", "metarl.envs")
 """Modules that may always be imported for an environment ID ``module:Name-v0`` in a shared run."""
 REPLACED: dict[str, Any] = {"track": "none", "data_root": None}
-"""Settings that only apply to the training machine, with their values in a copy."""
+"""Settings that only apply to the training machine, with the values that replace them in a copy."""
 KEPT = ("experiment", "config", "command", "changed_by", "versions")
 """Keys of config.json that a copy contains."""
 COMMANDS = {"command", "changed_by"}
@@ -67,7 +67,7 @@ def copy(
 
     The configuration and the tensors are parsed and written again, so that
     unknown contents of the files are not copied. Metrics, the model card,
-    pictures and videos are copied unchanged, and evaluations without local
+    images and videos are copied unchanged, and evaluations without local
     paths in their command lines, see :func:`without_paths`.
 
     Args:
@@ -192,7 +192,7 @@ def require_inside(run: Run, root: Path) -> None:
         root: Folder that must contain the targets of all links.
 
     Raises:
-        ValueError: If there is such a link.
+        ValueError: If a link points outside `root`.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Experiment trackers, which send metrics and pictures to TensorBoard or Weights & Biases."""
+"""Experiment trackers, which send metrics and media to TensorBoard or Weights & Biases."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from metarl.util import optional, warn
 
 
 class Tracker:
-    """The interface of experiment trackers; the base class discards metrics and pictures.
+    """The interface of experiment trackers; the base class discards all data.
 
     Example::
 
@@ -151,7 +151,7 @@ class SafeTracker(AbstractContextManager["SafeTracker"]):
             yield
         except Exception as error:  # any error of the network, the disk or the package
             self._tracker = Tracker()
-            warn(f"track={self._name} failed ({error}) and is disabled; metrics.jsonl is complete")
+            warn(f"track={self._name} failed ({error}) and is disabled; use metrics.jsonl instead")
 
 
 def tracker(name: str, run: Run, *, start: int) -> SafeTracker:

@@ -188,5 +188,6 @@ def _reading(path: Path) -> Iterator[None]:
         if isinstance(error, pickle.UnpicklingError):  # torch suggests an unsafe way to load
             reason = "an entry contains objects other than tensors"
         raise ValueError(
-            f"{path} is not a valid checkpoint of this run ({reason}). Restore it from a copy"
+            f"{path} is not a valid checkpoint of this run ({reason}). Restore the file from a "
+            "backup"
         ) from error

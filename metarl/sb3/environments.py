@@ -1,10 +1,10 @@
 """Multi-task environments for Stable-Baselines3, with a fixed task or a new task in each episode.
 
-SB3 resets each row of a vectorized environment when the row's episode ends.
-Vectorized environments in metarl freeze the row until all rows are reset
-together. They are therefore only used if all episodes end at the same time,
-as with robots that cannot fall. All other environments run in SB3's
-``DummyVecEnv``.
+SB3 resets each sub-environment when its episode ends. Vectorized environments
+in metarl freeze a sub-environment whose episode has ended until all
+sub-environments are reset together. Vectorized environments are therefore only
+used with SB3 if all episodes end at the same time, as with robots that cannot
+fall. All other environments run in SB3's ``DummyVecEnv``.
 """
 
 from typing import Any
@@ -73,7 +73,7 @@ class BatchedVecEnv(VecEnv):
             env.set_attr("task", task)
 
     def reset(self) -> Any:
-        """Set the tasks, start an episode in every row, and return the first observations."""
+        """Set the tasks, start an episode in every sub-environment, and return the observations."""
         if self._seeds[0] is not None:
             self._rng = np.random.default_rng(self._seeds[0])
             self._reset_seeds()
@@ -91,8 +91,8 @@ class BatchedVecEnv(VecEnv):
 
         Returns:
             Observations, rewards, flags that are True if the episodes end,
-            and one dictionary with additional information per row. If the
-            episodes end, all rows are reset, and the observations are the
+            and one info dictionary per sub-environment. If the episodes end,
+            all sub-environments are reset, and the observations are the
             first observations of the new episodes.
         """
         seen, rewards, terminated, truncated, _ = self.env.step(self._actions)
@@ -109,11 +109,11 @@ class BatchedVecEnv(VecEnv):
         self.env.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Return the attribute `attr_name` for each row in `indices`; None selects all rows."""
+        """Return the value of `attr_name` for sub-environments in `indices`; None selects all."""
         return self.env_method(attr_name, indices=indices)
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Raise an AttributeError, because the rows share their attributes."""
+        """Raise an AttributeError, because all sub-environments share their attributes."""
         raise AttributeError(
             f"the attribute {attr_name!r} cannot be changed; create a new environment with sb3_env"
         )
@@ -121,10 +121,10 @@ class BatchedVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method, and return its result for each row in `indices`; None selects all rows."""
+        """Call a method and return a result per sub-environment in `indices`; None selects all."""
         found = self.env.call(method_name, *method_args, **method_kwargs)
         return [found[row] for row in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        """Return False for every row, because rows have no wrappers."""
+        """Return False for every sub-environment, because sub-environments have no wrappers."""
         return [False for _ in self._get_indices(indices)]

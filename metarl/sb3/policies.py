@@ -145,11 +145,11 @@ def copy_actor(policy: Policy, params: Params, into: ActorCriticPolicy) -> None:
     names = [*(f"mlp_extractor.policy_net.{i}" for i in indices[:-1]), "action_net"]
     for name, weight, bias in zip(names, weights, biases, strict=True):
         state |= {f"{name}.weight": weight, f"{name}.bias": bias}
-    held = {name: x.shape for name, x in into.state_dict().items() if "value_net" not in name}
-    if held != {name: x.shape for name, x in state.items()}:
+    held = {n: tuple(x.shape) for n, x in into.state_dict().items() if "value_net" not in n}
+    if held != (shapes := {name: tuple(x.shape) for name, x in state.items()}):
         raise ValueError(
             f"the policy does not match the observations {into.observation_space} and the actions "
-            f"{into.action_space}: expected parameters with the shapes {held}"
+            f"{into.action_space}: expected parameters with the shapes {held}, got {shapes}"
         )
     into.load_state_dict({name: x.detach().float() for name, x in state.items()}, strict=False)
 

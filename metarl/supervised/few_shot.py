@@ -59,7 +59,9 @@ class FewShot:
 
     def __post_init__(self) -> None:
         if (most := self.num_classes) < self.num_ways:
-            raise ValueError(f"num_ways must be at most {most} classes, got {self.num_ways}")
+            raise ValueError(
+                f"num_ways must be at most {most}, the number of classes, got {self.num_ways}"
+            )
         needed, fewest = self.num_shots + self.num_queries, min(self.counts)
         if fewest < needed:
             raise ValueError(

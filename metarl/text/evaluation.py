@@ -1,4 +1,4 @@
-"""Evaluation of text classifiers on test tasks, with several support samples per task."""
+"""Evaluation of text classifiers on test tasks, with several support sets per task."""
 
 from collections import deque
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from metarl.text.tasks import Sentences
 BLOCK = 64  # number of sentences encoded at a time, sorted by length to reduce padding
 
 Prepare = Callable[[Batch, int], tuple[Batch, ...]]
-"""Type of a function ``(support set, sample index) -> support batches``,
-which returns the batches for the inner steps. The support set and the batches
+"""Type of a function ``(support set, index) -> support batches``, which returns the batches for the
+inner steps. The index numbers the support sets of a task from 0. The support set and the batches
 have a leading task axis of size 1."""
 
 
@@ -54,18 +54,18 @@ def accuracies(
     evaluation: list[Batch],
     prepare: Prepare,
 ) -> Float[Tensor, "samples ends"]:
-    """Return the accuracy on the evaluation sentences of one task, for each support sample.
+    """Return the accuracy on the evaluation sentences of one task, for each sampled support set.
 
     Args:
         model: Model whose network is a :class:`TextClassifier`.
         loop: The inner loop.
         meta: Meta-parameters.
-        samples: Tokenized support samples of the task. All samples and the
+        samples: Tokenized support sets of the task. All support sets and the
             evaluation sentences must have the same order of classes.
         evaluation: Batches of evaluation sentences from :func:`encoded`.
-        prepare: Function ``(support set, sample index) -> support batches``
-            that returns the batches for the inner steps, for example with
-            :func:`support_batches`.
+        prepare: Function ``(support set, index) -> support batches`` that
+            returns the batches for the inner steps, for example with
+            :func:`support_batches`. The index is a position in `samples`.
 
     Returns:
         Fractions of correct predictions, shape (samples, 2). Column 0 is

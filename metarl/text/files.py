@@ -15,7 +15,7 @@ import numpy as np
 from metarl.util import parse_json
 
 
-NUM_SAMPLES = 10  # number of support samples per task and number of shots (Bansal et al. 2020)
+NUM_SAMPLES = 10  # number of support sets per task and number of shots (Bansal et al. 2020)
 PART = 10  # every tenth row of a class is used for validation
 SUFFIXES = (".json.gz", ".json", ".jsonl", ".jsonl.gz")
 PUBLISHED = re.compile(r"(?P<task>.+)_train_(?P<index>\d+)_(?P<shots>\d+)\.json(\.gz)?")
@@ -49,8 +49,8 @@ class TextTask(NamedTuple):
     Attributes:
         name: Name of the task.
         labels: Class names, sorted.
-        samples: Fixed support samples by ``(shots, index)``, as published with LEOPARD. Empty for
-            custom tasks, for which :meth:`sample` draws random samples.
+        samples: Fixed support sets by ``(shots, index)``, as published with LEOPARD. Empty for
+            custom tasks, for which :meth:`sample` draws random support sets.
         rows: All support rows, without duplicates.
         evaluation: Rows on which adapted classifiers are evaluated; may be empty.
 
@@ -70,21 +70,22 @@ class TextTask(NamedTuple):
     evaluation: tuple[Row, ...]
 
     def sample(self, shots: int, index: int) -> tuple[Row, ...]:
-        """Return a support sample with `shots` rows per class.
+        """Return a support set with `shots` rows per class.
 
-        If the task has fixed samples, the fixed sample ``(shots, index)`` is returned. Otherwise
-        rows that are not evaluation rows are drawn at random.
+        If the task has fixed support sets, the support set ``(shots, index)`` is returned.
+        Otherwise rows that are not evaluation rows are drawn at random.
 
         Args:
             shots: Number of rows per class.
-            index: Index of the fixed sample, starting at 0, or the random seed.
+            index: Index of the fixed support set, starting at 0, or the random seed.
 
         Raises:
-            ValueError: If the fixed sample does not exist, or a class has fewer than `shots` rows.
+            ValueError: If the fixed support set does not exist, or a class has fewer than `shots`
+                rows.
         """
         if self.samples and (shots, index) not in self.samples:
             raise ValueError(
-                f"task {self.name} has no support sample {(shots, index)}: expected (shots, index) "
+                f"task {self.name} has no support set {(shots, index)}: expected (shots, index) "
                 f"in {sorted(self.samples)}"
             )
         rows = self.samples[shots, index] if self.samples else self._draw(shots, index)

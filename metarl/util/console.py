@@ -20,7 +20,7 @@ METRICS = {
     "trpo/kl": "KL {:.4f}",
     "outer/kl": "KL {:.4f}",
 }
-"""Format strings by name, for the metrics that the training progress shows after the returns."""
+"""Format strings by metric name; training progress shows these metrics after the returns."""
 
 
 class Progress(AbstractContextManager["Progress"]):

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def require(module: str, *, extra: str, purpose: str) -> Any:
-    """Import a module of an optional package and return it.
+    """Import a module from an optional package and return the module.
 
     Args:
         module: Full name of the module.
@@ -24,7 +24,7 @@ def require(module: str, *, extra: str, purpose: str) -> Any:
     except ImportError as error:
         package = (error.name or module).partition(".")[0]
         raise ImportError(
-            f"{purpose} require {package}: pip install 'metarl-torch[{extra}]'"
+            f"{purpose} require {package}; run pip install 'metarl-torch[{extra}]'"
         ) from None
 
 

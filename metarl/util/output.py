@@ -11,7 +11,7 @@ def require_writable(path: Path) -> None:
     """Create the parent folder of a file, and raise an OSError if the file cannot be written.
 
     Args:
-        path: The file; it may exist.
+        path: Path of the file, which may already exist.
 
     Raises:
         OSError: If the path is a folder, the parent folder cannot be created,
@@ -26,7 +26,10 @@ def require_writable(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror} ({error.filename})") from None
+        raise OSError(
+            f"{path} cannot be written: {error.strerror} ({error.filename}). Choose a different "
+            "path"
+        ) from None
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise PermissionError(
             f"{path} cannot be written: permission denied. Choose a different path"

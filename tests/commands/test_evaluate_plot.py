@@ -76,7 +76,7 @@ def test_variants_train_and_evaluate(flags: list[str], tmp_path: Path) -> None:
             "requires --inner-steps of at least",
         ),
         (["render", "--inner-lr", "1", "2", "--out", "a.png"], "one step size per run: expected 1"),
-        (["render", "--task", "{bad", "--out", "a.png"], "must be JSON"),
+        (["render", "--task", "{bad", "--out", "a.png"], "must be a JSON object such as"),
         (["render", "--inner-steps=-1", "--out", "a.png"], "--inner-steps must be at least 0"),
         (["render", "--num-tasks", "0", "--out", "a.png"], "--num-tasks must be at least 1"),
     ],
@@ -186,4 +186,4 @@ def test_missing_matplotlib_gives_a_one_line_error(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     message = refusal(capsys, "plot", whole, "--out", tmp_path / "curves.png")
-    assert "plots require matplotlib: pip install 'metarl-torch[plot]'" in message
+    assert "plots require matplotlib; run pip install 'metarl-torch[plot]'" in message

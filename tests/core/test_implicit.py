@@ -183,7 +183,7 @@ def test_loop_without_a_proximal_term_is_rejected() -> None:
 
 def test_learned_rates_are_rejected() -> None:
     loop = InnerLoop(bowl, meta_sgd(0.2), num_steps=3, proximal=1.0)
-    with pytest.raises(ValueError, match="does not support learned step sizes"):
+    with pytest.raises(ValueError, match="without learned hyperparameters"):
         implicit(loop, query_loss(bowl))(loop.init({"w": randn(SIZE)}), BOWLS)
 
 

@@ -256,7 +256,7 @@ def test_several_runs_are_rows_of_one_environment(
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--task", "{bad"], 'must be JSON such as \'{"length": '),
+        (["--task", "{bad"], 'must be a JSON object such as \'{"length": '),
         (["--task", "3"], "is not a mapping"),
         (["--out", "video.avi"], "--out must end in one of .png, .pdf, .svg, .mp4, .gif"),
         (["--inner-lr", "nan"], "--inner-lr must be finite"),

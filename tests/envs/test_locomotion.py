@@ -562,7 +562,7 @@ def test_copies_and_pickles_keep_arguments_and_task(name: str) -> None:
 
 def test_unsupported_arguments_are_rejected() -> None:
     with pytest.raises(
-        TypeError, match=r"AntDir only accepts observe_task, .*got .*ctrl_cost_weight"
+        TypeError, match=r"AntDir only accepts the arguments observe_task, .*got .*ctrl_cost_weight"
     ):
         make(ANT, ctrl_cost_weight=0.1)
     with pytest.raises(TypeError, match="frame_skip"):

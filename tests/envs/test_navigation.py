@@ -161,7 +161,7 @@ def test_attributes_and_methods_of_rows() -> None:
     assert rows.get_attr("task") == rows.call("task") == ({"goal": [0.1, 0.2]},) * 3
     assert rows.call("max_episode_steps") == rows.get_attr("max_episode_steps") == (100,) * 3
     assert rows.call("sample_tasks", 2, np.random.default_rng(0)) == (goals(2),) * 3
-    with pytest.raises(ValueError, match="expected 3 tasks, one per row, got 2"):
+    with pytest.raises(ValueError, match="expected 3 tasks, one per sub-environment, got 2"):
         rows.set_attr("task", [FAR] * 2)
     with pytest.raises(AttributeError, match="only the attribute 'task' can be set, got 'speed'"):
         rows.set_attr("speed", 1)

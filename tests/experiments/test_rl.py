@@ -188,7 +188,7 @@ def test_zero_inner_steps_train_one_policy_for_all_tasks(experiment: str, tmp_pa
     ("flags", "message"),
     [
         (("--inner-steps", 0), "reptile requires --inner-steps of at least 1, got 0"),
-        (("--first-order",), "no second derivatives; remove --first-order"),
+        (("--first-order",), "could omit; remove --first-order"),
         (("--inner", "meta-sgd"), "reptile does not support learned step sizes; use sgd or adam"),
     ],
 )

@@ -202,7 +202,7 @@ def test_invalid_regressions_give_one_line_errors(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--ways", "9"], "--num-ways must be at most 8 classes, got 9"),
+        (["--ways", "9"], "--num-ways must be at most 8, the number of classes, got 9"),
         (["--shots", "8"], "must be at most 8, the number of images in class 0, got 16"),
         (["--variable", "--ways", 6], "no fixed number of classes"),
         (

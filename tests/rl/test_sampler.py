@@ -221,7 +221,7 @@ def test_metrics_describe_the_rollouts() -> None:
 
 def test_number_of_tasks_must_match_the_rows() -> None:
     policy, params = random_policy()
-    with pytest.raises(ValueError, match="tasks, one per row, got"):
+    with pytest.raises(ValueError, match="tasks, one per sub-environment, got"):
         sampler().rollout(policy, tree.expand(params, 3), TASKS[:2], seeded(0))
     env = gymnasium.make_vec(ID, num_envs=5)
     with pytest.raises(ValueError, match="must be a multiple of episodes_per_task=2, got 5"):

@@ -83,7 +83,10 @@ def test_an_accepted_step_resets_the_counter(capsys: pytest.CaptureFixture[str])
 def test_a_non_finite_step_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--env", env_id(Pressure), *SMALL, "--hidden", 8, "--iterations", 6)
     error = refusal(capsys, "train", "maml-trpo", *words, "--out", tmp_path / "run")
-    assert "conjugate gradients found a step with norm nan: scale the observations" in error
+    assert (
+        "the step from conjugate gradients must be finite, got norm nan. To fix this, scale the"
+        in error
+    )
 
 
 def test_an_exploding_kl_is_reported_once(
@@ -92,7 +95,7 @@ def test_an_exploding_kl_is_reported_once(
     stability._warn_of_large_kl.cache_clear()
     words = ("--env", env_id(Pressure), *SMALL, "--hidden", 64, 64, "--iterations", 3)
     metarl("train", "promp", *words, "--out", tmp_path / "run")
-    assert capsys.readouterr().err.count("a KL divergence of more than 100: scale") == 1
+    assert capsys.readouterr().err.count("a KL divergence of more than 100 nats, which") == 1
 
 
 LENGTHS = {(100, 100): 100, (51, 100): 100, (50, 100): 50, (4, 10_000): 5, (1, 7): 1, (3, 5): 3}

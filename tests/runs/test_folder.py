@@ -69,7 +69,9 @@ def test_damaged_and_foreign_checkpoints_give_one_line_errors_and_are_kept(
     good = last.read_bytes()
     for damaged in (good[: len(good) // 2], b"", b"not a checkpoint at all", good[:-1]):
         last.write_bytes(damaged)
-        assert "Choose a --checkpoint from [0, 2, 4, 6]" in refusal(capsys, "evaluate", copied)
+        assert "choose a different --checkpoint; the run has checkpoints [0, 2, 4, 6]" in refusal(
+            capsys, "evaluate", copied
+        )
         assert last.read_bytes() == damaged
     save_file({"weights": np.zeros(3)}, last)
     assert "not a valid metarl checkpoint" in refusal(capsys, "evaluate", copied)

@@ -97,7 +97,7 @@ def test_a_failed_picture_gives_one_warning_and_others_are_sent(
     assert heard.shown == [(2, "media/curves", "a curve"), (4, "media/curves", "a curve")]
     told = capsys.readouterr().err.splitlines()
     assert [line for line in told if "media_every" in line] == [
-        "metarl: warning: media_every could not draw all pictures (no OpenGL); the run continues"
+        "metarl: warning: media_every could not draw all figures (no OpenGL); the run continues"
     ]
 
 

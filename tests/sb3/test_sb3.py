@@ -539,7 +539,7 @@ def test_discrete_actions_train_and_unsupported_algorithms_give_errors(
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--task", "direction"], 'must be JSON such as \'{"goal": ['),
+        (["--task", "direction"], 'must be a JSON object such as \'{"goal": ['),
         (
             ["--task", '{"direction": 1}'],
             "a task of this environment must have the form {'goal': [0.0, 0.",

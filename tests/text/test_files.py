@@ -103,7 +103,7 @@ def test_invalid_tasks_give_one_line_errors(tmp_path: Path) -> None:
 def test_a_missing_fixed_sample_is_an_error(tmp_path: Path) -> None:
     published(tmp_path, "colors")
     (task,) = read_tasks(tmp_path, ["colors"])
-    message = "no support sample ({0}, {1}): expected (shots, index) in [(1, 0), (2, 0), (2, 1)]"
+    message = "no support set ({0}, {1}): expected (shots, index) in [(1, 0), (2, 0), (2, 1)]"
     for shots, index in ((8, 0), (2, 5)):
         with pytest.raises(ValueError, match=re.escape(message.format(shots, index))):
             task.sample(shots, index)

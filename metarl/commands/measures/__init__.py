@@ -1,1 +1,1 @@
-"""Measurements of ``metarl benchmark``."""
+"""Measurements of time, speed and memory that ``metarl benchmark`` runs."""

@@ -1,4 +1,7 @@
-"""Measurements of the trust-region update, and of sampling compared with the raw physics."""
+"""Measurements of the time of a trust-region update, and of the sampling speed.
+
+The sampling speed is compared with the speed of MuJoCo's physics without a policy.
+"""
 
 import time
 from collections.abc import Callable
@@ -26,12 +29,12 @@ RAW = "raw mj_step (steps/s)"
 
 
 def sampling(args: Benchmark) -> list[Case]:
-    """Return the sampling measurements to run, one per environment."""
+    """Return one sampling measurement for each environment in ``args.env``."""
     return [_case(sampling_speed, args, env) for env in args.env]
 
 
 def update(args: Benchmark) -> list[Case]:
-    """Return the update measurements to run, one per environment and Fisher fraction."""
+    """Return one update measurement for each pair of an environment and a Fisher fraction."""
     parts = args.fisher_fraction
     return [_case(update_speed, args, env, fisher_fraction=f) for env in args.env for f in parts]
 
@@ -60,7 +63,8 @@ def sampling_speed(experiment: MetaRL, repeats: int) -> Figures:
         repeats: Number of timed repetitions.
 
     Returns:
-        Median speeds by name. MuJoCo is only measured for robots.
+        Median speeds in steps per second, by name. For robots, the result also contains the speed
+        of MuJoCo, and the speed with the policy as a percentage of the speed of MuJoCo.
     """
     parts, sampler = experiment.parts, experiment.parts.sampler
     env = sampler.env
@@ -96,7 +100,7 @@ def sampling_speed(experiment: MetaRL, repeats: int) -> Figures:
 
 
 def raw_physics(env: BatchedLocomotion, actions: Any) -> None:
-    """Simulate recorded actions of shape (time, rows, nu) with MuJoCo's ``mj_step`` only."""
+    """Simulate recorded actions of shape (time, num_envs, nu) with MuJoCo's ``mj_step`` only."""
     model, robot = env.model, env.formulas
     controls = robot.controls(robot.clip(actions))
 
@@ -116,7 +120,15 @@ def raw_physics(env: BatchedLocomotion, actions: Any) -> None:
 
 
 def update_speed(experiment: MetaRL, repeats: int) -> Figures:
-    """Measure the times for collecting a meta-batch and for a trust-region update, in seconds."""
+    """Measure the times for collecting a meta-batch and for a trust-region update.
+
+    Args:
+        experiment: Experiment that defines the environment, the policy and the update.
+        repeats: Number of timed repetitions.
+
+    Returns:
+        Median times in seconds by name. The last entry is the time for tracing the first update.
+    """
     collecting = median(lambda: collect(experiment), repeats)
     update, tracing = update_seconds(experiment, repeats)
     return {
@@ -128,7 +140,7 @@ def update_speed(experiment: MetaRL, repeats: int) -> Figures:
 
 
 def update_seconds(experiment: MetaRL, repeats: int) -> tuple[float, float]:
-    """Measure the trust-region update on one meta-batch.
+    """Measure the time of a trust-region update on one meta-batch.
 
     Returns:
         The median time of an update, and the additional time of the first

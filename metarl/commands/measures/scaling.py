@@ -1,4 +1,7 @@
-"""Measurement of distributed training with 1, 2, ... processes of one thread each."""
+"""Measurement of the iteration time of distributed training with 1, 2, ... processes.
+
+Each process has one thread.
+"""
 
 import os
 from functools import partial
@@ -24,7 +27,7 @@ CHEETAH: dict[str, Any] = rl.CHEETAH | {
 
 
 def scaling(args: Benchmark) -> list[Case]:
-    """Return the measurement of MAML-TRPO on HalfCheetahDir-v1: 40 tasks, 20 episodes per task."""
+    """Return the measurement of MAML-TRPO on HalfCheetahDir-v1 with 40 tasks and 800 episodes."""
     title = (
         f"{CHEETAH['env']}: {CHEETAH['num_tasks']} tasks x {CHEETAH['episodes_per_task']} "
         "episodes, processes with one thread, each on a separate core"
@@ -33,16 +36,17 @@ def scaling(args: Benchmark) -> list[Case]:
 
 
 def by_number(most: int, repeats: int) -> Figures:
-    """Measure sampling and the update with 1, 2, ..., `most` processes.
+    """Measure the time of an iteration with 1, 2, ..., `most` processes.
 
     Args:
         most: Maximum number of processes.
         repeats: Number of timed repetitions.
 
     Returns:
-        Median times in seconds. For several processes, also the iteration
-        time as a fraction of the time with one process, and the number of
-        kilobytes that each process sends per iteration.
+        Median times of sampling, the update and the whole iteration in
+        seconds. For two or more processes, the result also contains the
+        iteration time as a fraction of the time with one process, and the
+        number of kilobytes that each process sends per iteration.
     """
     figures: Figures = {}
     for number in range(1, most + 1):
@@ -67,12 +71,14 @@ def _start(number: int, repeats: int) -> Figures:
     try:
         found: Figures = elastic_launch(launch, measure)(repeats)[0]
     except ChildFailedError as error:
-        raise RuntimeError(f"{number} processes failed; see the error printed above") from error
+        raise RuntimeError(
+            f"the measurement with {number} processes failed; see the error printed above"
+        ) from error
     return found
 
 
 def measure(repeats: int) -> Figures:
-    """Measure sampling and the update in this process, as one rank of the process group.
+    """Measure the times of sampling and the update on one rank of a process group.
 
     Returns:
         Median times in seconds, and the number of bytes that this process sends per iteration.

@@ -1,4 +1,4 @@
-"""Measurements of a supervised meta-step, compared with a plain loop over the tasks."""
+"""Measurements of the time of a supervised meta-step, compared with a plain PyTorch loop."""
 
 from collections.abc import Callable
 from functools import partial
@@ -52,16 +52,19 @@ def fewshot(args: Benchmark) -> list[Case]:
 
 
 def meta_step(args: Benchmark, experiments: dict[str, Any], *, calls: int = 1) -> Figures:
-    """Measure a second-order MAML meta-step in plain PyTorch and in every execution mode.
+    """Measure the time of a MAML meta-step in plain PyTorch and in every execution mode.
+
+    The meta-step computes second-order meta-gradients.
 
     Args:
-        args: Options of the command.
+        args: Options of ``metarl benchmark``. `repeats` is the number of timed repetitions;
+            with ``compiled=False``, the compiled mode is not measured.
         experiments: One experiment per execution mode, with SGD as the inner
             optimizer. The keys are the names of the results.
         calls: Number of meta-steps per timed repetition.
 
     Returns:
-        Median times per meta-step in milliseconds, and the compilation time in seconds.
+        Median times per meta-step in milliseconds and the compilation time in seconds, by name.
     """
     steps: dict[str, Callable[[], Any]] = {}
     for name, experiment in experiments.items():

@@ -36,7 +36,15 @@ def text(args: Benchmark) -> list[Case]:
 
 
 def meta_step(experiment: TextClassification, repeats: int) -> Figures:
-    """Measure the time, the matrix-product FLOPs and the peak memory of a LEOPARD meta-step."""
+    """Measure the time, the matrix-product FLOPs and the peak memory of a LEOPARD meta-step.
+
+    Args:
+        experiment: Experiment that samples the tasks and defines the meta-step.
+        repeats: Number of timed repetitions.
+
+    Returns:
+        The median time in seconds, GFLOP per meta-step and the peak memory in MB, by name.
+    """
     learner, state = experiment.learner(1), experiment.init()
     tasks: Any = experiment.draw(state, 0)[0]
     seconds = median(lambda: learner.step(state, tasks), repeats)
@@ -52,7 +60,7 @@ def meta_step(experiment: TextClassification, repeats: int) -> Figures:
 
 
 def _peak_memory(device: torch.device) -> float:
-    """Return the peak memory in bytes: of PyTorch on a GPU, of the whole process on a CPU."""
+    """Return the peak memory in bytes, allocated by PyTorch on a GPU or used by a CPU process."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     import resource  # Windows has none

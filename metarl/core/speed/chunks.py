@@ -35,8 +35,8 @@ _allowed: ContextVar[int | None] = ContextVar("allowed", default=None)
 def one_thread_per_operator() -> Iterator[int]:
     """Run torch operators single-threaded within a context or a decorated function.
 
-    Multi-threaded matrix products can sum in a different order. In this
-    context, results are bit-identical for any number of threads.
+    Multi-threaded matrix products can add numbers in a different order. In
+    this context, results are bit-identical for any number of threads.
 
     Yields:
         The number of threads before the context was entered. In nested
@@ -127,7 +127,8 @@ def over_tasks(function: Callable[[Any], Any], tasks: Any) -> Any:
 
     For several tasks, `function` is called with ``vmap``. For a single
     task, `function` is called directly. A direct call has a third of the
-    overhead and keeps matrix products row-major in second derivatives.
+    overhead of ``vmap`` and keeps matrix products row-major in second
+    derivatives.
 
     Args:
         function: Function from a task to a tree of tensors.

@@ -18,7 +18,7 @@ Mode: TypeAlias = Literal["eager", "traced", "compiled"]
 
 
 def program(function: Callable[..., Any], mode: Mode) -> Callable[..., Any]:
-    """Return a function in one of three execution modes.
+    """Return a version of a function for one of three execution modes.
 
     Args:
         function: Function on trees of tensors.

@@ -94,7 +94,10 @@ def share(total: int, *, multiple: int = 1) -> TaskSlice:
         SharedError: If there are fewer tasks than processes.
     """
     if total < size():
-        raise SharedError(f"{size()} processes cannot share {total} tasks; increase num_tasks")
+        raise SharedError(
+            f"{size()} processes cannot share {total} tasks: expected at least one task per "
+            "process. Increase num_tasks or start fewer processes"
+        )
     chunks = -(-total // multiple)
     if chunks < size():
         chunks, multiple = total, 1
