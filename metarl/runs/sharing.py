@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -124,19 +125,23 @@ def without_paths(command: str) -> str:
         words = shlex.split(command)
     except ValueError:  # an unknown program may have written the file
         return ""
-    shown, before = [], ""
-    for word in words:
-        name, equals, value = word.partition("=") if word.startswith("--") else (before, "", word)
-        flag = name.replace("_", "-")
-        if flag == "--data-root" and (equals or not word.startswith("--")):
-            value = "DIR"
-        elif flag == "--split" and value.endswith(".json"):
-            value = "FILE.json"
-        elif re.match(r"[/~\\]|[A-Za-z]:[/\\]", value):
-            value = re.split(r"[/\\]", value.rstrip("/\\"))[-1] or "DIR"
-        shown.append(f"{name}={value}" if equals else value if not word.startswith("--") else word)
-        before = word
-    return shlex.join(shown)
+    return shlex.join(_without_path(before, word) for before, word in pairwise(["", *words]))
+
+
+def _without_path(before: str, word: str) -> str:
+    """Return a word of a command line without a local path; `before` is the word before it."""
+    own = word.startswith("--") and "=" in word.split()[0]
+    flag, equals, value = word.partition("=") if own else (before, "", word)
+    named = flag.replace("_", "-")
+    if re.search(r"(^|\s)--\S+[\s=]", value):  # a quoted command line, as in `metarl compare`
+        value = without_paths(value)
+    elif named == "--data-root":
+        value = "DIR"
+    elif named == "--split" and value.endswith(".json"):
+        value = "FILE.json"
+    elif re.match(r"[/~\\]|[A-Za-z]:[/\\]", value):
+        value = re.split(r"[/\\]", value.rstrip("/\\"))[-1] or "DIR"
+    return f"{flag}={value}" if equals else value
 
 
 def _scrubbed(entries: dict[str, Any]) -> dict[str, Any]:

@@ -84,6 +84,12 @@ def test_a_shared_folder_has_one_checkpoint_and_no_machine_specific_settings(
             """--task '{"a": -1}' --env own:own/Env-v0""",
             """--task '{"a": -1}' --env own:own/Env-v0""",
         ),
+        (
+            "'fewshot --data-root /a/b --ways 5' --seeds 0",
+            "'fewshot --data-root DIR --ways 5' --seeds 0",
+        ),
+        ("--evaluate='--data-root /a/b' --x", "'--evaluate=--data-root DIR' --x"),
+        ("--evaluate '--data-root=/a/b'", "--evaluate --data-root=DIR"),
         (r"--encoder 'C:\models\mini' --out '~/x'", "--encoder mini --out x"),
     ],
 )
