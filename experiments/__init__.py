@@ -4,6 +4,7 @@ The modules of the experiments are imported on first use.
 """
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -73,11 +74,23 @@ def experiment_of(run: "Run") -> "Experiment[Any]":
             "--import MODULE)"
         )
     kind, config = known[name].load()
-    chosen = read_config(config, run)
+    chosen = _with_data_found(read_config(config, run), run.folder)
     require_plausible_size(run, chosen)
     experiment: Experiment[Any] = kind(chosen)
     experiment.stored = about
     return experiment
+
+
+def _with_data_found(config: Any, folder: "Path") -> Any:
+    """Return the configuration with a relative data folder searched above the run folder.
+
+    Older versions store the data folder relative to the folder in which the run was started.
+    """
+    root = getattr(config, "data_root", None)
+    if root is None or root.is_absolute() or root.exists():
+        return config
+    found = (parent / root for parent in folder.resolve().parents)
+    return replace(config, data_root=next(filter(Path.exists, found), root))
 
 
 def settings(name: str, *, preset: str | None = None, **changed: Any) -> Any:

@@ -17,7 +17,6 @@ from metarl.core import (
     MetaLearner,
     MetaParams,
     Params,
-    adam,
     inner_optimizer,
     sgd,
     torch_generator,
@@ -202,8 +201,10 @@ def loops(config: RLConfig, loop: InnerLoop) -> Callable[[int, float | None], In
     def changed(steps: int, rate: float | None = None) -> InnerLoop:
         rate = config.inner_lr if rate is None else rate
         optimizer = loop.optimizer
-        if config.inner not in LEARNED_RATES:
-            optimizer = sgd(paper_rates(rate)) if config.inner == "sgd" else adam(rate)
+        if config.inner == "sgd":
+            optimizer = sgd(paper_rates(rate))
+        elif config.inner not in LEARNED_RATES:
+            optimizer = inner_optimizer(config.inner, rate, steps)
         return replace(loop, num_steps=steps, optimizer=optimizer)
 
     return changed

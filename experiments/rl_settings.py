@@ -77,8 +77,9 @@ class InnerLoopSettings(Ranged):
     inner_lr: Annotated[float, at_least(0)] = 0.5
     """Step size of the inner steps; initial value of learned step sizes."""
     inner: Annotated[str, among(INNER_OPTIMIZERS)] = "sgd"
-    """Inner optimizer: sgd or adam with a fixed step size, or lslr, meta-sgd,
-    meta-curvature or meta-curvature+lslr with learned step sizes."""
+    """Inner optimizer: sgd or adam with a fixed step size, lslr, meta-sgd or
+    meta-curvature+lslr with learned step sizes, or meta-curvature with a
+    learned preconditioner and a fixed step size."""
     inner_loss: Loss = "reinforce"
     """Inner loss: reinforce uses log-probabilities (Finn et al. 2017), ratio
     uses likelihood ratios (ProMP), clipped uses clipped likelihood ratios

@@ -26,10 +26,10 @@ from metarl.experiments.supervised_settings import SupervisedConfig
 from metarl.experiments.supervised_setup import Parts, started
 from metarl.experiments.tuning import best_rate
 from metarl.runs import Run, Subject
-from metarl.supervised import Curves, adaptation_curves
+from metarl.supervised import Curves, adaptation_curves, curves_table
 from metarl.supervised.methods import METHODS
 from metarl.supervised.model import Tasks
-from metarl.util import Table, raise_if
+from metarl.util import raise_if
 
 
 Config = TypeVar("Config", bound=SupervisedConfig)
@@ -72,13 +72,18 @@ class SupervisedTraining(Experiment[Config]):
         return self.parts.learner(iteration)
 
     def validate(self, state: MetaState) -> Metrics:
-        """Return the mean loss and accuracy after the last inner step on fixed validation tasks."""
+        """Return the mean loss and accuracy after the last inner step on fixed validation tasks.
+
+        Without validation tasks, the result is empty.
+        """
+        if not self.config.validation_tasks:
+            return {}
         curves = adaptation_curves(
             self.parts.model,
             self.parts.test_loop,
             [state.params],
             self.parts.evaluated["validation"],
-            num_tasks=self.config.validation_tasks or 1,
+            num_tasks=self.config.validation_tasks,
             generator=torch_generator(self.config.seed, 0, "validation", device=self.device),
             chunk_size=self.parts.chunk_size,
         )
@@ -106,7 +111,8 @@ class Supervised(SupervisedTraining[Config]):
         config, run, start = self.config, options.run, options.start
         values = {n: v for n in OVERRIDES if (v := getattr(options, n)) is not None}
         values |= {"test_steps": 0} if options.nearest_neighbor else {}
-        unknown = [name for name in values if not hasattr(config, name)]
+        other = {"data": options.data} if options.data else {}
+        unknown = [name for name in values | other if not hasattr(config, name)]
         ways = getattr(config, "num_ways", None)
         wants = "`start`" if start else "nearest_neighbor"
         classes = (options.nearest_neighbor or start) and ways is None
@@ -191,7 +197,8 @@ class Supervised(SupervisedTraining[Config]):
             "measures": measures,
         }
         name = "_".join(f"{key}-{value}" for key, value in given.items())
-        return Report(name, values | measures[measure], [*tables, _table(options, curves)])
+        table = curves_table(curves, f"{options.num_tasks} {options.tasks} tasks")
+        return Report(name, values | measures[measure], [*tables, table])
 
     def measure(
         self, metas: Sequence[MetaParams], options: SupervisedEvaluation, rate: float | None
@@ -258,15 +265,3 @@ def share_of(tasks: Tasks, *, multiple: int = 1) -> Tasks:
 def main_measure(curves: Curves) -> str:
     """Return the main metric: ``accuracy`` for classification, ``loss`` for regression."""
     return "accuracy" if "accuracy" in curves.values else "loss"
-
-
-def _table(options: SupervisedEvaluation, curves: Curves) -> Table:
-    """Return a table of means and confidence intervals with one row per number of inner steps."""
-    columns, numbers = ["inner steps"], []
-    for name in curves.values:
-        unit = 100 if name == "accuracy" else 1
-        columns += [name, f"{name} ± 95 %"]
-        numbers += [unit * curves.mean(name), unit * curves.interval(name)]
-    steps = enumerate(zip(*numbers, strict=True))
-    rows = [[step, *(f"{number:.3f}" for number in row)] for step, row in steps]
-    return Table(f"{options.num_tasks} {options.tasks} tasks", columns, rows)

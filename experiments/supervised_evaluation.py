@@ -61,19 +61,33 @@ class SupervisedEvaluation(Evaluation):
     ensemble: Annotated[int, at_least(1)] = 1
     """Number of checkpoints whose logits are averaged, selected by the
     results on validation tasks. MAML++ uses 5."""
+    data: Annotated[Literal["glyphs", "omniglot", "mini-imagenet", "folder"] | None, AS_TRAINED] = (
+        None
+    )
+    """Evaluate on other image data: a different data set or, with folder, other classes in
+    --data-root. Images are converted to the size, the channels and the colors of the images in
+    training. All classes of a folder are used, or the test classes if it has the subfolders train
+    and test."""
     data_root: Annotated[Path | None, AS_TRAINED] = None
-    """Folder that contains the image files; set this if the folder has moved since training."""
+    """Folder that contains the image files. Without --data, the files of the training, if they
+    have moved."""
+    split: Annotated[str | None, unset("all classes of a folder are test classes")] = None
+    """Split of the data in --data, as in `metarl train fewshot`."""
+    class_depth: Annotated[int | None, at_least(1), unset("1")] = None
+    """Number of folder levels that form a class in --data-root."""
 
     def conflicts(self) -> Conflicts:
         """Return invalid combinations of settings as pairs of a condition and an error message."""
         adapts = ("test_steps", "inner_lr", "tune_inner_lr", "start")
         adapted = self.ensemble > 1 or any(getattr(self, name) for name in adapts)
+        alone = self.data is None and (self.split or self.class_depth)
         rated, both = self.inner_lr is not None, self.ensemble > 1 and self.checkpoint is not None
         return [
             (
                 self.tune_inner_lr and rated,
                 "tune_inner_lr and inner_lr are mutually exclusive; set only one of them",
             ),
+            (alone, "`split` and class_depth require `data`; set data=folder"),
             (both, "`ensemble` and `checkpoint` are mutually exclusive; set only one of them"),
             (
                 self.nearest_neighbor and adapted,

@@ -1,11 +1,13 @@
 """Configuration of the supervised experiments: flags, defaults by method, and checks."""
 
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 import tyro
 
-from metarl.core import INNER_OPTIMIZERS, LEARNED_RATES
+from metarl.core import INNER_OPTIMIZERS, LEARNED_CONSTANTS
 from metarl.core.speed import Mode
 from metarl.runs import RunConfig, unset
 from metarl.supervised.methods import MAML, METHODS, Adapts, Estimator, Start
@@ -28,9 +30,10 @@ class InnerLoopSettings(Ranged):
     learned step sizes. If not set, the method's default is used, such as 0.4
     for maml on images."""
     inner: Annotated[str | None, among(INNER_OPTIMIZERS)] = None
-    """Inner optimizer: sgd or adam with a fixed step size, or lslr, meta-sgd,
-    meta-curvature or meta-curvature+lslr with learned step sizes. If not set,
-    the method's default is used, such as sgd for maml."""
+    """Inner optimizer: sgd or adam with a fixed step size, lslr, meta-sgd or
+    meta-curvature+lslr with learned step sizes, or meta-curvature with a
+    learned preconditioner and a fixed step size. If not set, the method's
+    default is used, such as sgd for maml."""
     inner_clip: Annotated[float | None, greater_than(0), unset("no clipping")] = None
     """Clip the inner gradient to this global norm. If not set, 1 for leopard and
     no clipping otherwise."""
@@ -95,10 +98,10 @@ class OuterUpdateSettings(Ranged):
     """Outer step size at the end of a cosine or linear schedule."""
     clip: Annotated[float | None, greater_than(0), unset("no clipping")] = None
     """Clip every element of the meta-gradient to [-CLIP, CLIP]."""
-    validation_tasks: Annotated[int | None, at_least(1), unset("100")] = None
-    """Number of validation tasks that are evaluated at every checkpoint. If not
-    set, 100 for images and sinusoids; for text, 5 for pretrained and 50
-    otherwise."""
+    validation_tasks: Annotated[int | None, at_least(0), unset("100")] = None
+    """Number of validation tasks that are evaluated at every checkpoint; 0
+    trains without validation and requires no validation data. If not set, 100
+    for images and sinusoids; for text, 5 for pretrained and 50 otherwise."""
     mode: Mode | None = None
     """Execution of the meta-gradient: eager; traced to a graph, which
     requires no compiler; or compiled with torch.compile, which requires a C++
@@ -141,8 +144,18 @@ class SupervisedConfig(OuterUpdateSettings, InnerLoopSettings, RunConfig):
         return resolve(self, self.defaults)
 
     def complete(self) -> Any:
-        """Return the complete configuration, which is used in training and saved in config.json."""
-        return self.filled()
+        """Return the complete configuration, which is used in training and saved in config.json.
+
+        A data folder becomes an absolute path, so that the run can be used in any folder.
+        """
+        config = self.filled()
+        root = getattr(config, "data_root", None)
+        return config if root is None else replace(config, data_root=absolute(root))
+
+
+def absolute(path: Path) -> Path:
+    """Return the absolute path of a file or folder, which does not need to exist."""
+    return Path(os.path.abspath(os.path.expanduser(path)))  # unlike Path, accepts ~nobody
 
 
 Config = TypeVar("Config", bound=SupervisedConfig)
@@ -170,7 +183,7 @@ def resolve(config: Config, settings: dict[str, dict[str, Any]]) -> Config:
     resolved = replace(config, **cast(Any, left_open | flags))
     if config.test_steps is not None:
         return resolved
-    more = 0 if resolved.inner in LEARNED_RATES else resolved.test_steps or 0
+    more = 0 if resolved.inner in LEARNED_CONSTANTS else resolved.test_steps or 0
     return replace(resolved, test_steps=max(resolved.inner_steps or 0, more))
 
 
@@ -184,7 +197,7 @@ def require_compatible(config: SupervisedConfig) -> None:
         ValueError: If a combination of settings would fail in the first step or have no effect.
     """
     start, steps, estimator = config.start, config.inner_steps, config.estimator
-    inner, learned = f"inner={config.inner}", config.inner in LEARNED_RATES
+    inner, learned = f"inner={config.inner}", config.inner in LEARNED_CONSTANTS
     made = start in ("prototypes", "generated")  # of the whole support set
     whole = f"start={start}" if made else f"estimator={estimator}"
     batches = config.inner_batch and (made or estimator == "implicit")
@@ -199,7 +212,7 @@ def require_compatible(config: SupervisedConfig) -> None:
         (made and config.per_step_norm, f"{whole} does not support per_step_norm; remove it"),
         (
             sized,
-            f"{inner} learns a step size for every element of the head, but start={start} creates "
+            f"{inner} learns constants for the elements of the head, but start={start} creates "
             "a new head for each task; use inner=sgd, adam or lslr",
         ),
         (
@@ -219,7 +232,7 @@ def require_compatible(config: SupervisedConfig) -> None:
     asked, proximal = f"estimator={estimator}", config.proximal
     first_order = config.first_order or config.first_order_until
     raise_if(
-        (learned, f"{asked} cannot learn the step sizes of {inner}; use inner=sgd or adam"),
+        (learned, f"{asked} cannot learn the constants of {inner}; use inner=sgd or adam"),
         (
             first_order,
             f"{asked} uses no second derivatives; remove first_order and first_order_until",

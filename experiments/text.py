@@ -167,7 +167,8 @@ class TextClassification(SupervisedTraining[TextConfig]):
             warn(
                 f"training uses the held-out task {both[0]}; do not evaluate this run on this task"
             )
-        for draw in (self.parts.draw, self.parts.evaluated["validation"]):
+        validated = [self.parts.evaluated["validation"]] if self.config.validation_tasks else []
+        for draw in (self.parts.draw, *validated):
             draw(1, torch_generator(self.config.seed, 0, "trial", device=self.device))
         return super().prepare()
 
@@ -203,8 +204,9 @@ class TextClassification(SupervisedTraining[TextConfig]):
 def chosen_tasks(config: TextConfig, options: TextEvaluation) -> list[TextTask]:
     """Read the test tasks in ``options.tasks`` or, if no tasks are set, the held-out tasks.
 
-    Held-out tasks without evaluation rows are skipped. A warning is logged
-    for tasks that were used in training.
+    If the options set a data folder that contains no held-out task, all its
+    tasks are used. Tasks without evaluation rows are skipped, unless they are
+    in ``options.tasks``. A warning is logged for tasks that were used in training.
 
     Raises:
         ValueError: If a task in `options`, or every held-out task, has no evaluation rows.
@@ -212,12 +214,13 @@ def chosen_tasks(config: TextConfig, options: TextEvaluation) -> list[TextTask]:
     asked = names(options.tasks)
     known = find_tasks(config.data_root)
     kept = [name for name in names(config.held_out) if name in known]
+    kept = kept or [*known] if options.data_root else kept
     tasks = read_tasks(config.data_root, asked or kept)
     if not asked:
         tasks = [task for task in tasks if task.evaluation]
     if not tasks:
         raise ValueError(
-            f"no held-out task has evaluation rows; set `tasks` to names from {', '.join(known)}"
+            f"no test task has evaluation rows; set `tasks` to names from {', '.join(known)}"
         )
     for task in tasks:
         task.require_evaluation()

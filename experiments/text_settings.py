@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from metarl.experiments.supervised_settings import SupervisedConfig
+from metarl.experiments.supervised_settings import SupervisedConfig, absolute
 from metarl.experiments.text_evaluation import names
 from metarl.runs import unset
 from metarl.text import find_tasks
@@ -119,10 +119,14 @@ class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
     def complete(self) -> Any:
         """Return the complete configuration, with the training tasks found in the data folder.
 
+        The folder of an encoder becomes an absolute path.
+
         Raises:
             ValueError: If a held-out task does not exist, or no training tasks are left.
         """
         config = super().complete()
+        if (folder := absolute(Path(config.encoder))).is_dir():
+            config = replace(config, encoder=str(folder))
         if names(self.tasks):
             return config
         known, held_out = find_tasks(self.data_root), names(self.held_out)

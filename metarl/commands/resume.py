@@ -35,6 +35,12 @@ class Resume:
     trust_env: bool = False
     """Import the module in the environment ID of a pulled run and run its code, now and in later
     commands; set this flag only if you trust the module."""
+    data_root: Annotated[Path | None, unset("the value of the run")] = None
+    """Folder that contains the training data; set this if the folder has
+    moved, or if the run was trained on a different machine."""
+    encoder: Annotated[str | None, unset("the value of the run")] = None
+    """Folder or Hugging Face name of the encoder, only for runs of `metarl
+    train text`; set this if the folder has moved."""
 
 
 def main(args: Resume) -> None:
@@ -67,10 +73,10 @@ def main(args: Resume) -> None:
 
 def _changes(args: Resume, config: RunConfig) -> dict[str, Any]:
     """Return the settings that the command line overrides, with their new values."""
-    given = {name: getattr(args, name) for name in ("iterations", "total_steps", "device")}
-    changes = {name: value for name, value in given.items() if value is not None}
-    if unknown := set(changes) - {field.name for field in fields(config)}:
-        raise ValueError(f"{args.run} has no setting {', '.join(unknown)}; use `iterations`")
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    changes = {name: value for name, value in given.items() if name != "run"}
+    if unknown := sorted(set(changes) - {field.name for field in fields(config)}):
+        raise ValueError(f"{args.run} has no setting {', '.join(unknown)}; remove the option")
     return changes
 
 

@@ -18,6 +18,7 @@ from .inner import sgd as sgd
 from .linalg import conjugate_gradient as conjugate_gradient
 from .linalg import linearize as linearize
 from .optimizers import INNER_OPTIMIZERS as INNER_OPTIMIZERS
+from .optimizers import LEARNED_CONSTANTS as LEARNED_CONSTANTS
 from .optimizers import LEARNED_RATES as LEARNED_RATES
 from .optimizers import inner_optimizer as inner_optimizer
 from .outer import gradient_learner as gradient_learner

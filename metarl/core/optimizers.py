@@ -26,9 +26,12 @@ INNER_OPTIMIZERS: dict[str, MakeInner] = {
 }
 """Builders of inner optimizers by name; :func:`register_inner_optimizer` adds an entry."""
 
-LEARNED_RATES = {*INNER_OPTIMIZERS} - {"sgd", "adam"}
-"""Names of inner optimizers with meta-learned hyperparameters. Evaluations
-cannot change the step sizes of these optimizers."""
+LEARNED_CONSTANTS = {*INNER_OPTIMIZERS} - {"sgd", "adam"}
+"""Names of inner optimizers with meta-learned hyperparameters."""
+
+LEARNED_RATES = LEARNED_CONSTANTS - {"meta-curvature"}
+"""Names of inner optimizers with meta-learned step sizes, which evaluations
+cannot change. The step size of Meta-Curvature is fixed."""
 
 
 def register_inner_optimizer(name: str, make: MakeInner, *, learned: bool = False) -> None:
@@ -52,6 +55,7 @@ def register_inner_optimizer(name: str, make: MakeInner, *, learned: bool = Fals
         raise ValueError(f"inner optimizer {name!r} is already registered; choose a different name")
     INNER_OPTIMIZERS[name] = make
     if learned:
+        LEARNED_CONSTANTS.add(name)
         LEARNED_RATES.add(name)
 
 

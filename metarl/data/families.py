@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metarl.data import folders, glyphs, mini_imagenet, omniglot
+from metarl.data import folders, glyphs, mini_imagenet, omniglot, splitting
 from metarl.data.images import Splits, to_square
 
 
@@ -35,7 +35,7 @@ FAMILIES = {
         omniglot.load, tuple(omniglot.SPLITS), 28, inverted=True, convert=omniglot.to_drawing
     ),
     "mini-imagenet": Family(mini_imagenet.load, ("ravi",), 84),
-    "folder": Family(folders.load, ("own",), 84),
+    "folder": Family(folders.load, splitting.NAMED, 84),
 }
 
 
@@ -45,6 +45,8 @@ def load_images(
     data_root: Path | str | None = None,
     split: str | None = None,
     image_size: int | None = None,
+    class_depth: int = 1,
+    validation: bool = True,
 ) -> Splits:
     """Load an image data set, split into training, validation and test classes.
 
@@ -59,25 +61,31 @@ def load_images(
     - ``folder``: custom images, either ``CLASS/*.png``, split randomly into 64 % training, 16 %
       validation and 20 % test classes, or ``train/CLASS/*.png``,
       ``validation/CLASS/*.png`` and ``test/CLASS/*.png``. Without
-      ``validation``, a tenth of the training classes is used for validation.
+      ``validation``, a tenth of the training classes is used for validation. If `class_depth`
+      is 2, the classes are ``ALPHABET/CHARACTER/*.png``.
 
     Args:
         data: Name of the data set.
-        data_root: Folder with the files; required for ``folder``, and must be
-            ``None`` for ``glyphs``. For the other data sets, defaults to the
-            environment variable ``METARL_DATA``. Omniglot is downloaded if
-            `data_root` is ``None`` and ``METARL_DATA`` is not set or does not
-            contain Omniglot.
+        data_root: Folder with the files; must be ``None`` for ``glyphs``. For
+            the other data sets, defaults to the environment variable ``METARL_DATA``.
+            Omniglot is downloaded if `data_root` is ``None`` and ``METARL_DATA`` is
+            not set or does not contain Omniglot.
         split: For Omniglot, ``random`` (default), ``vinyals`` or
-            ``background``. The other data sets have only one split, which is
-            the default.
+            ``background``. For folders, ``own`` (default), ``all-train`` or
+            ``all-test``, which use all classes for training or for test, or a JSON file with
+            the keys ``train``, ``validation`` and ``test`` and lists of class names. The
+            other data sets have only one split, which is the default.
         image_size: Image height and width in pixels; defaults to 84 for
             ``mini-imagenet`` and ``folder``, and to 28 for ``glyphs`` and
             ``omniglot``.
+        class_depth: Number of folder levels that form a class; only for ``folder``.
+        validation: Whether to hold out random validation classes if a folder has no fixed
+            validation classes; only for ``folder``.
 
     Returns:
         Disjoint training, validation and test classes, with uint8 images of
-        shape (images, channels, image_size, image_size) on the CPU.
+        shape (images, channels, image_size, image_size) on the CPU. With ``all-train``,
+        ``all-test``, a split file or without `validation`, splits can be empty.
 
     Raises:
         ImportError: If a required package is not installed.
@@ -95,9 +103,12 @@ def load_images(
         raise ValueError(f"unknown data set {data!r}: expected one of {', '.join(FAMILIES)}")
     family = FAMILIES[data]
     split, size = split or family.splits[0], image_size or family.image_size
-    if split not in family.splits:
+    if data != "folder" and split not in family.splits:
         raise ValueError(f"unknown split {split!r}: expected one of {', '.join(family.splits)}")
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1 pixel, got {image_size}")
+    if data != "folder" and class_depth != 1:
+        raise ValueError(f"class_depth={class_depth} requires data=folder, got data={data}")
     root = None if data_root is None else Path(data_root)
-    return family.load(root, split=split, image_size=size)
+    own = {"class_depth": class_depth, "validation": validation} if data == "folder" else {}
+    return family.load(root, split=split, image_size=size, **own)

@@ -1,30 +1,34 @@
 """Custom image data from a folder with one subfolder per class."""
 
+import os
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from metarl.data import images
+from metarl.data import images, splitting
 from metarl.data.cache import cached, fingerprint
 
 
+Files: TypeAlias = dict[str, list[Path]]
+"""Image files by class name."""
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 GRAY = {"1", "L", "LA", "I", "I;16", "I;16B"}
-MIN_CLASSES = 3
+PARTS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+"""Names of split folders, with the names of their splits."""
 
 
-def load(data_root: Path | None, *, split: str, image_size: int) -> images.Splits:
+def load(
+    data_root: Path | None,
+    *,
+    split: str,
+    image_size: int,
+    class_depth: int = 1,
+    validation: bool = True,
+) -> images.Splits:
     """Load custom images from a folder with one subfolder per class.
-
-    Two layouts are supported:
-
-    - ``CLASS/*.png``: the classes are split randomly into 64 % training, 16 % validation and 20 %
-      test classes.
-    - ``train/CLASS/*.png`` and ``test/CLASS/*.png``: the validation classes are read from
-      ``validation/`` or ``val/``. If neither folder exists, a random tenth of
-      the training classes is used for validation.
 
     Supported extensions are png, jpg, jpeg, bmp, gif and webp. Hidden files,
     files with other extensions and all frames after the first are ignored.
@@ -33,54 +37,116 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> images.Split
     files are grayscale, otherwise three channels.
 
     Args:
-        data_root: The folder.
-        split: ``own``, the only split.
+        data_root: The folder; defaults to the environment variable ``METARL_DATA``.
+        split: Training, validation and test classes, see :func:`find_classes`.
         image_size: Height and width in pixels.
+        class_depth: Number of folder levels that form a class, see :func:`find_classes`.
+        validation: Whether to hold out validation classes, see :func:`find_classes`.
 
     Returns:
         Disjoint training, validation and test classes, with uint8 images of
         shape (images, channels, image_size, image_size) on the CPU.
 
     Raises:
-        OSError: If `data_root` is ``None`` or not a folder.
-        ValueError: If there are fewer than three classes, a split has no
-            classes, a class has no images or is in two splits, or a file is
-            not an image.
+        OSError: If `data_root` or the split file does not exist.
+        ValueError: If the split is invalid, a class has no images or is in two splits, or a file
+            is not an image.
     """
-    if data_root is None or not data_root.expanduser().is_dir():
-        raise FileNotFoundError(
-            f"data_root must be a folder with one subfolder of images per class, got {data_root}"
-        )
-    root = data_root.expanduser().resolve()
-    parts = _parts(root)
-    files = {folder.name: _images(folder) for group in parts.values() for folder in group}
-    _check_counts(root, parts, files)
+    options: Any = {"split": split, "class_depth": class_depth, "validation": validation}
+    parts = find_classes(data_root, **options)
+    files = dict(sorted((name, group) for part in parts.values() for name, group in part.items()))
     everything = [file for group in files.values() for file in group]
-    source = {"files": fingerprint(root, *everything), "size": image_size}
+    source = {"files": fingerprint(root_of(data_root), *everything), "size": image_size}
     classes = cached("folder", source, partial(_decode, files, image_size))
-    if "" in parts:
-        return images.split_classes(classes)
-    train, *validation, test = ([path.name for path in group] for group in parts.values())
-    if not validation:
-        train, *validation = images.hold_out_tenth(images.shuffled(train))
-    return images.divide(classes, train, *validation, test)
+    return images.divide(classes, *parts.values())
 
 
-def _parts(root: Path) -> dict[str, list[Path]]:
-    """Return the class folders by split name.
+def root_of(data_root: Path | None) -> Path:
+    """Return the absolute path of a folder with images.
 
-    The only key is ``""`` if `root` has no split folders.
+    Args:
+        data_root: The folder; defaults to the environment variable ``METARL_DATA``.
+
+    Raises:
+        FileNotFoundError: If the folder does not exist.
     """
+    root = data_root or os.environ.get("METARL_DATA")
+    if not root or not Path(root).expanduser().is_dir():
+        raise FileNotFoundError(
+            f"data_root must be a folder with one subfolder of images per class, got {root}"
+        )
+    return Path(root).expanduser().resolve()
+
+
+def has_splits(data_root: Path | None) -> bool:
+    """Return whether a folder contains the split folders ``train`` and ``test``.
+
+    Args:
+        data_root: The folder; defaults to the environment variable ``METARL_DATA``.
+    """
+    return {"train", "test"} <= {path.name for path in _folders(root_of(data_root))}
+
+
+def find_classes(
+    data_root: Path | None, *, split: str = "own", class_depth: int = 1, validation: bool = True
+) -> dict[str, Files]:
+    """Find the image files of custom classes, without decoding them.
+
+    Args:
+        data_root: The folder; defaults to the environment variable ``METARL_DATA``.
+        split: ``own`` uses the folders ``train/``, ``validation/`` or
+            ``val/``, and ``test/``; if `data_root` contains no ``train/`` and
+            ``test/``, the classes are split randomly into 64 % training, 16 %
+            validation and 20 % test classes. ``all-train`` and ``all-test``
+            use all classes for training or for test. Every other value is a
+            JSON file with the keys ``train``, ``validation`` and ``test`` and
+            lists of class names, or the text of such a file; see
+            :func:`~metarl.data.splitting.read_split`.
+        class_depth: Number of folder levels that form a class. With 2, the folders
+            ``ALPHABET/CHARACTER`` are the classes.
+        validation: Whether to hold out random validation classes if the data have no fixed
+            validation classes: a tenth of the classes in ``train/``, or 16 % of all classes.
+
+    Returns:
+        The keys ``train``, ``validation`` and ``test``. The values are image files by class name;
+        a split that is not used is empty.
+
+    Raises:
+        OSError: If `data_root` or the split file does not exist.
+        ValueError: If the split is invalid, or a class has no images or is in two splits.
+    """
+    root = root_of(data_root)
+    found = _found(root, class_depth, split_folders=has_splits(root))
+    files: Files = {name: group for part in found.values() for name, group in part.items()}
+    given = {part: [*group] for part, group in found.items()} if has_splits(root) else None
+    names = splitting.split_names([*files], split, given, validation=validation)
+    if split == "own":
+        _require_counts(root, given or {"all": [*files]}, names, validation=validation)
+    chosen = {part: {name: files[name] for name in group} for part, group in names.items()}
+    _require_images(root, chosen, class_depth)
+    return chosen
+
+
+def _found(root: Path, depth: int, *, split_folders: bool) -> dict[str, Files]:
+    """Return all class folders with their images, by split folder or, without them, at ``""``."""
+    if not split_folders:
+        return {"": _classes(root, depth)}
     folders = {path.name: path for path in _folders(root)}
-    if not {"train", "test"} <= set(folders):
-        return {"": list(folders.values())}
     if {"validation", "val"} <= set(folders):
         raise ValueError(f"{root} contains both validation/ and val/. Keep only one")
-    names = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-    parts = {part: _folders(folders[name]) for name, part in names.items() if name in folders}
+    parts = {
+        part: _classes(folders[name], depth) for name, part in PARTS.items() if name in folders
+    }
     merge = "Every class must be in exactly one split. Merge the two folders"
-    images.require_disjoint({n: [path.name for path in parts[n]] for n in parts}, hint=merge)
+    images.require_disjoint(parts, hint=merge)
     return parts
+
+
+def _classes(root: Path, depth: int) -> Files:
+    folders = [root]
+    for _ in range(depth):
+        folders = [child for folder in folders for child in _folders(folder)]
+    return {folder.relative_to(root).as_posix(): _images(folder) for folder in folders}
 
 
 def _folders(root: Path) -> list[Path]:
@@ -92,22 +158,33 @@ def _images(folder: Path) -> list[Path]:
     return sorted(path for path in files if path.suffix.lower() in SUFFIXES)
 
 
-def _check_counts(root: Path, parts: dict[str, list[Path]], files: dict[str, list[Path]]) -> None:
+def _require_counts(
+    root: Path, found: splitting.Names, names: splitting.Names, *, validation: bool
+) -> None:
+    needed = ("train", "validation", "test") if validation else ("train", "test")
+    if any(not names[part] for part in needed):
+        sizes = {part: len(group) for part, group in found.items()}
+        raise ValueError(
+            f"{root} must contain at least {len(needed)} class folders, one each for "
+            f"{' and '.join([', '.join(needed[:-1]), needed[-1]])}, got {sizes}. Set "
+            "split=all-train to use all classes for training"
+        )
+
+
+def _require_images(root: Path, parts: dict[str, Files], depth: int) -> None:
+    files = {name: group for part in parts.values() for name, group in part.items()}
+    if not files:
+        raise ValueError(f"{root} must contain one subfolder of images per class, got none")
     if empty := [name for name, group in files.items() if not group]:
+        deeper = any(_folders(folder) for folder in root.glob(f"**/{empty[0]}"))
+        advice = f"Set class_depth={depth + 1}" if deeper else f"Add {', '.join(SUFFIXES)} files"
         raise ValueError(
             f"{root} must contain images in all {len(files)} class folders, got none in "
-            f"{len(empty)} (first: {empty[0]}). Add {', '.join(SUFFIXES)} files"
-        )
-    sizes = {part or "all": len(group) for part, group in parts.items()}
-    few = len(files) < MIN_CLASSES or (sizes.get("train") == 1 and len(sizes) == 2)
-    if few or 0 in sizes.values():
-        raise ValueError(
-            f"{root} must contain at least {MIN_CLASSES} class folders, one each for training, "
-            f"validation and test, got {sizes}"
+            f"{len(empty)} (first: {empty[0]}). {advice}"
         )
 
 
-def _decode(files: dict[str, list[Path]], size: int) -> images.Classes:
+def _decode(files: Files, size: int) -> images.Classes:
     modes = set()
     for file in (file for group in files.values() for file in group):
         with images.open_image(file) as picture:

@@ -242,12 +242,24 @@ def hold_out_tenth(names: list[str]) -> tuple[list[str], list[str]]:
 
 
 def split_classes(classes: Classes) -> Splits:
-    """Split classes randomly into 64 % training, 16 % validation and 20 % test classes.
+    """Split classes randomly into 64 % training, 16 % validation and 20 % test classes."""
+    return divide(classes, *split_randomly(classes.names))
+
+
+def split_randomly(names: Iterable[str], *, validation: bool = True) -> tuple[list[str], ...]:
+    """Split names randomly into 64 % training, 16 % validation and 20 % test names.
 
     The proportions are those of miniImageNet. If there are at least three
-    classes, every split has at least one class.
+    names, every split has at least one name.
+
+    Args:
+        names: The names, in any order.
+        validation: Whether to hold out validation names; otherwise these names are training names.
+
+    Returns:
+        ``(training names, validation names, test names)``.
     """
-    names = shuffled(classes.names)
-    rest = len(names) - max(1, round(0.2 * len(names)))
-    train = rest - max(1, round(0.16 * len(names)))
-    return divide(classes, names[:train], names[train:rest], names[rest:])
+    ordered = shuffled(names)
+    rest = len(ordered) - max(1, round(0.2 * len(ordered)))
+    train = rest - (max(1, round(0.16 * len(ordered))) if validation else 0)
+    return ordered[:train], ordered[train:rest], ordered[rest:]

@@ -80,7 +80,7 @@ class Policy(Apply):
         observations, found = episodes.observations, []
         carry = self.initial(params, observations.shape[1:2])
         if not tree.leaves(carry):  # without memory, all time steps are one batch
-            flat = self(params, observations.flatten(0, 1))
+            flat: Distribution = self(params, observations.flatten(0, 1))
             return tree.map_leaves(lambda x: x.unflatten(0, observations.shape[:2]), flat)
         for observation in observations.unbind():
             carry, distribution = self.step(params, carry, observation)

@@ -113,7 +113,7 @@ def card(run: Run, iteration: int, subject: Subject, *, place: str, license: str
 
 
 def newest_evaluation(run: Run, iteration: int) -> dict[str, Any] | None:
-    """Return the newest evaluation of a checkpoint, or None if there is no evaluation.
+    """Return the newest evaluation of a checkpoint on the run's own data, or None.
 
     Args:
         run: The run.
@@ -130,7 +130,8 @@ def newest_evaluation(run: Run, iteration: int) -> dict[str, Any] | None:
         run = Run.open(Path("runs/quick"))
         newest_evaluation(run, run.choose_checkpoint(None))
     """
-    return next((e for e in run.evaluations() if e["iteration"] == iteration), None)
+    found = (e for e in run.evaluations() if e["iteration"] == iteration and "data" not in e)
+    return next(found, None)
 
 
 def _front(subject: Subject, license: str | None) -> str:

@@ -29,7 +29,7 @@ def load_checkpoint(
     """Load a checkpoint and check that it matches the run.
 
     The configuration in the checkpoint must equal `config`, except for the
-    number of iterations and the settings in
+    number of iterations, the folders of the data and the encoder, and the settings in
     :data:`~metarl.runs.config.NEUTRAL`. Missing fields have their default
     values.
 
@@ -52,7 +52,7 @@ def load_checkpoint(
     saved = checkpoint.load(path, device=device)
     current, stored = to_json(config), to_json(from_json(type(config), saved.config, path))
     changed = {name for name in current if current[name] != stored[name]}
-    different = sorted(changed - NEUTRAL - {"iterations"})
+    different = sorted(changed - NEUTRAL - {"iterations", "data_root", "encoder"})
     if saved.iteration != iteration or different:
         raise ValueError(
             f"{path} does not match this run: it was written at iteration {saved.iteration}"

@@ -9,6 +9,7 @@ from metarl.util import is_number, parse_json
 PROTOCOL = (
     "num_tasks", "seed", "episodes_per_task", "tasks", "num_ways", "num_shots", "num_queries",
     "transductive", "start", "nearest_neighbor", "ensemble", "tuned", "samples", "test_steps",
+    "data", "classes",
 )  # fmt: skip
 """Settings that must be equal in comparable evaluations. Every evaluation contains `num_tasks`
 and `seed`; the other settings depend on the experiment."""

@@ -1,11 +1,15 @@
 """Copies of runs for sharing, which contain only files that belong to a run."""
 
+import json
+import re
+import shlex
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,8 @@ REPLACED: dict[str, Any] = {"track": "none", "data_root": None}
 """Settings that only apply to the training machine, with the values that replace them in a copy."""
 KEPT = ("experiment", "config", "command", "changed_by", "versions", "spaces")
 """Keys of config.json that a copy contains."""
+COMMANDS = {"command", "changed_by"}
+"""Keys of config.json and of evaluations with command lines."""
 
 
 def require_known_module(
@@ -80,8 +86,9 @@ def copy(
     """Copy a run with a single checkpoint to a new folder.
 
     The configuration and the tensors are parsed and written again, so that
-    unknown contents of the files are not copied. Metrics, evaluations, the
-    model card, images and videos are copied unchanged.
+    unknown contents of the files are not copied. Metrics, the model card,
+    images and videos are copied unchanged, and evaluations without local
+    paths in their command lines, see :func:`without_paths`.
 
     Args:
         run: The run.
@@ -104,14 +111,71 @@ def copy(
     """
     run.metrics(), run.evaluations()  # raise a ValueError if a file is damaged
     known = {name: value for name, value in REPLACED.items() if hasattr(config, name)}
+    if Path(encoder := getattr(config, "encoder", "")).is_absolute():
+        known["encoder"] = Path(encoder).name
     new, changed = Run(out), replace(config, **known)
     for folder in (new.checkpoint_path(0).parent, new.evaluation_path("").parent, out / "media"):
         folder.mkdir(parents=True)
     entries = run.read_config() | {"config": to_json(changed)}
-    new.write_config({name: entries[name] for name in KEPT if name in entries} | about)
+    new.write_config(_scrubbed({name: entries[name] for name in KEPT if name in entries}) | about)
     copy_checkpoint(run, iteration, new, changed)
     for path in _copied_files(run.folder):
         shutil.copyfile(path, out / path.relative_to(run.folder))
+    for path in out.glob("evaluations/*.json"):
+        path.write_text(json.dumps(_scrubbed(json.loads(path.read_bytes())), indent=2) + "\n")
+
+
+def without_paths(command: str) -> str:
+    """Return a command line without the paths of the machine on which it was run.
+
+    The values of ``--data-root`` and of ``--split FILE.json`` are replaced
+    with ``DIR`` and ``FILE.json``. Other absolute paths are reduced to their
+    last component.
+
+    Args:
+        command: The command line, as recorded in config.json and in evaluations.
+
+    Example::
+
+        without_paths("metarl train text --data-root me/data --out /home/me/runs/quick")
+        # "metarl train text --data-root DIR --out quick"
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:  # an unknown program may have written the file
+        return ""
+    return shlex.join(_without_path(before, word) for before, word in pairwise(["", *words]))
+
+
+def _without_path(before: str, word: str) -> str:
+    """Return a word of a command line without a local path; `before` is the word before it."""
+    own = word.startswith("--") and "=" in word.split()[0]
+    flag, equals, value = word.partition("=") if own else (before, "", word)
+    named = flag.replace("_", "-")
+    if re.search(r"(^|\s)--\S+[\s=]", value):  # a quoted command line, as in `metarl compare`
+        value = without_paths(value)
+    elif named == "--data-root":
+        value = "DIR"
+    elif named == "--split" and value.endswith(".json"):
+        value = "FILE.json"
+    elif re.match(r"[/~\\]|[A-Za-z]:[/\\]", value):
+        value = re.split(r"[/\\]", value.rstrip("/\\"))[-1] or "DIR"
+    return f"{flag}={value}" if equals else value
+
+
+def _scrubbed(entries: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of a JSON file without local paths in command lines.
+
+    Command lines that are not text are dropped.
+    """
+    kept = {name: value for name, value in entries.items() if name not in COMMANDS}
+    for name in COMMANDS & {*entries}:
+        lines = entries[name]
+        if isinstance(lines, str):
+            kept[name] = without_paths(lines)
+        elif isinstance(lines, list):
+            kept[name] = [without_paths(line) for line in lines if isinstance(line, str)]
+    return kept
 
 
 @contextmanager

@@ -2,9 +2,12 @@ from .batches import minibatches as minibatches
 from .batches import with_reference as with_reference
 from .evaluate import Curves as Curves
 from .evaluate import adaptation_curves as adaptation_curves
+from .evaluate import curves_table as curves_table
+from .evaluate import evaluate_tasks as evaluate_tasks
 from .few_shot import AllClasses as AllClasses
 from .few_shot import FewShot as FewShot
 from .few_shot import VariableFewShot as VariableFewShot
+from .functions import FunctionTasks as FunctionTasks
 from .heads import StartFn as StartFn
 from .heads import body_of as body_of
 from .heads import is_head as is_head
@@ -27,3 +30,5 @@ from .schedules import cosine_schedule as cosine_schedule
 from .schedules import linear_schedule as linear_schedule
 from .schedules import multi_step_weights as multi_step_weights
 from .sinusoid import Sinusoids as Sinusoids
+from .training import fit as fit
+from .training import maml_model as maml_model

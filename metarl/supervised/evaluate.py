@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.core import InnerLoop, MetaParams, Params, Task
+from metarl.core import InnerLoop, MetaParams, Params, Task, torch_generator
 from metarl.core.speed import chunks, processes
 from metarl.supervised import heads
 from metarl.supervised.model import Draw, Model
-from metarl.util import interval95
+from metarl.util import Table, interval95, print_table
 
 
 BLOCK = 20  # tasks sampled at a time, which bounds memory; changing it changes the sampled tasks
@@ -131,3 +131,73 @@ def adaptation_curves(
             )
             found += processes.interleaved(done, len(parts))
     return Curves({name: x.double().cpu().numpy() for name, x in chunks.join(found).items()})
+
+
+def curves_table(curves: Curves, title: str) -> Table:
+    """Return a table of means and 95 % confidence intervals with one row per number of inner steps.
+
+    Accuracies are in %.
+
+    Args:
+        curves: The results.
+        title: Title of the table.
+
+    Example::
+
+        >>> import numpy as np
+        >>> from metarl.supervised import Curves, curves_table
+        >>> curves_table(Curves({"loss": np.ones((4, 2))}), "4 tasks").rows
+        [[0, '1.000', '0.000'], [1, '1.000', '0.000']]
+    """
+    columns, numbers = ["inner steps"], []
+    for name in curves.values:
+        unit = 100 if name == "accuracy" else 1
+        columns += [name, f"{name} ± 95 %"]
+        numbers += [unit * curves.mean(name), unit * curves.interval(name)]
+    steps = enumerate(zip(*numbers, strict=True))
+    return Table(title, columns, [[step, *(f"{n:.3f}" for n in row)] for step, row in steps])
+
+
+def evaluate_tasks(
+    model: Model,
+    params: MetaParams,
+    draw: Draw,
+    *,
+    num_tasks: int = 600,
+    inner_steps: int | None = None,
+    seed: int = 1,
+) -> Curves:
+    """Adapt to new tasks, and print the loss and accuracy on query sets after every inner step.
+
+    The table is that of ``metarl evaluate``.
+
+    Args:
+        model: The model, such as the result of :func:`maml_model`.
+        params: The meta-parameters, such as the result of :func:`fit`.
+        draw: Function ``(num_tasks, generator) -> tasks``, such as the `sample` method of
+            :class:`FewShot` with test classes.
+        num_tasks: Number of tasks.
+        inner_steps: Number of inner steps. Default: as in training.
+        seed: Seed of the tasks.
+
+    Returns:
+        The loss and the metrics of the criterion, per task and inner step.
+
+    Example::
+
+        model = maml_model(mlp((1, 40, 40, 1)), squared_error, inner_lr=0.01)
+        params = fit(model, Sinusoids(10, 10).sample, iterations=100)
+        curves = evaluate_tasks(model, params, Sinusoids(10, 100).sample)
+    """
+    steps = model.loop.num_steps if inner_steps is None else inner_steps
+    device = next(iter(params.model.values())).device
+    curves = adaptation_curves(
+        model,
+        replace(model.loop, num_steps=steps),
+        [params],
+        draw,
+        num_tasks=num_tasks,
+        generator=torch_generator(seed, 0, "test", device=device),
+    )
+    print_table(*curves_table(curves, f"{num_tasks} tasks"))
+    return curves

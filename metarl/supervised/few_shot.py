@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
@@ -19,11 +21,12 @@ ROTATIONS = 4  # 0, 90, 180 and 270 degrees
 class FewShot:
     """A sampler for N-way K-shot classification tasks.
 
-    Within a task, images are floats in [0, 1] and sorted by class, and targets are one-hot.
+    Within a task, examples are sorted by class, and targets are one-hot. uint8 images become floats
+    in [0, 1]; other values are not scaled. :meth:`from_arrays` sorts your own arrays by class.
 
     Attributes:
-        images: uint8 images of all classes, sorted by class. Tasks are
-            created on the device of this tensor.
+        images: Examples of all classes, sorted by class: uint8 images, or floats of any shape.
+            Tasks are created on the device of this tensor.
         counts: Number of images per class, in the order of `images`.
         num_ways: Number of classes per task (N).
         num_shots: Number of support images per class (K).
@@ -47,7 +50,7 @@ class FewShot:
         torch.Size([4, 75, 1, 28, 28])
     """
 
-    images: UInt8[Tensor, "images channels height width"]
+    images: UInt8[Tensor, "images channels height width"] | Float[Tensor, "images *shape"]
     counts: tuple[int, ...]
     num_ways: int
     num_shots: int
@@ -66,6 +69,47 @@ class FewShot:
                 f"{self.counts.index(fewest)}, got {needed}"
             )
 
+    @classmethod
+    def from_arrays(
+        cls, inputs: Any, labels: Any, *, num_ways: int, num_shots: int, num_queries: int
+    ) -> "FewShot":
+        """Create a sampler from arrays ``(X, y)`` in any order.
+
+        Args:
+            inputs: Array or tensor with one example per row: images of shape (n, channels, height,
+                width), as uint8 from 0 to 255 or floats, or features of shape (n, ...).
+            labels: Class of every example, integers or strings of shape (n,).
+            num_ways: Number of classes per task (N).
+            num_shots: Number of support examples per class (K).
+            num_queries: Number of query examples per class.
+
+        Raises:
+            ValueError: If the numbers of examples and labels differ, or there are fewer than
+                `num_ways` classes, or a class has too few examples.
+
+        Example::
+
+            >>> import numpy as np
+            >>> from metarl.supervised import FewShot
+            >>> X, y = np.random.rand(60, 8), np.arange(60) % 6
+            >>> pool = FewShot.from_arrays(X, y, num_ways=3, num_shots=1, num_queries=5)
+            >>> pool.sample(4, torch.Generator()).query[0].shape
+            torch.Size([4, 15, 8])
+        """
+        names, classes = np.unique(np.asarray(labels), return_inverse=True)
+        if np.ndim(labels) != 1 or len(classes) != len(inputs):
+            raise ValueError(
+                f"`labels` must have shape ({len(inputs)},), one class per row of inputs, got "
+                f"{np.shape(labels)}"
+            )
+        order, counts = (
+            np.argsort(classes, kind="stable"),
+            np.bincount(classes, minlength=len(names)),
+        )
+        rows = torch.as_tensor(inputs)[torch.from_numpy(order)]
+        rows = rows if rows.dtype == torch.uint8 and rows.ndim == 4 else rows.float()
+        return cls(rows, tuple(counts.tolist()), num_ways, num_shots, num_queries)
+
     @property
     def num_classes(self) -> int:
         """Number of classes from which tasks are sampled, including rotated classes."""
@@ -81,7 +125,7 @@ class FewShot:
 
         Returns:
             A meta-batch with one support batch and a query batch. Both are
-            tuples ``(images, targets)``, with images of shape (task, example,
+            tuples ``(examples, targets)``, with images of shape (task, example,
             channel, height, width) and targets of shape (task, example, way).
         """
         chance = uniform(num_tasks, self.num_classes, generator=generator)
@@ -92,8 +136,10 @@ class FewShot:
 
     def draw(
         self, classes: Int64[Tensor, "tasks ways"], number: int, generator: torch.Generator
-    ) -> Float[Tensor, "tasks ways number channels height width"]:
-        """Sample `number` different images with values in [0, 1] from each of the given classes.
+    ) -> Float[Tensor, "tasks ways number *shape"]:
+        """Sample `number` different examples from each of the given classes.
+
+        uint8 images become floats in [0, 1].
 
         Args:
             classes: Class indices in [0, :attr:`num_classes`), which include rotated classes.
@@ -107,7 +153,8 @@ class FewShot:
         exists = torch.arange(max(self.counts), device=device) < counts[base][..., None]
         chance = chance.where(exists, -1.0)
         first = (counts.cumsum(0) - counts)[base][..., None]
-        drawn = self.images[first + chance.topk(number, -1).indices].float() / 255
+        drawn = self.images[first + chance.topk(number, -1).indices]
+        drawn = drawn.float() / 255 if drawn.dtype == torch.uint8 else drawn
         for turn in range(1, self.num_rotations):
             rotated = classes % ROTATIONS == turn
             drawn[rotated] = drawn[rotated].rot90(turn, (-2, -1))

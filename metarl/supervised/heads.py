@@ -130,6 +130,7 @@ def prototype_start(features: Callable[..., Tensor]) -> StartFn:
 
     def start(params: Params, batches: tuple[Batch, ...]) -> tuple[Params, tuple[Batch, ...]]:
         inputs, targets = batches[0][:2]
+        _require_one_hot(targets)
         centers = prototypes(features(params, inputs), targets)
         head = {"head.weight": 2 * centers, "head.bias": -(centers * centers).sum(-1)}
         return {**params, **head}, batches
@@ -160,6 +161,7 @@ def zero_start(size: int) -> StartFn:
 
     def start(params: Params, batches: tuple[Batch, ...]) -> tuple[Params, tuple[Batch, ...]]:
         targets = batches[0][1]
+        _require_one_hot(targets)
         weight = targets.new_zeros(targets.shape[-1], size)
         return {**params, "head.weight": weight, "head.bias": weight[:, 0]}, batches
 
@@ -192,6 +194,16 @@ def nearest_neighbor(
         tensor([0, 1, 2, 3, 4])
     """
     support_features, targets = features(params, support[0]), support[1]
+    _require_one_hot(targets)
     query_features = features(params, query[0], *query[2:])
     distances = ((query_features[:, None] - support_features) ** 2).sum(-1)
     return -torch.where(targets.T[None] > 0, distances[:, None], torch.inf).amin(-1)
+
+
+def _require_one_hot(targets: Tensor) -> None:
+    """Raise a ValueError for class indices, which do not contain the number of classes."""
+    if targets.ndim != 2:
+        raise ValueError(
+            "this head requires one-hot targets of shape (examples, ways), got shape "
+            f"{tuple(targets.shape)}. Convert class indices with torch.nn.functional.one_hot"
+        )

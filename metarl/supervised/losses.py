@@ -10,7 +10,8 @@ rate of 0.4 corresponds to a rate of 2.0 here.
 from collections.abc import Callable
 from typing import TypeAlias
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from metarl.core import Apply, Batch, Metrics, Params
@@ -43,13 +44,14 @@ def squared_error(
 
 
 def cross_entropy(
-    logits: Float[Tensor, "examples ways"], targets: Float[Tensor, "examples ways"]
+    logits: Float[Tensor, "examples ways"],
+    targets: Float[Tensor, "examples ways"] | Int[Tensor, " examples"],
 ) -> tuple[Float[Tensor, ""], Metrics]:
     """Return the mean cross-entropy and the accuracy.
 
     Args:
         logits: Unnormalized log-probabilities.
-        targets: One-hot targets.
+        targets: One-hot targets, or class indices from 0 to ways − 1.
 
     Returns:
         ``(loss, metrics)`` with the metric ``accuracy`` as a fraction from 0 to 1.
@@ -59,6 +61,9 @@ def cross_entropy(
         >>> from metarl.supervised import cross_entropy
         >>> loss, metrics = cross_entropy(torch.rand(10, 5), torch.eye(5).repeat(2, 1))
     """
+    if targets.ndim < logits.ndim:  # F.one_hot does not support vmap
+        ways = torch.arange(logits.shape[-1], device=logits.device)
+        targets = (targets[..., None] == ways).to(logits.dtype)
     loss = -(targets * logits.log_softmax(-1)).sum(-1).mean()
     correct = logits.argmax(-1) == targets.argmax(-1)
     return loss, {"accuracy": correct.to(logits.dtype).mean()}

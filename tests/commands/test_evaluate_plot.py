@@ -89,6 +89,17 @@ def test_invalid_settings_of_a_finished_run_give_one_line_errors(
     assert expected in refusal(capsys, words[0], whole, *words[1:])
 
 
+def test_the_fixed_step_size_of_meta_curvature_can_be_changed(tmp_path: Path) -> None:
+    flags = ("--inner", "meta-curvature", "--iterations", 1, "--out", tmp_path / "run")
+    metarl(*TRAIN, *flags)
+    means = []
+    for rate in ("0", "0.1"):
+        metarl("evaluate", tmp_path / "run", *FEW, "--inner-lr", rate, "--inner-steps", 1)
+        means.append(Run.open(tmp_path / "run").evaluations()[0]["mean"])
+    assert means[0][0] == means[1][0]
+    assert means[0][1] != means[1][1]
+
+
 def test_runs_that_a_command_does_not_support_give_one_line_errors(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

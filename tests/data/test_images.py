@@ -286,7 +286,10 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     assert flat(tmp_path, picture, exif=turned)[:, 1, 1].tolist() == list(GREEN)
 
 
-def test_invalid_folders_give_one_line_errors(tmp_path: Path) -> None:
+def test_invalid_folders_give_one_line_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("METARL_DATA", raising=False)
     root = tmp_path / "own"
 
     def refused(message: str, error: type[Exception] = ValueError) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from metarl.core import InnerLoop, Params, tree
+from metarl.data import load_images
 from metarl.rl.methods import METHODS
 from metarl.runs.folder import Run
 from tests.support import ROOT
@@ -220,7 +221,16 @@ def test_the_custom_data_set_is_learned(capsys: pytest.CaptureFixture[str]) -> N
     assert tree.norm(tree.add(scope["adapted"], scope["state"].params.model, scale=-1.0)) > 0
 
 
-@runs("docs/own-data.md", "pictures", "train-pictures")
+@runs("docs/own-data.md", "arrays", "function")
+def test_custom_arrays_and_functions_are_learned() -> None:
+    scope: dict[str, Any] = {}
+    for name in ("arrays", "function"):
+        code = block("docs/own-data.md", name)
+        assert "ITERATIONS = 300\n" in code
+        exec(code.replace("ITERATIONS = 300\n", "ITERATIONS = 5\n"), scope)
+
+
+@runs("docs/own-data.md", "pictures", "train-pictures", "split", "evaluate-other")
 def test_custom_images_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("PIL", reason="pip install 'metarl-torch[vision]'")
     monkeypatch.setenv("METARL_CACHE", str(tmp_path / "cache"))
@@ -229,6 +239,11 @@ def test_custom_images_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPat
              "evaluate": "--num-tasks 20"}  # fmt: skip
     run_in_small(block("docs/own-data.md", "train-pictures"), small)
     assert accuracy("runs/pictures") > 0.43  # chance is 0.2, the untrained network reaches 0.36
+    parts = load_images("folder", data_root="pictures", split=block("docs/own-data.md", "split"))
+    assert [len(part.names) for part in parts] == [3, 1, 1]
+    Path("pictures").rename("more")
+    run_in_small(block("docs/own-data.md", "evaluate-other"), small)
+    assert Run.open(Path("runs/pictures")).evaluations()[0]["num_classes"] == 30
 
 
 @runs("docs/own-data.md", "sentences", "encoder", "train-sentences")

@@ -11,6 +11,7 @@ import torch
 from metarl.core import InnerOptimizer, Params
 from metarl.core.optimizers import (
     INNER_OPTIMIZERS,
+    LEARNED_CONSTANTS,
     LEARNED_RATES,
     inner_optimizer,
     register_inner_optimizer,
@@ -34,6 +35,7 @@ def _registered() -> Iterator[None]:
     yield
     del INNER_OPTIMIZERS["sign-sgd"]
     LEARNED_RATES.discard("sign-sgd")
+    LEARNED_CONSTANTS.discard("sign-sgd")
 
 
 def test_registered_inner_optimizer_trains_and_evaluates_a_policy(tmp_path: Path) -> None:

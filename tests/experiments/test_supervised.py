@@ -1,6 +1,7 @@
 """Supervised runs on the command line: train, resume, evaluate, plot and errors."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,9 @@ def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     metarl("methods")
     shown = capsys.readouterr().out
     assert all(name in shown for name in METHODS)
+    rates = dict(re.findall(r"^│ ([\w+-]+) +│ (learned|fixed) *│$", shown, re.MULTILINE))
+    assert rates["sgd"] == rates["meta-curvature"] == "fixed"
+    assert rates["lslr"] == rates["meta-curvature+lslr"] == "learned"
 
 
 @pytest.mark.parametrize(
@@ -210,7 +214,7 @@ def test_invalid_regressions_give_one_line_errors(
         (["--data-root", "nowhere"], "nowhere"),
         (
             ["--start", "prototypes", "--inner", "meta-sgd"],
-            "learns a step size for every element of the head",
+            "learns constants for the elements of the head",
         ),
         (["--start", "zero", "--inner", "meta-curvature+lslr"], "use --inner sgd, adam or lslr"),
         (["--method", "reptile", "--train-shots", 1, "--adapts", "head"], "requires --adapts all"),

@@ -206,8 +206,36 @@ def test_tasks_and_encoder_of_an_evaluation_can_be_in_other_folders(
     flags = ("--tasks", "moods", "--shots", 2, "--samples", 2)
     metarl("evaluate", run, *flags, "--data-root", tmp_path / "mine", "--encoder", encoder)
     assert list(Run.open(run).evaluations()[0]["accuracies"]) == ["moods"]
+    metarl("evaluate", run, *flags[2:], "--data-root", tmp_path / "mine")  # all tasks in the folder
+    assert list(Run.open(run).evaluations()[0]["accuracies"]) == ["moods"]
     line = refusal(capsys, "evaluate", tmp_path / "nowhere", *flags)
     assert "nowhere contains no run" in line
+
+
+def test_a_pulled_run_is_resumed_with_the_folders_of_this_machine(
+    leopard: Path, words: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("METARL_DATA", raising=False)
+    run, pulled = Path(shutil.copytree(leopard, tmp_path / "run")), tmp_path / "pulled"
+    encoder = shutil.copytree(words[words.index("--encoder") + 1], tmp_path / "moved/encoder")
+    tasks = shutil.copytree(words[words.index("--data-root") + 1], tmp_path / "moved/tasks")
+    metarl("push", run, tmp_path / "shared", "--no-picture")
+    metarl("pull", tmp_path / "shared", "--out", pulled)
+    assert json.loads((pulled / "config.json").read_text())["config"]["encoder"] == "encoder"
+    monkeypatch.chdir(tmp_path / "moved")
+    metarl("resume", pulled, "--iterations", 6, "--data-root", "tasks", "--encoder", "encoder")
+    config = json.loads((pulled / "config.json").read_text())["config"]
+    assert (config["data_root"], config["encoder"]) == (str(tasks), str(encoder))
+    metarl("resume", run, "--iterations", 6)
+    assert history(pulled) == history(run)
+
+
+def test_training_without_validation_tasks_needs_no_validation_rows(
+    words: list[Any], tmp_path: Path
+) -> None:
+    flags = ("--tasks", "few", "--validation-tasks", 0, "--method", "protonet", "--iterations", 2)
+    metarl(*words, *flags, "--out", tmp_path / "run")
+    assert not any("validation/loss" in entry for entry in Run.open(tmp_path / "run").metrics())
 
 
 def test_evaluations_are_reproducible_and_saved(evaluated: Path) -> None:
@@ -344,7 +372,7 @@ def test_evaluation_without_test_tasks_is_an_error(
     flags = ["--held-out", "coats", "--tasks", "walls", "--iterations", 1]
     metarl(*words, *flags, "--out", tmp_path / "run")
     line = refusal(capsys, "evaluate", tmp_path / "run")
-    assert "no held-out task has evaluation rows; set --tasks to names from coats" in line
+    assert "no test task has evaluation rows; set --tasks to names from coats" in line
     capsys.readouterr()
     metarl("evaluate", tmp_path / "run", "--tasks", "walls", "--shots", 2, "--samples", 1)
     warning = "was trained on walls, so the results do not measure generalization to new tasks"

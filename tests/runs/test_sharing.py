@@ -74,6 +74,41 @@ def test_a_shared_folder_has_one_checkpoint_and_no_machine_specific_settings(
     assert [path.name for path in tmp_path.iterdir()] == ["shared"]
 
 
+@pytest.mark.parametrize(
+    ("command", "shared"),
+    [
+        ("--data-root '/home/eve/my data' --out /home/eve/r", "--data-root DIR --out r"),
+        ("--data-root=me/x --split lists/a.json", "--data-root=DIR --split FILE.json"),
+        ("--data_root ../x --out=/a/b/ --seed 1", "--data_root DIR --out=b --seed 1"),
+        (
+            """--task '{"a": -1}' --env own:own/Env-v0""",
+            """--task '{"a": -1}' --env own:own/Env-v0""",
+        ),
+        (
+            "'fewshot --data-root /a/b --ways 5' --seeds 0",
+            "'fewshot --data-root DIR --ways 5' --seeds 0",
+        ),
+        ("--evaluate='--data-root /a/b' --x", "'--evaluate=--data-root DIR' --x"),
+        ("--evaluate '--data-root=/a/b'", "--evaluate --data-root=DIR"),
+        (r"--encoder 'C:\models\mini' --out '~/x'", "--encoder mini --out x"),
+    ],
+)
+def test_shared_command_lines_contain_no_local_paths(
+    command: str, shared: str, run: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    paths = [folder / "config.json", *(folder / "evaluations").iterdir()]
+    for path in paths:
+        entry = json.loads(path.read_text()) | {"command": f"metarl {command}"}
+        more = {"changed_by": [f"metarl {command}"]} if path.name == "config.json" else {}
+        path.write_text(json.dumps(entry | more))
+    metarl("push", folder, tmp_path / "shared")
+    for path in paths:
+        entry = json.loads((tmp_path / "shared" / path.relative_to(folder)).read_text())
+        assert entry["command"] == f"metarl {shared}"
+        assert entry.get("changed_by", [f"metarl {shared}"]) == [f"metarl {shared}"]
+
+
 def test_a_pushed_and_pulled_run_evaluates_bit_identically(run: Path, tmp_path: Path) -> None:
     metarl("push", run, tmp_path / "shared")
     metarl("pull", tmp_path / "shared", "--out", tmp_path / "pulled")

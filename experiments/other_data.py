@@ -1,0 +1,119 @@
+"""Evaluation of an image run on data that were not used in training."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from metarl.core import MetaParams
+from metarl.data import FAMILIES, Classes, Splits, has_splits
+from metarl.experiment import Report
+from metarl.experiments.fewshot_settings import FewShotConfig
+from metarl.experiments.supervised_evaluation import SupervisedEvaluation
+from metarl.util import warn
+
+
+COMMAND = "metarl evaluate RUN --data folder --data-root DIR"
+
+
+def configuration(
+    trained: FewShotConfig, changed: FewShotConfig, options: SupervisedEvaluation
+) -> FewShotConfig:
+    """Return the configuration for an evaluation on other data.
+
+    The images have the size of the images in training. All classes of a folder without split
+    folders are test classes. Rotated classes are added as in training on the other data.
+
+    Args:
+        trained: Configuration of the run.
+        changed: The same configuration with the settings that the options override.
+        options: The evaluation flags, with `data`.
+    """
+    split, data = options.split, options.data or trained.data
+    if split is None and data == "folder" and not has_splits(options.data_root):
+        split = "all-test"
+    return replace(
+        changed,
+        data=data,
+        data_root=options.data_root,
+        split=split,
+        class_depth=options.class_depth or 1,
+        image_size=trained.image_size or FAMILIES[trained.data].image_size,
+        rotations=None,
+        classes=None,
+    )
+
+
+def has_learned_head(trained: FewShotConfig, options: SupervisedEvaluation) -> bool:
+    """Return whether the head of a run has a fixed number of classes."""
+    return (options.start or trained.start) == "learned" and trained.method != "pretrained"
+
+
+def describe(
+    config: FewShotConfig, trained: FewShotConfig, splits: Splits, options: SupervisedEvaluation
+) -> dict[str, Any]:
+    """Return what identifies the other data, for the file of the evaluation.
+
+    Args:
+        config: The configuration from :func:`configuration`.
+        trained: Configuration of the run.
+        splits: Images of the other data.
+        options: The evaluation flags.
+    """
+    classes: Classes = getattr(splits, options.tasks)
+    return {
+        "data": config.data,
+        "trained_on": trained.data,
+        "classes": Splits(classes, *[classes._replace(names=())] * 2).digest(),
+        "num_classes": len(classes.names),
+        "inverted": FAMILIES[trained.data].inverted != FAMILIES[config.data].inverted,
+    }
+
+
+def converted(splits: Splits, params: MetaParams, *, inverted: bool) -> Splits:
+    """Convert images to the channels and the colors of the images in training.
+
+    Args:
+        splits: Images of the other data, in the size of the images in training.
+        params: Meta-parameters of the run, whose first kernel has the number of channels.
+        inverted: Whether to exchange light and dark.
+    """
+    first = min(name for name in params.model if name.endswith("conv.weight"))
+    channels = params.model[first].shape[1]
+    images = [_with_channels(classes.images, channels) for classes in splits]
+    images = [255 - x if inverted else x for x in images]
+    if inverted and any(len(x) and np.median(x) > 127 for x in images):
+        warn(
+            "the images are light on dark in the files, but the network was trained on drawings "
+            "whose files are dark on light; invert the files"
+        )
+    return Splits(*(c._replace(images=x) for c, x in zip(splits, images, strict=True)))
+
+
+def stated(report: Report, about: dict[str, Any], options: SupervisedEvaluation) -> Report:
+    """Return a report that names the other data in its title, its values and its file name.
+
+    Args:
+        report: The report on the converted images.
+        about: The entries from :func:`describe`.
+        options: The evaluation flags.
+    """
+    *tables, table = report.tables
+    where = f"{about['data']} {options.data_root or ''}".strip()
+    turned = ", inverted" if about["inverted"] else ""
+    title = f"{table.title} of {report.values['num_ways']} ways from the {about['num_classes']} "
+    title += f"classes of other data ({where}{turned}; trained on {about['trained_on']})"
+    name = f"{report.name}_data-{about['data']}-{about['classes']}"
+    return Report(name, report.values | about, [*tables, table._replace(title=title)])
+
+
+def _with_channels(images: Tensor, channels: int) -> Tensor:
+    """Convert uint8 images between gray and RGB, like Pillow."""
+    if images.shape[1] == channels:
+        return images
+    if images.shape[1] == 1:
+        return images.expand(-1, channels, -1, -1)
+    red, green, blue = images.int().unbind(1)  # ITU-R 601-2 luma in fixed point
+    gray = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+    return gray[:, None].to(images.dtype)

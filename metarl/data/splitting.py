@@ -1,0 +1,99 @@
+"""Splits of custom classes into training, validation and test classes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from metarl.data import images
+from metarl.util import parse_json
+
+
+Names: TypeAlias = dict[str, list[str]]
+"""Class names by split: ``train``, ``validation`` and ``test``."""
+
+NAMED = ("own", "all-train", "all-test")
+"""Splits without a file."""
+
+
+def split_names(
+    names: Sequence[str], split: str, given: Names | None, *, validation: bool = True
+) -> Names:
+    """Split class names into training, validation and test classes.
+
+    Args:
+        names: Names of all classes.
+        split: ``own``, ``all-train``, ``all-test``, or a split file or its text, see
+            :func:`read_split`.
+        given: Class names by split folder, used by ``own``; None if there are no split folders.
+        validation: Whether ``own`` holds out random validation classes if `given` has none.
+
+    Raises:
+        FileNotFoundError: If the split file does not exist.
+        ValueError: If the split file is invalid.
+    """
+    if split in ("all-train", "all-test"):
+        return {"train": [], "validation": [], "test": []} | {split[4:]: [*names]}
+    if split != "own":
+        return _selected(names, read_split(split))
+    if given is None:
+        train, held_out, test = images.split_randomly(names, validation=validation)
+        return {"train": train, "validation": held_out, "test": test}
+    train, held_out = given["train"], given.get("validation", [])
+    if validation and "validation" not in given:
+        train, held_out = images.hold_out_tenth(images.shuffled(train))
+    return {"train": train, "validation": held_out, "test": given["test"]}
+
+
+def read_split(split: str) -> Names:
+    """Return the class names in a split file.
+
+    The file contains a JSON object with lists of class names, such as
+    ``{"train": ["cat", "dog"], "validation": ["cow"], "test": ["fox"]}``.
+    ``validation`` and ``test`` can be omitted. A name can also be a folder
+    that contains classes, such as an alphabet. Classes that are not listed
+    are not used.
+
+    Args:
+        split: Path of the file, or its text.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the contents are invalid.
+    """
+    text = split if split.lstrip().startswith("{") else _text(Path(split).expanduser())
+    try:
+        found = parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"split file {split[:60]} is not valid JSON ({error})") from None
+    lists = isinstance(found, dict) and all(
+        isinstance(group, list) and all(isinstance(name, str) for name in group)
+        for group in found.values()
+    )
+    if not lists or not set(found) <= {"train", "validation", "test"}:
+        raise ValueError(
+            f"split file {split[:60]} must contain a JSON object with lists of class names at "
+            f'"train", "validation" and "test", got {text.strip()[:60]!r}'
+        )
+    names: Names = {"train": [], "validation": [], "test": [], **found}
+    return names
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        known = f"{', '.join(NAMED)} or a JSON file"
+        raise FileNotFoundError(f"unknown split {str(path)!r}: expected {known}")
+    return path.read_text(encoding="utf-8")
+
+
+def _selected(names: Sequence[str], wanted: Names) -> Names:
+    found: Names = {}
+    for part, entries in wanted.items():
+        groups = {e: [n for n in names if n == e or n.startswith(f"{e}/")] for e in entries}
+        if missing := [entry for entry, group in groups.items() if not group]:
+            raise ValueError(
+                f"class {missing[0]!r} in {part} of `split` has no folder: expected names such as "
+                f"{', '.join(names[:3])}"
+            )
+        found[part] = sorted({name for group in groups.values() for name in group})
+    images.require_disjoint(found, hint="Remove it from one of the two lists of `split`")
+    return found

@@ -1,0 +1,122 @@
+"""Meta-training of any module on any tasks in a few lines."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import nn
+
+from metarl.core import (
+    InnerLoop,
+    MetaParams,
+    backprop,
+    functional,
+    gradient_learner,
+    query_loss,
+    sgd,
+    torch_generator,
+)
+from metarl.core.adapt import unchanged
+from metarl.supervised.heads import StartFn, body_of, is_head, prototype_start, zero_start
+from metarl.supervised.losses import Criterion, evaluate_batch, loss_of
+from metarl.supervised.model import Draw, Model
+from metarl.util import among
+
+
+def maml_model(
+    module: nn.Module,
+    criterion: Criterion,
+    *,
+    inner_lr: float,
+    inner_steps: int = 1,
+    first_order: bool = False,
+    start: Literal["learned", "prototypes", "zero"] = "learned",
+) -> Model:
+    """Return a model that adapts all parameters of a module by gradient descent (MAML).
+
+    Args:
+        module: The network; its parameters are the initial parameters.
+        criterion: Loss function ``(predictions, targets) -> (loss, metrics)``, such as
+            :func:`cross_entropy` or :func:`squared_error`.
+        inner_lr: Step size of the inner steps.
+        inner_steps: Number of inner steps. With 0 and ``start="prototypes"``, the model is a
+            prototypical network (Snell et al. 2017).
+        first_order: Whether to treat inner gradients as constants in the meta-gradient.
+        start: Initial head in every task: learned, class prototypes (ProtoMAML), or zero. The last
+            two require a :class:`~metarl.nn.Classifier` and one-hot targets.
+
+    Raises:
+        ValueError: If the module is not a :class:`~metarl.nn.Classifier` although `start`
+            requires it.
+
+    Example::
+
+        >>> from metarl.nn import mlp
+        >>> from metarl.supervised import maml_model, squared_error
+        >>> model = maml_model(mlp((1, 40, 40, 1)), squared_error, inner_lr=0.01)
+    """
+    starts: dict[str, Callable[[], StartFn]] = {
+        "learned": lambda: unchanged,
+        "prototypes": lambda: prototype_start(body_of(module)),
+        "zero": lambda: _zero_start(module),
+    }
+    among(starts).check("start", start)
+    apply, params = functional(module)
+    loop = InnerLoop(
+        loss_of(evaluate_batch(apply, criterion)),
+        sgd(inner_lr),
+        num_steps=inner_steps,
+        first_order=first_order,
+        start=starts[start](),
+        supplied=frozenset() if start == "learned" else frozenset(filter(is_head, params)),
+    )
+    return Model(apply, params, loop, criterion)
+
+
+def _zero_start(module: nn.Module) -> StartFn:
+    body_of(module)  # raises an error for a module without a body
+    return zero_start(module.head.in_features)  # type: ignore[arg-type, union-attr]
+
+
+def fit(
+    model: Model,
+    draw: Draw,
+    *,
+    iterations: int,
+    num_tasks: int = 16,
+    outer_lr: float = 1e-3,
+    seed: int = 0,
+) -> MetaParams:
+    """Meta-train a model with Adam, and return the meta-parameters.
+
+    For schedules, checkpoints and metrics, write the loop with
+    :func:`metarl.core.gradient_learner`.
+
+    Args:
+        model: The model, such as the result of :func:`maml_model`.
+        draw: Function ``(num_tasks, generator) -> tasks``, such as the `sample` method of
+            :class:`FewShot` or :class:`FunctionTasks`.
+        iterations: Number of meta-updates.
+        num_tasks: Number of tasks per meta-update.
+        outer_lr: Step size of Adam.
+        seed: Seed of the tasks.
+
+    Raises:
+        FloatingPointError: If a meta-gradient is not finite.
+
+    Example::
+
+        >>> from metarl.nn import mlp
+        >>> from metarl.supervised import Sinusoids, fit, maml_model, squared_error
+        >>> model = maml_model(mlp((1, 40, 40, 1)), squared_error, inner_lr=0.01)
+        >>> params = fit(model, Sinusoids(10, 10).sample, iterations=2)
+    """
+    batch_loss = evaluate_batch(model.apply, model.criterion)
+    gradient = backprop(model.loop, query_loss(batch_loss, has_aux=True, before=False))
+    learner = gradient_learner(model.loop, gradient, torch.optim.Adam, mode="traced", lr=outer_lr)
+    device = next(iter(model.params.values())).device
+    state = learner.init(model.params, device=device)
+    for iteration in range(1, iterations + 1):
+        generator = torch_generator(seed, iteration, "tasks", device=device)
+        state, _ = learner.step(state, draw(num_tasks, generator))
+    return state.params
