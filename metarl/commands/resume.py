@@ -49,7 +49,7 @@ def main(args: Resume) -> None:
     require_trusted(named, trust_env=args.trust_env)
     with run.lock():
         if args.trust_env:
-            trust(run)  # pictures are drawn by other processes
+            trust(run)  # figures and videos are drawn by other processes
         experiment = trained.changed(**_changes(args, trained.config))
         initial = experiment.init()
         start, state = newest_state(experiment, run)
@@ -72,11 +72,14 @@ def main(args: Resume) -> None:
 
 
 def _changes(args: Resume, config: RunConfig) -> dict[str, Any]:
-    """Return the settings that the command line overrides, with their new values."""
+    """Return the new values of the settings that are set on the command line, by name."""
     given = {name: value for name, value in vars(args).items() if value is not None}
     changes = {name: value for name, value in given.items() if name != "run"}
     if unknown := sorted(set(changes) - {field.name for field in fields(config)}):
-        raise ValueError(f"{args.run} has no setting {', '.join(unknown)}; remove the option")
+        raise ValueError(
+            f"the experiment of {args.run} does not have the setting {', '.join(unknown)}. Remove "
+            "this option"
+        )
     return changes
 
 

@@ -142,7 +142,7 @@ class MetaClassifier:
                 numbers of images.
             steps: Number of inner steps. Default: the number of test-time steps of the run.
             start: Initial head, ``"prototypes"`` or ``"zero"``; both support any number of
-                classes. Default: the initial head used in training.
+                classes. Default: the head that the run uses at test time.
             seed: Random seed for the minibatches of the inner steps; only has an effect if the run
                 was trained with `inner_batch`.
 

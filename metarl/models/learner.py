@@ -73,8 +73,8 @@ class Learner(NamedTuple):
             inputs: Support inputs of the network, a tensor or a dictionary of tensors.
             targets: Support targets: one-hot of shape (n, ways), or values of shape (n, outputs).
             steps: Number of inner steps. Default: the number of test-time steps of the run.
-            start: Initial head, ``"prototypes"`` or ``"zero"``. Default: the initial head used in
-                training.
+            start: Initial head, ``"prototypes"`` or ``"zero"``. Default: the head that the run
+                uses at test time.
             seed: Random seed for the minibatches of the inner steps.
 
         Raises:

@@ -73,9 +73,7 @@ class Recorder:
             RuntimeError: If :meth:`step` was not called after the previous action.
         """
         if self._pending is not None:
-            raise RuntimeError(
-                "`act` was called twice in a row. Call `step` after each action"
-            )
+            raise RuntimeError("`act` was called twice in a row. Call `step` after each action")
         seen = self._spaces.observations(observation, "observation")
         if seen.shape != self._spaces.observation.shape:
             wanted = self._spaces.observation.shape

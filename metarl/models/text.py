@@ -202,7 +202,7 @@ class MetaTextClassifier:
                 numbers of sentences.
             steps: Number of inner steps. Default: the number of test-time steps of the run.
             start: Initial head, ``"prototypes"`` or ``"zero"``; both support any number of classes.
-                Default: the initial head used in training.
+                Default: the head that the run uses at test time.
             seed: Random seed for the minibatches of the inner steps, if the run uses minibatches.
 
         Raises:
