@@ -17,7 +17,7 @@ Files: TypeAlias = dict[str, list[Path]]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 GRAY = {"1", "L", "LA", "I", "I;16", "I;16B"}
 PARTS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-"""The split for each folder name."""
+"""Split for each folder name; ``val`` is an alternative name for ``validation``."""
 
 
 def load(

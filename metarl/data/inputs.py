@@ -149,7 +149,8 @@ def _interleaved(image: NDArray[Any]) -> NDArray[np.uint8]:
         image = image.transpose(1, 2, 0)
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] not in CHANNELS):
         raise ValueError(
-            f"an image must have shape (height, width), or 1, 3 or 4 channels, got {image.shape}"
+            "an image must have shape (height, width) or (height, width, channels) with 1, 3 or 4 "
+            f"channels, got {image.shape}"
         )
     limit = 1 if image.dtype.kind in "fb" else 255
     low, high = float(image.min()), float(image.max())

@@ -125,7 +125,7 @@ def _require_bounds(name: str, observations: Any, actions: Any, spaces: Spaces) 
 
 
 def _ends(name: str, field: str, value: Any, length: int) -> bool:
-    """Return whether a flag is set at the last time step, and raise a ValueError if set earlier."""
+    """Return whether a flag is set at the last time step, and reject a flag that is set earlier."""
     flags = np.asarray(value, bool)
     if flags.shape not in ((), (length,)):
         raise ValueError(f"`{name}.{field}` must have shape () or ({length},), got {flags.shape}")
@@ -202,7 +202,7 @@ def warn_if_improbable(rollout: Rollout, *, draws: int = 32) -> None:
     expected = torch.stack([mean(behavior.sample(generator)) for _ in range(draws)])
     surprise = (expected.mean() - mean(rollout.actions)) / expected.std().clamp(min=1e-12)
     if not abs(surprise) < 6:
-        odd = "improbable" if surprise > 0 else "too probable (not sampled, or clipped)"
+        odd = "improbable" if surprise > 0 else "too probable (deterministic or clipped)"
         warn(
             f"the actions in `episodes` are {odd} under the policy, but adaptation requires "
             "samples from this policy before clipping. Record the episodes with `policy.record()`"

@@ -103,7 +103,8 @@ class Learner(NamedTuple):
         wrong = [n for n, x in needed.items() if n not in learned or learned[n].shape != x.shape]
         if wrong:
             raise ValueError(
-                f"the learned step sizes of the run do not match the initial head ({wrong[0]}). "
+                f"the learned step sizes of the run do not match the initial head (parameter "
+                f"{wrong[0]}). "
                 "Use the number of classes and the initial head of training, or steps=0"
             )
 
@@ -112,7 +113,6 @@ def plain(network: nn.Module, params: Params, support: Any = None) -> nn.Module:
     """Return a copy of a network with new parameters and fixed batch-norm statistics.
 
     The parameters of the copy require no gradients.
-
 
     Args:
         network: The network, with a linear layer ``head``.

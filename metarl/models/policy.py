@@ -89,7 +89,7 @@ class MetaPolicy:
     ) -> list[Episodes]:
         """Collect episodes before the first inner step and after each of the K steps of `loop`.
 
-        Each inner step uses the episodes that were collected before this step.
+        Each inner step uses the episodes that were collected directly before this step.
 
         Args:
             loop: Inner loop with K steps, see :meth:`loop`.

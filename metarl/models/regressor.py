@@ -35,7 +35,7 @@ class AdaptedRegressor:
             x: Points, an array of shape (n,) or (n, 1).
 
         Raises:
-            ValueError: If `x` has a different shape or contains NaN or infinity.
+            ValueError: If `x` has an unsupported shape or contains NaN or infinity.
         """
         device = next(self.network.parameters()).device
         with torch.no_grad():

@@ -196,8 +196,8 @@ class MetaTextClassifier:
         Args:
             sentences: Sentences or pairs of sentences, or the path of a JSON lines file with one
                 object ``{"text": TEXT, "label": NAME}`` per line. For pairs in a file, the key
-                ``"text2"`` contains the second sentence. The elements can also be rows of a task
-                from :func:`metarl.text.read_tasks`.
+                ``"text2"`` contains the second sentence. Files can also use the keys
+                ``"sentence1"`` and ``"sentence2"``, as in :func:`metarl.text.read_tasks`.
             labels: One integer or string per sentence; None for a file. Classes can have different
                 numbers of sentences.
             steps: Number of inner steps. Default: the number of test-time steps of the run.

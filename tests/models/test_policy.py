@@ -278,9 +278,9 @@ GOOD = Transitions(np.zeros((5, 2), np.float32), np.zeros((5, 2)), np.ones(5))
         ([GOOD._replace(observations=np.full((5, 2), np.nan))], "must be finite"),
         ([GOOD._replace(actions=np.zeros(5))], r"actions` must have shape \(5, 2\), got \(5,\)"),
         ([GOOD._replace(actions=np.full((5, 2), np.inf))], "actions` must be finite numbers"),
-        ([GOOD._replace(rewards=[])], r"rewards` must have shape \(time,\), got \(0,\)"),
+        ([GOOD._replace(rewards=[])], r"rewards` must have shape \(time,\) and at least"),
         ([GOOD._replace(rewards=np.full(5, np.nan))], "rewards` must be finite"),
-        ([GOOD._replace(terminated=[0, 1, 0, 0, 0])], "got step 1. Split the arrays into one"),
+        ([GOOD._replace(terminated=[0, 1, 0, 0, 0])], "got index 1. Pass each episode"),
         ([GOOD._replace(terminated=[0, 1])], r"must have shape \(\) or \(5,\), got \(2,\)"),
     ],
 )  # fmt: skip
@@ -314,7 +314,7 @@ def test_episodes_of_other_parameters_are_rejected_and_improbable_actions_warn(
     ):
         with pytest.raises(
             ValueError,
-            match="recorded with other parameters.*after 1 inner step",
+            match=r"recorded with other parameters.*after 1 inner step",
         ):
             wrong()
     assert capsys.readouterr().err == ""
