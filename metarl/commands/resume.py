@@ -77,8 +77,8 @@ def _changes(args: Resume, config: RunConfig) -> dict[str, Any]:
     changes = {name: value for name, value in given.items() if name != "run"}
     if unknown := sorted(set(changes) - {field.name for field in fields(config)}):
         raise ValueError(
-            f"the experiment of {args.run} does not have the setting {', '.join(unknown)}. Remove "
-            "this option"
+            f"cannot change {', '.join(unknown)}: the experiment of {args.run} has no such "
+            "setting. Remove the option"
         )
     return changes
 

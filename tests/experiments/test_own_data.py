@@ -315,4 +315,4 @@ def test_a_data_root_is_only_accepted_by_runs_with_data(
     whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = refusal(capsys, "resume", whole, "--iterations", 9, "--data-root", "x")
-    assert "does not have the setting --data-root. Remove this option" in line
+    assert "cannot change --data-root: the experiment of" in line
