@@ -213,6 +213,11 @@ def _chunk_size(config: FewShotConfig, per_class: int) -> int:
     return 1 if config.variable else max(1, EXAMPLES_PER_CHUNK // (config.num_ways * per_class))
 
 
+def _sizes(config: FewShotConfig) -> tuple[int, int]:
+    """Return the numbers of support and query images per class in training."""
+    return config.train_shots or config.num_shots, config.num_queries or config.num_shots
+
+
 def _pool(
     config: FewShotConfig,
     classes: Classes,

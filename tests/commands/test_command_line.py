@@ -149,7 +149,7 @@ def test_a_non_finite_loss_stops_with_a_one_line_error_and_keeps_the_run(
     flags = ["--env", "tests/Poisoned-v0", "--iterations", "9", "--out", out]
     message = refusal(capsys, *TRAIN, *flags)
     assert "iteration 3" in message
-    assert "lower --inner-lr" in message
+    assert "Lower --inner-lr" in message
     assert [entry["iteration"] for entry in history(out)] == [1, 2]
     assert sorted(checkpoints(out)) == ["00000000.safetensors", "00000002.safetensors"]
 
