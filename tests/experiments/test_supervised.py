@@ -214,7 +214,7 @@ def test_invalid_regressions_give_one_line_errors(
         (["--data-root", "nowhere"], "nowhere"),
         (
             ["--start", "prototypes", "--inner", "meta-sgd"],
-            "learns constants for the elements of the head",
+            "learns hyperparameters for each element of the head",
         ),
         (["--start", "zero", "--inner", "meta-curvature+lslr"], "use --inner sgd, adam or lslr"),
         (["--method", "reptile", "--train-shots", 1, "--adapts", "head"], "requires --adapts all"),
