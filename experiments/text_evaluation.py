@@ -37,7 +37,8 @@ class TextEvaluation(Evaluation):
     """
 
     tasks: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: the held-out tasks)")] = ""
-    """Names of the test tasks, separated by commas. If not set, the held-out tasks of the run."""
+    """Names of the test tasks, separated by commas. If not set, the run's held-out tasks
+    are used."""
     shots: str = "4,8,16"
     """Numbers of support sentences per class, separated by commas. Each number is evaluated."""
     samples: Annotated[int, at_least(1)] = NUM_SAMPLES

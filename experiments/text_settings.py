@@ -26,7 +26,7 @@ class TextSettings(Ranged):
     file TASK.eval.jsonl with evaluation rows per test task."""
     tasks: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: all but the held-out)")] = ""
     """Names of the training tasks, separated by commas. If not set, all tasks in --data-root except
-    --held-out."""
+    the tasks in --held-out."""
     held_out: str = HELD_OUT
     """Names of the test tasks, separated by commas. Training excludes the
     test tasks unless --tasks contains them."""
