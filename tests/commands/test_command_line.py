@@ -75,7 +75,10 @@ def test_a_broken_pipe_to_another_process_is_an_error(
     ("flags", "expected"),
     [
         (["--env", "metarl/Navigation2-v0"], "Navigation2D"),
-        (["--env", "Navigation2D-v0"], "metarl/Navigation2D-v0? (run `metarl envs` to list all)"),
+        (
+            ["--env", "Navigation2D-v0"],
+            "metarl/Navigation2D-v0? (run `metarl envs` to list all environments)",
+        ),
         (["--env", "CartPol-v1"], "CartPole"),
         (["--env", "CartPole-v1"], "has no tasks"),
         (["--preset", "navigation-slow"], "navigation-quick"),
