@@ -1,9 +1,15 @@
 """Loading trained models from a folder or from the Hugging Face Hub."""
 
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from metarl.core import Params
 from metarl.experiments import experiment_of, experiments
 from metarl.runs import Run, hub, require_known_module
 
@@ -45,6 +51,7 @@ def load(
 
     Raises:
         OSError: If the source contains no run, or the Hugging Face Hub cannot be reached.
+        TypeError: If an option is not supported for the run.
         ValueError: If the run is damaged or has no model that adapts. Methods that require the
             simulator raise a ValueError if its module is neither imported nor trusted.
 
@@ -60,8 +67,35 @@ def load(
     experiment = experiment_of(run).changed(device=device)
     trusted = {"trusted": trust_env, "downloaded": not local}
     experiment.guard = partial(require_known_module, run, experiment.config, **trusted)
+    _require_known(experiment, options)
     params = experiment.read(run, run.choose_checkpoint(checkpoint))
-    return experiment.model(params, **options)
+    with _default_dtype(params.model):
+        return experiment.model(params, **options)
+
+
+def _require_known(experiment: Any, options: dict[str, Any]) -> None:
+    """Raise a TypeError if an option is not an argument of the experiment's model."""
+    known = inspect.signature(experiment.model).parameters
+    names = [n for n, x in known.items() if x.kind is x.KEYWORD_ONLY]
+    unknown = [n for n in options if n not in names]
+    if unknown and not any(x.kind is x.VAR_KEYWORD for x in known.values()):
+        wanted = f"one of {', '.join(names)}" if names else "no further argument"
+        raise TypeError(
+            f"metarl.load got the unknown argument {unknown[0]!r}: for a run of "
+            f"`metarl train {experiment.name}`, expected {wanted}"
+        )
+
+
+@contextmanager
+def _default_dtype(params: Params) -> Iterator[None]:
+    """Build networks in the data type of `params`, independently of torch's default data type."""
+    before = torch.get_default_dtype()
+    kinds = [value.dtype for value in params.values() if value.is_floating_point()]
+    torch.set_default_dtype(kinds[0] if kinds else before)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def load_adapted(path: str | Path, *, device: str = "auto") -> Any:
@@ -101,4 +135,5 @@ def load_adapted(path: str | Path, *, device: str = "auto") -> Any:
         )
     kind, config = known[saved.experiment].load()
     chosen = from_json(config, saved.config, Path(path))
-    return kind(chosen).changed(device=device).adapted(saved)
+    with _default_dtype(saved.params):
+        return kind(chosen).changed(device=device).adapted(saved)

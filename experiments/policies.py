@@ -38,8 +38,9 @@ from metarl.rl import (
     paper_rates,
 )
 from metarl.rl.methods import METHODS
+from metarl.rl.vector_env import clipped_actions
 from metarl.runs import checkpoint
-from metarl.util import resolve_device
+from metarl.util import integer_at_least, resolve_device
 
 
 class Learning(NamedTuple):
@@ -97,7 +98,7 @@ def build(config: RLConfig, *, num_tasks: int | None = None, episodes: int | Non
 def spaces_of(sampler: Sampler) -> Spaces:
     """Return the spaces and the horizon of a sampler's environment."""
     env = sampler.env
-    return Spaces(env.single_observation_space, env.single_action_space, sampler.horizon)
+    return Spaces(env.single_observation_space, clipped_actions(env), sampler.horizon)
 
 
 def policy_of(config: RLConfig, spaces: Spaces) -> tuple[Policy, Params]:
@@ -171,7 +172,9 @@ def meta_policy(
         guard()
         return sampler_of(config, num_tasks, episodes)
 
-    spaces = spaces or spaces_of(simulator(1, 1))
+    for name, value in (("num_tasks", num_tasks), ("episodes", episodes)):
+        integer_at_least(1).check(f"`{name}`", value)
+    spaces = spaces or _missing_spaces(simulator)
     found = learning_of(config, spaces)
     for mine, theirs in zip(found.learner.init(found.params).params, params, strict=True):
         checkpoint.require_same_tensors(mine, theirs)
@@ -188,6 +191,17 @@ def meta_policy(
         experiment=config.method,
         config=config,
     )
+
+
+def _missing_spaces(simulator: Callable[[int, int], Sampler]) -> Spaces:
+    """Return the spaces of the environment for a run whose config.json has no `spaces`."""
+    try:
+        return spaces_of(simulator(1, 1))
+    except (ValueError, ModuleNotFoundError) as error:
+        raise type(error)(
+            f"config.json of the run contains no `spaces`, so that the environment is required: "
+            f"{error}. To add `spaces`, run `metarl resume RUN` where the environment is installed"
+        ) from None
 
 
 def loops(config: RLConfig, loop: InnerLoop) -> Callable[[int, float | None], InnerLoop]:

@@ -98,6 +98,12 @@ class Experiment(ABC, Generic[Config]):
         """
         return {}
 
+    def add_entries(self, run: Run) -> None:
+        """Add missing results of :meth:`entries` to config.json, for runs of older versions."""
+        about = run.read_config()
+        if missing := {n: x for n, x in self.entries().items() if n not in about}:
+            run.write_config(about | missing)
+
     @abstractmethod
     def init(self) -> State:
         """Return the training state before the first iteration."""

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from metarl.commands import cli
-from metarl.commands.opened import opened, require_trusted
+from metarl.commands.opened import Opened, opened, require_trusted
 from metarl.drawing import require_video
 from metarl.runs import Run, Subject, copy, hub, new_folder, newest_evaluation, unset
 from metarl.runs.card import card
@@ -51,7 +51,7 @@ def main(args: Push) -> None:
     to = hub.place(args.to)
     if isinstance(to, Path):
         with new_folder(to) as folder:
-            write(args, folder, to.name)
+            write(args, folder, args.to)
         print(
             f"written to the folder {to}; to upload it, use: metarl push {args.run} hub:USER/NAME"
         )
@@ -73,8 +73,10 @@ def write(args: Push, folder: Path, place: str) -> str:
         place: Address of the shared run in the model card, such as ``hub:USER/NAME``.
     """
     run, experiment = named = opened(args.run)
-    if args.picture and not any((run.folder / "media").glob("[!.]*")):
-        require_trusted(named, trust_env=args.trust_env)
+    picture = args.picture and not any((run.folder / "media").glob("[!.]*"))
+    if picture and (reason := _untrusted(named, trust_env=args.trust_env)):
+        warn(f"shared without an image ({reason})")
+        picture = False
     iteration = run.choose_checkpoint(args.checkpoint)
     copy(run, experiment.config, iteration, folder, experiment.copy, **_origin(run))
     new, subject = Run(folder), experiment.describe()
@@ -83,11 +85,22 @@ def write(args: Push, folder: Path, place: str) -> str:
             f"the model card has no results for iteration {iteration}; run `metarl evaluate "
             f"{args.run} --checkpoint {iteration}` and push again"
         )
-    if args.picture and not any((folder / "media").iterdir()):
+    if picture and not any((folder / "media").iterdir()):
+        with contextlib.suppress(Exception):  # the environment is optional; `draw` warns
+            experiment.add_entries(new)
         draw(new, subject, trust_env=True)  # checked above
     text = card(new, iteration, subject, place=place, license=args.license)
     (folder / "README.md").write_text(text, encoding="utf-8")
     return f"{subject.method} on {subject.what}, iteration {iteration}"
+
+
+def _untrusted(named: Opened, *, trust_env: bool) -> str:
+    """Return why the environment of a pulled run must not be created, or an empty string."""
+    try:
+        require_trusted(named, trust_env=trust_env)
+    except ValueError as error:
+        return str(error).replace("set trust_env", "set --trust-env")
+    return ""
 
 
 def _origin(run: Run) -> dict[str, str]:

@@ -155,6 +155,9 @@ class Adaptation:
 
         Args:
             rollout: Episodes of the current policy, with a leading task axis of size 1.
+
+        Raises:
+            FloatingPointError: If the new parameters are not finite.
         """
         # As in Sampler.collect: tracing a policy with memory takes longer than its inner steps.
         memory = tree.leaves(self.policy.initial(self.meta.model, (1,)))
@@ -165,6 +168,13 @@ class Adaptation:
             self.loop, self.meta, self.params, self.state, episodes, self.steps, mode=mode
         )
         new = self.measure(rollout)
+        if not all(value.isfinite().all() for value in params.values()):
+            rewards = masked(rollout.rewards, rollout.mask).abs().max().item()
+            raise FloatingPointError(
+                f"the parameters after adaptation step {self.steps + 1} are not finite: expected "
+                f"values of similar size as in training, got rewards up to {rewards:.3g}. Scale "
+                "rewards, observations and actions, or train with a smaller step size `inner_lr`"
+            )
         return replace(new, params=params, state=state, steps=self.steps + 1)
 
     def run(
@@ -193,5 +203,9 @@ class Adaptation:
 def _measured(rollout: Rollout) -> Measured:
     """Return the mean return and its standard error over the episodes in a rollout of one task."""
     returns = masked(rollout.rewards, rollout.mask).sum(-2)[0]
+    if not returns.isfinite().all():
+        raise FloatingPointError(
+            f"the returns of the episodes are not finite in {returns.dtype}. Scale the rewards"
+        )
     error = returns.std().item() / len(returns) ** 0.5 if len(returns) > 1 else 0.0
     return Measured(mean_return(rollout).item(), error)

@@ -1,6 +1,6 @@
 """Adapted policies, which can act, record episodes, adapt further, and be exported or saved."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,19 +13,19 @@ from metarl.core import Params, tree
 from metarl.models.adaptation import Adaptation, Measured
 from metarl.models.playing import Playing
 from metarl.models.policy_module import ActionModule
-from metarl.models.recorder import Recorder
+from metarl.models.recorder import Recorder, inputs_of, require_finite_outputs
 from metarl.models.saved import write_adapted
 from metarl.models.spaces import Spaces
 from metarl.rl import Policy
 from metarl.runs import RunConfig
-from metarl.util import at_least
+from metarl.util import integer_at_least
 
 
 if TYPE_CHECKING:  # imported in to_sb3 at run time
     from stable_baselines3.common.policies import ActorCriticPolicy
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AdaptedPolicy:
     """A policy that has adapted to a task.
 
@@ -51,6 +51,12 @@ class AdaptedPolicy:
     measured: tuple[Measured, ...] = ()
     adaptation: Adaptation | None = None
     playing: Playing | None = None
+
+    def __repr__(self) -> str:
+        """Return one line, because the parameters would fill pages."""
+        steps = "" if self.adaptation is None else f", {self.steps} step{'s'[: self.steps != 1]}"
+        returns = f", returns {[float(f'{x:.4g}') for x in self.returns]}" if self.measured else ""
+        return f"<AdaptedPolicy {self.experiment}{steps}{returns}>"
 
     @property
     def returns(self) -> list[float]:
@@ -92,15 +98,16 @@ class AdaptedPolicy:
             of shape (*batch).
 
         Raises:
-            ValueError: If the observation does not match the observation space, or if the actions
-                also depend on earlier observations because the policy has a memory.
+            ValueError: If the observation does not match the observation space or is so large that
+                the outputs of the policy are not finite, or if the actions also depend on earlier
+                observations because the policy has a memory.
         """
         self._require_no_memory("act")
         like = next(iter(self.params.values()))
-        seen = torch.as_tensor(self.spaces.observations(observation, "observation"))
-        kind = like.dtype if seen.is_floating_point() else seen.dtype
+        seen = inputs_of(self.spaces.observations(observation, "observation"), like)
         with torch.no_grad():
-            actions = self.policy(self.params, seen.to(like.device, kind))
+            actions = self.policy(self.params, seen)
+            require_finite_outputs(actions)
             chosen = actions.mode() if deterministic else actions.sample(generator)
         return self.spaces.actions(chosen.numpy(force=True))  # type: ignore[no-any-return]
 
@@ -108,8 +115,10 @@ class AdaptedPolicy:
         """Return a recorder for episodes of this policy; see :meth:`MetaPolicy.record`.
 
         Args:
-            seed: Random seed for the actions.
+            seed: Random seed for the actions. Recorders of the same policy with equal seeds sample
+                equal noise.
         """
+        integer_at_least(0).check("seed", seed)
         adaptation, _ = self._adaptable()
         return adaptation.recorder(adaptation.generator(seed, "recording"))
 
@@ -117,7 +126,7 @@ class AdaptedPolicy:
         self,
         task: Any = None,
         *,
-        episodes: Sequence[Any] | None = None,
+        episodes: Sequence[Any] | Recorder | None = None,
         steps: int | None = None,
         episodes_per_step: int | None = None,
         keep_best: bool = False,
@@ -132,7 +141,8 @@ class AdaptedPolicy:
                 training, and its task is not changed.
             episodes: Recorded episodes of this policy, required if `task` is None. The elements are
                 results of :meth:`record`, or dictionaries or NamedTuples with the entries of
-                :class:`~metarl.models.episodes.Episode`. A list of episodes is used for one inner
+                :class:`~metarl.models.episodes.Episode`. A recorder means its completed episodes. A
+                list of episodes is used for one inner
                 step. For several steps, pass a list of such lists, in which each list contains
                 episodes of the policy after the previous steps.
             steps: Number of inner steps; each step uses new episodes. Default: the number of inner
@@ -154,6 +164,7 @@ class AdaptedPolicy:
         Raises:
             ValueError: If the arguments are invalid, the spaces or shapes do not match, episodes
                 were recorded with other parameters, or the simulator is not available.
+            FloatingPointError: If the parameters after an inner step are not finite.
         """
         adaptation, playing = self._adaptable()
         if (task is None) == (episodes is None):
@@ -165,10 +176,12 @@ class AdaptedPolicy:
                     "`steps`, `episodes_per_step` and `keep_best` require `task`, got `episodes`. "
                     "Remove these arguments; each list of recorded episodes is used for one step"
                 )
-            return self._after(_steps_on(adaptation, episodes))
+            given = episodes.episodes if isinstance(episodes, Recorder) else episodes
+            return self._after(_steps_on(adaptation, given))
         count = playing.steps if steps is None else steps
-        at_least(0).check("steps", count)
-        at_least(1).check("episodes_per_step", episodes_per_step)
+        integer_at_least(0).check("steps", count)
+        integer_at_least(1).check("episodes_per_step", episodes_per_step)
+        integer_at_least(0).check("seed", seed)
         generator = adaptation.generator(seed, "adaptation")
         play = playing.player(task, episodes_per_step, generator)
         return self._after(adaptation.run(play, count, keep_best=keep_best))
@@ -234,6 +247,10 @@ class AdaptedPolicy:
 
 def _steps_on(adaptation: Adaptation, episodes: Sequence[Any]) -> Adaptation:
     """Return the adaptation after one inner step per list; a flat list of episodes is one list."""
+    if isinstance(episodes, Mapping | str | bytes) or hasattr(episodes, "_asdict"):
+        raise ValueError("`episodes` must be a list of episodes, got one. Pass `[episode]`")
+    if not isinstance(episodes, Iterable):
+        raise ValueError(f"`episodes` must be a list of episodes, got {episodes!r:.40}")
     given = list(episodes)
     several = given and all(
         isinstance(each, list | tuple) and not hasattr(each, "_asdict") for each in given

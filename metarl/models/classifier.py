@@ -21,7 +21,7 @@ from metarl.util import Table
 BLOCK = 256  # images classified at a time, which bounds memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AdaptedClassifier:
     """An image classifier that has adapted to a support set.
 
@@ -43,6 +43,10 @@ class AdaptedClassifier:
     images: ImageFormat
     origin: Origin
     mode: ClassVar[str] = "support"
+
+    def __repr__(self) -> str:
+        """Return one line, because the network would fill pages."""
+        return f"<AdaptedClassifier {self.origin.experiment}, {len(self.classes)} classes>"
 
     def predict_proba(self, images: Any) -> Float[NDArray[np.float32], "n ways"]:
         """Return the probability of every class for every image.

@@ -48,28 +48,25 @@ class Playing(NamedTuple):
         def play(at: Adaptation) -> Rollout:
             at.spaces.require_same(task)
             drawn = torch.randint(2**31, (number,), generator=generator, device=generator.device)
-            found = play_in(task, at.recorder(generator), drawn.tolist(), at.spaces.horizon)
+            found = play_in(task, at.recorder(generator), drawn.tolist())
             return rollout_of(at.policy, at.params, found, at.spaces.horizon)
 
         return play
 
 
-def play_in(env: Any, recorder: Recorder, seeds: list[int], horizon: int) -> list[Episode]:
+def play_in(env: Any, recorder: Recorder, seeds: list[int]) -> list[Episode]:
     """Play one episode per seed in an environment, and return all episodes of the recorder.
 
     Args:
         env: A Gymnasium environment.
         recorder: The recorder of the policy.
         seeds: Seeds for ``env.reset``.
-        horizon: Maximum number of time steps per episode if ``env.spec`` has no time limit.
     """
-    limit = getattr(env.spec, "max_episode_steps", None) or horizon
     for seed in seeds:
         observation, _ = env.reset(seed=seed)
         ended = False
         while not ended:
             action = recorder.act(observation)
             observation, reward, terminated, truncated, _ = env.step(action)
-            late = recorder.length + 1 >= limit
-            ended = recorder.step(reward, terminated, truncated or late)
+            ended = recorder.step(reward, terminated, truncated)
     return recorder.episodes

@@ -23,9 +23,10 @@ from metarl.rl import (
     adaptation_curve,
 )
 from metarl.runs import RunConfig
+from metarl.util import integer_at_least
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MetaPolicy:
     """A meta-trained policy that can adapt to tasks.
 
@@ -60,17 +61,25 @@ class MetaPolicy:
     experiment: str
     config: RunConfig
 
-    @cached_property
+    def __repr__(self) -> str:
+        """Return one line, because the parameters would fill pages."""
+        return f"<MetaPolicy {self.experiment}, horizon {self.spaces.horizon}>"
+
+    @property
     def sampler(self) -> Sampler:
-        """The sampler for the training environment.
+        """The sampler for the training environment, which is created again after a failure.
 
         Raises:
             ValueError: If the environment cannot be created, or its module is not trusted.
         """
-        return self.simulator(self.num_tasks, self.episodes)
+        found: Sampler | None = self.__dict__.get("_sampler")
+        if found is None or found.interrupted:
+            found = self.__dict__["_sampler"] = self.simulator(self.num_tasks, self.episodes)
+        return found
 
     def sample_task(self, seed: int = 0) -> TaskDescription:
         """Sample a task description from the environment's task distribution with a random seed."""
+        integer_at_least(0).check("seed", seed)
         return self.sampler.sample_tasks(numpy_generator(seed, 0, "tasks"))[0]
 
     def loop(self, steps: int, rate: float | None = None) -> InnerLoop:
@@ -136,7 +145,8 @@ class MetaPolicy:
         """Return a recorder for episodes that your own environment loop collects.
 
         Args:
-            seed: Random seed for the actions.
+            seed: Random seed for the actions. Recorders with equal seeds sample equal noise;
+                set a different seed for each recorder if you combine their episodes.
 
         Example::
 

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Shaped
+from numpy.typing import NDArray
 
-from metarl.core import Params
+from metarl.core import Params, tree
 from metarl.models.episodes import Episode
 from metarl.models.spaces import Spaces
 from metarl.rl import Policy
@@ -69,26 +70,33 @@ class Recorder:
             stored, because adaptation requires it.
 
         Raises:
-            ValueError: If the observation does not match the observation space.
+            ValueError: If the observation does not match the observation space, or is so large
+                that the outputs of the policy are not finite.
             RuntimeError: If :meth:`step` was not called after the previous action.
         """
         if self._pending is not None:
-            raise RuntimeError("`act` was called twice in a row. Call `step` after each action")
+            raise RuntimeError(
+                "`act` was called twice in a row. Call `step` after each action, or `reset` to "
+                "discard the current episode"
+            )
         seen = self._spaces.observations(observation, "observation")
         if seen.shape != self._spaces.observation.shape:
             wanted = self._spaces.observation.shape
             raise ValueError(f"`observation` must have shape {wanted}, got {seen.shape}")
         like = next(iter(self._params.values()))
-        inputs = torch.as_tensor(seen, device=like.device)[None, None]
-        inputs = inputs.to(like.dtype) if inputs.is_floating_point() else inputs
+        inputs = inputs_of(seen, like)[None, None]
         with torch.no_grad():
-            self._carry, behavior = self._act(self._carry, inputs)
+            carry, behavior = self._act(self._carry, inputs)
+            require_finite_outputs(behavior)
+            self._carry = carry
             action = behavior.sample(self._generator)[0, 0].numpy(force=True)
         self._pending = seen, action
         return self._spaces.actions(action)  # type: ignore[no-any-return]
 
     def step(self, reward: float, terminated: bool, truncated: bool = False) -> bool:
         """Store the reward of the last action and, at the end of an episode, the complete episode.
+
+        An episode also ends after as many time steps as in training (``spaces.horizon``).
 
         Args:
             reward: Reward for the last action.
@@ -99,19 +107,56 @@ class Recorder:
             Whether the episode has ended, so that the environment must be reset.
 
         Raises:
-            ValueError: If the reward is not finite.
+            ValueError: If the reward is not one finite number, or `terminated` or `truncated` is
+                not one boolean. The recorder is not changed.
             RuntimeError: If :meth:`act` was not called before this step.
         """
         if self._pending is None:
             raise RuntimeError("`step` was called without an action. Call `act` before each step")
-        if not np.isfinite(reward):
-            raise ValueError(f"`reward` must be finite, got {reward}")
+        _require_one("reward", reward, "fiub", "finite number")
+        for name, value in (("terminated", terminated), ("truncated", truncated)):
+            _require_one(name, value, "b", "boolean")
         self._steps.append((*self._pending, float(reward)))
         self._pending = None
-        ended = bool(terminated or truncated)
+        truncated = bool(truncated) or (not terminated and self.length >= self._spaces.horizon)
+        ended = bool(terminated) or truncated
         if ended:
             seen, actions, rewards = map(np.array, zip(*self._steps, strict=True))
-            flags = bool(terminated), bool(truncated)
+            flags = bool(terminated), truncated
             self.episodes.append(Episode(seen, actions, rewards, *flags, self._name))
             self._start()
         return ended
+
+    def reset(self) -> None:
+        """Discard the current episode; completed episodes are kept."""
+        self._start()
+
+
+def inputs_of(observations: NDArray[Any], like: torch.Tensor) -> torch.Tensor:
+    """Return observations as inputs of a policy, with the data type of the parameter `like`.
+
+    Integers, such as image bytes, keep their data type.
+
+    Raises:
+        ValueError: If an observation is not finite in this data type.
+    """
+    found = torch.as_tensor(observations)
+    found = found.to(like.device, like.dtype if found.is_floating_point() else found.dtype)
+    if not found.isfinite().all():
+        raise ValueError(f"`observation` must be finite in {like.dtype}, got a larger number")
+    return found
+
+
+def require_finite_outputs(distribution: Any) -> None:
+    """Raise a ValueError if a parameter of an action distribution is NaN or infinite."""
+    if not all(each.isfinite().all() for each in tree.leaves(distribution)):
+        raise ValueError(
+            "the outputs of the policy must be finite, got NaN or infinity. Scale `observation` "
+            "as in training"
+        )
+
+
+def _require_one(name: str, value: Any, kinds: str, wanted: str) -> None:
+    found = np.asarray(value)
+    if found.shape or found.dtype.kind not in kinds or not np.isfinite(found):
+        raise ValueError(f"`{name}` must be one {wanted}, got {value!r:.40}")

@@ -16,7 +16,7 @@ from metarl.models.learner import Learner, Origin, copied, save
 from metarl.util import Table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AdaptedRegressor:
     """A regression network that has adapted to the points of a function.
 
@@ -27,6 +27,10 @@ class AdaptedRegressor:
 
     network: nn.Module
     origin: Origin
+
+    def __repr__(self) -> str:
+        """Return one line, because the network would fill pages."""
+        return f"<AdaptedRegressor {self.origin.experiment}>"
 
     def predict(self, x: Any) -> Float[NDArray[np.float32], " n"]:
         """Return the predicted function values at the points `x`, as an array of shape (n,).

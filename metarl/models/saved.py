@@ -48,7 +48,10 @@ def write_adapted(
 
     Raises:
         OSError: If the file cannot be written.
+        ValueError: If a parameter is not finite.
     """
+    if bad := [name for name, value in params.items() if not value.isfinite().all()]:
+        raise ValueError(f"save requires finite parameters, got NaN or infinity in {bad[0]}")
     entries = {"experiment": experiment, "config": to_json(config), "about": about}
     contents = Checkpoint(MetaParams(dict(params), {}), {}, tensors or {}, 0, entries)
     checkpoint.write(Path(path), contents)

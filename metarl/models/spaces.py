@@ -9,6 +9,8 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
+from metarl.rl.vector_env import clipped_actions
+
 
 LARGEST = 2**20  # elements of a space; a damaged file could otherwise exhaust the memory
 
@@ -55,7 +57,9 @@ class Spaces(NamedTuple):
         """
         try:
             observation, action = (_from_json(values[name]) for name in cls._fields[:2])
-            return cls(observation, action, int(values["horizon"]))
+            if type(horizon := values["horizon"]) is not int or horizon < 1:
+                raise ValueError(f"horizon must be an integer of at least 1, got {horizon!r:.40}")
+            return cls(observation, action, horizon)
         except (KeyError, TypeError, ValueError, OverflowError, AssertionError) as error:
             raise ValueError(
                 f"{source} is damaged: `spaces` cannot be read ({error}). Restore the "
@@ -65,7 +69,8 @@ class Spaces(NamedTuple):
     def require_same(self, env: Any) -> None:
         """Raise a ValueError if an environment does not match these spaces.
 
-        Observations must have the same shape, and actions the same shape and bounds.
+        Observations must have the same shape, and actions the same shape and bounds, with or
+        without the wrapper ``ClipAction``.
 
         Args:
             env: A Gymnasium environment.
@@ -76,7 +81,7 @@ class Spaces(NamedTuple):
         if env.observation_space.shape != self.observation.shape:
             wanted, got = self.observation.shape, env.observation_space.shape
             raise ValueError(f"`env` must have observations of shape {wanted}, got {got}")
-        if not _same_actions(env.action_space, self.action):
+        if not any(_same_actions(x, self.action) for x in (env.action_space, clipped_actions(env))):
             raise ValueError(f"`env` must have actions {self.action}, got {env.action_space}")
 
     def observations(self, values: Any, name: str = "observations") -> NDArray[Any]:

@@ -90,7 +90,7 @@ class SentenceNetwork(nn.Module):
         return logits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AdaptedTextClassifier:
     """A sentence classifier that has adapted to a support set.
 
@@ -105,6 +105,10 @@ class AdaptedTextClassifier:
     classes: tuple[Label, ...]
     sentences: SentenceFormat
     origin: Origin
+
+    def __repr__(self) -> str:
+        """Return one line, because the network would fill pages."""
+        return f"<AdaptedTextClassifier {self.origin.experiment}, {len(self.classes)} classes>"
 
     def predict_proba(self, sentences: Sequence[Sentence]) -> Float[NDArray[np.float32], "n ways"]:
         """Return the probability of every class for every sentence.

@@ -35,6 +35,8 @@ class Sampler:
         num_tasks: Number of tasks assigned to this process.
         share: The slice of the meta-batch assigned to this process.
         device: Device of the policy and the episodes.
+        interrupted: Whether the last rollout failed; the environment can then be in an invalid
+            state, and a new sampler must be created.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Sampler:
         self.num_tasks = env.num_envs // episodes_per_task
         self.share = share or processes.TaskSlice(0, self.num_tasks, self.num_tasks)
         self.device = torch.device(device)
+        self.interrupted = False
         self._errors_of = partial(error_context, self.name, env=env)
 
     def sample_tasks(self, rng: np.random.Generator) -> list[TaskDescription]:
@@ -116,6 +119,7 @@ class Sampler:
         Returns:
             A rollout with tensors of shape (task, time, episode, ...).
         """
+        self.interrupted = True
         with torch.no_grad(), chunks.one_thread_per_operator():
             carry, act = policy.over_tasks(params, (self.episodes_per_task,))
             dtype = next(iter(params.values())).dtype
@@ -138,6 +142,7 @@ class Sampler:
             longest = processes.most(len(steps))
             for _ in range(longest - len(steps)):  # all processes sample the same noise
                 behavior.sample(generator, self.share)
+            self.interrupted = False
             return join_steps(steps, padded_length(longest, self.horizon), dtype)
 
     def collect(

@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium import logger, spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+from gymnasium.wrappers import ClipAction
 
 
 TIMEOUT = 10.0  # seconds to wait for the exit status of a process that has just died
@@ -85,6 +86,25 @@ def horizon_of(env: Any) -> int:
         if steps is not None:
             return int(steps)
     raise ValueError("the environment has no horizon; register it with max_episode_steps")
+
+
+def clipped_actions(env: Any) -> gymnasium.Space[Any]:
+    """Return the action space of an environment with the bounds that ``ClipAction`` clips to.
+
+    The wrapper ``ClipAction`` replaces the bounds with infinity.
+
+    Args:
+        env: An environment, or a vectorized environment.
+    """
+    if isinstance(env, SyncVectorEnv | AsyncVectorEnv):
+        return env.call("clipped_actions")[0]
+    if hasattr(env, "single_action_space"):
+        return env.single_action_space
+    while isinstance(env, gymnasium.Wrapper) and (
+        isinstance(env, ClipAction) or env.action_space == env.env.action_space
+    ):
+        env = env.env
+    return env.action_space
 
 
 class EnvironmentFailed(RuntimeError):
@@ -165,6 +185,11 @@ class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self._space = env.observation_space
         self._name = getattr(env.spec, "id", type(env.unwrapped).__name__)
+
+    @property
+    def clipped_actions(self) -> Any:
+        """The action space with the bounds that ``ClipAction`` clips to."""
+        return clipped_actions(self)
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Start an episode and validate its first observation."""

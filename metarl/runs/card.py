@@ -1,12 +1,14 @@
 """Model cards: the README.md of a shared run, with the method, results and example code."""
 
 import json
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from metarl.runs.folder import Run
 from metarl.runs.records import protocol
+from metarl.runs.sharing import TRUSTED
 
 
 HOME = "https://github.com/metarl/metarl"
@@ -84,6 +86,9 @@ def card(run: Run, iteration: int, subject: Subject, *, place: str, license: str
         ValueError: If config.json or an evaluation is damaged.
     """
     about = run.read_config()
+    module = str(about["config"].get("env", "")).rpartition(":")[0]
+    module = "" if module in TRUSTED else module
+    program, trust = ("python -m metarl", " --trust-env") if module else ("metarl", "")
     settings = [(f"`{n}`", f"`{json.dumps(v)}`") for n, v in sorted(about["config"].items())]
     parts = [
         _front(subject, license),
@@ -95,11 +100,19 @@ def card(run: Run, iteration: int, subject: Subject, *, place: str, license: str
         _results(newest_evaluation(run, iteration)),
         "## Usage",
         f"Install [metarl]({HOME}) with the extra `hub`, then run:",
-        f"```bash\nmetarl pull {place} --out runs/pulled\nmetarl evaluate runs/pulled\n"
-        f"metarl {subject.shows} runs/pulled --out runs/pulled/media/picture.png\n```",
+        f"```bash\n{program} pull {shlex.quote(place)} --out runs/pulled\n"
+        f"{program} evaluate runs/pulled{trust}\n{program} {subject.shows} runs/pulled --out "
+        f"runs/pulled/media/picture.png{trust * (subject.shows == 'render')}\n```",
     ]
+    if module:
+        parts.append(
+            f"The environment is in the Python module `{module}`, which is not part of this run: "
+            "the current folder must contain it, or it must be installed. `--trust-env` imports "
+            "the module and runs its code."
+        )
     if subject.usage:
-        code = PYTHON[subject.usage].replace("{place}", json.dumps(place))
+        source = json.dumps(place) + (", trust_env=True" if module else "")
+        code = PYTHON[subject.usage].replace("{place}", source)
         parts += ["In Python:", f"```python\n{code}\n```"]
     parts += [
         "## Training",

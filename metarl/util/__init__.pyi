@@ -20,5 +20,6 @@ from .ranges import between as between
 from .ranges import check_arguments as check_arguments
 from .ranges import greater_than as greater_than
 from .ranges import inside as inside
+from .ranges import integer_at_least as integer_at_least
 from .ranges import raise_if as raise_if
 from .statistics import interval95 as interval95

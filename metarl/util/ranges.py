@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Collection, Sequence
 from functools import cache
+from numbers import Integral
 from typing import Any, NamedTuple, TypeAlias, get_type_hints
 
 
@@ -45,6 +46,19 @@ def at_least(low: int) -> Range:
         at_least(1).check("num_tasks", 20)
     """
     return Range(f"at least {low}", lambda value: value >= low)
+
+
+def integer_at_least(low: int) -> Range:
+    """Return the range of integers greater than or equal to `low`, for arguments of functions.
+
+    Example::
+
+        integer_at_least(1).check("episodes", 40)
+    """
+    return Range(
+        f"an integer of at least {low}",
+        lambda value: isinstance(value, Integral) and not isinstance(value, bool) and value >= low,
+    )
 
 
 def greater_than(low: int) -> Range:

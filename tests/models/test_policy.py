@@ -333,8 +333,11 @@ def test_invalid_arguments_are_rejected(policy: MetaPolicy, env: gymnasium.Env[A
         ({"task": env, "episodes": [GOOD]}, "got both"),
         ({"episodes": [GOOD], "steps": 2}, "require `task`"),
         ({"task": 3}, "must be an environment or a task description, got 3"),
-        ({"task": env, "steps": -1}, "steps must be at least 0, got -1"),
-        ({"task": env, "episodes_per_step": 0}, "episodes_per_step must be at least 1, got 0"),
+        ({"task": env, "steps": -1}, "steps must be an integer of at least 0, got -1"),
+        (
+            {"task": env, "episodes_per_step": 0},
+            "must be an integer of at least 1, got 0",
+        ),
         ({"task": gymnasium.make("metarl/TabularMDP-v0")}, "`env` must have observations of shape"),
         ({"task": gymnasium.make_vec("metarl/Navigation2D-v0")}, "a single environment"),
     ]:
@@ -364,7 +367,7 @@ def test_calls_of_a_recorder_alternate(policy: MetaPolicy) -> None:
     recorder.act([0.0, 0.0])
     with pytest.raises(RuntimeError, match="Call `step` after each action"):
         recorder.act([0.0, 0.0])
-    with pytest.raises(ValueError, match="`reward` must be finite, got nan"):
+    with pytest.raises(ValueError, match="`reward` must be one finite number, got nan"):
         recorder.step(float("nan"), False)
 
 

@@ -189,12 +189,14 @@ def test_environments_in_unknown_modules_are_rejected(
     metarl("pull", importing, "--out", out)
     assert "module harmful of this run without --trust-env" in capsys.readouterr().out
     for words in (
-        ["evaluate", out], ["resume", out, "--iterations", 9], ["push", out, tmp_path / "again"],
-        ["render", out, "--out", picture],
+        ["evaluate", out], ["resume", out, "--iterations", 9], ["render", out, "--out", picture],
     ):  # fmt: skip
         error = refusal(capsys, *words)
         assert "would import the module 'harmful'" in error
         assert "set --trust-env or import it first" in error
+    metarl("push", out, tmp_path / "again")
+    assert "shared without an image (the environment of" in (told := capsys.readouterr().err)
+    assert "set --trust-env or import it first" in told
     with serving(tmp_path / "cache", monkeypatch) as hub:
         hub.share("eve/run", importing)
         metarl("pull", "hub:eve/run", "--out", tmp_path / "downloaded")
