@@ -93,15 +93,15 @@ class Recorder:
         self._pending = seen, action
         return self._spaces.actions(action)  # type: ignore[no-any-return]
 
-    def step(self, reward: float, terminated: bool, truncated: bool = False) -> bool:
+    def step(self, reward: Any, terminated: Any, truncated: Any = False) -> bool:
         """Store the reward of the last action and, at the end of an episode, the complete episode.
 
         An episode also ends after as many time steps as in training (``spaces.horizon``).
 
         Args:
-            reward: Reward for the last action.
-            terminated: Whether the environment terminated the episode.
-            truncated: Whether the episode was truncated.
+            reward: Reward for the last action, one number.
+            terminated: One boolean, whether the environment terminated the episode.
+            truncated: One boolean, whether the episode was truncated.
 
         Returns:
             Whether the episode has ended, so that the environment must be reset.

@@ -104,7 +104,11 @@ class Spaces(NamedTuple):
             raise ValueError(f"`{name}` must be {wanted}, got {found.dtype}")
         if not np.isfinite(found).all():
             raise ValueError(f"`{name}` must be finite, got NaN or infinity")
-        return found.astype(self.observation.dtype)
+        with np.errstate(over="ignore"):
+            cast = found.astype(self.observation.dtype)
+        if not np.isfinite(cast).all():
+            raise ValueError(f"`{name}` must be finite in {cast.dtype}. Scale the observations")
+        return cast
 
     def actions(self, values: Any) -> Any:
         """Clip the actions of a policy and convert them to the data type of the action space.

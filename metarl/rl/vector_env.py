@@ -88,7 +88,7 @@ def horizon_of(env: Any) -> int:
     raise ValueError("the environment has no horizon; register it with max_episode_steps")
 
 
-def clipped_actions(env: Any) -> gymnasium.Space[Any]:
+def clipped_actions(env: Any) -> Any:
     """Return the action space of an environment with the bounds that ``ClipAction`` clips to.
 
     The wrapper ``ClipAction`` replaces the bounds with infinity.

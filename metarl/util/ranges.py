@@ -57,7 +57,9 @@ def integer_at_least(low: int) -> Range:
     """
     return Range(
         f"an integer of at least {low}",
-        lambda value: isinstance(value, Integral) and not isinstance(value, bool) and value >= low,
+        lambda value: (
+            isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= low
+        ),
     )
 
 
