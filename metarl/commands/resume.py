@@ -52,8 +52,8 @@ def main(args: Resume) -> None:
             trust(run)  # figures and videos are drawn by other processes
         experiment = trained.changed(**_changes(args, trained.config))
         initial = experiment.init()
-        experiment.add_entries(run)
         start, state = newest_state(experiment, run)
+        experiment.add_entries(run)
         config = experiment.config
         if start >= config.iterations:
             print(
