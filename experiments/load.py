@@ -1,5 +1,6 @@
 """Loading trained models from a folder or from the Hugging Face Hub."""
 
+import inspect
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def load(
         - ``MetaTextClassifier`` for text.
 
     Raises:
+        TypeError: If the run does not support an option.
         OSError: If the source contains no run, or the Hugging Face Hub cannot be reached.
         ValueError: If the run is damaged or has no model that adapts. Methods that require the
             simulator raise a ValueError if its module is neither imported nor trusted.
@@ -60,8 +62,21 @@ def load(
     experiment = experiment_of(run).changed(device=device)
     trusted = {"trusted": trust_env, "downloaded": not local}
     experiment.guard = partial(require_known_module, run, experiment.config, **trusted)
+    _require_known(experiment, options)
     params = experiment.read(run, run.choose_checkpoint(checkpoint))
     return experiment.model(params, **options)
+
+
+def _require_known(experiment: Any, options: dict[str, Any]) -> None:
+    """Raise a TypeError if the model of a run does not support an option."""
+    _, *known = inspect.signature(experiment.model).parameters.values()
+    names = [option.name for option in known if option.kind is not option.VAR_KEYWORD]
+    open_ended = len(names) < len(known)
+    if not open_ended and (unknown := options.keys() - names):
+        raise TypeError(
+            f"`{min(unknown)}` is not supported by runs of `metarl train {experiment.name}`: "
+            f"expected {' or '.join(names) or 'no options'}. Remove `{min(unknown)}`"
+        )
 
 
 def load_adapted(path: str | Path, *, device: str = "auto") -> Any:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from metarl.core import MetaParams, Params
 from metarl.runs import Checkpoint, RunConfig, checkpoint, to_json
+from metarl.util import require_writable
 
 
 class Saved(NamedTuple):
@@ -49,6 +50,7 @@ def write_adapted(
     Raises:
         OSError: If the file cannot be written.
     """
+    require_writable(Path(path))
     entries = {"experiment": experiment, "config": to_json(config), "about": about}
     contents = Checkpoint(MetaParams(dict(params), {}), {}, tensors or {}, 0, entries)
     checkpoint.write(Path(path), contents)

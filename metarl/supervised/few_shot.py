@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from metarl.core import Batch, Task, tree, uniform
+from metarl.util import at_least
 
 
 ROTATIONS = 4  # 0, 90, 180 and 270 degrees
@@ -34,10 +35,11 @@ class FewShot:
         rotations: Add rotations by 90, 180 and 270 degrees as separate
             classes (Santoro et al. 2016, Finn et al. 2017). A task may then
             contain several rotations of one original class.
+        names: Class names for errors. Default: the index of the class.
 
     Raises:
-        ValueError: If there are fewer than `num_ways` classes, or a class has
-            fewer than num_shots + num_queries images.
+        ValueError: If `num_ways`, `num_shots` or `num_queries` is below 1, there are fewer than
+            `num_ways` classes, or a class has fewer than num_shots + num_queries images.
 
     Example::
 
@@ -56,17 +58,21 @@ class FewShot:
     num_shots: int
     num_queries: int
     rotations: bool = False
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("num_ways", "num_shots", "num_queries"):
+            at_least(1).check(name, getattr(self, name))
         if (most := self.num_classes) < self.num_ways:
             raise ValueError(
                 f"num_ways must be at most {most}, the number of classes, got {self.num_ways}"
             )
         needed, fewest = self.num_shots + self.num_queries, min(self.counts)
         if fewest < needed:
+            index = self.counts.index(fewest)
             raise ValueError(
                 f"num_shots + num_queries must be at most {fewest}, the number of images in class "
-                f"{self.counts.index(fewest)}, got {needed}"
+                f"{self.names[index] if self.names else index}, got {needed}"
             )
 
     @classmethod
@@ -84,8 +90,8 @@ class FewShot:
             num_queries: Number of query examples per class.
 
         Raises:
-            ValueError: If the numbers of examples and labels differ, or there are fewer than
-                `num_ways` classes, or a class has too few examples.
+            ValueError: If the numbers of examples and labels differ, an input is not finite, there
+                are fewer than `num_ways` classes, or a class has too few examples.
 
         Example::
 
@@ -108,7 +114,10 @@ class FewShot:
         )
         rows = torch.as_tensor(inputs)[torch.from_numpy(order)]
         rows = rows if rows.dtype == torch.uint8 and rows.ndim == 4 else rows.float()
-        return cls(rows, tuple(counts.tolist()), num_ways, num_shots, num_queries)
+        if not rows.isfinite().all():
+            raise ValueError("`inputs` must be finite, got NaN or infinity")
+        sizes = (num_ways, num_shots, num_queries)
+        return cls(rows, tuple(counts.tolist()), *sizes, names=tuple(map(str, names)))
 
     @property
     def num_classes(self) -> int:
