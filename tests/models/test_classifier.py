@@ -132,7 +132,7 @@ def test_a_learned_head_has_its_number_of_classes(trained: Trained, glyphs: Imag
         (
             np.zeros((2, 28, 28), np.uint8),
             np.array([0.5, 1.5]),
-            "all strings, got 0\.5 \\(float\\)",
+            r"all strings, got 0\.5 \(float\)",
         ),
         (np.zeros((2, 28, 28), np.uint8), ["a", 1], "all integers or all strings"),
     ],
