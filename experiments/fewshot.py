@@ -249,8 +249,8 @@ def _pool(
         )
     if not classes.counts:
         raise ValueError(
-            f"data={config.data} has no {split} classes; choose a different `split` or, to "
-            "evaluate on other data, set `data` and data_root"
+            f"data={config.data} has no {split} classes; choose a `split` with {split} classes or, "
+            "to evaluate on other data, set `data` and data_root"
         )
     shots, queries = _sizes(config)
     if not training:

@@ -51,7 +51,7 @@ def _values(labels: Any) -> list[Label]:
         raise ValueError(f"`labels` must be a list with one label per example, got {labels!r:.40}")
     if getattr(labels, "ndim", 1) != 1:
         return []
-    values = [x.item() if isinstance(x, np.generic | Tensor) else x for x in labels]
+    values: list[Any] = [x.item() if isinstance(x, np.generic | Tensor) else x for x in labels]
     kinds = {type(x): x for x in reversed(values)}
     if len(kinds) > 1 or not kinds.keys() <= {str, int}:
         got = " and ".join(f"{x!r:.40} ({kind.__name__})" for kind, x in kinds.items())

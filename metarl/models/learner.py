@@ -82,7 +82,9 @@ class Learner(NamedTuple):
             ValueError: If `steps` or `start` is invalid, or the run does not support the number of
                 classes.
         """
-        if steps is not None and (not isinstance(steps, Integral) or steps < 0):
+        if steps is not None and (
+            not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 0
+        ):
             raise ValueError(f"`steps` must be an integer of at least 0, got {steps!r}")
         self.required_ways(start)
         start = None if start == "learned" else start

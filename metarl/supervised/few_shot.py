@@ -108,16 +108,13 @@ class FewShot:
                 f"`labels` must have shape ({len(inputs)},), one class per row of inputs, got "
                 f"{np.shape(labels)}"
             )
-        order, counts = (
-            np.argsort(classes, kind="stable"),
-            np.bincount(classes, minlength=len(names)),
-        )
-        rows = torch.as_tensor(inputs)[torch.from_numpy(order)]
+        counts = np.bincount(classes, minlength=len(names)).tolist()
+        rows = torch.as_tensor(inputs)[torch.from_numpy(np.argsort(classes, kind="stable"))]
         rows = rows if rows.dtype == torch.uint8 and rows.ndim == 4 else rows.float()
         if not rows.isfinite().all():
             raise ValueError("`inputs` must be finite, got NaN or infinity")
         sizes = (num_ways, num_shots, num_queries)
-        return cls(rows, tuple(counts.tolist()), *sizes, names=tuple(map(str, names)))
+        return cls(rows, tuple(counts), *sizes, names=tuple(map(str, names)))
 
     @property
     def num_classes(self) -> int:
@@ -174,25 +171,21 @@ class FewShot:
 class VariableFewShot:
     """A sampler for classification tasks with variable ways and shots, as in Meta-Dataset.
 
-    The sampling follows Triantafillou et al. 2020, §3.1. The number of ways
-    is sampled uniformly from 5 to `max_ways`. The number of query images per
-    class is half the number of images in the smallest class, but at most 10.
-    The number of support images per task is a random fraction β of the
-    remaining images, but at most `max_support`. In this calculation, at most
-    100 images per class are counted. The support images are divided among the
-    classes in proportion to class size times exp(U(log ½, log 2)), with at
-    least one image per class.
+    The sampling follows Triantafillou et al. 2020, §3.1. The number of ways is sampled uniformly
+    from 5 to `max_ways`. The number of query images per class is half the number of images in the
+    smallest class, but at most 10. The number of support images per task is a random fraction β of
+    the remaining images, but at most `max_support`. In this calculation, at most 100 images per
+    class are counted. The support images are divided among the classes in proportion to class size
+    times exp(U(log ½, log 2)), with at least one image per class.
 
     Attributes:
-        pool: Sampler with the images; `num_ways`, `num_shots` and
-            `num_queries` of this sampler are ignored.
+        pool: Sampler with the images; its `num_ways`, `num_shots` and `num_queries` are ignored.
         max_ways: Maximum number of classes per task; 50 in the paper.
         max_support: Maximum number of support images per task; 500 in the paper.
 
     Raises:
-        ValueError: If `max_ways` is below 5 or above the number of classes,
-            `max_support` is below `max_ways`, or a class has fewer than two
-            images.
+        ValueError: If `max_ways` is below 5 or above the number of classes, `max_support` is below
+            `max_ways`, or a class has fewer than two images.
 
     Example::
 
@@ -225,8 +218,7 @@ class VariableFewShot:
         """Sample `num_tasks` tasks of different sizes.
 
         Returns:
-            A list with one meta-batch per task, each with a task axis of size
-            1. Tasks are not padded to equal sizes.
+            A list with one meta-batch per task, each with a task axis of size 1, without padding.
         """
         return [self._sample_one(generator) for _ in range(num_tasks)]
 
@@ -278,8 +270,7 @@ class AllClasses:
     """A sampler for minibatches over all classes, to pretrain a classifier without meta-learning.
 
     Attributes:
-        pool: Sampler with the images; `num_ways`, `num_shots` and
-            `num_queries` of this sampler are ignored.
+        pool: Sampler with the images; its `num_ways`, `num_shots` and `num_queries` are ignored.
         batch: Number of images per minibatch.
 
     Example::
