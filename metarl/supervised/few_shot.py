@@ -38,8 +38,8 @@ class FewShot:
         names: Class names for errors. Default: the index of the class.
 
     Raises:
-        ValueError: If `num_ways`, `num_shots` or `num_queries` is below 1, there are fewer than
-            `num_ways` classes, or a class has fewer than num_shots + num_queries images.
+        ValueError: If `num_ways` or `num_shots` is below 1, there are fewer than `num_ways`
+            classes, or a class has fewer than num_shots + num_queries images.
 
     Example::
 
@@ -61,7 +61,7 @@ class FewShot:
     names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("num_ways", "num_shots", "num_queries"):
+        for name in ("num_ways", "num_shots"):
             at_least(1).check(name, getattr(self, name))
         if (most := self.num_classes) < self.num_ways:
             raise ValueError(
@@ -102,6 +102,7 @@ class FewShot:
             >>> pool.sample(4, torch.Generator()).query[0].shape
             torch.Size([4, 15, 8])
         """
+        at_least(1).check("num_queries", num_queries)
         names, classes = np.unique(np.asarray(labels), return_inverse=True)
         if np.ndim(labels) != 1 or len(classes) != len(inputs):
             raise ValueError(

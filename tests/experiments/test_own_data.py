@@ -322,7 +322,7 @@ def test_errors_of_few_classes_name_the_class_and_the_next_step(
     own: dict[int, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = write_classes(tmp_path / "[five]", NAMES[:5], num_images=4)
-    (root / NAMES[0] / "0.png").unlink(missing_ok=True)
+    next((root / NAMES[0]).iterdir()).unlink()
 
     def error(*words: Any) -> str:
         data = ["--data", "folder", "--data-root", root, "--image-size", 16, "--iterations", 1]
@@ -330,7 +330,6 @@ def test_errors_of_few_classes_name_the_class_and_the_next_step(
 
     everything = ("--split", "all-train")
     assert "or set --split all-train" in error("--ways", 5, "--validation-tasks", 0)
-    assert "Set --validation-tasks 0" in error("--ways", 2, "--shots", 1, *everything)
     line = error("--ways", 5, "--shots", 2, *everything, "--validation-tasks", 0)
     assert f"at most 3, the number of images in class {NAMES[0]}, got 4" in line
     (split := tmp_path / "split.json").write_text("{}")
