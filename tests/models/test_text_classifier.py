@@ -114,7 +114,7 @@ def test_pairs_of_sentences_are_supported_but_not_mixed(load: Load) -> None:
         ('{"text": "a", "label": true}', "line 1"),
         ("", "at least one sentence"),
         ('{"text": "\\ud800", "label": "a"}', "examples.jsonl: line 1 must be valid UTF-8"),
-        ('{"text": "caf\xe9", "label": "a"}', "examples.jsonl: line 1 must be valid UTF-8"),
+        ('{"text": "\xe9", "label": "a"}', "examples.jsonl: line 1 must be valid UTF-8"),
     ],
 )
 def test_invalid_lines_are_one_line_errors(
