@@ -158,11 +158,13 @@ class ImageClassification(Supervised[FewShotConfig]):
         classes = self.listed()
         needed = {"validation": config.validation_tasks, "test": classes.test.counts}
         used = [name for name, value in needed.items() if value]
-        _pool(config, classes.train, "train", training=True)
+        whole = ", or set split=all-train to use all classes for training"
+        free = config.data == "folder" and config.split != "all-train"
+        hint = f". Lower num_ways{whole if free else ''}" if config.data == "folder" else ""
+        _pool(config, classes.train, "train", training=True, hint=hint)
         for name in used:
             zero = ", or set validation_tasks=0" if name == "validation" else ""
-            whole = f"{zero}, or set split=all-train to use all classes for training"
-            hint = f". Lower num_ways{whole}" if config.data == "folder" else ""
+            hint = f". Lower num_ways{zero}{whole}" if config.data == "folder" else ""
             _pool(config, getattr(classes, name), name, hint=hint)
         self.config = replace(config, classes=classes.digest())
         for name in used:
@@ -198,7 +200,9 @@ class ImageClassification(Supervised[FewShotConfig]):
         if options.num_ways is None and not other_data.has_learned_head(self.config, options):
             ways = max(2, min(self.config.num_ways, len(classes.counts)))
             other = type(self)(replace(other.config, num_ways=ways))
-        _pool(other.config, classes, options.tasks)
+        learned = other_data.has_learned_head(self.config, options)
+        hint = ". For any number of classes, set start=prototypes" if learned else ""
+        _pool(other.config, classes, options.tasks, hint=hint)
         other.trained = self.config
         return other
 
@@ -239,10 +243,14 @@ def _pool(
     If `training` is true, the numbers of images per class are those for training, otherwise those
     for evaluation. `hint` is appended to the message of an error.
     """
+    if not classes.counts and split == "validation":
+        raise ValueError(
+            f"data={config.data} has no validation classes in `split`. Set validation_tasks=0"
+        )
     if not classes.counts:
         raise ValueError(
-            f"data={config.data} has no {split} classes; choose a different `split` or, to "
-            "evaluate on other data, set `data` and data_root"
+            f"data={config.data} has no {split} classes; choose a `split` with {split} classes or, "
+            "to evaluate on other data, set `data` and data_root"
         )
     shots, queries = _sizes(config)
     if not training:
@@ -253,10 +261,11 @@ def _pool(
     turned = config.rotations == "all" or (training and config.rotations == "train")
     images, counts, ways = classes.images, classes.counts, config.num_ways
     try:
-        return FewShot(images, counts, ways, shots, queries, rotations=turned)
+        return FewShot(images, counts, ways, shots, queries, rotations=turned, names=classes.names)
     except ValueError as error:
+        text = str(error) if training else str(error).replace("num_queries", "test_queries")
         raise ValueError(
-            f"too few {split} classes or images in data={config.data}: {error}{hint}"
+            f"too few {split} classes or images in data={config.data}: {text}{hint}"
         ) from None
 
 

@@ -50,8 +50,8 @@ def load(
         - ``MetaTextClassifier`` for text.
 
     Raises:
+        TypeError: If the run does not support an option.
         OSError: If the source contains no run, or the Hugging Face Hub cannot be reached.
-        TypeError: If an option is not supported for the run.
         ValueError: If the run is damaged or has no model that adapts. Methods that require the
             simulator raise a ValueError if its module is neither imported nor trusted.
 
@@ -74,15 +74,14 @@ def load(
 
 
 def _require_known(experiment: Any, options: dict[str, Any]) -> None:
-    """Raise a TypeError if an option is not an argument of the experiment's model."""
-    known = inspect.signature(experiment.model).parameters
-    names = [n for n, x in known.items() if x.kind is x.KEYWORD_ONLY]
-    unknown = [n for n in options if n not in names]
-    if unknown and not any(x.kind is x.VAR_KEYWORD for x in known.values()):
-        wanted = f"one of {', '.join(names)}" if names else "no further argument"
+    """Raise a TypeError if the model of a run does not support an option."""
+    _, *known = inspect.signature(experiment.model).parameters.values()
+    names = [option.name for option in known if option.kind is not option.VAR_KEYWORD]
+    open_ended = len(names) < len(known)
+    if not open_ended and (unknown := options.keys() - names):
         raise TypeError(
-            f"metarl.load got the unknown argument {unknown[0]!r}: for a run of "
-            f"`metarl train {experiment.name}`, expected {wanted}"
+            f"`{min(unknown)}` is not supported by runs of `metarl train {experiment.name}`: "
+            f"expected {' or '.join(names) or 'no options'}. Remove `{min(unknown)}`"
         )
 
 

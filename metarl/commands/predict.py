@@ -64,15 +64,17 @@ def main(args: Predict) -> None:
         if not path.exists():
             raise FileNotFoundError(f"`{name}` must be an existing file or folder, got {path}")
     if args.out is not None:
+        _require_separate(args.out, args.support, args.inputs)
         require_writable(args.out)
     iteration = run.choose_checkpoint(args.checkpoint)
     chosen = experiment.changed(device=args.device)
     model = chosen.model(chosen.read(run, iteration), **_given(args, "encoder"))
     adapted = model.adapt(args.support, steps=args.steps, **_given(args, "start"))
     table = adapted.table(args.inputs)
-    show(table, f"{args.run}, iteration {iteration}")
     if args.out is not None:
         write(table, args.out)
+    show(table, f"{args.run}, iteration {iteration}")
+    if args.out is not None:
         print(f"written to {args.out}")
 
 
@@ -89,6 +91,16 @@ def _require_supported(args: Predict, experiment: Experiment[Any]) -> None:
         (args.start and not classes, f"`start` requires a classifier, got {run}. Remove `start`"),
         (args.encoder and not text, f"`encoder` requires a text run, got {run}. Remove `encoder`"),
     )
+
+
+def _require_separate(out: Path, *sources: Path) -> None:
+    """Raise a ValueError if the output is an input file or inside an input folder."""
+    for source in map(Path.resolve, sources):
+        if out.resolve() == source or source in out.resolve().parents:
+            raise ValueError(
+                f"`out` must be outside of the support and the inputs, got {out}, which would "
+                f"change {source}. Choose a different path"
+            )
 
 
 def _given(args: Predict, name: str) -> dict[str, Any]:
@@ -117,7 +129,9 @@ def write(table: Table, path: Path) -> None:
         table: The table.
         path: The file; an existing file is replaced.
     """
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    # Names of files that are not valid UTF-8 keep their bytes.
+    options: Any = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+    with replacing(path) as temporary, temporary.open("w", **options) as file:
         writer = csv.writer(file)
         writer.writerow(table.columns)
         writer.writerows(table.rows)

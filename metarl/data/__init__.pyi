@@ -7,4 +7,6 @@ from .images import Splits as Splits
 from .inputs import ImageFormat as ImageFormat
 from .inputs import find_examples as find_examples
 from .inputs import find_images as find_images
+from .inputs import ignored_files as ignored_files
+from .inputs import image_list as image_list
 from .splitting import read_split as read_split

@@ -14,7 +14,7 @@ from metarl.data.cache import cached, fingerprint
 Files: TypeAlias = dict[str, list[Path]]
 """Image files by class name."""
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 GRAY = {"1", "L", "LA", "I", "I;16", "I;16B"}
 PARTS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 """Split for each folder name; ``val`` is an alternative name for ``validation``."""
@@ -30,7 +30,7 @@ def load(
 ) -> images.Splits:
     """Load custom images from a folder with one subfolder per class.
 
-    Supported extensions are png, jpg, jpeg, bmp, gif and webp. Hidden files,
+    Supported extensions are png, jpg, jpeg, bmp, gif, webp, tif and tiff. Hidden files,
     files with other extensions and all frames after the first are ignored.
     Images are resized to a square with bilinear interpolation, and
     transparent images are drawn on white. The result has one channel if all
@@ -207,7 +207,14 @@ def flatten(picture: Any) -> Any:
 
     Returns:
         The converted Pillow image.
+
+    Raises:
+        ValueError: If the pixels are floats, whose range is unknown.
     """
+    if picture.mode == "F":
+        raise ValueError(
+            "an image must have integer pixels, got floats (mode F). Convert the image"
+        )
     image = images.pillow("Image")
     picture = images.pillow("ImageOps").exif_transpose(picture)
     if picture.mode.startswith("I"):

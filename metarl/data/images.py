@@ -5,8 +5,8 @@ import hashlib
 import io
 import json
 import os
+import re
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, compress
 from pathlib import Path
@@ -24,8 +24,6 @@ ImageFile: TypeAlias = Path | zipfile.Path
 """Path of an image file in a folder or in a zip archive."""
 
 SPLIT_SEED = 0
-# Exceptions of Pillow and zipfile for damaged files; a damaged PNG raises a SyntaxError.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, zipfile.BadZipFile)
 
 
 class Classes(NamedTuple):
@@ -135,11 +133,16 @@ def open_image(file: ImageFile) -> Iterator[Any]:
     Raises:
         ValueError: If the image cannot be opened, or cannot be decoded in the ``with`` block.
     """
+    image = pillow("Image")
     try:
-        with pillow("Image").open(io.BytesIO(file.read_bytes())) as picture:
+        with image.open(io.BytesIO(file.read_bytes())) as picture:
             yield picture
-    except UNREADABLE as error:
-        raise ValueError(f"{file} cannot be read as an image ({error}). Replace the file") from None
+    except Exception as error:  # Pillow raises errors of many types for damaged files
+        reason = " ".join(re.sub(r" <_io\S+ object at \w+>", "", str(error)).split())
+        raise ValueError(
+            f"{file} cannot be read as an image ({reason or type(error).__name__}). Replace the "
+            "file"
+        ) from None
 
 
 def read_images(

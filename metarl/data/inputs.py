@@ -1,6 +1,6 @@
 """Conversion of image files, Pillow images and arrays to the image format of a data set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,19 +50,14 @@ class ImageFormat(NamedTuple):
         Args:
             images: An array of shape (n, height, width), (n, height, width, channels) or
                 (n, channels, height, width), with integers from 0 to 255 or floats from 0 to 1; or
-                a sequence of file paths, Pillow images or single images as arrays. Floats are
-                rounded to multiples of 1/255.
+                a sequence of file paths, Pillow images or single images as arrays; or one path or
+                one Pillow image. Floats are rounded to multiples of 1/255.
 
         Raises:
             ValueError: If an array has an unsupported shape or values, or a file is not an image.
         """
-        if isinstance(images, str | Path):
-            raise ValueError(
-                f"`images` must be a sequence of files, got the single path {images}. Pass a list"
-            )
-        if not len(images):
-            raise ValueError("`images` must contain at least one image, got none")
-        pixels = np.stack([self._one(image) for image in _items(images)])
+        items = image_list(images)
+        pixels = np.stack([self._one(image) for image in items])
         if FAMILIES[self.data].inverted and np.median(pixels) > 127:
             warn(
                 f"the converted images have a light background, but the training images of "
@@ -92,8 +87,10 @@ def find_images(folder: Path) -> list[Path]:
     """Return the image files in a folder and its subfolders, sorted; hidden files are ignored.
 
     Raises:
+        OSError: If the folder does not exist.
         ValueError: If the folder contains no image files.
     """
+    require_folder(folder)
     files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
     if not (found := [p for p in files if not any(_hidden(p, folder))]):
         raise ValueError(f"{folder} contains no images. Add {', '.join(SUFFIXES)} files")
@@ -111,8 +108,7 @@ def find_examples(folder: str | Path) -> tuple[list[Path], list[str]]:
         ValueError: If there are fewer than two subfolders, or a subfolder contains no images.
     """
     root = Path(folder).expanduser()
-    if not root.is_dir():
-        raise FileNotFoundError(f"the folder with the examples does not exist: {root}")
+    require_folder(root)
     classes = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
     if len(classes) < 2:
         raise ValueError(
@@ -123,20 +119,72 @@ def find_examples(folder: str | Path) -> tuple[list[Path], list[str]]:
     return [file for file, _ in found], [label for _, label in found]
 
 
+def require_folder(path: Path) -> None:
+    """Raise an OSError if a path with images is not a folder."""
+    if not path.is_dir():
+        got = "a file" if path.exists() else "a path that does not exist"
+        raise NotADirectoryError(f"{path} must be a folder of images for an image run, got {got}")
+
+
+def ignored_files(folder: Path) -> int:
+    """Return the number of files in a folder and its subfolders that :func:`find_images` ignores.
+
+    Hidden files are not counted.
+    """
+    files = [p for p in folder.rglob("*") if p.is_file() and not any(_hidden(p, folder))]
+    return sum(path.suffix.lower() not in SUFFIXES for path in files)
+
+
 def _hidden(path: Path, folder: Path) -> list[bool]:
     return [part.startswith(".") for part in path.relative_to(folder).parts]
 
 
-def _items(images: Any) -> Sequence[Any]:
-    """Return a sequence of single images, each of which is an array, a path or a Pillow image."""
-    if not isinstance(images, np.ndarray | Tensor):
-        return [_array(x) if isinstance(x, Tensor) else x for x in images]
-    if images.ndim not in (3, 4):
+def image_list(images: Any) -> list[Any]:
+    """Return a list of single images, each of which is an array, a path or a Pillow image.
+
+    Args:
+        images: Images in any form that :meth:`ImageFormat.convert` accepts.
+
+    Raises:
+        ValueError: If the images have an unsupported type or shape, or there are none.
+    """
+    if isinstance(images, str | Path) and Path(images).is_dir():
+        raise ValueError(
+            f"`images` must be a list of files, got the folder {images}. Pass a list of the files"
+        )
+    if isinstance(images, str | Path | pillow("Image").Image):
+        return [images]
+    if isinstance(images, Tensor) or (
+        isinstance(images, np.ndarray) and (images.dtype.kind in "biuf" or images.ndim != 1)
+    ):
+        return _rows(_array(images))
+    if not isinstance(images, Iterable):
+        raise ValueError(f"`images` must be a list of images, got {_brief(images)}")
+    items = [_array(x) if isinstance(x, Tensor) else x for x in images]
+    if not items:
+        raise ValueError("`images` must contain at least one image, got none")
+    for item in items:
+        if not isinstance(item, np.ndarray | str | Path | pillow("Image").Image):
+            raise ValueError(
+                f"`images` must contain paths, Pillow images or arrays, got {_brief(item)}"
+            )
+    return items
+
+
+def _rows(images: NDArray[Any]) -> list[Any]:
+    """Return the images in an array with a leading axis."""
+    if images.ndim not in (3, 4) or (images.ndim == 3 and images.shape[-1] in CHANNELS):
         raise ValueError(
             "`images` must have shape (n, height, width), (n, height, width, channels) or "
-            f"(n, channels, height, width), got {tuple(images.shape)}"
+            f"(n, channels, height, width), got {images.shape}. Pass a single image as images[None]"
         )
-    return list(_array(images))
+    if not images.size:
+        raise ValueError(f"`images` must contain at least one image, got shape {images.shape}")
+    return list(images)
+
+
+def _brief(value: Any) -> str:
+    return f"{' '.join(repr(value).split()):.40} ({type(value).__name__})"
 
 
 def _array(images: NDArray[Any] | Tensor) -> NDArray[Any]:
@@ -151,6 +199,10 @@ def _interleaved(image: NDArray[Any]) -> NDArray[np.uint8]:
         raise ValueError(
             "an image must have shape (height, width) or (height, width, channels) with 1, 3 or 4 "
             f"channels, got {image.shape}"
+        )
+    if not image.size or image.dtype.kind not in "biuf":
+        raise ValueError(
+            f"an image must contain numbers, got shape {image.shape} and type {image.dtype}"
         )
     limit = 1 if image.dtype.kind in "fb" else 255
     low, high = float(image.min()), float(image.max())

@@ -69,10 +69,10 @@ def read_split(split: str) -> Names:
         isinstance(group, list) and all(isinstance(name, str) for name in group)
         for group in found.values()
     )
-    if not lists or not set(found) <= {"train", "validation", "test"}:
+    if not lists or not set(found) <= {"train", "validation", "test"} or not any(found.values()):
         raise ValueError(
             f"split file {split[:60]} must contain a JSON object with lists of class names at "
-            f'"train", "validation" and "test", got {text.strip()[:60]!r}'
+            f'"train", "validation" and "test", at least one class, got {text.strip()[:60]!r}'
         )
     names: Names = {"train": [], "validation": [], "test": [], **found}
     return names

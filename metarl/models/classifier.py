@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import nn
 
-from metarl.data import ImageFormat, find_examples, find_images
+from metarl.data import ImageFormat, find_examples, find_images, ignored_files, image_list
 from metarl.models import labels as of_labels
 from metarl.models.labels import Label
 from metarl.models.learner import Learner, Origin, copied, save
@@ -53,6 +53,7 @@ class AdaptedClassifier:
 
         Args:
             images: Images in any form that :meth:`MetaClassifier.adapt` accepts, except a folder.
+                One path or one Pillow image is a list of one.
 
         Returns:
             Probabilities of shape (n, ways), in the order of :attr:`classes`.
@@ -60,8 +61,8 @@ class AdaptedClassifier:
         Raises:
             ValueError: If an image is invalid.
         """
-        device = next(self.network.parameters()).device
-        blocks = [images[first : first + BLOCK] for first in range(0, max(len(images), 1), BLOCK)]
+        device, items = next(self.network.parameters()).device, image_list(images)
+        blocks = [items[first : first + BLOCK] for first in range(0, len(items), BLOCK)]
         with torch.no_grad():
             logits = [
                 self.network(self.images.convert(block).to(device).float() / 255)
@@ -87,7 +88,9 @@ class AdaptedClassifier:
         files = find_images(folder)
         names = [path.relative_to(folder).as_posix() for path in files]
         found = of_labels.table("file", names, self.classes, self.predict_proba(files))
-        return found._replace(title=f"{found.title}, bn_mode={self.mode}")
+        other = ignored_files(folder)
+        ignored = f", {other} other files ignored" if other else ""
+        return found._replace(title=f"{found.title}, bn_mode={self.mode}{ignored}")
 
     def module(self) -> nn.Module:
         """Return a copy of the network as a plain module, for ``torch.export`` and ONNX.
@@ -167,11 +170,8 @@ class MetaClassifier:
                 )
             images, labels = find_examples(images)
         pixels = self.images.convert(images)
-        classes, targets = of_labels.encode(labels, len(pixels), self._ways(start))
+        classes, targets = of_labels.encode(labels, len(pixels), self.learner.required_ways(start))
         network = self.learner.adapt(
             pixels.float() / 255, targets, steps=steps, start=start, seed=seed
         )
         return AdaptedClassifier(network, classes, self.images, self.learner.origin)
-
-    def _ways(self, start: str | None) -> int | None:
-        return self.learner.ways if start is None else None

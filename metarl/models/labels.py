@@ -1,6 +1,6 @@
 """Class labels of support sets, and tables of predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,16 +31,9 @@ def encode(labels: Any, count: int, ways: int | None) -> tuple[tuple[Label, ...]
         ValueError: If there is not one label per example, the labels are not all integers or all
             strings, or the number of classes is not supported.
     """
-    found = np.asarray(labels)
-    if found.shape != (count,):
-        raise ValueError(
-            f"`labels` must have shape ({count},), one label per example, got {found.shape}"
-        )
-    if found.dtype.kind not in "iuU" or len({type(x) is str for x in labels}) > 1:
-        raise ValueError(
-            "`labels` must be all integers or all strings, got mixed or other types (NumPy type "
-            f"{found.dtype})"
-        )
+    found, shape = np.asarray(_values(labels)), np.shape(labels)
+    if shape != (count,):
+        raise ValueError(f"`labels` must have shape ({count},), one label per example, got {shape}")
     classes, index = np.unique(found, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"`labels` must contain at least two classes, got {classes.tolist()}")
@@ -50,6 +43,20 @@ def encode(labels: Any, count: int, ways: int | None) -> tuple[tuple[Label, ...]
             "start=prototypes or start=zero, which support any number of classes"
         )
     return tuple(classes.tolist()), torch.eye(len(classes))[torch.from_numpy(index)]
+
+
+def _values(labels: Any) -> list[Label]:
+    """Return labels as Python integers or strings; arrays of objects are accepted."""
+    if isinstance(labels, str) or not isinstance(labels, Iterable):
+        raise ValueError(f"`labels` must be a list with one label per example, got {labels!r:.40}")
+    if getattr(labels, "ndim", 1) != 1:
+        return []
+    values: list[Any] = [x.item() if isinstance(x, np.generic | Tensor) else x for x in labels]
+    kinds = {type(x): x for x in reversed(values)}
+    if len(kinds) > 1 or not kinds.keys() <= {str, int}:
+        got = " and ".join(f"{x!r:.40} ({kind.__name__})" for kind, x in kinds.items())
+        raise ValueError(f"`labels` must be all integers or all strings, got {got}")
+    return values
 
 
 def decode(

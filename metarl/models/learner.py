@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -73,15 +74,20 @@ class Learner(NamedTuple):
             inputs: Support inputs of the network, a tensor or a dictionary of tensors.
             targets: Support targets: one-hot of shape (n, ways), or values of shape (n, outputs).
             steps: Number of inner steps. Default: the number of test-time steps of the run.
-            start: Initial head, ``"prototypes"`` or ``"zero"``. Default: the head that the run
-                uses at test time.
+            start: Initial head, ``"prototypes"`` or ``"zero"``, or ``"learned"`` if the run has a
+                learned head. Default: the head that the run uses at test time.
             seed: Random seed for the minibatches of the inner steps.
 
         Raises:
-            ValueError: If `steps` is negative, or the run does not support the number of classes.
+            ValueError: If `steps` or `start` is invalid, or the run does not support the number of
+                classes.
         """
-        if steps is not None and steps < 0:
-            raise ValueError(f"`steps` must be at least 0, got {steps}")
+        if steps is not None and (
+            not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 0
+        ):
+            raise ValueError(f"`steps` must be an integer of at least 0, got {steps!r}")
+        self.required_ways(start)
+        start = None if start == "learned" else start
         loop = self.loop(steps, start)
         support = tree.map_leaves(lambda x: x.to(self.device)[None], (inputs, targets))
         batches = self.batches(support, loop.num_steps or 0, seed)
@@ -91,6 +97,20 @@ class Learner(NamedTuple):
         with torch.no_grad():
             params = loop.adapt(meta, each)
         return plain(self.network, params, whole[0])
+
+    def required_ways(self, start: str | None) -> int | None:
+        """Return the number of classes that an initial head requires; None if any is supported.
+
+        Args:
+            start: Initial head, as in :meth:`adapt`.
+
+        Raises:
+            ValueError: If the run does not support the initial head.
+        """
+        heads = ["prototypes", "zero", *(["learned"] if self.ways else [])]
+        if start is not None and start not in heads:
+            raise ValueError(f"`start` must be one of {', '.join(heads)}, got {start!r}")
+        return self.ways if start in (None, "learned") else None
 
     def _require_sizes(self, loop: InnerLoop, batches: Batches) -> None:
         """Raise a ValueError if learned step sizes do not match the shape of the initial head."""

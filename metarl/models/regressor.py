@@ -122,19 +122,43 @@ def read_columns(file: Path, names: Sequence[str]) -> list[list[float]]:
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If a column is missing, a value is not a number, or there are no rows.
+        ValueError: If a column is missing or repeated, a row is invalid, or there are no rows. The
+            message names the line.
     """
+    if file.is_dir():
+        raise IsADirectoryError(f"{file} must be a .csv file for a regression run, got a folder")
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            rows = list(csv.DictReader(lines))
-        columns = [[float(row[name]) for row in rows] for name in names]
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise ValueError(
-            f"{file} must be a CSV file of numbers with the header {','.join(names)} ({error})"
-        ) from None
-    if not rows:
-        raise ValueError(f"{file} must contain at least one row of numbers, got none")
-    return columns
+            reader = csv.reader(lines, strict=True)
+            rows = [(reader.line_num, row) for row in reader if row]
+    except UnicodeError as error:
+        raise ValueError(f"{file} must be UTF-8 text ({error}). Save the file as UTF-8") from None
+    except csv.Error as error:
+        raise ValueError(f"{file}: line {reader.line_num} must be valid CSV ({error})") from None
+    if len(rows) < 2:
+        raise ValueError(f"{file} must contain a header and at least one row, got {len(rows)} rows")
+    (_, header), *rows = rows
+    header = [name.strip() for name in header]
+    for name in names:
+        if header.count(name) != 1:
+            raise ValueError(
+                f"{file} must contain the column {name} once, got the columns {', '.join(header)}"
+            )
+    for number, row in rows:
+        if len(row) != len(header):
+            raise ValueError(
+                f"{file}: line {number} must contain {len(header)} values, got {len(row)}"
+            )
+    return [
+        [_number(file, number, row[header.index(name)]) for number, row in rows] for name in names
+    ]
+
+
+def _number(file: Path, line: int, cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        raise ValueError(f"{file}: line {line} must contain numbers, got {cell!r:.40}") from None
 
 
 def _column(name: str, values: Any) -> Float[Tensor, "n 1"]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from metarl.core import MetaParams, Params
 from metarl.runs import Checkpoint, RunConfig, checkpoint, to_json
+from metarl.util import require_writable
 
 
 class Saved(NamedTuple):
@@ -52,6 +53,7 @@ def write_adapted(
     """
     if bad := [name for name, value in params.items() if not value.isfinite().all()]:
         raise ValueError(f"save requires finite parameters, got NaN or infinity in {bad[0]}")
+    require_writable(Path(path))
     entries = {"experiment": experiment, "config": to_json(config), "about": about}
     contents = Checkpoint(MetaParams(dict(params), {}), {}, tensors or {}, 0, entries)
     checkpoint.write(Path(path), contents)

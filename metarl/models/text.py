@@ -1,5 +1,6 @@
 """Few-shot sentence classifiers: adapt to labeled sentences, predict classes, save and export."""
 
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,7 +222,9 @@ class MetaTextClassifier:
         if isinstance(sentences, str | Path):
             sentences, labels = read_examples(Path(sentences), labeled=True)
         inputs = self.sentences.convert(sentences)
-        classes, targets = of_labels.encode(labels, len(sentences), self.learner.ways)
+        classes, targets = of_labels.encode(
+            labels, len(sentences), self.learner.required_ways(start)
+        )
         network = self.learner.adapt(inputs, targets, steps=steps, start=start, seed=seed)
         return AdaptedTextClassifier(network, classes, self.sentences, self.learner.origin)
 
@@ -242,14 +245,21 @@ def read_examples(file: Path, *, labeled: bool) -> tuple[list[Sentence], list[La
         ValueError: If a line is invalid, or there are no sentences.
     """
     sentences, labels = list[Sentence](), list[Label]()
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), 1):
+    if file.is_dir():
+        raise IsADirectoryError(f"{file} must be a .jsonl file for a text run, got a folder")
+    for number, line in enumerate(file.read_bytes().removeprefix(BOM_UTF8).split(b"\n"), 1):
         if line.strip():
             try:
-                sentence, label = _parse(parse_json(line), labeled)
+                sentence, label = _parse(parse_json(line.decode()), labeled)
+            except UnicodeError:
+                raise ValueError(
+                    f"{file}: line {number} must be valid UTF-8 text, got {line[:60]!r}. Save the "
+                    "file as UTF-8"
+                ) from None
             except (AttributeError, ValueError):
                 form = '{"text": TEXT, "label": NAME}' if labeled else '{"text": TEXT}'
                 raise ValueError(
-                    f"{file}: line {number} must have the form {form}, got {line[:60]!r}"
+                    f"{file}: line {number} must have the form {form}, got {line.decode()[:60]!r}"
                 ) from None
             sentences.append(sentence)
             labels += [label] if labeled else []
@@ -267,6 +277,7 @@ def _parse(row: Any, labeled: bool) -> tuple[Sentence, Label]:
         raise ValueError("invalid row")
     if labeled and "label" not in row:
         raise ValueError("no label")
+    f"{text}{second}{label}".encode()  # raises a UnicodeError for lone surrogates
     return (text, second) if second else text, label
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from metarl.core import InnerLoop, MetaParams, Params, Task, torch_generator
 from metarl.core.speed import chunks, processes
 from metarl.supervised import heads
-from metarl.supervised.model import Draw, Model
-from metarl.util import Table, interval95, print_table
+from metarl.supervised.model import Draw, Model, Sampler, draw_of
+from metarl.util import Table, at_least, interval95, print_table
 
 
 BLOCK = 20  # tasks sampled at a time, which bounds memory; changing it changes the sampled tasks
@@ -161,7 +161,7 @@ def curves_table(curves: Curves, title: str) -> Table:
 def evaluate_tasks(
     model: Model,
     params: MetaParams,
-    draw: Draw,
+    draw: Draw | Sampler,
     *,
     num_tasks: int = 600,
     inner_steps: int | None = None,
@@ -174,8 +174,8 @@ def evaluate_tasks(
     Args:
         model: The model, such as the result of :func:`maml_model`.
         params: The meta-parameters, such as the result of :func:`fit`.
-        draw: Function ``(num_tasks, generator) -> tasks``, such as the `sample` method of
-            :class:`FewShot` with test classes.
+        draw: Function ``(num_tasks, generator) -> tasks``, or an object with this method
+            `sample`, such as :class:`FewShot` with test classes.
         num_tasks: Number of tasks.
         inner_steps: Number of inner steps. Default: as in training.
         seed: Seed of the tasks.
@@ -189,13 +189,14 @@ def evaluate_tasks(
         params = fit(model, Sinusoids(10, 10).sample, iterations=100)
         curves = evaluate_tasks(model, params, Sinusoids(10, 100).sample)
     """
+    at_least(1).check("num_tasks", num_tasks)
     steps = model.loop.num_steps if inner_steps is None else inner_steps
     device = next(iter(params.model.values())).device
     curves = adaptation_curves(
         model,
         replace(model.loop, num_steps=steps),
         [params],
-        draw,
+        draw_of(draw),
         num_tasks=num_tasks,
         generator=torch_generator(seed, 0, "test", device=device),
     )

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from metarl.core import Batch, Task, tree, uniform
+from metarl.util import at_least
 
 
 ROTATIONS = 4  # 0, 90, 180 and 270 degrees
@@ -34,10 +35,11 @@ class FewShot:
         rotations: Add rotations by 90, 180 and 270 degrees as separate
             classes (Santoro et al. 2016, Finn et al. 2017). A task may then
             contain several rotations of one original class.
+        names: Class names for errors. Default: the index of the class.
 
     Raises:
-        ValueError: If there are fewer than `num_ways` classes, or a class has
-            fewer than num_shots + num_queries images.
+        ValueError: If `num_ways` or `num_shots` is below 1, there are fewer than `num_ways`
+            classes, or a class has fewer than num_shots + num_queries images.
 
     Example::
 
@@ -56,17 +58,21 @@ class FewShot:
     num_shots: int
     num_queries: int
     rotations: bool = False
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("num_ways", "num_shots"):
+            at_least(1).check(name, getattr(self, name))
         if (most := self.num_classes) < self.num_ways:
             raise ValueError(
                 f"num_ways must be at most {most}, the number of classes, got {self.num_ways}"
             )
         needed, fewest = self.num_shots + self.num_queries, min(self.counts)
         if fewest < needed:
+            index = self.counts.index(fewest)
             raise ValueError(
                 f"num_shots + num_queries must be at most {fewest}, the number of images in class "
-                f"{self.counts.index(fewest)}, got {needed}"
+                f"{self.names[index] if self.names else index}, got {needed}"
             )
 
     @classmethod
@@ -84,8 +90,8 @@ class FewShot:
             num_queries: Number of query examples per class.
 
         Raises:
-            ValueError: If the numbers of examples and labels differ, or there are fewer than
-                `num_ways` classes, or a class has too few examples.
+            ValueError: If the numbers of examples and labels differ, an input is not finite, there
+                are fewer than `num_ways` classes, or a class has too few examples.
 
         Example::
 
@@ -96,19 +102,20 @@ class FewShot:
             >>> pool.sample(4, torch.Generator()).query[0].shape
             torch.Size([4, 15, 8])
         """
+        at_least(1).check("num_queries", num_queries)
         names, classes = np.unique(np.asarray(labels), return_inverse=True)
         if np.ndim(labels) != 1 or len(classes) != len(inputs):
             raise ValueError(
                 f"`labels` must have shape ({len(inputs)},), one class per row of inputs, got "
                 f"{np.shape(labels)}"
             )
-        order, counts = (
-            np.argsort(classes, kind="stable"),
-            np.bincount(classes, minlength=len(names)),
-        )
-        rows = torch.as_tensor(inputs)[torch.from_numpy(order)]
+        counts = np.bincount(classes, minlength=len(names)).tolist()
+        rows = torch.as_tensor(inputs)[torch.from_numpy(np.argsort(classes, kind="stable"))]
         rows = rows if rows.dtype == torch.uint8 and rows.ndim == 4 else rows.float()
-        return cls(rows, tuple(counts.tolist()), num_ways, num_shots, num_queries)
+        if not rows.isfinite().all():
+            raise ValueError("`inputs` must be finite, got NaN or infinity")
+        sizes = (num_ways, num_shots, num_queries)
+        return cls(rows, tuple(counts), *sizes, names=tuple(map(str, names)))
 
     @property
     def num_classes(self) -> int:
@@ -165,25 +172,21 @@ class FewShot:
 class VariableFewShot:
     """A sampler for classification tasks with variable ways and shots, as in Meta-Dataset.
 
-    The sampling follows Triantafillou et al. 2020, §3.1. The number of ways
-    is sampled uniformly from 5 to `max_ways`. The number of query images per
-    class is half the number of images in the smallest class, but at most 10.
-    The number of support images per task is a random fraction β of the
-    remaining images, but at most `max_support`. In this calculation, at most
-    100 images per class are counted. The support images are divided among the
-    classes in proportion to class size times exp(U(log ½, log 2)), with at
-    least one image per class.
+    The sampling follows Triantafillou et al. 2020, §3.1. The number of ways is sampled uniformly
+    from 5 to `max_ways`. The number of query images per class is half the number of images in the
+    smallest class, but at most 10. The number of support images per task is a random fraction β of
+    the remaining images, but at most `max_support`. In this calculation, at most 100 images per
+    class are counted. The support images are divided among the classes in proportion to class size
+    times exp(U(log ½, log 2)), with at least one image per class.
 
     Attributes:
-        pool: Sampler with the images; `num_ways`, `num_shots` and
-            `num_queries` of this sampler are ignored.
+        pool: Sampler with the images; its `num_ways`, `num_shots` and `num_queries` are ignored.
         max_ways: Maximum number of classes per task; 50 in the paper.
         max_support: Maximum number of support images per task; 500 in the paper.
 
     Raises:
-        ValueError: If `max_ways` is below 5 or above the number of classes,
-            `max_support` is below `max_ways`, or a class has fewer than two
-            images.
+        ValueError: If `max_ways` is below 5 or above the number of classes, `max_support` is below
+            `max_ways`, or a class has fewer than two images.
 
     Example::
 
@@ -216,8 +219,7 @@ class VariableFewShot:
         """Sample `num_tasks` tasks of different sizes.
 
         Returns:
-            A list with one meta-batch per task, each with a task axis of size
-            1. Tasks are not padded to equal sizes.
+            A list with one meta-batch per task, each with a task axis of size 1, without padding.
         """
         return [self._sample_one(generator) for _ in range(num_tasks)]
 
@@ -269,8 +271,7 @@ class AllClasses:
     """A sampler for minibatches over all classes, to pretrain a classifier without meta-learning.
 
     Attributes:
-        pool: Sampler with the images; `num_ways`, `num_shots` and
-            `num_queries` of this sampler are ignored.
+        pool: Sampler with the images; its `num_ways`, `num_shots` and `num_queries` are ignored.
         batch: Number of images per minibatch.
 
     Example::

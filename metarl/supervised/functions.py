@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from metarl.core import Task
+from metarl.util import at_least
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class FunctionTasks:
         queries: Number of query points per task.
 
     Raises:
-        ValueError: From `sample`, if the function returns a different number of points.
+        ValueError: If `shots` or `queries` is below 1; from `sample`, if the function returns a
+            different number of points.
 
     Example::
 
@@ -38,6 +40,10 @@ class FunctionTasks:
     function: Callable[[int, torch.Generator], tuple[Any, Any]]
     shots: int
     queries: int
+
+    def __post_init__(self) -> None:
+        at_least(1).check("shots", self.shots)
+        at_least(1).check("queries", self.queries)
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Task:
         """Sample a meta-batch of tasks on the device of the generator.

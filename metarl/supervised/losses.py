@@ -40,6 +40,11 @@ def squared_error(
         >>> squared_error(torch.zeros(10, 1), torch.ones(10, 1))
         (tensor(1.), {})
     """
+    if predictions.shape != targets.shape:
+        raise ValueError(
+            f"the outputs of the network must have the shape of the targets, {(*targets.shape,)}, "
+            f"got {(*predictions.shape,)}"
+        )
     return ((predictions - targets) ** 2).mean(), {}
 
 
@@ -64,6 +69,11 @@ def cross_entropy(
     if targets.ndim < logits.ndim:  # F.one_hot does not support vmap
         ways = torch.arange(logits.shape[-1], device=logits.device)
         targets = (targets[..., None] == ways).to(logits.dtype)
+    if logits.shape[-1] != targets.shape[-1]:
+        raise ValueError(
+            f"the network must have {targets.shape[-1]} outputs, one per class, got "
+            f"{logits.shape[-1]}"
+        )
     loss = -(targets * logits.log_softmax(-1)).sum(-1).mean()
     correct = logits.argmax(-1) == targets.argmax(-1)
     return loss, {"accuracy": correct.to(logits.dtype).mean()}

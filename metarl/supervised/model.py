@@ -1,7 +1,7 @@
 """The model in a supervised experiment: a network with an inner loop and a criterion."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 
@@ -14,6 +14,34 @@ Tasks: TypeAlias = Task | list[Task]
 
 Draw: TypeAlias = Callable[[int, torch.Generator], Tasks]
 """A task sampler: a function ``(num_tasks, generator) -> tasks``."""
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """An object with a method `sample` that is a :data:`Draw`, such as :class:`FewShot`."""
+
+    def sample(self, num_tasks: int, generator: torch.Generator, /) -> Tasks:
+        """Sample `num_tasks` tasks."""
+        ...
+
+
+def draw_of(source: Draw | Sampler) -> Draw:
+    """Return the function that samples tasks.
+
+    Args:
+        source: The function, or an object with the method `sample`.
+
+    Raises:
+        TypeError: If the argument is neither.
+    """
+    draw: Any = getattr(source, "sample", source)
+    if not callable(draw):
+        raise TypeError(
+            "`draw` must be a function (num_tasks, generator) -> tasks or have a method `sample`, "
+            f"got {type(source).__name__}"
+        )
+    made: Draw = draw
+    return made
 
 
 class Model(NamedTuple):

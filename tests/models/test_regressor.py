@@ -85,9 +85,28 @@ def test_points_are_read_from_a_csv_file(trained: Trained, tmp_path: Path) -> No
     expected = model.adapt([0, 1, 2], [0, 0.84, 0.91]).predict([0.5])
     (row,) = model.adapt(file).table(_write(tmp_path / "new.csv", "x\n0.5\n")).rows
     assert row == [0.5, f"{expected[0]:.6g}"]
-    for text in ("a,b\n1,2\n", "x,y\n1,high\n", "x,y\n1\n", "x,y\n"):
-        with pytest.raises(ValueError, match=r"points\.csv must"):
-            model.adapt(_write(file, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n", "must contain the column x once, got the columns a, b"),
+        ("x,x,y\n1,2,3\n", "the column x once, got the columns x, x, y"),
+        ("x,y\n1,2\n1,high\n", "line 3 must contain numbers, got 'high'"),
+        ("x,y\n1\n", "line 2 must contain 2 values, got 1"),
+        ("x,y\n1,2,3\n", "line 2 must contain 2 values, got 3"),
+        ('x,y\n1,"2\n', "must be valid CSV"),
+        ("x,y\n", "a header and at least one row"),
+    ],
+)
+def test_invalid_csv_files_are_one_line_errors(
+    text: str, message: str, trained: Trained, tmp_path: Path
+) -> None:
+    file = _write(tmp_path / "points.csv", text)
+    with pytest.raises(ValueError, match=rf"points\.csv.*{message}"):
+        metarl.load(trained("regression", "maml")).adapt(file)
+    with pytest.raises(IsADirectoryError, match=r"must be a \.csv file for a regression run"):
+        metarl.load(trained("regression", "maml")).adapt(tmp_path)
 
 
 def _write(path: Path, text: str) -> Path:

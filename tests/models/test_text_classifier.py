@@ -113,12 +113,14 @@ def test_pairs_of_sentences_are_supported_but_not_mixed(load: Load) -> None:
         ('{"text": 1, "label": "a"}', "line 1"),
         ('{"text": "a", "label": true}', "line 1"),
         ("", "at least one sentence"),
+        ('{"text": "\\ud800", "label": "a"}', "examples.jsonl: line 1 must be valid UTF-8"),
+        ('{"text": "\xe9", "label": "a"}', "examples.jsonl: line 1 must be valid UTF-8"),
     ],
 )
 def test_invalid_lines_are_one_line_errors(
     line: str, message: str, load: Load, tmp_path: Path
 ) -> None:
-    (tmp_path / "examples.jsonl").write_text(line)
+    (tmp_path / "examples.jsonl").write_bytes(line.encode("latin-1"))
     with pytest.raises(ValueError, match=message):
         load("protonet").adapt(tmp_path / "examples.jsonl")
 

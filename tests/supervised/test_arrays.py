@@ -1,5 +1,6 @@
 """Tasks from users' arrays and functions, and training and evaluation in a few lines."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -198,3 +199,29 @@ def test_a_prototypical_network_needs_a_classifier() -> None:
     evaluate_tasks(zero, fit(zero, pool.sample, iterations=2), pool.sample, num_tasks=2)
     with pytest.raises(ValueError, match=r"requires a metarl\.nn\.Classifier"):
         maml_model(mlp((4, 3)), cross_entropy, **options)
+
+
+def test_wrong_sizes_and_values_are_one_line_errors() -> None:
+    X, y = np.random.default_rng(0).normal(size=(60, 8)), np.arange(60) % 6
+    pool = FewShot.from_arrays(X, y, **SIZES)
+    model = maml_model(mlp((8, 4, 3)), cross_entropy, inner_lr=0.1)
+    params = fit(model, pool, iterations=1)  # the sampler itself is accepted, as is its method
+    for name in ("num_ways", "num_shots", "num_queries"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+            FewShot.from_arrays(X, y, **SIZES | {name: 0})
+    with pytest.raises(ValueError, match="images in class 0, got 60"):
+        FewShot.from_arrays(X, y, **SIZES | {"num_shots": 56})
+    with pytest.raises(ValueError, match="`inputs` must be finite"):
+        FewShot.from_arrays(X * np.nan, y, **SIZES)
+    with pytest.raises(ValueError, match="shots must be at least 1, got 0"):
+        FunctionTasks(lambda n, _: (torch.rand(n), torch.rand(n)), shots=0, queries=1)
+    with pytest.raises(ValueError, match="iterations must be at least 0, got -1"):
+        fit(model, pool, iterations=-1)
+    with pytest.raises(ValueError, match="num_tasks must be at least 1, got 0"):
+        evaluate_tasks(model, params, pool, num_tasks=0)
+    few = maml_model(mlp((8, 4, 2)), inspect.unwrap(cross_entropy), inner_lr=0.1)
+    with pytest.raises(ValueError, match="must have 3 outputs, one per class, got 2"):
+        fit(few, pool, iterations=1)
+    wide = maml_model(mlp((1, 4, 2)), inspect.unwrap(squared_error), inner_lr=0.1)
+    with pytest.raises(ValueError, match="outputs of the network must have the shape"):
+        fit(wide, Sinusoids(5, 5), iterations=1)
