@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from metarl.nn.native import batch_norm, inside_vmap
+
 
 class LayerNorm(nn.Module):
     """Layer normalization over the last axis (Ba et al. 2016), built from elementary operations.
@@ -71,6 +73,8 @@ class BatchNorm(nn.Module):
             x: Examples of shape (n, *pixels, size).
             first: Index of the first example that contributes to the mean and variance.
         """
+        if first == 0 and x.ndim == 4 and not inside_vmap():
+            return batch_norm(x, self.weight, self.bias, self.eps)
         axes = tuple(range(x.ndim - 1))
         # No slice if first is 0, because the derivative of a slice is a copy.
         centered = x - (x[first:] if first else x).mean(axes)
