@@ -69,9 +69,9 @@ def experiment_of(run: "Run") -> "Experiment[Any]":
     known = experiments()
     if name not in known:
         raise ValueError(
-            f"{run.folder} was trained with {name!r}, which is not registered: expected one of "
-            f"{', '.join(known)}. Import the module that registers {name!r} (on the command line, "
-            "--import MODULE)"
+            f"{run.folder} was trained with the experiment {name!r}, which is not registered: "
+            f"expected one of {', '.join(known)}. Import the module that registers {name!r}, with "
+            "--import MODULE on the command line"
         )
     kind, config = known[name].load()
     chosen = _with_data_found(read_config(config, run), run.folder)
@@ -82,9 +82,10 @@ def experiment_of(run: "Run") -> "Experiment[Any]":
 
 
 def _with_data_found(config: Any, folder: "Path") -> Any:
-    """Return the configuration with a relative data folder searched above the run folder.
+    """Return `config` with a relative ``data_root`` resolved against a parent of the run folder.
 
-    Older versions store the data folder relative to the folder in which the run was started.
+    Older versions store ``data_root`` relative to the folder in which the run was started. A
+    ``data_root`` that exists in the current folder is not changed.
     """
     root = getattr(config, "data_root", None)
     if root is None or root.is_absolute() or root.exists():

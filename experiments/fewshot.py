@@ -50,9 +50,10 @@ class ImageClassification(Supervised[FewShotConfig]):
     family = "few-shot-classification"
     usage = "images"
     trained: FewShotConfig | None = None
-    """Configuration of the run if other data are evaluated, otherwise None."""
+    """Configuration of the run if the evaluation uses other data, otherwise None."""
     head_ways: int | None = None
-    """Number of classes of the head. Default: as configured."""
+    """Number of classes in the head. Default: with ``method="pretrained"``, all training classes,
+    including rotated classes; otherwise ``config.num_ways``."""
 
     @cached_property
     def splits(self) -> Splits:
@@ -67,9 +68,10 @@ class ImageClassification(Supervised[FewShotConfig]):
         return options | {"validation": bool(config.validation_tasks)}
 
     def listed(self) -> Splits:
-        """Return the classes with the numbers of their images.
+        """Return the classes in each split, with the number of images per class.
 
-        The images of a folder are not decoded: their tensors are empty.
+        With ``data="folder"``, the images are not decoded and the image tensors are empty, unless
+        :attr:`splits` is already loaded.
         """
         if self.config.data != "folder" or "splits" in vars(self):
             return self.splits
@@ -83,7 +85,7 @@ class ImageClassification(Supervised[FewShotConfig]):
         )
 
     def require_same_classes(self) -> None:
-        """Raise a ValueError if the classes are not those of the training."""
+        """Raise a ValueError if the class names have changed since training."""
         config, reason = self.config, ""
         if config.classes is None:
             return
@@ -95,7 +97,7 @@ class ImageClassification(Supervised[FewShotConfig]):
             raise ValueError(
                 f"the classes of data={config.data} have changed since training{reason}. Restore "
                 "the files in data_root or, for glyphs, the version of matplotlib, which provides "
-                f"the fonts; for other classes, use `{other_data.COMMAND}`"
+                f"the fonts; to evaluate on other classes, run `{other_data.COMMAND}`"
             )
 
     @cached_property
@@ -132,11 +134,14 @@ class ImageClassification(Supervised[FewShotConfig]):
     def prepare(self) -> dict[str, float]:
         """Check the numbers of classes and images, and store a hash of the class names.
 
-        The checks raise an error before images of a folder are decoded. Validation classes are only
-        required with validation tasks. Test classes are not required if the split has none.
+        Validation classes are only required if ``validation_tasks`` is positive, and test classes
+        are only checked if the split contains any. Images in folders are decoded after the checks.
 
         Returns:
             An empty dictionary, because no metrics are logged for iteration 0.
+
+        Raises:
+            ValueError: If a split has too few classes or images, or settings conflict.
         """
         config, fewest = self.config, VariableFewShot.MIN_WAYS
         few = config.variable and config.num_ways <= fewest
@@ -166,22 +171,25 @@ class ImageClassification(Supervised[FewShotConfig]):
         return super().prepare()
 
     def model(self, params: MetaParams) -> MetaClassifier:  # type: ignore[override]
-        """Return the meta-trained classifier, which needs no data."""
+        """Return the meta-trained classifier with parameters `params`, without loading images."""
         return image_classifier(self.name, self.config, params, self.device)
 
     def adapted(self, saved: Saved) -> AdaptedClassifier:
-        """Return the adapted classifier in a file."""
+        """Restore an adapted classifier from `saved`, the contents of a file."""
         return adapted_images(self.name, self.config, saved)
 
     def with_options(self, options: SupervisedEvaluation) -> Experiment[FewShotConfig]:
-        """Return a copy of the experiment with the settings that the evaluation options override.
+        """Return a copy of the experiment with its settings overridden by the evaluation options.
 
         Raises:
             ValueError: If the run does not support an option.
         """
         changed = super().with_options(options)
         drawn = self.config.data == "glyphs" and options.data is None
-        error = f"glyphs have no files; for other classes, use `{other_data.COMMAND}`"
+        error = (
+            "data=glyphs has no files and does not support data_root; to evaluate on other "
+            f"classes, run `{other_data.COMMAND}`"
+        )
         raise_if((drawn and options.data_root, error))
         if options.data is None:
             return changed
@@ -195,9 +203,9 @@ class ImageClassification(Supervised[FewShotConfig]):
         return other
 
     def evaluate(self, metas: Sequence[MetaParams], options: SupervisedEvaluation) -> Report:
-        """Report the mean loss and accuracy on test tasks after 0, 1, ..., K inner steps.
+        """Report the mean loss and accuracy before adaptation and after each inner step.
 
-        Images of other data are converted to the images of the run.
+        Images from other data are converted to the channels and colors of the training images.
         """
         head = metas[0].model.get("head.bias")
         self.head_ways = None if head is None else len(head)
@@ -213,6 +221,11 @@ def _chunk_size(config: FewShotConfig, per_class: int) -> int:
     return 1 if config.variable else max(1, EXAMPLES_PER_CHUNK // (config.num_ways * per_class))
 
 
+def _sizes(config: FewShotConfig) -> tuple[int, int]:
+    """Return the numbers of support and query images per class in training."""
+    return config.train_shots or config.num_shots, config.num_queries or config.num_shots
+
+
 def _pool(
     config: FewShotConfig,
     classes: Classes,
@@ -221,7 +234,11 @@ def _pool(
     training: bool = False,
     hint: str = "",
 ) -> FewShot:
-    """Return a sampler of few-shot tasks from the classes in a split."""
+    """Return a sampler of few-shot tasks from the classes in a split.
+
+    If `training` is true, the numbers of images per class are those for training, otherwise those
+    for evaluation. `hint` is appended to the message of an error.
+    """
     if not classes.counts:
         raise ValueError(
             f"data={config.data} has no {split} classes; choose a different `split` or, to "
@@ -244,7 +261,7 @@ def _pool(
 
 
 def _tasks(config: FewShotConfig, pool: Callable[[], FewShot], steps: int) -> Draw:
-    """Return a sampler of tasks from `pool`, with support batches for `steps` inner steps.
+    """Return a sampler of tasks from ``pool()``, with support batches for `steps` inner steps.
 
     With `inner_batch`, one minibatch per step is sampled from the support set. With
     ``bn_mode="support"``, the query batch also contains the support images for batch norm.

@@ -1,4 +1,4 @@
-"""Configuration of few-shot image classification."""
+"""Configuration of few-shot image classification: data, network and defaults by method."""
 
 import json
 from dataclasses import dataclass, replace
@@ -25,24 +25,26 @@ class ImageSettings(Ranged):
     data_root: Annotated[
         Path | None, unset("$METARL_DATA; if that is not set, Omniglot is downloaded")
     ] = None
-    """Folder that contains the files of the data set; not supported by glyphs."""
+    """Folder with the files of Omniglot or miniImageNet or, for --data folder, with one subfolder
+    per class; not supported for glyphs."""
     split: Annotated[str | None, unset("random for Omniglot, own for folder")] = None
     """Split into training, validation and test classes. Omniglot supports random, vinyals and
-    background. A folder supports own (its folders train, validation and test or, without them, 64,
-    16 and 20 % of the classes), all-train (all classes for training), and a JSON file with lists
-    of class names at "train", "validation" and "test". Other data sets have one split."""
+    background. For --data folder, own uses the subfolders train, validation and test or, without
+    these subfolders, a random split into 64, 16 and 20 % of the classes; all-train uses all classes
+    for training. If the value is the path of a JSON file, the file contains lists of class names
+    under the keys "train", "validation" and "test". Other data sets have only one split."""
     class_depth: Annotated[int, at_least(1)] = 1
-    """Number of folder levels that form a class; only for folder. With 2, the classes are
-    ALPHABET/CHARACTER."""
+    """Number of folder levels that form a class; only supported for --data folder. With 2, each
+    folder ALPHABET/CHARACTER is one class."""
     image_size: Annotated[
         int | None, at_least(1), unset("84 for mini-imagenet and folder, otherwise 28")
     ] = None
-    """Height and width of the images in pixels."""
+    """Height and width of the images in pixels. Image files are resized to this size."""
     rotations: Literal["none", "train", "all"] | None = None
     """Splits in which images rotated by 90, 180 and 270 degrees form additional classes. If not
     set, all for Omniglot and none for the other data sets."""
     num_ways: Annotated[int, at_least(2), tyro.conf.arg(aliases=["--ways"])] = 5
-    """Number of classes per task; with --variable, the maximum number, 50 in Meta-Dataset."""
+    """Number of classes per task. With --variable, the maximum number; Meta-Dataset uses 50."""
     num_shots: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--shots"])] = 1
     """Number of support images per class."""
     num_queries: Annotated[
@@ -54,8 +56,8 @@ class ImageSettings(Ranged):
     ] = None
     """Number of query images per class in validation and test tasks."""
     train_shots: Annotated[int | None, at_least(1), unset("value of --num-shots")] = None
-    """Number of support images per class in training, if different from validation and test. If
-    not set, 10 for reptile and the value of --num-shots otherwise."""
+    """Number of support images per class in training tasks. If not set, 10 for reptile and the
+    value of --num-shots otherwise."""
     variable: bool = False
     """Sample tasks with variable numbers of classes and of support images per class, as in
     Meta-Dataset."""
@@ -80,7 +82,7 @@ class NetworkSettings(Ranged):
 
 @dataclass(frozen=True)
 class FewShotConfig(SupervisedConfig, NetworkSettings, ImageSettings):
-    """Learn to classify images into N classes from K examples per class.
+    """Learn to classify images into N classes (--ways) from K examples per class (--shots).
 
     With --method pretrained, one classifier is trained on all training classes. To fine-tune the
     pretrained network on new classes, run `metarl evaluate RUN --start prototypes`.
@@ -90,7 +92,7 @@ class FewShotConfig(SupervisedConfig, NetworkSettings, ImageSettings):
     checkpoint_every: int = 500
     log_every: int = 10
     classes: tyro.conf.Suppress[str | None] = None
-    """Hash of all class names, set when training starts and used to detect changed data."""
+    """Hash of all class names, set when training starts and used to detect changed classes."""
 
     # Step sizes apply to the mean cross-entropy. Finn et al. sum over 5 classes, so 0.4 in their
     # code is 2.0 here.
@@ -122,14 +124,22 @@ class FewShotConfig(SupervisedConfig, NetworkSettings, ImageSettings):
             (unsplit, "split=all-train leaves no validation classes; set validation_tasks=0"),
             (
                 self.method == "oracle",
-                "method=oracle requires `metarl train regression`; choose a different method",
+                "method=oracle is only supported by `metarl train regression`; choose a different "
+                "method",
             ),
             (
                 varied and joint,
                 "method=pretrained does not support `variable` tasks; remove `variable`",
             ),
-            (varied and given, f"`variable` samples the image counts per class; remove {given}"),
-            (varied and staged, f"`variable` requires mode=eager, got mode={self.mode}"),
+            (
+                varied and given,
+                f"`variable` samples the numbers of images per class and does not support fixed "
+                f"numbers; remove {given}",
+            ),
+            (
+                varied and staged,
+                f"`variable` requires mode=eager, got mode={self.mode}; remove `mode`",
+            ),
             (
                 varied and learned,
                 "`variable` tasks have no fixed number of classes and require start=zero or "
@@ -148,7 +158,7 @@ class FewShotConfig(SupervisedConfig, NetworkSettings, ImageSettings):
         return resolve(replace(self, **left_open), self.defaults)
 
     def complete(self) -> Any:
-        """Return the complete configuration, with the contents of a split file.
+        """Return the complete configuration, with a split file replaced by its contents.
 
         Raises:
             FileNotFoundError: If the split file does not exist.

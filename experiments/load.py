@@ -25,14 +25,15 @@ def load(
         checkpoint: Iteration of the checkpoint. Default: the last checkpoint.
         device: Device of the parameters: ``"cpu"``, ``"cuda"`` or ``"auto"``,
             which selects CUDA if it is available and the CPU otherwise.
-        trust_env: Whether the simulator of a run from a hub, or of a pulled
-            run, may import the module in an environment ID such as
-            ``module:Name-v0``. Not required for runs that were trained on this
+        trust_env: Whether the module in an environment ID such as ``module:Name-v0`` may be
+            imported to simulate a run that was downloaded from the Hugging Face Hub, directly or
+            with ``metarl pull``. Not required for runs that were trained on this
             machine, or if your program has already imported this module.
-        options: For policies, `num_tasks`, the number of tasks that the policy adapts to at
+        **options: For policies, `num_tasks`, the number of tasks that the policy adapts to at
             the same time (default: 1), and `episodes`, the number of episodes
-            per task and inner step (default: as many episodes as have 4000
-            time steps in total).
+            per task and inner step (default: 4000 divided by the horizon,
+            rounded down, but at least 1). For text, `encoder`, the folder or
+            Hugging Face name of the encoder (default: the encoder of the run).
 
     Returns:
         The meta-model, whose method ``adapt(support)`` returns an adapted model:
@@ -64,13 +65,13 @@ def load(
 
 
 def load_adapted(path: str | Path, *, device: str = "auto") -> Any:
-    """Load an adapted model that its method ``save`` has written.
+    """Load an adapted model from a file that was written by the method ``save`` of the model.
 
-    The file contains no code. Neither the data or environment of training nor its modules are
-    required.
+    The file contains no code. Loading the model requires neither the training data nor the
+    environment. As an exception, text classifiers require the pretrained encoder.
 
     Args:
-        path: The file.
+        path: Path of the file, such as ``"adapted.safetensors"``.
         device: Device of the parameters: ``"cpu"``, ``"cuda"`` or ``"auto"``,
             which selects CUDA if it is available and the CPU otherwise.
 
@@ -94,8 +95,9 @@ def load_adapted(path: str | Path, *, device: str = "auto") -> Any:
     known = experiments()
     if saved.experiment not in known:
         raise ValueError(
-            f"{path} has a model of {saved.experiment!r}, which is not registered: expected one of "
-            f"{', '.join(known)}. Import the module that registers it"
+            f"{path} contains a model of the experiment {saved.experiment!r}, which is not "
+            f"registered: expected one of {', '.join(known)}. Import the module that registers "
+            f"{saved.experiment!r}"
         )
     kind, config = known[saved.experiment].load()
     chosen = from_json(config, saved.config, Path(path))

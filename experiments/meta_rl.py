@@ -49,15 +49,18 @@ class RLEvaluation(Evaluation):
     """
 
     inner_steps: Annotated[int | None, at_least(0), unset("0 for an oracle, otherwise 3")] = None
-    """Number of adaptation steps per task."""
+    """Number of policy-gradient steps that adapt the policy to each test task."""
     num_tasks: Annotated[int, at_least(1)] = 40
-    """Number of test tasks."""
-    episodes_per_task: Annotated[int | None, at_least(1), unset("4000 time steps in total")] = None
+    """Number of test tasks. The reported return is the mean over these tasks."""
+    episodes_per_task: Annotated[int | None, at_least(1), unset("4000 / horizon, rounded down")] = (
+        None
+    )
     """Number of episodes per task before and after each adaptation step. The
     default is 40 episodes for a horizon of 100 time steps and 20 for a
     horizon of 200, as in Finn et al. 2017."""
     inner_lr: Annotated[float | None, at_least(0), unset("value used in training")] = None
-    """Step size of the first adaptation step."""
+    """Step size of the first adaptation step. Runs with --inner sgd use half of
+    this value in later steps."""
     tune_inner_lr: bool = False
     """Before the evaluation, select the best of eight step sizes from 0.01 to
     2 on separate validation tasks. Use this to fine-tune a pretrained policy."""
@@ -86,7 +89,7 @@ class MetaRL(Experiment[RLConfig]):
         return build(self.config)
 
     def entries(self) -> dict[str, Any]:
-        """Return the spaces of the environment, so that a run can be used without it."""
+        """Return the spaces for config.json, so that a run can be used without the environment."""
         spaces = spaces_of(self.parts.sampler)
         return {"spaces": spaces.to_json()} if spaces.stored else {}
 
@@ -122,8 +125,8 @@ class MetaRL(Experiment[RLConfig]):
         Args:
             params: The meta-parameters.
             num_tasks: Number of tasks that the policy adapts to at the same time.
-            episodes: Number of episodes per task and inner step. Default: as
-                many episodes as have 4000 time steps in total.
+            episodes: Number of episodes per task and inner step. Default: 4000
+                divided by the horizon, rounded down, but at least 1.
 
         Raises:
             ValueError: If the parameters do not match the configuration.
@@ -134,7 +137,7 @@ class MetaRL(Experiment[RLConfig]):
         return meta_policy(self.config, params, spaces, **sizes, guard=self.guard)
 
     def adapted(self, saved: Saved) -> AdaptedPolicy:
-        """Return the adapted policy in a file.
+        """Restore an adapted policy from `saved`, the contents of a file.
 
         Raises:
             ValueError: If the file is damaged.
@@ -153,9 +156,9 @@ class MetaRL(Experiment[RLConfig]):
         return Subject(method, paper, env, "reinforcement-learning", "policy", "render")
 
     def evaluate(self, metas: Sequence[MetaParams], options: RLEvaluation) -> Report:
-        """Report the mean return on test tasks after 0, 1, ..., K adaptation steps.
+        """Report the mean return on test tasks before adaptation and after each adaptation step.
 
-        The test tasks with seed 1 are those of Finn et al. 2017.
+        With seed 1, the test tasks are the test tasks of Finn et al. 2017.
         """
         num_steps, seed = self._steps_to_take(options), options.seed
         rate, tables = self.config.inner_lr if options.inner_lr is None else options.inner_lr, []
@@ -204,11 +207,11 @@ class MetaRL(Experiment[RLConfig]):
         oracle = config.observe_task and config.inner_steps == 0
         num_steps = options.inner_steps if options.inner_steps is not None else 0 if oracle else 3
         chosen = options.inner_lr is not None or options.tune_inner_lr
-        own = f"{options.run} has learned step sizes (inner={config.inner})"
         raise_if(
             (
                 chosen and config.inner in LEARNED_RATES,
-                f"{own}; remove inner_lr and tune_inner_lr",
+                f"{options.run} has learned step sizes (inner={config.inner}); remove inner_lr and "
+                "tune_inner_lr",
             ),
             (
                 options.tune_inner_lr and not num_steps,
@@ -226,8 +229,8 @@ class MetaRL(Experiment[RLConfig]):
         """Render the policies of several runs before and after adaptation.
 
         For ``Navigation2D-v0``, the paths of several episodes are drawn. For
-        other environments, one episode per number of adaptation steps is
-        recorded.
+        other environments, one episode is recorded before adaptation and one
+        after each adaptation step.
 
         Args:
             experiments: One experiment per run.

@@ -23,12 +23,12 @@ def configuration(
     """Return the configuration for an evaluation on other data.
 
     The images have the size of the images in training. All classes of a folder without split
-    folders are test classes. Rotated classes are added as in training on the other data.
+    folders are test classes. Rotated images form additional classes only for Omniglot.
 
     Args:
         trained: Configuration of the run.
-        changed: The same configuration with the settings that the options override.
-        options: The evaluation flags, with `data`.
+        changed: The configuration of the run with its settings overridden by `options`.
+        options: The flags of ``metarl evaluate``, with `data` set.
     """
     split, data = options.split, options.data or trained.data
     if split is None and data == "folder" and not has_splits(options.data_root):
@@ -46,20 +46,24 @@ def configuration(
 
 
 def has_learned_head(trained: FewShotConfig, options: SupervisedEvaluation) -> bool:
-    """Return whether the head of a run has a fixed number of classes."""
+    """Return whether the evaluation uses a learned head, which has a fixed number of classes."""
     return (options.start or trained.start) == "learned" and trained.method != "pretrained"
 
 
 def describe(
     config: FewShotConfig, trained: FewShotConfig, splits: Splits, options: SupervisedEvaluation
 ) -> dict[str, Any]:
-    """Return what identifies the other data, for the file of the evaluation.
+    """Return entries for the evaluation file that identify the other data.
 
     Args:
         config: The configuration from :func:`configuration`.
         trained: Configuration of the run.
         splits: Images of the other data.
-        options: The evaluation flags.
+        options: The flags of ``metarl evaluate``.
+
+    Returns:
+        The names of both data sets, a hash of the class names, the number of classes, and whether
+        the images must be inverted.
     """
     classes: Classes = getattr(splits, options.tasks)
     return {
@@ -72,12 +76,12 @@ def describe(
 
 
 def converted(splits: Splits, params: MetaParams, *, inverted: bool) -> Splits:
-    """Convert images to the channels and the colors of the images in training.
+    """Convert images to the channels and the colors of the training images.
 
     Args:
-        splits: Images of the other data, in the size of the images in training.
-        params: Meta-parameters of the run, whose first kernel has the number of channels.
-        inverted: Whether to exchange light and dark.
+        splits: Images of the other data, in the size of the training images.
+        params: Meta-parameters of the run. The first kernel determines the number of channels.
+        inverted: Whether to invert the images, which replaces each value x by 255 - x.
     """
     first = min(name for name in params.model if name.endswith("conv.weight"))
     channels = params.model[first].shape[1]
@@ -85,8 +89,8 @@ def converted(splits: Splits, params: MetaParams, *, inverted: bool) -> Splits:
     images = [255 - x if inverted else x for x in images]
     if inverted and any(len(x) and np.median(x) > 127 for x in images):
         warn(
-            "the images are light on dark in the files, but the network was trained on drawings "
-            "whose files are dark on light; invert the files"
+            "the image files show light ink on a dark background, but the network was trained on "
+            "files with dark ink on a light background; invert the colors of the files"
         )
     return Splits(*(c._replace(images=x) for c, x in zip(splits, images, strict=True)))
 
@@ -97,7 +101,7 @@ def stated(report: Report, about: dict[str, Any], options: SupervisedEvaluation)
     Args:
         report: The report on the converted images.
         about: The entries from :func:`describe`.
-        options: The evaluation flags.
+        options: The flags of ``metarl evaluate``.
     """
     *tables, table = report.tables
     where = f"{about['data']} {options.data_root or ''}".strip()

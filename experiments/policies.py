@@ -43,7 +43,7 @@ from metarl.util import resolve_device
 
 
 class Learning(NamedTuple):
-    """The objects that a meta-RL configuration and spaces describe, without the environment.
+    """The policy, the inner loop and the meta-learner for a meta-RL configuration.
 
     Attributes:
         policy: Function ``(params, observations) -> distribution``.
@@ -62,7 +62,7 @@ class Learning(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """A :class:`Learning` with a sampler of tasks and episodes."""
+    """The fields of :class:`Learning`, and a sampler of tasks and episodes."""
 
     policy: Policy
     params: Params
@@ -101,7 +101,7 @@ def spaces_of(sampler: Sampler) -> Spaces:
 
 
 def policy_of(config: RLConfig, spaces: Spaces) -> tuple[Policy, Params]:
-    """Return the policy of a configuration for given spaces, and its initial parameters.
+    """Return the policy for a configuration and spaces, and the initial policy parameters.
 
     Raises:
         TypeError: If the network does not support the spaces.
@@ -121,7 +121,7 @@ def policy_of(config: RLConfig, spaces: Spaces) -> tuple[Policy, Params]:
 
 
 def learning_of(config: RLConfig, spaces: Spaces) -> Learning:
-    """Return the policy, the inner loop and the meta-learner of a configuration."""
+    """Return the policy, the inner loop and the meta-learner for a configuration and spaces."""
     policy, params = policy_of(config, spaces)
     clip = {"clip": config.inner_clip} if config.inner_loss == "clipped" else {}
     loop = InnerLoop(
@@ -156,11 +156,11 @@ def meta_policy(
     Args:
         config: The settings of the run.
         params: The meta-parameters.
-        spaces: The spaces in the run; None if the run was trained with an older version, which
-            requires the environment.
+        spaces: The spaces in config.json. If None, as for runs of older versions, the environment
+            is created to determine the spaces.
         num_tasks: Number of tasks that the policy adapts to at the same time.
-        episodes: Number of episodes per task and inner step. Default: as many as have 4000 time
-            steps in total.
+        episodes: Number of episodes per task and inner step. Default: 4000 divided by the
+            horizon, rounded down, but at least 1.
         guard: Function that is called before the environment is created.
 
     Raises:
@@ -192,6 +192,9 @@ def meta_policy(
 
 def loops(config: RLConfig, loop: InnerLoop) -> Callable[[int, float | None], InnerLoop]:
     """Return a function ``(steps, rate) -> inner loop`` for test time; see :class:`MetaPolicy`.
+
+    With ``rate=None``, the step size is ``config.inner_lr``. With ``inner="sgd"``, steps after the
+    first use half of the step size.
 
     Args:
         config: The settings of the run.
@@ -244,12 +247,13 @@ def sampler_of(
         close = difflib.get_close_matches(name, ours, 1, cutoff=0.8)
         hint = f"did you mean {close[0]}?" if close else str(error)
         raise ValueError(
-            f"unknown environment `env`={config.env}: {hint} (run `metarl envs` to list all)"
+            f"unknown environment `env`={config.env}: {hint} (run `metarl envs` to list all "
+            "environments)"
         ) from None
 
 
 def _how_to_import(env: str) -> str:
-    """Return how to make the module in an environment ID ``module:Name-v0`` importable."""
+    """Return an error hint for a missing module in an environment ID ``module:Name-v0``."""
     module = env.rpartition(":")[0]
     first = Path(module.partition(".")[0])
     if first.with_suffix(".py").is_file() or first.is_dir():

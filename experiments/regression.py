@@ -37,7 +37,7 @@ class SinusoidSettings(Ranged):
     num_queries: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--queries"])] = 10
     """Number of query points per task in training; validation and test tasks have 100."""
     hidden: Annotated[tuple[int, ...], at_least(1)] = (40, 40)
-    """Widths of the hidden layers."""
+    """Numbers of units in the hidden layers, one number per layer."""
     activation: Literal["relu", "tanh"] = "relu"
     """Activation function after each hidden layer."""
 
@@ -118,7 +118,7 @@ class SinusoidRegression(Supervised[RegressionConfig]):
         return make_model(config, network, squared_error)
 
     def model(self, params: MetaParams) -> MetaRegressor:  # type: ignore[override]
-        """Return the meta-trained network.
+        """Return the meta-trained network with the parameters `params`, ready to adapt.
 
         Raises:
             ValueError: If the network observes the amplitude and the phase, or the parameters do
@@ -127,26 +127,27 @@ class SinusoidRegression(Supervised[RegressionConfig]):
         if self.config.method == "oracle":
             raise ValueError(
                 "method=oracle observes the amplitude and the phase and does not adapt. Use a run "
-                "of a different method"
+                "that was trained with a different method"
             )
         made = learner(self.name, self.config, self._model(), params, self.device, joint_start=None)
         return MetaRegressor(made)
 
     def adapted(self, saved: Saved) -> AdaptedRegressor:
-        """Return the adapted network in a file."""
+        """Restore an adapted network from `saved`, the contents of a file."""
         network = restored(self._model().apply.module, saved)
         return AdaptedRegressor(network, Origin(self.name, self.config))
 
     def examples(self, run: Run, *, tasks: int = 2, seed: int = 1) -> list[Fit]:
-        """Adapt the last checkpoint of a run to test sinusoids, and return the fits for plotting.
+        """Sample sinusoids, and fit each sinusoid with the network in the last checkpoint of a run.
 
         Args:
             run: The run.
             tasks: Number of sinusoids.
-            seed: Seed of the sinusoids.
+            seed: Random seed for sampling the sinusoids.
 
         Returns:
-            One fit per sinusoid, with predictions after 0, 1 and K inner steps.
+            One fit per sinusoid, with the predictions before adaptation, after the first inner step
+            and after the last inner step, for plotting.
         """
         params = self.read(run, run.choose_checkpoint(None))
         self.require_matching(params)

@@ -45,17 +45,17 @@ class RLRendering(Rendering):
     """Render the policies of one or more runs before and after adaptation, side by side.
 
     For Navigation2D-v0, the paths of several episodes are drawn. For other
-    environments, one episode is recorded after each number of adaptation
-    steps, always from the same initial state and with the same action noise.
+    environments, one episode is recorded before adaptation and one after each
+    adaptation step, with the same initial state and the same action noise.
     """
 
     inner_steps: Annotated[
         int | None, at_least(0), unset("3 for Navigation2D-v0, otherwise as in training")
     ] = None
-    """Number of adaptation steps per task."""
+    """Number of policy-gradient steps that adapt a policy to each task."""
     inner_lr: Annotated[tuple[float, ...], at_least(0)] = ()
-    """Step sizes of the first adaptation step, one per run. If not set, the
-    values used in training."""
+    """Step sizes of the first adaptation step, one per run. If not set, each
+    run uses the step size of its training."""
     num_tasks: Annotated[int, at_least(1)] = 3
     """Number of test tasks in an image of Navigation2D-v0; any other output shows one task."""
     episodes_per_task: Annotated[int, at_least(1)] = 40
@@ -85,7 +85,7 @@ class Adapted(NamedTuple):
 
 
 def draw_paths(rows: Rows, options: RLRendering) -> None:
-    """Draw paths of several episodes, for one task as a video or for several as an image."""
+    """Draw the paths of several episodes, as a video for one task or as an image for several."""
     moving, drawn = options.out.suffix in SUFFIXES, []
     for index in range(len(rows)):
         done = adapted(rows, options, index, steps=3, num_tasks=1 if moving else options.num_tasks)
@@ -97,7 +97,7 @@ def draw_paths(rows: Rows, options: RLRendering) -> None:
 
 
 def draw_episodes(rows: Rows, options: RLRendering) -> None:
-    """Record one episode on a test task after 0, 1, ..., K inner steps, and draw the recordings."""
+    """Record one episode before adaptation and after each inner step, and draw the recordings."""
     shots = []
     for index, (one, params) in enumerate(rows):
         recorder = recorder_of(one)  # fails early if the environment cannot be rendered
@@ -125,11 +125,11 @@ def play(
     """Record one episode on a task per set of policy parameters.
 
     Args:
-        recorder: Sampler from :func:`recorder_of`, which is closed afterwards.
+        recorder: Sampler from :func:`recorder_of`. The environment is closed after recording.
         policy: The policy function.
         path: Policy parameters, one item per recording.
         task: Task description.
-        options: Output file and seed.
+        options: Options for rendering; the output file and the seed are used.
 
     Returns:
         The recordings, and the frame rate.
@@ -148,7 +148,7 @@ def adapted(
     Args:
         rows: Experiments and meta-parameters of all runs.
         options: The flags of ``metarl render``.
-        index: Index of the run.
+        index: Index of the run in `rows`.
         steps: Number of inner steps, used if `options` does not set the number.
         num_tasks: Number of test tasks, used if `options` does not set the task.
     """
@@ -164,5 +164,5 @@ def adapted(
 
 
 def tasks_shown(sampler: Sampler, options: Rendering, task: str | None) -> list[TaskDescription]:
-    """Return the task parsed from the JSON text `task`, or sampled test tasks if it is None."""
+    """Return the task parsed from the JSON text `task`, or test tasks if `task` is None."""
     return [read_task(task, sampler)] if task else paper_tasks(sampler, options.seed)

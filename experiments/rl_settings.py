@@ -28,18 +28,19 @@ class EnvironmentSettings(Ranged):
     """Gymnasium ID of an environment with tasks; run `metarl envs` to list the
     built-in environments."""
     observe_task: bool = False
-    """Append the task parameters to the observation, as for an oracle."""
+    """Append the task parameters to the observation. With --inner-steps 0, this
+    trains an oracle."""
     vectorization: Literal["auto", "sync", "async"] = "auto"
     """Method of running episodes in parallel. auto uses the environment's
     vectorized implementation if there is one, otherwise sync. sync runs all
     episodes in this process; async runs each episode in a separate process,
-    for slow simulators. The sampled episodes are always the same."""
+    for slow simulators. This setting does not change the sampled episodes."""
     num_tasks: Annotated[int, at_least(1)] = 20
     """Number of tasks per meta-batch."""
     episodes_per_task: Annotated[int, at_least(1)] = 20
     """Number of episodes per task before and after each inner step."""
     discount: Annotated[float, between(0, 1)] = 0.99
-    """Discount factor of the rewards."""
+    """Discount factor γ for future rewards."""
     gae_lambda: Annotated[float, between(0, 1)] = 1.0
     """Parameter λ of generalized advantage estimation (GAE) in the outer
     update and, unless --inner-gae-lambda is set, in the inner steps."""
@@ -53,7 +54,7 @@ class PolicySettings(Ranged):
     network: Annotated[str, among(NETWORKS)] = "mlp"
     """Architecture of the policy network; mlp is a multilayer perceptron."""
     hidden: Annotated[tuple[int, ...], at_least(1)] = (100, 100)
-    """Widths of the hidden layers."""
+    """Numbers of units in the hidden layers, one number per layer."""
     activation: Literal["relu", "tanh"] = "relu"
     """Activation function of the hidden layers."""
     output_gain: Annotated[float, greater_than(0)] = 0.1

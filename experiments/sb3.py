@@ -70,12 +70,12 @@ class SB3Config(RunConfig):
     """Number of episodes per evaluation during training, without exploration. If --task is not set,
     every episode has a different task."""
     hidden: Annotated[tuple[int, ...] | None, at_least(1), unset("SB3's default")] = None
-    """Widths of the hidden layers. SB3's defaults are 64 64 for ppo and a2c, 256 256 for sac, and
-    400 300 for td3."""
+    """Numbers of units in the hidden layers. SB3's defaults are 64 64 for ppo and a2c, 256 256
+    for sac, and 400 300 for td3."""
     learning_rate: Annotated[float | None, greater_than(0), unset("SB3's default")] = None
     """Step size. SB3's defaults are 3e-4 for ppo and sac, 7e-4 for a2c, and 1e-3 for td3."""
     discount: Annotated[float, between(0, 1)] = 0.99
-    """Discount factor of the rewards."""
+    """Discount factor γ for future rewards."""
     device: Literal["auto", "cpu", "cuda"] = "cpu"
     """Device of the networks; small networks are fastest on the CPU. auto selects CUDA if it is
     available and the CPU otherwise."""
@@ -102,7 +102,9 @@ class SB3Evaluation(Evaluation):
 
     num_tasks: Annotated[int, at_least(1)] = 40
     """Number of test tasks; ignored for runs with --task."""
-    episodes_per_task: Annotated[int | None, at_least(1), unset("4000 time steps in total")] = None
+    episodes_per_task: Annotated[int | None, at_least(1), unset("4000 / horizon, rounded down")] = (
+        None
+    )
     """Number of episodes per task. The default is 40 for a horizon of 100 time steps."""
     explore: bool = False
     """Sample the actions, as in the evaluation of meta-learned policies, instead of using the
@@ -232,7 +234,7 @@ class StableBaselines(Experiment[SB3Config]):
         """Raise a ValueError, because policies trained with SB3 do not adapt."""
         raise ValueError(
             "policies trained by Stable-Baselines3 do not adapt. Use `metarl evaluate RUN` to "
-            "measure the return; download a shared run with `metarl pull` first"
+            "measure the return. A shared run must first be downloaded with `metarl pull`"
         )
 
     def evaluate(self, metas: Sequence[Any], options: SB3Evaluation) -> Report:

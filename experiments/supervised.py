@@ -46,7 +46,7 @@ class SupervisedTraining(Experiment[Config]):
     family: ClassVar[str]
     """Task family in model cards, such as ``few-shot-regression``."""
     usage: ClassVar[str]
-    """Key of the example code in model cards."""
+    """Key of the example code in model cards, such as ``images``."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config.complete())
@@ -61,7 +61,7 @@ class SupervisedTraining(Experiment[Config]):
         return self.learner(1).init(self.parts.model.params, device=self.device)
 
     def draw(self, state: MetaState, iteration: int) -> tuple[Tasks, Metrics]:
-        """Sample a meta-batch, and return the tasks of this process and no metrics."""
+        """Sample a meta-batch, and return the tasks of this process with an empty dictionary."""
         del state
         generator = torch_generator(self.config.seed, iteration, "tasks", device=self.device)
         tasks = self.parts.draw(self.config.num_tasks or 1, generator)
@@ -103,7 +103,7 @@ class Supervised(SupervisedTraining[Config]):
     quick = ("--num-tasks", "100")
 
     def with_options(self, options: SupervisedEvaluation) -> Experiment[Config]:
-        """Return a copy of the experiment with the settings that the evaluation options override.
+        """Return a copy of the experiment with its settings overridden by the evaluation options.
 
         Raises:
             ValueError: If the run does not support an option.
@@ -121,11 +121,13 @@ class Supervised(SupervisedTraining[Config]):
         raise_if(
             (
                 unknown,
-                f"{run} has no setting {', '.join(unknown)} to override; remove the option",
+                f"{run} was trained by `metarl train {self.name}`, which has no setting "
+                f"{', '.join(unknown)}; remove the option",
             ),
             (
                 classes,
-                f"{wants} requires classes, but {run} has regression tasks; remove {wants}",
+                f"{wants} requires classification tasks, but {run} was trained on regression "
+                f"tasks; remove {wants}",
             ),
             (
                 start == "learned" != config.start,
@@ -166,7 +168,7 @@ class Supervised(SupervisedTraining[Config]):
         return sorted(saved, key=lambda iteration: -scores[iteration])[: options.ensemble]
 
     def evaluate(self, metas: Sequence[MetaParams], options: SupervisedEvaluation) -> Report:
-        """Report the mean loss and accuracy on test tasks after 0, 1, ..., K inner steps."""
+        """Report the mean loss and accuracy before adaptation and after each inner step."""
         self.require_matching(metas[0])
         if options.start not in (None, self.config.start):
             loop = started(self.parts.test_loop, options.start, self.parts.model)
@@ -203,7 +205,7 @@ class Supervised(SupervisedTraining[Config]):
     def measure(
         self, metas: Sequence[MetaParams], options: SupervisedEvaluation, rate: float | None
     ) -> Curves:
-        """Measure the loss and accuracy on evaluation tasks after 0, 1, ..., K inner steps.
+        """Measure the loss and accuracy before adaptation and after each inner step.
 
         Args:
             metas: Meta-parameters of one checkpoint, or of several checkpoints

@@ -26,9 +26,9 @@ class SupervisedEvaluation(Evaluation):
     test_steps: Annotated[
         int | None, at_least(0), tyro.conf.arg(aliases=["--inner-steps"]), AS_TRAINED
     ] = None
-    """Number of inner steps per task."""
+    """Number of inner steps that adapt the network to each task."""
     num_tasks: Annotated[int, at_least(1)] = 600
-    """Number of evaluation tasks."""
+    """Number of tasks that the results are averaged over."""
     tasks: Literal["test", "validation", "train"] = "test"
     """Split to sample the evaluation tasks from; use validation to tune settings."""
     num_ways: Annotated[int | None, tyro.conf.arg(aliases=["--ways"]), AS_TRAINED] = None
@@ -56,25 +56,27 @@ class SupervisedEvaluation(Evaluation):
     """Adapt by gradient descent with this step size instead of the run's inner optimizer."""
     tune_inner_lr: bool = False
     """Before the evaluation, select the best of eight inner step sizes from
-    0.001 to 3 on 100 validation tasks. Use this to fine-tune a pretrained
+    0.001 to 3 on at most 100 validation tasks. Use this to fine-tune a pretrained
     network or, with --checkpoint 0, a random network."""
     ensemble: Annotated[int, at_least(1)] = 1
-    """Number of checkpoints whose logits are averaged, selected by the
-    results on validation tasks. MAML++ uses 5."""
+    """Number of checkpoints whose logits are averaged. The checkpoints with the
+    best validation results are used. MAML++ averages 5 checkpoints."""
     data: Annotated[Literal["glyphs", "omniglot", "mini-imagenet", "folder"] | None, AS_TRAINED] = (
         None
     )
     """Evaluate on other image data: a different data set or, with folder, other classes in
     --data-root. Images are converted to the size, the channels and the colors of the images in
-    training. All classes of a folder are used, or the test classes if it has the subfolders train
-    and test."""
+    training. All classes of a folder are used, or the test classes if the folder has the subfolders
+    train and test."""
     data_root: Annotated[Path | None, AS_TRAINED] = None
-    """Folder that contains the image files. Without --data, the files of the training, if they
-    have moved."""
+    """Folder with the image files for --data. Without --data, set this if the images used in
+    training have moved."""
     split: Annotated[str | None, unset("all classes of a folder are test classes")] = None
-    """Split of the data in --data, as in `metarl train fewshot`."""
+    """Split of --data into training, validation and test classes; see `metarl train fewshot --help`
+    for the values. A folder with the subfolders train and test defaults to own."""
     class_depth: Annotated[int | None, at_least(1), unset("1")] = None
-    """Number of folder levels that form a class in --data-root."""
+    """Number of folder levels in --data-root that form a class. With 2, each folder
+    ALPHABET/CHARACTER is one class."""
 
     def conflicts(self) -> Conflicts:
         """Return invalid combinations of settings as pairs of a condition and an error message."""
@@ -87,7 +89,10 @@ class SupervisedEvaluation(Evaluation):
                 self.tune_inner_lr and rated,
                 "tune_inner_lr and inner_lr are mutually exclusive; set only one of them",
             ),
-            (alone, "`split` and class_depth require `data`; set data=folder"),
+            (
+                alone,
+                "`split` and class_depth require `data`; set `data` as well, such as data=folder",
+            ),
             (both, "`ensemble` and `checkpoint` are mutually exclusive; set only one of them"),
             (
                 self.nearest_neighbor and adapted,

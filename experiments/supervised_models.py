@@ -22,7 +22,7 @@ def image_network(config: Any, images: ImageFormat, ways: int) -> Classifier:
 
     Args:
         config: A :class:`~metarl.experiments.fewshot.FewShotConfig`.
-        images: The format of the images.
+        images: Number of channels and size of the images.
         ways: Number of classes in the head.
 
     Raises:
@@ -96,12 +96,12 @@ def learner(
     joint_start: str | None = "zero",
     batches: Callable[[Batch, int, int], tuple[Batch, ...]] | None = None,
 ) -> Learner:
-    """Return the learner of a run.
+    """Return the learner of a run, which adapts the trained network to support sets.
 
     Args:
         name: Name of the experiment.
         config: The complete configuration of the run.
-        model: The model with the number of classes of the checkpoint.
+        model: The model, with the number of classes in the checkpoint.
         params: The meta-parameters.
         device: Device of the parameters.
         joint_start: Initial head with ``method="pretrained"``; None keeps the trained head.
@@ -127,7 +127,7 @@ def learner(
 
 
 def _loop(config: Any, model: Model, steps: int | None, start: str | None) -> InnerLoop:
-    """Return the inner loop with a number of steps and an initial head; None as in the run."""
+    """Return the inner loop with `steps` steps and the head `start`; None uses the run's value."""
     config = config if steps is None else replace(config, test_steps=steps)
     loop = make_test_loop(config, model)
     if not loop.num_steps and (start or config.start) in ("learned", "zero"):

@@ -135,8 +135,10 @@ class SupervisedConfig(OuterUpdateSettings, InnerLoopSettings, RunConfig):
 
     def conflicts(self) -> Conflicts:
         """Return invalid combinations of settings as pairs of a condition and an error message."""
-        names = f"expected one of {', '.join(METHODS)} (see `metarl methods`)"
-        error = f"unknown method={self.method}: {names}"
+        error = (
+            f"unknown method={self.method}: expected one of {', '.join(METHODS)} (run "
+            "`metarl methods` for a description of each method)"
+        )
         return [*super().conflicts(), (self.method not in METHODS, error)]
 
     def filled(self) -> Any:
@@ -165,8 +167,8 @@ def resolve(config: Config, settings: dict[str, dict[str, Any]]) -> Config:
     """Replace settings that are None with the defaults of the method and the experiment.
 
     If `test_steps` is None, the number of inner steps at test time is at
-    least the number in training. With learned step sizes, both numbers are
-    equal.
+    least the number in training. Both numbers are equal if the inner optimizer
+    has learned hyperparameters, such as step sizes.
 
     Args:
         config: The configuration. Settings other than None are kept, except
@@ -212,12 +214,13 @@ def require_compatible(config: SupervisedConfig) -> None:
         (made and config.per_step_norm, f"{whole} does not support per_step_norm; remove it"),
         (
             sized,
-            f"{inner} learns constants for the elements of the head, but start={start} creates "
-            "a new head for each task; use inner=sgd, adam or lslr",
+            f"{inner} learns hyperparameters for each element of the head, but start={start} "
+            "creates a new head for each task; use inner=sgd, adam or lslr",
         ),
         (
             zero and fixed,
-            "start=zero requires inner_steps of at least 1 and does not support adapts=body",
+            f"start=zero requires inner_steps of at least 1 and does not support adapts=body, got "
+            f"inner_steps={steps} and adapts={config.adapts}",
         ),
         (
             constant and config.outer_lr_end,
@@ -232,7 +235,11 @@ def require_compatible(config: SupervisedConfig) -> None:
     asked, proximal = f"estimator={estimator}", config.proximal
     first_order = config.first_order or config.first_order_until
     raise_if(
-        (learned, f"{asked} cannot learn the constants of {inner}; use inner=sgd or adam"),
+        (
+            learned,
+            f"{asked} cannot learn the hyperparameters of {inner}, such as step sizes; use "
+            "inner=sgd or adam",
+        ),
         (
             first_order,
             f"{asked} uses no second derivatives; remove first_order and first_order_until",
@@ -245,7 +252,13 @@ def require_compatible(config: SupervisedConfig) -> None:
     )
     if estimator == "reptile":
         partial = config.adapts != "all" or config.per_step_norm
-        raise_if((partial, f"{asked} requires adapts=all and does not support per_step_norm"))
+        raise_if(
+            (
+                partial,
+                f"{asked} requires adapts=all and does not support per_step_norm; set adapts=all "
+                "and remove per_step_norm",
+            )
+        )
     else:
         raise_if(
             (start != "learned", f"{asked} requires start=learned, got start={start}"),

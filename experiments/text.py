@@ -128,7 +128,7 @@ class TextClassification(SupervisedTraining[TextConfig]):
 
         Args:
             params: The meta-parameters.
-            encoder: Folder or Hugging Face name of the encoder. Default: that of the run.
+            encoder: Folder or Hugging Face name of the encoder. Default: the encoder of the run.
 
         Raises:
             OSError: If the encoder cannot be loaded.
@@ -145,7 +145,7 @@ class TextClassification(SupervisedTraining[TextConfig]):
         return MetaTextClassifier(made, SentenceFormat(tokenizer, self.config.max_length))
 
     def adapted(self, saved: Saved) -> AdaptedTextClassifier:
-        """Return the adapted classifier in a file, which needs the encoder of the run."""
+        """Restore an adapted classifier from `saved` and from the pretrained encoder of the run."""
         encoder, tokenizer = load_pretrained(self.config.encoder)
         network = restored(self._model(encoder, 2).apply.module, saved)
         classes, origin = tuple(saved.about["classes"]), Origin(self.name, self.config)
@@ -173,7 +173,7 @@ class TextClassification(SupervisedTraining[TextConfig]):
         return super().prepare()
 
     def with_options(self, options: TextEvaluation) -> Experiment[TextConfig]:
-        """Return a copy of the experiment with the settings that the evaluation options override.
+        """Return a copy of the experiment with its settings overridden by the evaluation options.
 
         Raises:
             ValueError: If `options` sets a step size and the run has learned step sizes.
@@ -184,7 +184,7 @@ class TextClassification(SupervisedTraining[TextConfig]):
         return self.changed(**{n: v for n in asked if (v := getattr(options, n)) is not None})
 
     def evaluate(self, metas: Sequence[MetaParams], options: TextEvaluation) -> Report:
-        """Report the accuracy before and after adaptation to the support samples of test tasks."""
+        """Report the accuracy before and after adaptation to the support sets of test tasks."""
         (params,), config = metas, self.config
         tasks = chosen_tasks(config, options)
         self.parts = self.built(tasks, ways=len(params.model.get("head.bias", ())) or None)
@@ -204,8 +204,8 @@ class TextClassification(SupervisedTraining[TextConfig]):
 def chosen_tasks(config: TextConfig, options: TextEvaluation) -> list[TextTask]:
     """Read the test tasks in ``options.tasks`` or, if no tasks are set, the held-out tasks.
 
-    If the options set a data folder that contains no held-out task, all its
-    tasks are used. Tasks without evaluation rows are skipped, unless they are
+    If the options set a data folder that contains no held-out task, all tasks
+    in this folder are used. Tasks without evaluation rows are skipped, unless they are
     in ``options.tasks``. A warning is logged for tasks that were used in training.
 
     Raises:
@@ -220,7 +220,8 @@ def chosen_tasks(config: TextConfig, options: TextEvaluation) -> list[TextTask]:
         tasks = [task for task in tasks if task.evaluation]
     if not tasks:
         raise ValueError(
-            f"no test task has evaluation rows; set `tasks` to names from {', '.join(known)}"
+            f"no test task has evaluation rows; set `tasks` to names from {', '.join(known)}, or "
+            "add a file TASK.eval.jsonl"
         )
     for task in tasks:
         task.require_evaluation()

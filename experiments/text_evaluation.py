@@ -1,4 +1,4 @@
-"""Evaluation on few-shot text tasks: accuracy after adaptation to fixed support samples.
+"""Evaluation on few-shot text tasks: accuracy after adaptation to fixed support sets.
 
 ``metarl evaluate runs/leopard --tasks airline,restaurant,conll --shots 4,8,16``
 """
@@ -23,24 +23,26 @@ from metarl.util import Conflicts, Table, at_least, interval95
 
 
 Results: TypeAlias = dict[str, dict[int, torch.Tensor]]
-"""Accuracies by task and number of shots, of shape (samples, 2): before and after adaptation."""
+"""Accuracies by task name and number of shots. Each tensor has the shape
+(support sets, 2), for the accuracies before and after adaptation."""
 
 
 @dataclass(frozen=True)
 class TextEvaluation(Evaluation):
-    """Adapt to support samples of test tasks, and report the accuracy after adaptation.
+    """Adapt to support sets of test tasks, and report the accuracy after adaptation.
 
-    The table shows the mean ± standard deviation over support samples. The
-    tasks published with LEOPARD use the support samples of Bansal et al.
-    2020. For other tasks, support samples are drawn with fixed seeds.
+    The table shows the mean ± standard deviation over support sets. The
+    tasks published with LEOPARD use the support sets of Bansal et al.
+    2020. For other tasks, support sets are sampled with fixed seeds.
     """
 
     tasks: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: the held-out tasks)")] = ""
-    """Names of the test tasks, separated by commas. If empty, the run's held-out tasks."""
+    """Names of the test tasks, separated by commas. If not set, the run's held-out tasks
+    are used."""
     shots: str = "4,8,16"
     """Numbers of support sentences per class, separated by commas. Each number is evaluated."""
     samples: Annotated[int, at_least(1)] = NUM_SAMPLES
-    """Number of support samples per task, for each number of shots."""
+    """Number of support sets per task and number of shots. LEOPARD tasks have at most 10."""
     queries: Annotated[int | None, at_least(1), unset("all")] = None
     """Number of evaluation sentences per task, sampled without replacement."""
     test_steps: Annotated[
@@ -49,11 +51,12 @@ class TextEvaluation(Evaluation):
         tyro.conf.arg(aliases=["--inner-steps"]),
         unset("value used in training"),
     ] = None
-    """Number of inner steps per support sample."""
+    """Number of inner steps that adapt the classifier to each support set."""
     inner_lr: Annotated[float | None, at_least(0), unset("value used in training")] = None
     """Step size of the inner steps; not supported for runs with learned step sizes."""
     data_root: Annotated[Path | None, unset("value used in training")] = None
-    """Folder that contains the test tasks; set this if the folder has moved since training."""
+    """Folder that contains the test tasks; set this to use other tasks, or if the folder has moved
+    since training."""
     encoder: Annotated[str | None, unset("value used in training")] = None
     """Folder or Hugging Face name of the encoder; set this if the folder has
     moved since training."""
@@ -79,7 +82,7 @@ def measure(
     tokenizer: Callable[..., Sentences],
     prepare: Prepare,
 ) -> Results:
-    """Adapt to every support sample of every task, and measure the accuracy before and after.
+    """Adapt to every support set of every task, and measure the accuracy before and after.
 
     One line is printed per task and number of shots.
 
@@ -89,8 +92,9 @@ def measure(
         params: The meta-parameters.
         tasks: The test tasks.
         options: The flags; `shots`, `samples`, `queries` and `seed` are used.
-        tokenizer: Function ``(rows, task) -> Sentences``.
-        prepare: Function ``(support set, sample index) -> batches`` for the inner steps.
+        tokenizer: Function ``(rows, task) -> sentences`` that tokenizes rows of a task.
+        prepare: Function ``(support set, index) -> batches`` for the inner steps. The index
+            numbers the support sets of a task from 0.
 
     Returns:
         The accuracies, as fractions from 0 to 1; see :data:`Results`.
@@ -121,7 +125,7 @@ def report(results: Results, options: TextEvaluation, about: dict[str, Any]) -> 
     """Return a report with a table: one row per task, and one column per number of shots.
 
     For ``values["mean"]`` and ``values["interval95"]``, the accuracy with
-    each support sample is first averaged over tasks and numbers of shots.
+    each support set is first averaged over tasks and numbers of shots.
 
     Args:
         results: Accuracies from :func:`measure`.
@@ -131,7 +135,7 @@ def report(results: Results, options: TextEvaluation, about: dict[str, Any]) -> 
     shots = [*next(iter(results.values()))]
     rows = [[task, *(_cell(ends) for ends in found.values())] for task, found in results.items()]
     title = f"accuracy of {about['method']} in %, mean ± standard deviation over "
-    title += f"{options.samples} support samples"
+    title += f"{options.samples} support sets"
     table = Table(title, ["task", *(f"{number}-shot" for number in shots)], rows)
     cells = [x.numpy() for found in results.values() for x in found.values()]
     ends = np.mean(cells, 0)  # mean of every sample over tasks and numbers of shots

@@ -22,9 +22,11 @@ class TextSettings(Ranged):
 
     group: ClassVar[str] = "data"
     data_root: Annotated[Path | None, unset("$METARL_DATA")] = None
-    """Folder that contains the text tasks."""
+    """Folder with the LEOPARD files or, for custom tasks, with one file TASK.jsonl per task and a
+    file TASK.eval.jsonl with evaluation rows per test task."""
     tasks: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: all but the held-out)")] = ""
-    """Names of the training tasks, separated by commas. If empty, all except --held-out."""
+    """Names of the training tasks, separated by commas. If not set, all tasks in --data-root except
+    the tasks in --held-out."""
     held_out: str = HELD_OUT
     """Names of the test tasks, separated by commas. Training excludes the
     test tasks unless --tasks contains them."""
@@ -63,7 +65,7 @@ class EncoderSettings(Ranged):
 
 @dataclass(frozen=True)
 class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
-    """Learn to classify sentences into any number of classes from K examples per class.
+    """Learn to classify sentences into any number of classes from a few examples per class.
 
     --method pretrained trains one classifier on the classes of all tasks.
     Checkpoint 0 of such a run contains the original encoder and serves as a
@@ -102,8 +104,8 @@ class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
             ),
             (
                 learned,
-                "text tasks have no fixed number of classes; use start=generated, zero or "
-                "prototypes",
+                "text tasks have no fixed number of classes and do not support start=learned; use "
+                "start=generated, zero or prototypes",
             ),
             (trained, "method=pretrained only adapts at test time; remove inner_steps and `start`"),
             (rates, "method=pretrained cannot learn step sizes; use inner=sgd or adam"),
@@ -135,7 +137,8 @@ class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
         raise_if(
             (
                 unknown,
-                f"unknown task held_out={''.join(unknown[:1])}: expected one of {', '.join(known)}",
+                f"unknown task {''.join(unknown[:1])!r} in held_out: expected one of "
+                f"{', '.join(known)}",
             ),
             (
                 not found,

@@ -73,8 +73,8 @@ def main(args: Resume) -> None:
 
 def _changes(args: Resume, config: RunConfig) -> dict[str, Any]:
     """Return the settings that the command line overrides, with their new values."""
-    given = {name: value for name, value in vars(args).items() if value is not None}
-    changes = {name: value for name, value in given.items() if name != "run"}
+    options = vars(args).items()
+    changes = {n: x for n, x in options if x is not None and n not in ("run", "trust_env")}
     if unknown := sorted(set(changes) - {field.name for field in fields(config)}):
         raise ValueError(f"{args.run} has no setting {', '.join(unknown)}; remove the option")
     return changes

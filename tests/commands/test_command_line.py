@@ -75,7 +75,10 @@ def test_a_broken_pipe_to_another_process_is_an_error(
     ("flags", "expected"),
     [
         (["--env", "metarl/Navigation2-v0"], "Navigation2D"),
-        (["--env", "Navigation2D-v0"], "metarl/Navigation2D-v0? (run `metarl envs` to list all)"),
+        (
+            ["--env", "Navigation2D-v0"],
+            "metarl/Navigation2D-v0? (run `metarl envs` to list all environments)",
+        ),
         (["--env", "CartPol-v1"], "CartPole"),
         (["--env", "CartPole-v1"], "has no tasks"),
         (["--preset", "navigation-slow"], "navigation-quick"),
@@ -149,7 +152,7 @@ def test_a_non_finite_loss_stops_with_a_one_line_error_and_keeps_the_run(
     flags = ["--env", "tests/Poisoned-v0", "--iterations", "9", "--out", out]
     message = refusal(capsys, *TRAIN, *flags)
     assert "iteration 3" in message
-    assert "lower --inner-lr" in message
+    assert "Lower --inner-lr" in message
     assert [entry["iteration"] for entry in history(out)] == [1, 2]
     assert sorted(checkpoints(out)) == ["00000000.safetensors", "00000002.safetensors"]
 

@@ -142,5 +142,5 @@ def test_invalid_glyph_arguments_give_one_line_errors(
     with pytest.raises(FileNotFoundError, match=r"NoSuchFont\.ttf"):
         load_images("glyphs")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"glyphs require matplotlib: .*'metarl-torch\[vision\]'"):
+    with pytest.raises(ImportError, match=r"glyphs require matplotlib; .*'metarl-torch\[vision\]'"):
         load_images("glyphs")

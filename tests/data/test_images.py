@@ -127,7 +127,7 @@ def test_missing_pillow_gives_the_install_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    with pytest.raises(ImportError, match=r"image files require PIL: .*'metarl-torch\[vision\]'"):
+    with pytest.raises(ImportError, match=r"image files require PIL; .*'metarl-torch\[vision\]'"):
         load_images("folder", data_root=class_folders(tmp_path / "own", ["a", "b", "c"]))
 
 

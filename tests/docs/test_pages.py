@@ -153,7 +153,7 @@ def test_commands_on_the_pages_are_found() -> None:
         ("train promp --preset nothing", "unknown preset"),
         (
             "train regression --method reptile --inner meta-sgd",
-            "cannot learn the constants of inner=",
+            "cannot learn the hyperparameters of inner=",
         ),
         ("train regression --num-tasks NAME", "what NAME stands for after --num-tasks"),
         ("train regression --method NAME --nonsense 3", "Unrecognized options: --nonsense"),

@@ -48,10 +48,12 @@ def test_the_blocks_about_images_run(capsys: pytest.CaptureFixture[str]) -> None
     assert Path("classifier.pt2").exists()
 
 
-@runs(PAGE, "policy")
-def test_the_block_about_policies_runs(capsys: pytest.CaptureFixture[str]) -> None:
+@runs(PAGE, "policy", "record")
+def test_the_blocks_about_policies_run(capsys: pytest.CaptureFixture[str]) -> None:
     metarl(*TRAIN, "--iterations", 2, "--out", "runs/quick")
-    exec(block(PAGE, "policy"), {})
+    names: dict[str, object] = {}
+    for name in ("policy", "record"):
+        exec(block(PAGE, name), names)
     assert re.search(r"return before and after: \[-?\d", capsys.readouterr().out)
 
 

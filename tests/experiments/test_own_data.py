@@ -163,7 +163,7 @@ def test_other_classes_are_detected_before_they_are_decoded(
         file.write_text("not an image")
     line = refusal(capsys, "evaluate", trained, "--data-root", broken)
     assert "have changed since training" in line
-    assert "use `metarl evaluate RUN --data folder --data-root DIR`" in line
+    assert "run `metarl evaluate RUN --data folder --data-root DIR`" in line
     line = refusal(capsys, "evaluate", trained, "--data-root", own[2])
     assert "have changed since training (" in line
     assert "at least 3 class folders, one each for train, validation and test" in line

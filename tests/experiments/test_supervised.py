@@ -214,7 +214,7 @@ def test_invalid_regressions_give_one_line_errors(
         (["--data-root", "nowhere"], "nowhere"),
         (
             ["--start", "prototypes", "--inner", "meta-sgd"],
-            "learns constants for the elements of the head",
+            "learns hyperparameters for each element of the head",
         ),
         (["--start", "zero", "--inner", "meta-curvature+lslr"], "use --inner sgd, adam or lslr"),
         (["--method", "reptile", "--train-shots", 1, "--adapts", "head"], "requires --adapts all"),
@@ -257,7 +257,7 @@ def test_invalid_classifications_give_one_line_errors(
         (["--ensemble", 2, "--checkpoint", 0], "are mutually exclusive"),
         (["--ensemble", 9], "the number of validated checkpoints in"),
         (["--nearest-neighbor", "--inner-lr", 1], "uses one checkpoint; remove --ensemble"),
-        (["--nearest-neighbor"], "--nearest-neighbor requires classes"),
+        (["--nearest-neighbor"], "--nearest-neighbor requires classification tasks"),
         (["--ways", 3], "has no setting --num-ways"),
         (["--checkpoint", 3], "has no checkpoint of iteration 3"),
     ],

@@ -308,7 +308,7 @@ def test_seeds_share_a_curve_and_different_accuracies_do_not(
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--start", "learned"], "no fixed number of classes; use --start generated"),
+        (["--start", "learned"], "do not support --start learned; use --start generated"),
         (["--mode", "traced"], "--mode eager, got --mode traced"),
         (["--inner", "meta-sgd"], "--start generated creates a new head for each task"),
         (["--method", "meta-sgd", "--start", "zero"], "use --inner sgd, adam or lslr"),
@@ -318,7 +318,10 @@ def test_seeds_share_a_curve_and_different_accuracies_do_not(
         (["--tasks", "coats,sounds"], "unknown task 'sounds': expected one of coats"),
         (["--data-root", "nowhere"], "--data-root must be a folder with TASK.jsonl"),
         (["--held-out", ",".join(TASKS)], "leaves no training tasks; remove tasks from --held-out"),
-        (["--held-out", "eye,hats"], "unknown task --held-out eye: expected one of coats, eyes"),
+        (
+            ["--held-out", "eye,hats"],
+            "unknown task 'eye' in --held-out: expected one of coats, eyes",
+        ),
         (
             ["--tasks", ",", "--held-out", ",".join(TASKS)],
             "leaves no training tasks; remove tasks from --held-out",

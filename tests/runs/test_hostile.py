@@ -265,7 +265,7 @@ def test_unknown_experiments_are_rejected(
     for name in ("os", "../evil", "benchmark"):
         (run / "config.json").write_text(json.dumps(about | {"experiment": name}))
         message = refusal(capsys, "pull", run, "--out", tmp_path / "out")
-        assert f"was trained with {name!r}, which is not registered" in message
+        assert f"was trained with the experiment {name!r}, which is not registered" in message
 
 
 def test_unknown_files_are_not_downloaded_or_copied(

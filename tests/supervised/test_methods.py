@@ -373,7 +373,10 @@ def test_methods_that_require_a_head_reject_other_networks(method: str) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"inner": "lslr"}, "cannot learn the constants of inner=lslr; use inner=sgd or adam"),
+        (
+            {"inner": "lslr"},
+            "cannot learn the hyperparameters of inner=lslr, such as step sizes; use",
+        ),
         ({"multi_step_until": 0.1}, "remove multi_step_until"),
         ({"inner_steps": 0}, "requires inner_steps of at least 1, got 0"),
     ],
