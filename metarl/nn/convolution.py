@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from metarl.nn.dense import ACTIVATIONS
-from metarl.nn.native import channels_last, inside_vmap
+from metarl.nn.native import channels_last, is_native
 from metarl.nn.norms import BatchNorm
 from metarl.nn.shifts import SIZE, shifted_copies
 
@@ -192,10 +192,11 @@ class Conv3x3(nn.Module):
         tall, wide = -(-height // step), -(-width // step)
         down = max((tall - 1) * step + SIZE - height, 0)
         across = max((wide - 1) * step + SIZE - width, 0)
-        if not inside_vmap() and step == 1:
+        native = is_native()
+        if native and step == 1:
             return channels_last(F.conv2d, x, self.weight, self.bias, padding=1)
         x = F.pad(x, (0, 0, across // 2, -(-across // 2), down // 2, -(-down // 2)))
-        if not inside_vmap():
+        if native:
             return channels_last(F.conv2d, x, self.weight, self.bias, stride=step)
         columns = shifted_copies(x, step).flatten(0, 2)
         kernel = self.weight.permute(2, 3, 1, 0).flatten(0, 2)
@@ -212,7 +213,7 @@ def max_pool(
         padding: How to treat an odd height or width. ``same`` pads one row or
             column; ``valid`` drops the last row or column.
     """
-    if not inside_vmap():
+    if is_native():
         return channels_last(F.max_pool2d, x, 2, ceil_mode=padding == "same")
     if padding == "same":
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2), value=-torch.inf)
