@@ -1,4 +1,4 @@
-"""The ``metarl COMMAND ...`` command line, which only imports the module of the given command."""
+"""The ``metarl COMMAND ...`` command line, which imports only the module of the command."""
 
 import contextlib
 import difflib
@@ -25,7 +25,7 @@ class Verb(NamedTuple):
         module: Name of the module in :mod:`metarl.commands`, which is imported on first use.
         options: Name of the attribute of this module that defines the options. The attribute is the
             dataclass that the module's ``main`` function accepts or, if the options depend on the
-            run, a function ``words -> (dataclass, main)``.
+            run, a function ``words -> (dataclass, main)`` of the command-line arguments.
         summary: One-line description in the output of ``metarl --help``.
     """
 
@@ -34,10 +34,10 @@ class Verb(NamedTuple):
     summary: str
 
     def load(self, words: Sequence[str]) -> tuple[type[Any], Callable[[Any], None]]:
-        """Return the options dataclass and the main function for the given words.
+        """Return the options dataclass and the main function for a command line.
 
         Args:
-            words: Words after the name of the command.
+            words: Command-line arguments after the name of the command.
         """
         module = importlib.import_module(f"metarl.commands.{self.module}")
         found = getattr(module, self.options)
@@ -47,7 +47,7 @@ class Verb(NamedTuple):
 VERBS = {
     "evaluate": Verb("evaluate", "command", "result after 0, 1, ... steps on test tasks"),
     "predict": Verb("predict", "Predict", "classes of new images or texts, from a few examples"),
-    "render": Verb("render", "command", "picture or video of the policy adapting"),
+    "render": Verb("render", "command", "image or video of the policy adapting"),
     "plot": Verb("plot", "Plot", "learning and adaptation curves of runs"),
     "resume": Verb("resume", "Resume", "continue a run where it stopped"),
     "compare": Verb("compare", "Compare", "methods over seeds, in one table and one figure"),
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command line and exit.
 
     Args:
-        argv: Words after ``metarl``; None uses ``sys.argv``.
+        argv: Command-line arguments after ``metarl``. If None, ``sys.argv`` is used.
 
     The exit status is 0 for success, 1 for a failure, 2 for an invalid command line, and 128 + n if
     signal n stopped the command.
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(argv: list[str]) -> None:
-    """Run the command given by the words after ``metarl``; errors propagate to the caller."""
+    """Run a command, given the arguments after ``metarl``; errors propagate to the caller."""
     argv = import_modules(argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(overview())
@@ -133,7 +133,7 @@ def run(argv: list[str]) -> None:
 
 
 def import_modules(argv: list[str]) -> list[str]:
-    """Import the modules named by ``--import MODULE`` flags, and return the remaining words.
+    """Import the modules named by ``--import MODULE`` flags, and return the remaining arguments.
 
     The modules can register methods, inner optimizers and environments. Child processes import the
     same modules.
@@ -153,7 +153,7 @@ def import_modules(argv: list[str]) -> list[str]:
 
 
 def _world() -> contextlib.AbstractContextManager[None]:
-    """Return a context manager that joins the process group if there are several processes."""
+    """Return a context manager that joins the process group in distributed training."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return contextlib.nullcontext()
     from metarl.core.speed import processes
@@ -162,7 +162,7 @@ def _world() -> contextlib.AbstractContextManager[None]:
 
 
 def train(argv: list[str]) -> None:
-    """Run ``metarl train`` with the words after ``train``: ``EXPERIMENT [--preset NAME] ...``."""
+    """Run ``metarl train`` with the arguments ``EXPERIMENT [--preset NAME] [--FLAG VALUE ...]``."""
     if not argv or argv[0] in ("-h", "--help"):
         print(train_overview())
         return
@@ -183,7 +183,7 @@ class Parsed(NamedTuple):
 
 
 def parse_train(argv: list[str]) -> Parsed:
-    """Parse the words after ``metarl train``; flags override the values of the preset.
+    """Parse the arguments after ``metarl train``; flags override the values of the preset.
 
     Raises:
         UsageError: If a flag is invalid, ``--method`` contradicts the preset, or ``--out`` is

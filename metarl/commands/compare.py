@@ -25,7 +25,10 @@ from metarl.util import Ranged, at_least, interval95, print_table, replacing, re
 
 
 Execute: TypeAlias = Callable[[Path, list[str]], None]
-"""Function that runs a command, given the run folder and the words after ``metarl``."""
+"""Function ``(folder, words)`` that runs a command for a run folder.
+
+The words are the command-line arguments after ``metarl``.
+"""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Entry(NamedTuple):
     Attributes:
         name: Name in tables and run folders, which contains the method and all flags.
         experiment: Name of the method, as in ``metarl train NAME``.
-        flags: Command-line words that follow the name of the method.
+        flags: Flags of the method and their values, one element per command-line argument.
     """
 
     name: str
@@ -89,7 +92,7 @@ class Planned(NamedTuple):
 
     Attributes:
         folder: Run folder to create or to complete.
-        words: Words after ``metarl train`` in the command that starts the run.
+        words: Command-line arguments after ``metarl train`` in the command that starts the run.
         iterations: Total number of iterations.
     """
 
@@ -128,7 +131,7 @@ def make(planned: Planned, flags: list[str], execute: Execute) -> None:
     Args:
         planned: The run to complete.
         flags: Flags for ``metarl evaluate``.
-        execute: Function that runs a command.
+        execute: Function ``(folder, words)`` that runs a command, see :data:`Execute`.
     """
     folder, words, iterations = planned
     if not (folder / "config.json").exists():
@@ -180,7 +183,7 @@ def folder_of(args: Compare, entry: Entry, seed: int) -> Path:
 
 
 def words_of(args: Compare, entry: Entry, seed: int) -> list[str]:
-    """Return the words after ``metarl train`` for a method and a seed."""
+    """Return the command-line arguments after ``metarl train`` for a method and a seed."""
     shared = {"--preset": args.preset, "--env": args.env, "--iterations": args.iterations}
     given = [w for flag, value in shared.items() if value is not None for w in (flag, str(value))]
     own = ["--seed", str(seed), "--out", str(folder_of(args, entry, seed))]
@@ -193,7 +196,7 @@ def plan(folder: Path, words: list[str]) -> Planned:
     Args:
         folder: Run folder. A run that exists in this folder must have the same settings, except for
             the number of iterations and settings that do not affect the training result.
-        words: Words after ``metarl train``.
+        words: Command-line arguments after ``metarl train``.
 
     Raises:
         ValueError: If a setting is invalid, or differs from the setting of the existing run.
@@ -221,7 +224,7 @@ def evaluate(folder: Path, flags: list[str], execute: Execute) -> None:
     Args:
         folder: Run folder to evaluate.
         flags: Flags for ``metarl evaluate``.
-        execute: Function that runs the command.
+        execute: Function ``(folder, words)`` that runs a command, see :data:`Execute`.
     """
     run = Run.open(folder)
     if [e["iteration"] for e in evaluations(run, flags)[:1]] != run.checkpoints()[-1:]:

@@ -18,7 +18,7 @@ def command(words: Sequence[str]) -> tuple[type[Evaluation], Callable[[Any], Non
     If no run is named, the dataclass only contains the flags that all experiments share.
 
     Args:
-        words: Words after ``metarl evaluate``.
+        words: Command-line arguments after ``metarl evaluate``.
     """
     found = first_run(words)
     if found is None:  # --help, or no run folder at all

@@ -1,4 +1,4 @@
-"""``metarl headstart``: compare adaptation with training from scratch.
+"""``metarl headstart``: compare the returns of adaptation and of training from scratch.
 
 ``metarl headstart runs/maml --scratch runs/ppo-forwards runs/ppo-backwards --out headstart.png``
 """
@@ -22,7 +22,7 @@ from metarl.util import Ranged, at_least, optional, print_table, replacing, requ
 
 @dataclass(frozen=True)
 class Headstart(Ranged):
-    """Compare adapting a meta-learned policy with training a policy from scratch.
+    """Compare the returns of an adapting policy with the returns of policies trained from scratch.
 
     Train the policies from scratch with `metarl train sb3 --task JSON`;
     several runs on the same task are treated as different seeds. Returns of
@@ -126,7 +126,9 @@ def by_task(args: Headstart, env: str) -> dict[str, list[Learning]]:
                 f"--env {env} --task JSON --out DIR`"
             )
         if not history:
-            raise ValueError(f"{folder} has no metrics yet. Continue with `metarl resume {folder}`")
+            raise ValueError(
+                f"{folder} has no metrics yet. Continue the training with `metarl resume {folder}`"
+            )
         steps = np.cumsum([entry["env/steps"] for entry in history])
         returns = np.array([entry["return/step_0"] for entry in history])
         key = json.dumps(json.loads(config["task"]), sort_keys=True)

@@ -1,8 +1,8 @@
-"""The program that draws pictures during training with ``--media-every``, in a separate process.
+"""The program that draws figures and renders videos during training with ``--media-every``.
 
-``python -m metarl.commands.media runs/quick 30 png`` draws the last
-checkpoint of runs/quick and saves the pictures as
-runs/quick/media/00000030-*.
+``python -m metarl.commands.media runs/quick 30 png`` evaluates
+the last checkpoint of runs/quick, and saves learning curves and rendered episodes as
+runs/quick/media/00000030-*. Training runs this program in a subprocess.
 """
 
 import sys
@@ -14,11 +14,11 @@ from metarl.commands.opened import Opened, opened
 
 
 def commands(found: Opened, iteration: int, kind: str) -> list[list[str]]:
-    """Return the commands that evaluate, plot and render a run, as lists of words after ``metarl``.
+    """Return the arguments after ``metarl`` of the commands that evaluate, plot and render a run.
 
     Args:
         found: The run and its experiment.
-        iteration: Iteration in the file names of the pictures.
+        iteration: Iteration in the names of the saved files.
         kind: Format of rendered episodes, ``png`` or ``gif``.
     """
     run, experiment = found

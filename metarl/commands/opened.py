@@ -28,7 +28,7 @@ def opened(folder: Path) -> Opened:
 
 
 def require_trusted(named: Opened, *, trust_env: bool) -> None:
-    """Raise a ValueError if the environment of a pulled run has an unknown module.
+    """Raise a ValueError if the module of a pulled run's environment is not trusted.
 
     Every command calls this function before it creates the environment of a run.
 
@@ -40,15 +40,15 @@ def require_trusted(named: Opened, *, trust_env: bool) -> None:
 
 
 def first_run(words: Sequence[str]) -> Opened | None:
-    """Return the first run on a command line, or None if no word is a run folder.
+    """Return the first run on a command line, or None if no argument is a run folder.
 
     The experiment of this run determines the flags of the command.
 
     Args:
-        words: Words after the name of the command.
+        words: Command-line arguments after the name of the command.
 
     Raises:
-        FileNotFoundError: If the first word is neither a flag nor a run folder.
+        FileNotFoundError: If the first argument is neither a flag nor a run folder.
     """
     for index, word in enumerate(words):
         if (Path(word) / "config.json").is_file() or (index == 0 and not word.startswith("-")):

@@ -73,7 +73,7 @@ def parse(options: Any, argv: list[str], prog: str, *, default: Any = None) -> A
 
     Args:
         options: Dataclass with one field per flag.
-        argv: Words after the name of the command.
+        argv: Command-line arguments after the name of the command.
         prog: Command that the help shows, such as ``metarl plot``.
         default: Instance of `options` with the default values, in which case
             ``--help`` shows the flags in groups. If None, the defaults of the
@@ -83,8 +83,8 @@ def parse(options: Any, argv: list[str], prog: str, *, default: Any = None) -> A
         An instance of `options`.
 
     Raises:
-        UsageError: If the words are invalid; the message is one line.
-        SystemExit: If the words contain ``--help``, after the help is printed.
+        UsageError: If the arguments are invalid; the message is one line.
+        SystemExit: If the arguments contain ``--help``, after the help is printed.
     """
     import tyro
 
@@ -173,15 +173,15 @@ def take_option(argv: list[str], name: str) -> tuple[str | None, list[str]]:
     """Remove a flag and its value from a command line.
 
     Args:
-        argv: Words of the command line.
+        argv: The command-line arguments.
         name: The flag, such as ``--out``.
 
     Returns:
         The value from ``--out VALUE`` or ``--out=VALUE``, and the remaining
-        words. The value is None if the words do not contain the flag.
+        arguments. The value is None if the arguments do not contain the flag.
 
     Raises:
-        UsageError: If the flag is the last word and has no value.
+        UsageError: If the flag is the last argument and has no value.
     """
     for index, argument in enumerate(argv):
         if argument.startswith(name + "="):

@@ -22,7 +22,7 @@ class Plot:
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run folders to plot."""
+    """Folders of the runs to plot, such as runs/quick."""
     out: Path
     """Output figure: .png, .pdf or .svg."""
 

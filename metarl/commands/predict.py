@@ -21,7 +21,7 @@ SHOWN = 50  # rows of the printed table
 class Predict(Ranged):
     """Adapt a trained classifier or regression network to examples, and predict new inputs.
 
-    The data of the training are not required. Images are classified with the batch-norm statistics
+    The training data are not required. Images are classified with the batch-norm statistics
     of the support images, so that each prediction is independent of the other inputs.
     """
 
@@ -34,7 +34,7 @@ class Predict(Ranged):
     """New inputs. Images: a folder, which is searched recursively. Text: a .jsonl file with lines
     {"text": TEXT}. Regression: a .csv file with the column x."""
     out: Annotated[Path | None, unset("no file")] = None
-    """CSV file for the predictions."""
+    """Output CSV file for all predictions; the printed table is limited to 50 rows."""
     checkpoint: Annotated[int | None, unset("the last")] = None
     """Iteration of the checkpoint; 0 is the untrained initialization."""
     device: Device = "auto"
@@ -43,25 +43,26 @@ class Predict(Ranged):
         int | None,
         at_least(0),
         tyro.conf.arg(aliases=["--test-steps"]),
-        unset("value used at test time in training"),
+        unset("the number of test-time steps of the run"),
     ] = None
-    """Number of inner steps."""
+    """Number of inner steps for the adaptation to the examples."""
     start: Annotated[Literal["prototypes", "zero"] | None, unset("the initial head of the run")] = (
         None
     )
-    """Initial head; prototypes and zero support any number of classes."""
+    """Initial head of a classifier: prototypes (class means of the features) or zero. Both support
+    any number of classes."""
     encoder: Annotated[str | None, unset("value used in training")] = None
     """Only for text: folder or Hugging Face name of the encoder; set this if the folder has moved
     since training."""
 
 
 def main(args: Predict) -> None:
-    """Adapt to the examples, print a table of predictions and write it to a file."""
+    """Adapt to the examples, print the predictions and, if `out` is set, write a CSV file."""
     run, experiment = opened(args.run)
     _require_supported(args, experiment)
     for name, path in (("support", args.support), ("inputs", args.inputs)):
         if not path.exists():
-            raise FileNotFoundError(f"`{name}` must exist, got {path}")
+            raise FileNotFoundError(f"`{name}` must be an existing file or folder, got {path}")
     if args.out is not None:
         require_writable(args.out)
     iteration = run.choose_checkpoint(args.checkpoint)
@@ -85,8 +86,8 @@ def _require_supported(args: Predict, experiment: Experiment[Any]) -> None:
             f"{run} is a run of `metarl train {experiment.name}`, which does not predict. Use a "
             "run of fewshot, text or regression",
         ),
-        (args.start and not classes, f"`start` requires classes, which {run} does not have"),
-        (args.encoder and not text, f"`encoder` requires text, but {run} was not trained on text"),
+        (args.start and not classes, f"`start` requires a classifier, got {run}. Remove `start`"),
+        (args.encoder and not text, f"`encoder` requires a text run, got {run}. Remove `encoder`"),
     )
 
 
@@ -97,11 +98,11 @@ def _given(args: Predict, name: str) -> dict[str, Any]:
 
 
 def show(table: Table, title: str) -> None:
-    """Print a table; long tables are cut.
+    """Print the first ``SHOWN`` rows of a table.
 
     Args:
         table: The table.
-        title: First part of the title.
+        title: First part of the printed title; the title of the table follows.
     """
     title = f"{title}: {table.title}"
     if len(table.rows) > SHOWN:

@@ -19,16 +19,16 @@ from metarl.util import warn
 
 @dataclass(frozen=True)
 class Push:
-    """Share a run: one checkpoint, evaluations, metrics, pictures, and a model card as README.md.
+    """Share a run: one checkpoint, evaluations, metrics, figures, videos and a model card.
 
-    The shared folder is a complete run folder. It includes the optimizer
-    state, so that training can be resumed, but not the values of --data-root
-    and --track. Stable-Baselines3 models are shared as tensors, without
+    The exported folder is a complete run folder, with the model card as README.md. It includes
+    the optimizer state, so that training can be resumed, but not the values of --data-root and
+    --track. Stable-Baselines3 models are shared as tensors, without
     pickled objects, because loading a pickle can run code.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run folder to share."""
+    """Folder of the run to share, such as runs/quick."""
     to: Annotated[str, tyro.conf.Positional]
     """Target: a Hugging Face repository hub:USER/NAME or hub:USER/NAME@BRANCH, or a new folder."""
     checkpoint: Annotated[int | None, unset("the last")] = None
@@ -38,16 +38,16 @@ class Push:
     private: bool = False
     """Create a private instead of a public repository; an existing repository is not changed."""
     picture: bool = True
-    """Draw a picture or video for the model card if the run contains none."""
+    """Draw an image or a video for the model card if the run contains none."""
     trust_env: bool = False
-    """Import the module in the environment ID of a pulled run to draw a picture; set this flag only
-    if you trust the module."""
+    """Import the module in the environment ID of a pulled run to draw an image or a video; set
+    this flag only if you trust the module."""
     message: Annotated[str | None, unset("method, data and iteration")] = None
     """Commit message for the upload."""
 
 
 def main(args: Push) -> None:
-    """Write the shared folder, and upload it if the target is a repository."""
+    """Export the run to a folder, and upload the folder if the target is a repository."""
     to = hub.place(args.to)
     if isinstance(to, Path):
         with new_folder(to) as folder:
@@ -65,7 +65,7 @@ def main(args: Push) -> None:
 
 
 def write(args: Push, folder: Path, place: str) -> str:
-    """Write the shared folder and return a one-line summary of its contents.
+    """Export a run to a folder, and return a one-line summary of the exported run.
 
     Args:
         args: Options of the command.
@@ -97,15 +97,15 @@ def _origin(run: Run) -> dict[str, str]:
 
 
 def draw(run: Run, subject: Subject, *, trust_env: bool = False) -> None:
-    """Draw a video or an image of the shared checkpoint, and save the file in media/.
+    """Draw a video or an image of the exported checkpoint, and save the file in media/.
 
     Policies are drawn as a .gif video, which Markdown pages display, or as an
     image if the video fails or the video packages are not installed. Other
     runs are drawn as an image. If no image can be drawn, a warning is printed
-    and the run is shared without a picture.
+    and the run is shared without an image.
 
     Args:
-        run: The shared copy of the run.
+        run: The exported copy of the run.
         subject: Description of the run, with the command that draws the run.
         trust_env: Whether to import the module of the environment even if the run was pulled.
     """
@@ -123,8 +123,8 @@ def draw(run: Run, subject: Subject, *, trust_env: bool = False) -> None:
             reasons[kind] = str(error)
     if "png" in reasons:
         warn(
-            f"shared without a picture ({reasons['png']}); run `metarl {subject.shows} RUN --out "
-            "RUN/media/picture.png` and push again"
+            f"shared without an image ({reasons['png']}); run `metarl {subject.shows} RUN --out "
+            "RUN/media/adaptation.png` and push again"
         )
     elif reasons:
         warn(f"shared an image instead of a video ({reasons['gif']})")

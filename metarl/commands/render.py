@@ -19,7 +19,7 @@ def command(words: Sequence[str]) -> tuple[type[Rendering], Callable[[Any], None
     If no run is named, the dataclass only contains the flags that all experiments share.
 
     Args:
-        words: Words after ``metarl render``.
+        words: Command-line arguments after ``metarl render``.
     """
     found = first_run(words)
     kind = Rendering if found is None else found.experiment.rendering

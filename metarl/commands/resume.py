@@ -49,7 +49,7 @@ def main(args: Resume) -> None:
     require_trusted(named, trust_env=args.trust_env)
     with run.lock():
         if args.trust_env:
-            trust(run)  # pictures are drawn by other processes
+            trust(run)  # figures and videos are drawn by other processes
         experiment = trained.changed(**_changes(args, trained.config))
         initial = experiment.init()
         start, state = newest_state(experiment, run)
@@ -72,11 +72,14 @@ def main(args: Resume) -> None:
 
 
 def _changes(args: Resume, config: RunConfig) -> dict[str, Any]:
-    """Return the settings that the command line overrides, with their new values."""
+    """Return the new values of the settings that are set on the command line, by name."""
     options = vars(args).items()
     changes = {n: x for n, x in options if x is not None and n not in ("run", "trust_env")}
     if unknown := sorted(set(changes) - {field.name for field in fields(config)}):
-        raise ValueError(f"{args.run} has no setting {', '.join(unknown)}; remove the option")
+        raise ValueError(
+            f"cannot change {', '.join(unknown)}: the experiment of {args.run} has no such "
+            "setting. Remove the option"
+        )
     return changes
 
 

@@ -1,4 +1,4 @@
-"""Parallel execution of commands, in processes that share the CPU cores and GPUs."""
+"""Parallel execution of commands, in subprocesses that share the CPU cores and GPUs."""
 
 import os
 import signal
@@ -49,18 +49,18 @@ class SideBySide:
             items: Arguments for `work`, one per call.
 
         Raises:
-            AllStopped: If a signal was received. All processes have then ended.
+            AllStopped: If a signal was received, after all subprocesses have ended.
         """
         with self._stop, ThreadPoolExecutor(self._jobs) as pool:
             list(pool.map(work, items))  # an error cancels the items that have not started
 
     def execute(self, folder: Path, words: list[str]) -> None:
-        """Run a command in a process, and append the output to the file FOLDER.log.
+        """Run a command in a subprocess, and append the output to the file FOLDER.log.
 
         Args:
             folder: Run folder of the command. For example, the log file of ``runs/a`` is
                 ``runs/a.log``.
-            words: Words after ``metarl``.
+            words: Command-line arguments after ``metarl``.
 
         Raises:
             RuntimeError: If the command fails; the message contains the last line of output.
@@ -90,7 +90,7 @@ class SideBySide:
         return code
 
     def _terminate(self) -> None:
-        """Send SIGTERM to all processes, which then save a checkpoint and end."""
+        """Send SIGTERM to all subprocesses, which then save a checkpoint and end."""
         for process in list(self._running):
             process.terminate()
 

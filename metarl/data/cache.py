@@ -34,7 +34,7 @@ def cache_folder() -> Path:
 
 
 def fingerprint(*paths: Path) -> str:
-    """Return a hash of the path, size and modification time of each file."""
+    """Return one hash of the paths, sizes and modification times of all files."""
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     return hashlib.sha256(repr(stats).encode()).hexdigest()
 

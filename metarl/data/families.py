@@ -16,9 +16,10 @@ class Family(NamedTuple):
         splits: Names of the supported splits into training, validation and
             test classes. The first name is the default.
         image_size: Default image height and width in pixels.
-        convert: Function ``(Pillow image, mode, size) -> Pillow image`` that converts a file.
-        inverted: Whether images have white ink on black, although the files have black ink on
-            white.
+        convert: Function ``(Pillow image, mode, size) -> Pillow image`` that converts an image to a
+            Pillow mode and to a square of `size` pixels.
+        inverted: Whether the loaded images have light ink on a dark background, although the
+            original drawings have dark ink on a light background.
     """
 
     load: Callable[..., Splits]
@@ -60,9 +61,9 @@ def load_images(
       The images are never downloaded, because they require the ImageNet license.
     - ``folder``: custom images, either ``CLASS/*.png``, split randomly into 64 % training, 16 %
       validation and 20 % test classes, or ``train/CLASS/*.png``,
-      ``validation/CLASS/*.png`` and ``test/CLASS/*.png``. Without
-      ``validation``, a tenth of the training classes is used for validation. If `class_depth`
-      is 2, the classes are ``ALPHABET/CHARACTER/*.png``.
+      ``validation/CLASS/*.png`` and ``test/CLASS/*.png``. Without the
+      folder ``validation``, a tenth of the training classes is used for validation. If
+      `class_depth` is 2, the classes are ``ALPHABET/CHARACTER/*.png``.
 
     Args:
         data: Name of the data set.
@@ -72,8 +73,8 @@ def load_images(
             not set or does not contain Omniglot.
         split: For Omniglot, ``random`` (default), ``vinyals`` or
             ``background``. For folders, ``own`` (default), ``all-train`` or
-            ``all-test``, which use all classes for training or for test, or a JSON file with
-            the keys ``train``, ``validation`` and ``test`` and lists of class names. The
+            ``all-test``, which use all classes for training or for test, or the path of a JSON file
+            with lists of class names for the keys ``train``, ``validation`` and ``test``. The
             other data sets have only one split, which is the default.
         image_size: Image height and width in pixels; defaults to 84 for
             ``mini-imagenet`` and ``folder``, and to 28 for ``glyphs`` and

@@ -17,7 +17,7 @@ Files: TypeAlias = dict[str, list[Path]]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 GRAY = {"1", "L", "LA", "I", "I;16", "I;16B"}
 PARTS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-"""Names of split folders, with the names of their splits."""
+"""Split for each folder name; ``val`` is an alternative name for ``validation``."""
 
 
 def load(
@@ -38,7 +38,7 @@ def load(
 
     Args:
         data_root: The folder; defaults to the environment variable ``METARL_DATA``.
-        split: Training, validation and test classes, see :func:`find_classes`.
+        split: Name of a split or path of a split file, see :func:`find_classes`.
         image_size: Height and width in pixels.
         class_depth: Number of folder levels that form a class, see :func:`find_classes`.
         validation: Whether to hold out validation classes, see :func:`find_classes`.
@@ -79,7 +79,7 @@ def root_of(data_root: Path | None) -> Path:
 
 
 def has_splits(data_root: Path | None) -> bool:
-    """Return whether a folder contains the split folders ``train`` and ``test``.
+    """Return whether a folder contains both split folders, ``train`` and ``test``.
 
     Args:
         data_root: The folder; defaults to the environment variable ``METARL_DATA``.
@@ -98,9 +98,9 @@ def find_classes(
             ``val/``, and ``test/``; if `data_root` contains no ``train/`` and
             ``test/``, the classes are split randomly into 64 % training, 16 %
             validation and 20 % test classes. ``all-train`` and ``all-test``
-            use all classes for training or for test. Every other value is a
-            JSON file with the keys ``train``, ``validation`` and ``test`` and
-            lists of class names, or the text of such a file; see
+            use all classes for training or for test. Every other value is the
+            path of a JSON file with lists of class names for the keys ``train``,
+            ``validation`` and ``test``, or the text of such a file; see
             :func:`~metarl.data.splitting.read_split`.
         class_depth: Number of folder levels that form a class. With 2, the folders
             ``ALPHABET/CHARACTER`` are the classes.
@@ -128,12 +128,14 @@ def find_classes(
 
 
 def _found(root: Path, depth: int, *, split_folders: bool) -> dict[str, Files]:
-    """Return all class folders with their images, by split folder or, without them, at ``""``."""
+    """Return the image files per class for each split, or for ``""`` if there are no splits."""
     if not split_folders:
         return {"": _classes(root, depth)}
     folders = {path.name: path for path in _folders(root)}
     if {"validation", "val"} <= set(folders):
-        raise ValueError(f"{root} contains both validation/ and val/. Keep only one")
+        raise ValueError(
+            f"{root} contains both validation/ and val/. Keep only one of these two folders"
+        )
     parts = {
         part: _classes(folders[name], depth) for name, part in PARTS.items() if name in folders
     }
@@ -198,7 +200,14 @@ def _decode(files: Files, size: int) -> images.Classes:
 
 
 def flatten(picture: Any) -> Any:
-    """Return a Pillow image without EXIF rotation, transparency or 16-bit pixels."""
+    """Apply EXIF rotation, draw transparent pixels on white, and convert 16-bit to 8-bit pixels.
+
+    Args:
+        picture: The Pillow image.
+
+    Returns:
+        The converted Pillow image.
+    """
     image = images.pillow("Image")
     picture = images.pillow("ImageOps").exif_transpose(picture)
     if picture.mode.startswith("I"):

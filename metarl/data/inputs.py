@@ -1,4 +1,4 @@
-"""Conversion of images in any form to the images of a data set."""
+"""Conversion of image files, Pillow images and arrays to the image format of a data set."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ CHANNELS = (1, 3, 4)
 
 
 class ImageFormat(NamedTuple):
-    """The format of the images of a trained network, with a conversion of other images.
+    """The image format of a trained network, with a method that converts images to this format.
 
     Attributes:
         data: Name of the image data set used in training.
@@ -41,12 +41,11 @@ class ImageFormat(NamedTuple):
     size: int
 
     def convert(self, images: Any) -> UInt8[Tensor, "n channels size size"]:
-        """Convert images as the data set converts its files.
+        """Convert images to the image format of the data set.
 
-        Files and Pillow images are treated as files of the data set: for Omniglot and glyphs, they
-        have dark ink on a light background and are inverted. Arrays are not inverted: they must
-        have the values of :func:`load_images`, which are light ink on a dark background for
-        Omniglot and glyphs.
+        If the data set is Omniglot or glyphs, files and Pillow images must have dark ink on a light
+        background and are inverted. Arrays are never inverted: for Omniglot and glyphs, they must
+        already have light ink on a dark background, like the result of :func:`load_images`.
 
         Args:
             images: An array of shape (n, height, width), (n, height, width, channels) or
@@ -55,17 +54,19 @@ class ImageFormat(NamedTuple):
                 rounded to multiples of 1/255.
 
         Raises:
-            ValueError: If the images have another shape or other values, or a file is not an image.
+            ValueError: If an array has an unsupported shape or values, or a file is not an image.
         """
         if isinstance(images, str | Path):
-            raise ValueError(f"`images` must be a sequence of files, got {images}. Pass a list")
+            raise ValueError(
+                f"`images` must be a sequence of files, got the single path {images}. Pass a list"
+            )
         if not len(images):
             raise ValueError("`images` must contain at least one image, got none")
         pixels = np.stack([self._one(image) for image in _items(images)])
         if FAMILIES[self.data].inverted and np.median(pixels) > 127:
             warn(
-                f"the images have a light background, but {self.data} has light ink on a dark "
-                "background after the conversion; invert the images"
+                f"the converted images have a light background, but the training images of "
+                f"{self.data} have a dark background. Invert the images"
             )
         return torch.from_numpy(pixels)
 
@@ -111,11 +112,12 @@ def find_examples(folder: str | Path) -> tuple[list[Path], list[str]]:
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
-        raise FileNotFoundError(f"the folder of examples must exist, got {root}")
+        raise FileNotFoundError(f"the folder with the examples does not exist: {root}")
     classes = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
     if len(classes) < 2:
         raise ValueError(
-            f"{root} must contain one subfolder per class, got {len(classes)}. Add at least two"
+            f"{root} must contain one subfolder per class and at least two classes, got "
+            f"{len(classes)}. Add a folder of images for each class"
         )
     found = [(file, path.name) for path in classes for file in find_images(path)]
     return [file for file, _ in found], [label for _, label in found]
@@ -126,7 +128,7 @@ def _hidden(path: Path, folder: Path) -> list[bool]:
 
 
 def _items(images: Any) -> Sequence[Any]:
-    """Return single images: arrays, files or Pillow images."""
+    """Return a sequence of single images, each of which is an array, a path or a Pillow image."""
     if not isinstance(images, np.ndarray | Tensor):
         return [_array(x) if isinstance(x, Tensor) else x for x in images]
     if images.ndim not in (3, 4):
@@ -147,7 +149,8 @@ def _interleaved(image: NDArray[Any]) -> NDArray[np.uint8]:
         image = image.transpose(1, 2, 0)
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] not in CHANNELS):
         raise ValueError(
-            f"an image must have shape (height, width) or 1, 3 or 4 channels, got {image.shape}"
+            "an image must have shape (height, width) or (height, width, channels) with 1, 3 or 4 "
+            f"channels, got {image.shape}"
         )
     limit = 1 if image.dtype.kind in "fb" else 255
     low, high = float(image.min()), float(image.max())

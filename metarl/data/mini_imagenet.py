@@ -55,7 +55,8 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
     if missing := [file for file in files if file not in present]:
         raise FileNotFoundError(
             f"{len(missing):,} of the {len(files):,} images are missing in {folder} (first: "
-            f"{missing[0].name}). ImageNet images require a license, see https://image-net.org"
+            f"{missing[0].name}). Add the missing images; they require a license, see "
+            "https://image-net.org"
         )
     source = {"images": fingerprint(folder), "size": image_size}
 
@@ -80,7 +81,9 @@ def _read_table(table: Path, folder: Path) -> dict[str, list[Path]]:
         with open_text(table, "rt", encoding="utf-8-sig", newline="") as file:
             rows = list(csv.reader(file))
     except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table} is not a CSV table ({error}). Download it again") from None
+        raise ValueError(
+            f"{table} is not a CSV table ({error}). Download the table again"
+        ) from None
     wrong = [row for row in rows if len(row) != len(HEADER)]
     if wrong or rows[:1] != [HEADER] or len(rows) == 1:
         raise ValueError(

@@ -138,7 +138,8 @@ def download(name: str, folder: Path) -> Path:
         return path
     warn(f"downloading {url} to {folder}, because METARL_DATA does not contain Omniglot")
     manually = (
-        f"Download it manually into {folder}, or set data_root to the folder that contains it"
+        f"Download the file manually into {folder}, or set data_root to the folder that "
+        "contains the file"
     )
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:

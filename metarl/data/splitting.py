@@ -12,7 +12,7 @@ Names: TypeAlias = dict[str, list[str]]
 """Class names by split: ``train``, ``validation`` and ``test``."""
 
 NAMED = ("own", "all-train", "all-test")
-"""Splits without a file."""
+"""Names of the splits that require no split file."""
 
 
 def split_names(
@@ -22,7 +22,7 @@ def split_names(
 
     Args:
         names: Names of all classes.
-        split: ``own``, ``all-train``, ``all-test``, or a split file or its text, see
+        split: ``own``, ``all-train`` or ``all-test``; or the path or the text of a split file, see
             :func:`read_split`.
         given: Class names by split folder, used by ``own``; None if there are no split folders.
         validation: Whether ``own`` holds out random validation classes if `given` has none.
@@ -54,7 +54,7 @@ def read_split(split: str) -> Names:
     are not used.
 
     Args:
-        split: Path of the file, or its text.
+        split: Path of the file, or the JSON text.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -80,7 +80,7 @@ def read_split(split: str) -> Names:
 
 def _text(path: Path) -> str:
     if not path.is_file():
-        known = f"{', '.join(NAMED)} or a JSON file"
+        known = f"one of {', '.join(NAMED)}, or the path of a JSON file"
         raise FileNotFoundError(f"unknown split {str(path)!r}: expected {known}")
     return path.read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Adaptation of a policy, one inner step at a time, on episodes of any source."""
+"""Step-by-step adaptation of a policy to recorded or newly played episodes."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -19,7 +19,12 @@ from metarl.util import warn
 
 
 class Measured(NamedTuple):
-    """The mean undiscounted return of a policy over episodes, and its standard error."""
+    """The mean undiscounted return of a policy over episodes.
+
+    Attributes:
+        mean: The mean return.
+        error: Standard error of the mean; 0 for a single episode.
+    """
 
     mean: float
     error: float
@@ -29,19 +34,20 @@ class Measured(NamedTuple):
 class Adaptation:
     """The state of an adaptation to one task between inner steps.
 
-    The steps are those of the sampler in training: equal episodes give equal parameters, bit for
-    bit.
+    An inner step computes the same update as in training: the same episodes result in bit-identical
+    parameters.
 
     Attributes:
-        policy: The policy function.
-        spaces: The spaces of the policy.
-        loop: The inner loop.
-        meta: The meta-parameters.
+        policy: The policy, a function ``(params, observations) -> distribution``.
+        spaces: Observation space, action space and horizon.
+        loop: Inner loop, which defines the inner steps.
+        meta: Meta-parameters, such as the initialization and learned step sizes.
         process: Function that computes the advantages of the support episodes.
         params: The current parameters, with a leading task axis of size 1.
         state: State of the inner optimizer, with a leading task axis of size 1.
         steps: Number of completed inner steps.
-        measured: Mean returns after 0, 1, ... inner steps, as far as they are known.
+        measured: Mean returns and their standard errors after 0, 1, ... inner steps, added by
+            :meth:`measure`.
     """
 
     policy: Policy
@@ -58,7 +64,10 @@ class Adaptation:
     def start(
         cls, policy: Policy, spaces: Spaces, loop: InnerLoop, meta: MetaParams, process: Process
     ) -> "Adaptation":
-        """Return the adaptation before the first step, with the meta-learned initialization."""
+        """Return an adaptation with the meta-learned initialization and no completed inner steps.
+
+        The arguments are the attributes with the same names; see the class.
+        """
         params = tree.expand(loop.start(meta.model, ())[0], 1)
         return cls(policy, spaces, loop, meta, process, params, loop.state(params))
 
@@ -81,15 +90,28 @@ class Adaptation:
         return digest.hexdigest()[:16]
 
     def recorder(self, generator: torch.Generator) -> Recorder:
-        """Return a recorder for episodes of the current policy, with actions from a generator."""
+        """Return a recorder for episodes of the current policy.
+
+        Args:
+            generator: Random generator for the actions.
+        """
         return Recorder(self.policy, self.params, self.spaces, generator, self.fingerprint)
 
     def generator(self, seed: int, role: str) -> torch.Generator:
-        """Return a random generator, which differs between steps."""
+        """Return a random generator for the current step.
+
+        Args:
+            seed: Random seed.
+            role: Purpose of the generator, such as ``"recording"``. Generators with different
+                roles or for different steps are independent.
+        """
         return torch_generator(seed, self.steps, role, device=self.device)
 
     def rollout(self, values: Sequence[Any]) -> Rollout:
-        """Return the rollout of recorded episodes of the current policy.
+        """Validate recorded episodes of the current policy, and return them as a rollout.
+
+        For episodes without a fingerprint, a warning is printed if the actions are unlikely to be
+        samples from the current policy.
 
         Args:
             values: The episodes, see :func:`~metarl.models.episodes.read_episodes`.
@@ -101,8 +123,9 @@ class Adaptation:
         for index, episode in enumerate(found):
             if episode.policy not in ("", self.fingerprint):
                 raise ValueError(
-                    f"episode {index} of `episodes` was recorded with other parameters than those "
-                    f"after {self.steps} steps. Record it with the policy that adapts"
+                    f"episode {index} of `episodes` was recorded with other parameters: expected "
+                    f"the parameters after {self.steps} inner steps. Record the episode with the "
+                    "`record` method of the policy that you adapt"
                 )
         rollout = rollout_of(self.policy, self.params, found, self.spaces.horizon)
         if not all(episode.policy for episode in found):
@@ -110,9 +133,10 @@ class Adaptation:
         return rollout
 
     def measure(self, rollout: Rollout) -> "Adaptation":
-        """Add the return of the current policy, and warn if the last step lowered the return.
+        """Return the adaptation with the mean return of the current policy added to `measured`.
 
-        Differences of less than two standard errors are ignored.
+        A warning is printed if the last inner step lowered the mean return by more than two
+        standard errors of the difference.
 
         Args:
             rollout: Episodes of the current policy, with a leading task axis of size 1.
@@ -122,12 +146,12 @@ class Adaptation:
         if before and after.mean < before[-1].mean - 2 * noise:
             warn(
                 f"adaptation step {self.steps} lowered the mean return from {before[-1].mean:.4g} "
-                f"to {after.mean:.4g}. Use `keep_best`, more episodes or fewer steps"
+                f"to {after.mean:.4g}. Set `keep_best`, or use more episodes or fewer steps"
             )
         return replace(self, measured=(*before, after))
 
     def step(self, rollout: Rollout) -> "Adaptation":
-        """Return the adaptation after one inner step.
+        """Return the adaptation after one more inner step.
 
         Args:
             rollout: Episodes of the current policy, with a leading task axis of size 1.
@@ -146,13 +170,16 @@ class Adaptation:
     def run(
         self, play: Callable[["Adaptation"], Rollout], steps: int, *, keep_best: bool
     ) -> "Adaptation":
-        """Return the adaptation after several steps, each on newly played episodes.
+        """Return the adaptation after several inner steps, each with newly played episodes.
+
+        The policy after the last step is also measured on newly played episodes.
 
         Args:
-            play: Function that plays episodes of the current policy.
+            play: Function ``adaptation -> rollout`` that plays episodes of the current policy.
             steps: Number of inner steps.
-            keep_best: Whether to return the parameters with the best mean return instead of the
-                last; the result has the returns after all steps.
+            keep_best: Whether to return the parameters with the highest mean return instead of the
+                parameters after the last step. In both cases, the result contains the mean returns
+                after all steps.
         """
         found = [self]
         for _ in range(steps):
@@ -164,7 +191,7 @@ class Adaptation:
 
 
 def _measured(rollout: Rollout) -> Measured:
-    """Return the mean return over the episodes of a rollout of one task."""
+    """Return the mean return and its standard error over the episodes in a rollout of one task."""
     returns = masked(rollout.rewards, rollout.mask).sum(-2)[0]
     error = returns.std().item() / len(returns) ** 0.5 if len(returns) > 1 else 0.0
     return Measured(mean_return(rollout).item(), error)

@@ -1,4 +1,4 @@
-"""Policies that have adapted to a task: act, record, adapt further, export and save."""
+"""Adapted policies, which can act, record episodes, adapt further, and be exported or saved."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,10 +35,12 @@ class AdaptedPolicy:
         spaces: Observation space, action space and horizon.
         experiment: Name of the experiment, such as ``maml-trpo``.
         config: The settings of the run.
-        measured: Mean returns and their standard errors after 0, 1, ... inner steps. Each is
-            measured on new episodes; the next inner step then uses these episodes.
+        measured: Mean returns and their standard errors after 0, 1, ... inner steps. Each mean
+            return is measured on the episodes that the next inner step uses. After the last step,
+            it is measured on additional episodes, unless the policy adapted to recorded episodes.
         adaptation: State of the adaptation; None if the policy was loaded from a file.
-        playing: The simulator and defaults; None if the policy was loaded from a file.
+        playing: The simulator used in training, and default numbers of inner steps and episodes;
+            None if the policy was loaded from a file.
     """
 
     policy: Policy
@@ -54,13 +56,18 @@ class AdaptedPolicy:
     def returns(self) -> list[float]:
         """Mean undiscounted returns after 0, 1, ... inner steps.
 
-        With recorded episodes, the return after the last step is unknown and missing.
+        If the policy adapted to recorded episodes, the return after the last step is not included,
+        because it is unknown.
         """
         return [each.mean for each in self.measured]
 
     @property
     def steps(self) -> int:
-        """Number of inner steps of the adapted parameters; with `keep_best`, of the best ones."""
+        """Number of inner steps from the initialization to the parameters of this policy.
+
+        With `keep_best`, inner steps after the best policy are not counted. The number is 0 if the
+        policy was loaded from a file.
+        """
         return 0 if self.adaptation is None else self.adaptation.steps
 
     def act(
@@ -73,18 +80,20 @@ class AdaptedPolicy:
         """Return the action for one observation or a batch of observations.
 
         Args:
-            observation: Array of shape (*batch, *observation).
+            observation: Array of shape (*batch, *observation), where ``*observation`` is the shape
+                of the observation space; ``*batch`` is empty for one observation.
             deterministic: Whether to return the mode of the action distribution instead of a
                 sample.
             generator: Random generator for samples. Default: torch's global generator.
 
         Returns:
-            Actions of shape (*batch, *action) with the data type of the action space and inside of
-            its bounds; integers of shape (*batch) for discrete actions.
+            For continuous actions, an array of shape (*batch, *action) with the data type of the
+            action space, clipped to the bounds of the action space. For discrete actions, integers
+            of shape (*batch).
 
         Raises:
-            ValueError: If the observation does not match the observation space, or the policy has
-                a memory, so that actions depend on earlier observations.
+            ValueError: If the observation does not match the observation space, or if the actions
+                also depend on earlier observations because the policy has a memory.
         """
         self._require_no_memory("act")
         like = next(iter(self.params.values()))
@@ -114,28 +123,33 @@ class AdaptedPolicy:
         keep_best: bool = False,
         seed: int = 0,
     ) -> "AdaptedPolicy":
-        """Take further inner steps, with the step sizes of ``metarl evaluate``.
+        """Take further inner steps with the same step sizes as ``metarl evaluate``.
 
         Args:
-            task: A Gymnasium environment with the spaces of the run, in which episodes are played
-                and whose task is not changed; or a task description, such as a result of
-                :meth:`MetaPolicy.sample_task`, for the simulator of training.
-            episodes: Recorded episodes of this policy instead of a task, for one inner step: from
-                :meth:`record`, or dictionaries or NamedTuples with the entries of
-                :class:`~metarl.models.episodes.Episode`. A list of such lists takes one step per
-                list; each list must contain episodes of the policy after the previous steps.
+            task: A Gymnasium environment, in which episodes are played, or a task description for
+                the simulator used in training, such as a result of
+                :meth:`MetaPolicy.sample_task`. An environment must have the same spaces as in
+                training, and its task is not changed.
+            episodes: Recorded episodes of this policy, required if `task` is None. The elements are
+                results of :meth:`record`, or dictionaries or NamedTuples with the entries of
+                :class:`~metarl.models.episodes.Episode`. A list of episodes is used for one inner
+                step. For several steps, pass a list of such lists, in which each list contains
+                episodes of the policy after the previous steps.
             steps: Number of inner steps; each step uses new episodes. Default: the number of inner
-                steps in training; for policies trained without inner steps, 0 if the policy
-                observes the task, otherwise 1.
-            episodes_per_step: Number of episodes per inner step. Default: as many as have 4000
-                time steps in total, or the argument `episodes` of :func:`metarl.load`.
-            keep_best: Whether to return the policy after the step with the best mean return
-                instead of the last step; all returns are reported.
+                steps in training. As an exception, for policies trained without inner steps, the
+                default is 0 if the policy observes the task, otherwise 1.
+            episodes_per_step: Number of episodes per inner step. Default: the argument `episodes`
+                of :func:`metarl.load` or, if that argument was not set, 4000 divided by the
+                horizon, rounded down, but at least 1.
+            keep_best: Whether to return the policy with the highest mean return instead of the
+                policy after the last step. In both cases, :attr:`returns` contains all mean
+                returns.
             seed: Random seed for the initial states and the actions.
 
         Returns:
             The adapted policy. A warning is printed if a step lowered the mean return by more than
-            two standard errors, and if actions are not samples of the policy.
+            two standard errors of the difference, or if the actions in recorded episodes are
+            unlikely to be samples from the policy.
 
         Raises:
             ValueError: If the arguments are invalid, the spaces or shapes do not match, episodes
@@ -144,12 +158,12 @@ class AdaptedPolicy:
         adaptation, playing = self._adaptable()
         if (task is None) == (episodes is None):
             got = "none" if task is None else "both"
-            raise ValueError(f"adapt requires a task, an environment or `episodes`, got {got}")
+            raise ValueError(f"adapt requires either `task` or `episodes`, got {got}")
         if episodes is not None:
             if steps is not None or episodes_per_step is not None or keep_best:
                 raise ValueError(
-                    "`steps`, `episodes_per_step` and `keep_best` require a task or an "
-                    "environment, got `episodes`. Recorded episodes take one step per list"
+                    "`steps`, `episodes_per_step` and `keep_best` require `task`, got `episodes`. "
+                    "Remove these arguments; each list of recorded episodes is used for one step"
                 )
             return self._after(_steps_on(adaptation, episodes))
         count = playing.steps if steps is None else steps
@@ -166,14 +180,16 @@ class AdaptedPolicy:
     def _adaptable(self) -> tuple[Adaptation, Playing]:
         if self.adaptation is None or self.playing is None:
             raise ValueError(
-                "a policy from a file cannot adapt or record. Adapt the result of `metarl.load`"
+                "a policy that was loaded from a file cannot adapt or record episodes. Load the "
+                "run with `metarl.load` instead"
             )
         return self.adaptation, self.playing
 
     def _require_no_memory(self, method: str) -> None:
         if tree.leaves(self.policy.initial(self.params, (1,))):
             raise ValueError(
-                f"`{method}` does not support policies with memory. Use the recorder from `record`"
+                f"`{method}` does not support policies with memory. Use the recorder from `record` "
+                "to select actions"
             )
 
     def to_sb3(self) -> "ActorCriticPolicy":
@@ -186,10 +202,11 @@ class AdaptedPolicy:
         """Return the adapted policy as a module, for fine-tuning and export.
 
         Returns:
-            A module from observations of shape (batch, *observation), as floating-point numbers, to
-            the means of Gaussian actions before clipping, of shape (batch, actions), or to logits
-            of discrete actions. :meth:`act` returns the means clipped to the action space, or the
-            index of the largest logit.
+            A module whose input is a floating-point tensor of shape (batch, *observation). For
+            continuous actions, the output is the mean of the Gaussian distribution before clipping,
+            of shape (batch, actions). For discrete actions, the output is a tensor of logits, of
+            shape (batch, number of actions). :meth:`act` returns the clipped mean or the index of
+            the largest logit.
 
         Raises:
             ValueError: If the policy has a memory.
@@ -205,16 +222,18 @@ class AdaptedPolicy:
 
         Raises:
             OSError: If the file cannot be written.
-            ValueError: If the spaces cannot be stored.
+            ValueError: If the observations are not Box, or the actions are not Box or Discrete.
         """
         if not self.spaces.stored:
-            raise ValueError(f"spaces must be Box or Discrete to be saved, got {self.spaces}")
+            raise ValueError(
+                f"save requires Box observations and Box or Discrete actions, got {self.spaces}"
+            )
         about: dict[str, Any] = {"spaces": self.spaces.to_json(), "measured": self.measured}
         write_adapted(path, self.experiment, self.config, self.params, **about)
 
 
 def _steps_on(adaptation: Adaptation, episodes: Sequence[Any]) -> Adaptation:
-    """Return the adaptation after one step per list of recorded episodes."""
+    """Return the adaptation after one inner step per list; a flat list of episodes is one list."""
     given = list(episodes)
     several = given and all(
         isinstance(each, list | tuple) and not hasattr(each, "_asdict") for each in given

@@ -25,17 +25,17 @@ BLOCK = 256  # images classified at a time, which bounds memory
 class AdaptedClassifier:
     """An image classifier that has adapted to a support set.
 
-    Prediction is not transductive: batch norms use the statistics of the support images, so that
-    the class of an image does not depend on the other images in a call.
+    Prediction is not transductive: batch-norm layers use the statistics of the support images, so
+    that the class of an image does not depend on the other images in a call.
 
     Attributes:
         network: The adapted network. Inputs are floats in [0, 1] of shape (n, channels, size,
             size); outputs are logits of shape (n, ways).
-        classes: The labels of the support set, sorted; the order of the network's outputs.
-        images: The format of the network's images.
-        origin: The run.
-        mode: Images from which batch norm computes its statistics, named as `bn_mode` of
-            ``metarl evaluate``: always ``"support"``.
+        classes: Sorted labels of the support set, in the order of the network's outputs.
+        images: Image format of the network, which also converts other images.
+        origin: Experiment and configuration of the run.
+        mode: Batch-norm mode, as in ``metarl evaluate --bn-mode``. The mode is always
+            ``"support"``: batch norm uses the statistics of the support images.
     """
 
     network: nn.Module
@@ -48,7 +48,7 @@ class AdaptedClassifier:
         """Return the probability of every class for every image.
 
         Args:
-            images: Images as in :meth:`MetaClassifier.adapt`, without a folder.
+            images: Images in any form that :meth:`MetaClassifier.adapt` accepts, except a folder.
 
         Returns:
             Probabilities of shape (n, ways), in the order of :attr:`classes`.
@@ -89,13 +89,17 @@ class AdaptedClassifier:
         """Return a copy of the network as a plain module, for ``torch.export`` and ONNX.
 
         The input is a float tensor of shape (n, channels, size, size) with values in [0, 1], as
-        ``classifier.images.convert(images) / 255``. The output are logits of shape (n, ways).
-        Weights are parameters; statistics of the support images are buffers.
+        ``classifier.images.convert(images) / 255``. The output is a tensor of logits of shape
+        (n, ways). Weights are parameters; statistics of the support images are buffers.
         """
         return copied(self.network)
 
     def save(self, path: str | Path) -> None:
-        """Write the adapted classifier to a file, which :func:`metarl.load_adapted` reads."""
+        """Write the adapted classifier to a file that :func:`metarl.load_adapted` reads.
+
+        Args:
+            path: The file to write; the parent folder is created.
+        """
         save(self.network, self.origin, path, classes=self.classes)
 
 
@@ -105,7 +109,7 @@ class MetaClassifier:
 
     Attributes:
         learner: The trained network and its inner loop.
-        images: The format of the network's images.
+        images: Image format of the network, which also converts other images.
     """
 
     learner: Learner
@@ -122,10 +126,10 @@ class MetaClassifier:
     ) -> AdaptedClassifier:
         """Adapt to labeled images.
 
-        Images of any size are converted to the channels and the size of the run. Files and Pillow
-        images are treated like the files of the run's data set: for Omniglot and glyphs, dark ink
-        on a light background. Arrays are treated like the images of
-        :func:`metarl.data.load_images`: for Omniglot and glyphs, light ink on a dark background.
+        Images of any size are converted to the number of channels and the size used in training.
+        If the run was trained on Omniglot or glyphs, files and Pillow images must have dark ink on
+        a light background. Arrays must then have light ink on a dark background, like the result of
+        :func:`metarl.data.load_images`.
 
         Args:
             images: One of
@@ -136,10 +140,11 @@ class MetaClassifier:
                   (n, channels, height, width), with integers from 0 to 255 or floats from 0 to 1.
             labels: One integer or string per image; None for a folder. Classes can have different
                 numbers of images.
-            steps: Number of inner steps. Default: the number of the run at test time.
-            start: Initial head, ``"prototypes"`` or ``"zero"``, which supports any number of
-                classes. Default: the head of the run.
-            seed: Random seed of minibatches, which only some methods use.
+            steps: Number of inner steps. Default: the number of test-time steps of the run.
+            start: Initial head, ``"prototypes"`` or ``"zero"``; both support any number of
+                classes. Default: the head that the run uses at test time.
+            seed: Random seed for the minibatches of the inner steps; only has an effect if the run
+                was trained with `inner_batch`.
 
         Raises:
             OSError: If a folder or a file does not exist.
@@ -152,7 +157,10 @@ class MetaClassifier:
         """
         if isinstance(images, str | Path):
             if labels is not None:
-                raise ValueError("`labels` must be None for a folder, got labels. Remove `labels`")
+                raise ValueError(
+                    "`labels` must be None if `images` is a folder, because the names of the "
+                    "subfolders are the labels. Remove `labels`"
+                )
             images, labels = find_examples(images)
         pixels = self.images.convert(images)
         classes, targets = of_labels.encode(labels, len(pixels), self._ways(start))

@@ -1,4 +1,4 @@
-"""Recorded episodes: arrays from a user's loop, and rollouts of a policy built from them."""
+"""Validation of recorded episodes, and conversion of recorded episodes to rollouts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,8 +22,9 @@ class Episode(NamedTuple):
 
     Attributes:
         observations: Observations before each action, of shape (T, *observation).
-        actions: Sampled actions before clipping, of shape (T, *action); (T) for discrete actions.
-        rewards: Rewards of shape (T).
+        actions: Sampled actions before clipping, of shape (T, *action); for discrete
+            actions, of shape (T,).
+        rewards: Rewards of shape (T,).
         terminated: Whether the environment terminated the episode.
         truncated: Whether the episode was truncated.
         policy: Fingerprint of the policy that sampled the actions; empty if unknown.
@@ -38,12 +39,13 @@ class Episode(NamedTuple):
 
 
 def read_episodes(values: Sequence[Any], spaces: Spaces) -> list[Episode]:
-    """Return validated episodes.
+    """Validate recorded episodes, and return them with arrays as fields.
 
     Args:
-        values: Episodes: results of a :class:`~metarl.models.recorder.Recorder`, or dictionaries
-            or NamedTuples with the entries of :class:`Episode`; ``terminated`` and ``truncated``
-            are optional, and can also be arrays of shape (T).
+        values: Episodes from a :class:`~metarl.models.recorder.Recorder`, or dictionaries or
+            NamedTuples with the entries of :class:`Episode`. ``policy`` is optional. ``terminated``
+            and ``truncated`` are False if missing, and can also be arrays with one value per time
+            step.
         spaces: The spaces of the policy.
 
     Raises:
@@ -55,10 +57,13 @@ def read_episodes(values: Sequence[Any], spaces: Spaces) -> list[Episode]:
 
 
 def _read(value: Any, spaces: Spaces, index: int) -> Episode:
-    """Return episode number `index`; Python objects become arrays with the spaces' data types."""
+    """Validate one episode and convert the fields to arrays; `index` is used in errors."""
     fields = value if isinstance(value, Mapping) else getattr(value, "_asdict", dict)()
     if missing := [name for name in Episode._fields[:3] if name not in fields]:
-        raise ValueError(f"episode {index} of `episodes` has no {', '.join(missing)}")
+        raise ValueError(
+            f"episode {index} of `episodes` has no {', '.join(missing)}: expected the entries "
+            "observations, actions and rewards"
+        )
     name = f"episodes[{index}]"
     observations = spaces.observations(fields["observations"], f"{name}.observations")
     actions, rewards = (np.asarray(fields[each]) for each in ("actions", "rewards"))
@@ -77,7 +82,10 @@ def _require_shapes(
 ) -> None:
     length = len(rewards) if rewards.ndim == 1 else 0
     if length == 0:
-        raise ValueError(f"`{name}.rewards` must have shape (time,), got {rewards.shape}")
+        raise ValueError(
+            f"`{name}.rewards` must have shape (time,) and at least one time step, got "
+            f"{rewards.shape}"
+        )
     shape = (length, *(spaces.observation.shape or ()))
     if observations.shape != shape:
         got = f"{observations.shape}. Leave out the observation after the last action"
@@ -89,11 +97,17 @@ def _require_shapes(
         raise ValueError(f"`{name}.actions` must be integers, got {actions.dtype}")
     for field, values in (("actions", actions), ("rewards", rewards)):
         if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
-            raise ValueError(f"`{name}.{field}` must be finite numbers, got {values.dtype} values")
+            raise ValueError(
+                f"`{name}.{field}` must be finite numbers, got NaN, infinity or another type "
+                f"(data type {values.dtype})"
+            )
 
 
 def _require_bounds(name: str, observations: Any, actions: Any, spaces: Spaces) -> None:
-    """Check the bounds of arrays; continuous actions are samples and can be outside the space."""
+    """Raise a ValueError if observations or discrete actions are out of bounds.
+
+    Continuous actions are not checked, because samples can be outside the action space.
+    """
     seen = spaces.observation
     if isinstance(seen, Box):
         near = 1e-4 * (1 + np.abs(observations))
@@ -111,15 +125,15 @@ def _require_bounds(name: str, observations: Any, actions: Any, spaces: Spaces) 
 
 
 def _ends(name: str, field: str, value: Any, length: int) -> bool:
-    """Return whether an episode ends with a flag; earlier flags mean several episodes."""
+    """Return whether a flag is set at the last time step, and reject a flag that is set earlier."""
     flags = np.asarray(value, bool)
     if flags.shape not in ((), (length,)):
         raise ValueError(f"`{name}.{field}` must have shape () or ({length},), got {flags.shape}")
     if flags.ndim and flags[:-1].any():
         at = int(flags.argmax())
         raise ValueError(
-            f"`{name}.{field}` must only be set at the last of {length} time steps, got step {at}. "
-            "Split the arrays into one entry per episode"
+            f"`{name}.{field}` must only be set at the last of {length} time steps, got index {at}"
+            ". Pass each episode as a separate element of `episodes`"
         )
     return bool(flags if flags.ndim == 0 else flags[-1])
 
@@ -127,16 +141,20 @@ def _ends(name: str, field: str, value: Any, length: int) -> bool:
 def rollout_of(
     policy: Policy, params: Params, episodes: Sequence[Episode], horizon: int
 ) -> Rollout:
-    """Return the rollout of recorded episodes, bit-identical to the sampler's rollout.
+    """Convert recorded episodes to a rollout that is bit-identical to the rollout of a sampler.
 
-    The action distributions are computed again, one time step at a time like in
+    The action distributions are recomputed one time step at a time, as in
     :meth:`metarl.rl.sampler.Sampler.rollout`.
 
     Args:
         policy: The policy that sampled the actions.
         params: Parameters of the policy with a leading task axis of size 1.
         episodes: The episodes.
-        horizon: Horizon of training, which determines the padding.
+        horizon: Maximum number of time steps per episode in training, which determines the length
+            that the rollout is padded to. Longer episodes are not cut.
+
+    Returns:
+        The rollout, with a leading task axis of size 1.
     """
     like = next(iter(params.values()))
     lengths = np.array([len(episode.rewards) for episode in episodes])
@@ -156,7 +174,7 @@ def rollout_of(
 
 
 def _padded(arrays: Sequence[NDArray[Any]], like: torch.Tensor, length: int) -> torch.Tensor:
-    """Return arrays of one field as a tensor of shape (time, 1, episode, ...)."""
+    """Pad arrays to `length` time steps and stack them: shape (length, 1, episodes, ...)."""
     padded = np.zeros((length, 1, len(arrays), *arrays[0].shape[1:]), np.result_type(*arrays))
     for index, array in enumerate(arrays):
         padded[: len(array), 0, index] = array
@@ -166,14 +184,14 @@ def _padded(arrays: Sequence[NDArray[Any]], like: torch.Tensor, length: int) -> 
 
 
 def warn_if_improbable(rollout: Rollout, *, draws: int = 32) -> None:
-    """Warn if the actions of a rollout are not samples from the policy.
+    """Warn if the actions in a rollout are unlikely to be samples from the policy.
 
-    The mean log-probability of the actions is compared with those of new samples from the same
-    distributions.
+    The mean log-probability of the actions is compared with the mean log-probability of new samples
+    from the same action distributions. A difference of six standard deviations causes a warning.
 
     Args:
         rollout: The rollout of recorded episodes.
-        draws: Number of samples for the comparison.
+        draws: Number of new samples per action.
     """
     behavior, mask = rollout.behavior, rollout.mask
     generator = torch_generator(0, 0, "probability", device=mask.device)
@@ -184,8 +202,8 @@ def warn_if_improbable(rollout: Rollout, *, draws: int = 32) -> None:
     expected = torch.stack([mean(behavior.sample(generator)) for _ in range(draws)])
     surprise = (expected.mean() - mean(rollout.actions)) / expected.std().clamp(min=1e-12)
     if not abs(surprise) < 6:
-        odd = "improbable" if surprise > 0 else "not random or clipped samples"
+        odd = "improbable" if surprise > 0 else "too probable (deterministic or clipped)"
         warn(
-            f"the actions in `episodes` are {odd} under the policy; adaptation requires the "
-            "samples of this policy before clipping. Record them with `policy.record()`"
+            f"the actions in `episodes` are {odd} under the policy, but adaptation requires "
+            "samples from this policy before clipping. Record the episodes with `policy.record()`"
         )

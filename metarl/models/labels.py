@@ -21,10 +21,11 @@ def encode(labels: Any, count: int, ways: int | None) -> tuple[tuple[Label, ...]
     Args:
         labels: One integer or string per example.
         count: Number of examples.
-        ways: Number of classes of the run's head; None if any number is supported.
+        ways: Required number of classes; None if any number is supported.
 
     Returns:
-        ``(classes, targets)``: the distinct labels, and targets of shape (count, classes).
+        ``(classes, targets)``: the distinct labels in sorted order, and one-hot targets of shape
+        (count, classes) in the same order.
 
     Raises:
         ValueError: If there is not one label per example, the labels are not all integers or all
@@ -32,16 +33,21 @@ def encode(labels: Any, count: int, ways: int | None) -> tuple[tuple[Label, ...]
     """
     found = np.asarray(labels)
     if found.shape != (count,):
-        raise ValueError(f"`labels` must have shape ({count},), got {found.shape}")
+        raise ValueError(
+            f"`labels` must have shape ({count},), one label per example, got {found.shape}"
+        )
     if found.dtype.kind not in "iuU" or len({type(x) is str for x in labels}) > 1:
-        raise ValueError(f"`labels` must be integers or strings, got {found.dtype}")
+        raise ValueError(
+            "`labels` must be all integers or all strings, got mixed or other types (NumPy type "
+            f"{found.dtype})"
+        )
     classes, index = np.unique(found, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"`labels` must contain at least two classes, got {classes.tolist()}")
     if ways not in (None, len(classes)):
         raise ValueError(
             f"the run has a learned head for {ways} classes, got {len(classes)} classes. Use "
-            "start=prototypes or start=zero"
+            "start=prototypes or start=zero, which support any number of classes"
         )
     return tuple(classes.tolist()), torch.eye(len(classes))[torch.from_numpy(index)]
 
@@ -64,8 +70,8 @@ def table(
     Args:
         what: Title of the first column, such as ``"file"``.
         names: Name of every example.
-        classes: The classes.
-        probabilities: Probabilities of the classes.
+        classes: The class labels, in the order of the columns of `probabilities`.
+        probabilities: Class probabilities of shape (n, ways).
     """
     labels, best = decode(classes, probabilities), probabilities.max(-1)
     rows = [[n, c, f"{p:.4f}"] for n, c, p in zip(names, labels, best, strict=True)]

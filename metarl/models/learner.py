@@ -1,4 +1,4 @@
-"""Adaptation of a trained network to a labeled support set, without the data of its training."""
+"""Adaptation of a trained network to a labeled support set, without the training data."""
 
 import copy
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Batches = tuple[Batch, ...]
 
 
 class Origin(NamedTuple):
-    """The run that a model comes from, which files of adapted models contain.
+    """The run that a model was trained in; files of adapted models contain this information.
 
     Attributes:
         experiment: Name of the experiment, as in ``metarl train NAME``.
@@ -36,13 +36,14 @@ class Learner(NamedTuple):
     """A trained network with the inner loop that adapts the network to a support set.
 
     Attributes:
-        origin: The run.
-        network: The network, with any parameters and any number of classes.
-        loop: Function ``(steps, start) -> inner loop``. None selects the number of inner steps at
-            test time, or the initial head, of the run.
+        origin: Experiment and configuration of the run.
+        network: Network with the architecture of the run. The parameters and the number of classes
+            of this object are not used.
+        loop: Function ``(steps, start) -> inner loop`` of the number of inner steps and the initial
+            head. None selects the value that the run uses at test time.
         params: The meta-parameters.
         batches: Function ``(support, steps, seed) -> batches`` that splits a support batch with a
-            task axis of size 1 into the batches of the inner steps.
+            task axis of size 1 into batches for the inner steps.
         ways: Number of classes of a learned head; None if any number of classes is supported.
         device: Device of the parameters.
     """
@@ -66,17 +67,18 @@ class Learner(NamedTuple):
     ) -> nn.Module:
         """Adapt to a support set, and return the adapted network as a plain module.
 
-        Batch norms in the module use the statistics of the support set.
+        Batch-norm layers in the returned module use the statistics of the support set.
 
         Args:
             inputs: Support inputs of the network, a tensor or a dictionary of tensors.
             targets: Support targets: one-hot of shape (n, ways), or values of shape (n, outputs).
-            steps: Number of inner steps. Default: the number of the run at test time.
-            start: Initial head, ``"prototypes"`` or ``"zero"``. Default: the head of the run.
-            seed: Random seed of minibatches.
+            steps: Number of inner steps. Default: the number of test-time steps of the run.
+            start: Initial head, ``"prototypes"`` or ``"zero"``. Default: the head that the run
+                uses at test time.
+            seed: Random seed for the minibatches of the inner steps.
 
         Raises:
-            ValueError: If `steps` is negative, or the run cannot adapt to these targets.
+            ValueError: If `steps` is negative, or the run does not support the number of classes.
         """
         if steps is not None and steps < 0:
             raise ValueError(f"`steps` must be at least 0, got {steps}")
@@ -91,7 +93,7 @@ class Learner(NamedTuple):
         return plain(self.network, params, whole[0])
 
     def _require_sizes(self, loop: InnerLoop, batches: Batches) -> None:
-        """Raise a ValueError if learned step sizes do not fit the head of the support set."""
+        """Raise a ValueError if learned step sizes do not match the shape of the initial head."""
         if not (self.params.inner and loop.num_steps):
             return
         with torch.no_grad():
@@ -101,19 +103,22 @@ class Learner(NamedTuple):
         wrong = [n for n, x in needed.items() if n not in learned or learned[n].shape != x.shape]
         if wrong:
             raise ValueError(
-                f"the learned step sizes of the run do not fit this head ({wrong[0]}). Use as many "
-                "classes as in training and the head of the run, or steps=0"
+                f"the learned step sizes of the run do not match the initial head (parameter "
+                f"{wrong[0]}). "
+                "Use the number of classes and the initial head of training, or steps=0"
             )
 
 
 def plain(network: nn.Module, params: Params, support: Any = None) -> nn.Module:
-    """Return a copy of a network with given parameters, whose batch norms have fixed statistics.
+    """Return a copy of a network with new parameters and fixed batch-norm statistics.
+
+    The parameters of the copy require no gradients.
 
     Args:
         network: The network, with a linear layer ``head``.
-        params: Parameters of the network by name, with a head for any number of classes.
-        support: Inputs whose statistics the batch norms use. Default: the statistics are set
-            later.
+        params: Parameters of the copy by name. The number of classes can differ from `network`.
+        support: Inputs from which the batch-norm statistics are computed. Default: the statistics
+            are placeholders, which must be loaded afterwards.
     """
     network, ways = copy.deepcopy(network), len(params.get("head.bias", ()))
     cast(Any, network).head = linear(cast(Any, network).head.in_features, ways)
@@ -136,15 +141,16 @@ def plain(network: nn.Module, params: Params, support: Any = None) -> nn.Module:
 
 
 def _without_head(meta: MetaParams) -> MetaParams:
-    """Return meta-parameters without the learned head, to which a new head is not related."""
+    """Return meta-parameters without the learned head, which is replaced by a new initial head."""
     return meta._replace(model={n: x for n, x in meta.model.items() if not is_head(n)})
 
 
 def restored(network: nn.Module, saved: Saved) -> nn.Module:
-    """Return the adapted network in a file.
+    """Restore an adapted network from the contents of a file.
 
     Args:
-        network: The network of the run, with any parameters and any number of classes.
+        network: Network with the architecture of the run. The parameters and the number of classes
+            of this object are not used.
         saved: Contents of the file.
 
     Raises:
@@ -161,9 +167,9 @@ def save(module: nn.Module, origin: Origin, path: str | Path, **about: Any) -> N
 
     Args:
         module: The adapted network.
-        origin: The run.
+        origin: Experiment and configuration of the run.
         path: The file to write; the parent folder is created.
-        **about: Other JSON values that the model needs.
+        **about: Other JSON values that the model needs, such as class names.
     """
     params: Params = dict(module.named_parameters())
     write_adapted(path, *origin, params, tensors=_buffers(module), **about)

@@ -1,4 +1,4 @@
-"""Playing episodes of an adapting policy, in a user's environment or in the simulator."""
+"""Collection of episodes for adaptation, in a user's environment or in the simulator."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -12,13 +12,13 @@ from metarl.rl import Rollout, Sampler
 
 
 class Playing(NamedTuple):
-    """The simulator of training, and the default numbers of steps and episodes.
+    """The simulator used in training, and the default numbers of inner steps and episodes.
 
     Attributes:
-        simulator: Function ``(num_tasks, episodes) -> sampler`` of the environment of training. It
+        simulator: Function ``(num_tasks, episodes) -> sampler`` for the training environment, which
             raises a ValueError if the environment is not available.
-        steps: Number of inner steps.
-        episodes: Number of episodes per task and inner step.
+        steps: Default number of inner steps.
+        episodes: Default number of episodes per task and inner step.
     """
 
     simulator: Callable[[int, int], Sampler]
@@ -28,11 +28,11 @@ class Playing(NamedTuple):
     def player(
         self, task: Any, episodes: int | None, generator: torch.Generator
     ) -> Callable[[Adaptation], Rollout]:
-        """Return a function that plays episodes of a policy.
+        """Return a function ``adaptation -> rollout`` that plays episodes of the current policy.
 
         Args:
             task: A Gymnasium environment, or a task description for the simulator.
-            episodes: Number of episodes. Default: :attr:`episodes`.
+            episodes: Number of episodes per call. Default: the attribute :attr:`episodes`.
             generator: Random generator for the actions and the seeds of the environment.
 
         Raises:
@@ -55,13 +55,13 @@ class Playing(NamedTuple):
 
 
 def play_in(env: Any, recorder: Recorder, seeds: list[int], horizon: int) -> list[Episode]:
-    """Play one episode per seed in an environment, and return the episodes.
+    """Play one episode per seed in an environment, and return all episodes of the recorder.
 
     Args:
         env: A Gymnasium environment.
         recorder: The recorder of the policy.
         seeds: Seeds for ``env.reset``.
-        horizon: Maximum number of time steps, if the environment has no time limit.
+        horizon: Maximum number of time steps per episode if ``env.spec`` has no time limit.
     """
     limit = getattr(env.spec, "max_episode_steps", None) or horizon
     for seed in seeds:

@@ -29,19 +29,21 @@ from metarl.runs import RunConfig
 class MetaPolicy:
     """A meta-trained policy that can adapt to tasks.
 
-    Only :attr:`sampler` and the methods that use it require the simulator: :meth:`sample_task`,
-    :meth:`play`, :meth:`curve` and :meth:`adapt` with a task description.
+    The simulator is only required by :attr:`sampler`, :meth:`sample_task`, :meth:`play`,
+    :meth:`curve`, and by :meth:`adapt` if the task is a task description.
 
     Attributes:
         policy: Function ``(params, observations) -> distribution``.
         params: The meta-parameters.
         spaces: Observation space, action space and horizon.
-        process: Two functions that compute advantages, for the support and the query episodes.
-        loops: Function ``(steps, rate) -> inner loop``; the rate None is that of training.
-        simulator: Function ``(num_tasks, episodes) -> sampler`` of the environment of training.
+        process: Two functions that compute advantages, the first for the support episodes and the
+            second for the query episodes.
+        loops: Function ``(steps, rate) -> inner loop``. If the rate is None, the step size of the
+            run is used.
+        simulator: Function ``(num_tasks, episodes) -> sampler`` for the training environment.
         steps: Default number of inner steps.
         episodes: Default number of episodes per task and inner step.
-        num_tasks: Number of tasks of :attr:`sampler`.
+        num_tasks: Number of tasks that :attr:`sampler` simulates at the same time.
         experiment: Name of the experiment, such as ``maml-trpo``.
         config: The settings of the run.
     """
@@ -60,7 +62,7 @@ class MetaPolicy:
 
     @cached_property
     def sampler(self) -> Sampler:
-        """The sampler of the environment of training.
+        """The sampler for the training environment.
 
         Raises:
             ValueError: If the environment cannot be created, or its module is not trusted.
@@ -85,7 +87,9 @@ class MetaPolicy:
     def play(
         self, loop: InnerLoop, tasks: Sequence[TaskDescription], generator: torch.Generator
     ) -> list[Episodes]:
-        """Collect episodes after 0, 1, ..., K inner steps; each step uses new episodes.
+        """Collect episodes before the first inner step and after each of the K steps of `loop`.
+
+        Each inner step uses the episodes that were collected directly before this step.
 
         Args:
             loop: Inner loop with K steps, see :meth:`loop`.
@@ -93,7 +97,7 @@ class MetaPolicy:
             generator: Random generator for actions and initial states.
 
         Returns:
-            K + 1 batches of episodes with a leading task axis.
+            K + 1 batches of episodes in the order of the steps, each with a leading task axis.
         """
         batch, _ = self.sampler.collect(
             self.policy, loop, self.params, list(tasks), generator, self.process
@@ -103,10 +107,10 @@ class MetaPolicy:
     def curve(
         self, loop: InnerLoop, tasks: Sequence[TaskDescription], generator: torch.Generator
     ) -> AdaptationCurve:
-        """Measure the mean return on each task after 0, 1, ..., K inner steps.
+        """Measure the mean return per task before the first and after each inner step of `loop`.
 
         Args:
-            loop: Inner loop with K steps, see :meth:`loop`.
+            loop: Inner loop, see :meth:`loop`.
             tasks: Task descriptions; the number must equal ``sampler.num_tasks``.
             generator: Random generator for actions and initial states.
         """
@@ -116,7 +120,7 @@ class MetaPolicy:
 
     @cached_property
     def unadapted(self) -> AdaptedPolicy:
-        """The policy before the first inner step."""
+        """The policy with the meta-learned initialization, before the first inner step."""
         loop = self.loop(max(self.steps, 1))
         playing = Playing(self._simulator, self.steps, self.episodes)
         start = (self.policy, self.spaces, loop, self.params, self.process[0])
@@ -129,7 +133,7 @@ class MetaPolicy:
         return self.sampler if same else self.simulator(num_tasks, episodes)
 
     def record(self, *, seed: int = 0) -> Recorder:
-        """Return a recorder for episodes in a user's own environment loop.
+        """Return a recorder for episodes that your own environment loop collects.
 
         Args:
             seed: Random seed for the actions.

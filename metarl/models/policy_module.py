@@ -10,10 +10,10 @@ from metarl.rl import Categorical, Gaussian, Policy
 
 
 class ActionModule(nn.Module):
-    """A module from observations to action means or logits.
+    """A module that maps observations to action means or logits.
 
     Args:
-        policy: The policy, without memory.
+        policy: A policy without memory.
         params: Parameters of the policy, without a task axis.
     """
 
@@ -24,7 +24,7 @@ class ActionModule(nn.Module):
         self.network.requires_grad_(True)
 
     def forward(self, observations: Shaped[Tensor, "batch ..."]) -> Tensor:
-        """Return action means of a Gaussian policy before clipping, otherwise logits.
+        """Return means of continuous actions before clipping, or logits of discrete actions.
 
         Args:
             observations: Observations of shape (batch, *observation).

@@ -62,7 +62,7 @@ class Recorder:
         """Sample an action, and store it with the observation.
 
         Args:
-            observation: The current observation, of shape (*observation).
+            observation: The current observation, with the shape of the observation space.
 
         Returns:
             An action for ``env.step``, clipped to the action space. The sample before clipping is
@@ -73,7 +73,7 @@ class Recorder:
             RuntimeError: If :meth:`step` was not called after the previous action.
         """
         if self._pending is not None:
-            raise RuntimeError("`act` was called twice. Call `step` after each action")
+            raise RuntimeError("`act` was called twice in a row. Call `step` after each action")
         seen = self._spaces.observations(observation, "observation")
         if seen.shape != self._spaces.observation.shape:
             wanted = self._spaces.observation.shape
@@ -88,10 +88,10 @@ class Recorder:
         return self._spaces.actions(action)  # type: ignore[no-any-return]
 
     def step(self, reward: float, terminated: bool, truncated: bool = False) -> bool:
-        """Store the result of an action, and the episode if it has ended.
+        """Store the reward of the last action and, at the end of an episode, the complete episode.
 
         Args:
-            reward: Reward of the action.
+            reward: Reward for the last action.
             terminated: Whether the environment terminated the episode.
             truncated: Whether the episode was truncated.
 
@@ -100,7 +100,7 @@ class Recorder:
 
         Raises:
             ValueError: If the reward is not finite.
-            RuntimeError: If :meth:`act` was not called before.
+            RuntimeError: If :meth:`act` was not called before this step.
         """
         if self._pending is None:
             raise RuntimeError("`step` was called without an action. Call `act` before each step")

@@ -1,4 +1,4 @@
-"""Few-shot regression: adapt to a few points of a function, and predict its values."""
+"""Few-shot regression models, which adapt to a few points of a function and predict values."""
 
 import csv
 from collections.abc import Sequence
@@ -22,20 +22,20 @@ class AdaptedRegressor:
 
     Attributes:
         network: The adapted network, with inputs of shape (n, 1) and outputs of shape (n, 1).
-        origin: The run.
+        origin: Experiment and configuration of the run.
     """
 
     network: nn.Module
     origin: Origin
 
     def predict(self, x: Any) -> Float[NDArray[np.float32], " n"]:
-        """Return the predicted values at points, of shape (n,).
+        """Return the predicted function values at the points `x`, as an array of shape (n,).
 
         Args:
-            x: Array of shape (n,) or (n, 1).
+            x: Points, an array of shape (n,) or (n, 1).
 
         Raises:
-            ValueError: If `x` has another shape or is not finite.
+            ValueError: If `x` has an unsupported shape or contains NaN or infinity.
         """
         device = next(self.network.parameters()).device
         with torch.no_grad():
@@ -55,12 +55,16 @@ class AdaptedRegressor:
     def module(self) -> nn.Module:
         """Return a copy of the network as a plain module, for ``torch.export`` and ONNX.
 
-        The input is a float tensor of shape (n, 1), the output are values of shape (n, 1).
+        The input and the output are float tensors of shape (n, 1).
         """
         return copied(self.network)
 
     def save(self, path: str | Path) -> None:
-        """Write the adapted network to a file, which :func:`metarl.load_adapted` reads."""
+        """Write the adapted network to a file that :func:`metarl.load_adapted` reads.
+
+        Args:
+            path: The file to write; the parent folder is created.
+        """
         save(self.network, self.origin, path)
 
 
@@ -78,13 +82,15 @@ class MetaRegressor:
         """Adapt to the points of a function.
 
         Args:
-            x: Array of shape (n,) or (n, 1), or a CSV file with the columns ``x`` and ``y``.
+            x: Array of shape (n,) or (n, 1), or the path of a CSV file with the columns ``x``
+                and ``y``.
             y: Array of shape (n,) or (n, 1); None for a file.
-            steps: Number of inner steps. Default: the number of the run at test time.
+            steps: Number of inner steps. Default: the number of test-time steps of the run.
 
         Raises:
             OSError: If the file cannot be read.
-            ValueError: If arrays have different lengths or other shapes, or a file is invalid.
+            ValueError: If arrays have different lengths or unsupported shapes, or the file is
+                invalid.
 
         Example::
 

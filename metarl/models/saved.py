@@ -1,4 +1,4 @@
-"""Files of adapted models: safetensors with the settings of the run. Loading never runs code."""
+"""Reading and writing of adapted models as safetensors files, which contain no code."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ class Saved(NamedTuple):
         experiment: Name of the experiment, as in ``metarl train NAME``.
         config: Configuration of the run, as JSON values.
         params: Adapted parameters of the network.
-        tensors: Other tensors that the model needs, such as support images for batch norm.
+        tensors: Other tensors that the model needs, such as batch-norm statistics.
         about: Other JSON values that the model needs, such as spaces or class names.
     """
 
@@ -44,7 +44,7 @@ def write_adapted(
         config: Configuration of the run.
         params: Adapted parameters of the network.
         tensors: Other tensors that the model needs. Default: none.
-        **about: Other JSON values that the model needs.
+        **about: Other JSON values that the model needs, such as class names.
 
     Raises:
         OSError: If the file cannot be written.
@@ -68,6 +68,7 @@ def read_adapted(path: str | Path, *, device: Any = "cpu") -> Saved:
     entries = contents.config
     if entries.keys() != {"experiment", "config", "about"}:
         raise ValueError(
-            f"{path} does not contain an adapted model. Use a file that was written by `save`"
+            f"{path} does not contain an adapted model. Use a file that an adapted model "
+            "has written with `save`"
         )
     return Saved(params=contents.params.model, tensors=contents.own, **entries)

@@ -34,7 +34,7 @@ class Spaces(NamedTuple):
 
     @property
     def stored(self) -> bool:
-        """Whether the spaces can be written as JSON values."""
+        """Whether the spaces can be stored: Box observations, and Box or Discrete actions."""
         return isinstance(self.observation, Box) and isinstance(self.action, Box | Discrete)
 
     def to_json(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class Spaces(NamedTuple):
 
     @classmethod
     def read(cls, values: Any, source: str | Path) -> "Spaces":
-        """Return the spaces in JSON values.
+        """Create the spaces from JSON values.
 
         Args:
             values: Result of :meth:`to_json`.
@@ -58,11 +58,12 @@ class Spaces(NamedTuple):
             return cls(observation, action, int(values["horizon"]))
         except (KeyError, TypeError, ValueError, OverflowError, AssertionError) as error:
             raise ValueError(
-                f"{source} is damaged: `spaces` cannot be read ({error}). Restore it from a copy"
+                f"{source} is damaged: `spaces` cannot be read ({error}). Restore the "
+                "file from a backup"
             ) from None
 
     def require_same(self, env: Any) -> None:
-        """Raise a ValueError if the spaces of an environment are different.
+        """Raise a ValueError if an environment does not match these spaces.
 
         Observations must have the same shape, and actions the same shape and bounds.
 
@@ -101,10 +102,10 @@ class Spaces(NamedTuple):
         return found.astype(self.observation.dtype)
 
     def actions(self, values: Any) -> Any:
-        """Return a policy's actions in the action space.
+        """Clip the actions of a policy and convert them to the data type of the action space.
 
         Args:
-            values: Array of shape (*batch, *action); for ``Discrete`` spaces of shape (*batch).
+            values: Array of shape (*batch, *action); for ``Discrete`` spaces, of shape (*batch).
 
         Returns:
             An array of the same shape and the data type of the space, clipped to the bounds; for a
@@ -136,7 +137,7 @@ def _to_json(space: gymnasium.Space[Any]) -> dict[str, Any]:
 
 
 def _bounds(values: NDArray[Any]) -> Any:
-    """Return bounds as a number if all are equal, otherwise as a flat list; "inf" is a string."""
+    """Return bounds as one number if all are equal, otherwise as a list; infinity as "inf"."""
     flat = [x if math.isfinite(x) else str(x) for x in map(float, values.flatten().tolist())]
     return flat[0] if len(set(flat)) == 1 else flat
 
@@ -149,7 +150,9 @@ def _from_json(values: Any) -> gymnasium.Space[Any]:
     low, high = (_from_bounds(values[name], shape) for name in ("low", "high"))
     kind = np.dtype(str(values["dtype"]))
     if kind.kind not in "fiu" or min(shape, default=0) < 0:
-        raise ValueError(f"invalid data type {kind} or shape {shape}")
+        raise ValueError(
+            f"expected a float or integer data type and sizes of at least 0, got {kind} and {shape}"
+        )
     return Box(low.astype(kind), high.astype(kind), shape, kind.type)
 
 
@@ -160,5 +163,5 @@ def _from_bounds(values: Any, shape: tuple[int, ...]) -> NDArray[Any]:
 
 def _limited(number: int) -> int:
     if not 0 < number <= LARGEST:
-        raise ValueError(f"expected 1 to {LARGEST} elements, got {number}")
+        raise ValueError(f"a space must have 1 to {LARGEST} elements, got {number}")
     return number

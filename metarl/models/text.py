@@ -37,10 +37,13 @@ class SentenceFormat(NamedTuple):
     max_length: int
 
     def convert(self, sentences: Sequence[Sentence]) -> Inputs:
-        """Return tokenizer outputs of shape (sentence, token) by name.
+        """Tokenize sentences.
 
         Args:
             sentences: Sentences, or pairs of sentences.
+
+        Returns:
+            Tensors of shape (sentences, tokens) by name, such as ``"input_ids"``.
 
         Raises:
             ValueError: If there is no sentence, or an element is not a sentence.
@@ -59,10 +62,10 @@ class SentenceFormat(NamedTuple):
 
 
 class SentenceNetwork(nn.Module):
-    """A sentence classifier as a plain module of token ids."""
+    """A sentence classifier as a plain module whose inputs are token ids."""
 
     def __init__(self, classifier: nn.Module) -> None:
-        """Wrap a classifier of tokenizer outputs."""
+        """Wrap a classifier whose input is a dictionary of tokenizer outputs."""
         super().__init__()
         self.classifier = classifier
 
@@ -92,10 +95,10 @@ class AdaptedTextClassifier:
     """A sentence classifier that has adapted to a support set.
 
     Attributes:
-        network: The adapted network, a function of tokenizer outputs by name.
-        classes: The labels of the support set, sorted; the order of the network's outputs.
-        sentences: The conversion of sentences to tokens.
-        origin: The run.
+        network: The adapted network, whose input is a dictionary of tokenizer outputs.
+        classes: Sorted labels of the support set, in the order of the network's outputs.
+        sentences: The conversion of sentences to inputs of the network.
+        origin: Experiment and configuration of the run.
     """
 
     network: nn.Module
@@ -133,7 +136,11 @@ class AdaptedTextClassifier:
         return of_labels.decode(self.classes, self.predict_proba(sentences))
 
     def table(self, file: Path) -> Table:
-        """Classify the sentences in a JSON lines file with one row ``{"text": TEXT}`` per line.
+        """Classify the sentences in a JSON lines file.
+
+        Args:
+            file: File with one object ``{"text": TEXT}`` per line; pairs of sentences also have the
+                key ``"text2"``.
 
         Returns:
             A table with the columns ``text``, ``class`` and ``probability``.
@@ -146,15 +153,19 @@ class AdaptedTextClassifier:
         """Return a copy of the network as a plain module, for ``torch.export`` and ONNX.
 
         The inputs are the token ids and the attention mask of the encoder's tokenizer, both of
-        shape (n, tokens); see :meth:`SentenceNetwork.forward`. The output are logits of shape
-        (n, ways).
+        shape (n, tokens); see :meth:`SentenceNetwork.forward`. The output is a tensor of logits of
+        shape (n, ways).
         """
         return SentenceNetwork(copied(self.network)).eval()
 
     def save(self, path: str | Path) -> None:
-        """Write the adapted classifier to a file, which :func:`metarl.load_adapted` reads.
+        """Write the adapted classifier to a file that :func:`metarl.load_adapted` reads.
 
-        The file contains all weights. The tokenizer is loaded from the encoder of the run.
+        The file contains all weights but not the tokenizer. :func:`metarl.load_adapted` loads the
+        tokenizer from the encoder of the run.
+
+        Args:
+            path: The file to write; the parent folder is created.
         """
         save(self.network, self.origin, path, classes=self.classes)
 
@@ -165,7 +176,7 @@ class MetaTextClassifier:
 
     Attributes:
         learner: The trained network and its inner loop.
-        sentences: The conversion of sentences to tokens.
+        sentences: The conversion of sentences to inputs of the network.
     """
 
     learner: Learner
@@ -183,14 +194,16 @@ class MetaTextClassifier:
         """Adapt to labeled sentences.
 
         Args:
-            sentences: Sentences or pairs of sentences, or a JSON lines file with one row
-                ``{"text": TEXT, "label": NAME}`` per line. Pairs in files have a second sentence
-                ``"text2"``. The rows of :func:`metarl.text.read_tasks` are also accepted.
+            sentences: Sentences or pairs of sentences, or the path of a JSON lines file with one
+                object ``{"text": TEXT, "label": NAME}`` per line. For pairs in a file, the key
+                ``"text2"`` contains the second sentence. Files can also use the keys
+                ``"sentence1"`` and ``"sentence2"``, as in :func:`metarl.text.read_tasks`.
             labels: One integer or string per sentence; None for a file. Classes can have different
                 numbers of sentences.
-            steps: Number of inner steps. Default: the number of the run at test time.
-            start: Initial head, ``"prototypes"`` or ``"zero"``. Default: the head of the run.
-            seed: Random seed of minibatches, which only some methods use.
+            steps: Number of inner steps. Default: the number of test-time steps of the run.
+            start: Initial head, ``"prototypes"`` or ``"zero"``; both support any number of classes.
+                Default: the head that the run uses at test time.
+            seed: Random seed for the minibatches of the inner steps, if the run uses minibatches.
 
         Raises:
             OSError: If the file cannot be read.
@@ -213,15 +226,16 @@ def read_examples(file: Path, *, labeled: bool) -> tuple[list[Sentence], list[La
     """Read sentences from a JSON lines file.
 
     Args:
-        file: The file, with one row ``{"text": TEXT, "label": NAME}`` per line.
+        file: File with one object ``{"text": TEXT, "label": NAME}`` per line; for pairs, the key
+            ``"text2"`` contains the second sentence.
         labeled: Whether every row must have a label.
 
     Returns:
-        ``(sentences, labels)``; the labels are empty unless `labeled` is set.
+        ``(sentences, labels)``; the list of labels is empty if `labeled` is False.
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If a row is invalid, or there are no rows.
+        ValueError: If a line is invalid, or there are no sentences.
     """
     sentences, labels = list[Sentence](), list[Label]()
     for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), 1):

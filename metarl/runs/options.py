@@ -22,7 +22,7 @@ class Evaluation(Ranged):
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run to evaluate."""
+    """Folder of the run to evaluate, such as runs/quick."""
     seed: Annotated[int, at_least(0)] = 1
     """Seed for the test tasks and all other random numbers in the evaluation."""
     checkpoint: Annotated[int | None, unset("the last")] = None

@@ -99,7 +99,7 @@ def fit(
         iterations: Number of meta-updates.
         num_tasks: Number of tasks per meta-update.
         outer_lr: Step size of Adam.
-        seed: Seed of the tasks.
+        seed: Random seed for the sampled tasks.
 
     Raises:
         FloatingPointError: If a meta-gradient is not finite.

@@ -141,9 +141,9 @@ def test_wrong_command_lines_are_one_line_errors(
         )  # fmt: skip
 
     assert "use --start prototypes or --start zero" in error().lower()
-    assert "--support must exist" in error("--support", pictures / "absent")
+    assert "--support must be an existing file or folder" in error("--support", pictures / "absent")
     assert "--test-steps" in error("--test-steps", -1) or "--steps" in error("--test-steps", -1)
-    assert "--encoder requires text" in error("--encoder", "x")
+    assert "--encoder requires a text run" in error("--encoder", "x")
     assert "one subfolder per class" in error("--support", pictures / "inputs/0")
     assert "does not predict" in error(at=whole)
     metarl("predict", run, "--support", pictures / "support", "--inputs", pictures / "inputs",

@@ -391,7 +391,7 @@ def test_an_incomplete_mini_imagenet_gives_a_one_line_error(tmp_path: Path) -> N
     whole = gzip.compress(text.encode())
     for damaged in (whole[:-9], whole[:10] + b"\xff" + whole[11:], whole[:-5] + b"\0" * 5):
         (folder / "val.csv.gz").write_bytes(damaged)
-        refused(ValueError, r"val\.csv\.gz is not a CSV table \(.+\)\. Download it again")
+        refused(ValueError, r"val\.csv\.gz is not a CSV table \(.+\)\. Download the table again")
     (folder / "val.csv.gz").write_bytes(gzip.compress(text.encode()))
     first, *_ = sorted((folder / "images").glob("n03*"))
     for path in (folder / "images").glob("n03*"):

@@ -227,7 +227,7 @@ def test_omniglot_is_downloaded_once_without_a_root(
 
 
 def test_a_failed_download_describes_the_manual_download(tmp_path: Path) -> None:
-    manually = rf"Download it manually into {tmp_path}/cache/omniglot, or set data_root .*$"
+    manually = rf"Download the file manually into {tmp_path}/cache/omniglot, or set data_root .*$"
     with pytest.raises(OSError, match=rf"background\.zip cannot be downloaded \(.+\)\. {manually}"):
         load_images("omniglot")
     for name in SHAPE:
