@@ -191,7 +191,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         return progress + self.alive_bonus - self.control_cost(actions)
 
     def control_cost(self, actions: Array) -> Array:
-        """Return the control cost, control_cost_weight · ‖controls‖², of shape (batch,)."""
+        """Return control_cost_weight · ‖u‖² for the motor controls u, of shape (batch,)."""
         return self.control_cost_weight * np.asarray(np.square(self.controls(actions)).sum(axis=1))
 
     def healthy(self, states: States) -> Array:

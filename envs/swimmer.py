@@ -43,9 +43,9 @@ class SwimmerVel(Velocity, LocomotionEnv, SwimmerEnv):
 
     ## Version history
     v1: uses the constants of ProMP's `swimmer_rand_vel` (Rothfuss et al. 2018,
-    arXiv:1810.06784), with the sign of the reward corrected. The horizon is
-    chosen as for the half-cheetahs, because no published experiment uses the
-    environment.
+    arXiv:1810.06784), with the sign of the reward corrected. No
+    published experiment uses this environment, so the horizon is that of the
+    half-cheetah environments.
     """
 
     constants = {"frame_skip": 4}  # noqa: RUF012

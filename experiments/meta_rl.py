@@ -63,7 +63,8 @@ class RLEvaluation(Evaluation):
     this value in later steps."""
     tune_inner_lr: bool = False
     """Before the evaluation, select the best of eight step sizes from 0.01 to
-    2 on separate validation tasks. Use this to fine-tune a pretrained policy."""
+    2 on separate validation tasks. Use this flag for pretrained
+    policies, whose training does not determine a step size."""
 
     def conflicts(self) -> Conflicts:
         """Return invalid combinations of settings as pairs of a condition and an error message."""

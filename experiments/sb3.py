@@ -39,7 +39,8 @@ class SB3Config(RunConfig):
     """Train a policy with Stable-Baselines3 (SB3) on one task or on all tasks.
 
     With --task, the policy is trained on this task. Without --task, a task is sampled for every
-    episode, and the policy is an oracle with --observe-task, or pretrained on all tasks otherwise.
+    episode: with --observe-task, the policy also observes the task (the oracle baseline), otherwise
+    it does not (the pretraining baseline).
     Hyperparameters without a flag have SB3's defaults, with three exceptions: PPO updates on whole
     episodes, SAC and TD3 take one gradient step per environment step, and TD3 explores with
     Gaussian noise.

@@ -56,8 +56,9 @@ class SupervisedEvaluation(Evaluation):
     """Adapt by gradient descent with this step size instead of the run's inner optimizer."""
     tune_inner_lr: bool = False
     """Before the evaluation, select the best of eight inner step sizes from
-    0.001 to 3 on at most 100 validation tasks. Use this to fine-tune a pretrained
-    network or, with --checkpoint 0, a random network."""
+    0.001 to 3 on at most 100 validation tasks. Use this flag for pretrained
+    networks and, with --checkpoint 0, random networks, whose training does not
+    determine a step size."""
     ensemble: Annotated[int, at_least(1)] = 1
     """Number of checkpoints whose logits are averaged. The checkpoints with the
     best validation results are used. MAML++ averages 5 checkpoints."""

@@ -42,7 +42,7 @@ class TextEvaluation(Evaluation):
     shots: str = "4,8,16"
     """Numbers of support sentences per class, separated by commas. Each number is evaluated."""
     samples: Annotated[int, at_least(1)] = NUM_SAMPLES
-    """Number of support sets per task and number of shots. LEOPARD tasks have at most 10."""
+    """Number of support sets for each task and number of shots; the LEOPARD data contain 10."""
     queries: Annotated[int | None, at_least(1), unset("all")] = None
     """Number of evaluation sentences per task, sampled without replacement."""
     test_steps: Annotated[

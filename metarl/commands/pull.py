@@ -25,9 +25,10 @@ class Pull:
     out: Path
     """Run folder to create."""
     trust_env: bool = False
-    """Trust the Python module in an environment ID such as module:Name-v0:
-    all commands import it for this run and run its code. If not set, commands
-    that require the environment need --trust-env."""
+    """Trust the custom environment of the downloaded run: later commands
+    import the Python module in its environment ID, such as module:Name-v0, and
+    execute its code. If not set, pass --trust-env to every command that
+    requires the environment."""
 
 
 def main(args: Pull) -> None:

@@ -222,7 +222,7 @@ def implicit(
 
     Args:
         loop: An inner loop with a proximal term.
-        outer: The outer loss, differentiated only with respect to the last entry of `path`.
+        outer: The outer loss. Only the derivative with respect to the adapted parameters is used.
         cg_steps: Number of conjugate-gradient steps; each step computes one Hessian-vector product.
         damping: Damping of the linear system (1 + damping) x + Hx/λ = g with the Hessian H and the
             outer gradient g, as in the authors' code.
@@ -244,7 +244,7 @@ def implicit(
             )
         path = ends(loop, meta, task)
         if path[-1].keys() != meta.model.keys():
-            raise ValueError("implicit does not support a start that adds parameters; use backprop")
+            raise ValueError("implicit supports no `start` that adds parameters; use backprop")
         pulled, (loss, metrics) = grad_and_value(
             lambda adapted: outer([path[0], adapted], task), has_aux=True
         )(path[-1])

@@ -3,8 +3,8 @@
 Networks:
 
 - :func:`mlp` builds a multilayer perceptron.
-- :class:`ConvBody` computes image features with the convolutional architecture
-  of a :class:`ConvNet`.
+- :class:`ConvBody` is a convolutional network that computes image features; a
+  :class:`ConvNet` contains the settings of its architecture.
 - :class:`Classifier` combines a body, such as a :class:`ConvBody`, with a
   linear head.
 

@@ -172,7 +172,7 @@ def _require_whole(about: dict[str, Any], tensors: dict[str, Tensor], stored: se
     if not isinstance(about["iteration"], int) or not isinstance(about["config"], dict):
         raise ValueError("`iteration` or `config` is missing or invalid")
     if tensors.keys() != stored:
-        raise ValueError("the tensors differ from the tensors listed in the header")
+        raise ValueError("the tensors in the file are not those that its header lists")
     # Files of older versions contain no checksum.
     if about.get("sha256", found := _digest(tensors)) != found:
         raise ValueError("the SHA-256 checksum does not match the tensors")

@@ -105,7 +105,8 @@ class Encoder(nn.Module):
     Attributes:
         lower: The embeddings and the lower layers; the identity if the model cannot be split.
         upper: The upper layers and the pooling.
-        top: Name prefixes of all parameters in the top layers, which may adapt.
+        top: Name prefixes of the parameters of the top layers. Only these parameters may adapt; if
+            the model cannot be split, `upper` also contains the other layers.
     """
 
     def __init__(

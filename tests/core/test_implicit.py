@@ -192,5 +192,5 @@ def test_start_that_adds_parameters_is_rejected() -> None:
         return {**params, "head": params["w"]}, batches
 
     loop = InnerLoop(bowl, sgd(0.2), num_steps=3, proximal=1.0, start=start)
-    with pytest.raises(ValueError, match="a start that adds parameters"):
+    with pytest.raises(ValueError, match="no `start` that adds parameters"):
         implicit(loop, query_loss(bowl))(loop.init({"w": randn(SIZE)}), BOWLS)

@@ -27,7 +27,7 @@ CHEETAH: dict[str, Any] = rl.CHEETAH | {
 
 
 def scaling(args: Benchmark) -> list[Case]:
-    """Return the measurement of MAML-TRPO on HalfCheetahDir-v1 with 40 tasks and 800 episodes."""
+    """Return the benchmark case for MAML-TRPO on HalfCheetahDir-v1: 40 tasks, 800 episodes."""
     title = (
         f"{CHEETAH['env']}: {CHEETAH['num_tasks']} tasks x {CHEETAH['episodes_per_task']} "
         "episodes, processes with one thread, each on a separate core"

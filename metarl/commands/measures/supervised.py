@@ -27,7 +27,7 @@ MODES: dict[str, Mode] = {
 
 
 def regression(args: Benchmark) -> list[Case]:
-    """Return the measurement of MAML on sinusoids, with 25 tasks and 10 shots per task."""
+    """Return the benchmark case for MAML on sinusoids: meta-batches of 25 tasks with 10 shots."""
     experiments = {
         name: SinusoidRegression(settings("regression", mode=mode, device=args.device))
         for name, mode in MODES.items()
@@ -37,7 +37,7 @@ def regression(args: Benchmark) -> list[Case]:
 
 
 def fewshot(args: Benchmark) -> list[Case]:
-    """Return the measurement of 5-way 1-shot MAML on random images of 28 × 28 pixels."""
+    """Return the benchmark case for 5-way 1-shot MAML on random images of 28 × 28 pixels."""
     noise = torch.randint(0, 256, (400, 1, 28, 28), generator=torch.Generator().manual_seed(0))
     classes = Classes(noise.to(torch.uint8), (20,) * 20, tuple(map(str, range(20))))
     experiments = {

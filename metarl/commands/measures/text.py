@@ -23,7 +23,7 @@ NOISE = tuple(
 
 
 def text(args: Benchmark) -> list[Case]:
-    """Return the measurement of LEOPARD with the default settings of ``metarl train text``."""
+    """Return the benchmark case for LEOPARD with the default settings of ``metarl train text``."""
     experiment = TextClassification(settings("text", device=args.device, tasks="noise"))
     config = experiment.config
     experiment.parts = experiment.built([TextTask("noise", LABELS, {}, NOISE, ())])
