@@ -296,20 +296,21 @@ def meta_gradient_of(net: ConvNet, size: int, chunk: int | None, dtype: torch.dt
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_fused_operators_give_the_meta_gradient_of_the_operators_under_vmap(name: str) -> None:
-    fused, batched = (meta_gradient_of(NETWORKS[name], 33, c, torch.float64) for c in (1, None))
+    net = NETWORKS[name]._replace(filters=6)
+    fused, batched = (meta_gradient_of(net, 21, chunk, torch.float64) for chunk in (1, None))
     assert relative_error(fused, batched) < 1e-10
 
 
 def test_fused_operators_are_accurate_in_single_precision() -> None:
-    net = NETWORKS["conv4-stride"]._replace(activation="tanh")  # smooth: no choices by rounding
-    exact = meta_gradient_of(net, 84, None, torch.float64)
-    assert relative_error(meta_gradient_of(net, 84, 1, torch.float32).double(), exact) < 1e-5
+    net = NETWORKS["conv4-stride"]._replace(activation="tanh", filters=16)  # smooth
+    exact = meta_gradient_of(net, 56, None, torch.float64)
+    assert relative_error(meta_gradient_of(net, 56, 1, torch.float32).double(), exact) < 1e-5
 
 
 @pytest.mark.parametrize("scale", [True, False])
 def test_fused_batch_norm_has_exact_derivatives_of_every_order(scale: bool) -> None:
-    weight = randn(3, seed=1).requires_grad_() if scale else None
-    inputs = (randn(2, 3, 2, 3).requires_grad_(), weight, randn(3, seed=2).requires_grad_())
+    weight = randn(2, seed=1).requires_grad_() if scale else None
+    inputs = (randn(2, 1, 2, 2).requires_grad_(), weight, randn(2, seed=2).requires_grad_())
 
     def slope(x: Tensor, weight: Tensor | None, bias: Tensor) -> Tensor:
         y = batch_norm(x, weight, bias, 1e-5)
