@@ -27,6 +27,7 @@ from metarl.experiments.supervised_setup import (
 )
 from metarl.models import AdaptedClassifier, MetaClassifier, Saved
 from metarl.supervised import (
+    NETWORKS,
     AllClasses,
     Draw,
     FewShot,
@@ -39,6 +40,7 @@ from metarl.util import raise_if
 
 
 EXAMPLES_PER_CHUNK = 160  # measured on 2 cores, 28×28 pixels and 64 filters
+LARGE_TASK = 750_000  # activations after the first convolution; see _chunk_size
 QUERIES = 15  # maximum number per class in validation and test
 
 
@@ -120,14 +122,15 @@ class ImageClassification(Supervised[FewShotConfig]):
             split: _tasks(config, partial(_pool, config, classes, split), config.test_steps or 0)
             for split, classes in splits._asdict().items()
         }
-        fitting = _chunk_size(config, sum(_sizes(config)))
+        fitting = _chunk_size(config, sum(_sizes(config)), images.size)
+        tested_images = config.num_shots + (config.test_queries or QUERIES)
         return Parts(
             model,
             make_learner(config, model, chunk_size=fitting),
             make_test_loop(config, model, start="zero" if joint else None),
             batches if joint else tasks,
             tested,
-            chunk_size=_chunk_size(config, config.num_shots + (config.test_queries or QUERIES)),
+            chunk_size=_chunk_size(config, tested_images, images.size),
             train_chunk=config.chunk_size or fitting,
         )
 
@@ -220,9 +223,21 @@ class ImageClassification(Supervised[FewShotConfig]):
         return other_data.stated(super().evaluate(metas, options), about, options)
 
 
-def _chunk_size(config: FewShotConfig, per_class: int) -> int:
-    """Return the number of tasks to process together, given `per_class` images per class."""
-    return 1 if config.variable else max(1, EXAMPLES_PER_CHUNK // (config.num_ways * per_class))
+def _chunk_size(config: FewShotConfig, per_class: int, size: int) -> int:
+    """Return the number of tasks to process together, given `per_class` images per class.
+
+    Small tasks are faster together, under ``vmap``. Tasks with many or large images are faster
+    one at a time, with PyTorch's image operators.
+
+    Args:
+        config: The complete configuration.
+        per_class: Number of support and query images per class.
+        size: Image height and width in pixels.
+    """
+    net, images = NETWORKS[config.network], config.num_ways * per_class
+    side = size // 2 if net.down == "stride" else size
+    large = images * side**2 * (config.filters or net.filters) > LARGE_TASK
+    return 1 if config.variable or large else max(1, EXAMPLES_PER_CHUNK // images)
 
 
 def _sizes(config: FewShotConfig) -> tuple[int, int]:

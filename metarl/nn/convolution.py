@@ -1,10 +1,12 @@
-"""Convolutional networks that are fast under ``vmap``, with exact derivatives of every order.
+"""Convolutional networks with exact derivatives of every order, with and without ``vmap``.
 
-Inside the networks, images have shape (batch, height, width, channels). A
-convolution concatenates nine shifted copies of the image and multiplies them
-by the kernel matrix. Under ``vmap`` over tasks with different kernels, the
-multiplication becomes a batched matrix product. This product and its
-derivatives of every order are faster than a grouped convolution.
+Inside the networks, images have shape (batch, height, width, channels). Under
+``vmap`` over tasks with different kernels, a convolution concatenates nine
+shifted copies of the image and multiplies them by the kernel matrix, which
+becomes a batched matrix product. Without ``vmap``, PyTorch's convolution,
+batch norm and max-pool are used, which read the same memory as images in the
+``channels_last`` format. Small images are faster under ``vmap``, and large
+images one task at a time.
 """
 
 from itertools import pairwise
@@ -16,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from metarl.nn.dense import ACTIVATIONS
+from metarl.nn.native import channels_last, is_native
 from metarl.nn.norms import BatchNorm
 from metarl.nn.shifts import SIZE, shifted_copies
 
@@ -131,7 +134,7 @@ class ConvBody(nn.Module):
         """
         count = 0 if reference is None else len(images)
         x = images if reference is None else torch.cat([images, reference])
-        x = x.permute(0, 2, 3, 1)
+        x = x.permute(0, 2, 3, 1).contiguous()
         for block in self.blocks:
             x = block(x, count)
         x = x[:count] if count else x
@@ -159,8 +162,10 @@ class Block(nn.Module):
             x: The images.
             first: Index of the first image from which batch norm computes its statistics.
         """
-        x = self.activation(self.norm(self.conv(x), first))
-        return x if self.net.down == "stride" else max_pool(x, padding=self.net.pool_padding)
+        x = self.norm(self.conv(x), first)
+        if self.net.down == "pool":  # before the activation, which is increasing: same result
+            x = max_pool(x, padding=self.net.pool_padding)
+        return self.activation(x)
 
 
 class Conv3x3(nn.Module):
@@ -187,7 +192,12 @@ class Conv3x3(nn.Module):
         tall, wide = -(-height // step), -(-width // step)
         down = max((tall - 1) * step + SIZE - height, 0)
         across = max((wide - 1) * step + SIZE - width, 0)
+        native = is_native()
+        if native and step == 1:
+            return channels_last(F.conv2d, x, self.weight, self.bias, padding=1)
         x = F.pad(x, (0, 0, across // 2, -(-across // 2), down // 2, -(-down // 2)))
+        if native:
+            return channels_last(F.conv2d, x, self.weight, self.bias, stride=step)
         columns = shifted_copies(x, step).flatten(0, 2)
         kernel = self.weight.permute(2, 3, 1, 0).flatten(0, 2)
         return (columns @ kernel).view(x.shape[0], tall, wide, len(self.bias)) + self.bias
@@ -203,6 +213,8 @@ def max_pool(
         padding: How to treat an odd height or width. ``same`` pads one row or
             column; ``valid`` drops the last row or column.
     """
+    if is_native():
+        return channels_last(F.max_pool2d, x, 2, ceil_mode=padding == "same")
     if padding == "same":
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2), value=-torch.inf)
     x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]

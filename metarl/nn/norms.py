@@ -4,6 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from metarl.nn.fused_norm import batch_norm
+from metarl.nn.native import is_native
+
 
 class LayerNorm(nn.Module):
     """Layer normalization over the last axis (Ba et al. 2016), built from elementary operations.
@@ -71,6 +74,8 @@ class BatchNorm(nn.Module):
             x: Examples of shape (n, *pixels, size).
             first: Index of the first example that contributes to the mean and variance.
         """
+        if first == 0 and x.ndim == 4 and is_native():
+            return batch_norm(x, self.weight, self.bias, self.eps)
         axes = tuple(range(x.ndim - 1))
         # No slice if first is 0, because the derivative of a slice is a copy.
         centered = x - (x[first:] if first else x).mean(axes)

@@ -9,12 +9,24 @@ from torch import Tensor, nn
 from torch.func import grad, jvp, vjp, vmap
 from torch.testing import assert_close
 
-from metarl.core import Params, functional, tree
+from metarl.core import (
+    InnerLoop,
+    Params,
+    Task,
+    backprop,
+    functional,
+    meta_gradient,
+    query_loss,
+    sgd,
+    tree,
+)
 from metarl.core.parameters import fused_norm
 from metarl.nn.convolution import Classifier, Conv3x3, ConvBody, ConvNet, max_pool
 from metarl.nn.dense import linear
+from metarl.nn.fused_norm import batch_norm
 from metarl.nn.norms import BatchNorm
 from metarl.nn.shifts import shifted_copies
+from metarl.supervised import cross_entropy, evaluate_batch, loss_of
 from metarl.supervised.networks import NETWORKS
 from tests.support.problems import randn, random_like, relative_error, seeded
 from tests.support.reference_supervised import same_conv
@@ -263,3 +275,54 @@ def test_shifted_copies_are_the_pixels_under_the_kernel(size: tuple[int, int], s
     weights = random_like(copies, 2)
     (slope,) = vjp(lambda x: shifted_copies(x, stride), x)[1](weights)
     assert_close((slope * tangent).sum(), (weights * moved).sum())  # the adjoint
+
+
+def meta_gradient_of(net: ConvNet, size: int, chunk: int | None, dtype: torch.dtype) -> Tensor:
+    """Return the meta-gradient of two tasks, one at a time (chunk 1) or under vmap."""
+    generator = seeded(0)
+    body = ConvBody(net, 3, generator=generator)
+    width = body(torch.zeros(1, 3, size, size)).shape[-1]
+    apply, params = functional(Classifier(body, linear(width, 5, generator=generator)))
+    loss = loss_of(evaluate_batch(apply, cross_entropy))
+    images = torch.rand(2, 15, 3, size, size, generator=generator)
+    targets = torch.eye(5).repeat(3, 1).expand(2, 15, 5)
+    tasks = Task(((images[:, :5], targets[:, :5]),), (images[:, 5:], targets[:, 5:]))
+    loop = InnerLoop(loss, sgd(0.01), num_steps=2)
+    meta = loop.init({name: p.detach().to(dtype) for name, p in params.items()})
+    tasks = tree.map_leaves(lambda x: x.to(dtype), tasks)
+    gradient, _ = meta_gradient(backprop(loop, query_loss(loss)), meta, tasks, chunk_size=chunk)
+    return tree.ravel(gradient)[0]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_fused_operators_give_the_meta_gradient_of_the_operators_under_vmap(name: str) -> None:
+    net = NETWORKS[name]._replace(filters=6)
+    fused, batched = (meta_gradient_of(net, 21, chunk, torch.float64) for chunk in (1, None))
+    assert relative_error(fused, batched) < 1e-10
+
+
+def test_fused_operators_are_accurate_in_single_precision() -> None:
+    net = NETWORKS["conv4-stride"]._replace(activation="tanh", filters=16)  # smooth
+    exact = meta_gradient_of(net, 56, None, torch.float64)
+    assert relative_error(meta_gradient_of(net, 56, 1, torch.float32).double(), exact) < 1e-5
+
+
+@pytest.mark.parametrize("scale", [True, False])
+def test_fused_batch_norm_has_exact_derivatives_of_every_order(scale: bool) -> None:
+    weight = randn(2, seed=1).requires_grad_() if scale else None
+    inputs = (randn(2, 1, 2, 2).requires_grad_(), weight, randn(2, seed=2).requires_grad_())
+
+    def slope(x: Tensor, weight: Tensor | None, bias: Tensor) -> Tensor:
+        y = batch_norm(x, weight, bias, 1e-5)
+        return torch.autograd.grad((y**3).sum(), x, create_graph=True)[0]
+
+    assert torch.autograd.gradcheck(lambda *a: batch_norm(*a, 1e-5), inputs)
+    assert torch.autograd.gradcheck(slope, inputs)
+    assert torch.autograd.gradgradcheck(slope, inputs)
+
+
+def test_fused_batch_norm_is_accurate_in_single_precision() -> None:
+    x = randn(80, 42, 42, 8) + 3
+    expected = F.batch_norm(x.permute(0, 3, 1, 2), None, None, training=True).permute(0, 2, 3, 1)
+    result = batch_norm(x.float(), None, torch.zeros(8), 1e-5)
+    assert relative_error(result.double(), expected) < 1e-6
