@@ -165,7 +165,7 @@ class Block(nn.Module):
         x = self.norm(self.conv(x), first)
         if self.net.down == "pool":  # before the activation, which is increasing: same result
             x = max_pool(x, padding=self.net.pool_padding)
-        return self.activation(x)
+        return cast(Tensor, self.activation(x))
 
 
 class Conv3x3(nn.Module):
