@@ -226,13 +226,8 @@ class ImageClassification(Supervised[FewShotConfig]):
 def _chunk_size(config: FewShotConfig, per_class: int, size: int) -> int:
     """Return the number of tasks to process together, given `per_class` images per class.
 
-    Small tasks are faster together, under ``vmap``. Tasks with many or large images are faster
-    one at a time, with PyTorch's image operators.
-
-    Args:
-        config: The complete configuration.
-        per_class: Number of support and query images per class.
-        size: Image height and width in pixels.
+    Small tasks are faster together, under ``vmap``. Tasks with many or large images (`size` is the
+    image height in pixels) are faster one at a time, with PyTorch's image operators.
     """
     net, images = NETWORKS[config.network], config.num_ways * per_class
     side = size // 2 if net.down == "stride" else size
