@@ -241,12 +241,7 @@ def _sizes(config: FewShotConfig) -> tuple[int, int]:
 
 
 def _pool(
-    config: FewShotConfig,
-    classes: Classes,
-    split: str,
-    *,
-    training: bool = False,
-    hint: str = "",
+    config: FewShotConfig, classes: Classes, split: str, *, training: bool = False, hint: str = ""
 ) -> FewShot:
     """Return a sampler of few-shot tasks from the classes in a split.
 
