@@ -31,15 +31,17 @@ def load(
         checkpoint: Iteration of the checkpoint. Default: the last checkpoint.
         device: Device of the parameters: ``"cpu"``, ``"cuda"`` or ``"auto"``,
             which selects CUDA if it is available and the CPU otherwise.
-        trust_env: Whether the module in an environment ID such as ``module:Name-v0`` may be
-            imported to simulate a run that was downloaded from the Hugging Face Hub, directly or
-            with ``metarl pull``. Not required for runs that were trained on this
-            machine, or if your program has already imported this module.
-        **options: For policies, `num_tasks`, the number of tasks that the policy adapts to at
-            the same time (default: 1), and `episodes`, the number of episodes
-            per task and inner step (default: 4000 divided by the horizon,
-            rounded down, but at least 1). For text, `encoder`, the folder or
-            Hugging Face name of the encoder (default: the encoder of the run).
+        trust_env: Whether the module in an environment ID such as
+            ``module:Name-v0`` may be imported to simulate a run that was
+            downloaded from the Hugging Face Hub, directly or with ``metarl
+            pull``. Not required for runs that were trained on this machine, or
+            if your program has already imported this module.
+        **options: For policies, `num_tasks`, the number of tasks that the
+            policy adapts to at the same time (default: 1), and `episodes`, the
+            number of episodes per task and inner step (default: 4000 divided by
+            the horizon, rounded down, but at least 1). For text, `encoder`, the
+            folder or Hugging Face name of the encoder (default: the encoder of
+            the run).
 
     Returns:
         The meta-model, whose method ``adapt(support)`` returns an adapted model:
@@ -52,8 +54,9 @@ def load(
     Raises:
         TypeError: If the run does not support an option.
         OSError: If the source contains no run, or the Hugging Face Hub cannot be reached.
-        ValueError: If the run is damaged or has no model that adapts. Methods that require the
-            simulator raise a ValueError if its module is neither imported nor trusted.
+        ValueError: If the run is damaged or has no model that adapts. Methods
+            that require the simulator raise a ValueError if its module is
+            neither imported nor trusted.
 
     Example::
 
@@ -100,8 +103,9 @@ def _default_dtype(params: Params) -> Iterator[None]:
 def load_adapted(path: str | Path, *, device: str = "auto") -> Any:
     """Load an adapted model from a file that was written by the method ``save`` of the model.
 
-    The file contains no code. Loading the model requires neither the training data nor the
-    environment. As an exception, text classifiers require the pretrained encoder.
+    The file contains no code. Loading the model requires neither the training
+    data nor the environment. As an exception, text classifiers require the
+    pretrained encoder.
 
     Args:
         path: Path of the file, such as ``"adapted.safetensors"``.
@@ -109,8 +113,9 @@ def load_adapted(path: str | Path, *, device: str = "auto") -> Any:
             which selects CUDA if it is available and the CPU otherwise.
 
     Returns:
-        The adapted model, such as an :class:`~metarl.models.adapted_policy.AdaptedPolicy`. It acts
-        or predicts, and can be exported, but cannot adapt further.
+        The adapted model, such as an
+        :class:`~metarl.models.adapted_policy.AdaptedPolicy`. It acts or
+        predicts, and can be exported, but cannot adapt further.
 
     Raises:
         ValueError: If the file is missing, damaged or does not contain an adapted model.

@@ -22,8 +22,9 @@ def configuration(
 ) -> FewShotConfig:
     """Return the configuration for an evaluation on other data.
 
-    The images have the size of the images in training. All classes of a folder without split
-    folders are test classes. Rotated images form additional classes only for Omniglot.
+    The images have the size of the images in training. All classes of a folder
+    without split folders are test classes. Rotated images form additional
+    classes only for Omniglot.
 
     Args:
         trained: Configuration of the run.
@@ -62,8 +63,8 @@ def describe(
         options: The flags of ``metarl evaluate``.
 
     Returns:
-        The names of both data sets, a hash of the class names, the number of classes, and whether
-        the images must be inverted.
+        The names of both data sets, a hash of the class names, the number of
+        classes, and whether the images must be inverted.
     """
     classes: Classes = getattr(splits, options.tasks)
     return {

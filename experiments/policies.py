@@ -51,8 +51,8 @@ class Learning(NamedTuple):
         params: Initial parameters of the policy.
         loop: Inner loop used in training.
         learner: Meta-learner of the method.
-        process: Two functions that compute advantages, one for the support episodes and one for
-            the query episodes.
+        process: Two functions that compute advantages, one for the support
+            episodes and one for the query episodes.
     """
 
     policy: Policy
@@ -78,8 +78,9 @@ def build(config: RLConfig, *, num_tasks: int | None = None, episodes: int | Non
 
     Args:
         config: The settings of the run.
-        num_tasks: Number of tasks per meta-batch. Default: ``config.num_tasks``, divided among the
-            processes in distributed training.
+        num_tasks: Number of tasks per meta-batch. Default:
+            ``config.num_tasks``, divided among the processes in distributed
+            training.
         episodes: Number of episodes per task. Default: ``config.episodes_per_task``.
 
     Raises:
@@ -157,11 +158,11 @@ def meta_policy(
     Args:
         config: The settings of the run.
         params: The meta-parameters.
-        spaces: The spaces in config.json. If None, as for runs of older versions, the environment
-            is created to determine the spaces.
+        spaces: The spaces in config.json. If None, as for runs of older
+            versions, the environment is created to determine the spaces.
         num_tasks: Number of tasks that the policy adapts to at the same time.
-        episodes: Number of episodes per task and inner step. Default: 4000 divided by the
-            horizon, rounded down, but at least 1.
+        episodes: Number of episodes per task and inner step. Default: 4000
+            divided by the horizon, rounded down, but at least 1.
         guard: Function that is called before the environment is created.
 
     Raises:
@@ -207,8 +208,8 @@ def _missing_spaces(simulator: Callable[[int, int], Sampler]) -> Spaces:
 def loops(config: RLConfig, loop: InnerLoop) -> Callable[[int, float | None], InnerLoop]:
     """Return a function ``(steps, rate) -> inner loop`` for test time; see :class:`MetaPolicy`.
 
-    With ``rate=None``, the step size is ``config.inner_lr``. With ``inner="sgd"``, steps after the
-    first use half of the step size.
+    With ``rate=None``, the step size is ``config.inner_lr``. With
+    ``inner="sgd"``, steps after the first use half of the step size.
 
     Args:
         config: The settings of the run.

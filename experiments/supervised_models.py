@@ -105,8 +105,9 @@ def learner(
         params: The meta-parameters.
         device: Device of the parameters.
         joint_start: Initial head with ``method="pretrained"``; None keeps the trained head.
-        batches: Function ``(support, steps, seed) -> batches`` for the inner steps. Default:
-            minibatches with `inner_batch`, otherwise the whole support set.
+        batches: Function ``(support, steps, seed) -> batches`` for the inner
+            steps. Default: minibatches with `inner_batch`, otherwise the whole
+            support set.
 
     Raises:
         ValueError: If the parameters do not match the model.

@@ -88,8 +88,9 @@ class Case(NamedTuple):
 
     Attributes:
         title: Title of the printed table.
-        measure: Function that runs the measurements and returns a dictionary. The keys are names
-            with units, such as ``"trust-region update (s)"``.
+        measure: Function that runs the measurements and returns a dictionary.
+            The keys are names with units, such as ``"trust-region update
+            (s)"``.
     """
 
     title: str

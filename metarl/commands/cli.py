@@ -23,9 +23,10 @@ class Verb(NamedTuple):
 
     Attributes:
         module: Name of the module in :mod:`metarl.commands`, which is imported on first use.
-        options: Name of the attribute of this module that defines the options. The attribute is the
-            dataclass that the module's ``main`` function accepts or, if the options depend on the
-            run, a function ``words -> (dataclass, main)`` of the command-line arguments.
+        options: Name of the attribute of this module that defines the options.
+            The attribute is the dataclass that the module's ``main`` function
+            accepts or, if the options depend on the run, a function ``words ->
+            (dataclass, main)`` of the command-line arguments.
         summary: One-line description in the output of ``metarl --help``.
     """
 
@@ -78,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     Args:
         argv: Command-line arguments after ``metarl``. If None, ``sys.argv`` is used.
 
-    The exit status is 0 for success, 1 for a failure, 2 for an invalid command line, and 128 + n if
-    signal n stopped the command.
+    The exit status is 0 for success, 1 for a failure, 2 for an invalid command
+    line, and 128 + n if signal n stopped the command.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -135,8 +136,8 @@ def run(argv: list[str]) -> None:
 def import_modules(argv: list[str]) -> list[str]:
     """Import the modules named by ``--import MODULE`` flags, and return the remaining arguments.
 
-    The modules can register methods, inner optimizers and environments. Child processes import the
-    same modules.
+    The modules can register methods, inner optimizers and environments. Child
+    processes import the same modules.
     """
     named = [name for name in os.environ.get(IMPORTS, "").split(",") if name]
     name, argv = take_option(argv, "--import")
@@ -186,8 +187,8 @@ def parse_train(argv: list[str]) -> Parsed:
     """Parse the arguments after ``metarl train``; flags override the values of the preset.
 
     Raises:
-        UsageError: If a flag is invalid, ``--method`` contradicts the preset, or ``--out`` is
-            missing.
+        UsageError: If a flag is invalid, ``--method`` contradicts the preset,
+            or ``--out`` is missing.
     """
     from metarl.experiments.presets import preset
 
@@ -264,8 +265,8 @@ def _output_is_closed() -> bool:
 def _fail(message: str, code: int, *, once: bool = False) -> NoReturn:
     """Print an error to stderr and exit with the status `code`.
 
-    If `once` is True, only rank 0 prints the error in distributed training. Use this for errors
-    that all ranks raise.
+    If `once` is True, only rank 0 prints the error in distributed training. Use
+    this for errors that all ranks raise.
     """
     if once and int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0":
         time.sleep(1)  # torchrun ends all processes after a failure; rank 0 must print first

@@ -1,7 +1,8 @@
 """``metarl compare``: train methods with several seeds and compare the results.
 
-Each positional argument is a method of ``metarl train``, quoted together with its flags:
-``metarl compare maml-trpo "maml-trpo --first-order" "promp --epochs 3" --out DIR``.
+Each positional argument is a method of ``metarl train``, quoted together with
+its flags: ``metarl compare maml-trpo "maml-trpo --first-order" "promp --epochs
+3" --out DIR``.
 """
 
 import re
@@ -35,9 +36,9 @@ The words are the command-line arguments after ``metarl``.
 class Compare(Ranged):
     """Train methods with several seeds, and compare the evaluated runs in a table and a figure.
 
-    Every run is an ordinary run folder, OUT/METHOD-SEED. After an interruption, run the same
-    command again to continue. To extend a comparison, add methods or seeds to the command; existing
-    runs are reused.
+    Every run is an ordinary run folder, OUT/METHOD-SEED. After an interruption,
+    run the same command again to continue. To extend a comparison, add methods
+    or seeds to the command; existing runs are reused.
     """
 
     methods: Annotated[tuple[str, ...], tyro.conf.Positional]
@@ -56,8 +57,9 @@ class Compare(Ranged):
     """Flags for `metarl evaluate` as one string, after an equals sign, as in
     --evaluate="--num-tasks 100". If not set, no flags are passed."""
     jobs: Annotated[int, at_least(1)] = 1
-    """Number of runs to execute in parallel. If greater than 1, every run uses an equal share of
-    the CPU cores and at most one GPU, and the output is appended to OUT/METHOD-SEED.log."""
+    """Number of runs to execute in parallel. If greater than 1, every run uses
+    an equal share of the CPU cores and at most one GPU, and the output is
+    appended to OUT/METHOD-SEED.log."""
 
     def __post_init__(self) -> None:
         """Validate the methods and the seeds."""
@@ -194,8 +196,9 @@ def plan(folder: Path, words: list[str]) -> Planned:
     """Validate the settings of a run, and return the planned run.
 
     Args:
-        folder: Run folder. A run that exists in this folder must have the same settings, except for
-            the number of iterations and settings that do not affect the training result.
+        folder: Run folder. A run that exists in this folder must have the same
+            settings, except for the number of iterations and settings that do
+            not affect the training result.
         words: Command-line arguments after ``metarl train``.
 
     Raises:
@@ -234,8 +237,8 @@ def evaluate(folder: Path, flags: list[str], execute: Execute) -> None:
 def evaluations(run: Run, flags: list[str]) -> list[dict[str, Any]]:
     """Return the evaluations of a run by ``metarl evaluate`` commands with exactly these flags.
 
-    Evaluations of the last checkpoint come first, followed by evaluations of earlier checkpoints.
-    Within both groups, newer evaluations come first.
+    Evaluations of the last checkpoint come first, followed by evaluations of
+    earlier checkpoints. Within both groups, newer evaluations come first.
     """
     command = shlex.join(["metarl", "evaluate", str(run.folder), *flags])
     found = [entry for entry in run.evaluations() if entry["command"] == command]
@@ -245,8 +248,8 @@ def evaluations(run: Run, flags: list[str]) -> list[dict[str, Any]]:
 def run_in_process(folder: Path, words: list[str]) -> None:
     """Run a command in this process; `folder` is not used.
 
-    During the command, ``sys.argv`` contains ``metarl`` and `words`, so that the run folder records
-    the command.
+    During the command, ``sys.argv`` contains ``metarl`` and `words`, so that
+    the run folder records the command.
     """
     del folder
     before, sys.argv = sys.argv, ["metarl", *words]

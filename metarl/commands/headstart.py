@@ -46,8 +46,8 @@ class Headstart(Ranged):
     seed: int = 1
     """Random seed for the episodes of the adapted policy."""
     trust_env: bool = False
-    """Import the module in the environment ID of a pulled run and run its code; set this flag only
-    if you trust the module."""
+    """Import the module in the environment ID of a pulled run and run its code;
+    set this flag only if you trust the module."""
 
     def __post_init__(self) -> None:
         """Validate the settings."""

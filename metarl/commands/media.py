@@ -1,7 +1,7 @@
 """The program that draws figures and renders videos during training with ``--media-every``.
 
-``python -m metarl.commands.media runs/quick 30 png`` evaluates
-the last checkpoint of runs/quick, and saves learning curves and rendered episodes as
+``python -m metarl.commands.media runs/quick 30 png`` evaluates the last
+checkpoint of runs/quick, and saves learning curves and rendered episodes as
 runs/quick/media/00000030-*. Training runs this program in a subprocess.
 """
 

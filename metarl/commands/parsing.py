@@ -23,8 +23,8 @@ class UsageError(Exception):
 def flags_named(options: Any) -> Iterator[None]:
     """Replace argument names in errors with flags, such as ``num_tasks`` with ``--num-tasks``.
 
-    Only the messages of ValueErrors, OSErrors and ArithmeticErrors that are raised inside the
-    ``with`` block are changed.
+    Only the messages of ValueErrors, OSErrors and ArithmeticErrors that are
+    raised inside the ``with`` block are changed.
 
     Args:
         options: Dataclass with the arguments as fields.

@@ -21,18 +21,21 @@ SHOWN = 50  # rows of the printed table
 class Predict(Ranged):
     """Adapt a trained classifier or regression network to examples, and predict new inputs.
 
-    The training data are not required. Images are classified with the batch-norm statistics
-    of the support images, so that each prediction is independent of the other inputs.
+    The training data are not required. Images are classified with the
+    batch-norm statistics of the support images, so that each prediction is
+    independent of the other inputs.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run, from `metarl train` or `metarl pull`."""
     support: Path
-    """Labeled examples. Images: a folder with one subfolder per class. Text: a .jsonl file with
-    lines {"text": TEXT, "label": NAME}. Regression: a .csv file with the columns x and y."""
+    """Labeled examples. Images: a folder with one subfolder per class. Text: a
+    .jsonl file with lines {"text": TEXT, "label": NAME}. Regression: a .csv
+    file with the columns x and y."""
     inputs: Path
-    """New inputs. Images: a folder, which is searched recursively. Text: a .jsonl file with lines
-    {"text": TEXT}. Regression: a .csv file with the column x."""
+    """New inputs. Images: a folder, which is searched recursively. Text: a
+    .jsonl file with lines {"text": TEXT}. Regression: a .csv file with the
+    column x."""
     out: Annotated[Path | None, unset("no file")] = None
     """Output CSV file for all predictions; the printed table is limited to 50 rows."""
     checkpoint: Annotated[int | None, unset("the last")] = None
@@ -49,11 +52,11 @@ class Predict(Ranged):
     start: Annotated[Literal["prototypes", "zero"] | None, unset("the initial head of the run")] = (
         None
     )
-    """Initial head of a classifier: prototypes (class means of the features) or zero. Both support
-    any number of classes."""
+    """Initial head of a classifier: prototypes (class means of the features) or
+    zero. Both support any number of classes."""
     encoder: Annotated[str | None, unset("value used in training")] = None
-    """Only for text: folder or Hugging Face name of the encoder; set this if the folder has moved
-    since training."""
+    """Only for text: folder or Hugging Face name of the encoder; set this if
+    the folder has moved since training."""
 
 
 def main(args: Predict) -> None:

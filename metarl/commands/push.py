@@ -21,10 +21,11 @@ from metarl.util import warn
 class Push:
     """Share a run: one checkpoint, evaluations, metrics, figures, videos and a model card.
 
-    The exported folder is a complete run folder, with the model card as README.md. It includes
-    the optimizer state, so that training can be resumed, but not the values of --data-root and
-    --track. Stable-Baselines3 models are shared as tensors, without
-    pickled objects, because loading a pickle can run code.
+    The exported folder is a complete run folder, with the model card as
+    README.md. It includes the optimizer state, so that training can be resumed,
+    but not the values of --data-root and --track. Stable-Baselines3 models are
+    shared as tensors, without pickled objects, because loading a pickle can run
+    code.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -40,8 +41,8 @@ class Push:
     picture: bool = True
     """Draw an image or a video for the model card if the run contains none."""
     trust_env: bool = False
-    """Import the module in the environment ID of a pulled run to draw an image or a video; set
-    this flag only if you trust the module."""
+    """Import the module in the environment ID of a pulled run to draw an image
+    or a video; set this flag only if you trust the module."""
     message: Annotated[str | None, unset("method, data and iteration")] = None
     """Commit message for the upload."""
 

@@ -25,16 +25,16 @@ class Resume:
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder to continue."""
     iterations: Annotated[int | None, unset("the value of the run")] = None
-    """Total number of iterations, including completed iterations; set a larger number than in
-    the original command to train longer."""
+    """Total number of iterations, including completed iterations; set a larger
+    number than in the original command to train longer."""
     total_steps: Annotated[int | None, unset("the value of the run")] = None
     """Total number of environment steps, including completed steps; only for
     runs of `metarl train sb3`."""
     device: Annotated[Device | None, unset("the value of the run")] = None
     """Device to continue the training on; auto uses a GPU if available."""
     trust_env: bool = False
-    """Import the module in the environment ID of a pulled run and run its code, now and in later
-    commands; set this flag only if you trust the module."""
+    """Import the module in the environment ID of a pulled run and run its code,
+    now and in later commands; set this flag only if you trust the module."""
     data_root: Annotated[Path | None, unset("the value of the run")] = None
     """Folder that contains the training data; set this if the folder has
     moved, or if the run was trained on a different machine."""

@@ -58,8 +58,8 @@ class SideBySide:
         """Run a command in a subprocess, and append the output to the file FOLDER.log.
 
         Args:
-            folder: Run folder of the command. For example, the log file of ``runs/a`` is
-                ``runs/a.log``.
+            folder: Run folder of the command. For example, the log file of
+                ``runs/a`` is ``runs/a.log``.
             words: Command-line arguments after ``metarl``.
 
         Raises:

@@ -43,15 +43,17 @@ class ImageFormat(NamedTuple):
     def convert(self, images: Any) -> UInt8[Tensor, "n channels size size"]:
         """Convert images to the image format of the data set.
 
-        If the data set is Omniglot or glyphs, files and Pillow images must have dark ink on a light
-        background and are inverted. Arrays are never inverted: for Omniglot and glyphs, they must
-        already have light ink on a dark background, like the result of :func:`load_images`.
+        If the data set is Omniglot or glyphs, files and Pillow images must have
+        dark ink on a light background and are inverted. Arrays are never
+        inverted: for Omniglot and glyphs, they must already have light ink on a
+        dark background, like the result of :func:`load_images`.
 
         Args:
-            images: An array of shape (n, height, width), (n, height, width, channels) or
-                (n, channels, height, width), with integers from 0 to 255 or floats from 0 to 1; or
-                a sequence of file paths, Pillow images or single images as arrays; or one path or
-                one Pillow image. Floats are rounded to multiples of 1/255.
+            images: An array of shape (n, height, width), (n, height, width,
+                channels) or (n, channels, height, width), with integers from 0
+                to 255 or floats from 0 to 1; or a sequence of file paths,
+                Pillow images or single images as arrays; or one path or one
+                Pillow image. Floats are rounded to multiples of 1/255.
 
         Raises:
             ValueError: If an array has an unsupported shape or values, or a file is not an image.

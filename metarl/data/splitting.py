@@ -22,8 +22,8 @@ def split_names(
 
     Args:
         names: Names of all classes.
-        split: ``own``, ``all-train`` or ``all-test``; or the path or the text of a split file, see
-            :func:`read_split`.
+        split: ``own``, ``all-train`` or ``all-test``; or the path or the text
+            of a split file, see :func:`read_split`.
         given: Class names by split folder, used by ``own``; None if there are no split folders.
         validation: Whether ``own`` holds out random validation classes if `given` has none.
 

@@ -1,7 +1,8 @@
 """Trained models, which can be loaded, adapted, used, saved and exported.
 
-``metarl.load(RUN)`` returns a meta-model. ``meta_model.adapt(support)`` returns an adapted model,
-which acts or predicts without the training code and can be saved or exported.
+``metarl.load(RUN)`` returns a meta-model. ``meta_model.adapt(support)`` returns
+an adapted model, which acts or predicts without the training code and can be
+saved or exported.
 """
 
 import lazy_loader

@@ -34,8 +34,8 @@ class Measured(NamedTuple):
 class Adaptation:
     """The state of an adaptation to one task between inner steps.
 
-    An inner step computes the same update as in training: the same episodes result in bit-identical
-    parameters.
+    An inner step computes the same update as in training: the same episodes
+    result in bit-identical parameters.
 
     Attributes:
         policy: The policy, a function ``(params, observations) -> distribution``.
@@ -46,8 +46,8 @@ class Adaptation:
         params: The current parameters, with a leading task axis of size 1.
         state: State of the inner optimizer, with a leading task axis of size 1.
         steps: Number of completed inner steps.
-        measured: Mean returns and their standard errors after 0, 1, ... inner steps, added by
-            :meth:`measure`.
+        measured: Mean returns and their standard errors after 0, 1, ... inner
+            steps, added by :meth:`measure`.
     """
 
     policy: Policy
@@ -102,16 +102,16 @@ class Adaptation:
 
         Args:
             seed: Random seed.
-            role: Purpose of the generator, such as ``"recording"``. Generators with different
-                roles or for different steps are independent.
+            role: Purpose of the generator, such as ``"recording"``. Generators
+                with different roles or for different steps are independent.
         """
         return torch_generator(seed, self.steps, role, device=self.device)
 
     def rollout(self, values: Sequence[Any]) -> Rollout:
         """Validate recorded episodes of the current policy, and return them as a rollout.
 
-        For episodes without a fingerprint, a warning is printed if the actions are unlikely to be
-        samples from the current policy.
+        For episodes without a fingerprint, a warning is printed if the actions
+        are unlikely to be samples from the current policy.
 
         Args:
             values: The episodes, see :func:`~metarl.models.episodes.read_episodes`.
@@ -135,8 +135,8 @@ class Adaptation:
     def measure(self, rollout: Rollout) -> "Adaptation":
         """Return the adaptation with the mean return of the current policy added to `measured`.
 
-        A warning is printed if the last inner step lowered the mean return by more than two
-        standard errors of the difference.
+        A warning is printed if the last inner step lowered the mean return by
+        more than two standard errors of the difference.
 
         Args:
             rollout: Episodes of the current policy, with a leading task axis of size 1.
@@ -187,9 +187,9 @@ class Adaptation:
         Args:
             play: Function ``adaptation -> rollout`` that plays episodes of the current policy.
             steps: Number of inner steps.
-            keep_best: Whether to return the parameters with the highest mean return instead of the
-                parameters after the last step. In both cases, the result contains the mean returns
-                after all steps.
+            keep_best: Whether to return the parameters with the highest mean
+                return instead of the parameters after the last step. In both
+                cases, the result contains the mean returns after all steps.
         """
         found = [self]
         for _ in range(steps):

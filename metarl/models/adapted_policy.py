@@ -35,12 +35,13 @@ class AdaptedPolicy:
         spaces: Observation space, action space and horizon.
         experiment: Name of the experiment, such as ``maml-trpo``.
         config: The settings of the run.
-        measured: Mean returns and their standard errors after 0, 1, ... inner steps. Each mean
-            return is measured on the episodes that the next inner step uses. After the last step,
-            it is measured on additional episodes, unless the policy adapted to recorded episodes.
+        measured: Mean returns and their standard errors after 0, 1, ... inner
+            steps. Each mean return is measured on the episodes that the next
+            inner step uses. After the last step, it is measured on additional
+            episodes, unless the policy adapted to recorded episodes.
         adaptation: State of the adaptation; None if the policy was loaded from a file.
-        playing: The simulator used in training, and default numbers of inner steps and episodes;
-            None if the policy was loaded from a file.
+        playing: The simulator used in training, and default numbers of inner
+            steps and episodes; None if the policy was loaded from a file.
     """
 
     policy: Policy
@@ -62,8 +63,8 @@ class AdaptedPolicy:
     def returns(self) -> list[float]:
         """Mean undiscounted returns after 0, 1, ... inner steps.
 
-        If the policy adapted to recorded episodes, the return after the last step is not included,
-        because it is unknown.
+        If the policy adapted to recorded episodes, the return after the last
+        step is not included, because it is unknown.
         """
         return [each.mean for each in self.measured]
 
@@ -71,8 +72,8 @@ class AdaptedPolicy:
     def steps(self) -> int:
         """Number of inner steps from the initialization to the parameters of this policy.
 
-        With `keep_best`, inner steps after the best policy are not counted. The number is 0 if the
-        policy was loaded from a file.
+        With `keep_best`, inner steps after the best policy are not counted. The
+        number is 0 if the policy was loaded from a file.
         """
         return 0 if self.adaptation is None else self.adaptation.steps
 
@@ -86,21 +87,23 @@ class AdaptedPolicy:
         """Return the action for one observation or a batch of observations.
 
         Args:
-            observation: Array of shape (*batch, *observation), where ``*observation`` is the shape
-                of the observation space; ``*batch`` is empty for one observation.
-            deterministic: Whether to return the mode of the action distribution instead of a
-                sample.
+            observation: Array of shape (*batch, *observation), where
+                ``*observation`` is the shape of the observation space;
+                ``*batch`` is empty for one observation.
+            deterministic: Whether to return the mode of the action distribution
+                instead of a sample.
             generator: Random generator for samples. Default: torch's global generator.
 
         Returns:
-            For continuous actions, an array of shape (*batch, *action) with the data type of the
-            action space, clipped to the bounds of the action space. For discrete actions, integers
-            of shape (*batch).
+            For continuous actions, an array of shape (*batch, *action) with the
+            data type of the action space, clipped to the bounds of the action
+            space. For discrete actions, integers of shape (*batch).
 
         Raises:
-            ValueError: If the observation does not match the observation space or is so large that
-                the outputs of the policy are not finite, or if the actions also depend on earlier
-                observations because the policy has a memory.
+            ValueError: If the observation does not match the observation space
+                or is so large that the outputs of the policy are not finite, or
+                if the actions also depend on earlier observations because the
+                policy has a memory.
         """
         self._require_no_memory("act")
         like = next(iter(self.params.values()))
@@ -115,8 +118,8 @@ class AdaptedPolicy:
         """Return a recorder for episodes of this policy; see :meth:`MetaPolicy.record`.
 
         Args:
-            seed: Random seed for the actions. Recorders of the same policy with equal seeds sample
-                equal noise.
+            seed: Random seed for the actions. Recorders of the same policy with
+                equal seeds sample equal noise.
         """
         integer_at_least(0).check("seed", seed)
         adaptation, _ = self._adaptable()
@@ -135,35 +138,42 @@ class AdaptedPolicy:
         """Take further inner steps with the same step sizes as ``metarl evaluate``.
 
         Args:
-            task: A Gymnasium environment, in which episodes are played, or a task description for
-                the simulator used in training, such as a result of
-                :meth:`MetaPolicy.sample_task`. An environment must have the same spaces as in
-                training, and its task is not changed.
-            episodes: Recorded episodes of this policy, required if `task` is None. The elements are
-                results of :meth:`record`, or dictionaries or NamedTuples with the entries of
-                :class:`~metarl.models.episodes.Episode`. A recorder means its completed episodes. A
-                list of episodes is used for one inner
-                step. For several steps, pass a list of such lists, in which each list contains
-                episodes of the policy after the previous steps.
-            steps: Number of inner steps; each step uses new episodes. Default: the number of inner
-                steps in training. As an exception, for policies trained without inner steps, the
-                default is 0 if the policy observes the task, otherwise 1.
-            episodes_per_step: Number of episodes per inner step. Default: the argument `episodes`
-                of :func:`metarl.load` or, if that argument was not set, 4000 divided by the
-                horizon, rounded down, but at least 1.
-            keep_best: Whether to return the policy with the highest mean return instead of the
-                policy after the last step. In both cases, :attr:`returns` contains all mean
-                returns.
+            task: A Gymnasium environment, in which episodes are played, or a
+                task description for the simulator used in training, such as a
+                result of :meth:`MetaPolicy.sample_task`. An environment must
+                have the same spaces as in training, and its task is not
+                changed.
+            episodes: Recorded episodes of this policy, required if `task` is
+                None. The elements are results of :meth:`record`, or
+                dictionaries or NamedTuples with the entries of
+                :class:`~metarl.models.episodes.Episode`. A recorder means its
+                completed episodes. A list of episodes is used for one inner
+                step. For several steps, pass a list of such lists, in which
+                each list contains episodes of the policy after the previous
+                steps.
+            steps: Number of inner steps; each step uses new episodes. Default:
+                the number of inner steps in training. As an exception, for
+                policies trained without inner steps, the default is 0 if the
+                policy observes the task, otherwise 1.
+            episodes_per_step: Number of episodes per inner step. Default: the
+                argument `episodes` of :func:`metarl.load` or, if that argument
+                was not set, 4000 divided by the horizon, rounded down, but at
+                least 1.
+            keep_best: Whether to return the policy with the highest mean return
+                instead of the policy after the last step. In both cases,
+                :attr:`returns` contains all mean returns.
             seed: Random seed for the initial states and the actions.
 
         Returns:
-            The adapted policy. A warning is printed if a step lowered the mean return by more than
-            two standard errors of the difference, or if the actions in recorded episodes are
-            unlikely to be samples from the policy.
+            The adapted policy. A warning is printed if a step lowered the mean
+            return by more than two standard errors of the difference, or if the
+            actions in recorded episodes are unlikely to be samples from the
+            policy.
 
         Raises:
-            ValueError: If the arguments are invalid, the spaces or shapes do not match, episodes
-                were recorded with other parameters, or the simulator is not available.
+            ValueError: If the arguments are invalid, the spaces or shapes do
+                not match, episodes were recorded with other parameters, or the
+                simulator is not available.
             FloatingPointError: If the parameters after an inner step are not finite.
         """
         adaptation, playing = self._adaptable()
@@ -215,11 +225,12 @@ class AdaptedPolicy:
         """Return the adapted policy as a module, for fine-tuning and export.
 
         Returns:
-            A module whose input is a floating-point tensor of shape (batch, *observation). For
-            continuous actions, the output is the mean of the Gaussian distribution before clipping,
-            of shape (batch, actions). For discrete actions, the output is a tensor of logits, of
-            shape (batch, number of actions). :meth:`act` returns the clipped mean or the index of
-            the largest logit.
+            A module whose input is a floating-point tensor of shape (batch,
+            *observation). For continuous actions, the output is the mean of the
+            Gaussian distribution before clipping, of shape (batch, actions).
+            For discrete actions, the output is a tensor of logits, of shape
+            (batch, number of actions). :meth:`act` returns the clipped mean or
+            the index of the largest logit.
 
         Raises:
             ValueError: If the policy has a memory.

@@ -25,17 +25,19 @@ BLOCK = 256  # images classified at a time, which bounds memory
 class AdaptedClassifier:
     """An image classifier that has adapted to a support set.
 
-    Prediction is not transductive: batch-norm layers use the statistics of the support images, so
-    that the class of an image does not depend on the other images in a call.
+    Prediction is not transductive: batch-norm layers use the statistics of the
+    support images, so that the class of an image does not depend on the other
+    images in a call.
 
     Attributes:
-        network: The adapted network. Inputs are floats in [0, 1] of shape (n, channels, size,
-            size); outputs are logits of shape (n, ways).
+        network: The adapted network. Inputs are floats in [0, 1] of shape (n,
+            channels, size, size); outputs are logits of shape (n, ways).
         classes: Sorted labels of the support set, in the order of the network's outputs.
         images: Image format of the network, which also converts other images.
         origin: Experiment and configuration of the run.
-        mode: Batch-norm mode, as in ``metarl evaluate --bn-mode``. The mode is always
-            ``"support"``: batch norm uses the statistics of the support images.
+        mode: Batch-norm mode, as `bn_mode` of ``metarl evaluate``. The mode is
+            always ``"support"``: batch norm uses the statistics of the support
+            images.
     """
 
     network: nn.Module
@@ -52,8 +54,9 @@ class AdaptedClassifier:
         """Return the probability of every class for every image.
 
         Args:
-            images: Images in any form that :meth:`MetaClassifier.adapt` accepts, except a folder.
-                One path or one Pillow image is a list of one.
+            images: Images in any form that :meth:`MetaClassifier.adapt`
+                accepts, except a folder. One path or one Pillow image is a list
+                of one.
 
         Returns:
             Probabilities of shape (n, ways), in the order of :attr:`classes`.
@@ -82,8 +85,8 @@ class AdaptedClassifier:
         """Classify all image files in a folder and its subfolders.
 
         Returns:
-            A table with the columns ``file`` (relative to the folder), ``class`` and
-            ``probability``.
+            A table with the columns ``file`` (relative to the folder),
+            ``class`` and ``probability``.
         """
         files = find_images(folder)
         names = [path.relative_to(folder).as_posix() for path in files]
@@ -95,9 +98,10 @@ class AdaptedClassifier:
     def module(self) -> nn.Module:
         """Return a copy of the network as a plain module, for ``torch.export`` and ONNX.
 
-        The input is a float tensor of shape (n, channels, size, size) with values in [0, 1], as
-        ``classifier.images.convert(images) / 255``. The output is a tensor of logits of shape
-        (n, ways). Weights are parameters; statistics of the support images are buffers.
+        The input is a float tensor of shape (n, channels, size, size) with
+        values in [0, 1], as ``classifier.images.convert(images) / 255``. The
+        output is a tensor of logits of shape (n, ways). Weights are parameters;
+        statistics of the support images are buffers.
         """
         return copied(self.network)
 
@@ -133,9 +137,10 @@ class MetaClassifier:
     ) -> AdaptedClassifier:
         """Adapt to labeled images.
 
-        Images of any size are converted to the number of channels and the size used in training.
-        If the run was trained on Omniglot or glyphs, files and Pillow images must have dark ink on
-        a light background. Arrays must then have light ink on a dark background, like the result of
+        Images of any size are converted to the number of channels and the size
+        used in training. If the run was trained on Omniglot or glyphs, files
+        and Pillow images must have dark ink on a light background. Arrays must
+        then have light ink on a dark background, like the result of
         :func:`metarl.data.load_images`.
 
         Args:
@@ -145,13 +150,14 @@ class MetaClassifier:
                 - a sequence of file paths or Pillow images,
                 - an array of shape (n, height, width), (n, height, width, channels) or
                   (n, channels, height, width), with integers from 0 to 255 or floats from 0 to 1.
-            labels: One integer or string per image; None for a folder. Classes can have different
-                numbers of images.
+            labels: One integer or string per image; None for a folder. Classes
+                can have different numbers of images.
             steps: Number of inner steps. Default: the number of test-time steps of the run.
-            start: Initial head, ``"prototypes"`` or ``"zero"``; both support any number of
-                classes. Default: the head that the run uses at test time.
-            seed: Random seed for the minibatches of the inner steps; only has an effect if the run
-                was trained with `inner_batch`.
+            start: Initial head, ``"prototypes"`` or ``"zero"``; both support
+                any number of classes. Default: the head that the run uses at
+                test time.
+            seed: Random seed for the minibatches of the inner steps; only has
+                an effect if the run was trained with `inner_batch`.
 
         Raises:
             OSError: If a folder or a file does not exist.

@@ -22,8 +22,8 @@ class Episode(NamedTuple):
 
     Attributes:
         observations: Observations before each action, of shape (T, *observation).
-        actions: Sampled actions before clipping, of shape (T, *action); for discrete
-            actions, of shape (T,).
+        actions: Sampled actions before clipping, of shape (T, *action); for
+            discrete actions, of shape (T,).
         rewards: Rewards of shape (T,).
         terminated: Whether the environment terminated the episode.
         truncated: Whether the episode was truncated.
@@ -42,10 +42,10 @@ def read_episodes(values: Sequence[Any], spaces: Spaces) -> list[Episode]:
     """Validate recorded episodes, and return them with arrays as fields.
 
     Args:
-        values: Episodes from a :class:`~metarl.models.recorder.Recorder`, or dictionaries or
-            NamedTuples with the entries of :class:`Episode`. ``policy`` is optional. ``terminated``
-            and ``truncated`` are False if missing, and can also be arrays with one value per time
-            step.
+        values: Episodes from a :class:`~metarl.models.recorder.Recorder`, or
+            dictionaries or NamedTuples with the entries of :class:`Episode`.
+            ``policy`` is optional. ``terminated`` and ``truncated`` are False
+            if missing, and can also be arrays with one value per time step.
         spaces: The spaces of the policy.
 
     Raises:
@@ -150,8 +150,9 @@ def rollout_of(
         policy: The policy that sampled the actions.
         params: Parameters of the policy with a leading task axis of size 1.
         episodes: The episodes.
-        horizon: Maximum number of time steps per episode in training, which determines the length
-            that the rollout is padded to. Longer episodes are not cut.
+        horizon: Maximum number of time steps per episode in training, which
+            determines the length that the rollout is padded to. Longer episodes
+            are not cut.
 
     Returns:
         The rollout, with a leading task axis of size 1.
@@ -186,8 +187,9 @@ def _padded(arrays: Sequence[NDArray[Any]], like: torch.Tensor, length: int) -> 
 def warn_if_improbable(rollout: Rollout, *, draws: int = 32) -> None:
     """Warn if the actions in a rollout are unlikely to be samples from the policy.
 
-    The mean log-probability of the actions is compared with the mean log-probability of new samples
-    from the same action distributions. A difference of six standard deviations causes a warning.
+    The mean log-probability of the actions is compared with the mean
+    log-probability of new samples from the same action distributions. A
+    difference of six standard deviations causes a warning.
 
     Args:
         rollout: The rollout of recorded episodes.

@@ -24,12 +24,13 @@ def encode(labels: Any, count: int, ways: int | None) -> tuple[tuple[Label, ...]
         ways: Required number of classes; None if any number is supported.
 
     Returns:
-        ``(classes, targets)``: the distinct labels in sorted order, and one-hot targets of shape
-        (count, classes) in the same order.
+        ``(classes, targets)``: the distinct labels in sorted order, and one-hot
+        targets of shape (count, classes) in the same order.
 
     Raises:
-        ValueError: If there is not one label per example, the labels are not all integers or all
-            strings, or the number of classes is not supported.
+        ValueError: If there is not one label per example, the labels are not
+            all integers or all strings, or the number of classes is not
+            supported.
     """
     found, shape = np.asarray(_values(labels)), np.shape(labels)
     if shape != (count,):

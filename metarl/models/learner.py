@@ -38,13 +38,15 @@ class Learner(NamedTuple):
 
     Attributes:
         origin: Experiment and configuration of the run.
-        network: Network with the architecture of the run. The parameters and the number of classes
-            of this object are not used.
-        loop: Function ``(steps, start) -> inner loop`` of the number of inner steps and the initial
-            head. None selects the value that the run uses at test time.
+        network: Network with the architecture of the run. The parameters and
+            the number of classes of this object are not used.
+        loop: Function ``(steps, start) -> inner loop`` of the number of inner
+            steps and the initial head. None selects the value that the run uses
+            at test time.
         params: The meta-parameters.
-        batches: Function ``(support, steps, seed) -> batches`` that splits a support batch with a
-            task axis of size 1 into batches for the inner steps.
+        batches: Function ``(support, steps, seed) -> batches`` that splits a
+            support batch with a task axis of size 1 into batches for the inner
+            steps.
         ways: Number of classes of a learned head; None if any number of classes is supported.
         device: Device of the parameters.
     """
@@ -74,13 +76,14 @@ class Learner(NamedTuple):
             inputs: Support inputs of the network, a tensor or a dictionary of tensors.
             targets: Support targets: one-hot of shape (n, ways), or values of shape (n, outputs).
             steps: Number of inner steps. Default: the number of test-time steps of the run.
-            start: Initial head, ``"prototypes"`` or ``"zero"``, or ``"learned"`` if the run has a
-                learned head. Default: the head that the run uses at test time.
+            start: Initial head, ``"prototypes"`` or ``"zero"``, or
+                ``"learned"`` if the run has a learned head. Default: the head
+                that the run uses at test time.
             seed: Random seed for the minibatches of the inner steps.
 
         Raises:
-            ValueError: If `steps` or `start` is invalid, or the run does not support the number of
-                classes.
+            ValueError: If `steps` or `start` is invalid, or the run does not
+                support the number of classes.
         """
         if steps is not None and (
             not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 0
@@ -137,8 +140,9 @@ def plain(network: nn.Module, params: Params, support: Any = None) -> nn.Module:
     Args:
         network: The network, with a linear layer ``head``.
         params: Parameters of the copy by name. The number of classes can differ from `network`.
-        support: Inputs from which the batch-norm statistics are computed. Default: the statistics
-            are placeholders, which must be loaded afterwards.
+        support: Inputs from which the batch-norm statistics are computed.
+            Default: the statistics are placeholders, which must be loaded
+            afterwards.
     """
     network, ways = copy.deepcopy(network), len(params.get("head.bias", ()))
     cast(Any, network).head = linear(cast(Any, network).head.in_features, ways)
@@ -169,8 +173,8 @@ def restored(network: nn.Module, saved: Saved) -> nn.Module:
     """Restore an adapted network from the contents of a file.
 
     Args:
-        network: Network with the architecture of the run. The parameters and the number of classes
-            of this object are not used.
+        network: Network with the architecture of the run. The parameters and
+            the number of classes of this object are not used.
         saved: Contents of the file.
 
     Raises:

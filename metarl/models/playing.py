@@ -15,8 +15,9 @@ class Playing(NamedTuple):
     """The simulator used in training, and the default numbers of inner steps and episodes.
 
     Attributes:
-        simulator: Function ``(num_tasks, episodes) -> sampler`` for the training environment, which
-            raises a ValueError if the environment is not available.
+        simulator: Function ``(num_tasks, episodes) -> sampler`` for the
+            training environment, which raises a ValueError if the environment
+            is not available.
         steps: Default number of inner steps.
         episodes: Default number of episodes per task and inner step.
     """

@@ -30,17 +30,18 @@ from metarl.util import integer_at_least
 class MetaPolicy:
     """A meta-trained policy that can adapt to tasks.
 
-    The simulator is only required by :attr:`sampler`, :meth:`sample_task`, :meth:`play`,
-    :meth:`curve`, and by :meth:`adapt` if the task is a task description.
+    The simulator is only required by :attr:`sampler`, :meth:`sample_task`,
+    :meth:`play`, :meth:`curve`, and by :meth:`adapt` if the task is a task
+    description.
 
     Attributes:
         policy: Function ``(params, observations) -> distribution``.
         params: The meta-parameters.
         spaces: Observation space, action space and horizon.
-        process: Two functions that compute advantages, the first for the support episodes and the
-            second for the query episodes.
-        loops: Function ``(steps, rate) -> inner loop``. If the rate is None, the step size of the
-            run is used.
+        process: Two functions that compute advantages, the first for the
+            support episodes and the second for the query episodes.
+        loops: Function ``(steps, rate) -> inner loop``. If the rate is None,
+            the step size of the run is used.
         simulator: Function ``(num_tasks, episodes) -> sampler`` for the training environment.
         steps: Default number of inner steps.
         episodes: Default number of episodes per task and inner step.
@@ -87,9 +88,10 @@ class MetaPolicy:
 
         Args:
             steps: Number of inner steps.
-            rate: Step size of the first inner step. Gradient descent halves the step size for all
-                later steps; Adam uses the same step size in all steps. Ignored if the step sizes
-                are learned. Default: the step size of the run.
+            rate: Step size of the first inner step. Gradient descent halves the
+                step size for all later steps; Adam uses the same step size in
+                all steps. Ignored if the step sizes are learned. Default: the
+                step size of the run.
         """
         return self.loops(steps, rate)
 
@@ -145,8 +147,9 @@ class MetaPolicy:
         """Return a recorder for episodes that your own environment loop collects.
 
         Args:
-            seed: Random seed for the actions. Recorders with equal seeds sample equal noise;
-                set a different seed for each recorder if you combine their episodes.
+            seed: Random seed for the actions. Recorders with equal seeds sample
+                equal noise; set a different seed for each recorder if you
+                combine their episodes.
 
         Example::
 

@@ -66,12 +66,12 @@ class Recorder:
             observation: The current observation, with the shape of the observation space.
 
         Returns:
-            An action for ``env.step``, clipped to the action space. The sample before clipping is
-            stored, because adaptation requires it.
+            An action for ``env.step``, clipped to the action space. The sample
+            before clipping is stored, because adaptation requires it.
 
         Raises:
-            ValueError: If the observation does not match the observation space, or is so large
-                that the outputs of the policy are not finite.
+            ValueError: If the observation does not match the observation space,
+                or is so large that the outputs of the policy are not finite.
             RuntimeError: If :meth:`step` was not called after the previous action.
         """
         if self._pending is not None:
@@ -107,8 +107,8 @@ class Recorder:
             Whether the episode has ended, so that the environment must be reset.
 
         Raises:
-            ValueError: If the reward is not one finite number, or `terminated` or `truncated` is
-                not one boolean. The recorder is not changed.
+            ValueError: If the reward is not one finite number, or `terminated`
+                or `truncated` is not one boolean. The recorder is not changed.
             RuntimeError: If :meth:`act` was not called before this step.
         """
         if self._pending is None:

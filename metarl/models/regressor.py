@@ -86,15 +86,15 @@ class MetaRegressor:
         """Adapt to the points of a function.
 
         Args:
-            x: Array of shape (n,) or (n, 1), or the path of a CSV file with the columns ``x``
-                and ``y``.
+            x: Array of shape (n,) or (n, 1), or the path of a CSV file with the
+                columns ``x`` and ``y``.
             y: Array of shape (n,) or (n, 1); None for a file.
             steps: Number of inner steps. Default: the number of test-time steps of the run.
 
         Raises:
             OSError: If the file cannot be read.
-            ValueError: If arrays have different lengths or unsupported shapes, or the file is
-                invalid.
+            ValueError: If arrays have different lengths or unsupported shapes,
+                or the file is invalid.
 
         Example::
 
@@ -122,8 +122,8 @@ def read_columns(file: Path, names: Sequence[str]) -> list[list[float]]:
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If a column is missing or repeated, a row is invalid, or there are no rows. The
-            message names the line.
+        ValueError: If a column is missing or repeated, a row is invalid, or
+            there are no rows. The message names the line.
     """
     if file.is_dir():
         raise IsADirectoryError(f"{file} must be a .csv file for a regression run, got a folder")

@@ -69,8 +69,8 @@ class Spaces(NamedTuple):
     def require_same(self, env: Any) -> None:
         """Raise a ValueError if an environment does not match these spaces.
 
-        Observations must have the same shape, and actions the same shape and bounds, with or
-        without the wrapper ``ClipAction``.
+        Observations must have the same shape, and actions the same shape and
+        bounds, with or without the wrapper ``ClipAction``.
 
         Args:
             env: A Gymnasium environment.
@@ -117,8 +117,9 @@ class Spaces(NamedTuple):
             values: Array of shape (*batch, *action); for ``Discrete`` spaces, of shape (*batch).
 
         Returns:
-            An array of the same shape and the data type of the space, clipped to the bounds; for a
-            single action of a ``Discrete`` space, a NumPy integer.
+            An array of the same shape and the data type of the space, clipped
+            to the bounds; for a single action of a ``Discrete`` space, a NumPy
+            integer.
         """
         if isinstance(self.action, Box):
             whole = np.issubdtype(self.action.dtype, np.integer)

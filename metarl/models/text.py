@@ -81,8 +81,8 @@ class SentenceNetwork(nn.Module):
         Args:
             input_ids: Token ids of the encoder's tokenizer, padded on the right.
             attention_mask: 1 (or True) for tokens, 0 (or False) for padding; shape (n, tokens).
-            token_type_ids: 0 for tokens of the first sentence, 1 for tokens of the second
-                sentence. Default: zeros, for single sentences.
+            token_type_ids: 0 for tokens of the first sentence, 1 for tokens of
+                the second sentence. Default: zeros, for single sentences.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask.bool()}
         if token_type_ids is not None:
@@ -144,8 +144,8 @@ class AdaptedTextClassifier:
         """Classify the sentences in a JSON lines file.
 
         Args:
-            file: File with one object ``{"text": TEXT}`` per line; pairs of sentences also have the
-                key ``"text2"``.
+            file: File with one object ``{"text": TEXT}`` per line; pairs of
+                sentences also have the key ``"text2"``.
 
         Returns:
             A table with the columns ``text``, ``class`` and ``probability``.
@@ -157,8 +157,9 @@ class AdaptedTextClassifier:
     def module(self) -> SentenceNetwork:
         """Return a copy of the network as a plain module, for ``torch.export`` and ONNX.
 
-        The inputs are the token ids and the attention mask of the encoder's tokenizer, both of
-        shape (n, tokens); see :meth:`SentenceNetwork.forward`. The output is a tensor of logits of
+        The inputs are the token ids and the attention mask of the encoder's
+        tokenizer, both of shape (n, tokens); see
+        :meth:`SentenceNetwork.forward`. The output is a tensor of logits of
         shape (n, ways).
         """
         return SentenceNetwork(copied(self.network)).eval()
@@ -166,8 +167,9 @@ class AdaptedTextClassifier:
     def save(self, path: str | Path) -> None:
         """Write the adapted classifier to a file that :func:`metarl.load_adapted` reads.
 
-        The file contains all weights but not the tokenizer. :func:`metarl.load_adapted` loads the
-        tokenizer from the encoder of the run.
+        The file contains all weights but not the tokenizer.
+        :func:`metarl.load_adapted` loads the tokenizer from the encoder of the
+        run.
 
         Args:
             path: The file to write; the parent folder is created.
@@ -199,15 +201,17 @@ class MetaTextClassifier:
         """Adapt to labeled sentences.
 
         Args:
-            sentences: Sentences or pairs of sentences, or the path of a JSON lines file with one
-                object ``{"text": TEXT, "label": NAME}`` per line. For pairs in a file, the key
-                ``"text2"`` contains the second sentence. Files can also use the keys
-                ``"sentence1"`` and ``"sentence2"``, as in :func:`metarl.text.read_tasks`.
-            labels: One integer or string per sentence; None for a file. Classes can have different
-                numbers of sentences.
+            sentences: Sentences or pairs of sentences, or the path of a JSON
+                lines file with one object ``{"text": TEXT, "label": NAME}`` per
+                line. For pairs in a file, the key ``"text2"`` contains the
+                second sentence. Files can also use the keys ``"sentence1"`` and
+                ``"sentence2"``, as in :func:`metarl.text.read_tasks`.
+            labels: One integer or string per sentence; None for a file. Classes
+                can have different numbers of sentences.
             steps: Number of inner steps. Default: the number of test-time steps of the run.
-            start: Initial head, ``"prototypes"`` or ``"zero"``; both support any number of classes.
-                Default: the head that the run uses at test time.
+            start: Initial head, ``"prototypes"`` or ``"zero"``; both support
+                any number of classes. Default: the head that the run uses at
+                test time.
             seed: Random seed for the minibatches of the inner steps, if the run uses minibatches.
 
         Raises:
@@ -233,8 +237,8 @@ def read_examples(file: Path, *, labeled: bool) -> tuple[list[Sentence], list[La
     """Read sentences from a JSON lines file.
 
     Args:
-        file: File with one object ``{"text": TEXT, "label": NAME}`` per line; for pairs, the key
-            ``"text2"`` contains the second sentence.
+        file: File with one object ``{"text": TEXT, "label": NAME}`` per line;
+            for pairs, the key ``"text2"`` contains the second sentence.
         labeled: Whether every row must have a label.
 
     Returns:

@@ -18,9 +18,10 @@ def batch_norm(
 ) -> Float[Tensor, "n h w channels"]:
     """Normalize every channel over all images and pixels.
 
-    The first derivative is PyTorch's fused kernel. PyTorch's third derivative of batch norm is
-    wrong, because its second derivative takes the mean and the variance as constants. Here, they
-    are outputs of the forward pass, and the second derivative is an ordinary function of them.
+    The first derivative is PyTorch's fused kernel. PyTorch's third derivative
+    of batch norm is wrong, because its second derivative takes the mean and the
+    variance as constants. Here, they are outputs of the forward pass, and the
+    second derivative is an ordinary function of them.
 
     Args:
         x: Images with the channels on the last axis.
@@ -39,8 +40,9 @@ class _Forward(torch.autograd.Function):
     def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
         """Return the normalized images, the mean and the inverse standard deviation.
 
-        The statistics of every pixel over the images are computed first: a single sum over all
-        images and pixels has a relative error of about 1e-5 in single precision.
+        The statistics of every pixel over the images are computed first: a
+        single sum over all images and pixels has a relative error of about 1e-5
+        in single precision.
         """
         means, variances = torch.batch_norm_update_stats(x.flatten(1), None, None, 0.0)
         means, variances = (y.view(-1, x.shape[-1]) for y in (means, variances))

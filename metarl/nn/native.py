@@ -13,9 +13,10 @@ from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 def is_native() -> bool:
     """Return whether PyTorch's fused image operators can be used.
 
-    They are used outside of ``torch.func.vmap``: under ``vmap`` over kernels, a convolution becomes
-    a slow grouped convolution, and the derivatives of the fused batch norm are wrong. They are also
-    not used in ``torch.compile`` and ``torch.export``, which do not support all of them.
+    They are used outside of ``torch.func.vmap``: under ``vmap`` over kernels, a
+    convolution becomes a slow grouped convolution, and the derivatives of the
+    fused batch norm are wrong. They are also not used in ``torch.compile`` and
+    ``torch.export``, which do not support all of them.
     """
     if torch.compiler.is_compiling():
         return False

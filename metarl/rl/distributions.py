@@ -159,8 +159,9 @@ def _drawn(like: Tensor, share: TaskSlice | None, draw: Callable[[Tensor], Tenso
 
     Args:
         like: Tensor whose first axis is the task axis if `share` is set.
-        share: The slice of the meta-batch that `like` contains. Numbers are sampled for the
-            whole meta-batch, but only this slice is returned. None if `like` contains all tasks.
+        share: The slice of the meta-batch that `like` contains. Numbers are
+            sampled for the whole meta-batch, but only this slice is returned.
+            None if `like` contains all tasks.
         draw: Function that fills a tensor with random numbers in place, and returns the tensor.
     """
     if share is None or share.number == share.total:

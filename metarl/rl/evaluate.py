@@ -92,8 +92,8 @@ def adaptation_curve(
     Args:
         sampler: The sampler; ``sampler.num_tasks`` must equal the number of test tasks.
         policy: The policy.
-        loop: The inner loop; ``loop.num_steps`` is K. The step sizes can differ from the
-            step sizes used in training.
+        loop: The inner loop; ``loop.num_steps`` is K. The step sizes can differ
+            from the step sizes used in training.
         meta: The meta-parameters.
         tasks: The test tasks.
         generator: Random generator for the actions and the environment seeds.

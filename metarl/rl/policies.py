@@ -25,16 +25,17 @@ Carry: TypeAlias = Any
 """A policy's memory within an episode: a tree of tensors, or ``()`` for policies without memory."""
 
 Step: TypeAlias = Callable[[Carry, Tensor], tuple[Carry, Distribution]]
-"""One time step of a policy with fixed parameters: ``(carry, observations) -> (carry,
-distribution)``."""
+"""One time step of a policy with fixed parameters: ``(carry, observations) ->
+(carry, distribution)``."""
 
 
 class Policy(Apply):
     """A policy as a pure function of its parameters.
 
-    This class implements policies without memory, whose module maps observations to an action
-    distribution. For a policy with memory, override :meth:`initial` and :meth:`step` in a subclass.
-    The sampler, the losses and the trust region only use :meth:`over_tasks` and :meth:`unroll`.
+    This class implements policies without memory, whose module maps
+    observations to an action distribution. For a policy with memory, override
+    :meth:`initial` and :meth:`step` in a subclass. The sampler, the losses and
+    the trust region only use :meth:`over_tasks` and :meth:`unroll`.
     """
 
     @classmethod
@@ -47,8 +48,8 @@ class Policy(Apply):
 
         Args:
             params: Parameters for one task.
-            batch: Sizes of the leading axes of every tensor in the carry, such as
-                ``(num_episodes,)``.
+            batch: Sizes of the leading axes of every tensor in the carry, such
+                as ``(num_episodes,)``.
         """
         return ()
 
@@ -90,18 +91,20 @@ class Policy(Apply):
     def over_tasks(self, params: Params, batch: Sequence[int]) -> tuple[Carry, Step]:
         """Bind one set of parameters per task, to step all tasks together in a rollout.
 
-        By default, the step function applies ``vmap`` over tasks to :meth:`step`. A module without
-        memory can define a faster ``over_tasks(params)``, which returns a function from
-        observations with a task axis to action distributions.
+        By default, the step function applies ``vmap`` over tasks to
+        :meth:`step`. A module without memory can define a faster
+        ``over_tasks(params)``, which returns a function from observations with
+        a task axis to action distributions.
 
         Args:
             params: Parameters with a leading task axis.
-            batch: Sizes of the batch axes for one task at one time step, such as
-                ``(num_episodes,)``.
+            batch: Sizes of the batch axes for one task at one time step, such
+                as ``(num_episodes,)``.
 
         Returns:
-            The carry at the start of the episodes, and the step function. All tensors in the carry
-            and all inputs and outputs of the step function have a leading task axis.
+            The carry at the start of the episodes, and the step function. All
+            tensors in the carry and all inputs and outputs of the step function
+            have a leading task axis.
         """
         carry = vmap(lambda own: self.initial(own, batch))(params)
         bind = getattr(self.module, "over_tasks", None)
@@ -114,8 +117,8 @@ class Policy(Apply):
 class _MLPPolicy(nn.Module):
     """An MLP whose outputs parametrize an action distribution (:meth:`distribution`).
 
-    If `context` is positive, the network receives this number of context parameters as additional
-    inputs (CAVIA, Zintgraf et al. 2019).
+    If `context` is positive, the network receives this number of context
+    parameters as additional inputs (CAVIA, Zintgraf et al. 2019).
     """
 
     def __init__(self, sizes: Sequence[int], *, context: int = 0, **options: Any) -> None:
@@ -136,8 +139,9 @@ class _MLPPolicy(nn.Module):
             params: Parameters with a leading task axis.
 
         Returns:
-            A function from observations of shape (task, *batch, features) to action distributions,
-            which computes one batched matrix product per layer.
+            A function from observations of shape (task, *batch, features) to
+            action distributions, which computes one batched matrix product per
+            layer.
         """
         layers = [
             _bound_linear(params, f"network.{index}") if isinstance(layer, nn.Linear) else layer
@@ -178,8 +182,9 @@ def _bound_linear(params: Params, name: str) -> Callable[[Tensor], Tensor]:
 class GaussianMLP(_MLPPolicy):
     """A Gaussian policy with a learned log-std that does not depend on the observation.
 
-    Actions are sampled from N(scale · output, (scale · exp(log_std))²). A scale of 0.1 matches
-    implementations whose policies act in [−10, 10] and divide actions by ten.
+    Actions are sampled from N(scale · output, (scale · exp(log_std))²). A scale
+    of 0.1 matches implementations whose policies act in [−10, 10] and divide
+    actions by ten.
 
     Args:
         sizes: Widths of all layers, from the observation to the action.
@@ -224,13 +229,14 @@ def mlp_policy(
 
     Args:
         observation_space: A flat ``Box``.
-        action_space: A flat ``Box`` for a Gaussian policy, or a ``Discrete`` space that starts at 0
-            for a categorical policy.
+        action_space: A flat ``Box`` for a Gaussian policy, or a ``Discrete``
+            space that starts at 0 for a categorical policy.
         hidden: Widths of the hidden layers.
         init_std: Initial standard deviation of a Gaussian policy, in units of the action space.
         scale: Factor that multiplies a Gaussian policy's outputs; see :class:`GaussianMLP`.
-        options: ``context``, the number of context parameters, and the options ``activation``,
-            ``output_gain`` and ``generator`` of :func:`metarl.nn.dense.mlp`.
+        options: ``context``, the number of context parameters, and the options
+            ``activation``, ``output_gain`` and ``generator`` of
+            :func:`metarl.nn.dense.mlp`.
 
     Returns:
         The policy and the initial parameters.
@@ -256,8 +262,8 @@ def mlp_policy(
 
 
 NETWORKS: dict[str, Callable[..., tuple[Policy, Params]]] = {"mlp": mlp_policy}
-"""Policy builders by name: ``(observation_space, action_space, **settings) -> (policy,
-params)``."""
+"""Policy builders by name: ``(observation_space, action_space, **settings) ->
+(policy, params)``."""
 
 
 def make_policy(

@@ -33,9 +33,10 @@ def surrogate_loss(
     Args:
         policy: The policy.
         clip: PPO's clipping range ε; None disables clipping.
-        kl_coefficients: Coefficients η for KL penalties, one per inner step. The penalty for a step
-            is η KL(π_old ‖ π) of the policy *before* the step, on the episodes collected by this
-            policy (ProMP, Rothfuss et al. 2019, eq. 13). An empty sequence disables the penalties.
+        kl_coefficients: Coefficients η for KL penalties, one per inner step.
+            The penalty for a step is η KL(π_old ‖ π) of the policy *before* the
+            step, on the episodes collected by this policy (ProMP, Rothfuss et
+            al. 2019, eq. 13). An empty sequence disables the penalties.
     """
 
     def outer(path: list[core.Params], task: Task) -> tuple[Tensor, Metrics]:
@@ -67,20 +68,21 @@ def policy_gradient(
 
     Args:
         loop: The inner loop, with a policy-gradient loss.
-        outer: The outer loss of one task, ``(path, task) -> (loss, metrics)``, such as
-            :func:`surrogate_loss`.
+        outer: The outer loss of one task, ``(path, task) -> (loss, metrics)``,
+            such as :func:`surrogate_loss`.
         estimator: ``backprop`` or ``reptile`` from :mod:`metarl.core`.
         epochs: Number of gradient steps per meta-batch. Each gradient step repeats the inner loop.
         optimizer: A ``torch.optim`` class.
-        chunk_size: Number of tasks processed at a time. If not set, the number that fits into the
-            CPU cache, or all tasks on a GPU.
+        chunk_size: Number of tasks processed at a time. If not set, the number
+            that fits into the CPU cache, or all tasks on a GPU.
         options: Arguments of the optimizer, such as ``lr=1e-3``.
 
     Returns:
-        The meta-learner. A step reports the gradient norm and the loss of the first gradient step,
-        the metrics of `outer` after the last gradient step, and ``outer/improvement``. The
-        improvement is the decrease of ``outer/surrogate`` if `outer` reports this metric, and of
-        the outer loss otherwise.
+        The meta-learner. A step reports the gradient norm and the loss of the
+        first gradient step, the metrics of `outer` after the last gradient
+        step, and ``outer/improvement``. The improvement is the decrease of
+        ``outer/surrogate`` if `outer` reports this metric, and of the outer
+        loss otherwise.
     """
     learner_of = partial(core.gradient_learner, loop, estimator(loop, outer), optimizer, **options)
 
@@ -132,14 +134,14 @@ def reptile_rl(
 ) -> MetaLearner:
     """Return Reptile for policies (Nichol et al. 2018), without second derivatives.
 
-    With a single inner step, Reptile is equivalent to joint training. The query episodes are only
-    used for metrics.
+    With a single inner step, Reptile is equivalent to joint training. The query
+    episodes are only used for metrics.
 
     Args:
         policy: The policy.
         loop: The inner loop.
-        outer_lr: Outer step size, as a fraction of the distance to the mean of the adapted
-            parameters.
+        outer_lr: Outer step size, as a fraction of the distance to the mean of
+            the adapted parameters.
         epochs: Number of gradient steps per meta-batch.
         chunk_size: Number of tasks processed at a time; see :func:`policy_gradient`.
 
@@ -225,22 +227,23 @@ def promp(
 ) -> MetaLearner:
     """Return ProMP, proximal meta-policy search (Rothfuss et al. 2019, section 6).
 
-    The outer loss is the clipped surrogate, with KL penalties on the policies before each inner
-    step.
+    The outer loss is the clipped surrogate, with KL penalties on the policies
+    before each inner step.
 
     Args:
         policy: The policy.
         loop: The inner loop; the paper uses the inner loss :func:`~metarl.rl.losses.ratio`.
         clip: Clip the probability ratios in the outer loss to 1 ± this value.
         kl_coefficient: Initial weight of the KL penalty for every inner step.
-        kl_target: Target KL divergence in nats. A weight is doubled if the KL divergence exceeds
-            1.5 times the target, and halved if the KL divergence is below the target / 1.5.
-            None keeps the initial weight.
+        kl_target: Target KL divergence in nats. A weight is doubled if the KL
+            divergence exceeds 1.5 times the target, and halved if the KL
+            divergence is below the target / 1.5. None keeps the initial weight.
         outer_lr: Step size for the meta-update.
         epochs: Number of gradient steps per meta-batch.
         chunk_size: Number of tasks processed at a time; see
             :func:`~metarl.rl.policy_gradients.policy_gradient`.
-        options: Further arguments of :func:`~metarl.rl.policy_gradients.policy_gradient`, such as
+        options: Further arguments of
+            :func:`~metarl.rl.policy_gradients.policy_gradient`, such as
             ``optimizer``.
     """
 
@@ -271,8 +274,9 @@ def promp(
 def adapted(coefficients: Tensor, reached: Tensor, target: float) -> Tensor:
     """Return KL coefficients after one update towards a target KL divergence.
 
-    A coefficient is halved if the KL divergence is below the target / 1.5, and doubled if it is
-    above 1.5 times the target. ProMP uses this rule from Schulman et al. 2017, section 4.
+    A coefficient is halved if the KL divergence is below the target / 1.5, and
+    doubled if it is above 1.5 times the target. ProMP uses this rule from
+    Schulman et al. 2017, section 4.
 
     Args:
         coefficients: The current coefficients, of shape (steps).

@@ -7,7 +7,7 @@
     checkpoints/     00000000.safetensors (the initialization), 00000010.safetensors, ...;
                      Stable-Baselines3 runs have .zip files instead
     evaluations/     one JSON file per evaluation
-    media/           images and videos; names from --media-every start with the iteration
+    media/           images and videos; names start with the iteration
     tracking/        TensorBoard or Weights & Biases files, if tracking is enabled
     lock             lock file of the process that writes the run
 """

@@ -17,8 +17,8 @@ Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 class Evaluation(Ranged):
     """Evaluate a run on test tasks.
 
-    Most flags depend on the experiment: run `metarl evaluate RUN --help` to list the flags for a
-    run.
+    Most flags depend on the experiment: run `metarl evaluate RUN --help` to
+    list the flags for a run.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -30,8 +30,8 @@ class Evaluation(Ranged):
     device: Device = "auto"
     """Device for the computation; auto selects CUDA if it is available and the CPU otherwise."""
     trust_env: bool = False
-    """Import the module in the environment ID of a pulled run and run its code; set this flag only
-    if you trust the module."""
+    """Import the module in the environment ID of a pulled run and run its code;
+    set this flag only if you trust the module."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,22 @@ class Rendering(Ranged):
     device: Device = "auto"
     """Device for the policy; auto selects CUDA if it is available and the CPU otherwise."""
     trust_env: bool = False
-    """Import the module in the environment ID of a pulled run and run its code; set this flag only
-    if you trust the module."""
+    """Import the module in the environment ID of a pulled run and run its code;
+    set this flag only if you trust the module."""
 
 
 class Report(NamedTuple):
     """The result of an evaluation.
 
     Attributes:
-        name: Part of the file name that contains the settings of the evaluation, so that different
-            evaluations of a checkpoint are written to different files.
-        values: JSON values to write to the file, including the ``mean`` and the half-width
-            ``interval95`` of the 95 % confidence interval after each adaptation step.
-        tables: Tables to print. ``metarl evaluate`` adds the run and the iteration to the title of
-            the last table.
+        name: Part of the file name that contains the settings of the
+            evaluation, so that different evaluations of a checkpoint are
+            written to different files.
+        values: JSON values to write to the file, including the ``mean`` and the
+            half-width ``interval95`` of the 95 % confidence interval after each
+            adaptation step.
+        tables: Tables to print. ``metarl evaluate`` adds the run and the
+            iteration to the title of the last table.
     """
 
     name: str

@@ -32,12 +32,12 @@ def make_model(
 ) -> Any:
     """Create an untrained SB3 model.
 
-    Hyperparameters that are not arguments have SB3's default values, with
-    three exceptions. PPO updates on whole episodes with at least 1000 environment
+    Hyperparameters that are not arguments have SB3's default values, with three
+    exceptions. PPO updates on whole episodes with at least 1000 environment
     steps per update, split into at most eight minibatches of equal size. SAC
-    and TD3 start training after ten times `horizon` environment steps, with
-    one gradient step per environment step. TD3 explores with Gaussian action
-    noise of standard deviation 0.1.
+    and TD3 start training after ten times `horizon` environment steps, with one
+    gradient step per environment step. TD3 explores with Gaussian action noise
+    of standard deviation 0.1.
 
     Args:
         algo: ``"ppo"``, ``"a2c"``, ``"sac"`` or ``"td3"``.

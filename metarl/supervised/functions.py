@@ -16,15 +16,16 @@ class FunctionTasks:
     """A sampler for regression tasks that a function creates one at a time.
 
     Attributes:
-        function: Function ``(points, generator) -> (x, y)`` that samples the points of one new
-            task. `x` and `y` are tensors or arrays with a leading axis of size `points`; vectors
-            become columns. All random numbers should come from the generator.
+        function: Function ``(points, generator) -> (x, y)`` that samples the
+            points of one new task. `x` and `y` are tensors or arrays with a
+            leading axis of size `points`; vectors become columns. All random
+            numbers should come from the generator.
         shots: Number of support points per task.
         queries: Number of query points per task.
 
     Raises:
-        ValueError: If `shots` or `queries` is below 1; from `sample`, if the function returns a
-            different number of points.
+        ValueError: If `shots` or `queries` is below 1; from `sample`, if the
+            function returns a different number of points.
 
     Example::
 
@@ -53,8 +54,8 @@ class FunctionTasks:
             generator: Random generator, which is passed to the function.
 
         Returns:
-            A meta-batch with one support batch and a query batch. Both are tuples ``(x, y)`` with
-            leading axes (task, point).
+            A meta-batch with one support batch and a query batch. Both are
+            tuples ``(x, y)`` with leading axes (task, point).
         """
         points = self.shots + self.queries
         drawn = [self.function(points, generator) for _ in range(num_tasks)]

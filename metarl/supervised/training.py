@@ -36,18 +36,19 @@ def maml_model(
 
     Args:
         module: The network; its parameters are the initial parameters.
-        criterion: Loss function ``(predictions, targets) -> (loss, metrics)``, such as
-            :func:`cross_entropy` or :func:`squared_error`.
+        criterion: Loss function ``(predictions, targets) -> (loss, metrics)``,
+            such as :func:`cross_entropy` or :func:`squared_error`.
         inner_lr: Step size of the inner steps.
-        inner_steps: Number of inner steps. With 0 and ``start="prototypes"``, the model is a
-            prototypical network (Snell et al. 2017).
+        inner_steps: Number of inner steps. With 0 and ``start="prototypes"``,
+            the model is a prototypical network (Snell et al. 2017).
         first_order: Whether to treat inner gradients as constants in the meta-gradient.
-        start: Initial head in every task: learned, class prototypes (ProtoMAML), or zero. The last
-            two require a :class:`~metarl.nn.Classifier` and one-hot targets.
+        start: Initial head in every task: learned, class prototypes
+            (ProtoMAML), or zero. The last two require a
+            :class:`~metarl.nn.Classifier` and one-hot targets.
 
     Raises:
-        ValueError: If the module is not a :class:`~metarl.nn.Classifier` although `start`
-            requires it.
+        ValueError: If the module is not a :class:`~metarl.nn.Classifier`
+            although `start` requires it.
 
     Example::
 
@@ -94,16 +95,17 @@ def fit(
 
     Args:
         model: The model, such as the result of :func:`maml_model`.
-        draw: Function ``(num_tasks, generator) -> tasks``, or an object with this method
-            `sample`, such as :class:`FewShot` and :class:`FunctionTasks`.
+        draw: Function ``(num_tasks, generator) -> tasks``, or an object with
+            this method `sample`, such as :class:`FewShot` and
+            :class:`FunctionTasks`.
         iterations: Number of meta-updates.
         num_tasks: Number of tasks per meta-update.
         outer_lr: Step size of Adam.
         seed: Random seed for the sampled tasks.
 
     Raises:
-        ValueError: If `iterations` or `num_tasks` is invalid, or the outputs of the network do not
-            match the targets.
+        ValueError: If `iterations` or `num_tasks` is invalid, or the outputs of
+            the network do not match the targets.
         FloatingPointError: If a meta-gradient is not finite.
 
     Example::

@@ -16,8 +16,8 @@ def require_writable(path: Path) -> None:
         path: Path of the file, which may already exist.
 
     Raises:
-        OSError: If the path is a folder or a device, the parent folder cannot be created,
-            or permission is denied.
+        OSError: If the path is a folder or a device, the parent folder cannot
+            be created, or permission is denied.
 
     Example::
 

@@ -172,7 +172,7 @@ def test_arguments_of_wrong_types_are_rejected_in_one_line(run: Path, policy: Me
     for options in ({"episodes": 0}, {"num_tasks": 0}):
         with pytest.raises(ValueError, match="must be an integer of at least 1"):
             metarl.load(run, **options)
-    with pytest.raises(TypeError, match="not supported .*: expected num_tasks or episodes"):
+    with pytest.raises(TypeError, match=r"not supported .*: expected num_tasks or episodes"):
         metarl.load(run, encoder="x")
     with pytest.raises(ValueError, match="seed must be an integer"):
         policy.sample_task(-1)
