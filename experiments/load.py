@@ -72,7 +72,7 @@ def load(
     experiment.guard = partial(require_known_module, run, experiment.config, **trusted)
     _require_known(experiment, options)
     params = experiment.read(run, run.choose_checkpoint(checkpoint))
-    with _default_dtype(params.model):
+    with _default_dtype(getattr(params, "model", {})):
         return experiment.model(params, **options)
 
 

@@ -10,15 +10,16 @@ from torch._C._functorch import TransformType
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 
 
-def is_native() -> bool:
-    """Return whether PyTorch's fused image operators can be used.
+def is_native(x: Tensor) -> bool:
+    """Return whether PyTorch's fused image operators can be used for images `x`.
 
     They are used outside of ``torch.func.vmap``: under ``vmap`` over kernels, a
     convolution becomes a slow grouped convolution, and the derivatives of the
     fused batch norm are wrong. They are also not used in ``torch.compile`` and
-    ``torch.export``, which do not support all of them.
+    ``torch.export``, which do not support all of them,
+    and for images without pixels.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not x.numel():
         return False
     stack = retrieve_all_functorch_interpreters()
     return all(level.key() != TransformType.Vmap for level in stack)

@@ -74,7 +74,7 @@ class BatchNorm(nn.Module):
             x: Examples of shape (n, *pixels, size).
             first: Index of the first example that contributes to the mean and variance.
         """
-        if first == 0 and x.ndim == 4 and is_native():
+        if first == 0 and x.ndim == 4 and is_native(x):
             return batch_norm(x, self.weight, self.bias, self.eps)
         axes = tuple(range(x.ndim - 1))
         # No slice if first is 0, because the derivative of a slice is a copy.
