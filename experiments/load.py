@@ -47,9 +47,9 @@ def load(
         The meta-model, whose method ``adapt(support)`` returns an adapted model:
 
         - :class:`~metarl.models.policy.MetaPolicy` for meta-RL,
-        - ``MetaClassifier`` for images,
-        - ``MetaRegressor`` for regression,
-        - ``MetaTextClassifier`` for text.
+        - :class:`~metarl.models.classifier.MetaClassifier` for images,
+        - :class:`~metarl.models.regressor.MetaRegressor` for regression,
+        - :class:`~metarl.models.text.MetaTextClassifier` for text.
 
     Raises:
         TypeError: If the run does not support an option.

@@ -83,7 +83,7 @@ class SupervisedEvaluation(Evaluation):
         """Return invalid combinations of settings as pairs of a condition and an error message."""
         adapts = ("test_steps", "inner_lr", "tune_inner_lr", "start")
         adapted = self.ensemble > 1 or any(getattr(self, name) for name in adapts)
-        alone = self.data is None and (self.split or self.class_depth)
+        no_data = self.data is None and (self.split or self.class_depth)
         rated, both = self.inner_lr is not None, self.ensemble > 1 and self.checkpoint is not None
         return [
             (
@@ -91,7 +91,7 @@ class SupervisedEvaluation(Evaluation):
                 "tune_inner_lr and inner_lr are mutually exclusive; set only one of them",
             ),
             (
-                alone,
+                no_data,
                 "`split` and class_depth require `data`; set `data` as well, such as data=folder",
             ),
             (both, "`ensemble` and `checkpoint` are mutually exclusive; set only one of them"),

@@ -157,7 +157,7 @@ class SupervisedConfig(OuterUpdateSettings, InnerLoopSettings, RunConfig):
 
 def absolute(path: Path) -> Path:
     """Return the absolute path of a file or folder, which does not need to exist."""
-    return Path(os.path.abspath(os.path.expanduser(path)))  # unlike Path, accepts ~nobody
+    return Path(os.path.abspath(os.path.expanduser(path)))  # unlike Path, accepts unknown users
 
 
 Config = TypeVar("Config", bound=SupervisedConfig)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -23,7 +23,6 @@ from metarl.core import (
     query_loss,
     reptile,
 )
-from metarl.core.adapt import unchanged
 from metarl.core.parameters import rows
 from metarl.experiments.supervised_settings import SupervisedConfig, require_compatible
 from metarl.supervised import (
@@ -34,12 +33,11 @@ from metarl.supervised import (
     StartFn,
     body_of,
     evaluate_batch,
+    head_start,
     is_head,
     loss_of,
     multi_step_weights,
     norms_of,
-    prototype_start,
-    zero_start,
 )
 from metarl.supervised.model import Tasks
 from metarl.text import TextClassifier, generated_start, layer_of, with_lower_layers
@@ -231,19 +229,14 @@ def _fast(config: SupervisedConfig, module: nn.Module) -> Callable[[str], bool]:
 
 
 def _start(name: str | None, module: nn.Module, *, detach: bool) -> StartFn:
-    if name != "learned":
-        body_of(module)  # raises an error for a module without a body
-    start: StartFn = unchanged
-    if name == "prototypes":
-        start = prototype_start(body_of(module))
-    elif name == "zero":
-        start = zero_start(cast(Any, module).head.in_features)
-    elif name == "generated":
-        if not isinstance(module, TextClassifier):
-            raise ValueError(
-                "start=generated (method=leopard) is only supported by `metarl train text`"
-            )
+    if name != "generated":
+        start = head_start(name or "learned", module)
+    elif isinstance(module, TextClassifier):
         start = generated_start(module)
+    else:
+        raise ValueError(
+            "start=generated (method=leopard) is only supported by `metarl train text`"
+        )
     return (
         with_lower_layers(start, module, detach=detach)
         if isinstance(module, TextClassifier)

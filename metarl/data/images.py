@@ -6,7 +6,9 @@ import io
 import json
 import os
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, compress
 from pathlib import Path
@@ -24,6 +26,10 @@ ImageFile: TypeAlias = Path | zipfile.Path
 """Path of an image file in a folder or in a zip archive."""
 
 SPLIT_SEED = 0
+# Exceptions of Pillow and zipfile for damaged files; a damaged PNG raises a SyntaxError.
+UNREADABLE = (
+    OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 class Classes(NamedTuple):
@@ -137,7 +143,7 @@ def open_image(file: ImageFile) -> Iterator[Any]:
     try:
         with image.open(io.BytesIO(file.read_bytes())) as picture:
             yield picture
-    except Exception as error:  # Pillow raises errors of many types for damaged files
+    except (*UNREADABLE, image.DecompressionBombError) as error:
         reason = " ".join(re.sub(r" <_io\S+ object at \w+>", "", str(error)).split())
         raise ValueError(
             f"{file} cannot be read as an image ({reason or type(error).__name__}). Replace the "

@@ -246,7 +246,8 @@ class AdaptedPolicy:
 
         Raises:
             OSError: If the file cannot be written.
-            ValueError: If the observations are not Box, or the actions are not Box or Discrete.
+            ValueError: If a parameter is not finite, the observations are not
+                Box, or the actions are not Box or Discrete.
         """
         if not self.spaces.stored:
             raise ValueError(

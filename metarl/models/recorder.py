@@ -19,17 +19,7 @@ class Recorder:
     Attributes:
         episodes: The completed episodes, for ``policy.adapt(episodes=...)``.
 
-    Example::
-
-        recorder = policy.record()
-        for _ in range(40):
-            observation, _ = env.reset()
-            ended = False
-            while not ended:
-                action = recorder.act(observation)
-                observation, reward, terminated, truncated, _ = env.step(action)
-                ended = recorder.step(reward, terminated, truncated)
-        adapted = policy.adapt(episodes=recorder.episodes)
+    :meth:`MetaPolicy.record` has an example.
     """
 
     def __init__(

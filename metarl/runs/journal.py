@@ -29,18 +29,7 @@ class Journal:
         start: Last completed iteration, from which training continues; 0 for a new run.
         save: Function that writes a checkpoint, with the signature ``save(run, iteration, state)``.
 
-    Example::
-
-        def save(run, iteration, state):
-            torch.save(state, run.folder / "state.pt")
-
-        config = RunConfig(iterations=3)
-        with Run.create(Path("runs/demo"), "demo", to_json(config)) as run:
-            with Journal(run, config, start=0, save=save) as journal:
-                for iteration in journal.iterations():
-                    journal.collected()  # before the meta-update
-                    metrics = {"loss": torch.tensor(1 / iteration)}
-                    journal.write(iteration, {}, metrics)
+    The documentation of :mod:`metarl.runs` has an example.
     """
 
     def __init__(

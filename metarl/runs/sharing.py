@@ -137,7 +137,7 @@ def without_paths(command: str) -> str:
 
     Example::
 
-        without_paths("metarl train text --data-root me/data --out /home/me/runs/quick")
+        without_paths("metarl train text --data-root me/data --out /srv/runs/quick")
         # "metarl train text --data-root DIR --out quick"
     """
     try:

@@ -10,6 +10,7 @@ from .few_shot import VariableFewShot as VariableFewShot
 from .functions import FunctionTasks as FunctionTasks
 from .heads import StartFn as StartFn
 from .heads import body_of as body_of
+from .heads import head_start as head_start
 from .heads import is_head as is_head
 from .heads import nearest_neighbor as nearest_neighbor
 from .heads import norms_of as norms_of

@@ -1,14 +1,16 @@
 """Classification heads that are computed from a task's support set."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from metarl.core import Batch, Params, part
+from metarl.core.adapt import unchanged
 from metarl.nn import Classifier
+from metarl.util import among
 
 
 StartFn: TypeAlias = Callable[[Params, tuple[Batch, ...]], tuple[Params, tuple[Batch, ...]]]
@@ -16,6 +18,7 @@ StartFn: TypeAlias = Callable[[Params, tuple[Batch, ...]], tuple[Params, tuple[B
 ``(params, support batches) -> (params, remaining batches)``."""
 
 HEAD = "head."
+HEADS = ("learned", "prototypes", "zero")
 
 
 def is_head(name: str) -> bool:
@@ -166,6 +169,33 @@ def zero_start(size: int) -> StartFn:
         return {**params, "head.weight": weight, "head.bias": weight[:, 0]}, batches
 
     return start
+
+
+def head_start(name: str, module: nn.Module) -> StartFn:
+    """Return the `start` of an inner loop for an initial head.
+
+    Args:
+        name: ``"learned"`` for the meta-learned head, ``"prototypes"`` for
+            :func:`prototype_start`, or ``"zero"`` for :func:`zero_start`.
+        module: The network.
+
+    Raises:
+        ValueError: If the name is unknown, or the module is not a
+            :class:`~metarl.nn.Classifier` although the initial head requires it.
+
+    Example::
+
+        >>> from metarl.nn import mlp
+        >>> from metarl.supervised import head_start
+        >>> start = head_start("learned", mlp((1, 40, 1)))
+    """
+    among(HEADS).check("start", name)
+    if name == "learned":
+        return unchanged
+    body = body_of(module)
+    if name == "prototypes":
+        return prototype_start(body)
+    return zero_start(cast(nn.Linear, module.get_submodule("head")).in_features)
 
 
 def nearest_neighbor(

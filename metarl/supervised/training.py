@@ -1,6 +1,5 @@
 """Meta-training of any module on any tasks in a few lines."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -16,11 +15,10 @@ from metarl.core import (
     sgd,
     torch_generator,
 )
-from metarl.core.adapt import unchanged
-from metarl.supervised.heads import StartFn, body_of, is_head, prototype_start, zero_start
+from metarl.supervised.heads import head_start, is_head
 from metarl.supervised.losses import Criterion, evaluate_batch, loss_of
 from metarl.supervised.model import Draw, Model, Sampler, draw_of
-from metarl.util import among, at_least
+from metarl.util import at_least
 
 
 def maml_model(
@@ -56,27 +54,16 @@ def maml_model(
         >>> from metarl.supervised import maml_model, squared_error
         >>> model = maml_model(mlp((1, 40, 40, 1)), squared_error, inner_lr=0.01)
     """
-    starts: dict[str, Callable[[], StartFn]] = {
-        "learned": lambda: unchanged,
-        "prototypes": lambda: prototype_start(body_of(module)),
-        "zero": lambda: _zero_start(module),
-    }
-    among(starts).check("start", start)
     apply, params = functional(module)
     loop = InnerLoop(
         loss_of(evaluate_batch(apply, criterion)),
         sgd(inner_lr),
         num_steps=inner_steps,
         first_order=first_order,
-        start=starts[start](),
+        start=head_start(start, module),
         supplied=frozenset() if start == "learned" else frozenset(filter(is_head, params)),
     )
     return Model(apply, params, loop, criterion)
-
-
-def _zero_start(module: nn.Module) -> StartFn:
-    body_of(module)  # raises an error for a module without a body
-    return zero_start(module.head.in_features)  # type: ignore[arg-type, union-attr]
 
 
 def fit(

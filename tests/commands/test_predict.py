@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import metarl as library
 from metarl.core import torch_generator
@@ -21,6 +20,7 @@ from metarl.runs import Run
 from metarl.supervised.evaluate import BLOCK
 from tests.support.commands import metarl, refusal
 from tests.support.image_data import OMNIGLOT, needs_omniglot
+from tests.support.own_images import write_glyphs
 
 
 IMAGES = ("--ways", 3, "--shots", 2, "--filters", 16, "--validation-tasks", 5, "--num-tasks", 4,
@@ -37,13 +37,7 @@ def pictures(tmp_path: Path) -> Path:
     """Folders support/CLASS/ with two images per class, and inputs/ with twelve images."""
     test = load_images("glyphs").test
     glyphs = test.images.reshape(-1, 20, 28, 28)[[test.names.index(x) for x in "W■∴"]].numpy()
-    for label, images in zip("abc", glyphs, strict=True):
-        for index, image in enumerate(images[:6]):
-            folder = f"support/{label}" if index < 2 else f"inputs/{index % 2}"
-            path = tmp_path / folder / f"{label}{index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(255 - image).save(path)  # dark ink on white
-    return tmp_path
+    return write_glyphs(tmp_path, glyphs)
 
 
 @pytest.mark.parametrize("method", ["protonet", "maml"])

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
 import metarl
 from metarl.data import load_images
+from tests.support.own_images import write_glyphs
 
 
 SMALL = {
@@ -53,10 +53,4 @@ def glyphs() -> NDArray[np.uint8]:
 @pytest.fixture
 def pictures(tmp_path: Path, glyphs: NDArray[np.uint8]) -> Path:
     """Folders support/CLASS/ with two images per class, and inputs/ with twelve images."""
-    for label, images in zip("abc", glyphs, strict=True):
-        for index, image in enumerate(images[:6]):
-            folder = f"support/{label}" if index < 2 else f"inputs/{index % 2}"
-            path = tmp_path / folder / f"{label}{index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(255 - image).save(path)  # dark ink on white
-    return tmp_path
+    return write_glyphs(tmp_path, glyphs)

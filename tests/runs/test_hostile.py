@@ -195,8 +195,8 @@ def test_environments_in_unknown_modules_are_rejected(
         assert "would import the module 'harmful'" in error
         assert "set --trust-env or import it first" in error
     metarl("push", out, tmp_path / "again")
-    assert "shared without an image (the environment of" in (told := capsys.readouterr().err)
-    assert "set --trust-env or import it first" in told
+    assert "shared without an image (the environment of" in (printed := capsys.readouterr().err)
+    assert "set --trust-env or import it first" in printed
     with serving(tmp_path / "cache", monkeypatch) as hub:
         hub.share("eve/run", importing)
         metarl("pull", "hub:eve/run", "--out", tmp_path / "downloaded")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 
@@ -26,4 +27,20 @@ def write_classes(
             pixels = np.clip(255 - 200 * pattern + noise, 0, 255).astype(np.uint8)
             pixels = np.stack([pixels, pixels // 2, pixels], -1) if color else pixels
             Image.fromarray(pixels).save(root / name / f"{index}.png")
+    return root
+
+
+def write_glyphs(root: Path, glyphs: NDArray[np.uint8]) -> Path:
+    """Write support/CLASS/ with two images per class, and inputs/ with four more per class.
+
+    Args:
+        root: The folder to write to.
+        glyphs: Light ink on a dark background, of shape (3, images, height, width).
+    """
+    for label, images in zip("abc", glyphs, strict=True):
+        for index, image in enumerate(images[:6]):
+            folder = f"support/{label}" if index < 2 else f"inputs/{index % 2}"
+            path = root / folder / f"{label}{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(255 - image).save(path)  # dark ink on white
     return root
