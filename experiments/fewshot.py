@@ -3,18 +3,19 @@
 ``metarl train fewshot --method protomaml --data omniglot --ways 5 --shots 1 --out runs/omni``
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
 
-from metarl.core import MetaParams, Task, torch_generator
+from metarl.core import MetaParams, torch_generator
 from metarl.data import Classes, ImageFormat, Splits, find_classes, load_images
 from metarl.experiment import Experiment, Report
-from metarl.experiments import other_data
-from metarl.experiments.fewshot_settings import FewShotConfig
+from metarl.experiments.images import other_data
+from metarl.experiments.images.settings import FewShotConfig
+from metarl.experiments.images.tasks import QUERIES, chunk_size, pool_of, sizes, task_sampler
 from metarl.experiments.supervised import Supervised
 from metarl.experiments.supervised_evaluation import SupervisedEvaluation
 from metarl.experiments.supervised_models import adapted_images, image_classifier, image_network
@@ -27,21 +28,11 @@ from metarl.experiments.supervised_setup import (
 )
 from metarl.models import AdaptedClassifier, MetaClassifier, Saved
 from metarl.supervised import (
-    NETWORKS,
     AllClasses,
-    Draw,
-    FewShot,
     VariableFewShot,
     cross_entropy,
-    minibatches,
-    with_reference,
 )
 from metarl.util import raise_if
-
-
-EXAMPLES_PER_CHUNK = 160  # measured on 2 cores, 28×28 pixels and 64 filters
-LARGE_TASK = 750_000  # activations after the first convolution; see _chunk_size
-QUERIES = 15  # maximum number per class in validation and test
 
 
 class ImageClassification(Supervised[FewShotConfig]):
@@ -113,16 +104,19 @@ class ImageClassification(Supervised[FewShotConfig]):
         ways = self.head_ways or (all_classes if joint else config.num_ways)
         images = ImageFormat(config.data, *splits.train.images.shape[1:3])
         model = make_model(config, image_network(config, images, ways), cross_entropy)
-        trained = cache(partial(_pool, config, splits.train, "train", training=True))
-        tasks = _tasks(config, trained, config.inner_steps or 0)
+        pool = partial(pool_of, config)
+        trained = cache(partial(pool, splits.train, "train", training=True))
+        tasks = task_sampler(config, trained, config.inner_steps or 0)
         batches = mapped(
             lambda: AllClasses(trained(), config.num_ways * QUERIES).sample, lambda task, _: task
         )
         tested = {
-            split: _tasks(config, partial(_pool, config, classes, split), config.test_steps or 0)
+            split: task_sampler(
+                config, partial(pool_of, config, classes, split), config.test_steps or 0
+            )
             for split, classes in splits._asdict().items()
         }
-        fitting = _chunk_size(config, sum(_sizes(config)), images.size)
+        fitting = chunk_size(config, sum(sizes(config)), images.size)
         tested_images = config.num_shots + (config.test_queries or QUERIES)
         return Parts(
             model,
@@ -130,7 +124,7 @@ class ImageClassification(Supervised[FewShotConfig]):
             make_test_loop(config, model, start="zero" if joint else None),
             batches if joint else tasks,
             tested,
-            chunk_size=_chunk_size(config, tested_images, images.size),
+            chunk_size=chunk_size(config, tested_images, images.size),
             train_chunk=config.chunk_size or fitting,
         )
 
@@ -164,11 +158,11 @@ class ImageClassification(Supervised[FewShotConfig]):
         whole = ", or set split=all-train to use all classes for training"
         free = config.data == "folder" and config.split != "all-train"
         hint = f". Lower num_ways{whole if free else ''}" if config.data == "folder" else ""
-        _pool(config, classes.train, "train", training=True, hint=hint)
+        pool_of(config, classes.train, "train", training=True, hint=hint)
         for name in used:
             zero = ", or set validation_tasks=0" if name == "validation" else ""
             hint = f". Lower num_ways{zero}{whole}" if config.data == "folder" else ""
-            _pool(config, getattr(classes, name), name, hint=hint)
+            pool_of(config, getattr(classes, name), name, hint=hint)
         self.config = replace(config, classes=classes.digest())
         for name in used:
             generator = torch_generator(config.seed, 0, name, device=self.device)
@@ -205,7 +199,7 @@ class ImageClassification(Supervised[FewShotConfig]):
             other = type(self)(replace(other.config, num_ways=ways))
         learned = other_data.has_learned_head(self.config, options)
         hint = ". For any number of classes, set start=prototypes" if learned else ""
-        _pool(other.config, classes, options.tasks, hint=hint)
+        pool_of(other.config, classes, options.tasks, hint=hint)
         other.trained = self.config
         return other
 
@@ -221,77 +215,3 @@ class ImageClassification(Supervised[FewShotConfig]):
         about = other_data.describe(self.config, self.trained, self.splits, options)
         self.splits = other_data.converted(self.splits, metas[0], inverted=about["inverted"])
         return other_data.stated(super().evaluate(metas, options), about, options)
-
-
-def _chunk_size(config: FewShotConfig, per_class: int, size: int) -> int:
-    """Return the number of tasks to process together, given `per_class` images per class.
-
-    Small tasks are faster together, under ``vmap``. Tasks with many or large images (`size` is the
-    image height in pixels) are faster one at a time, with PyTorch's image operators.
-    """
-    net, images = NETWORKS[config.network], config.num_ways * per_class
-    side = size // 2 if net.down == "stride" else size
-    large = images * side**2 * (config.filters or net.filters) > LARGE_TASK
-    return 1 if config.variable or large else max(1, EXAMPLES_PER_CHUNK // images)
-
-
-def _sizes(config: FewShotConfig) -> tuple[int, int]:
-    """Return the numbers of support and query images per class in training."""
-    return config.train_shots or config.num_shots, config.num_queries or config.num_shots
-
-
-def _pool(
-    config: FewShotConfig, classes: Classes, split: str, *, training: bool = False, hint: str = ""
-) -> FewShot:
-    """Return a sampler of few-shot tasks from the classes in a split.
-
-    If `training` is true, the numbers of images per class are those for training, otherwise those
-    for evaluation. `hint` is appended to the message of an error.
-    """
-    if not classes.counts and split == "validation":
-        raise ValueError(
-            f"data={config.data} has no validation classes in `split`. Set validation_tasks=0"
-        )
-    if not classes.counts:
-        raise ValueError(
-            f"data={config.data} has no {split} classes; choose a `split` with {split} classes or, "
-            "to evaluate on other data, set `data` and data_root"
-        )
-    shots, queries = _sizes(config)
-    if not training:
-        left = max(1, min(classes.counts) - config.num_shots)
-        shots, queries = config.num_shots, config.test_queries or min(QUERIES, left)
-    if config.variable:  # VariableFewShot samples the sizes
-        shots = queries = 1
-    turned = config.rotations == "all" or (training and config.rotations == "train")
-    images, counts, ways = classes.images, classes.counts, config.num_ways
-    try:
-        return FewShot(images, counts, ways, shots, queries, rotations=turned, names=classes.names)
-    except ValueError as error:
-        text = str(error) if training else str(error).replace("num_queries", "test_queries")
-        raise ValueError(
-            f"too few {split} classes or images in data={config.data}: {text}{hint}"
-        ) from None
-
-
-def _tasks(config: FewShotConfig, pool: Callable[[], FewShot], steps: int) -> Draw:
-    """Return a sampler of tasks from ``pool()``, with support batches for `steps` inner steps.
-
-    With `inner_batch`, one minibatch per step is sampled from the support set. With
-    ``bn_mode="support"``, the query batch also contains the support images for batch norm.
-    """
-
-    def source() -> Draw:
-        if not config.variable:
-            return pool().sample
-        return VariableFewShot(pool(), config.num_ways, config.max_support).sample
-
-    def prepare(task: Task, generator: torch.Generator) -> Task:
-        if config.bn_mode == "support" and task.support:
-            task = with_reference(task)
-        if not (config.inner_batch and steps and task.support):
-            return task
-        size, batch = config.inner_batch, task.support[0]
-        return task._replace(support=minibatches(batch, size, steps=steps, generator=generator))
-
-    return mapped(source, prepare)

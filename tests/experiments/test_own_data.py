@@ -11,7 +11,7 @@ import torch
 
 from metarl.data import images, load_images
 from metarl.experiments.fewshot import FewShotConfig, ImageClassification
-from metarl.experiments.other_data import converted
+from metarl.experiments.images.other_data import converted
 from metarl.runs import Run
 from tests.support.commands import checkpoints, history, metarl, refusal
 from tests.support.image_data import needs_omniglot

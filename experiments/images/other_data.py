@@ -9,7 +9,7 @@ from torch import Tensor
 from metarl.core import MetaParams
 from metarl.data import FAMILIES, Classes, Splits, has_splits
 from metarl.experiment import Report
-from metarl.experiments.fewshot_settings import FewShotConfig
+from metarl.experiments.images.settings import FewShotConfig
 from metarl.experiments.supervised_evaluation import SupervisedEvaluation
 from metarl.util import warn
 

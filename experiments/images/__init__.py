@@ -1,0 +1,1 @@
+"""Settings, tasks and other data of few-shot image classification."""

@@ -1,0 +1,97 @@
+"""Samplers of few-shot image tasks, with the numbers of images and tasks of a configuration."""
+
+from collections.abc import Callable
+
+import torch
+
+from metarl.core import Task
+from metarl.data import Classes
+from metarl.experiments.images.settings import FewShotConfig
+from metarl.experiments.supervised_setup import mapped
+from metarl.supervised import (
+    NETWORKS,
+    Draw,
+    FewShot,
+    VariableFewShot,
+    minibatches,
+    with_reference,
+)
+
+
+EXAMPLES_PER_CHUNK = 160  # measured on 2 cores, 28×28 pixels and 64 filters
+LARGE_TASK = 750_000  # activations after the first convolution; see chunk_size
+QUERIES = 15  # maximum number per class in validation and test
+
+
+def chunk_size(config: FewShotConfig, per_class: int, size: int) -> int:
+    """Return the number of tasks to process together, given `per_class` images per class.
+
+    Small tasks are faster together, under ``vmap``. Tasks with many or large images (`size` is the
+    image height in pixels) are faster one at a time, with PyTorch's image operators.
+    """
+    net, images = NETWORKS[config.network], config.num_ways * per_class
+    side = size // 2 if net.down == "stride" else size
+    large = images * side**2 * (config.filters or net.filters) > LARGE_TASK
+    return 1 if config.variable or large else max(1, EXAMPLES_PER_CHUNK // images)
+
+
+def sizes(config: FewShotConfig) -> tuple[int, int]:
+    """Return the numbers of support and query images per class in training."""
+    return config.train_shots or config.num_shots, config.num_queries or config.num_shots
+
+
+def pool_of(
+    config: FewShotConfig, classes: Classes, split: str, *, training: bool = False, hint: str = ""
+) -> FewShot:
+    """Return a sampler of few-shot tasks from the classes in a split.
+
+    If `training` is true, the numbers of images per class are those for training, otherwise those
+    for evaluation. `hint` is appended to the message of an error.
+    """
+    if not classes.counts and split == "validation":
+        raise ValueError(
+            f"data={config.data} has no validation classes in `split`. Set validation_tasks=0"
+        )
+    if not classes.counts:
+        raise ValueError(
+            f"data={config.data} has no {split} classes; choose a `split` with {split} classes or, "
+            "to evaluate on other data, set `data` and data_root"
+        )
+    shots, queries = sizes(config)
+    if not training:
+        left = max(1, min(classes.counts) - config.num_shots)
+        shots, queries = config.num_shots, config.test_queries or min(QUERIES, left)
+    if config.variable:  # VariableFewShot samples the sizes
+        shots = queries = 1
+    turned = config.rotations == "all" or (training and config.rotations == "train")
+    images, counts, ways = classes.images, classes.counts, config.num_ways
+    try:
+        return FewShot(images, counts, ways, shots, queries, rotations=turned, names=classes.names)
+    except ValueError as error:
+        text = str(error) if training else str(error).replace("num_queries", "test_queries")
+        raise ValueError(
+            f"too few {split} classes or images in data={config.data}: {text}{hint}"
+        ) from None
+
+
+def task_sampler(config: FewShotConfig, pool: Callable[[], FewShot], steps: int) -> Draw:
+    """Return a sampler of tasks from ``pool()``, with support batches for `steps` inner steps.
+
+    With `inner_batch`, one minibatch per step is sampled from the support set. With
+    ``bn_mode="support"``, the query batch also contains the support images for batch norm.
+    """
+
+    def source() -> Draw:
+        if not config.variable:
+            return pool().sample
+        return VariableFewShot(pool(), config.num_ways, config.max_support).sample
+
+    def prepare(task: Task, generator: torch.Generator) -> Task:
+        if config.bn_mode == "support" and task.support:
+            task = with_reference(task)
+        if not (config.inner_batch and steps and task.support):
+            return task
+        size, batch = config.inner_batch, task.support[0]
+        return task._replace(support=minibatches(batch, size, steps=steps, generator=generator))
+
+    return mapped(source, prepare)
