@@ -8,7 +8,7 @@ import tyro
 
 from metarl.core import INNER_OPTIMIZERS
 from metarl.rl.methods import METHODS
-from metarl.rl.policies import NETWORKS
+from metarl.rl.networks import NETWORKS
 from metarl.runs import RunConfig, unset
 from metarl.util import Ranged, among, at_least, between, greater_than
 

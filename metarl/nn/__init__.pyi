@@ -7,4 +7,8 @@ from .dense import mlp as mlp
 from .norms import BatchNorm as BatchNorm
 from .norms import FixedBatchNorm as FixedBatchNorm
 from .norms import LayerNorm as LayerNorm
+from .recurrent import CELLS as CELLS
+from .recurrent import GRU as GRU
+from .recurrent import LSTM as LSTM
+from .recurrent import Cell as Cell
 from .shifts import shifted_copies as shifted_copies

@@ -77,6 +77,9 @@ class PostAdaptationObjective:
             meta: The meta-parameters θ_old, which collected `tasks`.
             tasks: The chunk of tasks.
         """
+        if tree.leaves(self.policy.initial(meta.model, (1,))):
+            # Tracing a policy with memory takes about a second per time step.
+            return self._linearized(meta, tasks)
         size = len(tree.leaves(meta))
 
         def function(early: Tensors, late: Tensors) -> tuple[Tensors, Tensors]:
@@ -112,6 +115,13 @@ class PostAdaptationObjective:
             return [], [value.detach().sum() for value in values]
 
         early = tree.leaves(tasks)
+        if tree.leaves(self.policy.initial(meta.model, (1,))):
+
+            def eager(at: MetaParams) -> list[Tensor]:
+                with torch.no_grad():
+                    return list(function(early, tree.leaves(at))[1])
+
+            return eager
         staged = self._staged("values", function, early, tree.leaves(meta))
         _, residuals = staged.early(*early)
         return lambda meta: staged.late(*residuals, *tree.leaves(meta))
@@ -119,7 +129,12 @@ class PostAdaptationObjective:
     def products(
         self, meta: MetaParams, tasks: Task, vector: MetaParams
     ) -> tuple[Tensor, MetaParams, MetaParams]:
-        """Return the surrogate, its gradient and JᵀFJ · `vector`, summed over a chunk of tasks.
+        """Return the surrogate, its gradient and JᵀFJ · `vector`, summed over a chunk of tasks."""
+        found = self._linearized(meta, tasks)
+        return found.surrogate, found.gradient, found.fisher(vector)
+
+    def _linearized(self, meta: MetaParams, tasks: Task) -> Linearization:
+        """Linearize the objective for a chunk of tasks with autograd.
 
         The gradient of the KL divergence is zero at the meta-parameters θ_old
         that collected the episodes. The Hessian of the KL divergence is
@@ -131,7 +146,6 @@ class PostAdaptationObjective:
         Args:
             meta: The meta-parameters θ_old.
             tasks: The chunk of tasks.
-            vector: A vector with the structure of `meta`.
         """
         theta = tree.map_leaves(lambda p: p.detach().requires_grad_(), meta)
         adapted = chunks.over_tasks(lambda task: self.loop.adapt(theta, task.support), tasks)
@@ -154,18 +168,16 @@ class PostAdaptationObjective:
             gradient = [a + b for a, b in zip(gradient, slopes, strict=True)]
             loss = loss + own
 
-        tangent = network.jvp(inner.jvp(tree.leaves(vector)))
-        fixed = tree.detach(distribution)
-        image = fixed.fisher(tree.replace_leaves(distribution, tangent))
-        mask = tasks.query.mask.to(loss.dtype)  # the weights of each task's transitions sum to 1
-        weights = (mask / mask.sum((1, 2), keepdim=True)).unsqueeze(-1)
-        weighted = [torch.where(weights > 0, weights * x, 0.0) for x in tree.leaves(image)]
-        product = inner.vjp(network.vjp(weighted))
-        return (
-            loss.detach(),
-            tree.replace_leaves(meta, gradient),
-            tree.replace_leaves(meta, product),
-        )
+        def fisher(vector: MetaParams) -> MetaParams:
+            tangent = network.jvp(inner.jvp(tree.leaves(vector)))
+            fixed = tree.detach(distribution)
+            image = fixed.fisher(tree.replace_leaves(distribution, tangent))
+            mask = tasks.query.mask.to(loss.dtype)  # each task's weights sum to 1
+            weights = (mask / mask.sum((1, 2), keepdim=True)).unsqueeze(-1)
+            weighted = [torch.where(weights > 0, weights * x, 0.0) for x in tree.leaves(image)]
+            return tree.replace_leaves(meta, inner.vjp(network.vjp(weighted)))
+
+        return Linearization(loss.detach(), tree.replace_leaves(meta, gradient), fisher)
 
     def _own(self, meta: MetaParams, task: Task) -> Tensor | float:
         return 0.0 if self.term is None else self.term(self.loop.start(meta.model, ())[0], task)

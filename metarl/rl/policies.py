@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
-import gymnasium
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
@@ -15,7 +14,6 @@ from metarl.core import Apply, Params, functional, tree
 from metarl.nn import mlp
 from metarl.rl.distributions import Categorical, Distribution, Gaussian
 from metarl.rl.episodes import Episodes, Rollout
-from metarl.util import among
 
 
 CONTEXT = "context"
@@ -33,10 +31,16 @@ class Policy(Apply):
     """A policy as a pure function of its parameters.
 
     This class implements policies without memory, whose module maps
-    observations to an action distribution. For a policy with memory, override
-    :meth:`initial` and :meth:`step` in a subclass. The sampler, the losses and
-    the trust region only use :meth:`over_tasks` and :meth:`unroll`.
+    observations to an action distribution. For a policy with memory, use
+    :class:`~metarl.rl.recurrent.RecurrentPolicy`, or override :meth:`initial`
+    and :meth:`step` in a subclass. The sampler, the losses and the trust region
+    only use :meth:`over_tasks` and :meth:`unroll`.
+
+    Attributes:
+        trials: Whether the memory is kept for all episodes of a task, as in RL².
     """
+
+    trials: bool = False
 
     @classmethod
     def of(cls, module: nn.Module) -> tuple["Policy", Params]:
@@ -78,15 +82,31 @@ class Policy(Apply):
         Returns:
             Distributions with batch axes (time, episode).
         """
-        observations, found = episodes.observations, []
+        observations = episodes.observations
         carry = self.initial(params, observations.shape[1:2])
         if not tree.leaves(carry):  # without memory, all time steps are one batch
             flat: Distribution = self(params, observations.flatten(0, 1))
             return tree.map_leaves(lambda x: x.unflatten(0, observations.shape[:2]), flat)
+        return self.scan(params, carry, observations)[1]
+
+    def scan(
+        self, params: Params, carry: Carry, observations: Shaped[Tensor, "time ..."]
+    ) -> tuple[Carry, Distribution]:
+        """Compute the action distributions at several time steps.
+
+        Args:
+            params: Parameters for one task.
+            carry: The carry before the first time step.
+            observations: Observations of shape (time, *batch, *observation).
+
+        Returns:
+            The carry after the last time step, and distributions with batch axes (time, *batch).
+        """
+        found = []
         for observation in observations.unbind():
             carry, distribution = self.step(params, carry, observation)
             found.append(distribution)
-        return tree.stack(found)
+        return carry, tree.stack(found)
 
     def over_tasks(self, params: Params, batch: Sequence[int]) -> tuple[Carry, Step]:
         """Bind one set of parameters per task, to step all tasks together in a rollout.
@@ -179,6 +199,19 @@ def _bound_linear(params: Params, name: str) -> Callable[[Tensor], Tensor]:
     return lambda inputs: torch.baddbmm(row, inputs, weight)
 
 
+def gaussian(outputs: Tensor, log_std: Tensor, scale: float = 1.0) -> Gaussian:
+    """Return N(scale · outputs, (scale · exp(log_std))²), where exp(log_std) is at least 1e-6.
+
+    Args:
+        outputs: Network outputs of shape (*batch, actions).
+        log_std: Logarithms of the standard deviations before scaling, of shape (actions).
+        scale: Factor that converts the outputs to actions.
+    """
+    log_std = log_std + math.log(scale) if scale != 1 else log_std
+    mean = outputs * scale if scale != 1 else outputs
+    return Gaussian(mean, log_std.clamp(min=MIN_LOG_STD).expand_as(mean))
+
+
 class GaussianMLP(_MLPPolicy):
     """A Gaussian policy with a learned log-std that does not depend on the observation.
 
@@ -203,9 +236,7 @@ class GaussianMLP(_MLPPolicy):
 
     def distribution(self, params: Params, outputs: Tensor) -> Gaussian:
         """Return N(scale · outputs, (scale · exp(log_std))²)."""
-        log_std = params["log_std"] + math.log(self.scale) if self.scale != 1 else params["log_std"]
-        mean = outputs * self.scale if self.scale != 1 else outputs
-        return Gaussian(mean, log_std.clamp(min=MIN_LOG_STD).expand_as(mean))
+        return gaussian(outputs, params["log_std"], self.scale)
 
 
 class CategoricalMLP(_MLPPolicy):
@@ -214,78 +245,3 @@ class CategoricalMLP(_MLPPolicy):
     def distribution(self, params: Params, outputs: Tensor) -> Categorical:
         """Return the categorical distribution with logits `outputs`."""
         return Categorical(outputs)
-
-
-def mlp_policy(
-    observation_space: gymnasium.Space[Any],
-    action_space: gymnasium.Space[Any],
-    *,
-    hidden: Sequence[int] = (100, 100),
-    init_std: float = 1.0,
-    scale: float = 1.0,
-    **options: Any,
-) -> tuple[Policy, Params]:
-    """Build an MLP policy for an observation space and an action space, and sample its parameters.
-
-    Args:
-        observation_space: A flat ``Box``.
-        action_space: A flat ``Box`` for a Gaussian policy, or a ``Discrete``
-            space that starts at 0 for a categorical policy.
-        hidden: Widths of the hidden layers.
-        init_std: Initial standard deviation of a Gaussian policy, in units of the action space.
-        scale: Factor that multiplies a Gaussian policy's outputs; see :class:`GaussianMLP`.
-        options: ``context``, the number of context parameters, and the options
-            ``activation``, ``output_gain`` and ``generator`` of
-            :func:`metarl.nn.dense.mlp`.
-
-    Returns:
-        The policy and the initial parameters.
-
-    Raises:
-        TypeError: If a space is not supported.
-    """
-    if not isinstance(observation_space, gymnasium.spaces.Box) or len(observation_space.shape) != 1:
-        raise TypeError(
-            f"policies require flat Box observations, got {observation_space}; wrap the "
-            "environment in gymnasium.wrappers.FlattenObservation"
-        )
-    inputs = (observation_space.shape[0], *hidden)
-    if isinstance(action_space, gymnasium.spaces.Discrete) and action_space.start == 0:
-        return Policy.of(CategoricalMLP((*inputs, int(action_space.n)), **options))
-    if isinstance(action_space, gymnasium.spaces.Box) and len(action_space.shape) == 1:
-        sizes = (*inputs, action_space.shape[0])
-        return Policy.of(GaussianMLP(sizes, init_std=init_std, scale=scale, **options))
-    raise TypeError(
-        "the action space must be a one-dimensional Box or a Discrete space with start=0, got "
-        f"{action_space}; wrap the environment to convert its actions"
-    )
-
-
-NETWORKS: dict[str, Callable[..., tuple[Policy, Params]]] = {"mlp": mlp_policy}
-"""Policy builders by name: ``(observation_space, action_space, **settings) ->
-(policy, params)``."""
-
-
-def make_policy(
-    network: str,
-    observation_space: gymnasium.Space[Any],
-    action_space: gymnasium.Space[Any],
-    **settings: Any,
-) -> tuple[Policy, Params]:
-    """Build a policy with a network from :data:`NETWORKS`, and sample its parameters.
-
-    Args:
-        network: A key of :data:`NETWORKS`, such as ``"mlp"``.
-        observation_space: Observation space of a single environment.
-        action_space: Action space of a single environment.
-        settings: Arguments of the network's builder, such as those of :func:`mlp_policy`.
-
-    Returns:
-        The policy and the initial parameters.
-
-    Raises:
-        ValueError: If `network` is not a key of :data:`NETWORKS`.
-        TypeError: If the network does not support a space or a setting.
-    """
-    among(NETWORKS).check("network", network)
-    return NETWORKS[network](observation_space, action_space, **settings)

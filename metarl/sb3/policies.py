@@ -42,7 +42,7 @@ def sb3_policy(
     generator. Actions are clipped to the action space. The critic is untrained.
 
     Args:
-        policy: A policy from :func:`metarl.rl.policies.mlp_policy`.
+        policy: A policy from :func:`metarl.rl.networks.mlp_policy`.
         params: Parameters for one task, such as the result of ``loop.adapt``.
         observation_space: Observation space of a single environment.
         action_space: Action space of a single environment.
@@ -68,7 +68,7 @@ def ppo_from(policy: Policy, params: Params, env: Any, **options: Any) -> PPO:
     standard deviation is large enough to explore.
 
     Args:
-        policy: A policy from :func:`metarl.rl.policies.mlp_policy`.
+        policy: A policy from :func:`metarl.rl.networks.mlp_policy`.
         params: Parameters for one task.
         env: A Gymnasium environment or its ID, or an SB3 vectorized environment.
         options: Arguments of ``PPO``, such as ``seed``, ``n_steps``,
@@ -89,7 +89,7 @@ def architecture(policy: Policy) -> dict[str, Any]:
     """Return the ``policy_kwargs`` for an SB3 policy with the same architecture as an MLP policy.
 
     Args:
-        policy: A policy from :func:`metarl.rl.policies.mlp_policy`.
+        policy: A policy from :func:`metarl.rl.networks.mlp_policy`.
 
     Returns:
         A dictionary with the keys ``net_arch`` and ``activation_fn``.
@@ -117,7 +117,7 @@ def copy_actor(policy: Policy, params: Params, into: ActorCriticPolicy) -> None:
     up to rounding.
 
     Args:
-        policy: A policy from :func:`metarl.rl.policies.mlp_policy`.
+        policy: A policy from :func:`metarl.rl.networks.mlp_policy`.
         params: Parameters for one task.
         into: An SB3 policy built with the ``policy_kwargs`` from :func:`architecture`.
 

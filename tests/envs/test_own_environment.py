@@ -17,8 +17,9 @@ from metarl.envs.base import BatchedTaskEnv
 from metarl.experiments.meta_rl import build, config_class
 from metarl.rl.episodes import Rollout
 from metarl.rl.losses import reinforce
+from metarl.rl.networks import mlp_policy
 from metarl.rl.objective import PostAdaptationObjective
-from metarl.rl.policies import GaussianMLP, Policy, mlp_policy
+from metarl.rl.policies import GaussianMLP, Policy
 from metarl.rl.sampler import Sampler, make_sampler
 from tests.support.commands import history, metarl, refusal
 from tests.support.own_environment import PAGE, playground, register

@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 from metarl.core import tree
 from metarl.envs import ENVIRONMENTS, bandit, sparse_point, tabular_mdp
 from metarl.envs.base import BatchedTaskEnv, TaskEnv
-from metarl.rl.policies import mlp_policy
+from metarl.rl.networks import mlp_policy
 from metarl.rl.sampler import make_sampler
 from tests.support.environments import draw, make, make_rows
 from tests.support.problems import seeded

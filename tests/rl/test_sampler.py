@@ -12,7 +12,8 @@ from metarl.core import InnerLoop, Params, meta_sgd, sgd, tree
 from metarl.rl.baseline import advantages
 from metarl.rl.episodes import Episodes, Rollout, mean_return, rollout_metrics
 from metarl.rl.losses import reinforce
-from metarl.rl.policies import Policy, mlp_policy
+from metarl.rl.networks import mlp_policy
+from metarl.rl.policies import Policy
 from metarl.rl.sampler import Sampler, make_sampler
 from tests.support.problems import seeded, task_of
 from tests.support.reference_losses import happened, plain_path, plain_reinforce

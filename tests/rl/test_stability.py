@@ -11,7 +11,7 @@ import torch
 from metarl.core import MetaState, tree
 from metarl.rl import stability
 from metarl.rl.episodes import padded_length
-from metarl.rl.policies import mlp_policy
+from metarl.rl.networks import mlp_policy
 from metarl.rl.sampler import make_sampler
 from metarl.rl.trpo import maml_trpo
 from tests.support.commands import history, metarl, refusal

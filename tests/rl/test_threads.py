@@ -12,8 +12,8 @@ from metarl.rl.baseline import advantages
 from metarl.rl.distributions import Gaussian
 from metarl.rl.episodes import Episodes, rollout_metrics
 from metarl.rl.losses import reinforce
+from metarl.rl.networks import mlp_policy
 from metarl.rl.objective import PostAdaptationObjective
-from metarl.rl.policies import mlp_policy
 from metarl.rl.sampler import make_sampler
 from metarl.rl.trpo import trust_region_step
 from tests.support.problems import seeded

@@ -12,7 +12,8 @@ from torch.testing import assert_close
 
 from metarl.core import Params, tree
 from metarl.rl.episodes import Rollout
-from metarl.rl.policies import Policy, mlp_policy
+from metarl.rl.networks import mlp_policy
+from metarl.rl.policies import Policy
 from metarl.rl.sampler import Sampler, make_sampler
 from tests.support.own_environment import PAGE, playground
 from tests.support.pages import block

@@ -20,7 +20,8 @@ from metarl.rl.baseline import advantages
 from metarl.rl.episodes import mean_return
 from metarl.rl.evaluate import paper_tasks
 from metarl.rl.losses import reinforce
-from metarl.rl.policies import MIN_LOG_STD, Policy, mlp_policy
+from metarl.rl.networks import mlp_policy
+from metarl.rl.policies import MIN_LOG_STD, Policy
 from metarl.rl.sampler import make_sampler
 from metarl.runs.folder import Run
 from metarl.sb3 import checkpoint as sb3_checkpoint
