@@ -108,7 +108,7 @@ class MetaRL(Experiment[RLConfig]):
         tasks = parts.sampler.sample_tasks(numpy_generator(seed, iteration, "tasks"))
         generator = torch_generator(seed, iteration, "rollouts", device=self.device)
         way = (parts.policy, parts.loop, state.params, tasks, generator, parts.process)
-        if collect := METHODS[self.name].collect:
+        if collect := METHODS[self.name].collector():
             return collect(parts.sampler, *way)
         batch, collected = parts.sampler.collect(*way)
         return batch, collected | rollout_metrics(batch)

@@ -25,6 +25,7 @@ from metarl.core.speed import chunks, processes
 from metarl.envs import ENVIRONMENTS
 from metarl.experiments.rl_settings import RLConfig
 from metarl.models import MetaPolicy, Spaces
+from metarl.nn import CELLS
 from metarl.rl import (
     INNER_LOSSES,
     Policy,
@@ -108,6 +109,11 @@ def policy_of(config: RLConfig, spaces: Spaces) -> tuple[Policy, Params]:
     Raises:
         TypeError: If the network does not support the spaces.
     """
+    recurrent = {
+        "memory": config.memory,
+        "trials": METHODS[config.method].trials,
+        "value": getattr(config, "baseline", "linear") == "value",
+    }
     return make_policy(
         config.network,
         spaces.observation,
@@ -119,6 +125,7 @@ def policy_of(config: RLConfig, spaces: Spaces) -> tuple[Policy, Params]:
         scale=config.action_scale,
         context=config.context_size,
         generator=torch_generator(config.seed, 0, "parameters"),
+        **(recurrent if config.network in CELLS else {}),
     )
 
 

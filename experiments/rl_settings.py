@@ -7,10 +7,11 @@ from typing import Annotated, ClassVar, Literal, TypeAlias, get_type_hints
 import tyro
 
 from metarl.core import INNER_OPTIMIZERS
+from metarl.nn import CELLS
 from metarl.rl.methods import METHODS
 from metarl.rl.networks import NETWORKS
 from metarl.runs import RunConfig, unset
-from metarl.util import Ranged, among, at_least, between, greater_than
+from metarl.util import Conflicts, Ranged, among, at_least, between, greater_than
 
 
 DESCRIPTION = """--inner-steps 0 trains one policy on all tasks without adaptation: the pretrained
@@ -52,9 +53,13 @@ class PolicySettings(Ranged):
 
     group: ClassVar[str] = "policy"
     network: Annotated[str, among(NETWORKS)] = "mlp"
-    """Architecture of the policy network; mlp is a multilayer perceptron."""
+    """Architecture of the policy network: mlp is a multilayer perceptron; cnn has the convolutions
+    of Mnih et al. 2015 for image observations, followed by the hidden layers; gru and lstm have a
+    recurrent cell after the hidden layers and, for images, the same convolutions."""
     hidden: Annotated[tuple[int, ...], at_least(1)] = (100, 100)
     """Numbers of units in the hidden layers, one number per layer."""
+    memory: Annotated[int, at_least(1)] = 128
+    """Number of units in the recurrent cell; only used with --network gru and lstm."""
     activation: Literal["relu", "tanh"] = "relu"
     """Activation function of the hidden layers."""
     output_gain: Annotated[float, greater_than(0)] = 0.1
@@ -113,6 +118,12 @@ class RLConfig(InnerLoopSettings, PolicySettings, EnvironmentSettings, RunConfig
 
     method: ClassVar[str]
     """Name of the method, a key of :data:`metarl.rl.methods.METHODS`."""
+
+    def conflicts(self) -> Conflicts:
+        """Return invalid combinations of settings as pairs of a condition and an error message."""
+        forgets = METHODS[self.method].trials and self.network not in CELLS
+        error = f"method {self.method} requires network=gru or lstm, got network={self.network}"
+        return [*super().conflicts(), (forgets, error)]
 
 
 @cache

@@ -1,3 +1,4 @@
+from .acting import Actor as Actor
 from .baseline import Process as Process
 from .baseline import advantages as advantages
 from .distributions import Categorical as Categorical
@@ -38,6 +39,8 @@ from .policy_gradients import vpg_maml as vpg_maml
 from .recurrent import RecurrentModule as RecurrentModule
 from .recurrent import RecurrentPolicy as RecurrentPolicy
 from .recurrent import TrialPolicy as TrialPolicy
+from .rl2 import collect_trials as collect_trials
+from .rl2 import rl2 as rl2
 from .sampler import Sampler as Sampler
 from .sampler import TaskDescription as TaskDescription
 from .sampler import make_sampler as make_sampler

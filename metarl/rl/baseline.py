@@ -17,12 +17,13 @@ from metarl.rl.episodes import Episodes, Rollout, masked, masked_mean
 from metarl.util import between
 
 
-Process: TypeAlias = Callable[[Rollout], tuple[Episodes, Metrics]]
+Process: TypeAlias = Callable[..., tuple[Episodes, Metrics]]
 """Function that computes advantages: ``rollout -> (episodes, metrics)`` for one task."""
 
 RIDGE = 1e-5
 SMALLEST_RIDGE = 1e-10  # relative to the norm of a feature
 CLIP = 10.0
+GRID = 8  # cells per axis of an image
 
 
 def advantages(*, discount: float = 0.99, gae_lambda: float = 1.0) -> Process:
@@ -37,7 +38,8 @@ def advantages(*, discount: float = 0.99, gae_lambda: float = 1.0) -> Process:
     Returns:
         A function from the rollout of one task to ``(episodes, metrics)``;
         use ``torch.func.vmap`` for several tasks. The metrics contain
-        ``baseline/explained_variance``.
+        ``baseline/explained_variance``. An optional second argument of shape
+        (time, episode) replaces the predictions of the linear baseline.
 
     Raises:
         ValueError: If `discount` or `gae_lambda` is not between 0 and 1.
@@ -45,11 +47,15 @@ def advantages(*, discount: float = 0.99, gae_lambda: float = 1.0) -> Process:
     between(0, 1).check("discount", discount)
     between(0, 1).check("gae_lambda", gae_lambda)
 
-    def process(rollout: Rollout) -> tuple[Episodes, Metrics]:
+    def process(
+        rollout: Rollout, values: Float[Tensor, "time episode"] | None = None
+    ) -> tuple[Episodes, Metrics]:
         mask = rollout.mask
         rewards = masked(rollout.rewards, mask)
         returns = discounted_sum(rewards, discount)
-        values = masked(fit_baseline(rollout.observations, returns, mask), mask)
+        if values is None:
+            values = fit_baseline(rollout.observations, returns, mask)
+        values = masked(values, mask)
         following = torch.cat([values[1:], torch.zeros_like(values[:1])])
         estimates = discounted_sum(rewards + discount * following - values, discount * gae_lambda)
         metrics = {"baseline/explained_variance": explained_variance(values, returns, mask)}
@@ -77,13 +83,29 @@ def baseline_features(
 
     The columns are the observations clipped to [−10, 10], the squares of
     these values, the powers 1 to 3 of t/100 for time step t, and a constant
-    1. Observations with several axes, such as images, are flattened.
+    1. Images of more than 8 pixels are averaged over a grid of 8 × 8 cells, and
+    image bytes are divided by 255. Other observations with several axes are
+    flattened.
     """
-    flat = observations.flatten(2)
+    flat = _pooled(observations)
     clipped = (flat if flat.is_floating_point() else flat.float()).clamp(-CLIP, CLIP)
     time = torch.arange(len(clipped), dtype=clipped.dtype, device=clipped.device) / 100
     time = time[:, None, None].expand(*clipped.shape[:2], 1)
     return torch.cat([clipped, clipped**2, time, time**2, time**3, torch.ones_like(time)], dim=-1)
+
+
+def _pooled(observations: Shaped[Tensor, "time episode ..."]) -> Tensor:
+    """Return observations as vectors; images are averaged over a grid of cells."""
+    shape = observations.shape[2:]
+    first = len(shape) == 3 and shape[0] < min(shape[1:])  # channels before height and width
+    if len(shape) not in (2, 3) or min(shape[first : first + 2]) <= GRID:
+        return observations.flatten(2)
+    images = observations.flatten(0, 1)
+    images = images / 255 if images.dtype == torch.uint8 else images
+    images = images.unsqueeze(1) if len(shape) == 2 else images
+    images = images if first or len(shape) == 2 else images.permute(0, 3, 1, 2)
+    cells = torch.nn.functional.adaptive_avg_pool2d(images, GRID)
+    return cells.reshape(*observations.shape[:2], -1)
 
 
 def fit_baseline(

@@ -39,11 +39,13 @@ class Method(NamedTuple):
         make: Function that builds the meta-learner, or its name ``"module:function"``.
         values: Method-specific defaults for shared settings, such as ``{"inner_steps": 3}``.
         with_preset: Values for shared settings that override the values in a preset.
-        collect: Function that replaces :meth:`Sampler.collect
+        collect: Function, or its name, that replaces :meth:`Sampler.collect
             <metarl.rl.sampler.Sampler.collect>`, ``(sampler, policy, loop,
             meta, tasks, generator, process) -> (tasks, metrics)``. The
             returned tasks can be any tree of tensors that the learner
             accepts. None uses ``Sampler.collect``.
+        trials: Whether the policy has a memory that is kept for all episodes
+            of a task, as in RL². An adaptation step is then another episode.
     """
 
     paper: str
@@ -51,12 +53,18 @@ class Method(NamedTuple):
     make: str | Make
     values: dict[str, Any] = {}  # noqa: RUF012 (never written to)
     with_preset: dict[str, Any] = {}  # noqa: RUF012
-    collect: Callable[..., tuple[Any, Any]] | None = None
+    collect: str | Callable[..., tuple[Any, Any]] | None = None
+    trials: bool = False
 
     def function(self) -> Make:
         """Return the function that builds the meta-learner, imported if :attr:`make` is a name."""
         found: Make = self.make if callable(self.make) else pkgutil.resolve_name(self.make)
         return found
+
+    def collector(self) -> Callable[..., tuple[Any, Any]] | None:
+        """Return the function :attr:`collect`, imported if the attribute is a name."""
+        named = isinstance(self.collect, str)
+        return pkgutil.resolve_name(self.collect) if named else self.collect  # type: ignore
 
     def options(self) -> dict[str, Option]:
         """Return the method's own settings by name, from keyword-only arguments of the builder."""
@@ -113,6 +121,14 @@ METHODS: dict[str, Method] = {
         "metarl.rl:reptile_rl",
         values={"inner_steps": 3},
         with_preset={"inner_steps": 3},
+    ),
+    "rl2": Method(
+        "Duan et al. 2016",
+        "a recurrent policy adapts with its memory; PPO on trials",
+        "metarl.rl:rl2",
+        values={"network": "gru", "hidden": (), "inner_steps": 1, "num_tasks": 40},
+        collect="metarl.rl:collect_trials",
+        trials=True,
     ),
 }
 

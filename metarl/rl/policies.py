@@ -12,6 +12,7 @@ from torch.func import vmap
 
 from metarl.core import Apply, Params, functional, tree
 from metarl.nn import mlp
+from metarl.rl.acting import Actor
 from metarl.rl.distributions import Categorical, Distribution, Gaussian
 from metarl.rl.episodes import Episodes, Rollout
 
@@ -132,6 +133,15 @@ class Policy(Apply):
             return carry, partial(vmap(self.step), params)
         act = bind(params)
         return carry, lambda carry, observations: (carry, act(observations))
+
+    def actor(self, params: Params, batch: Sequence[int]) -> Actor:
+        """Return an actor, which keeps the carry in a rollout.
+
+        Args:
+            params: Parameters with a leading task axis.
+            batch: Sizes of the batch axes for one task, as in :meth:`over_tasks`.
+        """
+        return Actor(*self.over_tasks(params, batch))
 
 
 class _MLPPolicy(nn.Module):

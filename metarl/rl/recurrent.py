@@ -1,7 +1,7 @@
 """Recurrent policies, whose memory lasts for one episode or, in RL², for all episodes of a task."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,22 +11,9 @@ from torch import Tensor, nn
 from metarl.core import Params, functional
 from metarl.core.parameters import part
 from metarl.nn import Cell
+from metarl.rl.acting import Previous, TrialActor
 from metarl.rl.distributions import Distribution
 from metarl.rl.policies import Carry, Policy, Step
-
-
-class Previous(NamedTuple):
-    """The last time step of a trial, which RL² policies observe.
-
-    Attributes:
-        actions: Actions, of shape (*batch, actions), or (*batch) if they are discrete.
-        rewards: Rewards of shape (*batch).
-        ended: Whether an episode ended with this step, as numbers 0 and 1 of shape (*batch).
-    """
-
-    actions: Tensor
-    rewards: Float[Tensor, "*batch"]
-    ended: Float[Tensor, "*batch"]
 
 
 class RecurrentModule(nn.Module):
@@ -108,14 +95,14 @@ class RecurrentPolicy(Policy):
 
     def scan_with_values(
         self, params: Params, carry: Carry, observations: Shaped[Tensor, "time ..."]
-    ) -> tuple[Distribution, Float[Tensor, "time *batch"] | None]:
-        """Return the action distributions and the predicted returns-to-go at several time steps.
+    ) -> tuple[Carry, Distribution, Float[Tensor, "time *batch"] | None]:
+        """Compute action distributions as :meth:`scan`, and predict the returns-to-go.
 
-        The predictions are None if the module has no value layer.
+        The predictions of shape (time, *batch) are None if the module has no value layer.
         """
-        outputs, _ = self._trunk(params, observations, carry)
+        outputs, carry = self._trunk(params, observations, carry)
         values = None if self._value is None else self._value(params, outputs).squeeze(-1)
-        return self._head(params, outputs), values
+        return carry, self._head(params, outputs), values
 
     def over_tasks(self, params: Params, batch: Sequence[int]) -> tuple[Carry, Step]:
         """Bind one set of parameters per task; see :meth:`Policy.over_tasks`.
@@ -155,6 +142,10 @@ class TrialPolicy(RecurrentPolicy):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+    def actor(self, params: Params, batch: Sequence[int]) -> TrialActor:
+        """Return an actor for a trial; see :meth:`Policy.actor`."""
+        return TrialActor(*self.over_tasks(params, batch), self.inputs)
 
     def inputs(
         self, observations: Float[Tensor, "*batch features"], previous: Previous | None

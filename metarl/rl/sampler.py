@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metarl.core import InnerLoop, MetaParams, Metrics, Params, Task, tree
 from metarl.core.speed import Mode, chunks, processes
+from metarl.rl.acting import Actor
 from metarl.rl.baseline import Process
 from metarl.rl.episodes import Episodes, Rollout, join_steps, mean_return, padded_length
 from metarl.rl.inner_step import inner_step
@@ -103,11 +104,13 @@ class Sampler:
         params: Params,
         tasks: list[TaskDescription],
         generator: torch.Generator,
+        *,
+        actor: Actor | None = None,
     ) -> Rollout:
         """Collect `episodes_per_task` episodes for every task.
 
         Args:
-            policy: The policy; each episode starts with the policy's initial carry.
+            policy: The policy.
             params: Parameters with a leading task axis, such as
                 ``tree.expand(params, sampler.num_tasks)``.
             tasks: One task description per task.
@@ -115,26 +118,31 @@ class Sampler:
                 seeds. Each combination of task and episode has a separate
                 seed, which does not depend on the number of workers or
                 threads.
+            actor: An actor of the policy that continues with its memory, as in
+                RL². Default: every episode starts with the policy's initial carry.
 
         Returns:
             A rollout with tensors of shape (task, time, episode, ...).
         """
         self.interrupted = True
         with torch.no_grad(), chunks.one_thread_per_operator():
-            carry, act = policy.over_tasks(params, (self.episodes_per_task,))
+            actor = actor or policy.actor(params, (self.episodes_per_task,))
+            actor.begin()
             dtype = next(iter(params.values())).dtype
             seen = self._grouped(self._reset(tasks, generator), dtype)
             ended = np.zeros(self.env.num_envs, dtype=bool)
             steps = []
             for _ in range(self.horizon):
-                carry, behavior = act(carry, seen)
+                inputs = actor.inputs(seen)
+                behavior = actor.act(inputs)
                 actions = behavior.sample(generator, self.share)
                 flat = actions.flatten(0, 1).numpy(force=True)
                 with self._errors_of("step"):
                     following, rewards, terminated, truncated, info = self.env.step(flat)
                 diverged = ~ended & _flags(info.get("diverged", False))
                 happened = [self._grouped(x, dtype) for x in (rewards, ~ended, diverged)]
-                steps.append((behavior, seen, actions, *happened))
+                steps.append((behavior, inputs, actions, *happened))
+                actor.observe(actions, *happened[:2])
                 ended = ended | _flags(terminated) | _flags(truncated)
                 if ended.all():
                     break
@@ -188,18 +196,20 @@ class Sampler:
         inner, outer = process if isinstance(process, tuple) else (process, process)
         params = start or tree.expand(loop.start(meta.model, ())[0], self.num_tasks)
         state = loop.state(params)
+        # In RL², the memory adapts instead of the parameters.
+        actor = policy.actor(params, (self.episodes_per_task,)) if policy.trials else None
         # Tracing a policy with memory takes longer than its inner steps.
         mode: Mode = "eager" if tree.leaves(policy.initial(meta.model, (1,))) else "traced"
         batches: list[Episodes] = []
         each: Metrics = {}  # metrics with a task axis
         diverged: Any = 0
         for index in range(loop.num_steps + 1):
-            if index > 0:
+            if index > 0 and actor is None:
                 params, state, about = inner_step(
                     loop, meta, params, state, batches[-1], index - 1, mode=mode
                 )
                 each |= {f"gradient/{n}_{index - 1}": x for n, x in about.items()}
-            rollout = self.rollout(policy, params, tasks, generator)
+            rollout = self.rollout(policy, params, tasks, generator, actor=actor)
             process = outer if index == loop.num_steps else inner
             # Separately for each task, so that results do not depend on the number of tasks.
             size = 1 if self.device.type == "cpu" else None
