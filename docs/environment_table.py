@@ -53,8 +53,10 @@ def line(row: Row) -> str:
 
 
 def size(space: gymnasium.Space[Any]) -> str:
-    """Return the size of a flat Box, or the number of values of a Discrete space, as text."""
-    return f"1 of {space.n}" if isinstance(space, spaces.Discrete) else str((space.shape or ())[0])
+    """Return the shape of a Box, or the number of values of a Discrete space, as text."""
+    if isinstance(space, spaces.Discrete):
+        return f"1 of {space.n}"
+    return " × ".join(map(str, space.shape or ()))
 
 
 def text_of_page() -> str:

@@ -44,6 +44,7 @@ class Row(NamedTuple):
 
 ENVIRONMENTS = (
     Row("metarl/Navigation2D-v0", "navigation", "Navigation2D", 100),
+    Row("metarl/PixelNavigation2D-v0", "pixel_navigation", "PixelNavigation2D", 100),
     Row("metarl/SparsePoint-v0", "sparse_point", "SparsePoint", 100),
     Row("metarl/Bandit-v0", "bandit", "Bandit", 10),
     Row("metarl/TabularMDP-v0", "tabular_mdp", "TabularMDP", 10),

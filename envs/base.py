@@ -246,7 +246,8 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
         self._elapsed += 1
         if self._ended.any():
             running = ~self._ended
-            observations = np.where(running[:, None], observations, self._observations)
+            kept = running.reshape(-1, *[1] * (observations.ndim - 1))
+            observations = np.where(kept, observations, self._observations)
             rewards, terminations = rewards * running, terminations & running
         late = self._elapsed >= self.max_episode_steps
         truncations = ~self._ended if late else np.zeros_like(self._ended)

@@ -10,10 +10,16 @@ import torch
 
 from metarl.core import InnerLoop, MetaParams, Params, torch_generator, tree
 from metarl.core.speed import Mode, chunks
-from metarl.models.episodes import read_episodes, rollout_of, warn_if_improbable
+from metarl.models.episodes import (
+    Episode,
+    episodes_in,
+    read_episodes,
+    rollout_of,
+    warn_if_improbable,
+)
 from metarl.models.recorder import Recorder
 from metarl.models.spaces import Spaces
-from metarl.rl import Policy, Process, Rollout, masked, mean_return
+from metarl.rl import Actor, Policy, Process, Rollout, masked, mean_return
 from metarl.rl.inner_step import inner_step
 from metarl.util import warn
 
@@ -48,6 +54,9 @@ class Adaptation:
         steps: Number of completed inner steps.
         measured: Mean returns and their standard errors after 0, 1, ... inner
             steps, added by :meth:`measure`.
+        history: Previous episodes of a trial, for policies of RL². An
+            adaptation step then consists of one or more further episodes, and
+            the parameters do not change.
     """
 
     policy: Policy
@@ -59,6 +68,7 @@ class Adaptation:
     state: Any
     steps: int = 0
     measured: tuple[Measured, ...] = ()
+    history: tuple[Episode, ...] = ()
 
     @classmethod
     def start(
@@ -95,7 +105,17 @@ class Adaptation:
         Args:
             generator: Random generator for the actions.
         """
-        return Recorder(self.policy, self.params, self.spaces, generator, self.fingerprint)
+        about = (self.spaces, generator, self.fingerprint)
+        return Recorder(self.policy, self.params, *about, self.actor())
+
+    def actor(self) -> Actor | None:
+        """Return the memory after the previous episodes of a trial; None for other policies."""
+        if not self.policy.trials:
+            return None
+        actor = self.policy.actor(self.params, (1,))
+        if self.history:
+            rollout_of(self.policy, self.params, self.history, self.spaces.horizon, actor)
+        return actor
 
     def generator(self, seed: int, role: str) -> torch.Generator:
         """Return a random generator for the current step.
@@ -127,7 +147,7 @@ class Adaptation:
                     f"the parameters after {self.steps} inner steps. Record the episode with the "
                     "`record` method of the policy that you adapt"
                 )
-        rollout = rollout_of(self.policy, self.params, found, self.spaces.horizon)
+        rollout = rollout_of(self.policy, self.params, found, self.spaces.horizon, self.actor())
         if not all(episode.policy for episode in found):
             warn_if_improbable(rollout)
         return rollout
@@ -143,7 +163,7 @@ class Adaptation:
         """
         before, after = self.measured[: self.steps], _measured(rollout)
         noise = (before[-1].error ** 2 + after.error**2) ** 0.5 if before else 0.0
-        if before and after.mean < before[-1].mean - 2 * noise:
+        if before and not self.policy.trials and after.mean < before[-1].mean - 2 * noise:
             warn(
                 f"adaptation step {self.steps} lowered the mean return from {before[-1].mean:.4g} "
                 f"to {after.mean:.4g}. Set `keep_best`, or use more episodes or fewer steps"
@@ -159,6 +179,9 @@ class Adaptation:
         Raises:
             FloatingPointError: If the new parameters are not finite.
         """
+        if self.policy.trials:
+            history = (*self.history, *episodes_in(rollout, self.spaces))
+            return replace(self.measure(rollout), history=history, steps=self.steps + 1)
         # As in Sampler.collect: tracing a policy with memory takes longer than its inner steps.
         memory = tree.leaves(self.policy.initial(self.meta.model, (1,)))
         mode: Mode = "eager" if memory else "traced"

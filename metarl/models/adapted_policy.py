@@ -193,6 +193,12 @@ class AdaptedPolicy:
         integer_at_least(1).check("episodes_per_step", episodes_per_step)
         integer_at_least(0).check("seed", seed)
         generator = adaptation.generator(seed, "adaptation")
+        if self.policy.trials and episodes_per_step not in (None, 1):
+            raise ValueError(
+                "`episodes_per_step` must be 1 for policies of RL², which adapt after every "
+                f"episode, got {episodes_per_step}. Set `steps` to the number of episodes"
+            )
+        episodes_per_step = 1 if self.policy.trials else episodes_per_step
         play = playing.player(task, episodes_per_step, generator)
         return self._after(adaptation.run(play, count, keep_best=keep_best))
 
@@ -249,6 +255,7 @@ class AdaptedPolicy:
             ValueError: If a parameter is not finite, the observations are not
                 Box, or the actions are not Box or Discrete.
         """
+        self._require_no_memory("save")
         if not self.spaces.stored:
             raise ValueError(
                 f"save requires Box observations and Box or Discrete actions, got {self.spaces}"

@@ -9,10 +9,10 @@ from gymnasium.spaces import Box, Discrete
 from jaxtyping import Shaped
 from numpy.typing import NDArray
 
-from metarl.core import Params, torch_generator
+from metarl.core import Params, torch_generator, tree
 from metarl.core.speed import chunks
 from metarl.models.spaces import Spaces
-from metarl.rl import Policy, Rollout
+from metarl.rl import Actor, Policy, Rollout
 from metarl.rl.episodes import join_steps, masked, padded_length
 from metarl.util import warn
 
@@ -139,7 +139,11 @@ def _ends(name: str, field: str, value: Any, length: int) -> bool:
 
 
 def rollout_of(
-    policy: Policy, params: Params, episodes: Sequence[Episode], horizon: int
+    policy: Policy,
+    params: Params,
+    episodes: Sequence[Episode],
+    horizon: int,
+    actor: Actor | None = None,
 ) -> Rollout:
     """Convert recorded episodes to a rollout that is bit-identical to the rollout of a sampler.
 
@@ -153,10 +157,15 @@ def rollout_of(
         horizon: Maximum number of time steps per episode in training, which
             determines the length that the rollout is padded to. Longer episodes
             are not cut.
+        actor: The memory of a policy of RL² before the episodes, which follow each other and are
+            added to the memory.
 
     Returns:
         The rollout, with a leading task axis of size 1.
     """
+    if actor is not None and len(episodes) > 1:
+        parts = [rollout_of(policy, params, [one], horizon, actor) for one in episodes]
+        return _side_by_side(parts)
     like = next(iter(params.values()))
     lengths = np.array([len(episode.rewards) for episode in episodes])
     longest = int(lengths.max())
@@ -164,14 +173,41 @@ def rollout_of(
     columns = [_padded(arrays, like, longest) for arrays in fields]
     steps = []
     with torch.no_grad(), chunks.one_thread_per_operator():
-        carry, act = policy.over_tasks(params, (len(episodes),))
+        actor = actor or policy.actor(params, (len(episodes),))
+        actor.begin()
         for time, (seen, actions, rewards) in enumerate(zip(*columns, strict=True)):
-            carry, behavior = act(carry, seen)
+            inputs = actor.inputs(seen)
+            behavior = actor.act(inputs)
             mask = torch.as_tensor(lengths > time, device=like.device)[None]
             diverged = torch.zeros_like(mask)
-            steps.append((behavior, seen, actions, rewards, mask, diverged))
+            actor.observe(actions, rewards, mask)
+            steps.append((behavior, inputs, actions, rewards, mask, diverged))
         length = padded_length(longest, horizon) if longest <= horizon else longest
         return join_steps(steps, length, like.dtype)
+
+
+def _side_by_side(parts: Sequence[Rollout]) -> Rollout:
+    """Join rollouts of one task on the episode axis, padded to the longest time axis."""
+    longest = max(part.mask.shape[1] for part in parts)
+
+    def joined(*each: torch.Tensor) -> torch.Tensor:
+        padded = [
+            torch.cat([x, x.new_zeros(1, longest - x.shape[1], *x.shape[2:])], 1) for x in each
+        ]
+        return torch.cat(padded, 2)
+
+    found: Rollout = tree.map_leaves(joined, *parts)
+    return found
+
+
+def episodes_in(rollout: Rollout, spaces: Spaces) -> list[Episode]:
+    """Return the episodes in a rollout of one task, for the memory of a policy of RL²."""
+    found, size = [], int(np.prod(spaces.observation.shape or ()))
+    for index in range(rollout.mask.shape[2]):
+        kept = rollout.mask[0, :, index]
+        fields = (rollout.observations[..., :size], rollout.actions, rollout.rewards)
+        found.append(Episode(*(x[0, :, index][kept].numpy(force=True) for x in fields)))
+    return found
 
 
 def _padded(arrays: Sequence[NDArray[Any]], like: torch.Tensor, length: int) -> torch.Tensor:

@@ -42,7 +42,9 @@ class Playing(NamedTuple):
         number = self.episodes if episodes is None else episodes
         if isinstance(task, Mapping):
             tasks, sampler = [dict(task)], self.simulator(1, number)
-            return lambda at: sampler.rollout(at.policy, at.params, tasks, generator)
+            return lambda at: sampler.rollout(
+                at.policy, at.params, tasks, generator, actor=at.actor()
+            )
         if not (hasattr(task, "reset") and hasattr(task, "step")):
             raise ValueError(f"`task` must be an environment or a task description, got {task!r}")
 
@@ -50,7 +52,7 @@ class Playing(NamedTuple):
             at.spaces.require_same(task)
             drawn = torch.randint(2**31, (number,), generator=generator, device=generator.device)
             found = play_in(task, at.recorder(generator), drawn.tolist())
-            return rollout_of(at.policy, at.params, found, at.spaces.horizon)
+            return rollout_of(at.policy, at.params, found, at.spaces.horizon, at.actor())
 
         return play
 

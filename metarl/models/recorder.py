@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from metarl.core import Params, tree
 from metarl.models.episodes import Episode
 from metarl.models.spaces import Spaces
-from metarl.rl import Policy
+from metarl.rl import Actor, Policy
 
 
 class Recorder:
@@ -23,7 +23,13 @@ class Recorder:
     """
 
     def __init__(
-        self, policy: Policy, params: Params, spaces: Spaces, generator: torch.Generator, name: str
+        self,
+        policy: Policy,
+        params: Params,
+        spaces: Spaces,
+        generator: torch.Generator,
+        name: str,
+        actor: Actor | None = None,
     ) -> None:
         """Create a recorder; users call ``policy.record()`` instead.
 
@@ -33,16 +39,18 @@ class Recorder:
             spaces: The spaces of the policy.
             generator: Random generator for the actions.
             name: Fingerprint of the policy, which is stored in the episodes.
+            actor: The memory of a policy of RL² after its previous episodes.
         """
         self.episodes: list[Episode] = []
         self._policy, self._params, self._spaces = policy, params, spaces
-        self._generator, self._name = generator, name
+        self._generator, self._name, self._trial = generator, name, actor
         self._start()
 
     def _start(self) -> None:
         self._steps: list[tuple[Any, Any, float]] = []
         self._pending: tuple[Any, Any] | None = None
-        self._carry, self._act = self._policy.over_tasks(self._params, (1,))
+        self._actor = self._trial or self._policy.actor(self._params, (1,))
+        self._actor.begin()
 
     @property
     def length(self) -> int:
@@ -74,13 +82,12 @@ class Recorder:
             wanted = self._spaces.observation.shape
             raise ValueError(f"`observation` must have shape {wanted}, got {seen.shape}")
         like = next(iter(self._params.values()))
-        inputs = inputs_of(seen, like)[None, None]
+        inputs = self._actor.inputs(inputs_of(seen, like)[None, None])
         with torch.no_grad():
-            carry, behavior = self._act(self._carry, inputs)
+            behavior = self._actor.act(inputs)
             require_finite_outputs(behavior)
-            self._carry = carry
-            action = behavior.sample(self._generator)[0, 0].numpy(force=True)
-        self._pending = seen, action
+            sampled = behavior.sample(self._generator)
+        self._pending = seen, (action := sampled[0, 0].numpy(force=True))
         return self._spaces.actions(action)  # type: ignore[no-any-return]
 
     def step(self, reward: Any, terminated: Any, truncated: Any = False) -> bool:
@@ -106,6 +113,10 @@ class Recorder:
         _require_one("reward", reward, "fiub", "finite number")
         for name, value in (("terminated", terminated), ("truncated", truncated)):
             _require_one(name, value, "b", "boolean")
+        like = next(iter(self._params.values()))
+        taken, given = (like.new_tensor(x)[None, None] for x in (self._pending[1], float(reward)))
+        discrete = np.issubdtype(np.asarray(self._pending[1]).dtype, np.integer)
+        self._actor.observe(taken.long() if discrete else taken, given, torch.ones_like(given) > 0)
         self._steps.append((*self._pending, float(reward)))
         self._pending = None
         truncated = bool(truncated) or (not terminated and self.length >= self._spaces.horizon)
@@ -118,7 +129,17 @@ class Recorder:
         return ended
 
     def reset(self) -> None:
-        """Discard the current episode; completed episodes are kept."""
+        """Discard the current episode; completed episodes are kept.
+
+        Raises:
+            RuntimeError: If the policy keeps its memory for a whole trial (RL²), which would then
+                contain a part of the discarded episode.
+        """
+        if self._trial is not None and self._steps:
+            raise RuntimeError(
+                "`reset` cannot remove a part of an episode from the memory of an RL² policy. Call "
+                "`step` with truncated=True, or create a new recorder"
+            )
         self._start()
 
 
