@@ -182,9 +182,7 @@ class Adaptation:
         if self.policy.trials:
             history = (*self.history, *episodes_in(rollout, self.spaces))
             return replace(self.measure(rollout), history=history, steps=self.steps + 1)
-        # As in Sampler.collect: tracing a policy with memory takes longer than its inner steps.
-        memory = tree.leaves(self.policy.initial(self.meta.model, (1,)))
-        mode: Mode = "eager" if memory else "traced"
+        mode: Mode = "traced" if self.policy.traced(self.meta.model) else "eager"
         size = 1 if self.device.type == "cpu" else None
         episodes, _ = chunks.map_tasks(self.process, rollout, size)
         params, state, _ = inner_step(

@@ -1,4 +1,4 @@
-"""Extraction of 3×3 image patches (im2col) as a linear map with a custom derivative."""
+"""Extraction of square image patches (im2col) as a linear map with a custom derivative."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,20 +11,21 @@ from torch import Tensor
 
 Map: TypeAlias = Callable[[Tensor], Tensor]
 
-SIZE = 3  # kernel height and width
+SIZE = 3  # default kernel height and width
 
 
 def shifted_copies(
-    x: Float[Tensor, "n h w channels"], stride: int
-) -> Float[Tensor, "n h2 w2 nine_channels"]:
-    """Extract the 3×3 patch at every kernel position (im2col).
+    x: Float[Tensor, "n h w channels"], stride: int, size: int = SIZE
+) -> Float[Tensor, "n h2 w2 patch"]:
+    """Extract the patch at every kernel position (im2col).
 
     Args:
         x: Padded images with the channels on the last axis.
         stride: Distance between neighboring kernel positions in pixels.
+        size: Height and width of a patch in pixels.
 
     Returns:
-        The patches, with the nine pixels of a patch concatenated along the channel axis.
+        The patches, with the pixels of a patch concatenated along the channel axis.
 
     Example::
 
@@ -32,35 +33,36 @@ def shifted_copies(
         >>> shifted_copies(torch.rand(5, 30, 30, 64), stride=1).shape
         torch.Size([5, 28, 28, 576])
     """
-    return _linear_map(x, partial(_unfold, stride), partial(_fold, x.shape[1:3], stride))
+    adjoint = partial(_fold, x.shape[1:3], stride, size)
+    return _linear_map(x, partial(_unfold, stride, size), adjoint)
 
 
-def _windows(size: Sequence[int], stride: int) -> list[tuple[slice, slice, slice]]:
-    """Return nine indices; index i selects pixel i of the 3×3 patch at every kernel position."""
-    ends = [(length - SIZE) // stride * stride + 1 for length in size]
+def _windows(shape: Sequence[int], stride: int, size: int) -> list[tuple[slice, slice, slice]]:
+    """Return indices; index i selects pixel i of the patch at every kernel position."""
+    ends = [(length - size) // stride * stride + 1 for length in shape]
     return [
         (slice(None), slice(i, i + ends[0], stride), slice(j, j + ends[1], stride))
-        for i in range(SIZE)
-        for j in range(SIZE)
+        for i in range(size)
+        for j in range(size)
     ]
 
 
-def _unfold(stride: int, x: Tensor) -> Tensor:
-    return torch.cat([x[window] for window in _windows(x.shape[1:3], stride)], -1)
+def _unfold(stride: int, size: int, x: Tensor) -> Tensor:
+    return torch.cat([x[window] for window in _windows(x.shape[1:3], stride, size)], -1)
 
 
-def _fold(size: Sequence[int], stride: int, columns: Tensor) -> Tensor:
+def _fold(shape: Sequence[int], stride: int, size: int, columns: Tensor) -> Tensor:
     """Return images in which each pixel is the sum over all patches that contain the pixel.
 
     This operation (col2im) is the adjoint of :func:`_unfold`.
     """
-    rows = columns.chunk(SIZE, -1)
-    across = [_overlap_add(row.chunk(SIZE, -1), 2, size[1], stride) for row in rows]
-    return _overlap_add(across, 1, size[0], stride)
+    rows = columns.chunk(size, -1)
+    across = [_overlap_add(row.chunk(size, -1), 2, shape[1], stride) for row in rows]
+    return _overlap_add(across, 1, shape[0], stride)
 
 
 def _overlap_add(parts: Sequence[Tensor], axis: int, length: int, stride: int) -> Tensor:
-    """Return the sum of three tensors after their elements are spread along an axis.
+    """Return the sum of tensors after their elements are spread along an axis.
 
     Tensor i contributes to positions i, i + stride, i + 2 stride, ... of
     `axis`, which has size `length` in the result.
@@ -82,7 +84,7 @@ class _LinearMap(torch.autograd.Function):
     """A linear map applied to each example, whose derivative applies the adjoint map.
 
     Without this class, autograd would allocate and sum eighteen zero-filled
-    images for the nine slices, which would take half of the time of a
+    images for nine slices, which would take half of the time of a
     meta-gradient.
     """
 

@@ -82,6 +82,8 @@ class CategoricalHead(nn.Module):
 class EncodedPolicy(nn.Module):
     """An encoder of observations followed by a head, without memory."""
 
+    traced = False  # convolutions modify tensors in place
+
     def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.encoder, self.head = encoder, head

@@ -77,8 +77,7 @@ class PostAdaptationObjective:
             meta: The meta-parameters θ_old, which collected `tasks`.
             tasks: The chunk of tasks.
         """
-        if tree.leaves(self.policy.initial(meta.model, (1,))):
-            # Tracing a policy with memory takes about a second per time step.
+        if not self.policy.traced(meta.model):
             return self._linearized(meta, tasks)
         size = len(tree.leaves(meta))
 
@@ -115,7 +114,7 @@ class PostAdaptationObjective:
             return [], [value.detach().sum() for value in values]
 
         early = tree.leaves(tasks)
-        if tree.leaves(self.policy.initial(meta.model, (1,))):
+        if not self.policy.traced(meta.model):
 
             def eager(at: MetaParams) -> list[Tensor]:
                 with torch.no_grad():

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from metarl.nn import shifted_copies
 from metarl.nn.native import channels_last, is_native
 
 
@@ -88,7 +89,7 @@ class PixelEncoder(nn.Module):
             height, width = ((n - layer.size) // layer.stride + 1 for n in (height, width))
         self.size = channels * height * width
 
-    def forward(self, images: Shaped[Tensor, "*batch image"]) -> Float[Tensor, "*batch features"]:
+    def forward(self, images: Shaped[Tensor, "..."]) -> Float[Tensor, "*batch features"]:
         """Return the features of images of shape (*batch, *image)."""
         batch = images.shape[: images.ndim - self.rank]
         x = images.reshape(-1, *images.shape[images.ndim - self.rank :])
@@ -107,6 +108,5 @@ def _convolved(
     """Convolve images without padding; under ``vmap``, by a product with the patches."""
     if is_native(x):
         return channels_last(F.conv2d, x, kernel, bias, stride=stride)
-    size = kernel.shape[-1]
-    patches = x.unfold(1, size, stride).unfold(2, size, stride).flatten(3)
-    return patches @ kernel.flatten(1).T + bias
+    patches = shifted_copies(x, stride, kernel.shape[-1])
+    return patches @ kernel.permute(2, 3, 1, 0).flatten(0, 2) + bias

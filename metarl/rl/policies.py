@@ -58,6 +58,18 @@ class Policy(Apply):
         """
         return ()
 
+    def traced(self, params: Params) -> bool:
+        """Return whether to trace programs that evaluate the policy.
+
+        Programs with a loop over time steps are not traced, because tracing takes about a second
+        per time step, nor are modules with an attribute ``traced = False``.
+
+        Args:
+            params: Parameters for one task.
+        """
+        looped = bool(tree.leaves(self.initial(params, (1,))))
+        return getattr(self.module, "traced", True) and not looped
+
     def step(
         self, params: Params, carry: Carry, observation: Shaped[Tensor, "..."]
     ) -> tuple[Carry, Distribution]:

@@ -198,8 +198,7 @@ class Sampler:
         state = loop.state(params)
         # In RL², the memory adapts instead of the parameters.
         actor = policy.actor(params, (self.episodes_per_task,)) if policy.trials else None
-        # Tracing a policy with memory takes longer than its inner steps.
-        mode: Mode = "eager" if tree.leaves(policy.initial(meta.model, (1,))) else "traced"
+        mode: Mode = "traced" if policy.traced(meta.model) else "eager"
         batches: list[Episodes] = []
         each: Metrics = {}  # metrics with a task axis
         diverged: Any = 0
