@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.func import vmap
 
 from metarl import core
 from metarl.core import InnerLoop, MetaLearner, MetaParams, MetaState, Metrics, Outer, Task, tree
@@ -182,8 +183,8 @@ def rl2(
             mean, std = state.own[SCALE].to(values)
             guess = (values * std + mean,)
         episodes, fit = chunks.map_tasks(lambda x: process(*x), (trials, *guess), 1)
-        returns = discounted_sum(masked(trials.rewards, trials.mask).transpose(0, 1), discount)
-        returns, own = returns.transpose(0, 1), state.own
+        rewards = masked(trials.rewards, trials.mask)
+        returns, own = vmap(lambda x: discounted_sum(x, discount))(rewards), state.own
         if values is not None:
             chosen = returns[trials.mask].double()
             own = {SCALE: torch.stack([chosen.mean(), chosen.std() + 1e-8])}
