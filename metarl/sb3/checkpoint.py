@@ -117,7 +117,7 @@ def _read_tensors(path: Path) -> dict[str, tuple[bytes, Any]]:
                 with zipfile.ZipFile(io.BytesIO(contents)) as inner:
                     _require_stored(inner)
                 values = torch.load(io.BytesIO(contents), map_location="cpu", weights_only=True)
-                _require_finite(name, pytree.tree_leaves(values))
+                _require_plain(name, pytree.tree_leaves(values))
                 found[name.removesuffix(".pth")] = contents, values
     return found
 
@@ -133,9 +133,16 @@ def _require_stored(archive: zipfile.ZipFile) -> None:
             raise ValueError(f"entry {info.filename} is compressed; expected uncompressed entries")
 
 
-def _require_finite(name: str, tensors: list[Any]) -> None:
-    for x in tensors:
-        if isinstance(x, torch.Tensor) and x.is_floating_point() and not x.isfinite().all():
+def _require_plain(name: str, tensors: list[Any]) -> None:
+    """Raise a ValueError if a tensor has more elements than the file stores, or is not finite.
+
+    The elements of an expanded tensor share memory, so a small entry could
+    declare a tensor that expands beyond the available memory.
+    """
+    for x in (x for x in tensors if isinstance(x, torch.Tensor)):
+        if x.nbytes > x.untyped_storage().nbytes():
+            raise ValueError(f"{name} contains a tensor with more elements than the file stores")
+        if x.is_floating_point() and not x.isfinite().all():
             raise ValueError(f"{name} contains values that are not finite")
 
 
