@@ -10,7 +10,7 @@ from typing import Any
 
 @contextmanager
 def explain_missing_opengl() -> Iterator[None]:
-    """Convert the AttributeError from ``import mujoco`` without OpenGL to a clear RuntimeError.
+    """Convert the AttributeError of ``import mujoco`` if OpenGL is missing to a RuntimeError.
 
     Raises:
         RuntimeError: If ``MUJOCO_GL`` selects an OpenGL library that is not

@@ -72,8 +72,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or str(error).strip().splitlines()[0]
         raise OSError(
-            f"{path} cannot be written: {reason}. Check the permissions and the disk space, or choose "
-            "a different path"
+            f"{path} cannot be written: {reason}. Check the permissions and the disk space, or "
+            "choose a different path"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
