@@ -145,7 +145,7 @@ class Run:
         try:
             about: dict[str, Any] = parse_json(path.read_bytes())
             if not isinstance(about["experiment"], str) or not isinstance(about["config"], dict):
-                raise TypeError("`experiment` must be a string, and `config` an object")
+                raise TypeError("expected a string `experiment` and an object `config`")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path} is not a metarl configuration ({error}). Restore the file from a backup"
