@@ -271,7 +271,7 @@ def comparable_evaluations(runs: Sequence[Run]) -> list[dict[str, Any]]:
     Example::
 
         runs = [Run.open(Path("runs/maml")), Run.open(Path("runs/reptile"))]
-        means = [entry["mean"] for entry in comparable_evaluations(runs)]
+        [entry["mean"] for entry in comparable_evaluations(runs)]  # one list of means per run
     """
     latest: list[dict[str, Any]] = []
     for run in runs:

@@ -50,6 +50,8 @@ def contexts(model: Any, *, width: int, height: int) -> tuple[Any, Any]:
 
     Example::
 
+        import mujoco
+
         model = mujoco.MjModel.from_xml_string("<mujoco/>")
         window, context = contexts(model, width=480, height=360)
         context.free()

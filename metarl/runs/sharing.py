@@ -107,7 +107,8 @@ def copy(
 
         run = Run.open(Path("runs/quick"))
         experiment = metarl.experiments.experiment_of(run)
-        copy(run, experiment.config, 100, Path("shared"), experiment.copy)
+        last = run.choose_checkpoint(None)
+        copy(run, experiment.config, last, Path("shared"), experiment.copy)
     """
     run.metrics(), run.evaluations()  # raise a ValueError if a file is damaged
     known = {name: value for name, value in REPLACED.items() if hasattr(config, name)}
