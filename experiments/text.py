@@ -228,7 +228,7 @@ def chosen_tasks(config: TextConfig, options: TextEvaluation) -> list[TextTask]:
         if task.name in names(config.tasks):
             warn(
                 f"{options.run} was trained on {task.name}, so the results do not measure "
-                "generalization to new tasks"
+                "generalization to new tasks; use tasks that were not used in training"
             )
     return tasks
 

@@ -124,5 +124,5 @@ def warn_of_schedules(before: RunConfig, after: RunConfig) -> None:
     if moved := [name for name, value in usual if getattr(before, name) not in (None, value)]:
         warn(
             f"changing the number of iterations from {before.iterations} to {after.iterations} "
-            f"also changes the schedules of {', '.join(moved)}"
+            f"also changes the schedules of {', '.join(moved)}; start a new run to keep them"
         )

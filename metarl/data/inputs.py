@@ -169,7 +169,7 @@ def image_list(images: Any) -> list[Any]:
         )
     items = [_array(x) if isinstance(x, Tensor) else x for x in images]
     if not items:
-        raise ValueError("`images` must contain at least one image, got none")
+        raise ValueError("`images` must contain at least one image, got none. Add images")
     for item in items:
         if not isinstance(item, np.ndarray | str | Path | pillow("Image").Image):
             raise ValueError(
