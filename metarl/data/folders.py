@@ -73,7 +73,8 @@ def root_of(data_root: Path | None) -> Path:
     root = data_root or os.environ.get("METARL_DATA")
     if not root or not Path(root).expanduser().is_dir():
         raise FileNotFoundError(
-            f"data_root must be a folder with one subfolder of images per class, got {root}"
+            f"data_root must be a folder with one subfolder of images per class, got {root}. Set "
+            "data_root or the environment variable METARL_DATA to an existing folder"
         )
     return Path(root).expanduser().resolve()
 
@@ -128,7 +129,14 @@ def find_classes(
 
 
 def _found(root: Path, depth: int, *, split_folders: bool) -> dict[str, Files]:
-    """Return the image files per class for each split, or for ``""`` if there are no splits."""
+    """Return the image files by class for each split.
+
+    Args:
+        root: Folder with the class folders or, if `split_folders` is true, with the split folders.
+        depth: Number of folder levels that form a class.
+        split_folders: Whether `root` contains the folders ``train`` and ``test``. Otherwise, the
+            only key of the result is ``""``.
+    """
     if not split_folders:
         return {"": _classes(root, depth)}
     folders = {path.name: path for path in _folders(root)}
@@ -176,7 +184,10 @@ def _require_counts(
 def _require_images(root: Path, parts: dict[str, Files], depth: int) -> None:
     files = {name: group for part in parts.values() for name, group in part.items()}
     if not files:
-        raise ValueError(f"{root} must contain one subfolder of images per class, got none")
+        raise ValueError(
+            f"{root} must contain one subfolder of images per class, got none. Add a subfolder for "
+            "each class"
+        )
     if empty := [name for name, group in files.items() if not group]:
         deeper = any(_folders(folder) for folder in root.glob(f"**/{empty[0]}"))
         advice = f"Set class_depth={depth + 1}" if deeper else f"Add {', '.join(SUFFIXES)} files"
@@ -213,7 +224,7 @@ def flatten(picture: Any) -> Any:
     """
     if picture.mode == "F":
         raise ValueError(
-            "an image must have integer pixels, got floats (mode F). Convert the image"
+            "an image must have integer pixels, got floats (mode F). Convert the pixels to 8 bits"
         )
     image = images.pillow("Image")
     picture = images.pillow("ImageOps").exif_transpose(picture)

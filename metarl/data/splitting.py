@@ -27,6 +27,9 @@ def split_names(
         given: Class names by split folder, used by ``own``; None if there are no split folders.
         validation: Whether ``own`` holds out random validation classes if `given` has none.
 
+    Returns:
+        Class names for the keys ``train``, ``validation`` and ``test``. A list can be empty.
+
     Raises:
         FileNotFoundError: If the split file does not exist.
         ValueError: If the split file is invalid.
@@ -64,7 +67,9 @@ def read_split(split: str) -> Names:
     try:
         found = parse_json(text)
     except ValueError as error:
-        raise ValueError(f"split file {split[:60]} is not valid JSON ({error})") from None
+        raise ValueError(
+            f"split file {split[:60]} is not valid JSON ({error}). Correct the syntax of the file"
+        ) from None
     lists = isinstance(found, dict) and all(
         isinstance(group, list) and all(isinstance(name, str) for name in group)
         for group in found.values()
@@ -72,7 +77,7 @@ def read_split(split: str) -> Names:
     if not lists or not set(found) <= {"train", "validation", "test"} or not any(found.values()):
         raise ValueError(
             f"split file {split[:60]} must contain a JSON object with lists of class names at "
-            f'"train", "validation" and "test", at least one class, got {text.strip()[:60]!r}'
+            f'"train", "validation" and "test", and at least one class, got {text.strip()[:60]!r}'
         )
     names: Names = {"train": [], "validation": [], "test": [], **found}
     return names
