@@ -64,8 +64,8 @@ class SupervisedEvaluation(Evaluation):
     """Number of checkpoints whose logits are averaged. The checkpoints with the
     best validation results are used. MAML++ averages 5 checkpoints."""
     data: Annotated[str | None, among(FAMILIES), AS_TRAINED] = None
-    """Evaluate on other image data: a different data set or, with folder, other classes in
-    --data-root. Images are converted to the size, the channels and the colors of the images in
+    """Evaluate on other image data: a different data set of `metarl train fewshot --help` or, with
+    folder, other classes in --data-root. Images are converted to the size, the channels and the colors of the images in
     training. All classes of a folder are used, or the test classes if the folder has the subfolders
     train and test."""
     data_root: Annotated[Path | None, AS_TRAINED] = None

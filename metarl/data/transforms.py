@@ -43,14 +43,12 @@ def random_crop(
         torch.Size([4, 25, 3, 84, 84])
     """
     flat = images.reshape(math.prod(images.shape[:-3]), *images.shape[-3:])
-    number, channels, height, width = flat.shape
+    number, _, height, width = flat.shape
     pad = min(height // 8, MAX_PADDING) if padding is None else padding
-    padded = F.pad(flat, (pad, pad, pad, pad))
-    first = (uniform(2, number, 1, generator=generator) * (2 * pad + 1)).long().to(images.device)
-    index = torch.arange(max(number, channels, height, width), device=images.device)
-    rows, columns = first[0] + index[:height], first[1] + index[:width]
-    image, channel = index[:number, None, None, None], index[:channels, None, None]
-    return padded[image, channel, rows[:, None, :, None], columns[:, None, None]].view_as(images)
+    windows = F.pad(flat, (pad, pad, pad, pad)).unfold(2, height, 1).unfold(3, width, 1)
+    places = uniform(2, number, generator=generator) * (2 * pad + 1)
+    rows, columns = places.long().to(images.device)
+    return windows[torch.arange(number, device=images.device), :, rows, columns].view_as(images)
 
 
 def random_flip(images: Images, generator: torch.Generator) -> Images:
@@ -100,11 +98,11 @@ def color_jitter(
 
     def changed(reference: Tensor, strength: float) -> Tensor:
         factor = 1 + strength * (2 * _numbers(images, generator) - 1)
-        return torch.lerp(reference, images, factor).clamp(0, 1)
+        return torch.lerp(reference, images, factor).clamp_(0, 1)
 
-    images = changed(torch.zeros_like(images), brightness)
-    images = changed(_gray(images).mean((-2, -1), keepdim=True).expand_as(images), contrast)
-    return changed(_gray(images).expand_as(images), saturation)
+    images = changed(images.new_zeros(()), brightness)
+    images = changed(_gray(images).mean((-2, -1), keepdim=True), contrast)
+    return changed(_gray(images), saturation)
 
 
 TRANSFORMS: dict[str, Transform] = {
@@ -188,4 +186,4 @@ def _gray(images: Tensor) -> Tensor:
     if images.shape[-3] == 1:
         return images
     weights = torch.tensor(LUMA, dtype=images.dtype, device=images.device)
-    return (images * weights[:, None, None]).sum(-3, keepdim=True)
+    return torch.einsum("...chw,c->...hw", images, weights).unsqueeze(-3)

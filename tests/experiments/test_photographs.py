@@ -1,5 +1,6 @@
 """Augmentation and normalization of photographs in training, evaluation and trained models."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,7 @@ import torch
 
 import metarl as library
 from metarl.core import Task, torch_generator, tree
-from metarl.data import images as data_images
-from metarl.data import load_images, pixel_statistics
+from metarl.data import FAMILIES, TRANSFORMS, Splits, load_images, pixel_statistics
 from metarl.experiments.fewshot import FewShotConfig, ImageClassification
 from metarl.experiments.supervised_models import image_classifier
 from metarl.runs import Run
@@ -111,7 +111,7 @@ def test_minibatches_reference_images_and_pretraining_use_augmented_images(
     ]
     for settings in options:
         experiment = built(pictures, augment=("crop",), **settings)
-        experiment.splits = data_images.Splits(*(
+        experiment.splits = Splits(*(
             part._replace(images=part.images.clamp(min=50)) for part in experiment.splits
         ))  # fmt: skip
         tasks, _ = experiment.draw(experiment.init(), 1)
@@ -128,6 +128,15 @@ def test_a_resumed_run_equals_an_uninterrupted_run(
     metarl("train", "fewshot", *FLAGS, "--data-root", pictures, *words, "--out", tmp_path / "half")
     metarl("resume", tmp_path / "half", "--iterations", 4)
     assert history(tmp_path / "half") == history(trained)
+
+
+def test_the_help_names_all_data_sets_and_transforms(capsys: pytest.CaptureFixture[str]) -> None:
+    metarl("train", "fewshot", "--help")
+    shown = " ".join(capsys.readouterr().out.replace("│", "").split())
+    (data,) = re.findall(r"--data STR (.*?)\. With", shown)
+    assert re.findall(r"[\w-]+", data)[3:] == [*list(FAMILIES)[:-1], "or", "folder"]
+    (transforms,) = re.findall(r"--augment (.*?) \(default: none\)", shown)
+    assert all(f" {name} " in transforms for name in TRANSFORMS)
 
 
 def test_unknown_transforms_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
