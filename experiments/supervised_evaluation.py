@@ -65,9 +65,9 @@ class SupervisedEvaluation(Evaluation):
     best validation results are used. MAML++ averages 5 checkpoints."""
     data: Annotated[str | None, among(FAMILIES), AS_TRAINED] = None
     """Evaluate on other image data: a different data set of `metarl train fewshot --help` or, with
-    folder, other classes in --data-root. Images are converted to the size, the channels and the colors of the images in
-    training. All classes of a folder are used, or the test classes if the folder has the subfolders
-    train and test."""
+    folder, other classes in --data-root. Images are converted to the size, the channels and the
+    colors of the images in training. All classes of a folder are used, or the test classes if the
+    folder has the subfolders train and test."""
     data_root: Annotated[Path | None, AS_TRAINED] = None
     """Folder with the image files for --data. Without --data, set this if the images used in
     training have moved."""
