@@ -134,9 +134,7 @@ def _decode(read: Callable[..., tuple[Any, Rows]], paths: list[Path], size: int)
             name: [PickledImage(f"image {row} in {paths[0]}", pixels[row]) for row in rows[name]]
             for name in sorted(rows)
         }
-        valid = rows and all(
-            map(_is_image, (image for group in groups.values() for image in group))
-        )
+        valid = groups and all(_is_image(image) for group in groups.values() for image in group)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         valid = False
     if not valid:
