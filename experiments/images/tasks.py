@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from metarl.core import Task
-from metarl.data import Classes
+from metarl.data import TRANSFORMS, Classes, augment
 from metarl.experiments.images.settings import FewShotConfig
 from metarl.experiments.supervised_setup import mapped
 from metarl.supervised import (
@@ -89,13 +89,21 @@ def pool_of(
         ) from None
 
 
-def task_sampler(config: FewShotConfig, pool: Callable[[], FewShot], steps: int) -> Draw:
+def augmentation(config: FewShotConfig) -> Callable[[Task, torch.Generator], Task]:
+    """Return the function that augments training tasks."""
+    return augment(*(TRANSFORMS[name] for name in config.augment))
+
+
+def task_sampler(
+    config: FewShotConfig, pool: Callable[[], FewShot], steps: int, *, training: bool = False
+) -> Draw:
     """Return a sampler of tasks from ``pool()``, with support batches for `steps` inner steps.
 
-    If ``config.inner_batch`` is set, one minibatch per step is sampled from the support set. If
-    ``config.bn_mode`` is ``"support"``, the query batch also contains the support images, from
-    which batch norm computes its statistics.
+    In training, the images are augmented. If ``config.inner_batch`` is set, one minibatch per step
+    is sampled from the support set. If ``config.bn_mode`` is ``"support"``, the query batch also
+    contains the support images, from which batch norm computes its statistics.
     """
+    augmented = augmentation(config)
 
     def source() -> Draw:
         if not config.variable:
@@ -103,6 +111,7 @@ def task_sampler(config: FewShotConfig, pool: Callable[[], FewShot], steps: int)
         return VariableFewShot(pool(), config.num_ways, config.max_support).sample
 
     def prepare(task: Task, generator: torch.Generator) -> Task:
+        task = augmented(task, generator) if training else task
         if config.bn_mode == "support" and task.support:
             task = with_reference(task)
         if not (config.inner_batch and steps and task.support):

@@ -16,8 +16,6 @@ Files: TypeAlias = dict[str, list[Path]]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 GRAY = {"1", "L", "LA", "I", "I;16", "I;16B"}
-PARTS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-"""Split for each folder name; ``val`` is an alternative name for ``validation``."""
 
 
 def load(
@@ -101,7 +99,8 @@ def find_classes(
             validation and 20 % test classes. ``all-train`` and ``all-test``
             use all classes for training or for test. Every other value is the
             path of a JSON file with lists of class names for the keys ``train``,
-            ``validation`` and ``test``, or the text of such a file; see
+            ``validation`` and ``test``, the text of such a file, or a folder with the lists
+            ``train.txt``, ``val.txt`` and ``test.txt``; see
             :func:`~metarl.data.splitting.read_split`.
         class_depth: Number of folder levels that form a class. With 2, the folders
             ``ALPHABET/CHARACTER`` are the classes.
@@ -145,7 +144,9 @@ def _found(root: Path, depth: int, *, split_folders: bool) -> dict[str, Files]:
             f"{root} contains both validation/ and val/. Keep only one of these two folders"
         )
     parts = {
-        part: _classes(folders[name], depth) for name, part in PARTS.items() if name in folders
+        part: _classes(folders[name], depth)
+        for name, part in splitting.PARTS.items()
+        if name in folders
     }
     merge = "Every class must be in exactly one split. Merge the two folders"
     images.require_disjoint(parts, hint=merge)

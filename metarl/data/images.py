@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, compress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,14 +22,20 @@ from torch import Tensor
 from metarl.util import optional
 
 
-ImageFile: TypeAlias = Path | zipfile.Path
-"""Path of an image file in a folder or in a zip archive."""
-
 SPLIT_SEED = 0
 # Exceptions of Pillow and zipfile for damaged files; a damaged PNG raises a SyntaxError.
 UNREADABLE = (
     OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
+
+
+@runtime_checkable
+class ImageFile(Protocol):
+    """An image file, such as a path in a folder or in a zip archive; its text is used in errors."""
+
+    def read_bytes(self) -> bytes:
+        """Return the contents of the file."""
+        ...
 
 
 class Classes(NamedTuple):

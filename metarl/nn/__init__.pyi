@@ -7,4 +7,5 @@ from .dense import mlp as mlp
 from .norms import BatchNorm as BatchNorm
 from .norms import FixedBatchNorm as FixedBatchNorm
 from .norms import LayerNorm as LayerNorm
+from .norms import normalize_inputs as normalize_inputs
 from .shifts import shifted_copies as shifted_copies

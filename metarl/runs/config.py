@@ -15,10 +15,10 @@ from metarl.util import Conflicts, Ranged, at_least
 
 
 def unset(meaning: str) -> Any:
-    """Return an annotation for a field that describes the default None in ``--help``.
+    """Return an annotation for a field that describes the default None or () in ``--help``.
 
     Args:
-        meaning: Description of the behavior at None, such as ``"all"``.
+        meaning: Description of the behavior at this default, such as ``"all"``.
 
     Returns:
         Metadata for :data:`typing.Annotated`.
@@ -28,7 +28,7 @@ def unset(meaning: str) -> Any:
         keep: Annotated[int | None, unset("all")] = None  # help: (default: all)
     """
     return tyro.conf.arg(
-        help_behavior_hint=lambda value: f"(default: {meaning if value == 'None' else value})"
+        help_behavior_hint=lambda value: f"(default: {meaning if value in ('None', '') else value})"
     )
 
 
