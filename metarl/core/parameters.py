@@ -69,11 +69,15 @@ def functional(module: nn.Module) -> tuple[Apply, Params]:
     for name, child in module.named_modules():
         what = f"{name or 'the module'} ({type(child).__name__})"
         if isinstance(child, nn.modules.batchnorm._NormBase) and child.track_running_stats:
-            hint = "use track_running_stats=False"
-            raise ValueError(f"{what} keeps running statistics, which leak between tasks; {hint}")
+            raise ValueError(
+                f"{what} keeps running statistics, which leak between tasks. Create the layer with "
+                "track_running_stats=False"
+            )
         if isinstance(child, nn.modules.dropout._DropoutNd) and child.training and child.p:
-            hint = "call .eval() or remove the layer"
-            raise ValueError(f"{what} uses random numbers, which differ in each call; {hint}")
+            raise ValueError(
+                f"{what} uses random numbers, which differ in each call. Call .eval() on the layer "
+                "or remove the layer"
+            )
     params = {name: p.detach().clone() for name, p in module.named_parameters()}
     return Apply(module), params
 
@@ -95,6 +99,10 @@ def part(module: nn.Module, prefix: str) -> Callable[..., Any]:
 
 def split(params: Params, chosen: Callable[[str], bool]) -> tuple[Params, Params]:
     """Split parameters by a predicate on parameter names.
+
+    Args:
+        params: Parameters by name.
+        chosen: Function ``name -> bool``.
 
     Returns:
         ``(selected, rest)``: the parameters for which `chosen` returns True,

@@ -203,6 +203,9 @@ def e_maml(policy: Policy, loop: InnerLoop, **options: Any) -> MetaLearner:
         policy: The policy.
         loop: The inner loop, with a policy-gradient loss of the same policy.
         options: Arguments of :func:`~metarl.rl.trpo.trust_region_step`, such as ``max_kl=0.01``.
+
+    Returns:
+        A meta-learner with the same requirements as the result of :func:`maml_trpo`.
     """
     learner: MetaLearner = maml_trpo(policy, loop, term=exploration(policy), **options)
 

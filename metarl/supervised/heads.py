@@ -18,7 +18,7 @@ StartFn: TypeAlias = Callable[[Params, tuple[Batch, ...]], tuple[Params, tuple[B
 ``(params, support batches) -> (params, remaining batches)``."""
 
 HEAD = "head."
-HEADS = ("learned", "prototypes", "zero")
+HEADS = ("learned", "prototypes", "zero")  # initial heads that head_start supports
 
 
 def is_head(name: str) -> bool:
@@ -84,7 +84,7 @@ def body_of(module: nn.Module) -> Callable[..., Float[Tensor, "n features"]]:
     """
     if not isinstance(module, Classifier):
         got = type(module).__name__
-        raise ValueError(f"this method requires a metarl.nn.Classifier(body, head), got {got}")
+        raise ValueError(f"the network must be a metarl.nn.Classifier(body, head), got {got}")
     return part(module, "body")
 
 

@@ -173,7 +173,8 @@ def find_tasks(data_root: Path | None) -> dict[str, list[Path]]:
     root = data_root or os.environ.get("METARL_DATA")
     if not root or not Path(root).expanduser().is_dir():
         raise FileNotFoundError(
-            f"data_root must be a folder with TASK.jsonl files or the LEOPARD files, got {root}"
+            "data_root must be a folder with TASK.jsonl files or the LEOPARD files, got "
+            f"{root}. Pass the folder, or set the environment variable METARL_DATA"
         )
     base = Path(root).expanduser()
     folder = next((p for p in (base / "leopard", base / "data" / "json") if p.is_dir()), base)
@@ -187,7 +188,8 @@ def find_tasks(data_root: Path | None) -> dict[str, list[Path]]:
             raise ValueError(f"task {name!r} has files in two folders: {both}. Rename one task")
     if not tasks:
         raise FileNotFoundError(
-            f"{folder} contains no text tasks: expected files such as TASK.jsonl"
+            f"{folder} contains no text tasks: expected files such as TASK.jsonl. Add a file or "
+            "choose a different folder"
         )
     return tasks
 
