@@ -94,9 +94,9 @@ def backprop(loop: InnerLoop, outer: Outer) -> TaskGradient:
 
     Example::
 
+        # loss, loop, params and tasks as in the docstring of metarl.core
         task_gradient = backprop(loop, query_loss(loss))
         meta = loop.init(params)
-        # tasks: a Task in which every tensor has a leading task axis
         gradient, metrics = meta_gradient(task_gradient, meta, tasks)
     """
 
@@ -233,7 +233,7 @@ def implicit(
             parameters.
     """
     if loop.proximal <= 0:
-        raise ValueError(f"implicit requires a loop with proximal > 0, got {loop.proximal}")
+        raise ValueError(f"`implicit` requires an InnerLoop with proximal > 0, got {loop.proximal}")
     loop = replace(loop, first_order=False)  # the Hessian is exact in any case
 
     def task_gradient(meta: MetaParams, task: Task) -> tuple[MetaParams, Metrics]:
@@ -244,7 +244,7 @@ def implicit(
             )
         path = ends(loop, meta, task)
         if path[-1].keys() != meta.model.keys():
-            raise ValueError("implicit supports no `start` that adds parameters; use backprop")
+            raise ValueError("`implicit` supports no `start` that adds parameters; use `backprop`")
         pulled, (loss, metrics) = grad_and_value(
             lambda adapted: outer([path[0], adapted], task), has_aux=True
         )(path[-1])

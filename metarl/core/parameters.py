@@ -63,8 +63,13 @@ def functional(module: nn.Module) -> tuple[Apply, Params]:
 
     Example::
 
+        import torch
+        from torch import nn
+
+        from metarl.core import functional
+
         apply, params = functional(nn.Linear(2, 1))
-        outputs = apply(params, torch.zeros(5, 2))
+        apply(params, torch.zeros(5, 2)).shape  # torch.Size([5, 1])
     """
     for name, child in module.named_modules():
         what = f"{name or 'the module'} ({type(child).__name__})"
@@ -114,7 +119,7 @@ def split(params: Params, chosen: Callable[[str], bool]) -> tuple[Params, Params
 
 
 def merge(base: Params, update: Params) -> Params:
-    """Return ``{**base, **update}``: `base` with values replaced by those in `update`."""
+    """Return ``{**base, **update}``: the parameters in `base`, replaced or extended by `update`."""
     return {**base, **update}
 
 

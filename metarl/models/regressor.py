@@ -130,6 +130,9 @@ def read_columns(file: Path, names: Sequence[str]) -> list[list[float]]:
         file: The file.
         names: Names of the columns.
 
+    Returns:
+        One list of numbers per column, in the order of `names`.
+
     Raises:
         OSError: If the file cannot be read.
         ValueError: If a column is missing or repeated, a row is invalid, or

@@ -50,7 +50,9 @@ class SentenceFormat(NamedTuple):
             ValueError: If there is no sentence, or an element is not a sentence.
         """
         if isinstance(sentences, str) or not len(sentences):
-            raise ValueError(f"`sentences` must be a nonempty list, got {sentences!r:.40}")
+            raise ValueError(
+                f"`sentences` must be a nonempty list of sentences, got {sentences!r:.40}"
+            )
         rows = tuple(_row(sentence) for sentence in sentences)
         if len({bool(row.sentence2) for row in rows}) > 1:
             raise ValueError("`sentences` must be all single sentences or all pairs, got both")

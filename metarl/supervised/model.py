@@ -64,6 +64,8 @@ class Model(NamedTuple):
         >>> apply, params = functional(mlp((1, 40, 40, 1)))
         >>> loss = loss_of(evaluate_batch(apply, squared_error))
         >>> model = Model(apply, params, InnerLoop(loss, sgd(0.01)), squared_error)
+        >>> model.apply(model.params, torch.rand(10, 1)).shape
+        torch.Size([10, 1])
     """
 
     apply: Apply

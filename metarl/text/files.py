@@ -35,7 +35,8 @@ class Row(NamedTuple):
     Example::
 
         >>> from metarl.text import Row
-        >>> row = Row("the food was great", "", "positive")
+        >>> Row("the food was great", "", "positive").label
+        'positive'
     """
 
     sentence1: str
@@ -131,7 +132,7 @@ class TextTask(NamedTuple):
         """Raise a ``ValueError`` if evaluation rows are missing or have an unknown label."""
         if not self.evaluation:
             raise ValueError(
-                f"task {self.name} has no evaluation rows. Add rows or remove the task"
+                f"task {self.name} must have evaluation rows, got none. Add rows or remove the task"
             )
         if unknown := sorted({row.label for row in self.evaluation} - set(self.labels)):
             raise ValueError(
