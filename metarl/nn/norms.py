@@ -48,8 +48,8 @@ class LayerNorm(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalization over all axes except the last, without running statistics.
 
-    The layer is built from elementary operations, so that derivatives of
-    every order are exact for any nesting of ``grad`` and ``vmap``.
+    Derivatives of every order are exact for any nesting of ``grad`` and
+    ``vmap``.
 
     Example::
 
@@ -77,6 +77,9 @@ class BatchNorm(nn.Module):
         Args:
             x: Examples of shape (n, *pixels, size).
             first: Index of the first example that contributes to the mean and variance.
+
+        Returns:
+            The normalized examples, multiplied by γ and shifted by β, with the shape of `x`.
         """
         if first == 0 and x.ndim == 4 and is_native(x):
             return batch_norm(x, self.weight, self.bias, self.eps)
@@ -109,8 +112,8 @@ class FixedBatchNorm(nn.Module):
 
         Args:
             norm: The layer.
-            inputs: Inputs of the layer, of shape (n, *pixels, size). Default: zeros, for a layer
-                whose statistics are loaded afterwards.
+            inputs: Inputs of the layer, of shape (n, *pixels, size). None sets the mean and the
+                variance to 0, for a layer whose statistics are loaded afterwards.
         """
         super().__init__()
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps

@@ -275,7 +275,7 @@ def test_non_finite_values_are_reported_once(tmp_path: Path) -> None:
     started = ranks.start(2, tmp_path, ranks.metarl, [*words, "--out", tmp_path / "run"])
     assert started.join() == [1, 1]
     (line,) = started.errors()
-    assert "not finite" in line
+    assert "must be finite" in line
 
 
 def test_a_single_process_sums_its_own_values() -> None:
