@@ -13,6 +13,8 @@ Example::
     >>> env = gymnasium.make("metarl/Navigation2D-v0")
     >>> env.unwrapped.task = env.unwrapped.sample_tasks(1, np.random.default_rng(0))[0]
     >>> observation, info = env.reset(seed=0)
+    >>> observation.tolist()
+    [0.0, 0.0]
 """
 
 from functools import partial
@@ -38,7 +40,7 @@ class Row(NamedTuple):
     horizon: int
 
     def scalar(self) -> Any:
-        """Import the module of the environment and return the scalar environment class."""
+        """Import :attr:`module`, and return the scalar environment class :attr:`name`."""
         return resolve_name(f"metarl.envs.{self.module}:{self.name}")
 
 

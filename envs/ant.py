@@ -13,8 +13,8 @@ class _Ant(SpatialRobot, AntEnv):
     """Base class for ant environments, whose rewards depend on the motion of the root.
 
     The root position is the origin of the torso's frame. Other
-    implementations call this position "com", although it is not the center of
-    mass.
+    implementations call the root position "com", although the center of mass
+    is a different point.
     """
 
     normal_start = True
@@ -111,7 +111,7 @@ class AntVel(Velocity, _Ant):
     """
 
     control_cost_weight = 0.005
-    alive_bonus = 1.05  # 1 so that ending an episode early is not rewarded, 0.05 for being alive
+    alive_bonus = 1.05  # 1 offsets negative velocity rewards, 0.05 is for staying alive
     heights = (0.2, 1.0)
     velocity_range = (0.0, 3.0)
 

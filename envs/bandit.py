@@ -16,6 +16,9 @@ def optimal_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
         task: Task of :class:`Bandit` with the mean reward of each arm, ``{"means": [...]}``.
         horizon: Number of pulls per episode.
 
+    Returns:
+        The expected sum of the rewards in an episode.
+
     Example::
 
         >>> from metarl.envs.bandit import optimal_return
@@ -31,6 +34,15 @@ def uniform_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
     Args:
         task: Task of :class:`Bandit` with the mean reward of each arm, ``{"means": [...]}``.
         horizon: Number of pulls per episode.
+
+    Returns:
+        The expected sum of the rewards in an episode.
+
+    Example::
+
+        >>> from metarl.envs.bandit import uniform_return
+        >>> uniform_return({"means": [0.25, 0.75]}, horizon=10)
+        5.0
     """
     return horizon * float(np.mean(task["means"]))
 
@@ -92,11 +104,14 @@ class Bandit(TabularMDP):
         return spaces.Box(0.0, 1.0, (1 + self.num_arms * self.observe_task,), np.float32)
 
     def draw_task(self, rng: np.random.Generator) -> TaskDescription:
-        """Sample a task with one mean per arm from U(0, 1)."""
+        """Sample a task ``{"means": [...]}`` with one mean per arm from U(0, 1)."""
         return {"means": rng.uniform(size=self.num_arms).tolist()}
 
     def task_values(self, task: TaskDescription) -> Tables:
         """Validate a task and convert the description to the arrays of an MDP with one state.
+
+        Args:
+            task: Task description of the form ``{"means": [...]}``.
 
         Raises:
             ValueError: If the task does not contain one mean between 0 and 1 per arm.

@@ -98,7 +98,7 @@ def _numbers(values: Any) -> Array:
 
 
 def brief(value: Any) -> str:
-    """Format a task description as one line for error messages.
+    """Format a task description, or one of its fields, as one line for error messages.
 
     Fields with more than 80 characters are replaced by the shape of the numbers: a field of shape
     (10, 5) is written as [10][5].
@@ -268,12 +268,12 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
             ValueError: If `values` is a list of the wrong length, or a task is malformed.
         """
         if name != "task":
-            raise AttributeError(f"only the attribute 'task' can be set, got {name!r}")
+            hint = "Create a new environment instead"
+            raise AttributeError(f"only the attribute 'task' can be set, got {name!r}. {hint}")
         tasks = [values] * self.num_envs if isinstance(values, dict) else list(values)
         if len(tasks) != self.num_envs:
-            raise ValueError(
-                f"expected {self.num_envs} tasks, one per sub-environment, got {len(tasks)} tasks"
-            )
+            expected = f"expected {self.num_envs} tasks, one per sub-environment"
+            raise ValueError(f"wrong number of tasks: {expected}, got {len(tasks)}")
         self._check_tasks(tasks)
         self.tasks = tasks
 

@@ -45,7 +45,8 @@ class BatchedLocomotion(BatchedTaskEnv):
             scalar: Class of the scalar environment.
             num_envs: Number of sub-environments, each of which runs one episode at a time.
             max_episode_steps: Number of time steps after which episodes are truncated.
-            num_threads: Number of simulation threads. Default: :func:`available_cores`.
+            num_threads: Number of simulation threads. Default: the result of
+                :func:`available_cores`.
             kwargs: Keyword arguments for `scalar`.
         """
         super().__init__(scalar, num_envs, max_episode_steps=max_episode_steps, **kwargs)
@@ -93,7 +94,7 @@ class BatchedLocomotion(BatchedTaskEnv):
         return States(qpos, qvel, self.formulas.sense(qpos, qvel, readings))
 
     def _scatter(self, rows: Array, values: Array) -> Array:
-        """Return zeros of shape (num_envs, ...), with `values` at the indices `rows`."""
+        """Return an array of shape (num_envs, ...): `values` at the indices `rows`, 0 elsewhere."""
         spread = np.zeros((self.num_envs, *values.shape[1:]), values.dtype)
         spread[rows] = values
         return spread

@@ -92,5 +92,5 @@ class HumanoidDir(Direction, SpatialRobot, HumanoidEnv):
         return np.asarray((after.sensors[:, 0] - before.sensors[:, 0]) / self.dt)
 
     def progress(self, velocity: Array, tasks: Array) -> Array:
-        """Return the task reward, 1.25 · direction · velocity, of shape (batch,)."""
+        """Return the velocity rewards, 1.25 · direction · velocity, of shape (batch,)."""
         return FORWARD_WEIGHT * super().progress(velocity, tasks)

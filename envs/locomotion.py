@@ -100,9 +100,8 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         """
         if unknown := sorted(set(kwargs) - set(DISPLAY)):
             known = ", ".join(("observe_task", *DISPLAY))
-            raise TypeError(
-                f"{type(self).__name__} only accepts the arguments {known}, got {unknown}"
-            )
+            accepted = f"{type(self).__name__} only accepts the arguments {known}"
+            raise TypeError(f"{accepted}, got {unknown}. Remove {', '.join(unknown)}")
         with quiet():
             super().__init__(**{**self.constants, **kwargs})
         EzPickle.__init__(self, observe_task=observe_task, **kwargs)
@@ -130,7 +129,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
     # The formulas, which subclasses override for their robot and tasks.
 
     def sample_tasks(self, num_tasks: int, rng: np.random.Generator) -> list[TaskDescription]:
-        """Sample `num_tasks` task descriptions from the task distribution."""
+        """Sample `num_tasks` task descriptions from the task distribution with `rng`."""
         raise NotImplementedError
 
     def task_values(self, task: TaskDescription) -> Array:
@@ -159,7 +158,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         return readings
 
     def features(self, states: States) -> Array:
-        """Return observations without the task, of shape (batch, features)."""
+        """Return the observations of `states` without the task, of shape (batch, features)."""
         return np.concatenate([states.qpos[:, self.hidden_positions :], states.qvel], axis=1)
 
     def velocity(self, before: States, after: States) -> Array:
@@ -209,7 +208,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
     # Code shared by the scalar and the vectorized environment.
 
     def observe(self, states: States, tasks: Array) -> Array:
-        """Return observations of shape (batch, features), with tasks if `observe_task` is set."""
+        """Return observations of shape (batch, features), with `tasks` if `observe_task` is set."""
         seen = self.features(states)
         return np.concatenate([seen, tasks], axis=1) if self.observe_task else seen
 
@@ -218,7 +217,7 @@ class LocomotionEnv(MujocoEnv, EzPickle):
         return np.minimum(np.maximum(actions, -1.0), 1.0).astype(np.float64)
 
     def controls(self, actions: Array) -> Array:
-        """Map clipped actions to the control range of the actuators."""
+        """Map `actions` from [−1, 1] to the control range of the actuators; the shape is kept."""
         return np.asarray(self._center + self._half_range * actions)
 
     def transition(

@@ -78,7 +78,7 @@ class PointEnv(gymnasium.Env[Array, Array]):
         raise NotImplementedError
 
     def next_positions(self, positions: Array, actions: Array) -> Array:
-        """Return the positions after one time step, with the actions clipped to [−1, 1]."""
+        """Return the positions after one time step with clipped actions, of shape (..., 2)."""
         # np.minimum and np.maximum take a third of the time of np.clip on arrays of this size.
         return np.asarray(positions + self.max_step * np.minimum(np.maximum(actions, -1.0), 1.0))
 
@@ -87,7 +87,7 @@ class PointEnv(gymnasium.Env[Array, Array]):
         return rng.uniform(-self.start_range, self.start_range, 2)
 
     def observe(self, positions: Array, goals: Array) -> Array:
-        """Return observations as float32, of shape (..., 2), or (..., 4) with `observe_task`."""
+        """Return float32 observations: `positions` and, with `observe_task`, `goals`."""
         seen = np.concatenate([positions, goals], axis=-1) if self.observe_task else positions
         return seen.astype(np.float32)
 

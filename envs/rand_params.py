@@ -13,7 +13,7 @@ from metarl.envs.walker2d import Legged, Walker2dRobot
 
 
 class RandParams(LocomotionEnv):
-    """Base class for robots with body parameters that are multiplied by random factors per task.
+    """Base class for robots whose body parameters are multiplied by random factors in each task.
 
     A task has the form ``{"scales": {"body_mass": [...], ...}}``, with one
     factor for every element of every randomized field of the MuJoCo model. A

@@ -27,6 +27,9 @@ def optimal_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
     Args:
         task: Task of :class:`TabularMDP`, ``{"transitions": [...], "rewards": [...]}``.
         horizon: Number of time steps per episode.
+
+    Returns:
+        The expected sum of the rewards in an episode.
     """
     return _value(task, horizon, lambda values: values.max(axis=1))
 
@@ -37,6 +40,9 @@ def uniform_return(task: TaskDescription, *, horizon: int = HORIZON) -> float:
     Args:
         task: Task of :class:`TabularMDP`, ``{"transitions": [...], "rewards": [...]}``.
         horizon: Number of time steps per episode.
+
+    Returns:
+        The expected sum of the rewards in an episode.
     """
     return _value(task, horizon, lambda values: values.mean(axis=1))
 
@@ -129,7 +135,7 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
         self._noise: list[Array] = []
 
     def space(self) -> spaces.Box:
-        """Return the observation space, which includes the task if `observe_task` is set."""
+        """Return the observation space: one-hot states and, with `observe_task`, the task."""
         num_states, pairs = self.size[0], self.size[0] * self.size[1]
         counts = [num_states, pairs * self.observe_task, pairs * num_states * self.observe_task]
         low, high = np.repeat([[0, -np.inf, 0], [1, np.inf, 1]], counts, axis=1).astype(np.float32)
@@ -140,7 +146,7 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
         return [self.draw_task(rng) for _ in range(num_tasks)]
 
     def draw_task(self, rng: np.random.Generator) -> TaskDescription:
-        """Sample a task: transitions from Dirichlet(1) and mean rewards from N(1, 1)."""
+        """Sample transition probabilities from Dirichlet(1) and mean rewards from N(1, 1)."""
         transitions = rng.dirichlet(np.ones(self.size[0]), self.size).tolist()
         return {"transitions": transitions, "rewards": rng.normal(1.0, 1.0, self.size).tolist()}
 
@@ -168,7 +174,7 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
         return Tables(cumulative, rewards, np.concatenate([rewards.ravel(), transitions.ravel()]))
 
     def draw_noise(self, rng: np.random.Generator, steps: int) -> Array:
-        """Sample random numbers for at least `steps` time steps.
+        """Sample random numbers for at least `steps` time steps with `rng`.
 
         The numbers are sampled in blocks of 10 steps, because sampling every
         step separately is slow.

@@ -32,7 +32,7 @@ class Entry(NamedTuple):
     method: str | None = None
 
     def load(self) -> tuple[Any, Any]:
-        """Import the module and return the experiment class and the configuration dataclass."""
+        """Import the module; return the experiment class and the configuration dataclass."""
         module, _, name = self.kind.partition(":")
         kind = getattr(importlib.import_module(f"metarl.experiments.{module}"), name)
         return kind, kind.settings(self.method) if self.method else kind.settings
@@ -44,8 +44,9 @@ OTHERS = {
     "fewshot": Entry("fewshot:ImageClassification", "few-shot image classification"),
     "text": Entry("text:TextClassification", "few-shot sentence classification"),
 }
-"""Experiments other than meta-RL, by name; :func:`experiments` adds one
-entry per meta-RL method."""
+"""Experiments other than meta-RL, by name.
+
+The function :func:`experiments` adds one entry per meta-RL method."""
 
 
 def experiments() -> dict[str, Entry]:

@@ -11,11 +11,25 @@ from typing import Any
 import torch
 
 from metarl.core import MetaParams, torch_generator
-from metarl.data import Classes, ImageFormat, Splits, find_classes, load_images
+from metarl.data import (
+    Classes,
+    ImageFormat,
+    Splits,
+    find_classes,
+    load_images,
+    pixel_statistics,
+)
 from metarl.experiment import Experiment, Report
 from metarl.experiments.images import other_data
 from metarl.experiments.images.settings import FewShotConfig
-from metarl.experiments.images.tasks import QUERIES, chunk_size, pool_of, sizes, task_sampler
+from metarl.experiments.images.tasks import (
+    QUERIES,
+    augmentation,
+    chunk_size,
+    pool_of,
+    sizes,
+    task_sampler,
+)
 from metarl.experiments.supervised import Supervised
 from metarl.experiments.supervised_evaluation import SupervisedEvaluation
 from metarl.experiments.supervised_models import adapted_images, image_classifier, image_network
@@ -97,18 +111,22 @@ class ImageClassification(Supervised[FewShotConfig]):
     def parts(self) -> Parts:
         """The model, the meta-learner and the task samplers."""
         self.require_same_classes()
+        if self.config.normalize == "data" and self.config.pixels is None:
+            pixels = pixel_statistics(self.splits.train.images)
+            self.config = replace(self.config, pixels=pixels)
         config = self.config
         splits = Splits(*(c._replace(images=c.images.to(self.device)) for c in self.splits))
         joint = config.method == "pretrained"
         all_classes = len(splits.train.counts) * (1 if config.rotations == "none" else 4)
         ways = self.head_ways or (all_classes if joint else config.num_ways)
         images = ImageFormat(config.data, *splits.train.images.shape[1:3])
-        model = make_model(config, image_network(config, images, ways), cross_entropy)
+        network = image_network(config, images, ways).to(self.device)
+        model = make_model(config, network, cross_entropy)
         pool = partial(pool_of, config)
         trained = cache(partial(pool, splits.train, "train", training=True))
-        tasks = task_sampler(config, trained, config.inner_steps or 0)
+        tasks = task_sampler(config, trained, config.inner_steps or 0, training=True)
         batches = mapped(
-            lambda: AllClasses(trained(), config.num_ways * QUERIES).sample, lambda task, _: task
+            lambda: AllClasses(trained(), config.num_ways * QUERIES).sample, augmentation(config)
         )
         tested = {
             split: task_sampler(

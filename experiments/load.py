@@ -62,7 +62,7 @@ def load(
 
         policy = metarl.load("runs/quick")
         adapted = policy.adapt(policy.sample_task(seed=0), steps=1)
-        action = adapted.act(observation)
+        adapted.returns  # mean returns before and after the inner step, such as [-38.2, -17.5]
     """
     place = hub.place(str(source))
     local = isinstance(place, Path)
@@ -77,7 +77,7 @@ def load(
 
 
 def _require_known(experiment: Any, options: dict[str, Any]) -> None:
-    """Raise a TypeError if the model of a run does not support an option."""
+    """Raise a TypeError if the model of a run does not support one of the `options`."""
     _, *known = inspect.signature(experiment.model).parameters.values()
     names = [option.name for option in known if option.kind is not option.VAR_KEYWORD]
     open_ended = len(names) < len(known)
@@ -122,8 +122,10 @@ def load_adapted(path: str | Path, *, device: str = "auto") -> Any:
 
     Example::
 
-        metarl.load("runs/quick").adapt(env).save("adapted.safetensors")
-        action = metarl.load_adapted("adapted.safetensors").act(observation)
+        policy = metarl.load("runs/quick")
+        policy.adapt(policy.sample_task(seed=0)).save("adapted.safetensors")
+        adapted = metarl.load_adapted("adapted.safetensors")
+        adapted.act(np.zeros(2, np.float32))  # an action of shape (2,)
     """
     from metarl.models import read_adapted
     from metarl.runs.config import from_json
@@ -135,7 +137,7 @@ def load_adapted(path: str | Path, *, device: str = "auto") -> Any:
         raise ValueError(
             f"{path} contains a model of the experiment {saved.experiment!r}, which is not "
             f"registered: expected one of {', '.join(known)}. Import the module that registers "
-            f"{saved.experiment!r}"
+            f"{saved.experiment!r} first"
         )
     kind, config = known[saved.experiment].load()
     chosen = from_json(config, saved.config, Path(path))

@@ -216,7 +216,7 @@ class MetaRL(Experiment[RLConfig]):
             ),
             (
                 options.tune_inner_lr and not num_steps,
-                "tune_inner_lr requires inner_steps of at least 1, got 0",
+                "tune_inner_lr requires inner_steps of at least 1, got 0; increase inner_steps",
             ),
         )
         return num_steps

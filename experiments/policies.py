@@ -88,7 +88,7 @@ def build(config: RLConfig, *, num_tasks: int | None = None, episodes: int | Non
         ValueError: If the environment does not exist or has no task distribution.
     """
     count, share = num_tasks or config.num_tasks, None
-    if num_tasks is None:  # give each process whole chunks, if the horizon is registered
+    if num_tasks is None:  # whole chunks per process, if the horizon is registered
         spec = gymnasium.registry.get(config.env.rpartition(":")[2])
         steps = config.episodes_per_task * ((spec and spec.max_episode_steps) or 1)
         fitting = chunks.cache_sized(steps, count, torch.device("cpu")) or 1
@@ -202,7 +202,15 @@ def meta_policy(
 
 
 def _missing_spaces(simulator: Callable[[int, int], Sampler]) -> Spaces:
-    """Return the spaces of the environment for a run whose config.json has no `spaces`."""
+    """Return the spaces of the environment for a run whose config.json has no `spaces`.
+
+    Args:
+        simulator: Function ``(number of tasks, number of episodes) -> sampler``.
+
+    Raises:
+        ValueError: If the environment cannot be created.
+        ModuleNotFoundError: If the module of the environment is not installed.
+    """
     try:
         return spaces_of(simulator(1, 1))
     except (ValueError, ModuleNotFoundError) as error:
@@ -275,7 +283,7 @@ def sampler_of(
 
 
 def _how_to_import(env: str) -> str:
-    """Return an error hint for a missing module in an environment ID ``module:Name-v0``."""
+    """Return the next step after a failed import of the module in `env`, ``module:Name-v0``."""
     module = env.rpartition(":")[0]
     first = Path(module.partition(".")[0])
     if first.with_suffix(".py").is_file() or first.is_dir():

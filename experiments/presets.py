@@ -21,7 +21,7 @@ CHEETAH: dict[str, Any] = {
 # the actions.
 TABULAR: dict[str, Any] = {"num_tasks": 40, "hidden": (32, 32), "inner_lr": 5.0, "output_gain": 1.0}
 POLICIES: dict[str, dict[str, Any]] = {
-    # 0.8 million environment steps, one minute on two cores.
+    # Training takes 0.8 million environment steps, or one minute on two CPU cores.
     "navigation-quick": {"env": PLANE, "iterations": 30, "hidden": (64, 64)},
     # Finn et al. 2017, section 5.3 and their point scripts: 20 tasks × 20 episodes × 100 steps.
     # One deviation: the last layer starts at a tenth of Xavier's scale, see docs/results.md.
@@ -123,6 +123,9 @@ def preset(name: str, experiment: str) -> dict[str, Any]:
     """
     own = presets_of(experiment)
     if name not in own:
-        known = ", ".join(own)
-        raise ValueError(f"unknown preset {name!r} for {experiment}: expected one of {known}")
+        known = f"one of {', '.join(own)}" if own else "no preset"
+        raise ValueError(
+            f"unknown preset {name!r} for {experiment}: expected {known}. Run `metarl train` to "
+            "list all presets"
+        )
     return own[name]

@@ -71,10 +71,11 @@ class RegressionConfig(SupervisedConfig, SinusoidSettings):
         classes = self.method in ("protomaml", "protonet", "zero-head")
         return [
             *super().conflicts(),
-            (not self.hidden, "`hidden` must contain at least one width, got none"),
+            (not self.hidden, "`hidden` must contain at least one width, such as 40 40, got none"),
             (
                 fewshot,
-                "regression does not support `start`, inner_batch or per_step_norm; remove them",
+                "regression does not support `start`, inner_batch or per_step_norm; remove these "
+                "settings",
             ),
             (
                 classes,

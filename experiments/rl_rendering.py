@@ -85,7 +85,14 @@ class Adapted(NamedTuple):
 
 
 def draw_paths(rows: Rows, options: RLRendering) -> None:
-    """Draw the paths of several episodes, as a video for one task or as an image for several."""
+    """Draw the paths of several episodes in a plane, and write an image or a video.
+
+    A video shows one task; an image shows ``options.num_tasks`` tasks.
+
+    Args:
+        rows: The experiment and the meta-parameters of each run.
+        options: The flags of ``metarl render``.
+    """
     moving, drawn = options.out.suffix in SUFFIXES, []
     for index in range(len(rows)):
         done = adapted(rows, options, index, steps=3, num_tasks=1 if moving else options.num_tasks)
@@ -97,7 +104,12 @@ def draw_paths(rows: Rows, options: RLRendering) -> None:
 
 
 def draw_episodes(rows: Rows, options: RLRendering) -> None:
-    """Record one episode before adaptation and after each inner step, and draw the recordings."""
+    """Record one episode before adaptation and after each inner step, and draw the recordings.
+
+    Args:
+        rows: The experiment and the meta-parameters of each run.
+        options: The flags of ``metarl render``.
+    """
     shots = []
     for index, (one, params) in enumerate(rows):
         recorder = recorder_of(one)  # fails early if the environment cannot be rendered
@@ -114,7 +126,7 @@ def draw_episodes(rows: Rows, options: RLRendering) -> None:
 
 
 def recorder_of(one: Experiment[Any]) -> Sampler:
-    """Return a sampler that records single episodes in the environment of an experiment."""
+    """Return a sampler that records single episodes in the environment of the experiment `one`."""
     known = {"observe_task": True} if one.config.observe_task else {}
     return make_recorder(one.config.env, device=one.device, **known)
 
@@ -151,6 +163,9 @@ def adapted(
         index: Index of the run in `rows`.
         steps: Number of inner steps, used if `options` does not set the number.
         num_tasks: Number of test tasks, used if `options` does not set the task.
+
+    Returns:
+        The policy with the tasks, and the episodes after 0, 1, ..., K inner steps.
     """
     one, params = rows[index]
     num_tasks = 1 if options.task else num_tasks
@@ -164,5 +179,14 @@ def adapted(
 
 
 def tasks_shown(sampler: Sampler, options: Rendering, task: str | None) -> list[TaskDescription]:
-    """Return the task parsed from the JSON text `task`, or test tasks if `task` is None."""
+    """Return the tasks to render.
+
+    Args:
+        sampler: Sampler of the environment, which validates the task or samples the test tasks.
+        options: The flags of ``metarl render``; only the seed is used.
+        task: A task as JSON text. None selects as many test tasks as the sampler has.
+
+    Raises:
+        ValueError: If the task is invalid.
+    """
     return [read_task(task, sampler)] if task else paper_tasks(sampler, options.seed)

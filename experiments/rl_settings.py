@@ -32,7 +32,7 @@ class EnvironmentSettings(Ranged):
     """Append the task parameters to the observation. With --inner-steps 0, this
     trains an oracle."""
     vectorization: Literal["auto", "sync", "async"] = "auto"
-    """Method of running episodes in parallel. auto uses the environment's
+    """Implementation of parallel episodes. auto uses the environment's
     vectorized implementation if there is one, otherwise sync. sync runs all
     episodes in this process; async runs each episode in a separate process,
     for slow simulators. This setting does not change the sampled episodes."""
@@ -100,8 +100,9 @@ class InnerLoopSettings(Ranged):
     Lower values reduce the variance of the inner gradient, which is estimated
     from few episodes."""
     context_size: Annotated[int, at_least(0)] = 0
-    """Number of context parameters. If positive, inner steps only adapt the
-    context parameters, which start at zero in every task (CAVIA)."""
+    """Number of context parameters. If positive, inner steps adapt only the
+    context parameters, which start at zero in every task (CAVIA). With 0,
+    inner steps adapt the whole network."""
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ class StableBaselines(Experiment[SB3Config]):
         return {"observe_task": True} if self.config.observe_task else {}
 
     def sampler(self, num_tasks: int, episodes: int) -> Sampler:
-        """Return a sampler for evaluations with `episodes` episodes per task."""
+        """Return a sampler for evaluations with `num_tasks` tasks and `episodes` per task."""
         return make_sampler(
             self.config.env, num_tasks=num_tasks, episodes_per_task=episodes, **self.env_options
         )
@@ -184,7 +184,7 @@ class StableBaselines(Experiment[SB3Config]):
         return (), {}
 
     def learner(self, iteration: int) -> MetaLearner:
-        """Return a learner that trains the model until evaluation `iteration` and evaluates it."""
+        """Return a learner that trains the model up to evaluation `iteration` and evaluates it."""
 
         def step(model: Any, tasks: Any) -> tuple[Any, Metrics]:
             before = model.num_timesteps
@@ -210,17 +210,17 @@ class StableBaselines(Experiment[SB3Config]):
         sb3_checkpoint.save(run, state, iteration)
 
     def restore(self, run: Run, iteration: int, *, replay: bool = True) -> Any:
-        """Load the model from a checkpoint, and the replay buffer if `replay` is true."""
+        """Return the model in a checkpoint, with the replay buffer if `replay` is true."""
         model = self.init()
         sb3_checkpoint.restore(run, model, iteration, replay=replay)
         return model
 
     def read(self, run: Run, iteration: int) -> Any:
-        """Load the model from a checkpoint for an evaluation, without the replay buffer."""
+        """Return the model in a checkpoint for an evaluation, without the replay buffer."""
         return self.restore(run, iteration, replay=False)
 
     def copy(self, run: Run, iteration: int, new: Run, config: RunConfig) -> None:
-        """Copy the tensors of a checkpoint to a new run, without pickled objects."""
+        """Copy the tensors of a checkpoint from `run` to `new`, without pickled objects."""
         del config
         sb3_checkpoint.copy(run, new, iteration)
 

@@ -74,7 +74,11 @@ class SupervisedTraining(Experiment[Config]):
     def validate(self, state: MetaState) -> Metrics:
         """Return the mean loss and accuracy after the last inner step on fixed validation tasks.
 
-        Without validation tasks, the result is empty.
+        Args:
+            state: The training state, of which only the meta-parameters are used.
+
+        Returns:
+            Scalar tensors by name, such as ``validation/loss``; empty without validation tasks.
         """
         if not self.config.validation_tasks:
             return {}
@@ -140,7 +144,7 @@ class Supervised(SupervisedTraining[Config]):
             ),
             (
                 options.tune_inner_lr and not steps,
-                "tune_inner_lr requires test_steps of at least 1, got 0",
+                "tune_inner_lr requires test_steps of at least 1, got 0; increase test_steps",
             ),
         )
         return self.changed(**values)
@@ -214,6 +218,9 @@ class Supervised(SupervisedTraining[Config]):
                 the number and the seed of the tasks.
             rate: Step size of gradient descent, which replaces the inner
                 optimizer. Default: the inner optimizer of the run.
+
+        Returns:
+            One value per metric, task and number of inner steps.
         """
         loop = self.parts.test_loop
         return adaptation_curves(
@@ -228,7 +235,7 @@ class Supervised(SupervisedTraining[Config]):
         )
 
     def _protocol(self, options: SupervisedEvaluation) -> dict[str, Any]:
-        """Return the settings that distinguish evaluations of the same checkpoint, by name."""
+        """Return the settings in `options` and in the run that define an evaluation, by name."""
         config: Any = self.config
         ways = getattr(config, "num_ways", None)
         generator = torch_generator(0, 0, "size", device=self.device)
@@ -265,5 +272,5 @@ def share_of(tasks: Tasks, *, multiple: int = 1) -> Tasks:
 
 
 def main_measure(curves: Curves) -> str:
-    """Return the main metric: ``accuracy`` for classification, ``loss`` for regression."""
+    """Return the main metric in `curves`: ``accuracy`` in classification, otherwise ``loss``."""
     return "accuracy" if "accuracy" in curves.values else "loss"

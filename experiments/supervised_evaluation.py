@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 import tyro
 
+from metarl.data import FAMILIES
 from metarl.experiment import Evaluation
 from metarl.runs import unset
 from metarl.supervised.methods import Start
-from metarl.util import Conflicts, at_least
+from metarl.util import Conflicts, among, at_least
 
 
 AS_TRAINED = unset("value used in training")
@@ -62,13 +63,11 @@ class SupervisedEvaluation(Evaluation):
     ensemble: Annotated[int, at_least(1)] = 1
     """Number of checkpoints whose logits are averaged. The checkpoints with the
     best validation results are used. MAML++ averages 5 checkpoints."""
-    data: Annotated[Literal["glyphs", "omniglot", "mini-imagenet", "folder"] | None, AS_TRAINED] = (
-        None
-    )
-    """Evaluate on other image data: a different data set or, with folder, other classes in
-    --data-root. Images are converted to the size, the channels and the colors of the images in
-    training. All classes of a folder are used, or the test classes if the folder has the subfolders
-    train and test."""
+    data: Annotated[str | None, among(FAMILIES), AS_TRAINED] = None
+    """Evaluate on other image data: a different data set of `metarl train fewshot --help` or, with
+    folder, other classes in --data-root. Images are converted to the size, the channels and the
+    colors of the images in training. All classes of a folder are used, or the test classes if the
+    folder has the subfolders train and test."""
     data_root: Annotated[Path | None, AS_TRAINED] = None
     """Folder with the image files for --data. Without --data, set this if the images used in
     training have moved."""

@@ -12,7 +12,7 @@ from metarl.core import Batch, InnerLoop, MetaParams, torch_generator
 from metarl.data import FAMILIES, ImageFormat
 from metarl.experiments.supervised_setup import make_model, make_test_loop, started
 from metarl.models import AdaptedClassifier, Learner, MetaClassifier, Origin, Saved, restored
-from metarl.nn import Classifier, ConvBody, linear
+from metarl.nn import Classifier, ConvBody, linear, normalize_inputs
 from metarl.runs.checkpoint import require_same_tensors
 from metarl.supervised import NETWORKS, Model, cross_entropy, minibatches
 
@@ -38,6 +38,7 @@ def image_network(config: Any, images: ImageFormat, ways: int) -> Classifier:
             f"network={config.network} is too deep for images of {images.size}x{images.size} "
             "pixels; use a different network or a larger image_size"
         )
+    body = normalize_inputs(body, *config.pixels) if config.pixels else body
     return Classifier(body, linear(size, ways, generator=generator))
 
 
@@ -83,7 +84,8 @@ def _image_model(config: Any, params: Mapping[str, Tensor]) -> tuple[ImageFormat
     size = config.image_size or FAMILIES[config.data].image_size
     images = ImageFormat(config.data, kernel.shape[1], size)
     ways = len(params.get("head.bias", ())) or config.num_ways
-    return images, make_model(config, image_network(config, images, ways), cross_entropy)
+    network = image_network(config, images, ways).to(kernel.device)
+    return images, make_model(config, network, cross_entropy)
 
 
 def learner(

@@ -35,21 +35,21 @@ class InnerLoopSettings(Ranged):
     learned preconditioner and a fixed step size. If not set, the method's
     default is used, such as sgd for maml."""
     inner_clip: Annotated[float | None, greater_than(0), unset("no clipping")] = None
-    """Clip the inner gradient to this global norm. If not set, 1 for leopard and
+    """Clip the inner gradient to this global norm. The default is 1 for leopard and
     no clipping otherwise."""
     inner_batch: Annotated[int | None, at_least(1), unset("all")] = None
-    """Number of support examples per inner step, sampled without replacement.
-    If not set, 10 for reptile on images, 16 for pretrained on text, and all
+    """Number of support examples per inner step, sampled without replacement. The
+    default is 10 for reptile on images, 16 for pretrained on text, and all
     otherwise."""
     adapts: Adapts | None = None
     """Parameters that the inner steps adapt; other parameters are only
-    meta-learned. If not set, head for anil, body for boil, all-but-norm for
+    meta-learned. The default is head for anil, body for boil, all-but-norm for
     maml++ and all otherwise."""
     start: Start | None = None
-    """Initial head in every task: learned, prototypes of the support set,
-    zero or, only for text, generated from the first support batch. If not
-    set, prototypes for protomaml and protonet, zero for zero-head, generated
-    for leopard and learned otherwise."""
+    """Initial head in every task: learned, prototypes of the support set, zero or,
+    only for text, generated from the first support batch. The default is prototypes
+    for protomaml and protonet, zero for zero-head, generated for leopard and
+    learned otherwise."""
     per_step_norm: tyro.conf.FlagCreatePairsOff[bool] = False
     """Learn a separate scale and shift per inner step for each normalization
     layer. Always enabled for maml++ on images."""
@@ -65,48 +65,51 @@ class OuterUpdateSettings(Ranged):
     such as 32 for maml on images."""
     estimator: Estimator | None = None
     """Meta-gradient estimator: backprop through the inner steps, reptile, or
-    implicit (iMAML). If not set, reptile for reptile, implicit for imaml and
+    implicit (iMAML). The default is reptile for reptile, implicit for imaml and
     backprop otherwise."""
     first_order: tyro.conf.FlagCreatePairsOff[bool] = False
     """Treat inner gradients as constants in the meta-gradient. Always enabled
     for fomaml, zero-head and leopard."""
     first_order_until: Annotated[float | None, between(0, 1)] = None
     """Initial fraction of training with first-order meta-gradients
-    (derivative-order annealing in MAML++). If not set, 0, which
-    disables annealing."""
+    (derivative-order annealing in MAML++). The default is 0, which disables
+    annealing."""
     multi_step_until: Annotated[float | None, between(0, 1)] = None
-    """Initial fraction of training in which the query losses after all inner
-    steps are minimized (multi-step loss in MAML++). If not set, 0.1 for
-    maml++ and 0 otherwise."""
+    """Initial fraction of training in which the query losses after all inner steps
+    are minimized (multi-step loss in MAML++). The default is 0.1 for maml++ and 0
+    otherwise."""
     proximal: Annotated[float | None, at_least(0)] = None
-    """Weight λ of the proximal term, which keeps the adapted parameters near
-    the initialization. If not set, 2 for imaml and 0 otherwise."""
+    """Weight λ of the proximal term, which keeps the adapted parameters near the
+    initialization. The default is 2 for imaml and 0 otherwise."""
     cg_steps: Annotated[int, at_least(1)] = 5
-    """Number of conjugate-gradient steps that compute the implicit gradient."""
+    """Number of conjugate-gradient steps that compute the implicit gradient; only used with
+    --estimator implicit."""
     cg_damping: Annotated[float, at_least(0)] = 0.0
-    """Damping of the linear system that defines the implicit gradient."""
+    """Damping δ of the linear system (1 + δ) x + H x / λ = g that defines the implicit
+    gradient x, with the Hessian H of the inner loss; only used with --estimator implicit.
+    Increase the damping if training diverges."""
     outer: Literal["adam", "sgd"] | None = None
-    """Outer optimizer. If not set, sgd for reptile and adam otherwise."""
+    """Outer optimizer. The default is sgd for reptile and adam otherwise."""
     outer_lr: Annotated[float | None, at_least(0)] = None
-    """Step size of the outer optimizer. If not set, 1 for reptile, 1e-4 for
-    text and 1e-3 otherwise."""
+    """Step size of the outer optimizer. The default is 1 for reptile, 1e-4 for text
+    and 1e-3 otherwise."""
     outer_schedule: Literal["constant", "cosine", "linear"] | None = None
-    """Schedule of the outer step size from --outer-lr to --outer-lr-end;
-    constant keeps --outer-lr. If not set, linear for reptile, cosine for
-    maml++ and constant otherwise."""
+    """Schedule of the outer step size from --outer-lr to --outer-lr-end; constant
+    keeps --outer-lr. The default is linear for reptile, cosine for maml++ and
+    constant otherwise."""
     outer_lr_end: Annotated[float, at_least(0)] = 0.0
     """Outer step size at the end of a cosine or linear schedule."""
     clip: Annotated[float | None, greater_than(0), unset("no clipping")] = None
     """Clip every element of the meta-gradient to [-CLIP, CLIP]."""
     validation_tasks: Annotated[int | None, at_least(0), unset("100")] = None
-    """Number of validation tasks that are evaluated at every checkpoint; 0
-    trains without validation and requires no validation data. If not set, 100
-    for images and sinusoids; for text, 5 for pretrained and 50 otherwise."""
+    """Number of validation tasks that are evaluated at every checkpoint; 0 trains
+    without validation and requires no validation data. The default is 100 for
+    images and sinusoids; for text, 5 for pretrained and 50 otherwise."""
     mode: Mode | None = None
-    """Execution of the meta-gradient: eager; traced to a graph, which
-    requires no compiler; or compiled with torch.compile, which requires a C++
-    compiler and takes one to two minutes at the start. If not set, eager for
-    text and for tasks of variable size, and traced otherwise."""
+    """Execution of the meta-gradient: eager; traced to a graph, which requires no
+    compiler; or compiled with torch.compile, which requires a C++ compiler and
+    takes one to two minutes at the start. The default is eager for text and for
+    tasks of variable size, and traced otherwise."""
     chunk_size: Annotated[
         int | None, at_least(1), unset("all; for images, as many as fit the CPU cache")
     ] = None
@@ -157,7 +160,8 @@ class SupervisedConfig(OuterUpdateSettings, InnerLoopSettings, RunConfig):
 
 def absolute(path: Path) -> Path:
     """Return the absolute path of a file or folder, which does not need to exist."""
-    return Path(os.path.abspath(os.path.expanduser(path)))  # unlike Path, accepts unknown users
+    # Unlike Path.expanduser, os.path.expanduser accepts names of unknown users, such as ~nobody.
+    return Path(os.path.abspath(os.path.expanduser(path)))
 
 
 Config = TypeVar("Config", bound=SupervisedConfig)
@@ -200,7 +204,7 @@ def require_compatible(config: SupervisedConfig) -> None:
     """
     start, steps, estimator = config.start, config.inner_steps, config.estimator
     inner, learned = f"inner={config.inner}", config.inner in LEARNED_CONSTANTS
-    made = start in ("prototypes", "generated")  # of the whole support set
+    made = start in ("prototypes", "generated")  # the head depends on the whole support set
     whole = f"start={start}" if made else f"estimator={estimator}"
     batches = config.inner_batch and (made or estimator == "implicit")
     sized = learned and config.inner != "lslr" and start != "learned"
@@ -211,7 +215,10 @@ def require_compatible(config: SupervisedConfig) -> None:
     constant = config.outer_schedule in (None, "constant")
     raise_if(
         (batches, f"{whole} uses the whole support set; remove inner_batch"),
-        (made and config.per_step_norm, f"{whole} does not support per_step_norm; remove it"),
+        (
+            made and config.per_step_norm,
+            f"{whole} does not support per_step_norm; remove per_step_norm",
+        ),
         (
             sized,
             f"{inner} learns hyperparameters for each element of the head, but start={start} "
@@ -220,7 +227,7 @@ def require_compatible(config: SupervisedConfig) -> None:
         (
             zero and fixed,
             f"start=zero requires inner_steps of at least 1 and does not support adapts=body, got "
-            f"inner_steps={steps} and adapts={config.adapts}",
+            f"inner_steps={steps} and adapts={config.adapts}; change these settings",
         ),
         (
             constant and config.outer_lr_end,
@@ -248,7 +255,10 @@ def require_compatible(config: SupervisedConfig) -> None:
             config.multi_step_until,
             f"{asked} does not support the multi-step loss; remove multi_step_until",
         ),
-        (not steps, f"{asked} requires inner_steps of at least 1, got {steps}"),
+        (
+            not steps,
+            f"{asked} requires inner_steps of at least 1, got {steps}; increase inner_steps",
+        ),
     )
     if estimator == "reptile":
         partial = config.adapts != "all" or config.per_step_norm
@@ -261,6 +271,12 @@ def require_compatible(config: SupervisedConfig) -> None:
         )
     else:
         raise_if(
-            (start != "learned", f"{asked} requires start=learned, got start={start}"),
-            (not proximal, f"{asked} requires `proximal` greater than 0, got {proximal}"),
+            (
+                start != "learned",
+                f"{asked} requires start=learned, got start={start}; remove `start`",
+            ),
+            (
+                not proximal,
+                f"{asked} requires `proximal` greater than 0, got {proximal}; increase `proximal`",
+            ),
         )

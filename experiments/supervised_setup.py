@@ -44,7 +44,7 @@ from metarl.text import TextClassifier, generated_start, layer_of, with_lower_la
 
 
 OUTER: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": partial(torch.optim.Adam, fused=True),  # one kernel; 3 times as fast on small nets
+    "adam": partial(torch.optim.Adam, fused=True),  # 3 times as fast for small networks
     "sgd": torch.optim.SGD,
 }
 
@@ -134,7 +134,7 @@ def make_learner(
     """
     require_compatible(config)
 
-    @cache  # one traced program per value
+    @cache  # one traced program per value of first_order
     def task_gradient(first_order: bool) -> TaskGradient:
         loop = replace(model.loop, first_order=first_order)
         outer = query_loss(evaluate_batch(model.apply, model.criterion), has_aux=True, before=False)
@@ -235,7 +235,8 @@ def _start(name: str | None, module: nn.Module, *, detach: bool) -> StartFn:
         start = generated_start(module)
     else:
         raise ValueError(
-            "start=generated (method=leopard) is only supported by `metarl train text`"
+            "start=generated (method=leopard) is only supported by `metarl train text`; choose a "
+            "different `start` and method"
         )
     return (
         with_lower_layers(start, module, detach=detach)

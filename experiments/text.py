@@ -153,7 +153,7 @@ class TextClassification(SupervisedTraining[TextConfig]):
         return AdaptedTextClassifier(network, classes, sentences, origin)
 
     def tokenized(self, rows: Sequence[Row], task: TextTask) -> Sentences:
-        """Tokenize rows from a task and move the sentences to the device of the run."""
+        """Return tokenized sentences for `rows` from `task`, on the device of the run."""
         tokenizer, length = load_pretrained(self.config.encoder).tokenizer, self.config.max_length
         return tokenize(tokenizer, rows, task, max_length=length, device=self.device)
 
@@ -228,13 +228,17 @@ def chosen_tasks(config: TextConfig, options: TextEvaluation) -> list[TextTask]:
         if task.name in names(config.tasks):
             warn(
                 f"{options.run} was trained on {task.name}, so the results do not measure "
-                "generalization to new tasks"
+                "generalization to new tasks; use tasks that were not used in training"
             )
     return tasks
 
 
 def _validated(config: TextConfig, pools: tuple[Sentences, ...]) -> tuple[Sentences, ...]:
-    """Return the data sets in `pools` with enough rows per class for validation tasks."""
+    """Return the data sets in `pools` with enough rows per class for validation tasks.
+
+    Raises:
+        ValueError: If no data set has enough rows.
+    """
     needed = config.num_shots + config.num_queries
     if not (enough := tuple(pool for pool in pools if pool.smallest_class() >= needed)):
         raise ValueError(

@@ -69,7 +69,7 @@ class TextEvaluation(Evaluation):
 
 
 def names(listed: str) -> list[str]:
-    """Return the distinct names in a comma-separated list, in the original order."""
+    """Return the distinct names in the comma-separated text `listed`, in the original order."""
     return list(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
 
 
@@ -158,7 +158,12 @@ def report(results: Results, options: TextEvaluation, about: dict[str, Any]) -> 
 
 
 def file_name(options: TextEvaluation, values: dict[str, Any]) -> str:
-    """Return the file name of an evaluation, composed of the settings that identify it."""
+    """Return a file name that contains the settings of an evaluation, without a suffix.
+
+    Args:
+        options: The flags of ``metarl evaluate``.
+        values: JSON values of the report; `tasks`, `num_tasks` and `test_steps` are used.
+    """
     tasks = values["tasks"].replace(", ", "_")
     if len(tasks) > 80:  # file names are limited to 255 characters
         tasks = f"{values['num_tasks']}-tasks-{zlib.crc32(tasks.encode()):08x}"

@@ -25,8 +25,8 @@ class TextSettings(Ranged):
     """Folder with the LEOPARD files or, for custom tasks, with one file TASK.jsonl per task and a
     file TASK.eval.jsonl with evaluation rows per test task."""
     tasks: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: all but the held-out)")] = ""
-    """Names of the training tasks, separated by commas. If not set, all tasks in --data-root except
-    the tasks in --held-out."""
+    """Names of the training tasks, separated by commas. If not set, all tasks in --data-root are
+    used, except for the tasks in --held-out."""
     held_out: str = HELD_OUT
     """Names of the test tasks, separated by commas. Training excludes the
     test tasks unless --tasks contains them."""
@@ -51,8 +51,8 @@ class EncoderSettings(Ranged):
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
     """Hugging Face encoder, given as a folder or a model name."""
     encoder_lr: Annotated[float | None, at_least(0), unset("value of --outer-lr")] = None
-    """Outer step size for the encoder parameters, scheduled like --outer-lr.
-    If not set, 1e-5 for leopard and --outer-lr otherwise."""
+    """Outer step size for the encoder parameters, scheduled like --outer-lr. The
+    default is 1e-5 for leopard and the value of --outer-lr otherwise."""
     top_layers: Annotated[int, at_least(0)] = 2
     """Number of top encoder layers that the inner steps adapt (LEOPARD's ν).
     The other encoder layers are only meta-learned."""
@@ -100,7 +100,7 @@ class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
             *super().conflicts(),
             (
                 rate and self.outer_lr == 0,
-                f"encoder_lr={rate} requires outer_lr greater than 0, got 0",
+                f"encoder_lr={rate} requires outer_lr greater than 0, got 0; increase outer_lr",
             ),
             (
                 learned,
@@ -109,7 +109,10 @@ class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
             ),
             (trained, "method=pretrained only adapts at test time; remove inner_steps and `start`"),
             (rates, "method=pretrained cannot learn step sizes; use inner=sgd or adam"),
-            (self.per_step_norm, "text encoders do not support per_step_norm; remove it"),
+            (
+                self.per_step_norm,
+                "text encoders do not support per_step_norm; remove per_step_norm",
+            ),
             (
                 self.estimator == "reptile",
                 "text tasks do not support estimator=reptile, which requires that all layers "
@@ -138,7 +141,7 @@ class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
             (
                 unknown,
                 f"unknown task {''.join(unknown[:1])!r} in held_out: expected one of "
-                f"{', '.join(known)}",
+                f"{', '.join(known)}. Remove the unknown task",
             ),
             (
                 not found,

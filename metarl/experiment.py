@@ -99,7 +99,7 @@ class Experiment(ABC, Generic[Config]):
         return {}
 
     def add_entries(self, run: Run) -> None:
-        """Add missing results of :meth:`entries` to config.json, for runs of older versions."""
+        """Add missing results of :meth:`entries` to config.json of a run from an older version."""
         about = run.read_config()
         if missing := {n: x for n, x in self.entries().items() if n not in about}:
             run.write_config(about | missing)
@@ -161,8 +161,10 @@ class Experiment(ABC, Generic[Config]):
         try:
             return load_checkpoint(run, self.config, iteration, device=self.device).params
         except ValueError as error:
-            others = f"the run has checkpoints {run.checkpoints()}"
-            raise ValueError(f"{error}, or choose a different `checkpoint`; {others}") from None
+            raise ValueError(
+                f"{error}, or choose a different `checkpoint`: the run has checkpoints "
+                f"{run.checkpoints()}"
+            ) from None
 
     def copy(self, run: Run, iteration: int, new: Run, config: RunConfig) -> None:
         """Copy the tensors in a checkpoint to a new run.
@@ -213,6 +215,9 @@ class Experiment(ABC, Generic[Config]):
         Args:
             metas: Meta-parameters from the checkpoints that :meth:`checkpoints_for` selects.
             options: The evaluation flags, an instance of :attr:`evaluation`.
+
+        Returns:
+            The results, which ``metarl evaluate`` prints and saves.
         """
 
     @abstractmethod
@@ -229,8 +234,10 @@ class Experiment(ABC, Generic[Config]):
         Raises:
             ValueError: If the experiment has no model that adapts.
         """
-        run = f"a run of `metarl train {self.name}`"
-        raise ValueError(f"{run} has no model that adapts. Use `metarl evaluate RUN` instead")
+        raise ValueError(
+            f"a run of `metarl train {self.name}` has no model that adapts. Use `metarl evaluate "
+            "RUN` instead"
+        )
 
     def adapted(self, saved: Any) -> Any:
         """Build an adapted model from the contents of a file, for :func:`metarl.load_adapted`.
@@ -243,8 +250,10 @@ class Experiment(ABC, Generic[Config]):
         Raises:
             ValueError: If the experiment has no model that adapts.
         """
-        run = f"a run of `metarl train {self.name}`"
-        raise ValueError(f"{run} has no adapted model. Use `metarl evaluate RUN` instead")
+        raise ValueError(
+            f"a run of `metarl train {self.name}` has no adapted model. Use `metarl evaluate RUN` "
+            "instead"
+        )
 
     def draw_adaptation(
         self, experiments: Sequence["Experiment[Any]"], metas: Sequence[MetaParams], options: Any
@@ -259,8 +268,10 @@ class Experiment(ABC, Generic[Config]):
         Raises:
             ValueError: If the experiment has no policy.
         """
-        run = f"a run of `metarl train {self.name}`"
-        raise ValueError(f"{run} has no policy. Use `metarl plot RUN --out FILE.png` instead")
+        raise ValueError(
+            f"a run of `metarl train {self.name}` has no policy to render. Use `metarl plot RUN "
+            "--out FILE.png` instead"
+        )
 
     def examples(self, run: Run) -> Sequence[Any]:
         """Return fits to test tasks, which :func:`metarl.drawing.figure` plots in extra panels.

@@ -13,6 +13,9 @@ def start(experiment: Experiment[Any], out: Path) -> None:
     Args:
         experiment: The experiment to train.
         out: Path of the run folder, which must be empty or must not exist.
+
+    Raises:
+        FileExistsError: If the folder contains a run or other files.
     """
     require_tracker(experiment.config.track)
     first, state = experiment.prepare(), experiment.init()

@@ -47,7 +47,12 @@ def configuration(
 
 
 def has_learned_head(trained: FewShotConfig, options: SupervisedEvaluation) -> bool:
-    """Return whether the evaluation uses a learned head, which has a fixed number of classes."""
+    """Return whether the evaluation uses a learned head, which has a fixed number of classes.
+
+    Args:
+        trained: Configuration of the run.
+        options: The flags of ``metarl evaluate``.
+    """
     return (options.start or trained.start) == "learned" and trained.method != "pretrained"
 
 
@@ -77,11 +82,15 @@ def describe(
 
 
 def converted(splits: Splits, params: MetaParams, *, inverted: bool) -> Splits:
-    """Convert images to the channels and the colors of the training images.
+    """Return images with the channels and the colors of the training images.
+
+    A warning is printed if inverted images have a light background, because the network
+    was trained on images with a dark background.
 
     Args:
         splits: Images of the other data, in the size of the training images.
-        params: Meta-parameters of the run. The first kernel determines the number of channels.
+        params: Meta-parameters of the run. The shape of the first convolution kernel determines
+            the number of channels.
         inverted: Whether to invert the images, which replaces each value x by 255 - x.
     """
     first = min(name for name in params.model if name.endswith("conv.weight"))
@@ -114,7 +123,7 @@ def stated(report: Report, about: dict[str, Any], options: SupervisedEvaluation)
 
 
 def _with_channels(images: Tensor, channels: int) -> Tensor:
-    """Convert uint8 images between gray and RGB, like Pillow."""
+    """Return uint8 images with 1 (gray) or 3 (RGB) `channels`, converted as in Pillow."""
     if images.shape[1] == channels:
         return images
     if images.shape[1] == 1:

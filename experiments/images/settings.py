@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from metarl.data import FAMILIES, read_split
+from metarl.data import FAMILIES, TRANSFORMS, read_split
 from metarl.experiments.supervised_settings import SupervisedConfig, resolve
 from metarl.runs import unset
 from metarl.supervised import NETWORKS
@@ -19,30 +19,44 @@ class ImageSettings(Ranged):
     """Settings for the image data set and for sampling few-shot tasks from the images."""
 
     group: ClassVar[str] = "data"
-    data: Literal["glyphs", "omniglot", "mini-imagenet", "folder"] = "glyphs"
-    """Image data set. With folder, your own images are read from --data-root, which must contain
+    data: Annotated[str, among(FAMILIES)] = "glyphs"
+    """Image data set: glyphs, omniglot, mini-imagenet, tiered-imagenet, cifar-fs, fc100, cub or
+    folder. With folder, your own images are read from --data-root, which must contain
     one subfolder per class. With glyphs, characters are drawn and no files are required."""
     data_root: Annotated[
         Path | None, unset("$METARL_DATA; if that is not set, Omniglot is downloaded")
     ] = None
-    """Folder with the files of Omniglot or miniImageNet or, for --data folder, with one subfolder
+    """Folder with the files of the data set or, for --data folder, with one subfolder
     per class; not supported for glyphs."""
     split: Annotated[str | None, unset("random for Omniglot, own for folder")] = None
     """Split into training, validation and test classes. Omniglot supports random, vinyals and
     background. For --data folder, own uses the subfolders train, validation and test or, without
     these subfolders, a random split into 64, 16 and 20 % of the classes; all-train uses all classes
     for training. If the value is the path of a JSON file, the file contains lists of class names
-    under the keys "train", "validation" and "test". Other data sets have only one split."""
+    under the keys "train", "validation" and "test"; if it is a folder, the folder contains the
+    lists train.txt, val.txt and test.txt. Other data sets have only one split."""
     class_depth: Annotated[int, at_least(1)] = 1
     """Number of folder levels that form a class; only supported for --data folder. With 2, each
     folder ALPHABET/CHARACTER is one class."""
     image_size: Annotated[
-        int | None, at_least(1), unset("84 for mini-imagenet and folder, otherwise 28")
+        int | None,
+        at_least(1),
+        unset("28 for glyphs and omniglot, 32 for cifar-fs and fc100, 84 otherwise"),
     ] = None
     """Height and width of the images in pixels. Image files are resized to this size."""
     rotations: Literal["none", "train", "all"] | None = None
     """Splits in which images rotated by 90, 180 and 270 degrees form additional classes. If not
     set, all for Omniglot and none for the other data sets."""
+    augment: Annotated[tuple[str, ...], among(TRANSFORMS), unset("none")] = ()
+    """Random transforms of support and query images in training tasks, applied in the given order:
+    crop pads with black pixels and crops back, flip mirrors horizontally, and color changes the
+    brightness, contrast and saturation. Characters should not be mirrored."""
+    normalize: Literal["none", "data"] = "none"
+    """Normalization of the images: with data, the network subtracts the mean of the training images
+    from each channel and divides by their standard deviation, in training and in every later
+    use."""
+    pixels: tyro.conf.Suppress[tuple[tuple[float, ...], ...] | None] = None
+    """Mean and standard deviation of each channel, set by --normalize data when training starts."""
     num_ways: Annotated[int, at_least(2), tyro.conf.arg(aliases=["--ways"])] = 5
     """Number of classes per task. With --variable, the maximum number; Meta-Dataset uses 50."""
     num_shots: Annotated[int, at_least(1), tyro.conf.arg(aliases=["--shots"])] = 1

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from metarl.core import Task
-from metarl.data import Classes
+from metarl.data import TRANSFORMS, Classes, augment
 from metarl.experiments.images.settings import FewShotConfig
 from metarl.experiments.supervised_setup import mapped
 from metarl.supervised import (
@@ -18,16 +18,23 @@ from metarl.supervised import (
 )
 
 
-EXAMPLES_PER_CHUNK = 160  # measured on 2 cores, 28×28 pixels and 64 filters
-LARGE_TASK = 750_000  # activations after the first convolution; see chunk_size
-QUERIES = 15  # maximum number per class in validation and test
+# Number of images per chunk with the fastest meta-steps on 2 CPU cores, for images of 28×28 pixels
+# and 64 filters.
+EXAMPLES_PER_CHUNK = 160
+LARGE_TASK = 750_000  # activations after the first convolution above which a task is a chunk
+QUERIES = 15  # maximum number of query images per class in validation and test
 
 
 def chunk_size(config: FewShotConfig, per_class: int, size: int) -> int:
-    """Return the number of tasks to process together, given `per_class` images per class.
+    """Return the number of tasks to process together.
 
-    Small tasks are faster together, under ``vmap``. Tasks with many or large images (`size` is the
-    image height in pixels) are faster one at a time, with PyTorch's image operators.
+    Small tasks are faster together, under ``vmap``. Tasks with many or large images are faster one
+    at a time, with PyTorch's image operators.
+
+    Args:
+        config: The configuration.
+        per_class: Number of support and query images per class.
+        size: Image height in pixels.
     """
     net, images = NETWORKS[config.network], config.num_ways * per_class
     side = size // 2 if net.down == "stride" else size
@@ -36,7 +43,7 @@ def chunk_size(config: FewShotConfig, per_class: int, size: int) -> int:
 
 
 def sizes(config: FewShotConfig) -> tuple[int, int]:
-    """Return the numbers of support and query images per class in training."""
+    """Return the numbers of support and query images per class in training tasks."""
     return config.train_shots or config.num_shots, config.num_queries or config.num_shots
 
 
@@ -45,12 +52,20 @@ def pool_of(
 ) -> FewShot:
     """Return a sampler of few-shot tasks from the classes in a split.
 
-    If `training` is true, the numbers of images per class are those for training, otherwise those
-    for evaluation. `hint` is appended to the message of an error.
+    Args:
+        config: The configuration.
+        classes: The classes in the split.
+        split: Name of the split in errors: ``train``, ``validation`` or ``test``.
+        training: Whether to use the numbers of images per class for training instead of evaluation.
+        hint: Next step that is appended to the error for a split that is too small.
+
+    Raises:
+        ValueError: If the split has too few classes, or a class has too few images.
     """
     if not classes.counts and split == "validation":
         raise ValueError(
-            f"data={config.data} has no validation classes in `split`. Set validation_tasks=0"
+            f"data={config.data} has no validation classes in `split`. Set validation_tasks=0, or "
+            "choose a `split` with validation classes"
         )
     if not classes.counts:
         raise ValueError(
@@ -74,12 +89,21 @@ def pool_of(
         ) from None
 
 
-def task_sampler(config: FewShotConfig, pool: Callable[[], FewShot], steps: int) -> Draw:
+def augmentation(config: FewShotConfig) -> Callable[[Task, torch.Generator], Task]:
+    """Return the function that augments training tasks."""
+    return augment(*(TRANSFORMS[name] for name in config.augment))
+
+
+def task_sampler(
+    config: FewShotConfig, pool: Callable[[], FewShot], steps: int, *, training: bool = False
+) -> Draw:
     """Return a sampler of tasks from ``pool()``, with support batches for `steps` inner steps.
 
-    With `inner_batch`, one minibatch per step is sampled from the support set. With
-    ``bn_mode="support"``, the query batch also contains the support images for batch norm.
+    In training, the images are augmented. If ``config.inner_batch`` is set, one minibatch per step
+    is sampled from the support set. If ``config.bn_mode`` is ``"support"``, the query batch also
+    contains the support images, from which batch norm computes its statistics.
     """
+    augmented = augmentation(config)
 
     def source() -> Draw:
         if not config.variable:
@@ -87,6 +111,7 @@ def task_sampler(config: FewShotConfig, pool: Callable[[], FewShot], steps: int)
         return VariableFewShot(pool(), config.num_ways, config.max_support).sample
 
     def prepare(task: Task, generator: torch.Generator) -> Task:
+        task = augmented(task, generator) if training else task
         if config.bn_mode == "support" and task.support:
             task = with_reference(task)
         if not (config.inner_batch and steps and task.support):

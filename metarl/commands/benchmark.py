@@ -1,4 +1,4 @@
-"""``metarl benchmark``: measure the speed of sampling and updates, and of the machine itself."""
+"""``metarl benchmark``: measure the speed of sampling, of updates and of the machine."""
 
 import importlib
 import json

@@ -46,23 +46,23 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "evaluate": Verb("evaluate", "command", "result after 0, 1, ... steps on test tasks"),
-    "predict": Verb("predict", "Predict", "classes of new images or texts, from a few examples"),
-    "render": Verb("render", "command", "image or video of the policy adapting"),
-    "plot": Verb("plot", "Plot", "learning and adaptation curves of runs"),
-    "resume": Verb("resume", "Resume", "continue a run where it stopped"),
-    "compare": Verb("compare", "Compare", "methods over seeds, in one table and one figure"),
-    "headstart": Verb("headstart", "Headstart", "adaptation against training from scratch"),
+    "evaluate": Verb("evaluate", "command", "measure results after 0, 1, ... steps on test tasks"),
+    "predict": Verb("predict", "Predict", "predict images, texts or points from a few examples"),
+    "render": Verb("render", "command", "draw an image or a video of a policy that adapts"),
+    "plot": Verb("plot", "Plot", "plot learning curves and adaptation curves of runs"),
+    "resume": Verb("resume", "Resume", "continue a run from its last checkpoint"),
+    "compare": Verb("compare", "Compare", "train methods with several seeds and compare them"),
+    "headstart": Verb("headstart", "Headstart", "compare adaptation with training from scratch"),
     "push": Verb("push", "Push", "share a run, in a folder or on the Hugging Face hub"),
     "pull": Verb("pull", "Pull", "create a run folder from a shared run"),
-    "methods": Verb("methods", "Methods", "methods, their papers and the flags they stand for"),
-    "envs": Verb("envs", "Envs", "environments with tasks, and what varies in them"),
-    "benchmark": Verb("benchmark", "Benchmark", "speed of sampling and of the meta-update"),
+    "methods": Verb("methods", "Methods", "list the methods with their papers and flags"),
+    "envs": Verb("envs", "Envs", "list the environments with their tasks"),
+    "benchmark": Verb("benchmark", "Benchmark", "measure the speed of sampling and of updates"),
 }
 IMPORTS = "METARL_IMPORT"
 """Environment variable that passes the module names from ``--import`` to child processes."""
 OVERVIEW = """\
-usage: metarl COMMAND ...   (metarl COMMAND --help explains each)
+usage: metarl COMMAND ...   (metarl COMMAND --help lists the flags of a command)
 
 Gradient-based meta-learning on PyTorch, Gymnasium and MuJoCo.
 
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(argv: list[str]) -> None:
-    """Run a command, given the arguments after ``metarl``; errors propagate to the caller."""
+    """Run the command in `argv`, without ``metarl``; errors propagate to the caller."""
     argv = import_modules(argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(overview())
@@ -138,6 +138,12 @@ def import_modules(argv: list[str]) -> list[str]:
 
     The modules can register methods, inner optimizers and environments. Child
     processes import the same modules.
+
+    Args:
+        argv: Command-line arguments after ``metarl``.
+
+    Raises:
+        ImportError: If a module does not exist.
     """
     named = [name for name in os.environ.get(IMPORTS, "").split(",") if name]
     name, argv = take_option(argv, "--import")
@@ -203,7 +209,9 @@ def parse_train(argv: list[str]) -> Parsed:
         )
     out, rest = take_option(rest, "--out")
     if out is None and not {"-h", "--help"} & set(rest):
-        raise UsageError("train requires --out DIR, the run folder to create")
+        raise UsageError(
+            "train requires --out DIR, got none. Set --out to the run folder to create"
+        )
     prog = f"metarl train {argv[0]} --out DIR"
     config = parse(options, rest, prog, default=settings(argv[0], preset=name))
     return Parsed(kind, config, Path(out or ""))
@@ -211,7 +219,7 @@ def parse_train(argv: list[str]) -> Parsed:
 
 def overview() -> str:
     """Return the help text of ``metarl``, which lists all commands."""
-    rows = [("train", "train an experiment into a run folder"), *_rows(VERBS)]
+    rows = [("train", "train a method and write a run folder"), *_rows(VERBS)]
     lines = [f"  {name:<11} {summary}" for name, summary in rows]
     return OVERVIEW.format("\n".join(lines))
 
@@ -263,10 +271,13 @@ def _output_is_closed() -> bool:
 
 
 def _fail(message: str, code: int, *, once: bool = False) -> NoReturn:
-    """Print an error to stderr and exit with the status `code`.
+    """Print an error to stderr and exit.
 
-    If `once` is True, only rank 0 prints the error in distributed training. Use
-    this for errors that all ranks raise.
+    Args:
+        message: The error, in one line; messages with more than 1500 characters are shortened.
+        code: Exit status of the process.
+        once: Whether only rank 0 prints the error in distributed training. Use True for errors
+            that all ranks raise.
     """
     if once and int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0":
         time.sleep(1)  # torchrun ends all processes after a failure; rank 0 must print first

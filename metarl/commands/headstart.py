@@ -53,7 +53,10 @@ class Headstart(Ranged):
         """Validate the settings."""
         super().__post_init__()
         if not self.scratch:
-            raise ValueError("`scratch` requires runs of `metarl train sb3 --task JSON`, got none")
+            raise ValueError(
+                "`scratch` requires runs of `metarl train sb3 --task JSON`, got none. Add at least "
+                "one run folder"
+            )
         if self.out.suffix not in (".png", ".pdf", ".svg"):
             raise ValueError(f"`out` must end in .png, .pdf or .svg, got {self.out}")
 
@@ -127,7 +130,8 @@ def by_task(args: Headstart, env: str) -> dict[str, list[Learning]]:
             )
         if not history:
             raise ValueError(
-                f"{folder} has no metrics yet. Continue the training with `metarl resume {folder}`"
+                f"{folder} has no metrics yet: expected at least one evaluation. Continue the "
+                f"training with `metarl resume {folder}`"
             )
         steps = np.cumsum([entry["env/steps"] for entry in history])
         returns = np.array([entry["return/step_0"] for entry in history])
@@ -198,9 +202,8 @@ def draw(
             label = None if index else "from scratch, one line per seed"
             begun = run.steps > 0  # a logarithmic axis has no 0
             axes.plot(run.steps[begun], run.returns[begun], color="C1", alpha=0.7, label=label)
-        taken = np.maximum(
-            steps * np.arange(len(curve.mean)), steps / 10
-        )  # the same for the adapted policy
+        # The point before adaptation is drawn at steps / 10 instead of 0, for the same reason.
+        taken = np.maximum(steps * np.arange(len(curve.mean)), steps / 10)
         axes.errorbar(taken, curve.mean, curve.interval, color="C0", marker="o", capsize=3,
                       label="adapted")  # fmt: skip
         axes.axhline(curve.mean[1], color="C0", ls=":", lw=1)

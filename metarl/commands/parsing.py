@@ -38,7 +38,7 @@ def flags_named(options: Any) -> Iterator[None]:
 
 
 def flag(name: str) -> str:
-    """Return the flag for a Python argument, such as ``--num-tasks`` for ``num_tasks``."""
+    """Return the flag for the Python argument `name`: ``--num-tasks`` for ``num_tasks``."""
     return "--" + name.replace("_", "-")
 
 
@@ -148,7 +148,7 @@ def grouped(config: Any) -> type[Any]:
 
 
 def help_texts(kind: type[Any]) -> dict[str, str]:
-    """Return the help texts of a dataclass by field name: the string literals below the fields."""
+    """Return the help texts of the dataclass `kind`, the literals below the fields, by name."""
     found = {}
     for base in reversed(kind.__mro__):
         with contextlib.suppress(OSError, TypeError):  # classes without source code
@@ -161,7 +161,7 @@ def help_texts(kind: type[Any]) -> dict[str, str]:
 
 
 def _one_line(box: str) -> str:
-    """Return tyro's boxed error message as one line."""
+    """Return an error message of tyro, which is framed by a `box`, as one line."""
     # The frame consists of | and - if the output is not UTF-8.
     lines = [re.sub(r"[^\x20-\x7e]+", "", line).strip(" |") for line in box.splitlines()[1:]]
     text = " ".join(line for line in lines if re.search(r"\w", line))

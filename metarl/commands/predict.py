@@ -65,7 +65,9 @@ def main(args: Predict) -> None:
     _require_supported(args, experiment)
     for name, path in (("support", args.support), ("inputs", args.inputs)):
         if not path.exists():
-            raise FileNotFoundError(f"`{name}` must be an existing file or folder, got {path}")
+            raise FileNotFoundError(
+                f"`{name}` must be an existing file or folder, got {path}. Check the path"
+            )
     if args.out is not None:
         _require_separate(args.out, args.support, args.inputs)
         require_writable(args.out)
@@ -107,7 +109,7 @@ def _require_separate(out: Path, *sources: Path) -> None:
 
 
 def _given(args: Predict, name: str) -> dict[str, Any]:
-    """Return the keyword argument for an option, empty if the option is not set."""
+    """Return ``{name: value}`` for the option `name`, or ``{}`` if the option is not set."""
     value = getattr(args, name)
     return {} if value is None else {name: value}
 

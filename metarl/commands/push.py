@@ -96,7 +96,12 @@ def write(args: Push, folder: Path, place: str) -> str:
 
 
 def _untrusted(named: Opened, *, trust_env: bool) -> str:
-    """Return why the environment of a pulled run must not be created, or an empty string."""
+    """Return the reason not to create the environment of a pulled run, or an empty string.
+
+    Args:
+        named: The run and its experiment.
+        trust_env: Whether to accept any module.
+    """
     try:
         require_trusted(named, trust_env=trust_env)
     except ValueError as error:

@@ -46,10 +46,14 @@ def main(first: Opened | None, options: Any) -> None:
     shown = [experiment.changed(device=options.device) for _, experiment in runs]
     subjects = sorted({experiment.describe().what for experiment in shown})
     if len(subjects) > 1:
-        raise ValueError(f"all runs must have the same environment, got {' and '.join(subjects)}")
+        raise ValueError(
+            f"all runs must have the same environment, got {' and '.join(subjects)}. Render the "
+            "runs to separate files"
+        )
     if len({type(experiment) for experiment in shown}) > 1:
         raise ValueError(
-            "runs that adapt and runs that do not adapt must be rendered to separate files"
+            "all runs must be trained by Stable-Baselines3, or none, got both. Render the runs to "
+            "separate files"
         )
     require_writable(options.out)
     (require_video if options.out.suffix in SUFFIXES else pyplot)()

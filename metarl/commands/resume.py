@@ -73,7 +73,7 @@ def main(args: Resume) -> None:
 
 
 def _changes(args: Resume, config: RunConfig) -> dict[str, Any]:
-    """Return the new values of the settings that are set on the command line, by name."""
+    """Return the settings in `args` that replace settings of the run in `config`, by name."""
     options = vars(args).items()
     changes = {n: x for n, x in options if x is not None and n not in ("run", "trust_env")}
     if unknown := sorted(set(changes) - {field.name for field in fields(config)}):
@@ -124,5 +124,5 @@ def warn_of_schedules(before: RunConfig, after: RunConfig) -> None:
     if moved := [name for name, value in usual if getattr(before, name) not in (None, value)]:
         warn(
             f"changing the number of iterations from {before.iterations} to {after.iterations} "
-            f"also changes the schedules of {', '.join(moved)}"
+            f"also changes the schedules of {', '.join(moved)}; start a new run to keep them"
         )

@@ -39,7 +39,9 @@ Example::
     learner = gradient_learner(loop, backprop(loop, query_loss(loss)), torch.optim.Adam, lr=1e-3)
     state = learner.init(params)
     state, metrics = learner.step(state, tasks)
+    metrics["query/loss"]  # mean loss of the adapted parameters over the 8 tasks
     adapted = loop.adapt(state.params, ((inputs[0], slopes[0] * inputs[0]),))
+    adapted["weight"].shape  # torch.Size([1, 1])
 """
 
 import lazy_loader

@@ -80,6 +80,10 @@ class InnerLoop:
         Args:
             params: The parameters of one task.
             batch: A support batch of this task, without a task axis.
+
+        Returns:
+            The gradient by parameter name; without an autograd graph if
+            `first_order` is set.
         """
         fast, _ = split(params, self.adapts)
         grads, _ = grad_and_value(lambda fast: self.loss(merge(params, fast), batch))(fast)
@@ -116,6 +120,9 @@ class InnerLoop:
         Args:
             meta: The meta-parameters.
             batches: The task's support batches, without a task axis.
+
+        Raises:
+            ValueError: If the number of batches does not match `num_steps`; see :meth:`path`.
         """
         params, left = self.start(meta.model, batches)
         batches = self._one_per_step(left)
@@ -151,6 +158,9 @@ class InnerLoop:
         Args:
             meta: The meta-parameters.
             batches: The task's support batches, without a task axis.
+
+        Raises:
+            ValueError: If the number of batches does not match `num_steps`; see :meth:`path`.
         """
         return deque(self.steps(meta, batches), maxlen=1)[0]
 
@@ -185,6 +195,6 @@ class InnerLoop:
         if not least <= len(batches) <= most:
             raise ValueError(
                 f"`batches` must contain {least} to {most} support batches with num_steps="
-                f"{self.num_steps}, got {len(batches)}"
+                f"{self.num_steps}, got {len(batches)}. Change `batches` or num_steps"
             )
         return tuple(islice(cycle(batches), self.num_steps))

@@ -45,7 +45,8 @@ def query_loss(
 
     The outer loss accepts one optional setting, `step_weights`: a vector with one weight for the
     loss after each inner step, as in the multi-step loss of MAML++ (Antoniou et al. 2019, eq. 4).
-    Without `step_weights`, only the loss after the last step is used.
+    Without `step_weights`, only the loss after the last step is used. In both cases, the loss after
+    the last step is reported as ``query/loss``.
 
     Args:
         loss: Loss of one task, ``(params, batch) -> scalar``.
@@ -93,9 +94,9 @@ def backprop(loop: InnerLoop, outer: Outer) -> TaskGradient:
 
     Example::
 
+        # loss, loop, params and tasks as in the docstring of metarl.core
         task_gradient = backprop(loop, query_loss(loss))
         meta = loop.init(params)
-        # tasks: a Task in which every tensor has a leading task axis
         gradient, metrics = meta_gradient(task_gradient, meta, tasks)
     """
 
@@ -129,15 +130,14 @@ def reptile(loop: InnerLoop, outer: Outer) -> TaskGradient:
         outer: The outer loss to report, such as :func:`query_loss`.
 
     Raises:
-        ValueError: If the inner optimizer has learned hyperparameters. The
-            returned estimator raises this error when it is called.
+        ValueError: From the returned estimator, if the inner optimizer has learned hyperparameters.
     """
 
     def task_gradient(meta: MetaParams, task: Task) -> tuple[MetaParams, Metrics]:
         if meta.inner:
             raise ValueError(
-                "reptile requires an inner optimizer without learned hyperparameters, such as sgd "
-                "or adam"
+                "the inner optimizer has learned hyperparameters, which reptile does not support. "
+                "Use an inner optimizer without learned hyperparameters, such as sgd or adam"
             )
         path = ends(loop, meta, task)
         loss, metrics = outer(path, task)
@@ -233,18 +233,18 @@ def implicit(
             parameters.
     """
     if loop.proximal <= 0:
-        raise ValueError(f"implicit requires a loop with proximal > 0, got {loop.proximal}")
+        raise ValueError(f"`implicit` requires an InnerLoop with proximal > 0, got {loop.proximal}")
     loop = replace(loop, first_order=False)  # the Hessian is exact in any case
 
     def task_gradient(meta: MetaParams, task: Task) -> tuple[MetaParams, Metrics]:
         if meta.inner:
             raise ValueError(
-                "implicit requires an inner optimizer without learned hyperparameters, such as sgd "
-                "or adam"
+                "the inner optimizer has learned hyperparameters, which implicit does not support. "
+                "Use an inner optimizer without learned hyperparameters, such as sgd or adam"
             )
         path = ends(loop, meta, task)
         if path[-1].keys() != meta.model.keys():
-            raise ValueError("implicit supports no `start` that adds parameters; use backprop")
+            raise ValueError("`implicit` supports no `start` that adds parameters; use `backprop`")
         pulled, (loss, metrics) = grad_and_value(
             lambda adapted: outer([path[0], adapted], task), has_aux=True
         )(path[-1])
@@ -262,7 +262,7 @@ def _solve(
 ) -> tuple[Params, Params]:
     """Solve (identity · I + ∇²L/λ) x = g, and return the solution x and the residual.
 
-    x and g only contain parameters that adapt; g is a subset of the outer gradient `pulled`.
+    L is the loss on the last support batch; g is the part of `pulled` for parameters that adapt.
     """
     fast, _ = split(adapted, loop.adapts)
     # All products share one graph; the Hessian is symmetric and equals its transpose.
@@ -283,8 +283,8 @@ def _slow_gradient(
 ) -> Params:
     """Return the outer gradient for the parameters that do not adapt.
 
-    The gradient includes the direct effect of these parameters on the outer loss, and the effect
-    through the adapted parameters φ.
+    The result is the direct effect on the outer loss plus the effect through the parameters that
+    adapt. `pulled` is the outer gradient at `adapted`, and `solution` is the result of `_solve`.
     """
     _, slow = split(model, loop.adapts)
     if not slow:

@@ -57,7 +57,7 @@ def sgd(lr: float | Sequence[float]) -> InnerOptimizer:
     """
     rates = tuple(lr) if isinstance(lr, Sequence) else (lr,)
     if not rates:
-        raise ValueError("lr must contain at least one step size, got none")
+        raise ValueError("lr must contain at least one step size, got none. Pass a number")
     at_least(0).check("lr", rates)
 
     def update(constants: Params, grads: Params, state: Any, step: int) -> tuple[Params, Any]:
@@ -162,6 +162,9 @@ def clip_norm(limit: float) -> InnerOptimizer:
 
     Put the transformation before an optimizer: ``chain(clip_norm(1.0), sgd(0.1))``.
 
+    Args:
+        limit: Maximum Euclidean norm of the gradient over all parameters of one task.
+
     Raises:
         ValueError: If `limit` is not greater than 0.
     """
@@ -184,6 +187,9 @@ def chain(*optimizers: InnerOptimizer) -> InnerOptimizer:
     transformed gradient, as in ``chain(meta_curvature(1.0), lslr(0.1,
     steps=5))``. The names of learned hyperparameters start with the
     optimizer's position in the chain: ``0.``, ``1.``, ...
+
+    Args:
+        *optimizers: The optimizers. The first one receives the gradient of the loss.
 
     Raises:
         ValueError: If no optimizer is given.

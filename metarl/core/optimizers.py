@@ -12,7 +12,9 @@ MakeInner: TypeAlias = Callable[..., InnerOptimizer]
 """Function that builds an inner optimizer, ``(lr, *, steps, group) ->
 InnerOptimizer``. :func:`inner_optimizer` describes the arguments."""
 
-MAX_SIZE = 600  # largest curvature matrix: any kernel, but not the 800-wide miniImageNet head
+# Largest mode with a learned curvature matrix. All modes of convolution kernels are smaller; the
+# 800 inputs of the linear head on miniImageNet exceed the limit and keep the identity.
+MAX_SIZE = 600
 
 INNER_OPTIMIZERS: dict[str, MakeInner] = {
     "sgd": lambda lr, **_: inner.sgd(lr),
@@ -31,7 +33,7 @@ LEARNED_CONSTANTS = {*INNER_OPTIMIZERS} - {"sgd", "adam"}
 
 LEARNED_RATES = LEARNED_CONSTANTS - {"meta-curvature"}
 """Names of inner optimizers with meta-learned step sizes, which evaluations
-cannot change. The step size of Meta-Curvature is fixed."""
+cannot change. The step size of Meta-Curvature is not learned."""
 
 
 def register_inner_optimizer(name: str, make: MakeInner, *, learned: bool = False) -> None:
@@ -49,7 +51,10 @@ def register_inner_optimizer(name: str, make: MakeInner, *, learned: bool = Fals
 
     Example::
 
+        from metarl.core import register_inner_optimizer, sgd
+
         register_inner_optimizer("half", lambda lr, **_: sgd(lr / 2))
+        # `--inner half` now selects gradient descent with half of the step size
     """
     if name in INNER_OPTIMIZERS:
         raise ValueError(f"inner optimizer {name!r} is already registered; choose a different name")
@@ -80,7 +85,7 @@ def inner_optimizer(
             ``meta-curvature+lslr``; see :func:`~metarl.core.inner.lslr`.
 
     Raises:
-        ValueError: If `name` is not registered.
+        ValueError: If `name` is not registered, or `lr` or `clip` is out of range.
     """
     among(INNER_OPTIMIZERS).check("inner", name)
     made = INNER_OPTIMIZERS[name](lr, steps=max(1, steps), group=group)

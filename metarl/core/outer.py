@@ -85,7 +85,10 @@ def gradient_learner(
         slopes = tree.leaves(gradient)
         metrics["gradient/outer"] = norm = get_total_norm(slopes)
         if not torch.isfinite(norm):
-            raise FloatingPointError("the meta-gradient is not finite; lower the learning rates")
+            raise FloatingPointError(
+                f"the meta-gradient must be finite, got norm {norm.item():g}. Lower the inner or "
+                "outer learning rate"
+            )
         for parameter, slope in zip(tree.leaves(state.params), slopes, strict=True):
             parameter.grad = slope if clip is None else slope.clamp(-clip, clip)
         for group in state.optimizer.param_groups:

@@ -63,17 +63,26 @@ def functional(module: nn.Module) -> tuple[Apply, Params]:
 
     Example::
 
+        import torch
+        from torch import nn
+
+        from metarl.core import functional
+
         apply, params = functional(nn.Linear(2, 1))
-        outputs = apply(params, torch.zeros(5, 2))
+        apply(params, torch.zeros(5, 2)).shape  # torch.Size([5, 1])
     """
     for name, child in module.named_modules():
         what = f"{name or 'the module'} ({type(child).__name__})"
         if isinstance(child, nn.modules.batchnorm._NormBase) and child.track_running_stats:
-            hint = "use track_running_stats=False"
-            raise ValueError(f"{what} keeps running statistics, which leak between tasks; {hint}")
+            raise ValueError(
+                f"{what} keeps running statistics, which leak between tasks. Create the layer with "
+                "track_running_stats=False"
+            )
         if isinstance(child, nn.modules.dropout._DropoutNd) and child.training and child.p:
-            hint = "call .eval() or remove the layer"
-            raise ValueError(f"{what} uses random numbers, which differ in each call; {hint}")
+            raise ValueError(
+                f"{what} uses random numbers, which differ in each call. Call .eval() on the layer "
+                "or remove the layer"
+            )
     params = {name: p.detach().clone() for name, p in module.named_parameters()}
     return Apply(module), params
 
@@ -96,6 +105,10 @@ def part(module: nn.Module, prefix: str) -> Callable[..., Any]:
 def split(params: Params, chosen: Callable[[str], bool]) -> tuple[Params, Params]:
     """Split parameters by a predicate on parameter names.
 
+    Args:
+        params: Parameters by name.
+        chosen: Function ``name -> bool``.
+
     Returns:
         ``(selected, rest)``: the parameters for which `chosen` returns True,
             and all others, both in the original order.
@@ -106,7 +119,7 @@ def split(params: Params, chosen: Callable[[str], bool]) -> tuple[Params, Params
 
 
 def merge(base: Params, update: Params) -> Params:
-    """Return ``{**base, **update}``: `base` with values replaced by those in `update`."""
+    """Return ``{**base, **update}``: the parameters in `base`, replaced or extended by `update`."""
     return {**base, **update}
 
 

@@ -36,6 +36,6 @@ def uniform(*shape: int, generator: torch.Generator) -> torch.Tensor:
 def torch_generator(
     seed: int, iteration: int, role: str, *, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """Return a torch generator on a device, seeded by :func:`seed_sequence`."""
+    """Return a generator on `device`, seeded by :func:`seed_sequence` with the other arguments."""
     state = seed_sequence(seed, iteration, role).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(state[0] >> np.uint64(1)))

@@ -1,4 +1,4 @@
-"""Image data sets for few-shot learning: Omniglot, miniImageNet, glyphs and image folders."""
+"""Image data sets for few-shot learning by name, your own image folders, and random transforms."""
 
 import lazy_loader
 

@@ -10,3 +10,9 @@ from .inputs import find_images as find_images
 from .inputs import ignored_files as ignored_files
 from .inputs import image_list as image_list
 from .splitting import read_split as read_split
+from .transforms import TRANSFORMS as TRANSFORMS
+from .transforms import augment as augment
+from .transforms import color_jitter as color_jitter
+from .transforms import pixel_statistics as pixel_statistics
+from .transforms import random_crop as random_crop
+from .transforms import random_flip as random_flip

@@ -1,10 +1,11 @@
 """A registry of image data sets, and a function that loads a data set by name."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metarl.data import folders, glyphs, mini_imagenet, omniglot, splitting
+from metarl.data import folders, glyphs, layouts, omniglot, splitting
 from metarl.data.images import Splits, to_square
 
 
@@ -35,7 +36,11 @@ FAMILIES = {
     "omniglot": Family(
         omniglot.load, tuple(omniglot.SPLITS), 28, inverted=True, convert=omniglot.to_drawing
     ),
-    "mini-imagenet": Family(mini_imagenet.load, ("ravi",), 84),
+    "mini-imagenet": Family(partial(layouts.load, "mini-imagenet"), ("ravi",), 84),
+    "tiered-imagenet": Family(partial(layouts.load, "tiered-imagenet"), ("ren",), 84),
+    "cifar-fs": Family(partial(layouts.load, "cifar-fs"), ("bertinetto",), 32),
+    "fc100": Family(partial(layouts.load, "fc100"), ("oreshkin",), 32),
+    "cub": Family(partial(layouts.load, "cub"), ("chen",), 84),
     "folder": Family(folders.load, splitting.NAMED, 84),
 }
 
@@ -51,14 +56,23 @@ def load_images(
 ) -> Splits:
     """Load an image data set, split into training, validation and test classes.
 
-    The data sets require these files in `data_root`:
+    The data sets require these files in `data_root`. Only Omniglot is downloaded.
 
     - ``glyphs``: none; characters are drawn with the fonts included in matplotlib.
     - ``omniglot``: ``images_background.zip`` and ``images_evaluation.zip``, or the unpacked
       folders, optionally in a subfolder ``omniglot``.
     - ``mini-imagenet``: ``train.csv``, ``val.csv`` and ``test.csv`` with rows ``filename,label``,
-      and the folder ``images``, optionally in a subfolder ``miniimagenet``.
-      The images are never downloaded, because they require the ImageNet license.
+      and the folder ``images``; or the pickles ``mini-imagenet-cache-train.pkl``,
+      ``...-val.pkl`` and ``...-test.pkl``; optionally in a subfolder ``miniimagenet``.
+    - ``tiered-imagenet``: ``train_images_png.pkl``, ``train_labels.pkl`` and the same for ``val``
+      and ``test``; or the folders ``train``, ``val`` and ``test``; optionally in a subfolder
+      ``tiered-imagenet``.
+    - ``cifar-fs``: the folders ``data`` and ``splits/bertinetto``, optionally in a subfolder
+      ``cifar100``; or the pickles ``CIFAR_FS_train.pickle``, ``..._val.pickle`` and
+      ``..._test.pickle``.
+    - ``fc100``: the pickles ``FC100_train.pickle``, ``FC100_val.pickle`` and ``FC100_test.pickle``.
+    - ``cub``: the folder ``images`` and ``classes.txt``, optionally in a subfolder
+      ``CUB_200_2011``.
     - ``folder``: custom images, either ``CLASS/*.png``, split randomly into 64 % training, 16 %
       validation and 20 % test classes, or ``train/CLASS/*.png``,
       ``validation/CLASS/*.png`` and ``test/CLASS/*.png``. Without the
@@ -73,12 +87,12 @@ def load_images(
             not set or does not contain Omniglot.
         split: For Omniglot, ``random`` (default), ``vinyals`` or
             ``background``. For folders, ``own`` (default), ``all-train`` or
-            ``all-test``, which use all classes for training or for test, or the path of a JSON file
-            with lists of class names for the keys ``train``, ``validation`` and ``test``. The
+            ``all-test``, which use all classes for training or for test, the path of a JSON file
+            with lists of class names for the keys ``train``, ``validation`` and ``test``, or a
+            folder with the lists ``train.txt``, ``val.txt`` and ``test.txt``. The
             other data sets have only one split, which is the default.
-        image_size: Image height and width in pixels; defaults to 84 for
-            ``mini-imagenet`` and ``folder``, and to 28 for ``glyphs`` and
-            ``omniglot``.
+        image_size: Image height and width in pixels; defaults to 28 for ``glyphs`` and
+            ``omniglot``, 32 for ``cifar-fs`` and ``fc100``, and 84 for the other data sets.
         class_depth: Number of folder levels that form a class; only for ``folder``.
         validation: Whether to hold out random validation classes if a folder has no fixed
             validation classes; only for ``folder``.

@@ -16,8 +16,6 @@ Files: TypeAlias = dict[str, list[Path]]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 GRAY = {"1", "L", "LA", "I", "I;16", "I;16B"}
-PARTS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-"""Split for each folder name; ``val`` is an alternative name for ``validation``."""
 
 
 def load(
@@ -73,7 +71,8 @@ def root_of(data_root: Path | None) -> Path:
     root = data_root or os.environ.get("METARL_DATA")
     if not root or not Path(root).expanduser().is_dir():
         raise FileNotFoundError(
-            f"data_root must be a folder with one subfolder of images per class, got {root}"
+            f"data_root must be a folder with one subfolder of images per class, got {root}. Set "
+            "data_root or the environment variable METARL_DATA to an existing folder"
         )
     return Path(root).expanduser().resolve()
 
@@ -100,7 +99,8 @@ def find_classes(
             validation and 20 % test classes. ``all-train`` and ``all-test``
             use all classes for training or for test. Every other value is the
             path of a JSON file with lists of class names for the keys ``train``,
-            ``validation`` and ``test``, or the text of such a file; see
+            ``validation`` and ``test``, the text of such a file, or a folder with the lists
+            ``train.txt``, ``val.txt`` and ``test.txt``; see
             :func:`~metarl.data.splitting.read_split`.
         class_depth: Number of folder levels that form a class. With 2, the folders
             ``ALPHABET/CHARACTER`` are the classes.
@@ -128,7 +128,14 @@ def find_classes(
 
 
 def _found(root: Path, depth: int, *, split_folders: bool) -> dict[str, Files]:
-    """Return the image files per class for each split, or for ``""`` if there are no splits."""
+    """Return the image files by class for each split.
+
+    Args:
+        root: Folder with the class folders or, if `split_folders` is true, with the split folders.
+        depth: Number of folder levels that form a class.
+        split_folders: Whether `root` contains the folders ``train`` and ``test``. Otherwise, the
+            only key of the result is ``""``.
+    """
     if not split_folders:
         return {"": _classes(root, depth)}
     folders = {path.name: path for path in _folders(root)}
@@ -137,7 +144,9 @@ def _found(root: Path, depth: int, *, split_folders: bool) -> dict[str, Files]:
             f"{root} contains both validation/ and val/. Keep only one of these two folders"
         )
     parts = {
-        part: _classes(folders[name], depth) for name, part in PARTS.items() if name in folders
+        part: _classes(folders[name], depth)
+        for name, part in splitting.PARTS.items()
+        if name in folders
     }
     merge = "Every class must be in exactly one split. Merge the two folders"
     images.require_disjoint(parts, hint=merge)
@@ -176,7 +185,10 @@ def _require_counts(
 def _require_images(root: Path, parts: dict[str, Files], depth: int) -> None:
     files = {name: group for part in parts.values() for name, group in part.items()}
     if not files:
-        raise ValueError(f"{root} must contain one subfolder of images per class, got none")
+        raise ValueError(
+            f"{root} must contain one subfolder of images per class, got none. Add a subfolder for "
+            "each class"
+        )
     if empty := [name for name, group in files.items() if not group]:
         deeper = any(_folders(folder) for folder in root.glob(f"**/{empty[0]}"))
         advice = f"Set class_depth={depth + 1}" if deeper else f"Add {', '.join(SUFFIXES)} files"
@@ -213,7 +225,7 @@ def flatten(picture: Any) -> Any:
     """
     if picture.mode == "F":
         raise ValueError(
-            "an image must have integer pixels, got floats (mode F). Convert the image"
+            "an image must have integer pixels, got floats (mode F). Convert the pixels to 8 bits"
         )
     image = images.pillow("Image")
     picture = images.pillow("ImageOps").exif_transpose(picture)

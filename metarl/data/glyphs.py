@@ -31,6 +31,7 @@ FONTS = (
     *(f"DejaVuSerif{style}" for style in ("", "-Bold", "-Italic", "-BoldItalic")),
     *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
 )
+# Unicode categories of letters, digits, numbers and symbols.
 KINDS = {"Lu", "Ll", "Lt", "Lo", "Nd", "No", "Nl", "Sm", "Sc", "So"}
 # Box drawing, block elements and Braille, which differ only by their position in the cell.
 POSITIONAL = {*range(0x2500, 0x25A0), *range(0x2800, 0x2900)}
@@ -45,6 +46,7 @@ most this fraction of the smaller of the two sums of squared pixel values."""
 SIZE = 28
 ZOOM = 3  # glyphs are drawn larger by this factor and then averaged
 EM, FRAME = 26 / 28, 22 / 28  # font size and maximum glyph size, relative to the image size
+# Largest rotation in radians, shear, relative change of the size, and shift relative to the size.
 TURN, SHEAR, SCALE, SHIFT = 0.3, 0.25, 0.15, 3 / 28
 VERSION = 1  # version of the drawings, part of the cache key
 
@@ -148,9 +150,15 @@ def _affine(random: np.random.RandomState, side: int) -> tuple[float, ...]:
 
 
 def _render(name: str, font: str, size: int) -> Any:
-    """Draw a character in the center of a Pillow image with sides of size * ``ZOOM`` pixels.
+    """Draw a character in the center of a square Pillow image.
 
     Characters larger than the fraction ``FRAME`` of the image are scaled down.
+
+    Args:
+        name: The character.
+        font: Name of the font, an element of ``FONTS``.
+        size: Height and width of the final images in pixels. The returned image is larger by the
+            factor ``ZOOM``.
     """
     image, side, frame = pillow("Image"), size * ZOOM, round(FRAME * size * ZOOM)
     kind = _load_font(font, round(EM * side))

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, compress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,14 +22,20 @@ from torch import Tensor
 from metarl.util import optional
 
 
-ImageFile: TypeAlias = Path | zipfile.Path
-"""Path of an image file in a folder or in a zip archive."""
-
 SPLIT_SEED = 0
 # Exceptions of Pillow and zipfile for damaged files; a damaged PNG raises a SyntaxError.
 UNREADABLE = (
     OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
+
+
+@runtime_checkable
+class ImageFile(Protocol):
+    """An image file, such as a path in a folder or in a zip archive; its text is used in errors."""
+
+    def read_bytes(self) -> bytes:
+        """Return the contents of the file."""
+        ...
 
 
 class Classes(NamedTuple):
@@ -136,6 +142,9 @@ def find_files(data_root: Path | None, folder: str, names: Sequence[tuple[str, .
 def open_image(file: ImageFile) -> Iterator[Any]:
     """Open an image file in a ``with`` statement and yield the Pillow image.
 
+    Args:
+        file: Path of the file, in a folder or in a zip archive.
+
     Raises:
         ValueError: If the image cannot be opened, or cannot be decoded in the ``with`` block.
     """
@@ -184,7 +193,9 @@ def read_images(
 
 
 def to_square(picture: Any, mode: str, size: int) -> Any:
-    """Convert a Pillow image to a square image in a given mode, with bilinear interpolation.
+    """Return a Pillow image as a square image in a given mode, with bilinear interpolation.
+
+    The aspect ratio is not preserved.
 
     Args:
         picture: The Pillow image.
@@ -195,7 +206,7 @@ def to_square(picture: Any, mode: str, size: int) -> Any:
 
 
 def join(*parts: Classes) -> Classes:
-    """Concatenate the images, counts and names of several :class:`Classes`."""
+    """Return one :class:`Classes` with the classes of all arguments, in order."""
     images, counts, names = zip(*parts, strict=True)
     return Classes(torch.cat(images), sum(counts, ()), sum(names, ()))
 
@@ -229,7 +240,7 @@ def shuffled(names: Iterable[str]) -> list[str]:
 
 
 def divide(classes: Classes, *parts: Iterable[str]) -> Splits:
-    """Split classes by name.
+    """Return the training, validation and test classes, selected by name.
 
     Args:
         classes: All classes.
@@ -251,7 +262,7 @@ def hold_out_tenth(names: list[str]) -> tuple[list[str], list[str]]:
 
 
 def split_classes(classes: Classes) -> Splits:
-    """Split classes randomly into 64 % training, 16 % validation and 20 % test classes."""
+    """Return a random split into 64 % training, 16 % validation and 20 % test classes."""
     return divide(classes, *split_randomly(classes.names))
 
 

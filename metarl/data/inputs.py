@@ -55,6 +55,9 @@ class ImageFormat(NamedTuple):
                 Pillow images or single images as arrays; or one path or one
                 Pillow image. Floats are rounded to multiples of 1/255.
 
+        Returns:
+            The converted images, one per input image and in the same order.
+
         Raises:
             ValueError: If an array has an unsupported shape or values, or a file is not an image.
         """
@@ -161,14 +164,17 @@ def image_list(images: Any) -> list[Any]:
     ):
         return _rows(_array(images))
     if not isinstance(images, Iterable):
-        raise ValueError(f"`images` must be a list of images, got {_brief(images)}")
+        raise ValueError(
+            f"`images` must be an array or a list of images, got {_brief(images)}. Pass a list"
+        )
     items = [_array(x) if isinstance(x, Tensor) else x for x in images]
     if not items:
-        raise ValueError("`images` must contain at least one image, got none")
+        raise ValueError("`images` must contain at least one image, got none. Add images")
     for item in items:
         if not isinstance(item, np.ndarray | str | Path | pillow("Image").Image):
             raise ValueError(
-                f"`images` must contain paths, Pillow images or arrays, got {_brief(item)}"
+                f"`images` must contain paths, Pillow images or arrays, got {_brief(item)}. "
+                "Convert each image to one of these types"
             )
     return items
 
@@ -204,14 +210,16 @@ def _interleaved(image: NDArray[Any]) -> NDArray[np.uint8]:
         )
     if not image.size or image.dtype.kind not in "biuf":
         raise ValueError(
-            f"an image must contain numbers, got shape {image.shape} and type {image.dtype}"
+            f"an image must contain numbers, got shape {image.shape} and type {image.dtype}. "
+            "Remove empty images, and convert other types to uint8"
         )
     limit = 1 if image.dtype.kind in "fb" else 255
     low, high = float(image.min()), float(image.max())
     if not (low >= 0 and high <= limit):
         kind = "floats" if limit == 1 else "integers"
         raise ValueError(
-            f"images with {kind} must have values from 0 to {limit}, got {low:g} to {high:g}"
+            f"images with {kind} must have values from 0 to {limit}, got {low:g} to {high:g}. "
+            "Rescale the values"
         )
     image = np.rint(image * 255) if limit == 1 else image
     return image.astype(np.uint8)[..., 0] if image.shape[-1] == 1 else image.astype(np.uint8)

@@ -2,35 +2,30 @@
 
 import csv
 import gzip
-import os
 import zlib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from metarl.data.cache import cached, fingerprint
-from metarl.data.images import Classes, Splits, find_files, read_images, require_disjoint, to_square
+from metarl.data.images import Classes, Splits, read_images, require_disjoint, to_square
 
 
-PARTS = ("train", "val", "test")
 HEADER = ["filename", "label"]
 
 
-def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
-    """Load miniImageNet with 64 training, 16 validation and 20 test classes.
+def read(tables: Sequence[Path], image_size: int) -> Splits:
+    """Read miniImageNet from tables of image files: 64 training, 16 validation and 20 test classes.
 
     Photographs of any size are converted to RGB and resized to a square with
-    bilinear interpolation. The images are not downloaded, because they
-    require the ImageNet license.
+    bilinear interpolation.
 
     Args:
-        data_root: Folder with the tables ``train.csv``, ``val.csv`` and
-            ``test.csv``, and with the photographs in the subfolder
-            ``images``. These files can also be in the subfolder
-            ``miniimagenet``. Each table has the header ``filename,label`` and
-            can be compressed as ``.csv.gz``. Defaults to the environment
-            variable ``METARL_DATA``.
-        split: ``ravi``, the only split.
+        tables: CSV files with the training, validation and test images, with
+            the header ``filename,label``, optionally compressed as
+            ``.csv.gz``. The photographs are in the folder ``images`` next to
+            the tables.
         image_size: Height and width in pixels; 84 in Ravi & Larochelle (2017).
 
     Returns:
@@ -38,15 +33,9 @@ def load(data_root: Path | None, *, split: str, image_size: int) -> Splits:
         shape (images, channels, image_size, image_size) on the CPU.
 
     Raises:
-        OSError: If files are missing.
+        OSError: If images are missing.
         ValueError: If a table or an image is damaged, or a class is in two tables.
     """
-    tables = find_files(data_root, "miniimagenet", [(f"{p}.csv", f"{p}.csv.gz") for p in PARTS])
-    if not tables:
-        raise FileNotFoundError(
-            "data_root must contain miniimagenet/ with train.csv, val.csv, test.csv and images/, "
-            f"got {data_root or os.environ.get('METARL_DATA')}"
-        )
     folder = tables[0].parent / "images"
     parts = {table: _read_table(table, folder) for table in tables}
     require_disjoint(parts, hint=f"Download the tables in {folder.parent} again")

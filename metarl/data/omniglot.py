@@ -187,7 +187,7 @@ def _decode(source: Path, files: Sequence[images.ImageFile], size: int) -> image
 
 
 def to_drawing(picture: Any, mode: str, size: int) -> Any:
-    """Convert a Pillow image to a square image, with nearest-neighbor interpolation.
+    """Return a Pillow image as a square image, with nearest-neighbor interpolation.
 
     Args:
         picture: The Pillow image.

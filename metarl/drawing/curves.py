@@ -87,7 +87,7 @@ def group_by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _name(members: list[Run]) -> str:
-    """Return a name for a group of runs, such as ``"maml (3 seeds)"``, from the folder names."""
+    """Return a name for the runs `members`, such as ``"maml (3 seeds)"``, from the folder names."""
     names = [run.folder.name for run in members]
     if len(names) == 1:
         return names[0]
@@ -170,7 +170,8 @@ def _measure(run: Run) -> Measure:
     history = run.metrics()
     if not history:
         raise ValueError(
-            f"{run.folder.name} has no metrics yet. Train it with `metarl resume {run.folder}`"
+            f"{run.folder.name} has no metrics yet: expected at least one line in metrics.jsonl. "
+            f"Train the run with `metarl resume {run.folder}`"
         )
     steps = [int(k.rpartition("_")[2]) for k in history[-1] if re.fullmatch(r"return/step_\d+", k)]
     if steps:
@@ -202,7 +203,7 @@ def _draw_learning(axes: Any, name: str, members: list[Run], color: Any, *, few:
 
 
 def _column(run: Run, history: list[dict[str, Any]], key: str) -> NDArray[np.float64]:
-    """Return the values of the metric `key` in all entries of `history`, of shape (entries,)."""
+    """Return the metric `key` of a run in all entries of `history`, as an array (entries,)."""
     if missing := [entry["iteration"] for entry in history if key not in entry]:
         path = run.folder / "metrics.jsonl"
         raise ValueError(
@@ -270,7 +271,7 @@ def comparable_evaluations(runs: Sequence[Run]) -> list[dict[str, Any]]:
     Example::
 
         runs = [Run.open(Path("runs/maml")), Run.open(Path("runs/reptile"))]
-        means = [entry["mean"] for entry in comparable_evaluations(runs)]
+        [entry["mean"] for entry in comparable_evaluations(runs)]  # one list of means per run
     """
     latest: list[dict[str, Any]] = []
     for run in runs:

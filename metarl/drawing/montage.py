@@ -15,7 +15,7 @@ from metarl.util import optional, replacing
 
 
 WIDTH = 480  # width of a panel in pixels
-MARGIN = 16
+MARGIN = 16  # space between panels in pixels
 HOLD = 1.5  # seconds that a video shows the last frame
 INK, FAINT = "#202124", "#80868b"
 HEADING, CAPTION = 46, 34  # heights in pixels
@@ -73,7 +73,7 @@ def draw_recordings(rows: list[list[Shot]], out: Path, *, title: str, pace: Pace
     Args:
         rows: Recorded episodes, one list per run, all recorded with the same `pace`.
         out: File to write. The suffixes .mp4 and .gif select a video, all others an image strip.
-        title: Title above the episodes.
+        title: Title above the episodes. " (half speed)" is appended for a slowed-down video.
         pace: Frame rate of the recordings, from :func:`choose_pace`.
 
     Raises:
@@ -130,9 +130,9 @@ def panel_frames(rows: list[list[Shot]], title: str, *, every: int) -> Iterator[
 
 
 def state_text(recording: Recording, time: int) -> tuple[str, str]:
-    """Return two captions for the frame at step `time`, such as ``("step 3", "return -1.5")``.
+    """Return two captions for a frame of a recording, such as ``("step 3", "return -1.5")``.
 
-    The second caption shows the cumulative reward up to this time step. After the end of the
+    The second caption shows the cumulative reward up to the time step `time`. After the end of the
     episode, the captions show the length and the return of the episode.
     """
     shown = min(time, recording.length)

@@ -10,7 +10,7 @@ from typing import Any
 
 @contextmanager
 def explain_missing_opengl() -> Iterator[None]:
-    """Convert the AttributeError from ``import mujoco`` without OpenGL to a clear RuntimeError.
+    """Convert the AttributeError of ``import mujoco`` if OpenGL is missing to a RuntimeError.
 
     Raises:
         RuntimeError: If ``MUJOCO_GL`` selects an OpenGL library that is not
@@ -49,6 +49,8 @@ def contexts(model: Any, *, width: int, height: int) -> tuple[Any, Any]:
         RuntimeError: If OpenGL is not available; the message contains the packages to install.
 
     Example::
+
+        import mujoco
 
         model = mujoco.MjModel.from_xml_string("<mujoco/>")
         window, context = contexts(model, width=480, height=360)

@@ -37,7 +37,7 @@ class Panel(NamedTuple):
 
 
 def panels(name: str, tasks: list[dict[str, Any]], batches: list[Episodes]) -> list[Panel]:
-    """Return the panels of a run, one per task.
+    """Return one panel per task, with the paths and the mean returns of a run.
 
     Args:
         name: Name of the run in the titles.

@@ -17,6 +17,11 @@ from metarl.rl import Episodes, Policy, Sampler, TaskDescription, make_sampler
 
 
 MOMENTS = 40  # approximate number of recorded frames for an image strip
+NO_FRAMES = (
+    "{} does not render frames: it must support render_mode='rgb_array'. List 'rgb_array' in the "
+    "render modes of its metadata, and accept the argument `render_mode`"
+)
+"""Error for an environment that cannot be recorded."""
 
 
 class Recording(NamedTuple):
@@ -78,8 +83,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         if "rgb_array" not in env.metadata.get("render_modes", ()):
             name = env.spec.id if env.spec else env
-            text = f"{name} does not render frames: it must support render_mode='rgb_array'"
-            raise ValueError(text)
+            raise ValueError(NO_FRAMES.format(name))
         self.every = 1
         self._scene = _scene_of(env.unwrapped)
 
@@ -90,7 +94,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         return started
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Take a step; record a frame every :attr:`every` time steps and when the episode ends."""
+        """Take a step; record a frame every :attr:`every` steps and at the end of the episode."""
         stepped = super().step(action)
         self._time += 1
         if stepped[2] or stepped[3] or self._time % self.every == 0:
@@ -149,8 +153,7 @@ def make_recorder(env_id: str, *, device: Any = "cpu", **kwargs: Any) -> Sampler
     except TypeError as error:
         if "render_mode" not in str(error):
             raise
-        text = f"{env_id} does not render frames: it must support render_mode='rgb_array'"
-        raise ValueError(text) from None
+        raise ValueError(NO_FRAMES.format(env_id)) from None
 
 
 def choose_pace(recorder: Sampler, suffix: str) -> Pace:
@@ -169,7 +172,7 @@ def choose_pace(recorder: Sampler, suffix: str) -> Pace:
     Example::
 
         recorder = make_recorder("metarl/RllabHalfCheetahDir-v0")
-        pace = choose_pace(recorder, ".mp4")
+        choose_pace(recorder, ".mp4")  # Pace(every=1, fps=50.0, slowdown=2)
     """
     rate = float(recorder.env.call("metadata")[0].get("render_fps", 30))
     slowdown = 2 if rate > 50 else 1
@@ -233,7 +236,7 @@ def record_episodes(
         policy = metarl.load("runs/quick")
         recorder, task = make_recorder(policy.config.env), policy.sample_task(seed=0)
         path = [policy.params.model]  # before adaptation
-        recordings = record_episodes(recorder, policy.parts.policy, path, task, seed=0, every=1)
+        recordings = record_episodes(recorder, policy.policy, path, task, seed=0, every=1)
     """
     recorder.env.set_attr("every", every)
     recordings = []

@@ -84,7 +84,7 @@ class Scene:
         self._gl.free()
 
     def _place_camera(self, data: Any) -> Any:
-        """Return a camera that looks along +y and down, at least as steeply as camera ``track``."""
+        """Return a camera that looks along +y and down, at least as steeply as ``track`` does."""
         center, floors = data.subtree_com[self._body], _floors(self._model)
         parts = np.delete(data.geom_xpos, floors, axis=0)
         self._reach = max(0.75, float(np.linalg.norm(parts - center, axis=1).max()))

@@ -18,7 +18,7 @@ _require = partial(optional.require, extra="video", purpose="videos")
 
 
 def require_video() -> None:
-    """Raise an ImportError if a package that is required to write videos is not installed.
+    """Check that the packages that are required to write videos are installed.
 
     Raises:
         ImportError: If Pillow, imageio or imageio-ffmpeg is missing; the
@@ -26,7 +26,7 @@ def require_video() -> None:
 
     Example::
 
-        require_video()
+        require_video()  # ImportError: videos require imageio; run pip install ...
     """
     for module in ("PIL", "imageio", "imageio_ffmpeg"):
         _require(module)
@@ -90,4 +90,4 @@ def _write_mp4(frames: Iterable[NDArray[np.uint8]], out: Path, fps: float, held:
     except RuntimeError:
         found = 0
     if found < written + held:
-        raise OSError(f"the encoder wrote {found} of {written + held} frames. Check the disk space")
+        raise OSError(f"the encoder wrote {found} of {written + held} frames; the disk may be full")

@@ -222,11 +222,12 @@ class Adaptation:
 
 
 def _measured(rollout: Rollout) -> Measured:
-    """Return the mean return and its standard error over the episodes in a rollout of one task."""
+    """Return the mean return over the episodes of one task, and the standard error of the mean."""
     returns = masked(rollout.rewards, rollout.mask).sum(-2)[0]
     if not returns.isfinite().all():
         raise FloatingPointError(
-            f"the returns of the episodes are not finite in {returns.dtype}. Scale the rewards"
+            f"the returns of the episodes must be finite in {returns.dtype}, got NaN or infinity. "
+            "Scale the rewards"
         )
     error = returns.std().item() / len(returns) ** 0.5 if len(returns) > 1 else 0.0
     return Measured(mean_return(rollout).item(), error)

@@ -144,13 +144,13 @@ class AdaptedPolicy:
                 have the same spaces as in training, and its task is not
                 changed.
             episodes: Recorded episodes of this policy, required if `task` is
-                None. The elements are results of :meth:`record`, or
-                dictionaries or NamedTuples with the entries of
-                :class:`~metarl.models.episodes.Episode`. A recorder means its
-                completed episodes. A list of episodes is used for one inner
-                step. For several steps, pass a list of such lists, in which
-                each list contains episodes of the policy after the previous
-                steps.
+                None: the recorder from :meth:`record`, whose completed episodes
+                are used, or a list of episodes. An episode is an
+                :class:`~metarl.models.episodes.Episode`, or a dictionary or
+                NamedTuple with the same entries. A list of episodes is used for
+                one inner step. For several steps, pass a list of such lists, in
+                which each list contains episodes of the policy after the
+                previous steps.
             steps: Number of inner steps; each step uses new episodes. Default:
                 the number of inner steps in training. As an exception, for
                 policies trained without inner steps, the default is 0 if the
@@ -265,9 +265,12 @@ class AdaptedPolicy:
 
 
 def _steps_on(adaptation: Adaptation, episodes: Sequence[Any]) -> Adaptation:
-    """Return the adaptation after one inner step per list; a flat list of episodes is one list."""
+    """Return the adaptation after one inner step for each list of episodes.
+
+    A list of episodes instead of a list of lists results in a single step.
+    """
     if isinstance(episodes, Mapping | str | bytes) or hasattr(episodes, "_asdict"):
-        raise ValueError("`episodes` must be a list of episodes, got one. Pass `[episode]`")
+        raise ValueError("`episodes` must be a list, got a single episode. Pass `[episode]`")
     if not isinstance(episodes, Iterable):
         raise ValueError(f"`episodes` must be a list of episodes, got {episodes!r:.40}")
     given = list(episodes)

@@ -55,8 +55,8 @@ class AdaptedClassifier:
 
         Args:
             images: Images in any form that :meth:`MetaClassifier.adapt`
-                accepts, except a folder. One path or one Pillow image is a list
-                of one.
+                accepts, except a folder. A single path or Pillow image is
+                treated as a list with one image.
 
         Returns:
             Probabilities of shape (n, ways), in the order of :attr:`classes`.
@@ -78,11 +78,17 @@ class AdaptedClassifier:
 
         Args:
             images: Images as in :meth:`predict_proba`.
+
+        Raises:
+            ValueError: If an image is invalid.
         """
         return of_labels.decode(self.classes, self.predict_proba(images))
 
     def table(self, folder: Path) -> Table:
         """Classify all image files in a folder and its subfolders.
+
+        Args:
+            folder: The folder. Files that are not images are ignored.
 
         Returns:
             A table with the columns ``file`` (relative to the folder),
@@ -110,6 +116,9 @@ class AdaptedClassifier:
 
         Args:
             path: The file to write; the parent folder is created.
+
+        Raises:
+            OSError: If the file cannot be written.
         """
         save(self.network, self.origin, path, classes=self.classes)
 
@@ -166,7 +175,7 @@ class MetaClassifier:
         Example::
 
             classifier = metarl.load("runs/omniglot").adapt("support/")
-            classifier.predict(["new.png"])
+            classifier.predict(["new.png"])  # an array with one class name
         """
         if isinstance(images, str | Path):
             if labels is not None:

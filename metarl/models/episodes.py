@@ -94,7 +94,10 @@ def _require_shapes(
         raise ValueError(f"`{name}.actions` must have shape {shape}, got {actions.shape}")
     discrete = isinstance(spaces.action, Discrete)
     if discrete and not np.issubdtype(actions.dtype, np.integer):
-        raise ValueError(f"`{name}.actions` must be integers, got {actions.dtype}")
+        raise ValueError(
+            f"`{name}.actions` must be integers for the action space {spaces.action}, got "
+            f"{actions.dtype}"
+        )
     for field, values in (("actions", actions), ("rewards", rewards)):
         if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
             raise ValueError(

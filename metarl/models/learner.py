@@ -194,6 +194,10 @@ def save(module: nn.Module, origin: Origin, path: str | Path, **about: Any) -> N
         origin: Experiment and configuration of the run.
         path: The file to write; the parent folder is created.
         **about: Other JSON values that the model needs, such as class names.
+
+    Raises:
+        OSError: If the file cannot be written.
+        ValueError: If a parameter is not finite.
     """
     params: Params = dict(module.named_parameters())
     write_adapted(path, *origin, params, tensors=_buffers(module), **about)

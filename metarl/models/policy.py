@@ -153,6 +153,8 @@ class MetaPolicy:
 
         Example::
 
+            env = gymnasium.make("metarl/Navigation2D-v0")
+            policy = metarl.load("runs/quick")  # trained in an environment with the same spaces
             recorder = policy.record()
             for _ in range(40):
                 observation, _ = env.reset()
@@ -162,6 +164,7 @@ class MetaPolicy:
                     observation, reward, terminated, truncated, _ = env.step(action)
                     ended = recorder.step(reward, terminated, truncated)
             adapted = policy.adapt(episodes=recorder.episodes)
+            adapted.returns  # mean return of the recorded episodes
         """
         return self.unadapted.record(seed=seed)
 

@@ -154,7 +154,10 @@ def inputs_of(observations: NDArray[Any], like: torch.Tensor) -> torch.Tensor:
     found = torch.as_tensor(observations)
     found = found.to(like.device, like.dtype if found.is_floating_point() else found.dtype)
     if not found.isfinite().all():
-        raise ValueError(f"`observation` must be finite in {like.dtype}, got a larger number")
+        raise ValueError(
+            f"`observation` must be finite in {like.dtype}, got a number that is too large. Scale "
+            "observations as in training"
+        )
     return found
 
 

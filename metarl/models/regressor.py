@@ -47,10 +47,17 @@ class AdaptedRegressor:
         return predicted[:, 0].numpy(force=True)
 
     def table(self, file: Path) -> Table:
-        """Predict the values at the points in a CSV file with the column ``x``.
+        """Predict the function values at the points in a CSV file.
+
+        Args:
+            file: CSV file with a header and the column ``x``.
 
         Returns:
-            A table with the columns ``x`` and ``y``.
+            A table with the columns ``x`` and ``y``, where ``y`` contains the predicted values.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: If the file is invalid.
         """
         (x,) = read_columns(file, ("x",))
         rows = [[a, f"{b:.6g}"] for a, b in zip(x, self.predict(x), strict=True)]
@@ -68,6 +75,9 @@ class AdaptedRegressor:
 
         Args:
             path: The file to write; the parent folder is created.
+
+        Raises:
+            OSError: If the file cannot be written.
         """
         save(self.network, self.origin, path)
 
@@ -99,7 +109,7 @@ class MetaRegressor:
         Example::
 
             model = metarl.load("runs/sine").adapt([0.0, 1.0, 2.0], [0.1, 0.9, 0.8])
-            model.predict([0.5, 1.5])
+            model.predict([0.5, 1.5])  # an array of shape (2,)
         """
         if isinstance(x, str | Path):
             x, y = read_columns(Path(x), ("x", "y"))
@@ -119,6 +129,9 @@ def read_columns(file: Path, names: Sequence[str]) -> list[list[float]]:
     Args:
         file: The file.
         names: Names of the columns.
+
+    Returns:
+        One list of numbers per column, in the order of `names`.
 
     Raises:
         OSError: If the file cannot be read.
@@ -168,7 +181,7 @@ def _column(name: str, values: Any) -> Float[Tensor, "n 1"]:
     except (TypeError, ValueError):
         raise ValueError(f"`{name}` must be an array of numbers, got {values!r:.40}") from None
     if found.ndim not in (1, 2) or found.shape[1:] not in ((), (1,)) or not len(found):
-        raise ValueError(f"`{name}` must have shape (n,) or (n, 1), got {found.shape}")
+        raise ValueError(f"`{name}` must have shape (n,) or (n, 1) with n > 0, got {found.shape}")
     if not np.isfinite(found).all():
         raise ValueError(f"`{name}` must be finite, got NaN or infinity")
     return torch.from_numpy(found.reshape(-1, 1).copy())

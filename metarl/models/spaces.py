@@ -25,6 +25,10 @@ class Spaces(NamedTuple):
 
     Example::
 
+        import gymnasium
+        import metarl
+        from metarl.models.spaces import Spaces
+
         env = gymnasium.make("metarl/Navigation2D-v0")
         spaces = Spaces(env.observation_space, env.action_space, horizon=100)
         Spaces.read(spaces.to_json(), "config.json") == spaces  # True

@@ -50,7 +50,9 @@ class SentenceFormat(NamedTuple):
             ValueError: If there is no sentence, or an element is not a sentence.
         """
         if isinstance(sentences, str) or not len(sentences):
-            raise ValueError(f"`sentences` must be a list of sentences, got {sentences!r:.40}")
+            raise ValueError(
+                f"`sentences` must be a nonempty list of sentences, got {sentences!r:.40}"
+            )
         rows = tuple(_row(sentence) for sentence in sentences)
         if len({bool(row.sentence2) for row in rows}) > 1:
             raise ValueError("`sentences` must be all single sentences or all pairs, got both")
@@ -173,6 +175,9 @@ class AdaptedTextClassifier:
 
         Args:
             path: The file to write; the parent folder is created.
+
+        Raises:
+            OSError: If the file cannot be written.
         """
         save(self.network, self.origin, path, classes=self.classes)
 
@@ -221,7 +226,7 @@ class MetaTextClassifier:
         Example::
 
             classifier = metarl.load("runs/text").adapt(["great", "poor"], ["good", "bad"])
-            classifier.predict(["a wonderful evening"])
+            classifier.predict(["a wonderful evening"])  # an array with one label
         """
         if isinstance(sentences, str | Path):
             sentences, labels = read_examples(Path(sentences), labeled=True)
@@ -273,7 +278,7 @@ def read_examples(file: Path, *, labeled: bool) -> tuple[list[Sentence], list[La
 
 
 def _parse(row: Any, labeled: bool) -> tuple[Sentence, Label]:
-    """Return the sentence and the label of a parsed line; the label is empty if not `labeled`."""
+    """Return the sentence and the label of a parsed line; the label is empty if missing."""
     text, label = row.get("text", row.get("sentence1")), row.get("label", "")
     second = row.get("text2", row.get("sentence2")) or ""
     valid = isinstance(label, str | int) and not isinstance(label, bool)

@@ -15,6 +15,7 @@ Layers:
   normalization layers in ``torch.nn``, which silently give wrong second
   derivatives in ``grad(vmap(...))``. :class:`BatchNorm` keeps no running
   statistics.
+- :func:`normalize_inputs` adds the normalization of image channels to a module.
 - :data:`ACTIVATIONS` contains the supported activation modules by name.
 - :func:`shifted_copies` extracts the 3×3 patches from images.
 

@@ -18,23 +18,27 @@ def batch_norm(
 ) -> Float[Tensor, "n h w channels"]:
     """Normalize every channel over all images and pixels.
 
-    The first derivative is PyTorch's fused kernel. PyTorch's third derivative
-    of batch norm is wrong, because its second derivative takes the mean and the
-    variance as constants. Here, they are outputs of the forward pass, and the
-    second derivative is an ordinary function of them.
+    The first derivative is computed by PyTorch's fused kernel. PyTorch's third
+    derivative of batch norm is wrong, because PyTorch's second derivative
+    treats the mean and the variance as constants. In this function, the mean
+    and the variance are differentiable outputs of the forward pass, so that
+    all higher derivatives include their dependence on `x`.
 
     Args:
         x: Images with the channels on the last axis.
         weight: Scale γ of every channel. None means 1.
         bias: Shift β of every channel.
         eps: Constant added to the variance.
+
+    Returns:
+        The normalized images, multiplied by γ and shifted by β.
     """
     weight = torch.ones_like(bias) if weight is None else weight
     return cast(Tensor, cast(Any, _Forward).apply(x, weight, bias, eps)[0])
 
 
 class _Forward(torch.autograd.Function):
-    """Map (x, γ, β) to (y, μ, r) with the mean μ and the inverse standard deviation r."""
+    """The function (x, γ, β) ↦ (y, μ, r) with the mean μ and the inverse standard deviation r."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
@@ -53,7 +57,7 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Save the images, the scale and the statistics."""
+        """Save the images, the scale, the mean and the inverse standard deviation."""
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs[:2], *output[1:])
 
@@ -76,14 +80,14 @@ class _Forward(torch.autograd.Function):
 
 
 class _Backward(torch.autograd.Function):
-    """Map (g, x, γ, μ, r), with the gradient g of y, to the gradients of (x, γ, β).
+    """The function from (g, x, γ, μ, r), with the gradient g of y, to the gradients of (x, γ, β).
 
     With x̂ = (x − μ) r, the gradient of x is γ r (g − mean(g) − x̂ mean(g x̂)).
     """
 
     @staticmethod
     def forward(g: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor) -> Any:
-        """Call PyTorch's fused kernel."""
+        """Return the gradients of x, γ and β from PyTorch's fused kernel."""
         g, images = (y.permute(0, 3, 1, 2) for y in (g, x))
         of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
             g, images, weight, None, None, mean, inverse, True, 0.0, [True] * 3
@@ -98,7 +102,7 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, v: Tensor | None, of_weight: Any, of_bias: Any) -> Any:
-        """Differentiate the three outputs, with all inputs as independent variables."""
+        """Return the derivatives with respect to g, x, γ, μ and r as independent variables."""
         g, x, weight, mean, inverse, sum_gx, sum_g = ctx.saved_tensors
         count = x.numel() // x.shape[-1]
         of_weight = torch.zeros_like(mean) if of_weight is None else of_weight

@@ -13,11 +13,11 @@ from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 def is_native(x: Tensor) -> bool:
     """Return whether PyTorch's fused image operators can be used for images `x`.
 
-    They are used outside of ``torch.func.vmap``: under ``vmap`` over kernels, a
-    convolution becomes a slow grouped convolution, and the derivatives of the
-    fused batch norm are wrong. They are also not used in ``torch.compile`` and
-    ``torch.export``, which do not support all of them,
-    and for images without pixels.
+    The result is False under ``torch.func.vmap``, because a convolution becomes
+    a slow grouped convolution under ``vmap`` over kernels, and the derivatives
+    of the fused batch norm are wrong. The result is also False for images
+    without pixels, and in ``torch.compile`` and ``torch.export``, which do not
+    support all fused operators.
     """
     if torch.compiler.is_compiling() or not x.numel():
         return False

@@ -1,5 +1,9 @@
 """Normalization layers with exact derivatives of every order."""
 
+import copy
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -44,8 +48,8 @@ class LayerNorm(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalization over all axes except the last, without running statistics.
 
-    The layer is built from elementary operations, so that derivatives of
-    every order are exact for any nesting of ``grad`` and ``vmap``.
+    Derivatives of every order are exact for any nesting of ``grad`` and
+    ``vmap``.
 
     Example::
 
@@ -73,6 +77,9 @@ class BatchNorm(nn.Module):
         Args:
             x: Examples of shape (n, *pixels, size).
             first: Index of the first example that contributes to the mean and variance.
+
+        Returns:
+            The normalized examples, multiplied by γ and shifted by β, with the shape of `x`.
         """
         if first == 0 and x.ndim == 4 and is_native(x):
             return batch_norm(x, self.weight, self.bias, self.eps)
@@ -105,8 +112,8 @@ class FixedBatchNorm(nn.Module):
 
         Args:
             norm: The layer.
-            inputs: Inputs of the layer, of shape (n, *pixels, size). Default: zeros, for a layer
-                whose statistics are loaded afterwards.
+            inputs: Inputs of the layer, of shape (n, *pixels, size). None sets the mean and the
+                variance to 0, for a layer whose statistics are loaded afterwards.
         """
         super().__init__()
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
@@ -121,3 +128,36 @@ class FixedBatchNorm(nn.Module):
         scale = torch.rsqrt(self.variance + self.eps)
         scale = scale if self.weight is None else scale * self.weight
         return (x - self.mean) * scale + self.bias
+
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def normalize_inputs(module: Module, mean: Sequence[float], std: Sequence[float]) -> Module:
+    """Return a copy of a module that first normalizes the channels of its input images.
+
+    The statistics are the buffers ``input_mean`` and ``input_std``, so that
+    they are saved, moved and exported with the module. The names of the
+    parameters do not change.
+
+    Args:
+        module: A module whose inputs are images of shape (..., channels, height, width).
+        mean: Mean of each channel, which is subtracted.
+        std: Standard deviation of each channel, by which the difference is divided.
+
+    Example::
+
+        >>> from metarl.nn import ConvBody, ConvNet, normalize_inputs
+        >>> body = normalize_inputs(ConvBody(ConvNet(), channels=3), (0.5, 0.4, 0.4), (0.2,) * 3)
+        >>> body(torch.rand(5, 3, 84, 84)).shape
+        torch.Size([5, 64])
+    """
+    module = copy.deepcopy(module)
+    module.register_buffer("input_mean", torch.tensor(mean)[:, None, None])
+    module.register_buffer("input_std", torch.tensor(std)[:, None, None])
+    module.register_forward_pre_hook(_normalized)
+    return module
+
+
+def _normalized(module: Any, inputs: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(x if x is None else (x - module.input_mean) / module.input_std for x in inputs)

@@ -31,6 +31,7 @@ Example::
         drawn = sampler.sample_tasks(rng)
         tasks, metrics = sampler.collect(policy, loop, state.params, drawn, generator, process)
         state, metrics = learner.step(state, tasks)
+    metrics["trpo/kl"]  # mean KL divergence between the old and the new policies, in nats
 """
 
 import lazy_loader

@@ -21,9 +21,9 @@ Process: TypeAlias = Callable[..., tuple[Episodes, Metrics]]
 """Function that computes advantages: ``rollout -> (episodes, metrics)`` for one task."""
 
 RIDGE = 1e-5
-SMALLEST_RIDGE = 1e-10  # relative to the norm of a feature
-CLIP = 10.0
-GRID = 8  # cells per axis of an image
+SMALLEST_RIDGE = 1e-10  # after the features are scaled to norm 1
+CLIP = 10.0  # limit for the absolute values of observations
+GRID = 8  # cells along each axis of an image
 
 
 def advantages(*, discount: float = 0.99, gae_lambda: float = 1.0) -> Process:
@@ -68,7 +68,10 @@ def advantages(*, discount: float = 0.99, gae_lambda: float = 1.0) -> Process:
 def discounted_sum(
     values: Float[Tensor, "time episode"], discount: float
 ) -> Float[Tensor, "time episode"]:
-    """Return the discounted sums Σ_{k≥0} discountᵏ · values[t + k] for every time step t."""
+    """Return the discounted sums Σ_{k≥0} discountᵏ · values[t + k] for every time step t.
+
+    Values after the last time step count as 0.
+    """
     total, shift = values, 1
     while shift < len(values):  # doubles the number of terms of each sum
         later = torch.cat([total[shift:], torch.zeros_like(total[:shift])])

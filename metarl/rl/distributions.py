@@ -63,13 +63,18 @@ class Distribution(Protocol):
 
 
 class Gaussian(NamedTuple):
-    """A diagonal Gaussian; mean and log-std have shape (*batch, actions)."""
+    """A diagonal Gaussian distribution over continuous actions.
+
+    Attributes:
+        mean: Means of shape (*batch, actions).
+        log_std: Logarithms of the standard deviations, of shape (*batch, actions).
+    """
 
     mean: Float[Tensor, "*batch actions"]
     log_std: Float[Tensor, "*batch actions"]
 
     def log_prob(self, actions: Float[Tensor, "*batch actions"]) -> Float[Tensor, "*batch"]:
-        """Return log N(actions; mean, std²)."""
+        """Return the log-densities log N(actions; mean, std²), of shape (*batch)."""
         z = (actions - self.mean) * torch.exp(-self.log_std)
         return -(0.5 * z.square() + self.log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
 
@@ -84,7 +89,7 @@ class Gaussian(NamedTuple):
         return (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
     def mode(self) -> Float[Tensor, "*batch actions"]:
-        """Return the mean."""
+        """Return the mean, which is the most likely action."""
         return self.mean
 
     def sample(
@@ -102,9 +107,9 @@ class Gaussian(NamedTuple):
             return noise.mul_(torch.exp(self.log_std.contiguous())).add_(self.mean)
 
     def fisher(self, tangent: "Gaussian") -> "Gaussian":
-        """Multiply `tangent` by the diagonal Fisher matrix.
+        """Multiply `tangent` by the Fisher matrix, which is diagonal.
 
-        The diagonal is 1/std² for the mean and 2 for the log-std.
+        The entries of the diagonal are 1/std² for the mean and 2 for the log-std.
         """
         return Gaussian(tangent.mean * torch.exp(-2 * self.log_std), 2 * tangent.log_std)
 
@@ -115,7 +120,7 @@ class Categorical(NamedTuple):
     logits: Float[Tensor, "*batch actions"]
 
     def log_prob(self, actions: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """Return the log-probability of the action indices."""
+        """Return the log-probabilities of action indices, of shape (*batch)."""
         log_probs = torch.log_softmax(self.logits, -1)
         return log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 

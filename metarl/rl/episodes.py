@@ -89,7 +89,7 @@ def mean_return(rollout: Rollout | Episodes) -> Float[Tensor, "*task"]:
 
 
 def join_steps(steps: Sequence[tuple[Any, ...]], length: int, dtype: torch.dtype) -> Rollout:
-    """Return a rollout from its time steps.
+    """Stack time steps into a rollout, and pad the time axis with zeros.
 
     Args:
         steps: For each time step, the action distribution, observations, actions, rewards, mask and

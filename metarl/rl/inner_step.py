@@ -35,8 +35,9 @@ def inner_step(
             the step without tracing.
 
     Returns:
-        The parameters and the state after the step, and a dictionary with the
-        norm and the :func:`agreement` of each task's inner gradient.
+        The parameters and the state after the step, and metrics of each task's
+        inner gradient: the norm under the key ``inner``, and the result of
+        :func:`agreement`.
     """
     step = _chunk_step(loop, index, mode)
     with torch.no_grad():

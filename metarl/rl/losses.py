@@ -14,14 +14,22 @@ from metarl.rl.policies import Policy
 
 
 InnerLoss: TypeAlias = Callable[..., LossFn]
+"""Function that builds the inner loss of a policy: ``policy -> loss``."""
 
-LARGEST = 20.0  # log ratio; exp of larger ones could overflow, with a derivative of 0 · ∞
+LARGEST = 20.0  # largest log ratio; exp could overflow for larger values, with NaN derivatives
 
 
 def reinforce(policy: Policy) -> LossFn:
     """Return the REINFORCE loss −mean(log π(a|s) · A) (Finn et al. 2017, eq. 4).
 
-    As in the code for the paper, the second derivative contains ∇² log π, but no score term.
+    A are the advantages. As in the code for the paper, the second derivative
+    contains ∇² log π, but no score term.
+
+    Args:
+        policy: The policy π.
+
+    Returns:
+        A function ``(params, episodes) -> loss`` for the episodes of one task.
     """
 
     def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:
@@ -34,9 +42,16 @@ def reinforce(policy: Policy) -> LossFn:
 def ratio(policy: Policy) -> LossFn:
     """Return the low-variance curvature (LVC) loss −mean(π(a|s) / π_old(a|s) · A).
 
+    π_old is the policy that collected the episodes, and A are the advantages.
     At π_old, the first derivatives of this loss and of :func:`reinforce` are
     equal. The second derivative of this loss also contains the score term
     (Rothfuss et al. 2019, eq. 8).
+
+    Args:
+        policy: The policy π.
+
+    Returns:
+        A function ``(params, episodes) -> loss`` for the episodes of one task.
     """
     return clipped(policy, clip=None)
 
@@ -44,11 +59,15 @@ def ratio(policy: Policy) -> LossFn:
 def clipped(policy: Policy, *, clip: float | None = 0.5) -> LossFn:
     """Return PPO's loss −mean(min(r A, clip(r, 1 ± ε) A)) with r = π / π_old for the inner steps.
 
+    π_old is the policy that collected the episodes, and A are the advantages.
     At π_old, the derivatives of this loss and of :func:`ratio` are equal.
 
     Args:
-        policy: The policy.
+        policy: The policy π.
         clip: The clipping range ε; None disables clipping. The default matches MAML-PPO in garage.
+
+    Returns:
+        A function ``(params, episodes) -> loss`` for the episodes of one task.
     """
 
     def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:
@@ -58,16 +77,23 @@ def clipped(policy: Policy, *, clip: float | None = 0.5) -> LossFn:
 
 
 def dice(policy: Policy) -> LossFn:
-    """Return the DiCE loss −mean((□(≤t) − □(<t)) A), with unbiased derivatives for γ = λ = 1.
+    """Return the DiCE loss −mean((□(≤t) − □(<t)) A) with the advantages A.
 
     The definition is □(≤t) = exp(c − ⊥c) with c = Σ_{t' ≤ t} log π(a_t'|s_t')
     and the stop-gradient operator ⊥ (Foerster et al. 2018, eq. 4, with the
     advantages of Farquhar et al. 2019, eq. 12). The first derivatives of this
     loss and of :func:`reinforce` are equal. The second derivative takes into
     account that every reward depends on all earlier actions, but has a high
-    variance. With discounted advantages, the derivatives are biased: the
-    second derivative lacks the factor γ^(t' − t) for each pair of actions.
-    The value of the loss is always 0; only the derivatives are meaningful.
+    variance. The derivatives are unbiased if the discount γ and the GAE
+    parameter λ are 1. With γ < 1, the second derivative is biased, because
+    the factor γ^(t' − t) for each pair of actions is missing. The value of
+    the loss is always 0; only the derivatives are meaningful.
+
+    Args:
+        policy: The policy π.
+
+    Returns:
+        A function ``(params, episodes) -> loss`` for the episodes of one task.
     """
 
     def loss(params: Params, episodes: Episodes) -> Float[Tensor, ""]:
@@ -118,3 +144,4 @@ INNER_LOSSES: dict[str, InnerLoss] = {
     "dice": dice,
     "clipped": clipped,
 }
+"""Inner losses by name, for the setting `inner_loss`."""

@@ -67,7 +67,7 @@ class Method(NamedTuple):
         return pkgutil.resolve_name(self.collect) if named else self.collect  # type: ignore
 
     def options(self) -> dict[str, Option]:
-        """Return the method's own settings by name, from keyword-only arguments of the builder."""
+        """Return the method-specific settings by name: the builder's keyword-only arguments."""
         import docstring_parser
 
         function, described = self.function(), {}
@@ -145,9 +145,11 @@ def register_method(name: str, method: Method) -> None:
 
     Example::
 
+        from metarl.rl import Method, maml_trpo, register_method
+
         summary = "trust region, with two inner steps"
         method = Method("Finn et al. 2017", summary, maml_trpo, values={"inner_steps": 2})
-        register_method("maml-two-steps", method)
+        register_method("maml-two-steps", method)  # adds `metarl train maml-two-steps`
     """
     if name in METHODS:
         raise ValueError(f"method {name!r} is already registered; choose a different name")
@@ -159,6 +161,9 @@ def takes_options_of(*sources: Make) -> Callable[[Make], Make]:
 
     :meth:`Method.options` then returns the keyword-only arguments of
     `sources` as the settings of the decorated builder.
+
+    Args:
+        *sources: Functions whose keyword-only arguments the builder accepts as options.
     """
 
     def declare(function: Make) -> Make:

@@ -64,7 +64,16 @@ class PostAdaptationObjective:
             )
 
     def __call__(self, meta: MetaParams, task: Task) -> tuple[Tensor, Tensor]:
-        """Return the surrogate loss and the mean KL(old ‖ new) for one task."""
+        """Return the surrogate loss and the mean KL divergence for one task.
+
+        Args:
+            meta: The meta-parameters.
+            task: The episodes of one task, without a task axis.
+
+        Returns:
+            The surrogate loss including `term`, and the mean KL(old ‖ new) of
+            the adapted policy in nats.
+        """
         params = self.loop.adapt(meta, task.support)
         distribution = self.policy.unroll(params, task.query)
         loss = surrogate(distribution, task.query) + self._own(meta, task)

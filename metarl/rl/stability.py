@@ -44,6 +44,6 @@ def warn_of_large_kl(metrics: Metrics) -> None:
 def _warn_of_large_kl() -> None:
     if processes.writes():
         warn(
-            f"an update changed the policy by a KL divergence of more than {LARGEST_KL:g} nats, "
-            f"which can make training unstable. To fix this, {ADVICE}, or lower outer_lr"
+            f"the KL divergence of an update is NaN or exceeds {LARGEST_KL:g} nats, which can make "
+            f"training unstable. To fix this, {ADVICE}, or lower outer_lr"
         )

@@ -173,10 +173,12 @@ def maml_trpo(
 
     Example::
 
+        # policy, params and tasks as in the docstring of metarl.rl
         loop = InnerLoop(reinforce(policy), sgd(0.1), num_steps=1)
         learner = maml_trpo(policy, loop, max_kl=0.01)
         state = learner.init(params)
-        state, metrics = learner.step(state, tasks)  # tasks: from Sampler.collect
+        state, metrics = learner.step(state, tasks)
+        metrics["trpo/kl"]  # at most 0.01
     """
     check_arguments(trust_region_step, **options)
     objective = PostAdaptationObjective(policy, loop, term)
@@ -203,6 +205,9 @@ def e_maml(policy: Policy, loop: InnerLoop, **options: Any) -> MetaLearner:
         policy: The policy.
         loop: The inner loop, with a policy-gradient loss of the same policy.
         options: Arguments of :func:`~metarl.rl.trpo.trust_region_step`, such as ``max_kl=0.01``.
+
+    Returns:
+        A meta-learner with the same requirements as the result of :func:`maml_trpo`.
     """
     learner: MetaLearner = maml_trpo(policy, loop, term=exploration(policy), **options)
 

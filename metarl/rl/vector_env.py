@@ -47,8 +47,8 @@ def make_vector_env(env_id: str, num_envs: int, **kwargs: Any) -> Any:
             found = [hasattr(env, n) for n in ("sample_tasks", "call", "get_attr", "set_attr")]
         if not all(found):
             raise ValueError(
-                f"{env_id} has no tasks: it needs an attribute `task` and a method "
-                "sample_tasks(num_tasks, rng)"
+                f"{env_id} has no tasks: expected an attribute `task` and a method "
+                "sample_tasks(num_tasks, rng). Add both to the environment"
             )
         drawn = env.call("sample_tasks", 2, np.random.default_rng(0))[0]
     try:
@@ -65,7 +65,10 @@ def make_vector_env(env_id: str, num_envs: int, **kwargs: Any) -> Any:
 
 
 def spec_of(env: Any) -> Any:
-    """Return the Gymnasium spec of a vectorized environment, or else of a sub-environment."""
+    """Return the Gymnasium spec of a vectorized environment; None if there is no spec.
+
+    If the vectorized environment has no spec, the spec of the first sub-environment is returned.
+    """
     spec = getattr(env, "spec", None)
     return env.get_attr("spec")[0] if spec is None and hasattr(env, "get_attr") else spec
 
@@ -85,7 +88,10 @@ def horizon_of(env: Any) -> int:
     for steps in stated:
         if steps is not None:
             return int(steps)
-    raise ValueError("the environment has no horizon; register it with max_episode_steps")
+    raise ValueError(
+        "the environment has no horizon: expected max_episode_steps. Register the environment with "
+        "max_episode_steps=N"
+    )
 
 
 def clipped_actions(env: Any) -> Any:
@@ -216,7 +222,9 @@ class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
             return observation
         values, shape = np.asarray(observation), self._space.shape
         if values.shape != shape:
-            raise ValueError(f"observations must have shape {shape}, got {values.shape}")
+            raise ValueError(
+                f"observations must have the shape {shape} of observation_space, got {values.shape}"
+            )
         values = values.astype(self._space.dtype, casting="same_kind", copy=False)
         _require_finite("observations", values, action)
         return values

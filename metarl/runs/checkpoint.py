@@ -36,9 +36,9 @@ class Checkpoint(NamedTuple):
 
     Example::
 
-        path = Path("runs/quick/checkpoints/00000100.safetensors")
+        path = Path("runs/quick/checkpoints/00000030.safetensors")
         saved = metarl.runs.checkpoint.load(path)
-        saved.params.model, saved.config["seed"]
+        saved.iteration, saved.config["seed"]  # (30, 0)
     """
 
     params: MetaParams
@@ -75,7 +75,9 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written: {error.strerror}") from None
+        raise OSError(
+            f"{path} cannot be written: {error.strerror}. Check the permissions and the disk space"
+        ) from None
 
 
 def save(path: Path, state: MetaState, *, iteration: int, config: dict[str, Any]) -> None:
@@ -146,8 +148,8 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
 
     Example::
 
-        saved = load(Path("runs/quick/checkpoints/00000100.safetensors"))
-        saved.iteration, list(saved.params.model)
+        saved = load(Path("runs/quick/checkpoints/00000030.safetensors"))
+        saved.iteration  # 30
     """
     try:
         with safe_open(path, "pt", device=str(device)) as file:
@@ -168,17 +170,23 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
 
 
 def _require_whole(about: dict[str, Any], tensors: dict[str, Tensor], stored: set[str]) -> None:
-    """Raise a ValueError if the tensors in a checkpoint file do not match the file header."""
+    """Raise a ValueError if the tensors in a checkpoint file do not match the header.
+
+    Args:
+        about: The header, with the keys ``iteration``, ``config`` and, in most files, ``sha256``.
+        tensors: The tensors that the header lists.
+        stored: Names of all tensors in the file.
+    """
     if not isinstance(about["iteration"], int) or not isinstance(about["config"], dict):
-        raise ValueError("`iteration` or `config` is missing or invalid")
+        raise ValueError("the header must contain an integer `iteration` and an object `config`")
     if tensors.keys() != stored:
-        raise ValueError("the tensors in the file are not those that its header lists")
+        raise ValueError("the file must contain exactly the tensors that the header lists")
     # Files of older versions contain no checksum.
     if about.get("sha256", found := _digest(tensors)) != found:
-        raise ValueError("the SHA-256 checksum does not match the tensors")
+        raise ValueError("the SHA-256 checksum does not match the tensors, which have changed")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(f"the tensor {name} is not finite")
+            raise ValueError(f"the tensor {name} must be finite, got NaN or infinite values")
 
 
 def restore(state: MetaState, checkpoint: Checkpoint) -> MetaState:

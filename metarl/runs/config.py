@@ -15,10 +15,10 @@ from metarl.util import Conflicts, Ranged, at_least
 
 
 def unset(meaning: str) -> Any:
-    """Return an annotation for a field that describes the default None in ``--help``.
+    """Return an annotation for a field that describes the default None or () in ``--help``.
 
     Args:
-        meaning: Description of the behavior at None, such as ``"all"``.
+        meaning: Description of the behavior at this default, such as ``"all"``.
 
     Returns:
         Metadata for :data:`typing.Annotated`.
@@ -28,7 +28,7 @@ def unset(meaning: str) -> Any:
         keep: Annotated[int | None, unset("all")] = None  # help: (default: all)
     """
     return tyro.conf.arg(
-        help_behavior_hint=lambda value: f"(default: {meaning if value == 'None' else value})"
+        help_behavior_hint=lambda value: f"(default: {meaning if value in ('None', '') else value})"
     )
 
 
@@ -41,7 +41,8 @@ class RunConfig(Ranged):
 
     Example::
 
-        config = RunConfig(iterations=500, seed=1, checkpoint_every=50)
+        RunConfig(iterations=500, seed=1, checkpoint_every=50)
+        RunConfig(seed=-1)  # ValueError: `seed` must be at least 0, got -1
     """
 
     iterations: Annotated[int, at_least(1)] = 100
@@ -91,7 +92,7 @@ NEUTRAL = frozenset({
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:
-    """Return the fields of a configuration as JSON values.
+    """Return the fields of the configuration `config` as JSON values, by field name.
 
     Example::
 
@@ -126,7 +127,7 @@ def from_json(kind: type[Kind], values: Any, source: Path) -> Kind:
         types = get_type_hints(kind)
         return kind(**{name: _read(name, types[name], value) for name, value in values.items()})
     except (ValueError, OverflowError) as error:  # OverflowError: an integer too large for float
-        raise ValueError(f"{source} is damaged: {error}. Restore it from a backup") from None
+        raise ValueError(f"{source} is damaged: {error}. Restore the file from a backup") from None
 
 
 def _read(name: str, kind: Any, value: Any) -> Any:

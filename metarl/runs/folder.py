@@ -102,7 +102,7 @@ class Run:
             shared = str(folder).startswith("hub:")
             verb = f"pull {folder} --out RUN" if shared else f"train maml-trpo --out {folder}"
             raise FileNotFoundError(
-                f"{folder} contains no run (no config.json). Create one with `metarl {verb}`"
+                f"{folder} contains no run: expected config.json. Create a run with `metarl {verb}`"
             )
         return cls(folder)
 
@@ -145,10 +145,10 @@ class Run:
         try:
             about: dict[str, Any] = parse_json(path.read_bytes())
             if not isinstance(about["experiment"], str) or not isinstance(about["config"], dict):
-                raise TypeError("`experiment` or `config` is missing or invalid")
+                raise TypeError("expected a string `experiment` and an object `config`")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{path} is not a metarl configuration ({error}). Restore it from a backup"
+                f"{path} is not a metarl configuration ({error}). Restore the file from a backup"
             ) from None
         return about
 
@@ -157,7 +157,7 @@ class Run:
         return locked(self.folder)
 
     def checkpoint_path(self, iteration: int, suffix: str = ".safetensors") -> Path:
-        """Return the path of the checkpoint after `iteration` meta-updates."""
+        """Return the path of the checkpoint file after `iteration` meta-updates, with `suffix`."""
         return self.folder / "checkpoints" / f"{iteration:08d}{suffix}"
 
     def checkpoints(self) -> list[int]:
@@ -184,8 +184,8 @@ class Run:
         found = self.checkpoints()
         if not found or (iteration is not None and iteration not in found):
             name = "" if iteration is None else f" of iteration {iteration}"
-            known = f"available iterations: {found or 'none'}"
-            raise ValueError(f"{self.folder} has no checkpoint{name}; {known}")
+            known = f"expected one of {found}" if found else f"run `metarl resume {self.folder}`"
+            raise ValueError(f"{self.folder} has no checkpoint{name}: {known}")
         return found[-1] if iteration is None else iteration
 
     def log(self, iteration: int, metrics: dict[str, float]) -> None:
@@ -260,11 +260,11 @@ class Run:
         write_atomically(self.folder / "metrics.jsonl", text.encode())
 
     def evaluation_path(self, name: str) -> Path:
-        """Return the path of the file evaluations/NAME.json."""
+        """Return the path of the file evaluations/NAME.json, where NAME is `name`."""
         return self.folder / "evaluations" / f"{name}.json"
 
     def write_evaluation(self, name: str, values: dict[str, Any]) -> Path:
-        """Write an evaluation and the current time to evaluations/NAME.json; return the path."""
+        """Write `values` and the current time to evaluations/NAME.json; return the path."""
         path = self.evaluation_path(name)
         path.parent.mkdir(exist_ok=True)
         written = datetime.now(UTC).isoformat(timespec="microseconds")

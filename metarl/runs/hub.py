@@ -61,15 +61,18 @@ def place(text: str) -> Path | Repository:
         return Path(text).expanduser()
     name, _, revision = text.removeprefix("hub:").partition("@")
     if not NAME.fullmatch(name):
-        raise ValueError(f"{text} is not a repository address: expected hub:USER/NAME[@REVISION]")
+        raise ValueError(
+            f"{text} is not the address of a repository: expected hub:USER/NAME or "
+            "hub:USER/NAME@REVISION. Check the user and the name"
+        )
     return Repository(name, revision or None)
 
 
 def require_token() -> None:
-    """Raise a PermissionError if there is no Hugging Face access token.
+    """Check that a Hugging Face access token is available, which uploads require.
 
     Raises:
-        PermissionError: If there is no token.
+        PermissionError: If there is no access token.
         ImportError: If ``huggingface_hub`` is not installed.
     """
     if _client().get_token() is None:

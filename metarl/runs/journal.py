@@ -35,7 +35,7 @@ class Journal:
     def __init__(
         self, run: Run, config: RunConfig, *, start: int, save: Callable[[Run, int, Any], None]
     ) -> None:
-        """Start the experiment tracker and the clock."""
+        """Start the experiment tracker; the class documentation describes the arguments."""
         self._run, self._config, self._start, self._save = run, config, start, save
         self._tracker = tracker(config.track, run, start=start)
         self._progress = Progress(config.iterations, start=start, shown=processes.writes())

@@ -74,15 +74,15 @@ def require_plausible_size(run: Run, config: RunConfig) -> None:
         config: Configuration of the run.
 
     Raises:
-        ValueError: If the number of parameters in a layer exceeds both 2**24 and the number of
-            bytes in the largest checkpoint.
+        ValueError: If the number of parameters exceeds both 2**24 and the number of bytes in the
+            largest checkpoint.
     """
-    filters = getattr(config, "filters", None) or 1
-    widths = (filters, filters, *(getattr(config, "hidden", None) or ()))
-    elements = max(math.prod(pair) for pair in pairwise(widths))
+    filters = getattr(config, "filters", None) or 0
+    widths = (getattr(config, "context_size", 0), *(getattr(config, "hidden", None) or ()), 1)
+    elements = filters**2 + sum(math.prod(pair) for pair in pairwise(widths))
     files = (run.folder / "checkpoints").glob("[0-9]*")
     if elements > max(2**24, *(path.stat().st_size for path in files), 0):
         raise ValueError(
-            f"{run.folder / 'config.json'} declares a layer with {elements} parameters, more than "
-            "the checkpoints contain. Restore the file from a backup"
+            f"{run.folder / 'config.json'} declares a network with at least {elements} parameters, "
+            "more than the checkpoints contain. Restore the file from a backup"
         )

@@ -30,7 +30,7 @@ class Media:
     """
 
     def __init__(self, run: Run, config: RunConfig, tracker: SafeTracker) -> None:
-        """Store the run, its configuration and the tracker."""
+        """Create the manager; the class documentation describes the arguments."""
         self._run, self._config, self._tracker = run, config, tracker
         self._warned = self._disabled = False
 
@@ -61,7 +61,16 @@ class Media:
 
 
 def _draw(folder: Path, iteration: int, kind: str) -> str:
-    """Draw figures in a subprocess, episodes in format `kind`; return the error or ``""``."""
+    """Draw figures of a run in a subprocess.
+
+    Args:
+        folder: The run folder.
+        iteration: Iteration in the names of the image files.
+        kind: Format of rendered episodes, ``png`` or ``gif``.
+
+    Returns:
+        The last line of the error, or ``""`` if there was no error.
+    """
     words = [sys.executable, "-P", "-m", DRAWING, str(folder), str(iteration), kind]
     # The process must find the same modules, such as the module of a custom environment.
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}

@@ -66,7 +66,10 @@ def read_evaluation(path: Path) -> dict[str, Any]:
         means, halves = entry["mean"], entry["interval95"]
         numbers = all(map(is_number, [*means, *halves])) and 0 < len(means) == len(halves)
         if not numbers or not isinstance(entry["iteration"], int):
-            raise ValueError("`iteration`, `mean` or `interval95` is missing or invalid")
+            raise ValueError(
+                "`iteration` must be an integer, and `mean` and `interval95` equally long lists of "
+                "numbers"
+            )
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is not a valid evaluation ({error}). Remove the file or evaluate again"

@@ -33,7 +33,7 @@ def require_known_module(
 ) -> None:
     """Raise a ValueError if the environment of a shared run would import an unknown module.
 
-    Gymnasium imports the module in an environment ID ``module:Name-v0``, which runs its code.
+    Gymnasium imports the module in an environment ID ``module:Name-v0``, and so runs its code.
     Modules are imported for runs that were trained on this machine. For a run that was pulled or
     downloaded, they are only imported if the user trusts them: with `trusted`, or because they were
     trusted when the run was pulled. A module that this process has already imported is accepted.
@@ -65,7 +65,7 @@ def require_known_module(
 
 
 def module_of(config: RunConfig) -> str:
-    """Return the module in the environment ID ``module:Name-v0`` of a run, or ``""``."""
+    """Return the module in the environment ID ``module:Name-v0`` of `config`, or ``""``."""
     return str(getattr(config, "env", "")).rpartition(":")[0]
 
 
@@ -87,8 +87,8 @@ def copy(
 
     The configuration and the tensors are parsed and written again, so that
     unknown contents of the files are not copied. Metrics, the model card,
-    images and videos are copied unchanged, and evaluations without local
-    paths in their command lines, see :func:`without_paths`.
+    images and videos are copied unchanged. In the copied evaluations, the
+    command lines contain no local paths, see :func:`without_paths`.
 
     Args:
         run: The run.
@@ -107,7 +107,8 @@ def copy(
 
         run = Run.open(Path("runs/quick"))
         experiment = metarl.experiments.experiment_of(run)
-        copy(run, experiment.config, 100, Path("shared"), experiment.copy)
+        last = run.choose_checkpoint(None)
+        copy(run, experiment.config, last, Path("shared"), experiment.copy)
     """
     run.metrics(), run.evaluations()  # raise a ValueError if a file is damaged
     known = {name: value for name, value in REPLACED.items() if hasattr(config, name)}
@@ -148,7 +149,10 @@ def without_paths(command: str) -> str:
 
 
 def _without_path(before: str, word: str) -> str:
-    """Return a word of a command line without a local path; `before` is the word before it."""
+    """Return the argument `word` of a command line without a local path.
+
+    The previous argument, `before`, may be the flag to which `word` belongs.
+    """
     own = word.startswith("--") and "=" in word.split()[0]
     flag, equals, value = word.partition("=") if own else (before, "", word)
     named = flag.replace("_", "-")
@@ -195,6 +199,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
         with new_folder(Path("shared")) as folder:
             folder.mkdir()
+        Path("shared").is_dir()  # True
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is not an empty folder. Choose a different folder")

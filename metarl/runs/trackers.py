@@ -26,10 +26,10 @@ class Tracker:
         """Log the metrics of an iteration; `metrics` maps names to values."""
 
     def show(self, iteration: int, name: str, path: Path) -> None:
-        """Log an image file or a .gif video under the given name."""
+        """Log the image or .gif video in the file `path` as `name` for the iteration."""
 
     def close(self, *, failed: bool) -> None:
-        """Send the remaining data and close the tracker; `failed` means that the run failed."""
+        """Send the remaining data and close the tracker; `failed` is True if the run failed."""
 
 
 class _TensorBoard(Tracker):
@@ -126,7 +126,7 @@ class SafeTracker(AbstractContextManager["SafeTracker"]):
     """
 
     def __init__(self, name: str, make: Callable[[], Tracker]) -> None:
-        """Call `make` to create the tracker; an error is printed as a warning."""
+        """Create the tracker with `make`; an error is printed as a warning that contains `name`."""
         self._name, self._tracker = name, Tracker()
         with self._guarded():
             self._tracker = make()
@@ -141,7 +141,7 @@ class SafeTracker(AbstractContextManager["SafeTracker"]):
             self._tracker.log(iteration, metrics)
 
     def show(self, iteration: int, name: str, path: Path) -> None:
-        """Log an image file or a .gif video under the given name."""
+        """Log the image or .gif video in the file `path` as `name` for the iteration."""
         with self._guarded():
             self._tracker.show(iteration, name, path)
 

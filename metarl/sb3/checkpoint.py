@@ -63,7 +63,8 @@ def restore(run: Run, model: Any, iteration: int, *, replay: bool = True) -> Non
 
     Args:
         run: The run to read from.
-        model: The SB3 model that receives the parameters, optimizer state and replay buffer.
+        model: The SB3 model that receives the parameters, optimizer state and replay buffer. The
+            number of environment steps is computed from the metrics of the run.
         iteration: Iteration of the checkpoint.
         replay: Whether to load the replay buffer, which is only needed to continue training.
 
@@ -117,13 +118,13 @@ def _read_tensors(path: Path) -> dict[str, tuple[bytes, Any]]:
                 with zipfile.ZipFile(io.BytesIO(contents)) as inner:
                     _require_stored(inner)
                 values = torch.load(io.BytesIO(contents), map_location="cpu", weights_only=True)
-                _require_finite(name, pytree.tree_leaves(values))
+                _require_plain(name, pytree.tree_leaves(values))
                 found[name.removesuffix(".pth")] = contents, values
     return found
 
 
 def _require_stored(archive: zipfile.ZipFile) -> None:
-    """Raise a ValueError if an entry is compressed.
+    """Raise a ValueError if an entry of a zip archive is compressed.
 
     A small compressed entry could expand beyond the available memory. SB3 and
     NumPy never compress entries.
@@ -133,14 +134,25 @@ def _require_stored(archive: zipfile.ZipFile) -> None:
             raise ValueError(f"entry {info.filename} is compressed; expected uncompressed entries")
 
 
-def _require_finite(name: str, tensors: list[Any]) -> None:
-    for x in tensors:
-        if isinstance(x, torch.Tensor) and x.is_floating_point() and not x.isfinite().all():
+def _require_plain(name: str, tensors: list[Any]) -> None:
+    """Raise a ValueError if a tensor has more elements than the file stores, or is not finite.
+
+    The elements of an expanded tensor share memory, so a small entry could
+    declare a tensor that expands beyond the available memory.
+    """
+    for x in (x for x in tensors if isinstance(x, torch.Tensor)):
+        if x.nbytes > x.untyped_storage().nbytes():
+            raise ValueError(f"{name} contains a tensor with more elements than the file stores")
+        if x.is_floating_point() and not x.isfinite().all():
             raise ValueError(f"{name} contains values that are not finite")
 
 
 def _require_matching_moments(part: Any) -> None:
-    """Raise a ValueError if an optimizer moment and the corresponding parameter differ in shape."""
+    """Raise a ValueError if a moment in an optimizer does not have the shape of the parameter.
+
+    Args:
+        part: An optimizer, or a module, which has no moments.
+    """
     for parameter, moments in getattr(part, "state", {}).items():
         for name, moment in moments.items():
             if torch.is_tensor(moment) and moment.shape not in ((), parameter.shape):
@@ -151,7 +163,16 @@ def _require_matching_moments(part: Any) -> None:
 
 
 def _like(tensor: Any, expected: torch.Tensor, name: str) -> torch.Tensor:
-    """Convert `tensor` to the dtype and device of `expected`, after a check for equal shapes."""
+    """Return `tensor` with the dtype and device of `expected`.
+
+    Args:
+        tensor: The tensor.
+        expected: Tensor with the expected shape, dtype and device.
+        name: Name of the tensor in the error.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
     if tensor.shape != expected.shape:
         raise ValueError(f"{name} must have shape {tuple(expected.shape)}, got {tensor.shape}")
     result: torch.Tensor = tensor.to(expected)
@@ -179,7 +200,7 @@ def _restore_buffer(path: Path, buffer: Any) -> None:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Convert errors within a context to a one-line ValueError that names the file."""
+    """Convert errors within a context to a one-line ValueError that contains `path`."""
     try:
         with warnings.catch_warnings(action="ignore"):
             yield

@@ -121,7 +121,7 @@ class BatchedVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method and return a result per sub-environment in `indices`; None selects all."""
+        """Call a method, and return one result per index in `indices`, or for all if it is None."""
         found = self.env.call(method_name, *method_args, **method_kwargs)
         return [found[row] for row in self._get_indices(indices)]
 

@@ -96,7 +96,7 @@ def advance(model: Any, steps: int, *, seed: int) -> None:
 
 
 def require_spaces(algo: str, seen: Space[Any], acted: Space[Any]) -> None:
-    """Raise an error if an SB3 algorithm does not support an environment's spaces.
+    """Check that an SB3 algorithm supports the spaces of an environment.
 
     Args:
         algo: ``"ppo"``, ``"a2c"``, ``"sac"`` or ``"td3"``.
@@ -115,4 +115,7 @@ def require_spaces(algo: str, seen: Space[Any], acted: Space[Any]) -> None:
         if algo in CONTINUOUS:
             raise ValueError(f"{algo} requires continuous actions, got {acted}; use ppo or a2c")
     elif not isinstance(acted, Box) or not acted.is_bounded():
-        raise ValueError(f"{algo} requires a bounded Box or a Discrete action space, got {acted}")
+        raise ValueError(
+            f"{algo} requires a bounded Box or a Discrete action space, got {acted}. Change the "
+            "action space of the environment"
+        )

@@ -101,7 +101,7 @@ def architecture(policy: Policy) -> dict[str, Any]:
     if type(module) not in (GaussianMLP, CategoricalMLP):
         raise TypeError(
             "only policies from mlp_policy can be converted to Stable-Baselines3, got "
-            f"{type(module).__name__}"
+            f"{type(module).__name__}. Train a policy with network=mlp"
         )
     layers = list(module.network)
     widths = [layer.out_features for layer in layers if isinstance(layer, nn.Linear)][:-1]
@@ -149,7 +149,8 @@ def copy_actor(policy: Policy, params: Params, into: ActorCriticPolicy) -> None:
     if held != (shapes := {name: tuple(x.shape) for name, x in state.items()}):
         raise ValueError(
             f"the policy does not match the observations {into.observation_space} and the actions "
-            f"{into.action_space}: expected parameters with the shapes {held}, got {shapes}"
+            f"{into.action_space}: expected parameters with the shapes {held}, got {shapes}. Use "
+            "the spaces of the environment in which the policy was trained"
         )
     into.load_state_dict({name: x.detach().float() for name, x in state.items()}, strict=False)
 
@@ -195,5 +196,5 @@ class _Acting(Policy):
         return _Chosen(chosen.reshape(*seen.shape[:-1], *chosen.shape[1:]))
 
     def over_tasks(self, params: Params, batch: Any) -> Any:
-        """Return an empty carry, and a function that returns actions for one time step."""
+        """Return an empty carry, and a function ``(carry, observations) -> (carry, actions)``."""
         return (), lambda carry, observations: (carry, self(params, observations))

@@ -169,25 +169,32 @@ def evaluate_tasks(
 ) -> Curves:
     """Adapt to new tasks, and print the loss and accuracy on query sets after every inner step.
 
-    The table is that of ``metarl evaluate``.
+    The printed table has the same format as the table of ``metarl evaluate``.
 
     Args:
         model: The model, such as the result of :func:`maml_model`.
         params: The meta-parameters, such as the result of :func:`fit`.
-        draw: Function ``(num_tasks, generator) -> tasks``, or an object with this method
-            `sample`, such as :class:`FewShot` with test classes.
-        num_tasks: Number of tasks.
-        inner_steps: Number of inner steps. Default: as in training.
-        seed: Seed of the tasks.
+        draw: Function ``(num_tasks, generator) -> tasks``, or an object with a method
+            ``sample(num_tasks, generator)``, such as :class:`FewShot` with test classes.
+        num_tasks: Number of tasks to evaluate.
+        inner_steps: Number of inner steps. Default: the number of inner steps in training.
+        seed: Random seed for sampling the tasks.
 
     Returns:
         The loss and the metrics of the criterion, per task and inner step.
 
+    Raises:
+        ValueError: If `num_tasks` is below 1.
+
     Example::
+
+        from metarl.nn import mlp
+        from metarl.supervised import Sinusoids, evaluate_tasks, fit, maml_model, squared_error
 
         model = maml_model(mlp((1, 40, 40, 1)), squared_error, inner_lr=0.01)
         params = fit(model, Sinusoids(10, 10).sample, iterations=100)
         curves = evaluate_tasks(model, params, Sinusoids(10, 100).sample)
+        curves.mean("loss")  # mean over 600 tasks, before and after one inner step
     """
     at_least(1).check("num_tasks", num_tasks)
     steps = model.loop.num_steps if inner_steps is None else inner_steps

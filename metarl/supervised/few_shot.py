@@ -23,7 +23,7 @@ class FewShot:
     """A sampler for N-way K-shot classification tasks.
 
     Within a task, examples are sorted by class, and targets are one-hot. uint8 images become floats
-    in [0, 1]; other values are not scaled. :meth:`from_arrays` sorts your own arrays by class.
+    in [0, 1]; other values are not scaled. :meth:`from_arrays` accepts arrays in any order.
 
     Attributes:
         images: Examples of all classes, sorted by class: uint8 images, or floats of any shape.
@@ -35,7 +35,7 @@ class FewShot:
         rotations: Add rotations by 90, 180 and 270 degrees as separate
             classes (Santoro et al. 2016, Finn et al. 2017). A task may then
             contain several rotations of one original class.
-        names: Class names for errors. Default: the index of the class.
+        names: Class names for error messages. Default: the class indices.
 
     Raises:
         ValueError: If `num_ways` or `num_shots` is below 1, there are fewer than `num_ways`
@@ -128,12 +128,12 @@ class FewShot:
         return ROTATIONS if self.rotations else 1
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Task:
-        """Sample a meta-batch of `num_tasks` tasks.
+        """Sample a meta-batch of `num_tasks` tasks with random numbers from `generator`.
 
         Returns:
-            A meta-batch with one support batch and a query batch. Both are
-            tuples ``(examples, targets)``, with images of shape (task, example,
-            channel, height, width) and targets of shape (task, example, way).
+            A meta-batch with one support batch and a query batch. Both are tuples ``(examples,
+            targets)``, with examples of shape (task, example, *shape), such as images of shape
+            (task, example, channel, height, width), and targets of shape (task, example, way).
         """
         chance = uniform(num_tasks, self.num_classes, generator=generator)
         classes = chance.topk(self.num_ways, -1).indices.to(self.images.device)
@@ -216,7 +216,7 @@ class VariableFewShot:
             raise ValueError("pool must have at least 2 images per class, got a class with 1")
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> list[Task]:
-        """Sample `num_tasks` tasks of different sizes.
+        """Sample `num_tasks` tasks of different sizes with random numbers from `generator`.
 
         Returns:
             A list with one meta-batch per task, each with a task axis of size 1, without padding.
@@ -287,7 +287,7 @@ class AllClasses:
     batch: int
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> Task:
-        """Sample `num_tasks` minibatches as tasks with an empty support set.
+        """Sample `num_tasks` minibatches with `generator`, as tasks with an empty support set.
 
         Returns:
             A meta-batch without support batches. The query batch contains

@@ -1,4 +1,4 @@
-"""Regression tasks from a function."""
+"""Regression tasks that a user-defined function samples."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from metarl.util import at_least
 
 @dataclass(frozen=True)
 class FunctionTasks:
-    """A sampler for regression tasks that a function creates one at a time.
+    """A sampler for regression tasks, which calls a user-defined function once per task.
 
     Attributes:
         function: Function ``(points, generator) -> (x, y)`` that samples the
             points of one new task. `x` and `y` are tensors or arrays with a
-            leading axis of size `points`; vectors become columns. All random
-            numbers should come from the generator.
+            leading axis of size `points`; vectors become columns. Use the
+            generator for all random numbers, so that results are reproducible.
         shots: Number of support points per task.
         queries: Number of query points per task.
 

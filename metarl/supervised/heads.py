@@ -18,7 +18,7 @@ StartFn: TypeAlias = Callable[[Params, tuple[Batch, ...]], tuple[Params, tuple[B
 ``(params, support batches) -> (params, remaining batches)``."""
 
 HEAD = "head."
-HEADS = ("learned", "prototypes", "zero")
+HEADS = ("learned", "prototypes", "zero")  # initial heads that head_start supports
 
 
 def is_head(name: str) -> bool:
@@ -84,7 +84,7 @@ def body_of(module: nn.Module) -> Callable[..., Float[Tensor, "n features"]]:
     """
     if not isinstance(module, Classifier):
         got = type(module).__name__
-        raise ValueError(f"this method requires a metarl.nn.Classifier(body, head), got {got}")
+        raise ValueError(f"the network must be a metarl.nn.Classifier(body, head), got {got}")
     return part(module, "body")
 
 
@@ -128,7 +128,12 @@ def prototype_start(features: Callable[..., Tensor]) -> StartFn:
 
         >>> from metarl.nn import Classifier, linear
         >>> from metarl.supervised import body_of, prototype_start
-        >>> start = prototype_start(body_of(Classifier(linear(3, 8), linear(8, 5))))
+        >>> module = Classifier(linear(3, 8), linear(8, 5))
+        >>> support = torch.rand(10, 3), torch.eye(5).repeat(2, 1)
+        >>> start = prototype_start(body_of(module))
+        >>> params, _ = start(dict(module.named_parameters()), (support,))
+        >>> params["head.weight"].shape
+        torch.Size([5, 8])
     """
 
     def start(params: Params, batches: tuple[Batch, ...]) -> tuple[Params, tuple[Batch, ...]]:
@@ -185,9 +190,12 @@ def head_start(name: str, module: nn.Module) -> StartFn:
 
     Example::
 
-        >>> from metarl.nn import mlp
+        >>> from metarl.nn import Classifier, linear
         >>> from metarl.supervised import head_start
-        >>> start = head_start("learned", mlp((1, 40, 1)))
+        >>> start = head_start("zero", Classifier(linear(3, 8), linear(8, 5)))
+        >>> params, _ = start({}, ((torch.rand(10, 3), torch.eye(5).repeat(2, 1)),))
+        >>> params["head.weight"].shape
+        torch.Size([5, 8])
     """
     among(HEADS).check("start", name)
     if name == "learned":
@@ -231,7 +239,7 @@ def nearest_neighbor(
 
 
 def _require_one_hot(targets: Tensor) -> None:
-    """Raise a ValueError for class indices, which do not contain the number of classes."""
+    """Raise a ValueError if targets are class indices, which do not define the number of ways."""
     if targets.ndim != 2:
         raise ValueError(
             "this head requires one-hot targets of shape (examples, ways), got shape "

@@ -31,8 +31,15 @@ def squared_error(
 ) -> tuple[Float[Tensor, ""], Metrics]:
     """Return the mean squared error over examples and outputs.
 
+    Args:
+        predictions: Outputs of the network.
+        targets: Targets with the same shape.
+
     Returns:
         ``(loss, metrics)`` with empty metrics.
+
+    Raises:
+        ValueError: If the shapes differ.
 
     Example::
 
@@ -61,10 +68,14 @@ def cross_entropy(
     Returns:
         ``(loss, metrics)`` with the metric ``accuracy`` as a fraction from 0 to 1.
 
+    Raises:
+        ValueError: If the numbers of ways in `logits` and one-hot `targets` differ.
+
     Example::
 
         >>> from metarl.supervised import cross_entropy
-        >>> loss, metrics = cross_entropy(torch.rand(10, 5), torch.eye(5).repeat(2, 1))
+        >>> cross_entropy(10 * torch.eye(5), torch.eye(5))[1]
+        {'accuracy': tensor(1.)}
     """
     if targets.ndim < logits.ndim:  # F.one_hot does not support vmap
         ways = torch.arange(logits.shape[-1], device=logits.device)
@@ -126,6 +137,8 @@ def evaluate_batch(apply: Apply, criterion: Criterion) -> BatchLoss:
         >>> apply, params = functional(mlp((1, 40, 1)))
         >>> batch_loss = evaluate_batch(apply, squared_error)
         >>> loss, metrics = batch_loss(params, (torch.rand(10, 1), torch.rand(10, 1)))
+        >>> loss.shape, metrics
+        (torch.Size([]), {})
     """
 
     def evaluate(params: Params, batch: Batch) -> tuple[Tensor, Metrics]:
@@ -151,5 +164,7 @@ def loss_of(batch_loss: BatchLoss) -> Callable[[Params, Batch], Float[Tensor, ""
         >>> from metarl.supervised import evaluate_batch, loss_of, squared_error
         >>> apply, params = functional(mlp((1, 40, 1)))
         >>> loss = loss_of(evaluate_batch(apply, squared_error))
+        >>> loss(params, (torch.rand(10, 1), torch.rand(10, 1))).shape
+        torch.Size([])
     """
     return lambda params, batch: batch_loss(params, batch)[0]

@@ -13,7 +13,7 @@ Tasks: TypeAlias = Task | list[Task]
 """A meta-batch, or a list with one meta-batch per task if the tasks have different sizes."""
 
 Draw: TypeAlias = Callable[[int, torch.Generator], Tasks]
-"""A task sampler: a function ``(num_tasks, generator) -> tasks``."""
+"""A function ``(num_tasks, generator) -> tasks`` that samples tasks with a torch generator."""
 
 
 @runtime_checkable
@@ -21,18 +21,19 @@ class Sampler(Protocol):
     """An object with a method `sample` that is a :data:`Draw`, such as :class:`FewShot`."""
 
     def sample(self, num_tasks: int, generator: torch.Generator, /) -> Tasks:
-        """Sample `num_tasks` tasks."""
+        """Sample `num_tasks` tasks with random numbers from `generator`."""
         ...
 
 
 def draw_of(source: Draw | Sampler) -> Draw:
-    """Return the function that samples tasks.
+    """Return the sampling function of a task sampler.
 
     Args:
-        source: The function, or an object with the method `sample`.
+        source: A function ``(num_tasks, generator) -> tasks``, which is returned unchanged, or an
+            object with a method ``sample(num_tasks, generator)``.
 
     Raises:
-        TypeError: If the argument is neither.
+        TypeError: If `source` is neither a function nor an object with a method `sample`.
     """
     draw: Any = getattr(source, "sample", source)
     if not callable(draw):
@@ -63,6 +64,8 @@ class Model(NamedTuple):
         >>> apply, params = functional(mlp((1, 40, 40, 1)))
         >>> loss = loss_of(evaluate_batch(apply, squared_error))
         >>> model = Model(apply, params, InnerLoop(loss, sgd(0.01)), squared_error)
+        >>> model.apply(model.params, torch.rand(10, 1)).shape
+        torch.Size([10, 1])
     """
 
     apply: Apply

@@ -40,8 +40,9 @@ def maml_model(
         inner_steps: Number of inner steps. With 0 and ``start="prototypes"``,
             the model is a prototypical network (Snell et al. 2017).
         first_order: Whether to treat inner gradients as constants in the meta-gradient.
-        start: Initial head in every task: learned, class prototypes
-            (ProtoMAML), or zero. The last two require a
+        start: Initial head in every task: ``"learned"`` for the meta-learned
+            head, ``"prototypes"`` for the class prototypes (ProtoMAML), or
+            ``"zero"``. ``"prototypes"`` and ``"zero"`` require a
             :class:`~metarl.nn.Classifier` and one-hot targets.
 
     Raises:
@@ -53,6 +54,8 @@ def maml_model(
         >>> from metarl.nn import mlp
         >>> from metarl.supervised import maml_model, squared_error
         >>> model = maml_model(mlp((1, 40, 40, 1)), squared_error, inner_lr=0.01)
+        >>> model.loop.num_steps
+        1
     """
     apply, params = functional(module)
     loop = InnerLoop(
@@ -83,8 +86,8 @@ def fit(
     Args:
         model: The model, such as the result of :func:`maml_model`.
         draw: Function ``(num_tasks, generator) -> tasks``, or an object with
-            this method `sample`, such as :class:`FewShot` and
-            :class:`FunctionTasks`.
+            a method ``sample(num_tasks, generator)``, such as
+            :class:`FewShot` and :class:`FunctionTasks`.
         iterations: Number of meta-updates.
         num_tasks: Number of tasks per meta-update.
         outer_lr: Step size of Adam.
@@ -101,6 +104,8 @@ def fit(
         >>> from metarl.supervised import Sinusoids, fit, maml_model, squared_error
         >>> model = maml_model(mlp((1, 40, 40, 1)), squared_error, inner_lr=0.01)
         >>> params = fit(model, Sinusoids(10, 10).sample, iterations=2)
+        >>> params.model["0.weight"].shape
+        torch.Size([40, 1])
     """
     at_least(0).check("iterations", iterations)
     at_least(1).check("num_tasks", num_tasks)

@@ -35,7 +35,8 @@ class Row(NamedTuple):
     Example::
 
         >>> from metarl.text import Row
-        >>> row = Row("the food was great", "", "positive")
+        >>> Row("the food was great", "", "positive").label
+        'positive'
     """
 
     sentence1: str
@@ -131,7 +132,7 @@ class TextTask(NamedTuple):
         """Raise a ``ValueError`` if evaluation rows are missing or have an unknown label."""
         if not self.evaluation:
             raise ValueError(
-                f"task {self.name} has no evaluation rows. Add rows or remove the task"
+                f"task {self.name} must have evaluation rows, got none. Add rows or remove the task"
             )
         if unknown := sorted({row.label for row in self.evaluation} - set(self.labels)):
             raise ValueError(
@@ -173,7 +174,8 @@ def find_tasks(data_root: Path | None) -> dict[str, list[Path]]:
     root = data_root or os.environ.get("METARL_DATA")
     if not root or not Path(root).expanduser().is_dir():
         raise FileNotFoundError(
-            f"data_root must be a folder with TASK.jsonl files or the LEOPARD files, got {root}"
+            "data_root must be a folder with TASK.jsonl files or the LEOPARD files, got "
+            f"{root}. Pass the folder, or set the environment variable METARL_DATA"
         )
     base = Path(root).expanduser()
     folder = next((p for p in (base / "leopard", base / "data" / "json") if p.is_dir()), base)
@@ -187,7 +189,8 @@ def find_tasks(data_root: Path | None) -> dict[str, list[Path]]:
             raise ValueError(f"task {name!r} has files in two folders: {both}. Rename one task")
     if not tasks:
         raise FileNotFoundError(
-            f"{folder} contains no text tasks: expected files such as TASK.jsonl"
+            f"{folder} contains no text tasks: expected files such as TASK.jsonl. Add a file or "
+            "choose a different folder"
         )
     return tasks
 

@@ -95,6 +95,8 @@ def text_classifier(
         >>> random = torch.Generator().manual_seed(0)
         >>> module = text_classifier(encoder, 384, ways=2, generated=True, generator=random)
         >>> start = generated_start(module)
+        >>> module.head.weight.shape
+        torch.Size([2, 256])
     """
     if not generated:
         body = TextBody(encoder, nn.Identity())

@@ -250,7 +250,7 @@ def support_batches(batch: Batch, *, shots: int, steps: int) -> tuple[Batch, ...
         [10, 10, 10]
     """
     members = (batch[1][0] > 0).long()
-    place = (members.cumsum(0) * members).sum(-1) - 1  # of an example within its class
+    place = (members.cumsum(0) * members).sum(-1) - 1  # index of each example in its class
     parts = max(1, -(-int(members.sum(0).min()) // shots))
     cut = [tree.map_leaves(lambda x, p=p: x[:, place % parts == p], batch) for p in range(parts)]
     return (cut[0], *(cut[(1 + step) % parts] for step in range(min(steps, parts))))

@@ -44,7 +44,7 @@ class Progress(AbstractContextManager["Progress"]):
     """
 
     def __init__(self, total: int, *, start: int = 0, shown: bool = True) -> None:
-        """Create the display; it is shown after the context is entered."""
+        """Create the display, which appears when the context is entered."""
         self._total, self._start, self._began = total, start, time.monotonic()
         self._every = max(1, total // LINES)
         self._printed = start - start % self._every
@@ -141,5 +141,5 @@ def _shortened(text: str) -> str:
 
 
 def warn(message: str) -> None:
-    """Print a one-line warning to stderr, prefixed with ``metarl: warning:``."""
+    """Print `message` as a one-line warning to stderr, with the prefix ``metarl: warning:``."""
     print(f"metarl: warning: {message}", file=sys.stderr)

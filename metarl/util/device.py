@@ -19,7 +19,7 @@ def resolve_device(name: str) -> torch.device:
 
     Example::
 
-        device = resolve_device("auto")
+        resolve_device("auto")  # torch.device("cuda") or torch.device("cpu")
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""Measurements of function calls and of the speed of the machine."""
+"""Measurements of the run time of functions and of the speed of the machine."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -28,7 +28,7 @@ def machine(device: torch.device, repeats: int) -> Figures:
     Example::
 
         figures = machine(torch.device("cpu"), repeats=5)
-        figures["memory copy (GB/s)"]
+        figures["memory copy (GB/s)"]  # such as 21.5
     """
     a = torch.randn(2048, 2048, device=device)
     source = torch.randn(32 * 2**20, device=device)  # 128 MiB: larger than any cache
@@ -52,7 +52,7 @@ def median(function: Callable[[], Any], repeats: int, *, warm_up: bool = True) -
 
     Example::
 
-        seconds = median(lambda: torch.ones(1000).sum(), repeats=10)
+        seconds = median(lambda: torch.ones(1000).sum(), repeats=10)  # such as 4e-06
     """
     if warm_up:
         function()

@@ -40,11 +40,12 @@ def pyplot(purpose: str = "plots") -> Any:
     Example::
 
         figure, axes = pyplot().subplots()
+        figure.savefig("empty.png")
     """
     require("matplotlib", extra="plot", purpose=purpose).use("Agg")
     return importlib.import_module("matplotlib.pyplot")
 
 
 def plain_text(text: str) -> str:
-    """Escape dollar signs, so that matplotlib does not parse the text as a formula."""
+    """Return `text` with escaped dollar signs, which matplotlib does not parse as formulas."""
     return text.replace("$", r"\$")

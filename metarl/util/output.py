@@ -24,7 +24,7 @@ def require_writable(path: Path) -> None:
         require_writable(Path("runs/curves.png"))
     """
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: expected the path of a file")
+        raise IsADirectoryError(f"{path} is a folder: expected a file. Choose a different path")
     if path.exists() and not path.is_file():
         raise OSError(f"{path} is not a regular file. Choose a different path")
     try:
@@ -57,20 +57,23 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Example::
 
-        with replacing(Path("runs/curves.png")) as temporary:
-            figure.savefig(temporary)
+        with replacing(Path("runs/table.md")) as temporary:
+            temporary.write_text("| steps | return |")
     """
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if not temporary.stat().st_size:
-            raise OSError("the file is empty")
+            raise OSError("the file is empty")  # the handler below adds the path
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         reason = error.strerror or str(error).strip().splitlines()[0]
-        raise OSError(f"{path} cannot be written: {reason}") from error
+        raise OSError(
+            f"{path} cannot be written: {reason}. Check the permissions and the disk space, or "
+            "choose a different path"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -43,7 +43,7 @@ def at_least(low: int) -> Range:
 
     Example::
 
-        at_least(1).check("num_tasks", 20)
+        at_least(1).check("num_tasks", 0)  # ValueError: num_tasks must be at least 1, got 0
     """
     return Range(f"at least {low}", lambda value: value >= low)
 
@@ -53,7 +53,8 @@ def integer_at_least(low: int) -> Range:
 
     Example::
 
-        integer_at_least(1).check("episodes", 40)
+        integer_at_least(1).check("episodes", 2.5)
+        # ValueError: episodes must be an integer of at least 1, got 2.5
     """
     return Range(
         f"an integer of at least {low}",
@@ -68,7 +69,7 @@ def greater_than(low: int) -> Range:
 
     Example::
 
-        greater_than(0).check("outer_lr", 1e-3)
+        greater_than(0).check("outer_lr", 0)  # ValueError: outer_lr must be greater than 0, got 0
     """
     return Range(f"greater than {low}", lambda value: value > low)
 
@@ -78,7 +79,7 @@ def between(low: int, high: int) -> Range:
 
     Example::
 
-        between(0, 1).check("gae_lambda", 1.0)
+        between(0, 1).check("discount", 2)  # ValueError: discount must be between 0 and 1, got 2
     """
     return Range(f"between {low} and {high}", lambda value: low <= value <= high)
 
@@ -88,7 +89,8 @@ def inside(low: int, high: int) -> Range:
 
     Example::
 
-        inside(0, 1).check("backtrack_ratio", 0.8)
+        inside(0, 1).check("backtrack_ratio", 1)
+        # ValueError: backtrack_ratio must be strictly between 0 and 1, got 1
     """
     return Range(f"strictly between {low} and {high}", lambda value: low < value < high)
 
@@ -98,7 +100,8 @@ def above(low: int, high: int) -> Range:
 
     Example::
 
-        above(0, 1).check("fisher_fraction", 1.0)
+        above(0, 1).check("fisher_fraction", 0)
+        # ValueError: fisher_fraction must be greater than 0 and at most 1, got 0
     """
     text = f"greater than {low} and at most {high}"
     return Range(text, lambda value: low < value <= high)
@@ -109,7 +112,8 @@ def among(names: Collection[str]) -> Range:
 
     Example::
 
-        among({"relu": 0, "tanh": 1}).check("activation", "relu")
+        among(["relu", "tanh"]).check("activation", "gelu")
+        # ValueError: activation must be one of relu, tanh, got gelu
     """
     return Range(lambda: f"one of {', '.join(names)}", lambda value: value in names)
 
@@ -126,6 +130,8 @@ class Ranged:
         @dataclass(frozen=True)
         class Settings(Ranged):
             discount: Annotated[float, between(0, 1)] = 0.99
+
+        Settings(discount=2.0)  # ValueError: `discount` must be between 0 and 1, got 2.0
     """
 
     def __post_init__(self) -> None:
@@ -154,8 +160,9 @@ def raise_if(*cases: tuple[Any, str]) -> None:
 
     Example::
 
-        shots = 5
+        shots = 0
         raise_if((shots < 1, f"num_shots must be at least 1, got {shots}"))
+        # ValueError: num_shots must be at least 1, got 0
     """
     for condition, message in cases:
         if condition:
@@ -164,7 +171,7 @@ def raise_if(*cases: tuple[Any, str]) -> None:
 
 @cache
 def ranges_of(kind: type) -> dict[str, Range]:
-    """Return the ranges of the annotated fields of a dataclass, by field name.
+    """Return the ranges of the annotated fields of the dataclass `kind`, by field name.
 
     A field that a subclass overrides without a range keeps the range from the base class.
     """
@@ -187,12 +194,18 @@ def check_arguments(function: Callable[..., Any], **arguments: Any) -> None:
 
     Example::
 
-        check_arguments(trust_region_step, max_kl=0.01)
+        def scaled(x: float, factor: Annotated[float, at_least(1)]) -> float:
+            return factor * x
+
+        check_arguments(scaled, factor=0.5)  # ValueError: factor must be at least 1, got 0.5
     """
     hints = _hints_of(inspect.unwrap(function))
     for name, value in arguments.items():
         if name not in hints:
-            raise TypeError(f"{function.__name__} has no argument {name!r}")
+            known = ", ".join(other for other in hints if other != "return")
+            raise TypeError(
+                f"{function.__name__} has no argument {name!r}: expected one of {known}"
+            )
         for note in getattr(hints[name], "__metadata__", ()):
             if isinstance(note, Range):
                 note.check(name, value)

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from metarl.commands.benchmark import Benchmark, main
-from metarl.commands.measures import scaling, supervised
-from metarl.commands.measures.rl import raw_physics
+from metarl.commands.measures import rl, scaling, supervised
 from metarl.commands.measures.supervised import MODES, PLAIN
-from metarl.experiments import settings
+from metarl.experiments import meta_rl, settings
 from metarl.rl.sampler import make_sampler
 from tests.support import ranks
 
@@ -59,10 +58,17 @@ def test_raw_physics_simulates_every_substep_of_the_recorded_actions(
     monkeypatch.setattr(
         mujoco, "mj_step", lambda m, d, n: (steps.append((d.ctrl.copy(), n)), plain(m, d, n))
     )
-    raw_physics(env, actions)
+    rl.raw_physics(env, actions)
     assert len(steps) == 15
     assert {n for _, n in steps} == {5}
     assert {tuple(c) for c, _ in steps} == {tuple(a) for a in actions.reshape(-1, 6)}
+
+
+def test_tracing_times_are_not_negative(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rl, "median", lambda step, repeats: 1e6)
+    config = meta_rl.config_class("maml-trpo")
+    small = config(num_tasks=2, episodes_per_task=2, hidden=(4,), device="cpu")
+    assert rl.update_seconds(meta_rl.MetaRL(small), 1) == (1e6, 0.0)
 
 
 def share_a_small_benchmark(out: Path) -> None:

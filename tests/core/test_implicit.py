@@ -177,7 +177,7 @@ def test_memory_of_backpropagation_grows_with_the_inner_steps() -> None:
 
 def test_loop_without_a_proximal_term_is_rejected() -> None:
     loop = InnerLoop(bowl, sgd(0.2), num_steps=3)
-    with pytest.raises(ValueError, match=r"a loop with proximal > 0, got 0\.0"):
+    with pytest.raises(ValueError, match=r"an InnerLoop with proximal > 0, got 0\.0"):
         implicit(loop, query_loss(bowl))
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from metarl.data import cache, images
 from metarl.data.families import FAMILIES, load_images
 from metarl.data.images import Classes, Splits
+from metarl.data.layouts import LAYOUTS
 from tests.support.image_data import mini_imagenet, paint, same
 
 
@@ -98,7 +99,7 @@ def test_classes_can_be_pickled(tmp_path: Path) -> None:
     [
         (
             ("cifar",),
-            "unknown data set 'cifar': expected one of glyphs, omniglot, mini-imagenet, f",
+            "unknown data set 'cifar': expected one of glyphs, omniglot, mini-imagenet, tiered-",
         ),
         (("omniglot", "lake"), "unknown split 'lake': expected one of random, vinyals, background"),
         (("glyphs", "vinyals"), "unknown split 'vinyals': expected one of random"),
@@ -405,5 +406,6 @@ def test_an_incomplete_mini_imagenet_gives_a_one_line_error(tmp_path: Path) -> N
 
 
 def test_the_table_of_data_sets_is_complete() -> None:
-    assert list(FAMILIES) == ["glyphs", "omniglot", "mini-imagenet", "folder"]
+    named = ["glyphs", "omniglot", *LAYOUTS, "folder"]
+    assert list(FAMILIES) == named
     assert all(family.splits and family.image_size > 0 for family in FAMILIES.values())

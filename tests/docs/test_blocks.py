@@ -230,7 +230,9 @@ def test_custom_arrays_and_functions_are_learned() -> None:
         exec(code.replace("ITERATIONS = 300\n", "ITERATIONS = 5\n"), scope)
 
 
-@runs("docs/own-data.md", "pictures", "train-pictures", "split", "evaluate-other")
+@runs(
+    "docs/own-data.md", "pictures", "train-pictures", "split", "augment-pictures", "evaluate-other"
+)
 def test_custom_images_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("PIL", reason="pip install 'metarl-torch[vision]'")
     monkeypatch.setenv("METARL_CACHE", str(tmp_path / "cache"))
@@ -241,6 +243,7 @@ def test_custom_images_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert accuracy("runs/pictures") > 0.43  # chance is 0.2, the untrained network reaches 0.36
     parts = load_images("folder", data_root="pictures", split=block("docs/own-data.md", "split"))
     assert [len(part.names) for part in parts] == [3, 1, 1]
+    run_in_small(block("docs/own-data.md", "augment-pictures"), small)
     Path("pictures").rename("more")
     run_in_small(block("docs/own-data.md", "evaluate-other"), small)
     assert Run.open(Path("runs/pictures")).evaluations()[0]["num_classes"] == 30

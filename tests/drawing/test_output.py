@@ -1,6 +1,7 @@
 """Output files are complete or unchanged: full disks, failing encoders and killed processes."""
 
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,44 @@ else:
     assert f"OSError: {out} cannot be written: " in done.stderr
     assert out.read_text() == "old"
     assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="requires SIGKILL")
+@pytest.mark.parametrize("name", ["curves.png", "paths.png", "video.mp4", "video.gif"])
+def test_a_killed_process_does_not_damage_the_old_picture(
+    name: str, whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / name
+    out.write_text("old")
+    code = f"""
+import os
+import signal
+from pathlib import Path
+import imageio.v2
+import matplotlib.figure
+import numpy as np
+import PIL.Image
+from metarl.drawing.curves import figure
+from metarl.drawing.paths import Panel, paths_figure
+from metarl.drawing.video import write_video
+from metarl.runs import Run
+from tests.drawing.test_output import FRAMES
+out = Path({str(out)!r})
+def killed(*arguments, **options):
+    (path,) = (x for x in arguments if isinstance(x, Path))
+    path.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+imageio.v2.get_writer = matplotlib.figure.Figure.savefig = PIL.Image.Image.save = killed
+if out.stem == "curves":
+    figure([Run.open(Path({str(whole)!r}))], out)
+elif out.stem == "paths":
+    paths_figure([[Panel("goal", (1.0, 1.0), [np.zeros((2, 3, 2))], [0.0])]], out)
+else:
+    write_video(iter(FRAMES), out, fps=10.0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert out.read_text() == "old"
 
 
 def test_a_failing_encoder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

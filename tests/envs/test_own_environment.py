@@ -177,8 +177,8 @@ def test_a_dead_worker_is_an_error_and_not_a_hang() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("NoTask", "own/NoTask-v0 has no tasks: it needs an attribute `task` and a method"),
-        ("NoSampling", "own/NoSampling-v0 has no tasks: it needs an attribute `task` and a method"),
+        ("NoTask", "own/NoTask-v0 has no tasks: expected an attribute `task` and a method"),
+        ("NoSampling", "own/NoSampling-v0 has no tasks: expected an attribute `task` and a method"),
         ("FewTasks", "sample_tasks(2, rng) of own/FewTasks-v0 must return a list of 2"),
         ("ArrayTasks", "(numbers and lists, no numpy arrays), got [{'mark': array("),
         ("DictObservation", "policies require flat Box observations, got Dict"),
@@ -204,7 +204,7 @@ def test_the_horizon_is_found_in_every_supported_place() -> None:
     assert make_sampler(register("Mark", horizon=None), **many, max_episode_steps=7).horizon == 7
     rows = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make(register("Mark"))] * 2)
     assert Sampler(rows, episodes_per_task=2).horizon == 5
-    with pytest.raises(ValueError, match="no horizon; register it with max_episode_steps"):
+    with pytest.raises(ValueError, match="no horizon: expected max_episode_steps"):
         make_sampler(register("Mark", horizon=None), **many)
 
 

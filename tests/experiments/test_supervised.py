@@ -358,7 +358,7 @@ def test_rendering_a_supervised_run_is_an_error(
     sine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = refusal(capsys, "render", sine, "--out", tmp_path / "x.png")
-    assert "has no policy. Use `metarl plot" in line
+    assert "has no policy to render. Use `metarl plot" in line
 
 
 def test_a_different_number_of_ways_requires_a_new_head(

@@ -354,7 +354,7 @@ def test_invalid_runs_give_one_line_errors(
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--tasks", "coats"], "task coats has no evaluation rows. Add rows or remove"),
+        (["--tasks", "coats"], "task coats must have evaluation rows, got none. Add rows"),
         (["--tasks", "sounds"], "unknown task 'sounds'"),
         (["--tasks", "hats", "--shots", 8], "8 rows per class, got 6 for class 'red'. Lower"),
         (["--shots", "2,x"], "--shots must be positive integers such as"),

@@ -162,7 +162,7 @@ def test_arguments_of_wrong_types_are_rejected_in_one_line(run: Path, policy: Me
     for arguments, message in [
         ({"task": TASK, "steps": True}, "steps must be an integer of at least 0, got True"),
         ({"task": TASK, "seed": -1}, "seed must be an integer of at least 0, got -1"),
-        ({"episodes": episode}, r"must be a list of episodes, got one. Pass `\[episode\]`"),
+        ({"episodes": episode}, r"must be a list, got a single episode. Pass `\[episode\]`"),
     ]:
         with pytest.raises(ValueError, match=message):
             policy.adapt(**arguments)  # type: ignore[arg-type]

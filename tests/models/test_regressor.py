@@ -67,7 +67,7 @@ def test_a_network_that_observes_the_task_does_not_adapt(trained: Trained) -> No
     ("x", "y", "message"),
     [
         ([1.0], [1.0, 2.0], "`x` and `y` must have equal lengths, got 1 and 2"),
-        ([[1.0, 2.0]], [1.0], r"`x` must have shape \(n,\) or \(n, 1\), got \(1, 2\)"),
+        ([[1.0, 2.0]], [1.0], r"`x` must have shape \(n,\) or \(n, 1\) with n > 0, got \(1, 2\)"),
         ([], [], r"got \(0,\)"),
         ([np.nan], [1.0], "`x` must be finite"),
         (["a"], [1.0], "`x` must be an array of numbers"),

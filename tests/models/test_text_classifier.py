@@ -128,7 +128,7 @@ def test_invalid_lines_are_one_line_errors(
 def test_invalid_sentences_are_one_line_errors(load: Load) -> None:
     adapted = load("protonet").adapt(SENTENCES, LABELS)
     for wrong in ("one sentence", []):
-        with pytest.raises(ValueError, match="must be a list of sentences"):
+        with pytest.raises(ValueError, match="must be a nonempty list of sentences"):
             adapted.predict(wrong)
 
 

@@ -1,11 +1,16 @@
 """Advantages against loops and closed forms, and the baseline against dense least squares."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from metarl.core import tree
 from metarl.rl import baseline as module
 from metarl.rl.baseline import (
     advantages,
@@ -61,6 +66,26 @@ def naive_standardized(values: Tensor, mask: Tensor) -> Tensor:
     valid = values[mask]
     centered = (values - valid.mean()) / (valid.std(correction=0) + 1e-8)
     return torch.where(mask, centered, 0.0)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Record the number of elements of the largest tensor that an operator returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        self.elements = max(self.elements, *(x.numel() for x in tensors), 0)
+        return result
+
+
+def test_memory_for_advantages_is_linear_in_the_time_limit() -> None:
+    long = Rollout(*tree.map_leaves(lambda x: x.repeat(100, *[1] * (x.ndim - 1)), rollout()))
+    with LargestTensor() as largest:
+        advantages(discount=0.99, gae_lambda=0.95)(long)
+    features = baseline_features(long.observations)
+    assert largest.elements == features.numel() < len(long.rewards) ** 2
 
 
 @pytest.mark.parametrize("discount", [0.0, 0.9, 0.99, 1.0])
@@ -138,7 +163,7 @@ def test_baseline_in_float32_supports_constant_and_equal_features() -> None:
 
 
 @pytest.mark.parametrize(("horizon", "episodes"), [(200, 20), (1000, 40), nightly(10_000, 20)])
-@pytest.mark.parametrize("constants", [(), (9.81, 0.333, 7.1), (1e-3,), (0.0, 1e4)])
+@pytest.mark.parametrize("constants", [(), (9.81, 0.333, 7.1), (9.81, 8, 7.1, 9, 5, 6), (0.0, 1e4)])
 def test_constant_observations_do_not_affect_the_baseline(
     horizon: int, episodes: int, constants: tuple[float, ...]
 ) -> None:
@@ -168,6 +193,17 @@ def test_baseline_of_non_finite_observations_is_nan() -> None:
     observations = batch.observations.clone()
     observations[0, 0, 0] = torch.nan
     assert fit_baseline(observations, batch.rewards, batch.mask).isnan().all()
+
+
+def test_baseline_is_nan_if_the_factorization_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    factorize = torch.linalg.cholesky_ex
+
+    def fail(matrix: Tensor) -> Any:
+        return torch.return_types.linalg_cholesky_ex((factorize(matrix).L, torch.tensor(1)))
+
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", fail)
+    batch = rollout(full=True)
+    assert fit_baseline(batch.observations, batch.rewards, batch.mask).isnan().all()
 
 
 def test_standardized_values_have_mean_zero_and_std_one() -> None:

@@ -346,11 +346,21 @@ def test_pipes_are_rejected(name: str, run: Path, capsys: pytest.CaptureFixture[
         assert f"{name} is neither a file nor a folder" in error
 
 
-@pytest.mark.parametrize("hidden", [[10**9], [8, 10**9, 8], [10**6, 10**6]])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hidden": [10**9]},
+        {"hidden": [8, 10**9, 8]},
+        {"hidden": [10**6, 10**6]},
+        {"hidden": [4000] * 5000},
+        {"context_size": 10**9},
+    ],
+    ids=lambda settings: str(settings)[:30],
+)
 def test_huge_networks_are_rejected_before_they_are_built(
-    hidden: list[int], run: Path, capsys: pytest.CaptureFixture[str]
+    settings: dict[str, Any], run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change(run, hidden=hidden)
+    change(run, **settings)
     for error in every_way_in(capsys, run):
         assert "parameters, more than the checkpoints contain" in error
     assert "parameters, more than the checkpoints contain" in refusal(

@@ -2,10 +2,13 @@
 
 import contextlib
 import io
+import tracemalloc
 import types
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import gymnasium
 import numpy as np
@@ -352,72 +355,103 @@ def test_the_previous_replay_buffer_survives_a_damaged_checkpoint(
     assert history(tmp_path / "run") == before
 
 
-def changed_zip(path: Path, name: str, change: Any, **options: Any) -> None:
-    """Change the tensors in one entry of a zip."""
-    with zipfile.ZipFile(path) as archive:
-        members = {each: archive.read(each) for each in archive.namelist()}
-    values = torch.load(io.BytesIO(members[name]), weights_only=True)
-    torch.save(change(values), packed := io.BytesIO())
-    members[name] = packed.getvalue()
-    with zipfile.ZipFile(path, "w", **options) as archive:
-        for each, data in members.items():
-            archive.writestr(each, data)
+Change = Callable[[bytes], bytes]
 
 
-def with_nan(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: torch.full_like(x, torch.nan) for name, x in values.items()}
+def rezipped(data: bytes, changes: dict[str, Change], **options: Any) -> bytes:
+    """Return a zip with some entries changed."""
+    with (
+        zipfile.ZipFile(io.BytesIO(data)) as old,
+        zipfile.ZipFile(packed := io.BytesIO(), "w", **options) as new,
+    ):
+        for name in old.namelist():
+            entry = old.read(name)
+            new.writestr(name, changes[name](entry) if name in changes else entry)
+    return packed.getvalue()
 
 
-def with_small_moments(values: Any) -> Any:
+def deflated(data: bytes) -> bytes:
+    return rezipped(data, {}, compression=zipfile.ZIP_DEFLATED)
+
+
+def saved(values: Any) -> bytes:
+    torch.save(values, packed := io.BytesIO())
+    return packed.getvalue()
+
+
+def with_nan(data: bytes) -> bytes:
+    values = torch.load(io.BytesIO(data), weights_only=True)
+    return saved({name: torch.full_like(x, torch.nan) for name, x in values.items()})
+
+
+def with_small_moments(data: bytes) -> bytes:
+    values = torch.load(io.BytesIO(data), weights_only=True)
     for moments in values["state"].values():
         moments["exp_avg"] = torch.zeros(1)
-    return values
+    return saved(values)
+
+
+def with_expanded_tensor(data: bytes) -> bytes:
+    """Add a tensor with 10¹² elements that share the memory of one."""
+    values = torch.load(io.BytesIO(data), weights_only=True)
+    return saved(values | {"bomb": torch.zeros(1).expand(10**6, 10**6)})
+
+
+def with_objects(data: bytes) -> bytes:
+    del data
+    return saved(types.SimpleNamespace())
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "options", "expected"),
+    ("verb", "entry", "change", "expected"),
     [
-        ("policy.pth", with_nan, {}, "policy.pth contains values that are not finite"),
-        (
-            "policy.optimizer.pth",
-            with_small_moments,
-            {},
-            "optimizer state exp_avg must have shape",
-        ),
-        (
-            "policy.pth",
-            lambda values: values | {"bomb": torch.zeros(10**6)},
-            {"compression": zipfile.ZIP_DEFLATED},
-            "is compressed",
-        ),
+        ("pull", "policy", with_nan, "policy.pth contains values that are not finite"),
+        ("pull", "policy", deflated, "is compressed; expected uncompressed entries"),
+        ("pull", "policy", with_expanded_tensor, "with more elements than the file stores"),
+        ("pull", "policy", with_objects, "an entry contains objects other than tensors"),
+        ("evaluate", "policy", with_objects, "an entry contains objects other than tensors"),
+        ("evaluate", "policy.optimizer", with_small_moments, "optimizer state exp_avg must have"),
     ],
 )
 def test_invalid_tensors_in_a_zip_are_rejected(
-    name: str,
-    change: Any,
-    options: Any,
+    verb: str,
+    entry: str,
+    change: Change,
     expected: str,
     copied: Path,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    changed_zip(copied / "checkpoints/00000003.zip", name, change, **options)
-    assert expected in refusal(capsys, "evaluate", copied)
-
-
-def test_unsafe_loading_is_never_suggested(
-    copied: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
     path = copied / "checkpoints/00000003.zip"
-    with zipfile.ZipFile(path) as archive:
-        members = {each: archive.read(each) for each in archive.namelist()}
-    torch.save(types.SimpleNamespace(), packed := io.BytesIO())
-    with zipfile.ZipFile(path, "w") as archive:
-        for each, data in (members | {"policy.pth": packed.getvalue()}).items():
-            archive.writestr(each, data)
-    error = refusal(capsys, "evaluate", copied)
-    assert "an entry contains objects other than tensors" in error
-    assert "trust" not in error
+    path.write_bytes(rezipped(path.read_bytes(), {f"{entry}.pth": change}))
+    out = ("--out", tmp_path / "out") if verb == "pull" else ()
+    error = refusal(capsys, verb, copied, *out)
+    assert expected in error
+    assert "trust" not in error  # torch suggests to load trusted files unsafely
     assert "weights_only" not in error
+
+
+def test_compressed_entries_are_rejected_before_they_are_read(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, huge = copied / "checkpoints/00000003.zip", {"policy.pth": lambda data: bytes(10**8)}
+    path.write_bytes(rezipped(path.read_bytes(), huge, compression=zipfile.ZIP_DEFLATED))
+    tracemalloc.start()
+    error = refusal(capsys, "pull", copied, "--out", tmp_path / "out")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10**7
+    assert "is compressed; expected uncompressed entries" in error
+
+
+def stored(tmp_path: Path, variables: Any = (), **arrays: Any) -> Run:
+    """Save a checkpoint of SB3 with tensors that belong to no module, and a replay buffer."""
+    run = Run(tmp_path)
+    (tmp_path / "checkpoints").mkdir(exist_ok=True)
+    with zipfile.ZipFile(run.checkpoint_path(1, sb3_checkpoint.ZIP), "w") as archive:
+        archive.writestr("pytorch_variables.pth", saved(dict(variables)))
+    np.savez(run.checkpoint_path(1, sb3_checkpoint.REPLAY), **arrays)
+    return run
 
 
 @pytest.mark.parametrize(
@@ -431,18 +465,27 @@ def test_unsafe_loading_is_never_suggested(
 )
 def test_invalid_replay_buffers_are_rejected(change: dict[str, Any], tmp_path: Path) -> None:
     buffer = types.SimpleNamespace(buffer_size=1000, pos=0, full=False)
+    model = types.SimpleNamespace(replay_buffer=buffer, set_parameters=Mock(), device="cpu")
     shapes = {"observations": (1, 2), "next_observations": (1, 2), "actions": (1, 2)}
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, Any] = {"pos": 600, "full": False}
     for name in sb3_checkpoint.FIELDS:
         setattr(buffer, name, np.zeros((1000, *shapes.get(name, (1,))), np.float32))
         arrays[name] = getattr(buffer, name)[:600]
-    np.savez(tmp_path / "valid.npz", pos=600, full=False, **arrays)
-    sb3_checkpoint._restore_buffer(tmp_path / "valid.npz", buffer)
+    sb3_checkpoint.restore(stored(tmp_path, **arrays), model, 1)
     assert buffer.pos == 600
-    np.savez(tmp_path / "invalid.npz", **({"pos": 600, "full": False} | arrays | change))
+    buffer.pos = 7
     with pytest.raises(ValueError, match="must be"):
-        sb3_checkpoint._restore_buffer(tmp_path / "invalid.npz", buffer)
-    assert buffer.pos == 600
+        sb3_checkpoint.restore(stored(tmp_path, **arrays | change), model, 1)
+    assert buffer.pos == 7
+
+
+def test_an_entropy_coefficient_of_a_different_shape_is_rejected(tmp_path: Path) -> None:
+    coefficient = torch.ones(1)
+    model = types.SimpleNamespace(log_ent_coef=coefficient, set_parameters=Mock(), device="cpu")
+    run = stored(tmp_path, {"log_ent_coef": torch.zeros(())})
+    with pytest.raises(ValueError, match=r"log_ent_coef must have shape \(1,\)"):
+        sb3_checkpoint.restore(run, model, 1)
+    assert coefficient.item() == 1
 
 
 def test_resume_under_torchrun_is_rejected_and_changes_nothing(

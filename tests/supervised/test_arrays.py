@@ -197,7 +197,7 @@ def test_a_prototypical_network_needs_a_classifier() -> None:
     options["inner_steps"] = 2
     zero = maml_model(net, cross_entropy, **options | {"start": "zero"})
     evaluate_tasks(zero, fit(zero, pool.sample, iterations=2), pool.sample, num_tasks=2)
-    with pytest.raises(ValueError, match=r"requires a metarl\.nn\.Classifier"):
+    with pytest.raises(ValueError, match=r"must be a metarl\.nn\.Classifier"):
         maml_model(mlp((4, 3)), cross_entropy, **options)
 
 

@@ -91,7 +91,7 @@ def test_invalid_tasks_give_one_line_errors(tmp_path: Path) -> None:
     (task,) = read_tasks(tmp_path, ["colors"])
     with pytest.raises(ValueError, match=r"4 rows per class, got 3 for class 'blue'\. Lower `sh"):
         task.sample(4, 0)
-    with pytest.raises(ValueError, match=r"no evaluation rows\. Add rows or remove"):
+    with pytest.raises(ValueError, match=r"must have evaluation rows, got none\. Add rows"):
         task._replace(evaluation=()).require_evaluation()
     with pytest.raises(ValueError, match=r"label 'grey' .*: expected .* blue, red"):
         task._replace(evaluation=(Row("a dog", "", "grey"),)).require_evaluation()

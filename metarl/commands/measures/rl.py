@@ -34,7 +34,7 @@ def sampling(args: Benchmark) -> list[Case]:
 
 
 def update(args: Benchmark) -> list[Case]:
-    """Return one update measurement for each pair of an environment and a Fisher fraction."""
+    """Return one update measurement for each environment and Fisher fraction in `args`."""
     parts = args.fisher_fraction
     return [_case(update_speed, args, env, fisher_fraction=f) for env in args.env for f in parts]
 
@@ -100,7 +100,12 @@ def sampling_speed(experiment: MetaRL, repeats: int) -> Figures:
 
 
 def raw_physics(env: BatchedLocomotion, actions: Any) -> None:
-    """Simulate recorded actions of shape (time, num_envs, nu) with MuJoCo's ``mj_step`` only."""
+    """Simulate recorded actions with MuJoCo's ``mj_step`` only.
+
+    Args:
+        env: Vectorized environment that defines the robot and the number of threads.
+        actions: Actions of shape (time, num_envs, nu).
+    """
     model, robot = env.model, env.formulas
     controls = robot.controls(robot.clip(actions))
 
@@ -142,6 +147,10 @@ def update_speed(experiment: MetaRL, repeats: int) -> Figures:
 def update_seconds(experiment: MetaRL, repeats: int) -> tuple[float, float]:
     """Measure the time of a trust-region update on one meta-batch.
 
+    Args:
+        experiment: Experiment that defines the environment, the policy and the update.
+        repeats: Number of timed repetitions.
+
     Returns:
         The median time of an update, and the additional time of the first
         update, which is traced, both in seconds.
@@ -160,6 +169,6 @@ def update_seconds(experiment: MetaRL, repeats: int) -> tuple[float, float]:
 
 
 def collect(experiment: MetaRL) -> Task:
-    """Return a meta-batch collected with the initial parameters."""
+    """Return a meta-batch that is collected with the initial parameters of an experiment."""
     task: Task = experiment.draw(experiment.init(), 0)[0]
     return task

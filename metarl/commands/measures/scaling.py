@@ -80,6 +80,9 @@ def _start(number: int, repeats: int) -> Figures:
 def measure(repeats: int) -> Figures:
     """Measure the times of sampling and the update on one rank of a process group.
 
+    Args:
+        repeats: Number of timed repetitions.
+
     Returns:
         Median times in seconds, and the number of bytes that this process sends per iteration.
     """

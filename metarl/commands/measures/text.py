@@ -16,7 +16,7 @@ from metarl.util import Figures, median
 
 
 LABELS = ("0", "1", "2")
-# Longer than max_length; sentences must differ, since equal ones are one row.
+# The sentences are longer than max_length. All sentences differ, because equal rows are merged.
 NOISE = tuple(
     Row(f"noise {label} {index} " * 100, "", label) for label in LABELS for index in range(20)
 )
@@ -60,10 +60,13 @@ def meta_step(experiment: TextClassification, repeats: int) -> Figures:
 
 
 def _peak_memory(device: torch.device) -> float:
-    """Return the peak memory in bytes, allocated by PyTorch on a GPU or used by a CPU process."""
+    """Return the peak memory of this process in bytes.
+
+    On a GPU, this is the memory allocated by PyTorch; on a CPU, the resident memory.
+    """
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
-    import resource  # Windows has none
+    import resource  # not available on Windows
 
     unit = 1 if sys.platform == "darwin" else 1024
     return float(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 
 
 class PeerFailed(RuntimeError):
-    """Error in a process that stops after a different process has failed and printed the reason."""
+    """Error in a process that stops because a different process has failed and printed an error."""
 
     reported_elsewhere = True
 
@@ -201,5 +201,7 @@ def _peers_may_fail() -> Iterator[None]:
         yield
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        error_text = f"process {rank()} stops because a different process has failed ({reason})"
-        raise PeerFailed(error_text) from None
+        raise PeerFailed(
+            f"process {rank()} stops because a different process has failed ({reason}). Fix the "
+            "error that the other process printed"
+        ) from None

@@ -120,8 +120,10 @@ def _reject_in_place(nodes: list[fx.Node]) -> None:
             node.target = RESHAPES[node.target]  # type: ignore[index]
         schema = getattr(node.target, "_schema", None)
         if schema is not None and schema.is_mutable:
-            hint = "use out-of-place operators, such as ReLU(inplace=False)"
-            raise ValueError(f"the function modifies a tensor in place ({node.target}); {hint}")
+            raise ValueError(
+                f"the function modifies a tensor in place ({node.target}). Use out-of-place "
+                "operators, such as ReLU(inplace=False)"
+            )
 
 
 def _merge_equal(graph: fx.Graph) -> None:
@@ -140,7 +142,14 @@ def _merge_equal(graph: fx.Graph) -> None:
 def _program(
     root: fx.GraphModule, body: list[fx.Node], inputs: list[fx.Node], outputs: Any
 ) -> Callable[..., Any]:
-    """Copy nodes into a new graph, simplify the graph, and return the generated function."""
+    """Copy nodes into a new graph, simplify the graph, and return the generated function.
+
+    Args:
+        root: Module that contains the constants of the nodes.
+        body: The nodes to copy, in order of execution.
+        inputs: Nodes whose values are the arguments of the function.
+        outputs: Nodes whose values the function returns, in lists and tuples.
+    """
     graph = fx.Graph()
     copies = {node: graph.placeholder(node.name) for node in inputs}
     for node in body:
