@@ -71,12 +71,13 @@ from metarl.envs import ENVIRONMENTS
 from metarl.experiments.meta_rl import MetaRL, RLEvaluation, build, config_class
 from metarl.experiments.policies import loops
 from metarl.rl.baseline import advantages
+from metarl.rl.distributions import MIN_LOG_STD
 from metarl.rl.episodes import Episodes, Rollout
 from metarl.rl.evaluate import adaptation_curve
 from metarl.rl.losses import reinforce
 from metarl.rl.networks import mlp_policy
 from metarl.rl.objective import PostAdaptationObjective
-from metarl.rl.policies import MIN_LOG_STD, GaussianMLP, Policy
+from metarl.rl.policies import GaussianMLP, Policy
 from metarl.rl.sampler import Sampler, make_sampler
 from metarl.rl.trpo import trust_region_step
 from metarl.util.device import resolve_device

@@ -1,4 +1,4 @@
-"""Action distributions as tuples of tensors, which support ``vmap`` and autograd.
+"""Action distributions as tuples of tensors, and layers that compute distributions.
 
 Batch axes come first, and the last axis is the event axis.
 ``torch.distributions`` is not used, because it samples from the global
@@ -11,9 +11,13 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from metarl.core.speed import TaskSlice
+from metarl.nn import linear
+
+
+MIN_LOG_STD = math.log(1e-6)  # the floor of Finn et al.'s code; below it the gradient is zero
 
 
 @runtime_checkable
@@ -157,6 +161,83 @@ class Categorical(NamedTuple):
         p = torch.softmax(self.logits, -1)
         weighted = p * tangent.logits
         return Categorical(weighted - p * weighted.sum(-1, keepdim=True))
+
+
+def gaussian(outputs: Tensor, log_std: Tensor, scale: float = 1.0) -> Gaussian:
+    """Return N(scale · outputs, (scale · exp(log_std))²), where exp(log_std) is at least 1e-6.
+
+    Args:
+        outputs: Network outputs of shape (*batch, actions).
+        log_std: Logarithms of the standard deviations before scaling, of shape (actions).
+        scale: Factor that converts the outputs to actions.
+    """
+    log_std = log_std + math.log(scale) if scale != 1 else log_std
+    mean = outputs * scale if scale != 1 else outputs
+    return Gaussian(mean, log_std.clamp(min=MIN_LOG_STD).expand_as(mean))
+
+
+class GaussianHead(nn.Module):
+    """A linear layer from features to a Gaussian with a learned log-std; see :class:`GaussianMLP`.
+
+    Args:
+        fan_in: Number of features.
+        actions: Number of actions.
+        init_std: Initial standard deviation of the actions.
+        scale: Factor that multiplies the outputs and the standard deviation.
+        gain: Factor applied to the initial weights.
+        generator: Random generator for the weights; defaults to PyTorch's global generator.
+    """
+
+    def __init__(
+        self,
+        fan_in: int,
+        actions: int,
+        *,
+        init_std: float = 1.0,
+        scale: float = 1.0,
+        gain: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.linear, self.scale = _scaled_linear(fan_in, actions, gain, generator), scale
+        self.log_std = nn.Parameter(torch.full((actions,), math.log(init_std / scale)))
+
+    def forward(self, features: Float[Tensor, "*batch fan_in"]) -> Gaussian:
+        """Return the action distribution at each element of the batch."""
+        return gaussian(self.linear(features), self.log_std, self.scale)
+
+
+class CategoricalHead(nn.Module):
+    """A linear layer from features to the logits of discrete actions.
+
+    Args:
+        fan_in: Number of features.
+        actions: Number of actions.
+        gain: Factor applied to the initial weights.
+        generator: Random generator for the weights; defaults to PyTorch's global generator.
+    """
+
+    def __init__(
+        self,
+        fan_in: int,
+        actions: int,
+        *,
+        gain: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.linear = _scaled_linear(fan_in, actions, gain, generator)
+
+    def forward(self, features: Float[Tensor, "*batch fan_in"]) -> Categorical:
+        """Return the action distribution at each element of the batch."""
+        return Categorical(self.linear(features))
+
+
+def _scaled_linear(fan_in: int, fan_out: int, gain: float, generator: Any) -> nn.Linear:
+    layer = linear(fan_in, fan_out, generator=generator)
+    with torch.no_grad():
+        layer.weight.mul_(gain)
+    return layer
 
 
 def _drawn(like: Tensor, share: TaskSlice | None, draw: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,82 +1,23 @@
 """Policies built from observation and action spaces, by the name of their network."""
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import gymnasium
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from metarl.core import Params
 from metarl.nn import ACTIVATIONS, CELLS, linear, mlp
-from metarl.rl.distributions import Categorical, Gaussian
+from metarl.rl.distributions import CategoricalHead, GaussianHead
 from metarl.rl.pixels import PixelEncoder, is_image
-from metarl.rl.policies import CategoricalMLP, GaussianMLP, Policy, gaussian
+from metarl.rl.policies import CategoricalMLP, GaussianMLP, Policy
 from metarl.rl.recurrent import RecurrentModule, recurrent_policy
 from metarl.util import among
 
 
 Space = gymnasium.Space[Any]
-
-
-class GaussianHead(nn.Module):
-    """A linear layer from features to a Gaussian with a learned log-std; see :class:`GaussianMLP`.
-
-    Args:
-        fan_in: Number of features.
-        actions: Number of actions.
-        init_std: Initial standard deviation of the actions.
-        scale: Factor that multiplies the outputs and the standard deviation.
-        gain: Factor applied to the initial weights.
-        generator: Random generator for the weights; defaults to PyTorch's global generator.
-    """
-
-    def __init__(
-        self,
-        fan_in: int,
-        actions: int,
-        *,
-        init_std: float = 1.0,
-        scale: float = 1.0,
-        gain: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        self.linear, self.scale = _scaled_linear(fan_in, actions, gain, generator), scale
-        self.log_std = nn.Parameter(torch.full((actions,), math.log(init_std / scale)))
-
-    def forward(self, features: Float[Tensor, "*batch fan_in"]) -> Gaussian:
-        """Return the action distribution at each element of the batch."""
-        return gaussian(self.linear(features), self.log_std, self.scale)
-
-
-class CategoricalHead(nn.Module):
-    """A linear layer from features to the logits of discrete actions.
-
-    Args:
-        fan_in: Number of features.
-        actions: Number of actions.
-        gain: Factor applied to the initial weights.
-        generator: Random generator for the weights; defaults to PyTorch's global generator.
-    """
-
-    def __init__(
-        self,
-        fan_in: int,
-        actions: int,
-        *,
-        gain: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        self.linear = _scaled_linear(fan_in, actions, gain, generator)
-
-    def forward(self, features: Float[Tensor, "*batch fan_in"]) -> Categorical:
-        """Return the action distribution at each element of the batch."""
-        return Categorical(self.linear(features))
 
 
 class EncodedPolicy(nn.Module):
@@ -304,10 +245,3 @@ def _head(
 def _kept(options: dict[str, Any], name: str) -> dict[str, Any]:
     default = {name: "relu", "generator": None}
     return {key: options.get(key, value) for key, value in default.items()}
-
-
-def _scaled_linear(fan_in: int, fan_out: int, gain: float, generator: Any) -> nn.Linear:
-    layer = linear(fan_in, fan_out, generator=generator)
-    with torch.no_grad():
-        layer.weight.mul_(gain)
-    return layer

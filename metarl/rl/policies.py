@@ -13,12 +13,11 @@ from torch.func import vmap
 from metarl.core import Apply, Params, functional, tree
 from metarl.nn import mlp
 from metarl.rl.acting import Actor
-from metarl.rl.distributions import Categorical, Distribution, Gaussian
+from metarl.rl.distributions import Categorical, Distribution, Gaussian, gaussian
 from metarl.rl.episodes import Episodes, Rollout
 
 
 CONTEXT = "context"
-MIN_LOG_STD = math.log(1e-6)  # the floor of Finn et al.'s code; below it the gradient is zero
 
 Carry: TypeAlias = Any
 """A policy's memory within an episode: a tree of tensors, or ``()`` for policies without memory."""
@@ -219,19 +218,6 @@ def _inputs(observations: Tensor, params: Params) -> Tensor:
 def _bound_linear(params: Params, name: str) -> Callable[[Tensor], Tensor]:
     weight, row = params[f"{name}.weight"].mT.contiguous(), params[f"{name}.bias"].unsqueeze(1)
     return lambda inputs: torch.baddbmm(row, inputs, weight)
-
-
-def gaussian(outputs: Tensor, log_std: Tensor, scale: float = 1.0) -> Gaussian:
-    """Return N(scale · outputs, (scale · exp(log_std))²), where exp(log_std) is at least 1e-6.
-
-    Args:
-        outputs: Network outputs of shape (*batch, actions).
-        log_std: Logarithms of the standard deviations before scaling, of shape (actions).
-        scale: Factor that converts the outputs to actions.
-    """
-    log_std = log_std + math.log(scale) if scale != 1 else log_std
-    mean = outputs * scale if scale != 1 else outputs
-    return Gaussian(mean, log_std.clamp(min=MIN_LOG_STD).expand_as(mean))
 
 
 class GaussianMLP(_MLPPolicy):

@@ -54,7 +54,7 @@ class RecurrentPolicy(Policy):
     Example::
 
         >>> from metarl.nn import GRU, mlp
-        >>> from metarl.rl.networks import CategoricalHead
+        >>> from metarl.rl.distributions import CategoricalHead
         >>> from metarl.rl.recurrent import RecurrentModule, RecurrentPolicy
         >>> module = RecurrentModule(mlp((4, 32)), GRU(32, 16), CategoricalHead(16, 5))
         >>> policy, params = RecurrentPolicy.of(module)

@@ -85,8 +85,8 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[Rollout]:
     seen: list[Rollout] = []
     rollout = Sampler.rollout
 
-    def kept(self: Sampler, *rest: Any) -> Rollout:
-        seen.append(rollout(self, *rest))
+    def kept(self: Sampler, *rest: Any, **options: Any) -> Rollout:
+        seen.append(rollout(self, *rest, **options))
         return seen[-1]
 
     monkeypatch.setattr(Sampler, "rollout", kept)

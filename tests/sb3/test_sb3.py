@@ -20,11 +20,12 @@ from metarl.commands import cli
 from metarl.core import InnerLoop, Params, sgd, tree
 from metarl.core.speed import processes
 from metarl.rl.baseline import advantages
+from metarl.rl.distributions import MIN_LOG_STD
 from metarl.rl.episodes import mean_return
 from metarl.rl.evaluate import paper_tasks
 from metarl.rl.losses import reinforce
 from metarl.rl.networks import mlp_policy
-from metarl.rl.policies import MIN_LOG_STD, Policy
+from metarl.rl.policies import Policy
 from metarl.rl.sampler import make_sampler
 from metarl.runs.folder import Run
 from metarl.sb3 import checkpoint as sb3_checkpoint
