@@ -250,6 +250,7 @@ def sampler_of(
             episodes_per_task=episodes,
             device=resolve_device(config.device),
             share=share,
+            info=config.info,
             vectorization_mode=None if config.vectorization == "auto" else config.vectorization,
             **({"observe_task": True} if config.observe_task else {}),
         )

@@ -44,6 +44,10 @@ class EnvironmentSettings(Ranged):
     gae_lambda: Annotated[float, between(0, 1)] = 1.0
     """Parameter λ of generalized advantage estimation (GAE) in the outer
     update and, unless --inner-gae-lambda is set, in the inner steps."""
+    info: tuple[str, ...] = ()
+    """Names of numbers or booleans in the environment's info to report, such as
+    success. The value for an episode is the maximum over its time steps: 1 if a
+    boolean was ever true. The reported value is the mean over episodes."""
 
 
 @dataclass(frozen=True)

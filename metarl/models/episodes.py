@@ -162,14 +162,14 @@ def rollout_of(
     longest = int(lengths.max())
     fields = zip(*(episode[:3] for episode in episodes), strict=True)
     columns = [_padded(arrays, like, longest) for arrays in fields]
-    steps = []
+    steps: list[tuple[Any, ...]] = []
     with torch.no_grad(), chunks.one_thread_per_operator():
         carry, act = policy.over_tasks(params, (len(episodes),))
         for time, (seen, actions, rewards) in enumerate(zip(*columns, strict=True)):
             carry, behavior = act(carry, seen)
             mask = torch.as_tensor(lengths > time, device=like.device)[None]
             diverged = torch.zeros_like(mask)
-            steps.append((behavior, seen, actions, rewards, mask, diverged))
+            steps.append((behavior, seen, actions, rewards, mask, diverged, {}))
         length = padded_length(longest, horizon) if longest <= horizon else longest
         return join_steps(steps, length, like.dtype)
 

@@ -1,6 +1,7 @@
 """The sampler, which steps all episodes for all tasks in a meta-batch together."""
 
 import copy
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from metarl.core import InnerLoop, MetaParams, Metrics, Params, Task, tree
 from metarl.core.speed import Mode, chunks, processes
 from metarl.rl.baseline import Process
 from metarl.rl.episodes import Episodes, Rollout, join_steps, mean_return, padded_length
+from metarl.rl.infos import Infos, episode_infos
 from metarl.rl.inner_step import inner_step
 from metarl.rl.policies import Policy
 from metarl.rl.vector_env import error_context, horizon_of, make_vector_env, spec_of
@@ -46,6 +48,7 @@ class Sampler:
         episodes_per_task: int,
         device: Any = "cpu",
         share: processes.TaskSlice | None = None,
+        info: Sequence[str] = (),
     ) -> None:
         """Create a sampler on a vectorized environment.
 
@@ -64,6 +67,8 @@ class Sampler:
                 distributed training; defaults to all tasks. Tasks, seeds and
                 noise are sampled for the whole meta-batch, so that results do
                 not depend on the number of processes.
+            info: Names of entries of the environment's info to collect, such
+                as ``("success",)``. The entries are numbers or booleans.
 
         Raises:
             ValueError: If the number of sub-environments is not a multiple of
@@ -82,6 +87,7 @@ class Sampler:
         self.share = share or processes.TaskSlice(0, self.num_tasks, self.num_tasks)
         self.device = torch.device(device)
         self.interrupted = False
+        self._infos = Infos(info, env, self.name)
         self._errors_of = partial(error_context, self.name, env=env)
 
     def sample_tasks(self, rng: np.random.Generator) -> list[TaskDescription]:
@@ -118,6 +124,9 @@ class Sampler:
 
         Returns:
             A rollout with tensors of shape (task, time, episode, ...).
+
+        Raises:
+            ValueError: If no info contained one of the entries to collect.
         """
         self.interrupted = True
         with torch.no_grad(), chunks.one_thread_per_operator():
@@ -134,11 +143,13 @@ class Sampler:
                     following, rewards, terminated, truncated, info = self.env.step(flat)
                 diverged = ~ended & _flags(info.get("diverged", False))
                 happened = [self._grouped(x, dtype) for x in (rewards, ~ended, diverged)]
-                steps.append((behavior, seen, actions, *happened))
+                infos = {n: self._grouped(x, dtype) for n, x in self._infos.read(info).items()}
+                steps.append((behavior, seen, actions, *happened, infos))
                 ended = ended | _flags(terminated) | _flags(truncated)
                 if ended.all():
                     break
                 seen = self._grouped(following, dtype)
+            self._infos.require_found()
             longest = processes.most(len(steps))
             for _ in range(longest - len(steps)):  # all processes sample the same noise
                 behavior.sample(generator, self.share)
@@ -175,7 +186,8 @@ class Sampler:
                 starts; defaults to the meta-learned initialization.
 
         Returns:
-            The meta-batch, and adaptation metrics: returns, inner gradients and baseline fit.
+            The meta-batch, and adaptation metrics: returns, entries of the
+            infos, inner gradients and baseline fit.
 
         Raises:
             ValueError: If ``loop.num_steps`` is None, or ``loop.per_step`` contains names.
@@ -206,7 +218,8 @@ class Sampler:
             episodes, fit = chunks.map_tasks(process, rollout, size)
             batches.append(episodes)
             diverged = diverged + rollout.diverged.sum()
-            each |= {f"return/step_{index}": mean_return(episodes), **fit}
+            measured = {"return": mean_return(episodes), **episode_infos(episodes)}
+            each |= {f"{name}/step_{index}": x for name, x in measured.items()} | fit
         whole = processes.total([{"episodes/diverged": diverged}])
         return Task(tuple(batches[:-1]), batches[-1]), processes.mean_over_tasks(each) | whole
 
@@ -240,6 +253,7 @@ def make_sampler(
     episodes_per_task: int,
     device: Any = "cpu",
     share: processes.TaskSlice | None = None,
+    info: Sequence[str] = (),
     **kwargs: Any,
 ) -> Sampler:
     """Create a sampler for an environment that is registered with Gymnasium.
@@ -257,6 +271,7 @@ def make_sampler(
         device: Device for the policy and the episodes.
         share: The slice of the meta-batch assigned to this process in
             distributed training; defaults to all tasks.
+        info: Names of entries of the environment's info to collect; see :class:`Sampler`.
         kwargs: Arguments of ``gymnasium.make_vec``, such as
             ``vectorization_mode`` and ``vector_kwargs``, and of the
             environment, such as ``observe_task=True``.
@@ -265,8 +280,8 @@ def make_sampler(
         ValueError: If the environment has no tasks, or tasks cannot be written as JSON.
     """
     own = num_tasks if share is None else share.number
-    env = make_vector_env(env_id, own * episodes_per_task, **kwargs)
-    return Sampler(env, episodes_per_task=episodes_per_task, device=device, share=share)
+    env = make_vector_env(env_id, own * episodes_per_task, info=info, **kwargs)
+    return Sampler(env, episodes_per_task=episodes_per_task, device=device, share=share, info=info)
 
 
 def _flags(values: Any) -> Any:
