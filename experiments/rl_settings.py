@@ -59,6 +59,11 @@ class PolicySettings(Ranged):
     """Architecture of the policy network; mlp is a multilayer perceptron."""
     hidden: Annotated[tuple[int, ...], at_least(1)] = (100, 100)
     """Numbers of units in the hidden layers, one number per layer."""
+    normalize_observations: bool = False
+    """Standardize observations with their running mean and standard deviation,
+    which are updated after each iteration and are part of the checkpoints. In
+    the first iteration, the policy observes zeros. Use this setting if
+    observations have different units or are not near 1."""
     activation: Literal["relu", "tanh"] = "relu"
     """Activation function of the hidden layers."""
     output_gain: Annotated[float, greater_than(0)] = 0.1

@@ -7,4 +7,6 @@ from .dense import mlp as mlp
 from .norms import BatchNorm as BatchNorm
 from .norms import FixedBatchNorm as FixedBatchNorm
 from .norms import LayerNorm as LayerNorm
+from .norms import RunningNorm as RunningNorm
+from .norms import standardized as standardized
 from .shifts import shifted_copies as shifted_copies

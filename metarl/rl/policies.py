@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from metarl.core import Apply, Params, functional, tree
-from metarl.nn import mlp
+from metarl.nn import RunningNorm, mlp, standardized
 from metarl.rl.distributions import Categorical, Distribution, Gaussian
 from metarl.rl.episodes import Episodes, Rollout
 from metarl.util import among
 
 
 CONTEXT = "context"
+NORMALIZER = "normalizer"
 MIN_LOG_STD = math.log(1e-6)  # the floor of Finn et al.'s code; below it the gradient is zero
 
 Carry: TypeAlias = Any
@@ -118,14 +119,19 @@ class _MLPPolicy(nn.Module):
     """An MLP whose outputs parametrize an action distribution (:meth:`distribution`).
 
     If `context` is positive, the network receives this number of context
-    parameters as additional inputs (CAVIA, Zintgraf et al. 2019).
+    parameters as additional inputs (CAVIA, Zintgraf et al. 2019). With
+    `normalize`, observations are standardized with running statistics.
     """
 
-    def __init__(self, sizes: Sequence[int], *, context: int = 0, **options: Any) -> None:
+    def __init__(
+        self, sizes: Sequence[int], *, context: int = 0, normalize: bool = False, **options: Any
+    ) -> None:
         super().__init__()
         self.network = mlp((sizes[0] + context, *sizes[1:]), **options)
         if context:
             self.context = nn.Parameter(torch.zeros(context))
+        if normalize:
+            self.normalizer = RunningNorm(sizes[0])
 
     def forward(self, observations: Shaped[Tensor, "*batch features"]) -> Distribution:
         """Return the action distribution at each observation."""
@@ -165,9 +171,12 @@ class _MLPPolicy(nn.Module):
 
 
 def _inputs(observations: Tensor, params: Params) -> Tensor:
-    """Return observations as floating-point numbers, followed by the context parameters."""
+    """Return observations as normalized numbers, followed by the context parameters."""
     if not observations.is_floating_point():
         observations = observations.to(next(iter(params.values())).dtype)
+    if f"{NORMALIZER}.mean" in params:
+        mean, scale = params[f"{NORMALIZER}.mean"], params[f"{NORMALIZER}.scale"]
+        observations = standardized(observations, mean, scale)
     if CONTEXT not in params:
         return observations
     context = params[CONTEXT].expand(*observations.shape[:-1], -1)
@@ -190,8 +199,7 @@ class GaussianMLP(_MLPPolicy):
         sizes: Widths of all layers, from the observation to the action.
         init_std: Initial standard deviation of the actions.
         scale: Factor that multiplies the network's outputs and the standard deviation.
-        options: ``context``, the number of context parameters, and options of
-            :func:`metarl.nn.dense.mlp`.
+        options: ``context``, ``normalize`` and options of :func:`metarl.nn.dense.mlp`.
     """
 
     def __init__(
@@ -229,13 +237,13 @@ def mlp_policy(
 
     Args:
         observation_space: A flat ``Box``.
-        action_space: A flat ``Box`` for a Gaussian policy, or a ``Discrete``
-            space that starts at 0 for a categorical policy.
+        action_space: A flat ``Box`` of floats for a Gaussian policy, or a
+            ``Discrete`` space that starts at 0 for a categorical policy.
         hidden: Widths of the hidden layers.
         init_std: Initial standard deviation of a Gaussian policy, in units of the action space.
         scale: Factor that multiplies a Gaussian policy's outputs; see :class:`GaussianMLP`.
-        options: ``context``, the number of context parameters, and the options
-            ``activation``, ``output_gain`` and ``generator`` of
+        options: ``context``, the number of context parameters; ``normalize``
+            (:func:`~metarl.rl.stability.normalizing`); and options of
             :func:`metarl.nn.dense.mlp`.
 
     Returns:
@@ -252,12 +260,13 @@ def mlp_policy(
     inputs = (observation_space.shape[0], *hidden)
     if isinstance(action_space, gymnasium.spaces.Discrete) and action_space.start == 0:
         return Policy.of(CategoricalMLP((*inputs, int(action_space.n)), **options))
-    if isinstance(action_space, gymnasium.spaces.Box) and len(action_space.shape) == 1:
+    box = isinstance(action_space, gymnasium.spaces.Box) and len(action_space.shape) == 1
+    if box and action_space.dtype.kind == "f":
         sizes = (*inputs, action_space.shape[0])
         return Policy.of(GaussianMLP(sizes, init_std=init_std, scale=scale, **options))
     raise TypeError(
-        "the action space must be a one-dimensional Box or a Discrete space with start=0, got "
-        f"{action_space}; wrap the environment to convert its actions"
+        "the action space must be a one-dimensional Box of floating-point numbers or a Discrete "
+        f"space with start=0, got {action_space}; wrap the environment to convert its actions"
     )
 
 

@@ -182,6 +182,10 @@ def test_a_dead_worker_is_an_error_and_not_a_hang() -> None:
         ("ArrayTasks", "(numbers and lists, no numpy arrays), got [{'mark': array("),
         ("DictObservation", "policies require flat Box observations, got Dict"),
         ("ImageObservation", "wrap the environment in gymnasium.wrappers.FlattenObservation"),
+        (
+            "IntegerActions",
+            "must be a one-dimensional Box of floating-point numbers",
+        ),
         ("ManyActions", "Discrete space with start=0, got MultiDiscrete"),
         (
             "CountsFromOne",
