@@ -16,7 +16,13 @@ from metarl.rl.episodes import Episodes, Rollout, join_steps, mean_return, padde
 from metarl.rl.infos import Infos, episode_infos
 from metarl.rl.inner_step import inner_step
 from metarl.rl.policies import Policy
-from metarl.rl.vector_env import error_context, horizon_of, make_vector_env, spec_of
+from metarl.rl.vector_env import (
+    error_context,
+    horizon_of,
+    make_vector_env,
+    require_constant,
+    spec_of,
+)
 
 
 TaskDescription = dict[str, Any]
@@ -72,7 +78,8 @@ class Sampler:
 
         Raises:
             ValueError: If the number of sub-environments is not a multiple of
-                `episodes_per_task`, or the environment has no horizon.
+                `episodes_per_task`, the environment has no horizon, or a wrapper
+                keeps running statistics, such as ``NormalizeObservation``.
         """
         if episodes_per_task < 1 or env.num_envs % episodes_per_task:
             raise ValueError(
@@ -81,6 +88,7 @@ class Sampler:
             )
         self.env = env
         self.name: str = getattr(spec_of(env), "id", type(env).__name__)
+        require_constant(env, self.name)
         self.horizon = horizon_of(env)
         self.episodes_per_task = episodes_per_task
         self.num_tasks = env.num_envs // episodes_per_task

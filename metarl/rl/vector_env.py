@@ -112,6 +112,39 @@ def clipped_actions(env: Any) -> Any:
     return env.action_space
 
 
+def learning_wrapper(env: Any) -> str | None:
+    """Return the name of the first wrapper that updates running statistics, or None.
+
+    Args:
+        env: An environment, or a vectorized environment in this process.
+    """
+    while env is not None:
+        fields = getattr(env, "__dict__", {})
+        learns = "obs_rms" in fields or "return_rms" in fields
+        if learns and getattr(env, "update_running_mean", True):
+            return type(env).__name__
+        env = fields.get("env") or next(iter(fields.get("envs", ())), None)
+    return None
+
+
+def require_constant(env: Any, name: str) -> None:
+    """Raise a ValueError if a wrapper learns, such as ``NormalizeObservation``.
+
+    Args:
+        env: An environment or a vectorized environment.
+        name: Name of the environment, for the message.
+    """
+    found = learning_wrapper(env)
+    if isinstance(env, AsyncVectorEnv) and env.call("has_wrapper_attr", "learning_wrapper")[0]:
+        found = env.call("learning_wrapper")[0]
+    if found:
+        raise ValueError(
+            f"{name} has the wrapper {found}, whose running statistics are not part of the "
+            "checkpoints and differ between sub-environments. Remove the wrapper; in meta-RL, "
+            "normalize_observations standardizes observations, and advantages are standardized"
+        )
+
+
 class EnvironmentFailed(RuntimeError):
     """Error raised inside an environment; the message names the environment and the method."""
 
@@ -203,6 +236,11 @@ class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
     def clipped_actions(self) -> Any:
         """The action space with the bounds that ``ClipAction`` clips to."""
         return clipped_actions(self)
+
+    @property
+    def learning_wrapper(self) -> str | None:
+        """Name of a wrapper with running statistics; None if there is no such wrapper."""
+        return learning_wrapper(self.env)
 
     @property
     def info_names(self) -> list[str]:
