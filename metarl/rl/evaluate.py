@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from metarl.core import InnerLoop, MetaParams, tree
+from metarl.core import InnerLoop, MetaParams
 from metarl.rl.baseline import Process
 from metarl.rl.episodes import mean_return
 from metarl.rl.infos import episode_infos
@@ -117,7 +117,10 @@ def adaptation_curve(
         {"return": mean_return(batch), **episode_infos(batch)}
         for batch in (*task.support, task.query)
     ]
-    columns = tree.map_leaves(lambda *x: torch.stack(x, 1).double().numpy(force=True), *measured)
+    columns = {
+        name: torch.stack([each[name] for each in measured], 1).double().numpy(force=True)
+        for name in measured[0]
+    }
     return AdaptationCurve(list(tasks), columns.pop("return"), columns)
 
 

@@ -261,8 +261,8 @@ def mlp_policy(
     if isinstance(action_space, gymnasium.spaces.Discrete) and action_space.start == 0:
         return Policy.of(CategoricalMLP((*inputs, int(action_space.n)), **options))
     box = isinstance(action_space, gymnasium.spaces.Box) and len(action_space.shape) == 1
-    if box and action_space.dtype.kind == "f":
-        sizes = (*inputs, action_space.shape[0])
+    if box and action_space.dtype is not None and action_space.dtype.kind == "f":
+        sizes = (*inputs, *(action_space.shape or ()))
         return Policy.of(GaussianMLP(sizes, init_std=init_std, scale=scale, **options))
     raise TypeError(
         "the action space must be a one-dimensional Box of floating-point numbers or a Discrete "

@@ -75,7 +75,7 @@ def measured(evaluation: dict[str, Any], metric: str) -> dict[str, Any]:
         measured(Run.open(Path("runs/quick")).evaluations()[0], "return")["mean"]
     """
     main = evaluation.get("measure", "return")
-    found = evaluation.get("measures", {main: evaluation})[metric]
+    found: dict[str, Any] = evaluation.get("measures", {main: evaluation})[metric]
     each = evaluation.get("infos", {}) | {"return": evaluation.get("returns")}
     return found if each.get(metric) is None else found | {"values": each[metric]}
 
