@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from metarl.commands.comparison import task_values
 from metarl.runs.folder import Run
 from metarl.runs.records import protocol
-from metarl.util.statistics import interval95
+from metarl.util.statistics import bootstrap95, interquartile_mean, interval95
 
 
 DOCS = Path(__file__).parent
@@ -80,8 +81,18 @@ def _row(method: str, folders: str, *, accepted: dict[str, list[int]]) -> dict[s
         "interval95_tasks": [evaluation["interval95"] for evaluation in chosen],
         "mean": means.mean(0).tolist(),
         "interval95_seeds": interval95(means).tolist(),
+        **_interquartile(chosen),
         "versions": about[0]["versions"],
     }
+
+
+def _interquartile(chosen: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the interquartile mean over tasks and seeds with its interval, if tasks are known."""
+    values = task_values({"": chosen}, chosen[0].get("measure", "return")).get("")
+    if values is None:
+        return {}
+    middle = interquartile_mean(values.reshape(-1, values.shape[-1]))
+    return {"iqm": middle.tolist(), "iqm_interval95": bootstrap95(values).T.tolist()}
 
 
 def _evaluation(run: Run, iteration: int | None, accepted: dict[str, list[int]]) -> dict[str, Any]:
@@ -129,16 +140,19 @@ def _by_step(result: dict[str, Any]) -> list[str]:
     steps = result.get("steps") or list(range(max(len(row["mean"]) for row in result["rows"])))
     classes = any(row["measure"] == "accuracy" for row in result["rows"] if "measure" in row)
     head = ["method", *(f"{k} step{'s' if k != 1 else ''}" for k in steps), "seeds"]
+    robust = any("iqm" in row for row in result["rows"])
+    head += ["IQM after adaptation, 95 % bootstrap"] * robust
     head += ["query normalized by"] * classes
     lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)])]
     for row in result["rows"]:
         cells = [_cell(row, step) for step in steps]
         query = [_query(row)] if classes else []
-        lines.append(_line([f"**{row['method']}**", *cells, str(len(row["seeds"])), *query]))
+        cells += [str(len(row["seeds"])), *[_iqm(row, steps[-1])] * robust, *query]
+        lines.append(_line([f"**{row['method']}**", *cells]))
         published = result["published"].get(row["method"])
         if published:
             padded = [*published, *[""] * (len(steps) - len(published))]
-            lines.append(_line(["published", *padded, "", *[""] * classes]))
+            lines.append(_line(["published", *padded, "", *[""] * (robust + classes)]))
     return lines
 
 
@@ -180,6 +194,15 @@ def _cell(row: dict[str, Any], step: int) -> str:
     half = (row["interval95_tasks"][0] if single else row["interval95_seeds"])[step]
     mean, percent = row["mean"][step], row.get("measure") == "accuracy"
     return f"{100 * mean:.2f} ± {100 * half:.2f} %" if percent else f"{mean:.2f} ± {half:.2f}"
+
+
+def _iqm(row: dict[str, Any], step: int) -> str:
+    """Format the interquartile mean after `step` steps, or after the last step of the row."""
+    if "iqm" not in row:
+        return ""
+    at = min(step, len(row["iqm"]) - 1)
+    low, high = row["iqm_interval95"][at]
+    return f"{row['iqm'][at]:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _query(row: dict[str, Any]) -> str:

@@ -66,6 +66,10 @@ class RLEvaluation(Evaluation):
     2 on separate validation tasks. Use this flag for pretrained
     policies, whose training does not determine a step size."""
 
+    info: Annotated[tuple[str, ...] | None, unset("value used in training")] = None
+    """Names of numbers or booleans in the environment's info to report, such as
+    success: the mean over episodes of the maximum in the episode."""
+
     def conflicts(self) -> Conflicts:
         """Return invalid combinations of settings as pairs of a condition and an error message."""
         both = self.tune_inner_lr and self.inner_lr is not None
@@ -156,6 +160,10 @@ class MetaRL(Experiment[RLConfig]):
         paper, env = METHODS[self.name].paper, self.config.env
         return Subject(method, paper, env, "reinforcement-learning", "policy", "render")
 
+    def with_options(self, options: RLEvaluation) -> "MetaRL":
+        """Return an experiment that collects the infos that the evaluation flags name."""
+        return self if options.info is None else self.changed(info=options.info)  # type: ignore[return-value]
+
     def evaluate(self, metas: Sequence[MetaParams], options: RLEvaluation) -> Report:
         """Report the mean return on test tasks before adaptation and after each adaptation step.
 
@@ -180,10 +188,8 @@ class MetaRL(Experiment[RLConfig]):
             rate, table = best_rate(title, "mean return", TUNING_RATES, means)
             tables = [table]
         found = curve(paper_tasks(sampler, seed), rate, "evaluation")
-        steps = enumerate(zip(found.mean, found.interval, strict=True))
-        rows = [[step, f"{mean:.2f}", f"± {half:.2f}"] for step, (mean, half) in steps]
-        heads = ["adaptation steps", "mean return", "95 % interval"]
-        tables.append(Table(f"return on {found.described}", heads, rows))
+        measures = found.measures
+        tables += _tables(found.described, measures)
         values = {
             "env": self.config.env,
             "num_tasks": options.num_tasks,
@@ -191,16 +197,18 @@ class MetaRL(Experiment[RLConfig]):
             "seed": seed,
             "inner_lr": rate,
             "tuned": options.tune_inner_lr,
-            "mean": found.mean.tolist(),
-            "interval95": found.interval.tolist(),
             "tasks": found.tasks,
             "returns": found.returns.tolist(),
+            "infos": {name: values.tolist() for name, values in found.infos.items()},
+            "measure": "return",
+            "measures": measures,
         }
         name = f"steps-{num_steps}_tasks-{options.num_tasks}"
         name += f"_episodes-{sampler.episodes_per_task}_seed-{seed}"
         name += f"_lr-{rate:g}" if rate != self.config.inner_lr else ""
+        name += f"_info-{'-'.join(options.info)}" if options.info is not None else ""
         name += "_tuned" if options.tune_inner_lr else ""  # even if the step size is unchanged
-        return Report(name, values, tables)
+        return Report(name, values | measures["return"], tables)
 
     def _steps_to_take(self, options: RLEvaluation) -> int:
         """Return the number of adaptation steps; raise a ValueError if options conflict."""
@@ -240,3 +248,23 @@ class MetaRL(Experiment[RLConfig]):
         """
         draw_rows = draw_paths if self.config.env == PLANE else draw_episodes
         draw_rows(list(zip(experiments, metas, strict=True)), options)
+
+
+def _tables(tasks: str, measures: dict[str, dict[str, Any]]) -> list[Table]:
+    """Return a table of the infos if there are any, and the table of the return.
+
+    Args:
+        tasks: Description of the test tasks, for the titles.
+        measures: Statistics by metric, see :attr:`AdaptationCurve.measures`; the return is first.
+    """
+    main, *others = measures.values()
+    returns, infos = [], []
+    for step, (low, high) in enumerate(main["iqm_interval95"]):
+        mean = [f"{main['mean'][step]:.2f}", f"± {main['interval95'][step]:.2f}"]
+        returns.append([step, *mean, f"{main['iqm'][step]:.2f}", f"[{low:.2f}, {high:.2f}]"])
+        cells = (f"{x['mean'][step]:.3g} ± {x['interval95'][step]:.2g}" for x in others)
+        infos.append([step, *cells])
+    head = "adaptation steps"
+    heads = [head, "mean return", "95 % interval", "IQM", "95 % bootstrap"]
+    info = Table(f"infos on {tasks}, mean ± 95 %", [head, *[*measures][1:]], infos)
+    return [*([info] if others else []), Table(f"return on {tasks}", heads, returns)]

@@ -39,6 +39,8 @@ from metarl.rl import (
     paper_rates,
 )
 from metarl.rl.methods import METHODS
+from metarl.rl.policies import NORMALIZER
+from metarl.rl.stability import normalizing
 from metarl.rl.vector_env import clipped_actions
 from metarl.runs import checkpoint
 from metarl.util import integer_at_least, resolve_device
@@ -126,6 +128,7 @@ def policy_of(config: RLConfig, spaces: Spaces) -> tuple[Policy, Params]:
         context=config.context_size,
         generator=torch_generator(config.seed, 0, "parameters"),
         **(recurrent if config.network in CELLS else {}),
+        **({"normalize": True} if config.normalize_observations else {}),
     )
 
 
@@ -139,6 +142,8 @@ def learning_of(config: RLConfig, spaces: Spaces) -> Learning:
         first_order=config.first_order,
         num_steps=config.inner_steps,
     )
+    if config.normalize_observations:
+        loop = replace(loop, fast=lambda name: not name.startswith(NORMALIZER))
     if config.context_size:
         loop = context_loop(loop, config.context_size)
     method = METHODS[config.method]
@@ -148,6 +153,8 @@ def learning_of(config: RLConfig, spaces: Spaces) -> Learning:
         advantages(discount=config.discount, gae_lambda=gae) for gae in (inner, config.gae_lambda)
     )
     learner = method.function()(policy, loop, **settings)
+    if config.normalize_observations:
+        learner = normalizing(learner)
     return Learning(policy, params, loop, learner, (support, query))
 
 
@@ -265,6 +272,7 @@ def sampler_of(
             episodes_per_task=episodes,
             device=resolve_device(config.device),
             share=share,
+            info=config.info,
             vectorization_mode=None if config.vectorization == "auto" else config.vectorization,
             **({"observe_task": True} if config.observe_task else {}),
         )

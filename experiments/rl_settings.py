@@ -45,6 +45,10 @@ class EnvironmentSettings(Ranged):
     gae_lambda: Annotated[float, between(0, 1)] = 1.0
     """Parameter λ of generalized advantage estimation (GAE) in the outer
     update and, unless --inner-gae-lambda is set, in the inner steps."""
+    info: tuple[str, ...] = ()
+    """Names of numbers or booleans in the environment's info to report, such as
+    success. The value for an episode is the maximum over its time steps: 1 if a
+    boolean was ever true. The reported value is the mean over episodes."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,11 @@ class PolicySettings(Ranged):
     """Numbers of units in the hidden layers, one number per layer."""
     memory: Annotated[int, at_least(1)] = 128
     """Number of units in the recurrent cell; only used with --network gru and lstm."""
+    normalize_observations: bool = False
+    """Standardize observations with their running mean and standard deviation,
+    which are updated after each iteration and are part of the checkpoints. In
+    the first iteration, the policy observes zeros. Use this setting if
+    observations have different units or are not near 1."""
     activation: Literal["relu", "tanh"] = "relu"
     """Activation function of the hidden layers."""
     output_gain: Annotated[float, greater_than(0)] = 0.1

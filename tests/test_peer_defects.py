@@ -245,9 +245,11 @@ def test_evaluation_halves_all_step_sizes_but_the_first(
     loop = replace(loop, loss=lambda params, batch: params["log_std"].sum())  # its slope is 1
     rollout = Sampler.rollout
 
-    def recorded(self: Sampler, policy: Policy, params: Params, *rest: Any) -> Rollout:
+    def recorded(
+        self: Sampler, policy: Policy, params: Params, *rest: Any, **options: Any
+    ) -> Rollout:
         seen.append(params["log_std"][:, 0])
-        return rollout(self, policy, params, *rest)
+        return rollout(self, policy, params, *rest, **options)
 
     monkeypatch.setattr(Sampler, "rollout", recorded)
     meta, tasks = loop.init(parts.params), [GOAL, GOAL]

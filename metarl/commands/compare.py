@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeAlias
 
-import numpy as np
 import tyro
 
 from metarl.commands import cli
+from metarl.commands.comparison import show
 from metarl.commands.side_by_side import SideBySide
 from metarl.core.speed import processes
-from metarl.drawing import figure
 from metarl.experiments import experiments
-from metarl.runs import NEUTRAL, Run, markdown_table, to_json, unset
-from metarl.util import Ranged, at_least, interval95, print_table, replacing, require_writable
+from metarl.runs import NEUTRAL, Run, to_json, unset
+from metarl.util import Ranged, at_least, require_writable
 
 
 Execute: TypeAlias = Callable[[Path, list[str]], None]
@@ -34,7 +33,7 @@ The words are the command-line arguments after ``metarl``.
 
 @dataclass(frozen=True)
 class Compare(Ranged):
-    """Train methods with several seeds, and compare the evaluated runs in a table and a figure.
+    """Train methods with several seeds, and compare the evaluated runs in tables and figures.
 
     Every run is an ordinary run folder, OUT/METHOD-SEED. After an interruption,
     run the same command again to continue. To extend a comparison, add methods
@@ -44,13 +43,16 @@ class Compare(Ranged):
     methods: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Methods to compare. Quote a method with its flags, as in maml-trpo "promp --epochs 3"."""
     out: Path
-    """Output folder for the runs, table.md and curves.png."""
+    """Output folder for the runs, table.md, curves.png and, for meta-RL, profiles.png."""
     preset: Annotated[str | None, unset("none")] = None
     """Preset for all methods; run `metarl train` to list the presets."""
     env: Annotated[str | None, unset("from the preset or the method")] = None
     """Gymnasium ID of the environment for all methods; not supported by supervised methods."""
     iterations: Annotated[int | None, at_least(1), unset("from the preset or the method")] = None
     """Number of meta-updates for all methods."""
+    info: Annotated[tuple[str, ...], unset("from the preset or the method")] = ()
+    """Entries of the environment's info that all methods report, such as
+    success; only supported by meta-RL."""
     seeds: Annotated[tuple[int, ...], at_least(0)] = (0, 1, 2)
     """Random seeds; every method is trained once per seed."""
     evaluate: str = ""
@@ -122,7 +124,7 @@ def main(args: Compare) -> None:
         beside = SideBySide(args.jobs)
         beside.map(lambda run: make(run, flags, beside.execute), planned)
     groups = {e.name: [Run.open(folder_of(args, e, s)) for s in args.seeds] for e in entries}
-    show(groups, flags, args.out)
+    show(groups, lambda run: evaluations(run, flags)[0], args.out)
 
 
 def make(planned: Planned, flags: list[str], execute: Execute) -> None:
@@ -188,6 +190,7 @@ def words_of(args: Compare, entry: Entry, seed: int) -> list[str]:
     """Return the command-line arguments after ``metarl train`` for a method and a seed."""
     shared = {"--preset": args.preset, "--env": args.env, "--iterations": args.iterations}
     given = [w for flag, value in shared.items() if value is not None for w in (flag, str(value))]
+    given += ["--info", *args.info] if args.info else []
     own = ["--seed", str(seed), "--out", str(folder_of(args, entry, seed))]
     return [entry.experiment, *given, *entry.flags, *own]
 
@@ -257,34 +260,3 @@ def run_in_process(folder: Path, words: list[str]) -> None:
         cli.run(words)
     finally:
         sys.argv = before
-
-
-def show(groups: dict[str, list[Run]], flags: list[str], out: Path) -> None:
-    """Print the table of the comparison, and write table.md and curves.png.
-
-    Args:
-        groups: Runs by method name.
-        flags: Flags of ``metarl evaluate`` that select the evaluations to show.
-        out: Folder for table.md and curves.png.
-    """
-
-    def chosen(members: Sequence[Run]) -> list[dict[str, Any]]:
-        return [evaluations(run, flags)[0] for run in members]
-
-    rows = []
-    for name, members in groups.items():
-        entries = chosen(members)
-        means = np.array([entry["mean"] for entry in entries])
-        halves = interval95(means)
-        spent = [sum(e.get("env/steps", 0) for e in run.metrics()) for run in members]
-        cells = [f"{m:.3g} ± {h:.2g}" for m, h in zip(means.mean(0), halves, strict=True)]
-        rows.append([name, str(len(entries)), f"{np.mean(spent):.3g}", *cells])
-    width = max(map(len, rows))
-    rows = [row + [""] * (width - len(row)) for row in rows]
-    heads = ["method", "seeds", "env steps", *(f"after {k}" for k in range(width - 3))]
-    print_table("test tasks, by adaptation steps; ± 95 % over seeds", heads, rows)
-    with replacing(out / "table.md") as temporary:
-        temporary.write_text(markdown_table(heads, rows) + "\n")
-    runs = [run for members in groups.values() for run in members]
-    figure(runs, out / "curves.png", choose=chosen)
-    print(f"written to {out / 'table.md'} and {out / 'curves.png'}")

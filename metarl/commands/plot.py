@@ -8,7 +8,7 @@ import tyro
 
 from metarl.commands.opened import opened
 from metarl.drawing import figure
-from metarl.runs import Run
+from metarl.runs import Run, unset
 from metarl.util import require_writable
 
 
@@ -25,6 +25,9 @@ class Plot:
     """Folders of the runs to plot, such as runs/quick."""
     out: Path
     """Output figure: .png, .pdf or .svg."""
+    metric: Annotated[str | None, unset("return, accuracy or loss")] = None
+    """Metric to plot: return or an entry of the infos (--info in training), such
+    as success, for meta-RL; accuracy or loss for few-shot learning."""
 
     def __post_init__(self) -> None:
         """Validate the runs and the file name."""
@@ -41,7 +44,7 @@ def main(args: Plot) -> None:
     require_writable(args.out)
     if len(args.runs) == 1:
         run, experiment = opened(args.runs[0])
-        figure([run], args.out, fits=experiment.examples(run))
+        figure([run], args.out, metric=args.metric, fits=experiment.examples(run))
     else:
-        figure([Run.open(folder) for folder in args.runs], args.out)
+        figure([Run.open(folder) for folder in args.runs], args.out, metric=args.metric)
     print(f"written to {args.out}")

@@ -1,6 +1,7 @@
 """Figures of learning curves and adaptation, and videos of episodes.
 
 - :func:`figure` draws learning curves and adaptation curves of runs.
+- :func:`performance_profiles` draws the fraction of results above each threshold.
 - :func:`panels`, :func:`paths_figure` and :func:`paths_video` draw paths in a plane before and
   after adaptation.
 - :func:`make_recorder`, :func:`record_episodes` and :func:`draw_recordings` record episodes and

@@ -10,6 +10,7 @@ from .paths import Panel as Panel
 from .paths import panels as panels
 from .paths import paths_figure as paths_figure
 from .paths import paths_video as paths_video
+from .profiles import performance_profiles as performance_profiles
 from .recording import Pace as Pace
 from .recording import Recording as Recording
 from .recording import adapted_path as adapted_path

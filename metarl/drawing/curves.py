@@ -1,7 +1,6 @@
 """Learning curves and adaptation curves of runs, with 95 % confidence intervals."""
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from itertools import cycle
 from os.path import commonprefix
@@ -11,29 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from metarl.drawing.measures import Measure, column, measure_of
 from metarl.drawing.montage import label
-from metarl.runs import NEUTRAL, Run, protocol
+from metarl.runs import NEUTRAL, Run, measured, metrics_in, protocol
 from metarl.util import interval95, optional, replacing, warn
-
-
-class Measure(NamedTuple):
-    """The metric that is plotted for a run, with axis labels.
-
-    Attributes:
-        text: Name of the metric on the y axis.
-        key: Key in metrics.jsonl for the metric after adaptation.
-        before: Key in metrics.jsonl for the metric before adaptation; None plots only one curve.
-        x: Label of the x axis of the learning curve.
-        log: Whether the y axis is logarithmic.
-        adapting: Label of the x axis of the adaptation curve.
-    """
-
-    text: str
-    key: str
-    before: str | None = None
-    x: str = "iterations"
-    log: bool = False
-    adapting: str = "adaptation steps"
 
 
 class Fit(NamedTuple):
@@ -99,6 +79,7 @@ def figure(
     runs: Sequence[Run],
     out: Path,
     *,
+    metric: str | None = None,
     fits: Sequence[Fit] = (),
     choose: Callable[[Sequence[Run]], list[dict[str, Any]]] | None = None,
 ) -> None:
@@ -111,6 +92,8 @@ def figure(
     Args:
         runs: Runs to draw. All runs must have the same metric: returns, accuracies or losses.
         out: Image file to write.
+        metric: Name of the metric, such as ``"success"`` for an entry of the
+            infos or ``"loss"``. Defaults to the return, the accuracy or the loss.
         fits: Regression tasks to draw in additional panels, one panel per task.
         choose: Function that receives the runs of one curve and returns the evaluations to draw,
             at most one per run. Defaults to :func:`comparable_evaluations`.
@@ -124,24 +107,23 @@ def figure(
         figure([Run.open(Path("runs/quick"))], Path("curves.png"))
     """
     plt = optional.pyplot()
-    measures = {_measure(run).text: run.folder for run in runs}
+    measures = {measure_of(run, metric).text: run.folder for run in runs}
     if len(measures) > 1:
         each = " and ".join(f"{text} ({folder})" for text, folder in measures.items())
         raise ValueError(
             f"all runs of a figure must have the same metric, got {each}. Plot "
             "runs with different metrics separately"
         )
-    measure, groups = _measure(runs[0]), group_by_setting(runs)
+    measure, groups = measure_of(runs[0], metric), group_by_setting(runs)
     few, width = len(groups) <= FEW, 2 + len(fits)
     drawn, panels = plt.subplots(1, width, figsize=(5.5 * width, 4.2))
     learning, adapting = panels[:2]
     palette = plt.get_cmap("tab10" if len(groups) <= 10 else "tab20").colors
     for (folder, members), color in zip(groups.items(), cycle(palette), strict=False):
         name = optional.plain_text(folder)
-        _draw_learning(learning, name, members, color, few=few)
-        _draw_adaptation(
-            adapting, name, members, (choose or comparable_evaluations)(members), color
-        )
+        _draw_learning(learning, name, members, color, measure.metric, few=few)
+        chosen = (choose or comparable_evaluations)(members)
+        _draw_adaptation(adapting, name, members, chosen, color, measure.metric)
     dotted = " (dotted: before adaptation)" if measure.before and not few else ""
     learning.set(xlabel=measure.x, title=f"meta-training{dotted}")
     adapting.set(xlabel=measure.adapting, title="test tasks")
@@ -165,51 +147,23 @@ def figure(
     plt.close(drawn)
 
 
-def _measure(run: Run) -> Measure:
-    """Return the metric to plot for a run, based on the last line of metrics.jsonl."""
-    history = run.metrics()
-    if not history:
-        raise ValueError(
-            f"{run.folder.name} has no metrics yet: expected at least one line in metrics.jsonl. "
-            f"Train the run with `metarl resume {run.folder}`"
-        )
-    steps = [int(k.rpartition("_")[2]) for k in history[-1] if re.fullmatch(r"return/step_\d+", k)]
-    if steps:
-        last, before = f"return/step_{max(steps)}", "return/step_0" if max(steps) else None
-        return Measure("mean return", last, before, "environment steps")
-    if run.read_config()["experiment"] == "text":
-        shots = "support sentences of each class"
-        return Measure("accuracy on sentences", "query/accuracy", adapting=shots)
-    if "query/accuracy" in history[-1]:
-        return Measure("accuracy", "query/accuracy")
-    return Measure("loss", "query/loss", log=True)
-
-
-def _draw_learning(axes: Any, name: str, members: list[Run], color: Any, *, few: bool) -> None:
-    measure = _measure(members[0])
+def _draw_learning(
+    axes: Any, name: str, members: list[Run], color: Any, metric: str, *, few: bool
+) -> None:
+    measure: Measure = measure_of(members[0], metric)
     histories = [run.metrics() for run in members]
     histories = [history[: min(map(len, histories))] for history in histories]
-    x = _column(members[0], histories[0], "iteration")
+    x = column(members[0], histories[0], "iteration")
     if "env/steps" in histories[0][0]:
-        x = np.cumsum(_column(members[0], histories[0], "env/steps"))
+        x = np.cumsum(column(members[0], histories[0], "env/steps"))
     before = f"{name}{BEFORE}" if few else None  # None omits the legend entry
     for key, text, style in ((measure.before, before, ":"), (measure.key, name, "-")):
         if key is not None:
             pairs = zip(members, histories, strict=True)
-            values = np.stack([_column(run, history, key) for run, history in pairs])
+            values = np.stack([column(run, history, key) for run, history in pairs])
             mean, half = values.mean(0), interval95(values)
             axes.plot(x, mean, style, color=color, label=text, lw=1.5)
             axes.fill_between(x, mean - half, mean + half, color=color, alpha=0.2, lw=0)
-
-
-def _column(run: Run, history: list[dict[str, Any]], key: str) -> NDArray[np.float64]:
-    """Return the metric `key` of a run in all entries of `history`, as an array (entries,)."""
-    if missing := [entry["iteration"] for entry in history if key not in entry]:
-        path = run.folder / "metrics.jsonl"
-        raise ValueError(
-            f"{path} has no metric {key} in iteration {missing[0]}. Restore the file from a backup"
-        )
-    return np.array([entry[key] for entry in history], dtype=np.float64)
 
 
 def _draw_fit(axes: Any, fit: Fit) -> None:
@@ -223,8 +177,9 @@ def _draw_fit(axes: Any, fit: Fit) -> None:
 
 
 def _draw_adaptation(
-    axes: Any, name: str, members: list[Run], newest: list[dict[str, Any]], color: Any
+    axes: Any, name: str, members: list[Run], chosen: list[dict[str, Any]], color: Any, metric: str
 ) -> None:
+    newest = [entry for entry in chosen if metric in metrics_in(entry)]
     if not newest:
         return
     if len(newest) < len(members):
@@ -235,8 +190,9 @@ def _draw_adaptation(
     if "accuracies" in newest[0]:
         _draw_shots(axes, name, newest, color)
         return
-    values = np.array([entry["mean"] for entry in newest])
-    half = interval95(values) if len(newest) > 1 else np.array(newest[0]["interval95"])
+    results = [measured(entry, metric) for entry in newest]
+    values = np.array([result["mean"] for result in results])
+    half = interval95(values) if len(newest) > 1 else np.array(results[0]["interval95"])
     steps = np.arange(values.shape[1])
     if len(steps) == 1:  # an oracle does not adapt, so its return is drawn as a line
         axes.axhline(values.mean(), color=color, ls="--", label=name)

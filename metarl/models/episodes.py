@@ -174,7 +174,7 @@ def rollout_of(
     longest = int(lengths.max())
     fields = zip(*(episode[:3] for episode in episodes), strict=True)
     columns = [_padded(arrays, like, longest) for arrays in fields]
-    steps = []
+    steps: list[tuple[Any, ...]] = []
     with torch.no_grad(), chunks.one_thread_per_operator():
         actor = actor or policy.actor(params, (len(episodes),))
         actor.begin()
@@ -184,7 +184,7 @@ def rollout_of(
             mask = torch.as_tensor(lengths > time, device=like.device)[None]
             diverged = torch.zeros_like(mask)
             actor.observe(actions, rewards, mask)
-            steps.append((behavior, inputs, actions, rewards, mask, diverged))
+            steps.append((behavior, inputs, actions, rewards, mask, diverged, {}))
         length = padded_length(longest, horizon) if longest <= horizon else longest
         return join_steps(steps, length, like.dtype)
 

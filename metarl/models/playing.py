@@ -9,6 +9,7 @@ from metarl.models.adaptation import Adaptation
 from metarl.models.episodes import Episode, rollout_of
 from metarl.models.recorder import Recorder
 from metarl.rl import Rollout, Sampler
+from metarl.rl.vector_env import require_constant
 
 
 class Playing(NamedTuple):
@@ -37,7 +38,9 @@ class Playing(NamedTuple):
             generator: Random generator for the actions and the seeds of the environment.
 
         Raises:
-            ValueError: If `task` is neither an environment nor a task description.
+            ValueError: If `task` is neither an environment nor a task
+                description, or a wrapper of the environment keeps running
+                statistics.
         """
         number = self.episodes if episodes is None else episodes
         if isinstance(task, Mapping):
@@ -47,6 +50,7 @@ class Playing(NamedTuple):
             )
         if not (hasattr(task, "reset") and hasattr(task, "step")):
             raise ValueError(f"`task` must be an environment or a task description, got {task!r}")
+        require_constant(task, "`task`")
 
         def play(at: Adaptation) -> Rollout:
             at.spaces.require_same(task)

@@ -7,7 +7,9 @@ from .dense import mlp as mlp
 from .norms import BatchNorm as BatchNorm
 from .norms import FixedBatchNorm as FixedBatchNorm
 from .norms import LayerNorm as LayerNorm
+from .norms import RunningNorm as RunningNorm
 from .norms import normalize_inputs as normalize_inputs
+from .norms import standardized as standardized
 from .recurrent import CELLS as CELLS
 from .recurrent import GRU as GRU
 from .recurrent import LSTM as LSTM

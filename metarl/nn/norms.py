@@ -12,6 +12,9 @@ from metarl.nn.fused_norm import batch_norm
 from metarl.nn.native import is_native
 
 
+CLIP = 10.0  # in standard deviations; also the default of Stable-Baselines3
+
+
 class LayerNorm(nn.Module):
     """Layer normalization over the last axis (Ba et al. 2016), built from elementary operations.
 
@@ -161,3 +164,43 @@ def normalize_inputs(module: Module, mean: Sequence[float], std: Sequence[float]
 
 def _normalized(module: Any, inputs: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     return tuple(x if x is None else (x - module.input_mean) / module.input_std for x in inputs)
+
+
+class RunningNorm(nn.Module):
+    """Standardization of inputs with running statistics, for observations of a policy.
+
+    The statistics are parameters, so that they are saved and used with the other parameters, but
+    they receive no gradients: :func:`metarl.rl.stability.normalizing` updates them. Before the
+    first update, all outputs are zero.
+
+    Args:
+        size: Number of features on the last axis.
+
+    Example::
+
+        >>> from metarl.nn import RunningNorm
+        >>> RunningNorm(3)(torch.ones(10, 3)).sum()
+        tensor(0.)
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.mean, self.scale = nn.Parameter(torch.zeros(size)), nn.Parameter(torch.zeros(size))
+        self.count = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
+        """Return the standardized inputs, clipped to [−10, 10]."""
+        return standardized(x, self.mean, self.scale)
+
+
+def standardized(
+    x: Float[Tensor, "*batch size"], mean: Float[Tensor, "..."], scale: Float[Tensor, "..."]
+) -> Float[Tensor, "*batch size"]:
+    """Return (x − mean) · scale, clipped to [−10, 10], without gradients of the statistics.
+
+    Args:
+        x: Inputs.
+        mean: Mean of every feature.
+        scale: Inverse of the standard deviation of every feature.
+    """
+    return ((x - mean.detach()) * scale.detach()).clamp(-CLIP, CLIP)

@@ -7,7 +7,6 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from metarl.core import tree
-from metarl.rl.distributions import Distribution
 
 
 Step: TypeAlias = Any
@@ -37,11 +36,10 @@ class Actor:
         """Return the inputs of the policy, which are recorded as observations."""
         return observations
 
-    def act(self, inputs: Shaped[Tensor, "*batch inputs"]) -> Distribution:
+    def act(self, inputs: Shaped[Tensor, "*batch inputs"]) -> Any:
         """Return the action distribution at one time step, and update the memory."""
         self._carry, behavior = self._step(self._carry, inputs)
-        found: Distribution = behavior
-        return found
+        return behavior
 
     def observe(self, actions: Tensor, rewards: Tensor, alive: Tensor) -> None:
         """Receive the result of a time step; only policies of RL² use the result.
@@ -93,11 +91,10 @@ class TrialActor(Actor):
         inputs: Tensor = self._augment(observations, self._previous)
         return inputs
 
-    def act(self, inputs: Float[Tensor, "*batch inputs"]) -> Distribution:
+    def act(self, inputs: Float[Tensor, "*batch inputs"]) -> Any:
         """Return the action distribution at one time step."""
         self._next, behavior = self._step(self._carry, inputs)
-        found: Distribution = behavior
-        return found
+        return behavior
 
     def observe(self, actions: Tensor, rewards: Tensor, alive: Bool[Tensor, "*batch"]) -> None:
         """Update the memory of all episodes that had not ended before the time step."""

@@ -60,7 +60,8 @@ def advantages(*, discount: float = 0.99, gae_lambda: float = 1.0) -> Process:
         estimates = discounted_sum(rewards + discount * following - values, discount * gae_lambda)
         metrics = {"baseline/explained_variance": explained_variance(values, returns, mask)}
         # All fields of the rollout except `diverged`.
-        return Episodes(*rollout[:-1], advantages=standardize(estimates, mask)), metrics
+        kept = {name: x for name, x in rollout._asdict().items() if name in Episodes._fields}
+        return Episodes(**kept, advantages=standardize(estimates, mask)), metrics
 
     return process
 

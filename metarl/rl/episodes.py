@@ -32,6 +32,8 @@ class Rollout(NamedTuple):
         mask: True for transitions, False for padding; same shape as `rewards`.
         behavior: The distributions from which the actions were sampled.
         diverged: True for transitions in which the simulation diverged, which ends the episode.
+        infos: Entries of the environment's info by name, of the same shape as
+            `rewards`; −∞ where the info had no such entry.
     """
 
     observations: Shaped[Tensor, "..."]
@@ -40,6 +42,7 @@ class Rollout(NamedTuple):
     mask: Bool[Tensor, "*task time episode"]
     behavior: Any
     diverged: Bool[Tensor, "*task time episode"]
+    infos: dict[str, Float[Tensor, "*task time episode"]] = {}  # noqa: RUF012 (never written to)
 
 
 class Episodes(NamedTuple):
@@ -51,6 +54,7 @@ class Episodes(NamedTuple):
     mask: Bool[Tensor, "*task time episode"]
     behavior: Any
     advantages: Float[Tensor, "*task time episode"]
+    infos: dict[str, Float[Tensor, "*task time episode"]] = {}  # noqa: RUF012 (never written to)
 
 
 def masked(values: Tensor, mask: Tensor) -> Tensor:
@@ -92,16 +96,15 @@ def join_steps(steps: Sequence[tuple[Any, ...]], length: int, dtype: torch.dtype
     """Stack time steps into a rollout, and pad the time axis with zeros.
 
     Args:
-        steps: For each time step, the action distribution, observations, actions, rewards, mask and
-            divergence, as tensors of shape (task, episode, ...).
+        steps: For each time step, the action distribution, observations, actions, rewards, mask,
+            divergence and infos, as trees of tensors of shape (task, episode, ...).
         length: Length of the padded time axis, at least ``len(steps)``.
         dtype: Data type of the rewards.
     """
     stacked = partial(_stacked, length=length)
-    behaviors, *columns = zip(*steps, strict=True)
-    seen, actions, rewards, mask, diverged = (stacked(*x) for x in columns)
-    behavior = tree.map_leaves(stacked, *behaviors)
-    rollout = Rollout(seen, actions, rewards.to(dtype), mask, behavior, diverged)
+    columns = (tree.map_leaves(stacked, *column) for column in zip(*steps, strict=True))
+    behavior, seen, actions, rewards, mask, diverged, infos = columns
+    rollout = Rollout(seen, actions, rewards.to(dtype), mask, behavior, diverged, infos)
     return Rollout(*zero_padding(rollout))
 
 

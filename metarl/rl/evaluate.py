@@ -1,4 +1,4 @@
-"""Adaptation curves: mean returns on test tasks after 0, 1, ..., K inner steps."""
+"""Adaptation curves: mean returns and infos on test tasks after 0, 1, ..., K inner steps."""
 
 import json
 from collections.abc import Sequence
@@ -11,10 +11,11 @@ from jaxtyping import Float
 from metarl.core import InnerLoop, MetaParams
 from metarl.rl.baseline import Process
 from metarl.rl.episodes import mean_return
+from metarl.rl.infos import episode_infos
 from metarl.rl.policies import Policy
 from metarl.rl.sampler import Sampler, TaskDescription
 from metarl.rl.vector_env import brief
-from metarl.util import interval95, parse_json
+from metarl.util import interval95, parse_json, summary
 
 
 class AdaptationCurve(NamedTuple):
@@ -23,10 +24,20 @@ class AdaptationCurve(NamedTuple):
     Attributes:
         tasks: Descriptions of the test tasks.
         returns: Mean returns over episodes, of shape (tasks, K + 1).
+        infos: Entries of the environment's info by name, of shape (tasks, K +
+            1): means over episodes of the maximum in the episode, such as
+            success rates.
     """
 
     tasks: list[TaskDescription]
     returns: Float[np.ndarray, "task steps"]
+    infos: dict[str, Float[np.ndarray, "task steps"]] = {}  # noqa: RUF012 (never written to)
+
+    @property
+    def measures(self) -> dict[str, dict[str, Any]]:
+        """Statistics over tasks of the return and the infos; see :func:`metarl.util.summary`."""
+        measured = {"return": self.returns, **self.infos}
+        return {name: summary(values) for name, values in measured.items()}
 
     @property
     def mean(self) -> Float[np.ndarray, " steps"]:
@@ -102,8 +113,15 @@ def adaptation_curve(
             query episodes.
     """
     task, _ = sampler.collect(policy, loop, meta, list(tasks), generator, process)
-    columns = [mean_return(batch).double().cpu() for batch in (*task.support, task.query)]
-    return AdaptationCurve(list(tasks), torch.stack(columns, 1).numpy())
+    measured = [
+        {"return": mean_return(batch), **episode_infos(batch)}
+        for batch in (*task.support, task.query)
+    ]
+    columns = {
+        name: torch.stack([each[name] for each in measured], 1).double().numpy(force=True)
+        for name in measured[0]
+    }
+    return AdaptationCurve(list(tasks), columns.pop("return"), columns)
 
 
 def read_task(text: str, sampler: Sampler) -> TaskDescription:

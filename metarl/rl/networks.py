@@ -52,8 +52,8 @@ def mlp_policy(
         hidden: Widths of the hidden layers.
         init_std: Initial standard deviation of a Gaussian policy, in units of the action space.
         scale: Factor that multiplies a Gaussian policy's outputs; see :class:`GaussianMLP`.
-        options: ``context``, the number of context parameters, and the options
-            ``activation``, ``output_gain`` and ``generator`` of
+        options: ``context``, the number of context parameters; ``normalize``
+            (:func:`~metarl.rl.stability.normalizing`); and options of
             :func:`metarl.nn.dense.mlp`.
 
     Returns:
@@ -229,11 +229,14 @@ def _head(
     output_gain: float = 1.0,
     generator: torch.Generator | None = None,
     context: int = 0,
+    normalize: bool = False,
     **known: Any,
 ) -> nn.Module:
-    """Return the head for an action space; raise a TypeError if `context` is positive."""
+    """Return the head for an action space; raise a TypeError for options of MLPs."""
     if context:
         raise TypeError("context parameters require network=mlp; set network=mlp or context_size=0")
+    if normalize:
+        raise TypeError("normalize_observations requires network=mlp; set network=mlp")
     if unknown := known.keys() - {"activation"}:
         raise TypeError(f"unknown settings of the network: {', '.join(sorted(unknown))}")
     options: Any = {"gain": output_gain, "generator": generator}

@@ -166,13 +166,13 @@ class PostAdaptationObjective:
         network = linearize(tree.leaves(distribution), tree.leaves(params))
 
         loss = chunks.over_tasks(lambda pair: surrogate(*pair), (distribution, tasks.query)).sum()
-        at_adapted = torch.autograd.grad(loss, tree.leaves(params), retain_graph=True)
+        # Running statistics of observations receive no gradients.
+        unused: Any = {"allow_unused": True, "materialize_grads": True}
+        at_adapted = torch.autograd.grad(loss, tree.leaves(params), retain_graph=True, **unused)
         gradient = inner.vjp(at_adapted)
         if self.term is not None:
             own = chunks.over_tasks(lambda task: self._own(theta, task), tasks).sum()
-            slopes = torch.autograd.grad(
-                own, tree.leaves(theta), allow_unused=True, materialize_grads=True
-            )
+            slopes = torch.autograd.grad(own, tree.leaves(theta), **unused)
             gradient = [a + b for a, b in zip(gradient, slopes, strict=True)]
             loss = loss + own
 

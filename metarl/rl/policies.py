@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from metarl.core import Apply, Params, functional, tree
-from metarl.nn import mlp
+from metarl.nn import RunningNorm, mlp, standardized
 from metarl.rl.acting import Actor
 from metarl.rl.distributions import Categorical, Distribution, Gaussian, gaussian
 from metarl.rl.episodes import Episodes, Rollout
 
 
 CONTEXT = "context"
+NORMALIZER = "normalizer"
 
 Carry: TypeAlias = Any
 """A policy's memory within an episode: a tree of tensors, or ``()`` for policies without memory."""
@@ -159,14 +160,19 @@ class _MLPPolicy(nn.Module):
     """An MLP whose outputs parametrize an action distribution (:meth:`distribution`).
 
     If `context` is positive, the network receives this number of context
-    parameters as additional inputs (CAVIA, Zintgraf et al. 2019).
+    parameters as additional inputs (CAVIA, Zintgraf et al. 2019). With
+    `normalize`, observations are standardized with running statistics.
     """
 
-    def __init__(self, sizes: Sequence[int], *, context: int = 0, **options: Any) -> None:
+    def __init__(
+        self, sizes: Sequence[int], *, context: int = 0, normalize: bool = False, **options: Any
+    ) -> None:
         super().__init__()
         self.network = mlp((sizes[0] + context, *sizes[1:]), **options)
         if context:
             self.context = nn.Parameter(torch.zeros(context))
+        if normalize:
+            self.normalizer = RunningNorm(sizes[0])
 
     def forward(self, observations: Shaped[Tensor, "*batch features"]) -> Distribution:
         """Return the action distribution at each observation."""
@@ -206,9 +212,12 @@ class _MLPPolicy(nn.Module):
 
 
 def _inputs(observations: Tensor, params: Params) -> Tensor:
-    """Return observations as floating-point numbers, followed by the context parameters."""
+    """Return observations as normalized numbers, followed by the context parameters."""
     if not observations.is_floating_point():
         observations = observations.to(next(iter(params.values())).dtype)
+    if f"{NORMALIZER}.mean" in params:
+        mean, scale = params[f"{NORMALIZER}.mean"], params[f"{NORMALIZER}.scale"]
+        observations = standardized(observations, mean, scale)
     if CONTEXT not in params:
         return observations
     context = params[CONTEXT].expand(*observations.shape[:-1], -1)
@@ -231,8 +240,7 @@ class GaussianMLP(_MLPPolicy):
         sizes: Widths of all layers, from the observation to the action.
         init_std: Initial standard deviation of the actions.
         scale: Factor that multiplies the network's outputs and the standard deviation.
-        options: ``context``, the number of context parameters, and options of
-            :func:`metarl.nn.dense.mlp`.
+        options: ``context``, ``normalize`` and options of :func:`metarl.nn.dense.mlp`.
     """
 
     def __init__(

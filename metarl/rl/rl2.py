@@ -79,7 +79,7 @@ def join_episodes(batches: Sequence[Episodes]) -> Rollout:
         return x.gather(1, index)
 
     trials = tree.map_leaves(moved, joined)
-    return Rollout(*trials[:-1], diverged=torch.zeros_like(trials.mask))
+    return Rollout(*trials[:5], torch.zeros_like(trials.mask), trials.infos)
 
 
 def trial_loss(

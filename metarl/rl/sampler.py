@@ -1,6 +1,7 @@
 """The sampler, which steps all episodes for all tasks in a meta-batch together."""
 
 import copy
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,9 +14,16 @@ from metarl.core.speed import Mode, chunks, processes
 from metarl.rl.acting import Actor
 from metarl.rl.baseline import Process
 from metarl.rl.episodes import Episodes, Rollout, join_steps, mean_return, padded_length
+from metarl.rl.infos import Infos, episode_infos
 from metarl.rl.inner_step import inner_step
 from metarl.rl.policies import Policy
-from metarl.rl.vector_env import error_context, horizon_of, make_vector_env, spec_of
+from metarl.rl.vector_env import (
+    error_context,
+    horizon_of,
+    make_vector_env,
+    require_constant,
+    spec_of,
+)
 
 
 TaskDescription = dict[str, Any]
@@ -47,28 +55,29 @@ class Sampler:
         episodes_per_task: int,
         device: Any = "cpu",
         share: processes.TaskSlice | None = None,
+        info: Sequence[str] = (),
     ) -> None:
         """Create a sampler on a vectorized environment.
 
         Args:
-            env: A Gymnasium vector environment with the methods ``reset``,
-                ``step``, ``set_attr`` and ``call`` of ``SyncVectorEnv``. Each
-                sub-environment has an attribute `task` and a method
-                ``sample_tasks(num_tasks, rng)`` that returns task
-                descriptions. Groups of `episodes_per_task` consecutive
-                sub-environments share a task. A sub-environment can
-                freeze or be reset when its episode ends; later transitions
-                are masked.
+            env: A Gymnasium vector environment with the methods ``reset``, ``step``, ``set_attr``
+                and ``call`` of ``SyncVectorEnv``. Each sub-environment has an attribute `task` and
+                a method ``sample_tasks(num_tasks, rng)`` that returns task descriptions. Groups of
+                `episodes_per_task` consecutive sub-environments share a task. A sub-environment can
+                freeze or be reset when its episode ends; later transitions are masked.
             episodes_per_task: Number of episodes, and therefore of sub-environments, per task.
             device: Device for the policy and the episodes.
             share: The slice of the meta-batch assigned to this process in
                 distributed training; defaults to all tasks. Tasks, seeds and
                 noise are sampled for the whole meta-batch, so that results do
                 not depend on the number of processes.
+            info: Names of entries of the environment's info to collect, such
+                as ``("success",)``. The entries are numbers or booleans.
 
         Raises:
             ValueError: If the number of sub-environments is not a multiple of
-                `episodes_per_task`, or the environment has no horizon.
+                `episodes_per_task`, the environment has no horizon, or a wrapper
+                keeps running statistics, such as ``NormalizeObservation``.
         """
         if episodes_per_task < 1 or env.num_envs % episodes_per_task:
             raise ValueError(
@@ -77,12 +86,14 @@ class Sampler:
             )
         self.env = env
         self.name: str = getattr(spec_of(env), "id", type(env).__name__)
+        require_constant(env, self.name)
         self.horizon = horizon_of(env)
         self.episodes_per_task = episodes_per_task
         self.num_tasks = env.num_envs // episodes_per_task
         self.share = share or processes.TaskSlice(0, self.num_tasks, self.num_tasks)
         self.device = torch.device(device)
         self.interrupted = False
+        self._infos = Infos(info, env, self.name)
         self._errors_of = partial(error_context, self.name, env=env)
 
     def sample_tasks(self, rng: np.random.Generator) -> list[TaskDescription]:
@@ -111,18 +122,19 @@ class Sampler:
 
         Args:
             policy: The policy.
-            params: Parameters with a leading task axis, such as
-                ``tree.expand(params, sampler.num_tasks)``.
+            params: Parameters with a leading task axis, such as ``tree.expand(params, num_tasks)``.
             tasks: One task description per task.
-            generator: Random generator for the actions and the environment
-                seeds. Each combination of task and episode has a separate
-                seed, which does not depend on the number of workers or
-                threads.
-            actor: An actor of the policy that continues with its memory, as in
-                RL². Default: every episode starts with the policy's initial carry.
+            generator: Random generator for the actions and the environment seeds. Each combination
+                of task and episode has a separate seed, which does not depend on the number of
+                workers or threads.
+            actor: An actor that continues with its memory, as in RL². Default: every episode starts
+                with the policy's initial carry.
 
         Returns:
             A rollout with tensors of shape (task, time, episode, ...).
+
+        Raises:
+            ValueError: If no info contained one of the entries to collect.
         """
         self.interrupted = True
         with torch.no_grad(), chunks.one_thread_per_operator():
@@ -141,12 +153,14 @@ class Sampler:
                     following, rewards, terminated, truncated, info = self.env.step(flat)
                 diverged = ~ended & _flags(info.get("diverged", False))
                 happened = [self._grouped(x, dtype) for x in (rewards, ~ended, diverged)]
-                steps.append((behavior, inputs, actions, *happened))
+                infos = {n: self._grouped(x, dtype) for n, x in self._infos.read(info).items()}
+                steps.append((behavior, inputs, actions, *happened, infos))
                 actor.observe(actions, *happened[:2])
                 ended = ended | _flags(terminated) | _flags(truncated)
                 if ended.all():
                     break
                 seen = self._grouped(following, dtype)
+            self._infos.require_found()
             longest = processes.most(len(steps))
             for _ in range(longest - len(steps)):  # all processes sample the same noise
                 behavior.sample(generator, self.share)
@@ -183,7 +197,8 @@ class Sampler:
                 starts; defaults to the meta-learned initialization.
 
         Returns:
-            The meta-batch, and adaptation metrics: returns, inner gradients and baseline fit.
+            The meta-batch, and adaptation metrics: returns, entries of the
+            infos, inner gradients and baseline fit.
 
         Raises:
             ValueError: If ``loop.num_steps`` is None, or ``loop.per_step`` contains names.
@@ -196,8 +211,7 @@ class Sampler:
         inner, outer = process if isinstance(process, tuple) else (process, process)
         params = start or tree.expand(loop.start(meta.model, ())[0], self.num_tasks)
         state = loop.state(params)
-        # In RL², the memory adapts instead of the parameters.
-        actor = policy.actor(params, (self.episodes_per_task,)) if policy.trials else None
+        actor = policy.actor(params, (self.episodes_per_task,)) if policy.trials else None  # RL²
         mode: Mode = "traced" if policy.traced(meta.model) else "eager"
         batches: list[Episodes] = []
         each: Metrics = {}  # metrics with a task axis
@@ -215,7 +229,8 @@ class Sampler:
             episodes, fit = chunks.map_tasks(process, rollout, size)
             batches.append(episodes)
             diverged = diverged + rollout.diverged.sum()
-            each |= {f"return/step_{index}": mean_return(episodes), **fit}
+            measured = {"return": mean_return(episodes), **episode_infos(episodes)}
+            each |= {f"{name}/step_{index}": x for name, x in measured.items()} | fit
         whole = processes.total([{"episodes/diverged": diverged}])
         return Task(tuple(batches[:-1]), batches[-1]), processes.mean_over_tasks(each) | whole
 
@@ -249,6 +264,7 @@ def make_sampler(
     episodes_per_task: int,
     device: Any = "cpu",
     share: processes.TaskSlice | None = None,
+    info: Sequence[str] = (),
     **kwargs: Any,
 ) -> Sampler:
     """Create a sampler for an environment that is registered with Gymnasium.
@@ -266,6 +282,7 @@ def make_sampler(
         device: Device for the policy and the episodes.
         share: The slice of the meta-batch assigned to this process in
             distributed training; defaults to all tasks.
+        info: Names of entries of the environment's info to collect; see :class:`Sampler`.
         kwargs: Arguments of ``gymnasium.make_vec``, such as
             ``vectorization_mode`` and ``vector_kwargs``, and of the
             environment, such as ``observe_task=True``.
@@ -274,8 +291,8 @@ def make_sampler(
         ValueError: If the environment has no tasks, or tasks cannot be written as JSON.
     """
     own = num_tasks if share is None else share.number
-    env = make_vector_env(env_id, own * episodes_per_task, **kwargs)
-    return Sampler(env, episodes_per_task=episodes_per_task, device=device, share=share)
+    env = make_vector_env(env_id, own * episodes_per_task, info=info, **kwargs)
+    return Sampler(env, episodes_per_task=episodes_per_task, device=device, share=share, info=info)
 
 
 def _flags(values: Any) -> Any:

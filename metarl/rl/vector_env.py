@@ -1,9 +1,10 @@
 """Creation and validation of vectorized multi-task environments."""
 
+import functools
 import json
 import signal
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
@@ -14,11 +15,13 @@ from gymnasium import logger, spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers import ClipAction
 
+from metarl.rl.infos import as_number
+
 
 TIMEOUT = 10.0  # seconds to wait for the exit status of a process that has just died
 
 
-def make_vector_env(env_id: str, num_envs: int, **kwargs: Any) -> Any:
+def make_vector_env(env_id: str, num_envs: int, *, info: Sequence[str] = (), **kwargs: Any) -> Any:
     """Create a vectorized environment, and check that it can sample tasks.
 
     If the sub-environments are scalar environments, each one is wrapped in
@@ -28,18 +31,20 @@ def make_vector_env(env_id: str, num_envs: int, **kwargs: Any) -> Any:
     Args:
         env_id: ID of an environment that is registered with Gymnasium.
         num_envs: Number of sub-environments.
+        info: Names of the entries of scalar environments' infos that are kept.
         kwargs: Arguments of ``gymnasium.make_vec`` and of the environment.
 
     Raises:
         ValueError: If the environment has no tasks, or tasks cannot be written as JSON.
         EnvironmentFailed: If the environment cannot be created or cannot sample tasks.
     """
+    checked = functools.partial(Checked, info=info)
     if kwargs.get("vectorization_mode") == "async":
-        kwargs["wrappers"] = [*kwargs.get("wrappers", ()), Checked]
+        kwargs["wrappers"] = [*kwargs.get("wrappers", ()), checked]
     with error_context(env_id, "__init__", gymnasium.error.Error, ImportError, TypeError):
         env: Any = gymnasium.make_vec(env_id, num_envs=num_envs, **kwargs)
     if isinstance(env, SyncVectorEnv):
-        env.envs = [Checked(one) for one in env.envs]
+        env.envs = [checked(one) for one in env.envs]
     with error_context(env_id, "sample_tasks", env=env):
         if isinstance(env, SyncVectorEnv | AsyncVectorEnv):
             found = [env.call("has_wrapper_attr", name)[0] for name in ("task", "sample_tasks")]
@@ -65,10 +70,7 @@ def make_vector_env(env_id: str, num_envs: int, **kwargs: Any) -> Any:
 
 
 def spec_of(env: Any) -> Any:
-    """Return the Gymnasium spec of a vectorized environment; None if there is no spec.
-
-    If the vectorized environment has no spec, the spec of the first sub-environment is returned.
-    """
+    """Return the spec of a vectorized environment or of its first sub-environment, or None."""
     spec = getattr(env, "spec", None)
     return env.get_attr("spec")[0] if spec is None and hasattr(env, "get_attr") else spec
 
@@ -88,10 +90,7 @@ def horizon_of(env: Any) -> int:
     for steps in stated:
         if steps is not None:
             return int(steps)
-    raise ValueError(
-        "the environment has no horizon: expected max_episode_steps. Register the environment with "
-        "max_episode_steps=N"
-    )
+    raise ValueError("the environment has no horizon. Register it with max_episode_steps=N")
 
 
 def clipped_actions(env: Any) -> Any:
@@ -111,6 +110,39 @@ def clipped_actions(env: Any) -> Any:
     ):
         env = env.env
     return env.action_space
+
+
+def learning_wrapper(env: Any) -> str | None:
+    """Return the name of the first wrapper that updates running statistics, or None.
+
+    Args:
+        env: An environment, or a vectorized environment in this process.
+    """
+    while env is not None:
+        fields = getattr(env, "__dict__", {})
+        learns = "obs_rms" in fields or "return_rms" in fields
+        if learns and getattr(env, "update_running_mean", True):
+            return type(env).__name__
+        env = fields.get("env") or next(iter(fields.get("envs", ())), None)
+    return None
+
+
+def require_constant(env: Any, name: str) -> None:
+    """Raise a ValueError if a wrapper learns, such as ``NormalizeObservation``.
+
+    Args:
+        env: An environment or a vectorized environment.
+        name: Name of the environment, for the message.
+    """
+    found = learning_wrapper(env)
+    if isinstance(env, AsyncVectorEnv) and env.call("has_wrapper_attr", "learning_wrapper")[0]:
+        found = env.call("learning_wrapper")[0]
+    if found:
+        raise ValueError(
+            f"{name} has the wrapper {found}, whose running statistics are not part of the "
+            "checkpoints and differ between sub-environments. Remove the wrapper; in meta-RL, "
+            "normalize_observations standardizes observations, and advantages are standardized"
+        )
 
 
 class EnvironmentFailed(RuntimeError):
@@ -186,9 +218,17 @@ class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
     validates only the first step.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        """Wrap `env`, whose observations must match the current ``env.observation_space``."""
+    def __init__(self, env: gymnasium.Env[Any, Any], *, info: Sequence[str] | None = None) -> None:
+        """Wrap an environment.
+
+        Args:
+            env: The environment, whose observations must match the current ``observation_space``.
+            info: Names of the entries of the infos to keep, as floats. Other
+                entries are removed, except for ``diverged``, because Gymnasium
+                cannot convert every value to an array. None keeps all entries.
+        """
         super().__init__(env)
+        self._kept, self._last_info = info, dict[str, Any]()
         self._space = env.observation_space
         self._name = getattr(env.spec, "id", type(env.unwrapped).__name__)
 
@@ -197,11 +237,21 @@ class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
         """The action space with the bounds that ``ClipAction`` clips to."""
         return clipped_actions(self)
 
+    @property
+    def learning_wrapper(self) -> str | None:
+        """Name of a wrapper with running statistics; None if there is no such wrapper."""
+        return learning_wrapper(self.env)
+
+    @property
+    def info_names(self) -> list[str]:
+        """Names of the numbers and booleans in the last info."""
+        return sorted(str(n) for n, x in self._last_info.items() if as_number(x) is not None)
+
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Start an episode and validate its first observation."""
         with error_context(self._name, "reset"):
             observation, info = self.env.reset(**kwargs)
-            return self._fitting(observation, 0.0), dict(info)
+            return self._fitting(observation, 0.0), self._readable(dict(info))
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take a step and validate its observation and reward.
@@ -214,7 +264,22 @@ class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
             observation, reward, terminated, truncated, info = self.env.step(action)
             _require_finite("the reward", float(reward), action)
             observation = self._fitting(observation, action)
-            return observation, float(reward), bool(terminated), bool(truncated), dict(info)
+            kept = self._readable(dict(info))
+            return observation, float(reward), bool(terminated), bool(truncated), kept
+
+    def _readable(self, info: dict[str, Any]) -> dict[str, Any]:
+        """Return the entries of an info to keep, as floats."""
+        if self._kept is None:
+            return info
+        self._last_info = info
+        kept: dict[str, Any] = {n: bool(info[n]) for n in ("diverged",) if n in info}
+        for name in self._kept:
+            if name in info:
+                kept[name] = as_number(info[name])
+                if kept[name] is None:
+                    got = brief(repr(info[name]))
+                    raise ValueError(f"info[{name!r}] must be a number or a boolean, got {got}")
+        return kept
 
     def _fitting(self, observation: Any, action: Any) -> Any:
         """Validate an observation, and convert it to the dtype of the observation space."""

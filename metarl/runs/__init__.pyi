@@ -13,6 +13,8 @@ from .folder import Run as Run
 from .journal import Journal as Journal
 from .loading import load_checkpoint as load_checkpoint
 from .loading import read_config as read_config
+from .records import measured as measured
+from .records import metrics_in as metrics_in
 from .records import protocol as protocol
 from .sharing import copy as copy
 from .sharing import module_of as module_of

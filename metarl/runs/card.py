@@ -171,11 +171,16 @@ def _results(entry: dict[str, Any] | None) -> str:
     measure = str(entry.get("measure", "return"))
     unit, factor = (" in %", 100) if measure == "accuracy" else ("", 1)
     digits = 4 if measure == "loss" else 2
-    rows = [
+    rows: list[tuple[Any, ...]] = [
         (step, f"{factor * mean:.{digits}f}", f"± {factor * half:.{digits}f}")
         for step, (mean, half) in enumerate(zip(entry["mean"], entry["interval95"], strict=True))
     ]
     columns = ["adaptation steps", f"mean {measure}{unit}", "95 % interval"]
+    if "iqm" in entry:
+        columns += ["interquartile mean", "95 % bootstrap interval"]
+        pairs = zip(entry["iqm"], entry["iqm_interval95"], strict=True)
+        middle = [(f"{x:.2f}", f"[{low:.2f}, {high:.2f}]") for x, (low, high) in pairs]
+        rows = [(*row, *more) for row, more in zip(rows, middle, strict=True)]
     # `tasks` is a list in meta-RL, which protocol() omits; otherwise a split or names of tasks.
     settings = {"tasks": "test"} | protocol(entry)
     words = [f"{n.replace('_', ' ')} {v}" for n, v in settings.items() if v is not False]

@@ -87,6 +87,7 @@ class RunConfig(Ranged):
 Kind = TypeVar("Kind", bound=RunConfig)
 NEUTRAL = frozenset({
     "device", "track", "checkpoint_every", "keep_checkpoints", "media_every", "media_format",
+    "info",
 })  # fmt: skip
 """Settings that do not affect the training result."""
 

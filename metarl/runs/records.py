@@ -41,6 +41,45 @@ def protocol(evaluation: dict[str, Any]) -> dict[str, Any]:
     return shared | {"inner_steps": len(evaluation["mean"]) - 1}
 
 
+def metrics_in(evaluation: dict[str, Any]) -> list[str]:
+    """Return the names of the metrics in an evaluation, which :func:`measured` accepts.
+
+    Args:
+        evaluation: Contents of an evaluation file, as in :meth:`Run.evaluations`.
+
+    Example::
+
+        metrics_in(Run.open(Path("runs/quick")).evaluations()[0])  # ["return"]
+    """
+    return [*evaluation.get("measures", [evaluation.get("measure", "return")])]
+
+
+def measured(evaluation: dict[str, Any], metric: str) -> dict[str, Any]:
+    """Return the results of an evaluation for one metric.
+
+    Args:
+        evaluation: Contents of an evaluation file, as in :meth:`Run.evaluations`.
+        metric: Name of the metric: ``"return"`` or an entry of the infos in
+            meta-RL, ``"loss"`` or ``"accuracy"`` in few-shot learning.
+
+    Returns:
+        The ``mean`` and the half-width ``interval95`` after each adaptation
+        step, and further statistics if the experiment has them. In meta-RL,
+        ``values`` contains one row of results per test task.
+
+    Raises:
+        KeyError: If the evaluation does not contain the metric.
+
+    Example::
+
+        measured(Run.open(Path("runs/quick")).evaluations()[0], "return")["mean"]
+    """
+    main = evaluation.get("measure", "return")
+    found: dict[str, Any] = evaluation.get("measures", {main: evaluation})[metric]
+    each = evaluation.get("infos", {}) | {"return": evaluation.get("returns")}
+    return found if each.get(metric) is None else found | {"values": each[metric]}
+
+
 def read_line(line: str) -> dict[str, Any] | None:
     """Return the metrics by name from a line of metrics.jsonl, or None if the line is damaged."""
     try:

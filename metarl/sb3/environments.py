@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from metarl.envs.base import TaskDescription
 from metarl.envs.locomotion import LocomotionEnv
 from metarl.rl import Checked, make_vector_env
+from metarl.rl.vector_env import require_constant
 
 
 def sb3_env(
@@ -30,11 +31,13 @@ def sb3_env(
         kwargs: Arguments of the environment, such as ``observe_task=True``.
 
     Raises:
-        ValueError: If the environment has no tasks, or a vectorized
-            implementation rejects `task`. In a ``DummyVecEnv``, an invalid
-            task raises EnvironmentFailed at the first reset.
+        ValueError: If the environment has no tasks, a wrapper keeps running
+            statistics, or a vectorized implementation rejects `task`. In a
+            ``DummyVecEnv``, an invalid task raises EnvironmentFailed at the
+            first reset.
     """
     one = make_vector_env(env_id, 1, **kwargs)  # raises an error if the environment has no tasks
+    require_constant(one, env_id)
     one.close()
     formulas = getattr(one, "formulas", None)
     # The rows of robots that cannot fall all end at the horizon, unless they diverge.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from metarl.core import Params
 from metarl.rl import CategoricalMLP, Gaussian, GaussianMLP, Policy
-from metarl.rl.policies import CONTEXT
+from metarl.rl.policies import CONTEXT, NORMALIZER
 
 
 NO_PARAMS: Params = {"none": torch.zeros(())}
@@ -113,8 +113,9 @@ def copy_actor(policy: Policy, params: Params, into: ActorCriticPolicy) -> None:
     """Copy the parameters of an MLP policy into the actor of an SB3 policy.
 
     The output scale is merged into the last layer, and context parameters are
-    merged into the bias of the first layer. The two policies are then equal
-    up to rounding.
+    merged into the bias of the first layer. The statistics of normalized
+    observations are merged into the first layer, too. The two policies are
+    then equal up to rounding, as long as no observation is clipped.
 
     Args:
         policy: A policy from :func:`metarl.rl.networks.mlp_policy`.
@@ -133,6 +134,11 @@ def copy_actor(policy: Policy, params: Params, into: ActorCriticPolicy) -> None:
             f"params must have no task axis: expected weights with 2 axes, got {weights[0].ndim}; "
             "select a task with {name: p[0] for name, p in params.items()}"
         )
+    if f"{NORMALIZER}.mean" in params:
+        mean, scale = params[f"{NORMALIZER}.mean"], params[f"{NORMALIZER}.scale"]
+        scaled = weights[0][:, : len(mean)] * scale
+        biases[0] = biases[0] - scaled @ mean
+        weights[0] = torch.cat([scaled, weights[0][:, len(mean) :]], 1)
     if CONTEXT in params:
         features = weights[0].shape[1] - len(params[CONTEXT])
         biases[0] = biases[0] + weights[0][:, features:] @ params[CONTEXT]

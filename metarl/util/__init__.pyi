@@ -22,4 +22,7 @@ from .ranges import greater_than as greater_than
 from .ranges import inside as inside
 from .ranges import integer_at_least as integer_at_least
 from .ranges import raise_if as raise_if
+from .statistics import bootstrap95 as bootstrap95
+from .statistics import interquartile_mean as interquartile_mean
 from .statistics import interval95 as interval95
+from .statistics import summary as summary

@@ -12,15 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from metarl.commands import compare, side_by_side
+from metarl.commands import compare, comparison, side_by_side
 from metarl.commands.compare import Compare, read_entry
+from metarl.commands.comparison import task_values
 from metarl.commands.side_by_side import AllStopped, SideBySide, divided
 from metarl.drawing.curves import figure
 from metarl.experiments import presets
 from metarl.runs.folder import Run
+from metarl.util import bootstrap95, interquartile_mean
 from tests.support.commands import FEW, checkpoints, history, metarl, refusal
+from tests.support.own_environment import forget, register
 
 
 METHODS = ("maml-trpo", "vpg-maml --outer-lr 0.01")
@@ -82,6 +86,43 @@ def test_the_table_averages_over_seeds(folder: Path) -> None:
     assert (folder / "curves.png").stat().st_size > 1000
 
 
+def test_the_second_table_has_interquartile_means_over_tasks_and_seeds(folder: Path) -> None:
+    _, _, table = (folder / "table.md").read_text().split("\n\n")
+    runs = [Run.open(folder / name) for name in NAMES[:2]]
+    returns = np.array([run.evaluations()[0]["returns"] for run in runs])
+    name, seeds, *cells = table.splitlines()[2].strip("| ").split(" | ")
+    assert (name, seeds) == ("maml-trpo", "2")
+    for cell, step in zip(cells, (0, -1), strict=True):
+        middle, low, high = (float(word.strip("[],")) for word in cell.split())
+        assert middle == pytest.approx(interquartile_mean(returns[..., step].ravel()), rel=5e-3)
+        ends = bootstrap95(returns[..., step])
+        assert [low, high] == pytest.approx(ends.tolist(), rel=5e-3)
+    assert (folder / "profiles.png").stat().st_size > 1000
+
+
+def test_infos_have_tables_and_figures() -> None:
+    forget("own/")
+    flags = ("--env", register("Reports"), "--info", "success", "--out", "c")
+    metarl("compare", "vpg-maml", *flags, *FLAGS[:3], "--iterations", 1, "--seeds", 0)
+    text = Path("c/table.md").read_text()
+    assert "success on test tasks, by adaptation steps" in text
+    assert "success on test tasks, interquartile mean" in text
+    assert {path.name for path in Path("c").iterdir() if path.is_file()} == {
+        "table.md", "curves.png", "curves-success.png", "profiles.png", "profiles-success.png",
+    }  # fmt: skip
+    line = Run.open(Path("c/vpg-maml-0")).metrics()[0]
+    assert 0 <= line["success/step_1"] <= 1
+    metarl("plot", "c/vpg-maml-0", "--metric", "success", "--out", "success.png")
+    assert Path("success.png").stat().st_size > 1000
+
+
+def test_runs_on_different_tasks_have_no_interquartile_mean() -> None:
+    one, two = ({"tasks": [n], "returns": [[0.0, 1.0]], "mean": [0, 1]} for n in (1, 2))
+    assert task_values({"a": [one, one]}, "return")["a"].shape == (2, 1, 2)
+    assert task_values({"a": [one, two]}, "return") == {}
+    assert task_values({"a": [one], "b": [{"mean": [0.0]}]}, "return") == {}
+
+
 def test_repeating_the_command_trains_nothing(folder: Path) -> None:
     before = contents(folder)
     metarl("compare", *METHODS, *FLAGS, "--iterations", 2, "--seeds", 0, 1)
@@ -96,11 +137,11 @@ def test_manual_evaluations_are_excluded_from_the_table_and_the_figure(
     metarl("evaluate", folder / NAMES[0], *sizes, "--inner-lr", 2)  # the same protocol
     metarl("evaluate", folder / NAMES[1], "--num-tasks", 3, "--episodes-per-task", 2)
 
-    def spy(runs: list[Run], out: Path, *, choose: Callable[[list[Run]], Any]) -> None:
+    def spy(runs: list[Run], out: Path, *, choose: Callable[[list[Run]], Any], **keys: Any) -> None:
         drawn.extend(entry["command"] for entry in choose(runs))
-        figure(runs, out, choose=choose)
+        figure(runs, out, choose=choose, **keys)
 
-    monkeypatch.setattr(compare, "figure", spy)
+    monkeypatch.setattr(comparison, "figure", spy)
     metarl("compare", *METHODS, *FLAGS, "--iterations", 2, "--seeds", 0, 1)
     assert (folder / "table.md").read_bytes() == table
     words = "--num-tasks 2 --episodes-per-task 2"

@@ -15,13 +15,15 @@ from metarl.experiments import meta_rl
 from metarl.models import policy
 from metarl.rl.evaluate import AdaptationCurve, adaptation_curve
 from metarl.runs.folder import Run
+from metarl.runs.records import measured, metrics_in
 from metarl.util.output import require_writable
 from tests.support.commands import FEW, TRAIN, metarl, refusal
+from tests.support.own_environment import register
 
 
 def test_evaluate_render_and_plot(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     metarl("evaluate", whole, "--num-tasks", 3, "--episodes-per-task", 4, "--inner-steps", 2)
-    assert "3 test tasks" in capsys.readouterr().out
+    assert "3 test tasks" in " ".join(capsys.readouterr().out.split())
     (report,) = [json.loads(path.read_text()) for path in (whole / "evaluations").iterdir()]
     assert np.shape(report["returns"]) == (3, 3)
     assert np.allclose(np.mean(report["returns"], 0), report["mean"])
@@ -148,6 +150,24 @@ def test_tuned_and_untuned_evaluations_have_different_files(
     metarl("evaluate", run.folder, *sizes)
     metarl("evaluate", run.folder, *sizes, "--tune-inner-lr")
     assert [(e["tuned"], e["inner_lr"]) for e in run.evaluations()] == [(True, rate), (False, rate)]
+
+
+def test_evaluations_report_infos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metarl(*TRAIN, "--env", register("Reports"), "--iterations", 1, "--out", tmp_path / "run")
+    metarl("evaluate", tmp_path / "run", *FEW, "--info", "success", "guess")
+    (entry,) = Run.open(tmp_path / "run").evaluations()
+    assert np.shape(entry["infos"]["success"]) == np.shape(entry["returns"]) == (2, 4)
+    success = measured(entry, "success")
+    assert success["mean"] == pytest.approx(np.mean(entry["infos"]["success"], 0).tolist())
+    assert metrics_in(entry) == ["return", "success", "guess"]
+    assert measured(entry, "return")["values"] == entry["returns"]
+    assert "infos on 2 test tasks" in " ".join(capsys.readouterr().out.split())
+    line = refusal(capsys, "evaluate", tmp_path / "run", *FEW, "--info", "solved")
+    assert "--info must be entries that own/Reports-v0 returns in its infos, got solved" in line
+    plot = ("plot", tmp_path / "run", "--metric", "success", "--out", tmp_path / "a.png")
+    line = refusal(capsys, *plot)
+    assert "--metric must be a metric of" in line
+    assert "expected one of return, got success" in line
 
 
 def test_a_plot_only_compares_evaluations_with_equal_protocols(tmp_path: Path) -> None:

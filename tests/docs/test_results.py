@@ -47,5 +47,24 @@ def test_a_row_uses_the_newest_evaluation_of_its_protocol(
     assert "'num_tasks': 40" in capsys.readouterr().out
     row = results._row("A@0", str(run.folder), accepted=results.PROTOCOL)
     assert row["mean"] == [5.0] * 4
+    assert "iqm" not in row  # the evaluation contains no results of single tasks
     with pytest.raises(ValueError, match="no evaluation at iteration 7 of the protocol"):
         results._row("A@7", str(run.folder), accepted=results.PROTOCOL)
+
+
+def test_rows_contain_the_interquartile_mean_over_tasks_and_seeds(
+    results: ModuleType, tmp_path: Path
+) -> None:
+    folders = []
+    for seed in (0, 1):
+        returns = [[task + 10.0 * seed + step for step in range(4)] for task in range(4)]
+        with Run.create(tmp_path / str(seed), "example", {"seed": seed}) as run:
+            run.log(1, {"env/steps": 10.0, "time/update": 2.0})
+            run.write_evaluation("a", evaluation(1, value=1.0, returns=returns))
+        folders.append(str(run.folder))
+    row = results._row("A", ",".join(folders), accepted=results.PROTOCOL)
+    assert row["iqm"] == [6.5, 7.5, 8.5, 9.5]
+    assert len(row["iqm_interval95"]) == 4
+    table = results._by_step({"rows": [row], "published": {}})
+    assert table[0].endswith("| seeds | IQM after adaptation, 95 % bootstrap |")
+    assert "| 2 | 9.50 [" in table[2]

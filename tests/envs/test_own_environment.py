@@ -183,6 +183,10 @@ def test_a_dead_worker_is_an_error_and_not_a_hang() -> None:
         ("ArrayTasks", "(numbers and lists, no numpy arrays), got [{'mark': array("),
         ("DictObservation", "policies require flat Box observations, got Dict"),
         ("ImageObservation", "wrap the environment in gymnasium.wrappers.FlattenObservation"),
+        (
+            "IntegerActions",
+            "must be a one-dimensional Box of floating-point numbers",
+        ),
         ("ManyActions", "Discrete space with start=0, got MultiDiscrete"),
         (
             "CountsFromOne",
@@ -204,7 +208,7 @@ def test_the_horizon_is_found_in_every_supported_place() -> None:
     assert make_sampler(register("Mark", horizon=None), **many, max_episode_steps=7).horizon == 7
     rows = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make(register("Mark"))] * 2)
     assert Sampler(rows, episodes_per_task=2).horizon == 5
-    with pytest.raises(ValueError, match="no horizon: expected max_episode_steps"):
+    with pytest.raises(ValueError, match="no horizon"):
         make_sampler(register("Mark", horizon=None), **many)
 
 

@@ -43,7 +43,7 @@ def bandit(steps: int = 3, episodes: int = 2) -> Sampler:
 def collected(policy: Any, params: Any, *, length: int = 3, episodes: int = 3) -> Task:
     sampler, loop = bandit(length), InnerLoop(reinforce(policy), sgd(0.1), num_steps=episodes - 1)
     tasks = sampler.sample_tasks(np.random.default_rng(0))
-    process = lambda rollout: (Episodes(*rollout[:-1], advantages=rollout.rewards), {})  # noqa: E731
+    process = lambda rollout: (Episodes(*rollout[:5], advantages=rollout.rewards), {})  # noqa: E731
     batch, _ = sampler.collect(policy, loop, loop.init(params), tasks, seeded(0), process)
     return batch
 
@@ -121,7 +121,7 @@ def test_the_loss_equals_a_trial_unrolled_by_hand(value: bool) -> None:
     generator = seeded(1)
     gains = torch.randn(trials.mask.shape, generator=generator, dtype=FLOAT64)
     returns = torch.randn(trials.mask.shape, generator=generator, dtype=FLOAT64)
-    episodes = Episodes(*trials[:-1], advantages=gains)
+    episodes = Episodes(*trials[:5], advantages=gains)
     start = policy.initial(params, (2, 2))
     segments = cut(episodes, returns, [start], length=9, groups=1)
     moved = {n: p + 0.1 * torch.randn(p.shape, generator=generator, dtype=FLOAT64)
@@ -167,7 +167,7 @@ def test_segments_start_with_the_memory_of_the_trial(length: int) -> None:
     policy, params = policy_of()
     batch = collected(policy, params)
     trials = join_episodes([*batch.support, batch.query])
-    episodes = Episodes(*trials[:-1], advantages=trials.rewards)
+    episodes = Episodes(*trials[:5], advantages=trials.rewards)
     carry, carries = policy.initial(params, (2, 2)), []
     for part in torch.split(trials.observations.transpose(0, 1), length):
         carries.append(carry)
@@ -189,7 +189,7 @@ def test_a_step_improves_the_surrogate(options: dict[str, Any]) -> None:
     learner = rl2(policy, loop, epochs=20, minibatches=1, outer_lr=1e-2, **options)
     state = learner.init(params)
     tasks = sampler.sample_tasks(np.random.default_rng(0))
-    process = lambda rollout: (Episodes(*rollout[:-1], advantages=rollout.rewards), {})  # noqa: E731
+    process = lambda rollout: (Episodes(*rollout[:5], advantages=rollout.rewards), {})  # noqa: E731
     trials, metrics = collect_trials(sampler, policy, loop, state.params, tasks, seeded(0), process)
     assert {"return/step_0", "return/step_1", "env/steps"} <= set(metrics)
     assert trials.mask.shape == (2, 10, 8)

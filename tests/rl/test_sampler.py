@@ -232,5 +232,5 @@ def test_number_of_tasks_must_match_the_rows() -> None:
 def test_an_environment_without_a_horizon_is_rejected() -> None:
     env = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make(ID).unwrapped])
     env.spec = None
-    with pytest.raises(ValueError, match="no horizon: expected max_episode_steps"):
+    with pytest.raises(ValueError, match="no horizon"):
         Sampler(env, episodes_per_task=1)

@@ -95,6 +95,15 @@ def test_a_non_finite_step_is_an_error() -> None:
         maml_trpo(policy, loop).step(MetaState(meta), tasks)
 
 
+def test_normalized_observations_of_any_size_train(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--env", env_id(Pressure), *SMALL, "--hidden", 8, "--iterations", 4)
+    metarl("train", "maml-trpo", *words, "--normalize-observations", "--out", tmp_path / "run")
+    assert all(line["trpo/step_fraction"] > 0 for line in history(tmp_path / "run"))
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_an_exploding_kl_is_reported_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -130,7 +130,9 @@ def test_the_model_card_has_method_results_and_usage(run: Path, tmp_path: Path) 
     assert "![the paths](media/the%20paths.png)" in text
     entry, about = result(run), json.loads((run / "config.json").read_text())
     for step, (mean, half) in enumerate(zip(entry["mean"], entry["interval95"], strict=True)):
-        assert f"| {step} | {mean:.2f} | ± {half:.2f} |" in text
+        middle, (low, high) = entry["iqm"][step], entry["iqm_interval95"][step]
+        row = f"| {step} | {mean:.2f} | ± {half:.2f} | {middle:.2f} | [{low:.2f}, {high:.2f}] |"
+        assert row in text
     assert "with tasks test, num tasks 2, seed 1, episodes per task 2, inner steps " in text
     assert about["command"] in text
     assert "Finn et al. 2017" in text

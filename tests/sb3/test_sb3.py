@@ -60,9 +60,10 @@ def policy_for(acted: Any, seed: int = 0, **options: Any) -> tuple[Policy, Param
         (BOX, {"activation": "tanh", "hidden": (8,), "scale": 0.1}),
         (BOX, {"hidden": (8, 8), "context": 3}),
         (BOX, {"hidden": ()}),
+        (BOX, {"hidden": (8,), "context": 2, "normalize": True}),
         (DISCRETE, {"hidden": (8,)}),
     ],
-    ids=["relu", "tanh in units of 0.1", "context", "linear", "categorical"],
+    ids=["relu", "tanh in units of 0.1", "context", "linear", "normalized", "categorical"],
 )
 def test_sb3_policy_acts_like_the_original(acted: Any, options: dict[str, Any]) -> None:
     policy, params = policy_for(acted, **options)

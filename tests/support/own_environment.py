@@ -136,3 +136,19 @@ class ManyActions(Mark):
 
 class CountsFromOne(Mark):
     action_space = spaces.Discrete(3, start=1)
+
+
+class Reports(Mark):
+    """An environment with numbers, booleans, and values that Gymnasium cannot convert to arrays."""
+
+    def info(self, guess: float) -> dict[str, Any]:
+        sometimes = {"near": -abs(guess - self.mark)} if guess > 0 else {}
+        state = {"state": 10**400, "text": "a", "lists": [[1], []], "guess": np.float32(guess)}
+        return {"success": np.bool_(guess > 0.5), **sometimes, **state}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return super().reset(seed=seed)[0], {"state": 10**30}
+
+
+class IntegerActions(Mark):
+    action_space = spaces.Box(0, 4, (1,), np.int64)
