@@ -49,7 +49,8 @@ class RLEvaluation(Evaluation):
     """
 
     inner_steps: Annotated[int | None, at_least(0), unset("0 for an oracle, otherwise 3")] = None
-    """Number of policy-gradient steps that adapt the policy to each test task."""
+    """Number of policy-gradient steps that adapt the policy to each test task; for rl2, number of
+    episodes before the last episode of a trial, by default as in training."""
     num_tasks: Annotated[int, at_least(1)] = 40
     """Number of test tasks. The reported return is the mean over these tasks."""
     episodes_per_task: Annotated[int | None, at_least(1), unset("4000 / horizon, rounded down")] = (
@@ -188,13 +189,15 @@ class MetaRL(Experiment[RLConfig]):
             rate, table = best_rate(title, "mean return", TUNING_RATES, means)
             tables = [table]
         found = curve(paper_tasks(sampler, seed), rate, "evaluation")
-        measures = found.measures
-        tables += _tables(found.described, measures)
+        measures, trials = found.measures, METHODS[self.name].trials
+        tables += _tables(found.described, measures, trials=trials)
+        spent = sampler.horizon * (1 if trials else sampler.episodes_per_task)
         values = {
             "env": self.config.env,
             "num_tasks": options.num_tasks,
             "episodes_per_task": sampler.episodes_per_task,
             "seed": seed,
+            "adaptation_steps": [step * spent for step in range(num_steps + 1)],
             "inner_lr": rate,
             "tuned": options.tune_inner_lr,
             "tasks": found.tasks,
@@ -214,7 +217,8 @@ class MetaRL(Experiment[RLConfig]):
         """Return the number of adaptation steps; raise a ValueError if options conflict."""
         config = self.config
         oracle = config.observe_task and config.inner_steps == 0
-        num_steps = options.inner_steps if options.inner_steps is not None else 0 if oracle else 3
+        usual = config.inner_steps if METHODS[self.name].trials else 0 if oracle else 3
+        num_steps = usual if options.inner_steps is None else options.inner_steps
         chosen = options.inner_lr is not None or options.tune_inner_lr
         raise_if(
             (
@@ -250,21 +254,23 @@ class MetaRL(Experiment[RLConfig]):
         draw_rows(list(zip(experiments, metas, strict=True)), options)
 
 
-def _tables(tasks: str, measures: dict[str, dict[str, Any]]) -> list[Table]:
+def _tables(tasks: str, measures: dict[str, dict[str, Any]], *, trials: bool) -> list[Table]:
     """Return a table of the infos if there are any, and the table of the return.
 
     Args:
         tasks: Description of the test tasks, for the titles.
         measures: Statistics by metric, see :attr:`AdaptationCurve.measures`; the return is first.
+        trials: Whether the rows are the episodes of a trial (RL²), counted from 1.
     """
     main, *others = measures.values()
     returns, infos = [], []
     for step, (low, high) in enumerate(main["iqm_interval95"]):
         mean = [f"{main['mean'][step]:.2f}", f"± {main['interval95'][step]:.2f}"]
-        returns.append([step, *mean, f"{main['iqm'][step]:.2f}", f"[{low:.2f}, {high:.2f}]"])
+        row = step + trials
+        returns.append([row, *mean, f"{main['iqm'][step]:.2f}", f"[{low:.2f}, {high:.2f}]"])
         cells = (f"{x['mean'][step]:.3g} ± {x['interval95'][step]:.2g}" for x in others)
-        infos.append([step, *cells])
-    head = "adaptation steps"
+        infos.append([row, *cells])
+    head = "episode" if trials else "adaptation steps"
     heads = [head, "mean return", "95 % interval", "IQM", "95 % bootstrap"]
     info = Table(f"infos on {tasks}, mean ± 95 %", [head, *[*measures][1:]], infos)
     return [*([info] if others else []), Table(f"return on {tasks}", heads, returns)]

@@ -43,6 +43,17 @@ POLICIES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+# RL² on the bandits and the tabular MDPs of Duan et al. 2016: trials of 10 episodes, 100 steps.
+TRIALS: dict[str, Any] = {
+    "iterations": 500, "checkpoint_every": 50, "inner_steps": 9, "num_tasks": 100,
+    "episodes_per_task": 2, "memory": 64, "baseline": "value", "gae_lambda": 0.3, "outer_lr": 3e-3,
+}  # fmt: skip
+MEMORIES: dict[str, dict[str, Any]] = {
+    **POLICIES,
+    "bandit": {**TRIALS, "env": "metarl/Bandit-v0"},
+    "tabular-mdp": {**TRIALS, "env": "metarl/TabularMDP-v0"},
+}
+
 # Finn et al. 2017, section 5.1: 70,000 meta-updates on 25 sinusoids. The step size is from their
 # code; with 0.01, the value in the paper, some test tasks diverge after three or more steps.
 SINUSOID: dict[str, Any] = {"iterations": 70_000, "checkpoint_every": 10_000, "inner_lr": 1e-3}
@@ -96,11 +107,12 @@ IMAGES: dict[str, dict[str, Any]] = {
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "policies": POLICIES,
+    "rl2": MEMORIES,
     "regression": SINUSOIDS,
     "fewshot": IMAGES,
     "text": {},
 }
-"""Preset settings by experiment and preset name. All meta-RL methods share the
+"""Preset settings by experiment and preset name. All meta-RL methods except rl2 share the
 key ``"policies"``."""
 
 

@@ -52,7 +52,8 @@ class RLRendering(Rendering):
     inner_steps: Annotated[
         int | None, at_least(0), unset("3 for Navigation2D-v0, otherwise as in training")
     ] = None
-    """Number of policy-gradient steps that adapt a policy to each task."""
+    """Number of policy-gradient steps that adapt a policy to each task; for rl2, number of episodes
+    before the last episode of a trial."""
     inner_lr: Annotated[tuple[float, ...], at_least(0)] = ()
     """Step sizes of the first adaptation step, one per run. If not set, each
     run uses the step size of its training."""
@@ -115,13 +116,16 @@ def draw_episodes(rows: Rows, options: RLRendering) -> None:
         recorder = recorder_of(one)  # fails early if the environment cannot be rendered
         usual = max(one.config.inner_steps, 0 if one.config.observe_task else 1)
         done = adapted(rows, options, index, steps=usual)
-        path, task = adapted_path(done.loop, params, done.batches), done.tasks[0]
+        trials, task = done.policy.policy.trials, done.tasks[0]
+        path = [params.model] * len(done.batches)  # RL² adapts without changing its parameters
+        path = path if trials else adapted_path(done.loop, params, done.batches)
         recordings, pace = play(recorder, done.policy.policy, path, task, options)
         name = f"{options.runs[index].name}, " if len(rows) > 1 else ""
-        shots.append([
-            Shot(name + label(steps), float(mean_return(batch)[0]), shown)
-            for steps, (batch, shown) in enumerate(zip(done.batches, recordings, strict=True))
-        ])  # fmt: skip
+        row = [
+            Shot(name + (f"episode {k + 1}" if trials else label(k)), float(mean_return(b)[0]), x)
+            for k, (b, x) in enumerate(zip(done.batches, recordings, strict=True))
+        ]
+        shots.append([row[0], *row[1:][-1:]] if trials else row)
     draw_recordings(shots, options.out, title=headline(rows[0][0].config.env, task), pace=pace)
 
 

@@ -88,7 +88,8 @@ class InnerLoopSettings(Ranged):
 
     group: ClassVar[str] = "inner loop"
     inner_steps: Annotated[int, at_least(0)] = 1
-    """Number of policy-gradient steps that adapt to a task; each step uses new episodes."""
+    """Number of policy-gradient steps that adapt to a task; each step uses new episodes. For rl2,
+    number of episodes before the last episode of a trial."""
     inner_lr: Annotated[float, at_least(0)] = 0.5
     """Step size of the inner steps; initial value of learned step sizes."""
     inner: Annotated[str, among(INNER_OPTIMIZERS)] = "sgd"

@@ -1,7 +1,7 @@
 """Learning curves and adaptation curves of runs, with 95 % confidence intervals."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle
 from os.path import commonprefix
 from pathlib import Path
@@ -43,6 +43,7 @@ class Fit(NamedTuple):
 VARIES = NEUTRAL | {"seed"}  # settings that may differ within a group of runs
 FEW = 5  # largest number of groups for a legend inside the panels
 BEFORE = ", before adaptation"
+STEPS = "environment steps used for adaptation"
 BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "fontsize": 8}
 
 
@@ -119,14 +120,15 @@ def figure(
     drawn, panels = plt.subplots(1, width, figsize=(5.5 * width, 4.2))
     learning, adapting = panels[:2]
     palette = plt.get_cmap("tab10" if len(groups) <= 10 else "tab20").colors
+    chosen = {name: (choose or comparable_evaluations)(each) for name, each in groups.items()}
+    spent = _spent(entry for entries in chosen.values() for entry in entries)
     for (folder, members), color in zip(groups.items(), cycle(palette), strict=False):
         name = optional.plain_text(folder)
         _draw_learning(learning, name, members, color, measure.metric, few=few)
-        chosen = (choose or comparable_evaluations)(members)
-        _draw_adaptation(adapting, name, members, chosen, color, measure.metric)
+        _draw_adaptation(adapting, name, members, chosen[folder], color, measure.metric, spent)
     dotted = " (dotted: before adaptation)" if measure.before and not few else ""
     learning.set(xlabel=measure.x, title=f"meta-training{dotted}")
-    adapting.set(xlabel=measure.adapting, title="test tasks")
+    adapting.set(xlabel=STEPS if spent else measure.adapting, title="test tasks")
     adapting.xaxis.get_major_locator().set_params(integer=True)
     for axes in (learning, adapting):
         axes.set(ylabel=measure.text, yscale="log" if measure.log else "linear")
@@ -176,9 +178,25 @@ def _draw_fit(axes: Any, fit: Fit) -> None:
     axes.set(xlabel="x", ylabel="y", title=fit.title)
 
 
+def _spent(entries: Iterable[dict[str, Any]]) -> bool:
+    """Return whether evaluations differ in the environment steps of one adaptation step.
+
+    Policies of RL² adapt after every episode, and gradients use a batch of episodes.
+    """
+    steps = [entry.get("adaptation_steps", [0]) for entry in entries]
+    return len({each[1] for each in steps if len(each) > 1}) > 1
+
+
 def _draw_adaptation(
-    axes: Any, name: str, members: list[Run], chosen: list[dict[str, Any]], color: Any, metric: str
+    axes: Any,
+    name: str,
+    members: list[Run],
+    chosen: list[dict[str, Any]],
+    color: Any,
+    metric: str,
+    spent: bool,
 ) -> None:
+    """Plot a metric against adaptation steps or, if `spent` is set, against environment steps."""
     newest = [entry for entry in chosen if metric in metrics_in(entry)]
     if not newest:
         return
@@ -193,7 +211,7 @@ def _draw_adaptation(
     results = [measured(entry, metric) for entry in newest]
     values = np.array([result["mean"] for result in results])
     half = interval95(values) if len(newest) > 1 else np.array(results[0]["interval95"])
-    steps = np.arange(values.shape[1])
+    steps = np.array(newest[0]["adaptation_steps"]) if spent else np.arange(values.shape[1])
     if len(steps) == 1:  # an oracle does not adapt, so its return is drawn as a line
         axes.axhline(values.mean(), color=color, ls="--", label=name)
         return

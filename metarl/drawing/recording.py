@@ -217,7 +217,8 @@ def record_episodes(
     """Record one episode per set of policy parameters.
 
     Actions are sampled from the policy, as in training and evaluation. All
-    episodes use the same random seed, and therefore start in the same state.
+    episodes use the same random seed, and therefore start in the same state. The
+    episodes of an RL² policy form one trial.
 
     Args:
         recorder: A sampler from :func:`make_recorder`.
@@ -240,9 +241,10 @@ def record_episodes(
     """
     recorder.env.set_attr("every", every)
     recordings = []
+    actor = policy.actor(tree.expand(path[0], 1), (1,)) if policy.trials else None
     for params in path:
         generator = torch_generator(seed, 0, "film", device=recorder.device)
-        rollout = recorder.rollout(policy, tree.expand(params, 1), [task], generator)
+        rollout = recorder.rollout(policy, tree.expand(params, 1), [task], generator, actor=actor)
         rewards = rollout.rewards[0, rollout.mask[0, :, 0], 0].double().cpu().numpy()
         (frames,) = recorder.env.call("frames")
         recordings.append(Recording(frames, np.append(0.0, np.cumsum(rewards))))
