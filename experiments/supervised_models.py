@@ -12,9 +12,9 @@ from metarl.core import Batch, InnerLoop, MetaParams, torch_generator
 from metarl.data import FAMILIES, ImageFormat
 from metarl.experiments.supervised_setup import make_model, make_test_loop, started
 from metarl.models import AdaptedClassifier, Learner, MetaClassifier, Origin, Saved, restored
-from metarl.nn import Classifier, ConvBody, linear
+from metarl.nn import Classifier, linear
 from metarl.runs.checkpoint import require_same_tensors
-from metarl.supervised import NETWORKS, Model, cross_entropy, minibatches
+from metarl.supervised import Model, cross_entropy, image_body, minibatches
 
 
 def image_network(config: Any, images: ImageFormat, ways: int) -> Classifier:
@@ -29,16 +29,26 @@ def image_network(config: Any, images: ImageFormat, ways: int) -> Classifier:
         ValueError: If the network is too deep for the images.
     """
     generator = torch_generator(config.seed, 0, "parameters")
-    net = NETWORKS[config.network]
-    net = net._replace(filters=config.filters or net.filters)
-    body = ConvBody(net, images.channels, generator=generator)
-    size = body(torch.zeros(1, images.channels, images.size, images.size)).shape[-1]
-    if not size:
+    body = image_body(config.network, images.channels, filters=config.filters, generator=generator)
+    features = body(torch.zeros(1, images.channels, images.size, images.size))
+    if not features.numel() or features.isnan().any():
         raise ValueError(
             f"network={config.network} is too deep for images of {images.size}x{images.size} "
             "pixels; use a different network or a larger image_size"
         )
-    return Classifier(body, linear(size, ways, generator=generator))
+    return Classifier(body, linear(features.shape[-1], ways, generator=generator))
+
+
+def num_channels(params: Mapping[str, Tensor]) -> int:
+    """Return the number of image channels that the first kernel of trained parameters expects.
+
+    Raises:
+        ValueError: If the parameters contain no kernel.
+    """
+    first = sorted(n for n, x in params.items() if n.startswith("body.blocks.0.") and x.ndim == 4)
+    if not first:
+        raise ValueError("the checkpoint contains no image network. Choose a different checkpoint")
+    return params[first[0]].shape[1]
 
 
 def image_classifier(
@@ -77,11 +87,8 @@ def adapted_images(name: str, config: Any, saved: Saved) -> AdaptedClassifier:
 
 def _image_model(config: Any, params: Mapping[str, Tensor]) -> tuple[ImageFormat, Model]:
     """Return the image format and the model for trained parameters of a network."""
-    kernel = params.get("body.blocks.0.conv.weight")
-    if kernel is None or kernel.ndim != 4:
-        raise ValueError("the checkpoint contains no image network. Choose a different checkpoint")
     size = config.image_size or FAMILIES[config.data].image_size
-    images = ImageFormat(config.data, kernel.shape[1], size)
+    images = ImageFormat(config.data, num_channels(params), size)
     ways = len(params.get("head.bias", ())) or config.num_ways
     return images, make_model(config, image_network(config, images, ways), cross_entropy)
 

@@ -11,6 +11,7 @@ from metarl.data import FAMILIES, Classes, Splits, has_splits
 from metarl.experiment import Report
 from metarl.experiments.images.settings import FewShotConfig
 from metarl.experiments.supervised_evaluation import SupervisedEvaluation
+from metarl.experiments.supervised_models import num_channels
 from metarl.util import warn
 
 
@@ -84,8 +85,7 @@ def converted(splits: Splits, params: MetaParams, *, inverted: bool) -> Splits:
         params: Meta-parameters of the run. The first kernel determines the number of channels.
         inverted: Whether to invert the images, which replaces each value x by 255 - x.
     """
-    first = min(name for name in params.model if name.endswith("conv.weight"))
-    channels = params.model[first].shape[1]
+    channels = num_channels(params.model)
     images = [_with_channels(classes.images, channels) for classes in splits]
     images = [255 - x if inverted else x for x in images]
     if inverted and any(len(x) and np.median(x) > 127 for x in images):

@@ -9,6 +9,7 @@ import tyro
 
 from metarl.data import FAMILIES, read_split
 from metarl.experiments.supervised_settings import SupervisedConfig, resolve
+from metarl.nn import ResNet
 from metarl.runs import unset
 from metarl.supervised import NETWORKS
 from metarl.util import Conflicts, Ranged, among, at_least
@@ -72,9 +73,10 @@ class NetworkSettings(Ranged):
     group: ClassVar[str] = "network"
     network: Annotated[str, among(NETWORKS)] = "conv4-stride"
     """Architecture of the network. conv4-stride, conv4-flat and conv4-pool were published for
-    Omniglot; mini-32, mini-48 and mini-same were published for miniImageNet."""
+    Omniglot; mini-32, mini-48, mini-same and resnet12 were published for miniImageNet."""
     filters: Annotated[int | None, at_least(1), unset("set by --network")] = None
-    """Number of channels in every convolutional block."""
+    """Number of channels in every convolutional block; for resnet12, in the first block, which must
+    be even. The other blocks of resnet12 have 2.5, 5 and 10 times as many."""
     bn_mode: Literal["query", "support"] = "query"
     """Images from which batch norm computes the statistics for query images: the query images
     themselves (transductive) or the support images (non-transductive)."""
@@ -106,6 +108,13 @@ class FewShotConfig(SupervisedConfig, NetworkSettings, ImageSettings):
         "imaml": {"inner_steps": 16, "test_steps": 16, "inner_lr": 0.1},
         "pretrained": {"num_tasks": 1, "test_steps": 10},
     }  # fmt: skip
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Numbers of channels in the widest layers, used to detect damaged files."""
+        net = NETWORKS[self.network]
+        net = net._replace(filters=self.filters or net.filters)
+        return (net.widths[-1] if isinstance(net, ResNet) else net.filters,) * 2
 
     def conflicts(self) -> Conflicts:
         """Return invalid combinations of settings as pairs of a condition and an error message."""

@@ -30,7 +30,7 @@ def chunk_size(config: FewShotConfig, per_class: int, size: int) -> int:
     image height in pixels) are faster one at a time, with PyTorch's image operators.
     """
     net, images = NETWORKS[config.network], config.num_ways * per_class
-    side = size // 2 if net.down == "stride" else size
+    side = size // 2 if getattr(net, "down", "pool") == "stride" else size
     large = images * side**2 * (config.filters or net.filters) > LARGE_TASK
     return 1 if config.variable or large else max(1, EXAMPLES_PER_CHUNK // images)
 

@@ -7,4 +7,6 @@ from .dense import mlp as mlp
 from .norms import BatchNorm as BatchNorm
 from .norms import FixedBatchNorm as FixedBatchNorm
 from .norms import LayerNorm as LayerNorm
+from .resnet import ResNet as ResNet
+from .resnet import ResNetBody as ResNetBody
 from .shifts import shifted_copies as shifted_copies

@@ -77,9 +77,7 @@ def require_plausible_size(run: Run, config: RunConfig) -> None:
         ValueError: If the number of parameters in a layer exceeds both 2**24 and the number of
             bytes in the largest checkpoint.
     """
-    filters = getattr(config, "filters", None) or 1
-    widths = (filters, filters, *(getattr(config, "hidden", None) or ()))
-    elements = max(math.prod(pair) for pair in pairwise(widths))
+    elements = max(math.prod(pair) for pair in pairwise((1, 1, *config.widths)))
     files = (run.folder / "checkpoints").glob("[0-9]*")
     if elements > max(2**24, *(path.stat().st_size for path in files), 0):
         raise ValueError(
