@@ -155,6 +155,12 @@ class SupervisedConfig(OuterUpdateSettings, InnerLoopSettings, RunConfig):
         return config if root is None else replace(config, data_root=absolute(root))
 
 
+def encoder_place(name: str) -> str:
+    """Return the absolute path of a folder with an encoder, or other names unchanged."""
+    folder = absolute(Path(name))
+    return str(folder) if folder.is_dir() else name
+
+
 def absolute(path: Path) -> Path:
     """Return the absolute path of a file or folder, which does not need to exist."""
     return Path(os.path.abspath(os.path.expanduser(path)))  # unlike Path, accepts unknown users

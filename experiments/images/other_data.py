@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from metarl.core import MetaParams
 from metarl.data import FAMILIES, Classes, Splits, has_splits
 from metarl.experiment import Report
 from metarl.experiments.images.settings import FewShotConfig
 from metarl.experiments.supervised_evaluation import SupervisedEvaluation
-from metarl.experiments.supervised_models import num_channels
 from metarl.util import warn
 
 
@@ -77,15 +75,14 @@ def describe(
     }
 
 
-def converted(splits: Splits, params: MetaParams, *, inverted: bool) -> Splits:
+def converted(splits: Splits, channels: int, *, inverted: bool) -> Splits:
     """Convert images to the channels and the colors of the training images.
 
     Args:
         splits: Images of the other data, in the size of the training images.
-        params: Meta-parameters of the run. The first kernel determines the number of channels.
+        channels: Number of channels of the training images.
         inverted: Whether to invert the images, which replaces each value x by 255 - x.
     """
-    channels = num_channels(params.model)
     images = [_with_channels(classes.images, channels) for classes in splits]
     images = [255 - x if inverted else x for x in images]
     if inverted and any(len(x) and np.median(x) > 127 for x in images):

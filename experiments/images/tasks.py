@@ -27,8 +27,11 @@ def chunk_size(config: FewShotConfig, per_class: int, size: int) -> int:
     """Return the number of tasks to process together, given `per_class` images per class.
 
     Small tasks are faster together, under ``vmap``. Tasks with many or large images (`size` is the
-    image height in pixels) are faster one at a time, with PyTorch's image operators.
+    image height in pixels) are faster one at a time, with PyTorch's image operators. Encoders do
+    not support ``vmap``.
     """
+    if config.encoder:
+        return 1
     net, images = NETWORKS[config.network], config.num_ways * per_class
     side = size // 2 if getattr(net, "down", "pool") == "stride" else size
     large = images * side**2 * (config.filters or net.filters) > LARGE_TASK

@@ -68,8 +68,9 @@ def functional(module: nn.Module) -> tuple[Apply, Params]:
     """
     for name, child in module.named_modules():
         what = f"{name or 'the module'} ({type(child).__name__})"
-        if isinstance(child, nn.modules.batchnorm._NormBase) and child.track_running_stats:
-            hint = "use track_running_stats=False"
+        norm = isinstance(child, nn.modules.batchnorm._NormBase) and child.training
+        if norm and child.track_running_stats:
+            hint = "use track_running_stats=False or, for fixed statistics, call .eval()"
             raise ValueError(f"{what} keeps running statistics, which leak between tasks; {hint}")
         if isinstance(child, nn.modules.dropout._DropoutNd) and child.training and child.p:
             hint = "call .eval() or remove the layer"

@@ -4,6 +4,10 @@ from .convolution import ConvNet as ConvNet
 from .dense import ACTIVATIONS as ACTIVATIONS
 from .dense import linear as linear
 from .dense import mlp as mlp
+from .image_encoders import ImageEncoder as ImageEncoder
+from .image_encoders import encoder_image_size as encoder_image_size
+from .image_encoders import load_image_encoder as load_image_encoder
+from .image_encoders import lower_parameters as lower_parameters
 from .norms import BatchNorm as BatchNorm
 from .norms import FixedBatchNorm as FixedBatchNorm
 from .norms import LayerNorm as LayerNorm

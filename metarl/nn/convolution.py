@@ -66,6 +66,9 @@ class Classifier(nn.Module):
     ANIL, BOIL and ProtoMAML use these prefixes to treat the two parts
     differently.
 
+    Attributes:
+        meta_only: Names of the parameters that are meta-learned but never adapt.
+
     Example::
 
         >>> from metarl.nn import Classifier, ConvBody, ConvNet, linear
@@ -73,6 +76,8 @@ class Classifier(nn.Module):
         >>> module(torch.rand(10, 1, 28, 28)).shape
         torch.Size([10, 5])
     """
+
+    meta_only: frozenset[str] = frozenset()
 
     def __init__(self, body: nn.Module, head: nn.Linear) -> None:
         """Combine a body and a head.
@@ -206,7 +211,7 @@ class Conv3x3(nn.Module):
             return channels_last(F.conv2d, x, self.weight, self.bias, stride=step)
         columns = shifted_copies(x, step).flatten(0, 2)
         kernel = self.weight.permute(2, 3, 1, 0).flatten(0, 2)
-        x = (columns @ kernel).view(x.shape[0], tall, wide, -1)
+        x = (columns @ kernel).view(x.shape[0], tall, wide, len(self.weight))
         return x if self.bias is None else x + self.bias
 
 

@@ -14,6 +14,7 @@ from metarl.core import (
     meta_gradient,
     query_loss,
     sgd,
+    tree,
 )
 from metarl.nn import Classifier, ResNet, ResNetBody, linear
 from metarl.supervised import cross_entropy, evaluate_batch, loss_of
