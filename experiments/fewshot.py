@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -32,17 +32,25 @@ from metarl.experiments.images.tasks import (
 )
 from metarl.experiments.supervised import Supervised
 from metarl.experiments.supervised_evaluation import SupervisedEvaluation
-from metarl.experiments.supervised_models import adapted_images, image_classifier, image_network
+from metarl.experiments.supervised_models import (
+    adapted_images,
+    image_classifier,
+    image_network,
+    num_channels,
+)
 from metarl.experiments.supervised_setup import (
     Parts,
     make_learner,
     make_model,
     make_test_loop,
     mapped,
+    outer_factor,
 )
 from metarl.models import AdaptedClassifier, MetaClassifier, Saved
+from metarl.nn import ImageEncoder
 from metarl.supervised import (
     AllClasses,
+    FewShot,
     VariableFewShot,
     cross_entropy,
 )
@@ -120,25 +128,33 @@ class ImageClassification(Supervised[FewShotConfig]):
         all_classes = len(splits.train.counts) * (1 if config.rotations == "none" else 4)
         ways = self.head_ways or (all_classes if joint else config.num_ways)
         images = ImageFormat(config.data, *splits.train.images.shape[1:3])
-        network = image_network(config, images, ways).to(self.device)
+        network = image_network(config, images, ways, self.device).to(self.device)
         model = make_model(config, network, cross_entropy)
-        pool = partial(pool_of, config)
-        trained = cache(partial(pool, splits.train, "train", training=True))
+
+        @cache
+        def pool(split: str, training: bool = False) -> FewShot:
+            classes: Classes = getattr(splits, split)
+            if config.frozen:
+                body = cast(ImageEncoder, model.apply.module.body)
+                classes = classes._replace(images=body.features(classes.images))
+            return pool_of(config, classes, split, training=training)
+
+        trained = partial(pool, "train", training=True)
         tasks = task_sampler(config, trained, config.inner_steps or 0, training=True)
         batches = mapped(
             lambda: AllClasses(trained(), config.num_ways * QUERIES).sample, augmentation(config)
         )
         tested = {
-            split: task_sampler(
-                config, partial(pool_of, config, classes, split), config.test_steps or 0
-            )
-            for split, classes in splits._asdict().items()
+            split: task_sampler(config, partial(pool, split), config.test_steps or 0)
+            for split in Splits._fields
         }
         fitting = chunk_size(config, sum(sizes(config)), images.size)
         tested_images = config.num_shots + (config.test_queries or QUERIES)
         return Parts(
             model,
-            make_learner(config, model, chunk_size=fitting),
+            make_learner(
+                config, model, chunk_size=fitting, factor=partial(outer_factor, config, "body.")
+            ),
             make_test_loop(config, model, start="zero" if joint else None),
             batches if joint else tasks,
             tested,
@@ -182,18 +198,50 @@ class ImageClassification(Supervised[FewShotConfig]):
             hint = f". Lower num_ways{zero}{whole}" if config.data == "folder" else ""
             pool_of(config, getattr(classes, name), name, hint=hint)
         self.config = replace(config, classes=classes.digest())
-        for name in used:
+        for name in () if config.frozen else used:  # features are computed when they are used
             generator = torch_generator(config.seed, 0, name, device=self.device)
             self.parts.evaluated[name](1, generator)
         return super().prepare()
 
-    def model(self, params: MetaParams) -> MetaClassifier:  # type: ignore[override]
-        """Return the meta-trained classifier with parameters `params`, without loading images."""
+    def changed(self, **settings: Any) -> Experiment[FewShotConfig]:
+        """Return a copy of the experiment with the given configuration settings replaced.
+
+        A new encoder does not import the module of the original encoder.
+
+        Raises:
+            ValueError: If an encoder is set for a run without an encoder.
+        """
+        new = settings.get("encoder")
+        error = "`encoder` requires a run with a pretrained encoder; remove `encoder`"
+        raise_if((new and not self.config.encoder, error))
+        changed = super().changed(**settings)
+        if new:
+            changed.guard = lambda: None
+        return changed
+
+    def model(  # type: ignore[override]
+        self, params: MetaParams, *, encoder: str | None = None
+    ) -> MetaClassifier:
+        """Return the meta-trained classifier, without loading the images of the training.
+
+        Args:
+            params: The meta-parameters.
+            encoder: Folder or name of the pretrained encoder. Default: the encoder of the run.
+
+        Raises:
+            ImportError: If the encoder requires a package that is not installed.
+            OSError: If the encoder cannot be loaded.
+            ValueError: If the parameters do not match the configuration, or the encoder of a
+                pulled run would import an unknown module.
+        """
+        if encoder is not None:
+            return self.changed(encoder=encoder).model(params)  # type: ignore[no-any-return]
+        self.guard()
         return image_classifier(self.name, self.config, params, self.device)
 
     def adapted(self, saved: Saved) -> AdaptedClassifier:
         """Restore an adapted classifier from `saved`, the contents of a file."""
-        return adapted_images(self.name, self.config, saved)
+        return adapted_images(self.name, self.config, saved, self.device)
 
     def with_options(self, options: SupervisedEvaluation) -> Experiment[FewShotConfig]:
         """Return a copy of the experiment with its settings overridden by the evaluation options.
@@ -231,5 +279,6 @@ class ImageClassification(Supervised[FewShotConfig]):
         if self.trained is None:
             return super().evaluate(metas, options)
         about = other_data.describe(self.config, self.trained, self.splits, options)
-        self.splits = other_data.converted(self.splits, metas[0], inverted=about["inverted"])
+        channels = num_channels(self.trained, metas[0].model)
+        self.splits = other_data.converted(self.splits, channels, inverted=about["inverted"])
         return other_data.stated(super().evaluate(metas, options), about, options)

@@ -32,16 +32,17 @@ def load(
         device: Device of the parameters: ``"cpu"``, ``"cuda"`` or ``"auto"``,
             which selects CUDA if it is available and the CPU otherwise.
         trust_env: Whether the module in an environment ID such as
-            ``module:Name-v0`` may be imported to simulate a run that was
-            downloaded from the Hugging Face Hub, directly or with ``metarl
-            pull``. Not required for runs that were trained on this machine, or
-            if your program has already imported this module.
+            ``module:Name-v0`` or in an encoder ``module:function`` may be
+            imported for a run that was downloaded from the Hugging Face Hub,
+            directly or with ``metarl pull``. Not required for runs that were
+            trained on this machine or, for environments, if your program has
+            already imported this module.
         **options: For policies, `num_tasks`, the number of tasks that the
             policy adapts to at the same time (default: 1), and `episodes`, the
             number of episodes per task and inner step (default: 4000 divided by
-            the horizon, rounded down, but at least 1). For text, `encoder`, the
-            folder or Hugging Face name of the encoder (default: the encoder of
-            the run).
+            the horizon, rounded down, but at least 1). For text and for images
+            with a pretrained encoder, `encoder`, the folder or Hugging Face
+            name of the encoder (default: the encoder of the run).
 
     Returns:
         The meta-model, whose method ``adapt(support)`` returns an adapted model:
@@ -100,17 +101,19 @@ def _default_dtype(params: Params) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def load_adapted(path: str | Path, *, device: str = "auto") -> Any:
+def load_adapted(path: str | Path, *, device: str = "auto", trust_env: bool = False) -> Any:
     """Load an adapted model from a file that was written by the method ``save`` of the model.
 
     The file contains no code. Loading the model requires neither the training
-    data nor the environment. As an exception, text classifiers require the
-    pretrained encoder.
+    data nor the environment. As an exception, text classifiers and image
+    classifiers with an encoder require the pretrained encoder.
 
     Args:
         path: Path of the file, such as ``"adapted.safetensors"``.
         device: Device of the parameters: ``"cpu"``, ``"cuda"`` or ``"auto"``,
             which selects CUDA if it is available and the CPU otherwise.
+        trust_env: Whether the module of an encoder ``module:function`` may be
+            imported, which runs its code.
 
     Returns:
         The adapted model, such as an
@@ -118,7 +121,8 @@ def load_adapted(path: str | Path, *, device: str = "auto") -> Any:
         predicts, and can be exported, but cannot adapt further.
 
     Raises:
-        ValueError: If the file is missing, damaged or does not contain an adapted model.
+        ValueError: If the file is missing, damaged or does not contain an adapted model, or its
+            encoder would import a module that is not trusted.
 
     Example::
 
@@ -129,6 +133,7 @@ def load_adapted(path: str | Path, *, device: str = "auto") -> Any:
     """
     from metarl.models import read_adapted
     from metarl.runs.config import from_json
+    from metarl.runs.sharing import encoder_function
     from metarl.util import resolve_device
 
     saved = read_adapted(path, device=resolve_device(device))
@@ -141,5 +146,10 @@ def load_adapted(path: str | Path, *, device: str = "auto") -> Any:
         )
     kind, config = known[saved.experiment].load()
     chosen = from_json(config, saved.config, Path(path))
+    if (function := encoder_function(chosen)) and not trust_env:
+        raise ValueError(
+            f"the encoder of {path} would import the module {function[0]!r} and run its code. If "
+            "you trust the module, set trust_env"
+        )
     with _default_dtype(saved.params):
         return kind(chosen).changed(device=device).adapted(saved)

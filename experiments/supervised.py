@@ -34,7 +34,9 @@ from metarl.util import raise_if
 
 Config = TypeVar("Config", bound=SupervisedConfig)
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-OVERRIDES = ("test_steps", "num_ways", "num_shots", "test_queries", "bn_mode", "data_root")
+OVERRIDES = (
+    "test_steps", "num_ways", "num_shots", "test_queries", "bn_mode", "data_root", "encoder",
+)  # fmt: skip
 """Names of the run settings that flags of ``metarl evaluate`` override."""
 
 

@@ -71,6 +71,9 @@ class SupervisedEvaluation(Evaluation):
     data_root: Annotated[Path | None, AS_TRAINED] = None
     """Folder with the image files for --data. Without --data, set this if the images used in
     training have moved."""
+    encoder: Annotated[str | None, AS_TRAINED] = None
+    """Folder or name of the pretrained image encoder; set this if the folder has moved since
+    training."""
     split: Annotated[str | None, unset("all classes of a folder are test classes")] = None
     """Split of --data into training, validation and test classes; see `metarl train fewshot --help`
     for the values. A folder with the subfolders train and test defaults to own."""

@@ -3,43 +3,89 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metarl.core import Batch, InnerLoop, MetaParams, torch_generator
 from metarl.data import FAMILIES, ImageFormat
 from metarl.experiments.supervised_setup import make_model, make_test_loop, started
 from metarl.models import AdaptedClassifier, Learner, MetaClassifier, Origin, Saved, restored
-from metarl.nn import Classifier, ConvBody, linear, normalize_inputs
+from metarl.nn import (
+    Classifier,
+    ImageEncoder,
+    linear,
+    load_image_encoder,
+    lower_parameters,
+    normalize_inputs,
+)
+from metarl.nn.image_encoders import CHANNELS
 from metarl.runs.checkpoint import require_same_tensors
-from metarl.supervised import NETWORKS, Model, cross_entropy, minibatches
+from metarl.supervised import Model, cross_entropy, image_body, minibatches
 
 
-def image_network(config: Any, images: ImageFormat, ways: int) -> Classifier:
-    """Return the untrained network of an image classifier.
+def image_network(config: Any, images: ImageFormat, ways: int, device: torch.device) -> Classifier:
+    """Return the untrained network of an image classifier, or a pretrained encoder with a new head.
 
     Args:
         config: A :class:`~metarl.experiments.fewshot.FewShotConfig`.
         images: Number of channels and size of the images.
         ways: Number of classes in the head.
+        device: Device of the encoder.
 
     Raises:
-        ValueError: If the network is too deep for the images.
+        ImportError: If the encoder requires a package that is not installed.
+        OSError: If the encoder cannot be loaded.
+        ValueError: If the network is too deep for the images, or the encoder is invalid.
     """
     generator = torch_generator(config.seed, 0, "parameters")
-    net = NETWORKS[config.network]
-    net = net._replace(filters=config.filters or net.filters)
-    body = ConvBody(net, images.channels, generator=generator)
-    size = body(torch.zeros(1, images.channels, images.size, images.size)).shape[-1]
-    if not size:
+    if config.encoder:
+        return _encoder_network(config, images, ways, device, generator)
+    body = image_body(config.network, images.channels, filters=config.filters, generator=generator)
+    features = body(torch.zeros(1, images.channels, images.size, images.size))
+    if not features.numel() or features.isnan().any():
         raise ValueError(
             f"network={config.network} is too deep for images of {images.size}x{images.size} "
             "pixels; use a different network or a larger image_size"
         )
     body = normalize_inputs(body, *config.pixels) if config.pixels else body
-    return Classifier(body, linear(size, ways, generator=generator))
+    return Classifier(body, linear(features.shape[-1], ways, generator=generator))
+
+
+def _encoder_network(
+    config: Any, images: ImageFormat, ways: int, device: torch.device, generator: torch.Generator
+) -> Classifier:
+    """Return a pretrained encoder with a new head. Parameters of lower layers never adapt."""
+    module, layers = load_image_encoder(config.encoder, pooling=config.pooling)
+    lower = frozenset[str]()
+    if config.top_layers is not None:
+        lower = lower_parameters(module, layers, config.top_layers)
+    body = ImageEncoder(module, frozen=config.frozen).to(device)
+    with torch.no_grad():
+        features = body(torch.zeros(1, CHANNELS, images.size, images.size, device=device))
+    network = Classifier(body, linear(features.shape[-1], ways, generator=generator))
+    network.meta_only = frozenset(f"body.module.{name}" for name in lower)
+    return network
+
+
+def num_channels(config: Any, params: Mapping[str, Tensor]) -> int:
+    """Return the number of image channels that a trained network expects.
+
+    Args:
+        config: The complete configuration of the run.
+        params: Parameters of the network. Without an encoder, the first kernel determines the
+            number.
+
+    Raises:
+        ValueError: If the parameters contain no kernel.
+    """
+    if config.encoder:
+        return CHANNELS
+    first = sorted(n for n, x in params.items() if n.startswith("body.blocks.0.") and x.ndim == 4)
+    if not first:
+        raise ValueError("the checkpoint contains no image network. Choose a different checkpoint")
+    return params[first[0]].shape[1]
 
 
 def image_classifier(
@@ -56,35 +102,36 @@ def image_classifier(
     Raises:
         ValueError: If the parameters do not match the configuration.
     """
-    images, model = _image_model(config, params.model)
-    return MetaClassifier(learner(name, config, model, params, device), images)
+    images, model = _image_model(config, params.model, device)
+    batches = partial(_feature_batches, config, model.apply.module) if config.frozen else None
+    return MetaClassifier(learner(name, config, model, params, device, batches=batches), images)
 
 
-def adapted_images(name: str, config: Any, saved: Saved) -> AdaptedClassifier:
+def adapted_images(name: str, config: Any, saved: Saved, device: torch.device) -> AdaptedClassifier:
     """Return the adapted image classifier in a file.
 
     Args:
         name: Name of the experiment.
         config: The complete configuration of the run.
         saved: Contents of the file.
+        device: Device of the parameters.
 
     Raises:
         ValueError: If the tensors do not match the configuration.
     """
-    images, model = _image_model(config, saved.params)
+    images, model = _image_model(config, saved.params, device)
     network, classes = restored(model.apply.module, saved), tuple(saved.about["classes"])
     return AdaptedClassifier(network, classes, images, Origin(name, config))
 
 
-def _image_model(config: Any, params: Mapping[str, Tensor]) -> tuple[ImageFormat, Model]:
+def _image_model(
+    config: Any, params: Mapping[str, Tensor], device: torch.device
+) -> tuple[ImageFormat, Model]:
     """Return the image format and the model for trained parameters of a network."""
-    kernel = params.get("body.blocks.0.conv.weight")
-    if kernel is None or kernel.ndim != 4:
-        raise ValueError("the checkpoint contains no image network. Choose a different checkpoint")
     size = config.image_size or FAMILIES[config.data].image_size
-    images = ImageFormat(config.data, kernel.shape[1], size)
+    images = ImageFormat(config.data, num_channels(config, params), size)
     ways = len(params.get("head.bias", ())) or config.num_ways
-    network = image_network(config, images, ways).to(kernel.device)
+    network = image_network(config, images, ways, device).to(device)
     return images, make_model(config, network, cross_entropy)
 
 
@@ -147,3 +194,12 @@ def _batches(config: Any, support: Batch, steps: int, seed: int) -> tuple[Batch,
         return (support,)
     generator = torch_generator(seed, 0, "minibatches", device=support[1].device)
     return minibatches(support, config.inner_batch, steps=steps, generator=generator)
+
+
+def _feature_batches(
+    config: Any, network: nn.Module, support: Batch, steps: int, seed: int
+) -> tuple[Batch, ...]:
+    """Return the batches for the inner steps, with the features of a frozen encoder as inputs."""
+    images, targets = support  # with a task axis of size 1
+    features = cast(ImageEncoder, network.body).features(images[0])
+    return _batches(config, (features[None], targets), steps, seed)

@@ -158,6 +158,12 @@ class SupervisedConfig(OuterUpdateSettings, InnerLoopSettings, RunConfig):
         return config if root is None else replace(config, data_root=absolute(root))
 
 
+def encoder_place(name: str) -> str:
+    """Return the absolute path of a folder with an encoder, or other names unchanged."""
+    folder = absolute(Path(name))
+    return str(folder) if folder.is_dir() else name
+
+
 def absolute(path: Path) -> Path:
     """Return the absolute path of a file or folder, which does not need to exist."""
     # Unlike Path.expanduser, os.path.expanduser accepts names of unknown users, such as ~nobody.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -143,7 +143,7 @@ def make_learner(
         return (reptile if config.estimator == "reptile" else backprop)(loop, outer)
 
     def learner(iteration: int) -> MetaLearner:
-        progress = (iteration - 1) / config.iterations
+        progress = (iteration - 1) / max(1, config.iterations)
         first_order = config.first_order or progress < (config.first_order_until or 0.0)
         rate = SCHEDULES[config.outer_schedule or "constant"]
         until = config.multi_step_until or 0.0
@@ -161,6 +161,18 @@ def make_learner(
         )
 
     return learner
+
+
+def outer_factor(config: Any, encoder: str, name: str) -> float:
+    """Return the factor that multiplies the outer step size of a parameter.
+
+    Args:
+        config: A complete configuration with the setting `encoder_lr`.
+        encoder: Start of the names of the parameters in the encoder.
+        name: Name of the parameter.
+    """
+    own = config.encoder_lr if name.startswith(encoder) else None
+    return own / config.outer_lr if own is not None and config.outer_lr else 1.0
 
 
 def make_test_loop(

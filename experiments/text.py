@@ -19,6 +19,7 @@ from metarl.experiments.supervised_setup import (
     make_model,
     make_test_loop,
     mapped,
+    outer_factor,
 )
 from metarl.experiments.text_evaluation import TextEvaluation, measure, names, report
 from metarl.experiments.text_settings import TextConfig
@@ -103,7 +104,7 @@ class TextClassification(SupervisedTraining[TextConfig]):
         test_steps = config.test_steps or 0
         return Parts(
             model,
-            make_learner(config, model, factor=partial(_outer_factor, config)),
+            make_learner(config, model, factor=partial(outer_factor, config, "body.encoder.")),
             make_test_loop(config, model, start="zero" if joint else None),
             joined if joint else few_shot(config.inner_steps or 0),
             {"train": few_shot(test_steps), "validation": few_shot(test_steps, validation=True)},
@@ -247,12 +248,6 @@ def _validated(config: TextConfig, pools: tuple[Sentences, ...]) -> tuple[Senten
             f"{config.num_queries} queries; lower num_shots or num_queries, or add a larger task"
         )
     return enough
-
-
-def _outer_factor(config: TextConfig, name: str) -> float:
-    """Return the factor that multiplies the outer step size for the parameter `name`."""
-    own = config.encoder_lr if name.startswith("body.encoder.") else None
-    return own / config.outer_lr if own is not None and config.outer_lr else 1.0
 
 
 def support_of(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from metarl.experiments.supervised_settings import SupervisedConfig, absolute
+from metarl.experiments.supervised_settings import SupervisedConfig, encoder_place
 from metarl.experiments.text_evaluation import names
 from metarl.runs import unset
 from metarl.text import find_tasks
@@ -130,8 +130,7 @@ class TextConfig(SupervisedConfig, EncoderSettings, TextSettings):
             ValueError: If a held-out task does not exist, or no training tasks are left.
         """
         config = super().complete()
-        if (folder := absolute(Path(config.encoder))).is_dir():
-            config = replace(config, encoder=str(folder))
+        config = replace(config, encoder=encoder_place(config.encoder))
         if names(self.tasks):
             return config
         known, held_out = find_tasks(self.data_root), names(self.held_out)

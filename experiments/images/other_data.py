@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from metarl.core import MetaParams
 from metarl.data import FAMILIES, Classes, Splits, has_splits
 from metarl.experiment import Report
 from metarl.experiments.images.settings import FewShotConfig
@@ -81,7 +80,7 @@ def describe(
     }
 
 
-def converted(splits: Splits, params: MetaParams, *, inverted: bool) -> Splits:
+def converted(splits: Splits, channels: int, *, inverted: bool) -> Splits:
     """Return images with the channels and the colors of the training images.
 
     A warning is printed if inverted images have a light background, because the network
@@ -89,12 +88,9 @@ def converted(splits: Splits, params: MetaParams, *, inverted: bool) -> Splits:
 
     Args:
         splits: Images of the other data, in the size of the training images.
-        params: Meta-parameters of the run. The shape of the first convolution kernel determines
-            the number of channels.
+        channels: Number of channels of the training images.
         inverted: Whether to invert the images, which replaces each value x by 255 - x.
     """
-    first = min(name for name in params.model if name.endswith("conv.weight"))
-    channels = params.model[first].shape[1]
     images = [_with_channels(classes.images, channels) for classes in splits]
     images = [255 - x if inverted else x for x in images]
     if inverted and any(len(x) and np.median(x) > 127 for x in images):

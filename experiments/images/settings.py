@@ -7,11 +7,18 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
+from metarl.core import LEARNED_CONSTANTS
 from metarl.data import FAMILIES, TRANSFORMS, read_split
-from metarl.experiments.supervised_settings import SupervisedConfig, resolve
+from metarl.experiments.supervised_settings import SupervisedConfig, encoder_place, resolve
+from metarl.nn import ResNet, encoder_image_size
 from metarl.runs import unset
 from metarl.supervised import NETWORKS
 from metarl.util import Conflicts, Ranged, among, at_least
+
+
+# Defaults for encoders: small steps keep the pretrained features, and images are large.
+FROZEN: dict[str, Any] = {"inner_lr": 0.01}
+ENCODER: dict[str, Any] = {**FROZEN, "num_tasks": 4, "outer_lr": 1e-4}
 
 
 @dataclass(frozen=True)
@@ -86,23 +93,103 @@ class NetworkSettings(Ranged):
     group: ClassVar[str] = "network"
     network: Annotated[str, among(NETWORKS)] = "conv4-stride"
     """Architecture of the network. conv4-stride, conv4-flat and conv4-pool were published for
-    Omniglot; mini-32, mini-48 and mini-same were published for miniImageNet."""
+    Omniglot; mini-32, mini-48, mini-same and resnet12 were published for miniImageNet."""
     filters: Annotated[int | None, at_least(1), unset("set by --network")] = None
-    """Number of channels in every convolutional block."""
+    """Number of channels in every convolutional block; for resnet12, in the first block, which must
+    be even. The other blocks of resnet12 have 2.5, 5 and 10 times as many."""
     bn_mode: Literal["query", "support"] = "query"
     """Images from which batch norm computes the statistics for query images: the query images
     themselves (transductive) or the support images (non-transductive)."""
 
 
 @dataclass(frozen=True)
-class FewShotConfig(SupervisedConfig, NetworkSettings, ImageSettings):
+class EncoderSettings(Ranged):
+    """Settings for a pretrained image encoder, which replaces the network."""
+
+    group: ClassVar[str] = "encoder"
+    encoder: Annotated[str | None, unset("none, --network is trained")] = None
+    """Pretrained encoder: the name of a Hugging Face model or a folder with its files, such as ViT,
+    DINOv2 or ResNet; or module:function, a function of your own without arguments that returns a
+    module from RGB images with values in [0, 1] to features. Replaces --network."""
+    frozen: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Never train the encoder. The features of all images are computed once, and the checkpoints
+    only contain the head. Methods that then learn nothing, such as protonet, only write checkpoint
+    0, whatever the value of --iterations."""
+    pooling: Literal["cls", "mean"] = "cls"
+    """Features of a vision transformer: the class token or the mean of all tokens. Feature maps are
+    always averaged over the pixels."""
+    top_layers: Annotated[int | None, at_least(0), unset("all")] = None
+    """Number of top encoder layers that the inner steps adapt. The other encoder layers are only
+    meta-learned."""
+    encoder_lr: Annotated[float | None, at_least(0), unset("value of --outer-lr")] = None
+    """Outer step size for the encoder parameters, scheduled like --outer-lr."""
+
+    def conflicts(self) -> Conflicts:
+        """Return invalid combinations of settings as pairs of a condition and an error message."""
+        own: Any = self
+        parts = {
+            "frozen": self.frozen,
+            "pooling": self.pooling != "cls",
+            "top_layers": self.top_layers is not None,
+            "encoder_lr": self.encoder_lr is not None,
+        }
+        alone = "" if self.encoder else ", ".join(f"`{n}`" for n, x in parts.items() if x)
+        usual = type(own)
+        network = own.network != usual.network or own.filters is not None
+        trained = self.frozen and (parts["top_layers"] or parts["encoder_lr"])
+        turned = self.frozen and own.rotations not in (None, "none")
+        staged = own.mode not in (None, "eager") or (own.chunk_size or 1) > 1
+        partial = self.top_layers is not None and own.estimator == "reptile"
+        return [
+            (alone, f"`encoder` is required by {alone}; set `encoder` as well"),
+            (
+                self.encoder and network,
+                "`encoder` replaces `network`; set only one of them, and remove `filters`",
+            ),
+            (trained, "a `frozen` encoder is never trained; remove top_layers and encoder_lr"),
+            (turned, "a `frozen` encoder requires rotations=none, because features do not rotate"),
+            (
+                self.frozen and own.augment,
+                "a `frozen` encoder computes features once and does not support `augment`; remove "
+                "`augment` or `frozen`",
+            ),
+            (
+                self.encoder and own.normalize != "none",
+                "an `encoder` normalizes images itself; remove `normalize`",
+            ),
+            (
+                self.frozen and own.adapts == "body",
+                "a `frozen` encoder does not adapt; use a method other than boil (adapts=body)",
+            ),
+            (
+                self.encoder and staged,
+                "`encoder` requires mode=eager and chunk_size=1; remove `mode` and chunk_size",
+            ),
+            (
+                self.encoder and own.bn_mode == "support",
+                "an `encoder` has fixed batch-norm statistics; remove bn_mode",
+            ),
+            (
+                self.encoder_lr and own.outer_lr == 0,
+                f"encoder_lr={self.encoder_lr} requires outer_lr greater than 0, got 0",
+            ),
+            (
+                partial,
+                "top_layers does not support estimator=reptile, which requires that all layers "
+                "adapt; use estimator=backprop",
+            ),
+        ]
+
+
+@dataclass(frozen=True)
+class FewShotConfig(EncoderSettings, SupervisedConfig, NetworkSettings, ImageSettings):
     """Learn to classify images into N classes (--ways) from K examples per class (--shots).
 
     With --method pretrained, one classifier is trained on all training classes. To fine-tune the
     pretrained network on new classes, run `metarl evaluate RUN --start prototypes`.
     """
 
-    iterations: int = 2000
+    iterations: Annotated[int, at_least(0)] = 2000
     checkpoint_every: int = 500
     log_every: int = 10
     classes: tyro.conf.Suppress[str | None] = None
@@ -121,6 +208,13 @@ class FewShotConfig(SupervisedConfig, NetworkSettings, ImageSettings):
         "pretrained": {"num_tasks": 1, "test_steps": 10},
     }  # fmt: skip
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Numbers of channels in the widest layers, used to detect damaged files."""
+        net = NETWORKS[self.network]
+        net = net._replace(filters=self.filters or net.filters)
+        return (net.widths[-1] if isinstance(net, ResNet) else net.filters,) * 2
+
     def conflicts(self) -> Conflicts:
         """Return invalid combinations of settings as pairs of a condition and an error message."""
         varied, usual = self.variable, type(self)
@@ -130,7 +224,8 @@ class FewShotConfig(SupervisedConfig, NetworkSettings, ImageSettings):
         staged = self.mode not in (None, "eager")
         unsplit = self.split == "all-train" and self.validation_tasks
         return [
-            *super().conflicts(),
+            *EncoderSettings.conflicts(self),
+            *SupervisedConfig.conflicts(self),
             (
                 self.class_depth != 1 and self.data != "folder",
                 f"class_depth={self.class_depth} requires data=folder, got data={self.data}",
@@ -163,22 +258,34 @@ class FewShotConfig(SupervisedConfig, NetworkSettings, ImageSettings):
 
     def filled(self) -> Any:
         """Return the configuration with the defaults of the method and the data set filled in."""
+        turned = self.data == "omniglot" and not self.frozen
         left_open: dict[str, Any] = {
-            "mode": self.mode or ("eager" if self.variable else "traced"),
-            "rotations": self.rotations or ("all" if self.data == "omniglot" else "none"),
+            "mode": self.mode or ("eager" if self.variable or self.encoder else "traced"),
+            "rotations": self.rotations or ("all" if turned else "none"),
         }
         if self.split == "all-train":
             left_open["validation_tasks"] = 0
-        return resolve(replace(self, **left_open), self.defaults)
+        usual = self.defaults[""]
+        if self.encoder:
+            usual = usual | (FROZEN if self.frozen else ENCODER)
+        filled = resolve(replace(self, **left_open), self.defaults | {"": usual})
+        fixed = filled.start != "learned" and filled.inner not in LEARNED_CONSTANTS
+        return replace(filled, iterations=0) if self.frozen and fixed else filled
 
     def complete(self) -> Any:
         """Return the complete configuration, with a split file replaced by its contents.
+
+        The folder of an encoder becomes an absolute path, and the encoder determines the image
+        size.
 
         Raises:
             FileNotFoundError: If the split file does not exist.
             ValueError: If the split file is invalid.
         """
         config = super().complete()
+        if self.encoder:
+            size = config.image_size or encoder_image_size(self.encoder)
+            config = replace(config, encoder=encoder_place(self.encoder), image_size=size)
         if config.data != "folder" or config.split in (None, *FAMILIES["folder"].splits):
             return config
         parts = read_split(config.split)

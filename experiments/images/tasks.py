@@ -29,15 +29,17 @@ def chunk_size(config: FewShotConfig, per_class: int, size: int) -> int:
     """Return the number of tasks to process together.
 
     Small tasks are faster together, under ``vmap``. Tasks with many or large images are faster one
-    at a time, with PyTorch's image operators.
+    at a time, with PyTorch's image operators. Encoders do not support ``vmap``.
 
     Args:
         config: The configuration.
         per_class: Number of support and query images per class.
         size: Image height in pixels.
     """
+    if config.encoder:
+        return 1
     net, images = NETWORKS[config.network], config.num_ways * per_class
-    side = size // 2 if net.down == "stride" else size
+    side = size // 2 if getattr(net, "down", "pool") == "stride" else size
     large = images * side**2 * (config.filters or net.filters) > LARGE_TASK
     return 1 if config.variable or large else max(1, EXAMPLES_PER_CHUNK // images)
 

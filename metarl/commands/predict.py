@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from metarl.commands.opened import opened
+from metarl.commands.opened import opened, require_trusted
 from metarl.experiment import Device, Experiment
 from metarl.runs import unset
 from metarl.runs.card import POLICY
@@ -55,13 +55,17 @@ class Predict(Ranged):
     """Initial head of a classifier: prototypes (class means of the features) or
     zero. Both support any number of classes."""
     encoder: Annotated[str | None, unset("value used in training")] = None
-    """Only for text: folder or Hugging Face name of the encoder; set this if
-    the folder has moved since training."""
+    """Folder or Hugging Face name of the pretrained encoder; set this if the
+    folder has moved since training."""
+    trust_env: bool = False
+    """Import the module of an encoder module:function of a pulled run and run
+    its code; set this flag only if you trust the module."""
 
 
 def main(args: Predict) -> None:
     """Adapt to the examples, print the predictions and, if `out` is set, write a CSV file."""
-    run, experiment = opened(args.run)
+    run, experiment = named = opened(args.run)
+    require_trusted(named, trust_env=args.trust_env)
     _require_supported(args, experiment)
     for name, path in (("support", args.support), ("inputs", args.inputs)):
         if not path.exists():
@@ -86,7 +90,10 @@ def main(args: Predict) -> None:
 def _require_supported(args: Predict, experiment: Experiment[Any]) -> None:
     """Raise a ValueError if the run does not predict or does not support an option."""
     family, run = experiment.describe().family, args.run
-    classes, text = family == "few-shot-classification", hasattr(experiment.config, "encoder")
+    classes, encodes = (
+        family == "few-shot-classification",
+        getattr(experiment.config, "encoder", None),
+    )
     raise_if(
         (
             family == POLICY,
@@ -94,7 +101,10 @@ def _require_supported(args: Predict, experiment: Experiment[Any]) -> None:
             "run of fewshot, text or regression",
         ),
         (args.start and not classes, f"`start` requires a classifier, got {run}. Remove `start`"),
-        (args.encoder and not text, f"`encoder` requires a text run, got {run}. Remove `encoder`"),
+        (
+            args.encoder and not encodes,
+            f"`encoder` requires a run with a pretrained encoder, got {run}. Remove `encoder`",
+        ),
     )
 
 

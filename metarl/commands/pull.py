@@ -25,10 +25,10 @@ class Pull:
     out: Path
     """Run folder to create."""
     trust_env: bool = False
-    """Trust the custom environment of the downloaded run: later commands
-    import the Python module in its environment ID, such as module:Name-v0, and
-    execute its code. If not set, pass --trust-env to every command that
-    requires the environment."""
+    """Trust the custom environment or encoder of the downloaded run: later
+    commands import the Python module in its environment ID, such as
+    module:Name-v0, or in its encoder module:function, and execute its code. If
+    not set, pass --trust-env to every command that requires the module."""
 
 
 def main(args: Pull) -> None:

@@ -33,14 +33,15 @@ class Resume:
     device: Annotated[Device | None, unset("the value of the run")] = None
     """Device to continue the training on; auto uses a GPU if available."""
     trust_env: bool = False
-    """Import the module in the environment ID of a pulled run and run its code,
-    now and in later commands; set this flag only if you trust the module."""
+    """Import the module in the environment ID or the encoder module:function of
+    a pulled run and run its code, now and in later commands; set this flag only
+    if you trust the module."""
     data_root: Annotated[Path | None, unset("the value of the run")] = None
     """Folder that contains the training data; set this if the folder has
     moved, or if the run was trained on a different machine."""
     encoder: Annotated[str | None, unset("the value of the run")] = None
-    """Folder or Hugging Face name of the encoder, only for runs of `metarl
-    train text`; set this if the folder has moved."""
+    """Folder or Hugging Face name of the pretrained encoder of a text or image
+    run; set this if the folder has moved."""
 
 
 def main(args: Resume) -> None:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad, grad_and_value, vjp
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metarl.core import tree
 from metarl.core.adapt import InnerLoop
@@ -148,6 +149,7 @@ def reptile(loop: InnerLoop, outer: Outer) -> TaskGradient:
     return task_gradient
 
 
+@sdpa_kernel(SDPBackend.MATH)  # outside of the threads of the chunks, which it applies to
 def meta_gradient(
     task_gradient: TaskGradient,
     meta: MetaParams,
@@ -157,6 +159,8 @@ def meta_gradient(
     mode: Mode = "eager",
 ) -> tuple[MetaParams, Metrics]:
     """Return the mean of a meta-gradient estimator over a meta-batch.
+
+    Attention is computed by PyTorch's plain kernel; fused kernels have no second derivative.
 
     Args:
         task_gradient: The estimator, such as ``backprop(loop, outer)``.
@@ -223,7 +227,7 @@ def implicit(
     Args:
         loop: An inner loop with a proximal term.
         outer: The outer loss. Only the derivative with respect to the adapted parameters is used.
-        cg_steps: Number of conjugate-gradient steps; each step computes one Hessian-vector product.
+        cg_steps: Number of conjugate-gradient steps, with one Hessian-vector product each.
         damping: Damping of the linear system (1 + damping) x + Hx/λ = g with the Hessian H and the
             outer gradient g, as in the authors' code.
 
@@ -281,11 +285,7 @@ def _solve(
 def _slow_gradient(
     loop: InnerLoop, model: Params, adapted: Params, task: Task, pulled: Params, solution: Params
 ) -> Params:
-    """Return the outer gradient for the parameters that do not adapt.
-
-    The result is the direct effect on the outer loss plus the effect through the parameters that
-    adapt. `pulled` is the outer gradient at `adapted`, and `solution` is the result of `_solve`.
-    """
+    """Return the outer gradient for the parameters that do not adapt, direct and through φ."""
     _, slow = split(model, loop.adapts)
     if not slow:
         return {}

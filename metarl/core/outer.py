@@ -74,7 +74,8 @@ def gradient_learner(
         params: Any, generator: torch.Generator | None = None, *, device: Any = "cpu"
     ) -> MetaState:
         meta = initial_params(loop, params, generator, device)
-        return MetaState(meta, optimizer(_groups(meta, factor), lr=lr, **options))
+        groups = _groups(meta, factor)  # empty if nothing is learned
+        return MetaState(meta, optimizer(groups, lr=lr, **options) if groups else None)
 
     def step(state: MetaState, tasks: Task | Sequence[Task]) -> tuple[MetaState, Metrics]:
         like = tree.leaves(state.params)[0]

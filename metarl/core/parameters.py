@@ -73,10 +73,11 @@ def functional(module: nn.Module) -> tuple[Apply, Params]:
     """
     for name, child in module.named_modules():
         what = f"{name or 'the module'} ({type(child).__name__})"
-        if isinstance(child, nn.modules.batchnorm._NormBase) and child.track_running_stats:
+        norm = isinstance(child, nn.modules.batchnorm._NormBase) and child.training
+        if norm and child.track_running_stats:
             raise ValueError(
                 f"{what} keeps running statistics, which leak between tasks. Create the layer with "
-                "track_running_stats=False"
+                "track_running_stats=False or, for fixed statistics, call .eval()"
             )
         if isinstance(child, nn.modules.dropout._DropoutNd) and child.training and child.p:
             raise ValueError(

@@ -5,6 +5,7 @@ Networks:
 - :func:`mlp` builds a multilayer perceptron.
 - :class:`ConvBody` is a convolutional network that computes image features; a
   :class:`ConvNet` contains the settings of its architecture.
+- :class:`ResNetBody` is ResNet-12, with the settings in a :class:`ResNet`.
 - :class:`Classifier` combines a body, such as a :class:`ConvBody`, with a
   linear head.
 

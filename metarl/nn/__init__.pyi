@@ -4,6 +4,10 @@ from .convolution import ConvNet as ConvNet
 from .dense import ACTIVATIONS as ACTIVATIONS
 from .dense import linear as linear
 from .dense import mlp as mlp
+from .image_encoders import ImageEncoder as ImageEncoder
+from .image_encoders import encoder_image_size as encoder_image_size
+from .image_encoders import load_image_encoder as load_image_encoder
+from .image_encoders import lower_parameters as lower_parameters
 from .norms import BatchNorm as BatchNorm
 from .norms import FixedBatchNorm as FixedBatchNorm
 from .norms import LayerNorm as LayerNorm
@@ -14,4 +18,6 @@ from .recurrent import CELLS as CELLS
 from .recurrent import GRU as GRU
 from .recurrent import LSTM as LSTM
 from .recurrent import Cell as Cell
+from .resnet import ResNet as ResNet
+from .resnet import ResNetBody as ResNetBody
 from .shifts import shifted_copies as shifted_copies

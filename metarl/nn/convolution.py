@@ -66,6 +66,9 @@ class Classifier(nn.Module):
     ANIL, BOIL and ProtoMAML use these prefixes to treat the two parts
     differently.
 
+    Attributes:
+        meta_only: Names of the parameters that are meta-learned but never adapt.
+
     Example::
 
         >>> from metarl.nn import Classifier, ConvBody, ConvNet, linear
@@ -73,6 +76,8 @@ class Classifier(nn.Module):
         >>> module(torch.rand(10, 1, 28, 28)).shape
         torch.Size([10, 5])
     """
+
+    meta_only: frozenset[str] = frozenset()
 
     def __init__(self, body: nn.Module, head: nn.Linear) -> None:
         """Combine a body and a head.
@@ -177,14 +182,20 @@ class Conv3x3(nn.Module):
     """
 
     def __init__(
-        self, fan_in: int, fan_out: int, *, stride: int, generator: torch.Generator | None
+        self,
+        fan_in: int,
+        fan_out: int,
+        *,
+        stride: int = 1,
+        bias: bool = True,
+        generator: torch.Generator | None,
     ) -> None:
         """Initialize a Xavier-uniform kernel of shape (fan_out, fan_in, 3, 3) and a zero bias."""
         super().__init__()
         self.stride = stride
         self.weight = nn.Parameter(torch.empty(fan_out, fan_in, SIZE, SIZE))
         nn.init.xavier_uniform_(self.weight, generator=generator)
-        self.bias = nn.Parameter(torch.zeros(fan_out))
+        self.bias = nn.Parameter(torch.zeros(fan_out)) if bias else None
 
     def forward(self, x: Float[Tensor, "n h w channels"]) -> Float[Tensor, "n h2 w2 filters"]:
         """Apply the convolution to images of shape (n, height, width, channels)."""
@@ -200,7 +211,8 @@ class Conv3x3(nn.Module):
             return channels_last(F.conv2d, x, self.weight, self.bias, stride=step)
         columns = shifted_copies(x, step).flatten(0, 2)
         kernel = self.weight.permute(2, 3, 1, 0).flatten(0, 2)
-        return (columns @ kernel).view(x.shape[0], tall, wide, len(self.bias)) + self.bias
+        x = (columns @ kernel).view(x.shape[0], tall, wide, len(self.weight))
+        return x if self.bias is None else x + self.bias
 
 
 def max_pool(

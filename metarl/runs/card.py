@@ -9,6 +9,7 @@ from urllib.parse import quote
 from metarl.runs.folder import Run
 from metarl.runs.records import protocol
 from metarl.runs.sharing import TRUSTED
+from metarl.util import module_function
 
 
 HOME = "https://github.com/metarl/metarl"
@@ -87,7 +88,8 @@ def card(run: Run, iteration: int, subject: Subject, *, place: str, license: str
     """
     about = run.read_config()
     module = str(about["config"].get("env", "")).rpartition(":")[0]
-    module = "" if module in TRUSTED else module
+    function = module_function(about["config"].get("encoder") or "")
+    module = function[0] if function else "" if module in TRUSTED else module
     program, trust = ("python -m metarl", " --trust-env") if module else ("metarl", "")
     settings = [(f"`{n}`", f"`{json.dumps(v)}`") for n, v in sorted(about["config"].items())]
     parts = [
@@ -106,7 +108,7 @@ def card(run: Run, iteration: int, subject: Subject, *, place: str, license: str
     ]
     if module:
         parts.append(
-            f"The environment is in the Python module `{module}`, which is not part of this run: "
+            f"The run requires the Python module `{module}`, which is not part of this run: "
             "the current folder must contain it, or it must be installed. `--trust-env` imports "
             "the module and runs its code."
         )

@@ -73,6 +73,12 @@ class RunConfig(Ranged):
     scheduled: ClassVar[dict[str, Any]] = {}
     """Values that disable the schedules that depend on `iterations`, by name of the setting."""
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Numbers of units in consecutive layers of the network, used to detect damaged files."""
+        memory = getattr(self, "memory", 0)  # a recurrent cell has memory² weights per gate
+        return (*(getattr(self, "hidden", None) or ()), memory, memory)
+
     def filled(self) -> Any:
         """Return the configuration with all defaults that depend on other settings filled in."""
         return self

@@ -77,9 +77,8 @@ def require_plausible_size(run: Run, config: RunConfig) -> None:
         ValueError: If the number of parameters exceeds both 2**24 and the number of bytes in the
             largest checkpoint.
     """
-    filters = getattr(config, "filters", None) or 0
-    widths = (getattr(config, "context_size", 0), *(getattr(config, "hidden", None) or ()), 1)
-    elements = filters**2 + sum(math.prod(pair) for pair in pairwise(widths))
+    widths = (getattr(config, "context_size", 0), *config.widths, 1)
+    elements = sum(math.prod(pair) for pair in pairwise(widths))
     files = (run.folder / "checkpoints").glob("[0-9]*")
     if elements > max(2**24, *(path.stat().st_size for path in files), 0):
         raise ValueError(

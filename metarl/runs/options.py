@@ -30,8 +30,8 @@ class Evaluation(Ranged):
     device: Device = "auto"
     """Device for the computation; auto selects CUDA if it is available and the CPU otherwise."""
     trust_env: bool = False
-    """Import the module in the environment ID of a pulled run and run its code;
-    set this flag only if you trust the module."""
+    """Import the module in the environment ID or the encoder module:function of
+    a pulled run and run its code; set this flag only if you trust the module."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Rendering(Ranged):
     device: Device = "auto"
     """Device for the policy; auto selects CUDA if it is available and the CPU otherwise."""
     trust_env: bool = False
-    """Import the module in the environment ID of a pulled run and run its code;
-    set this flag only if you trust the module."""
+    """Import the module in the environment ID or the encoder module:function of
+    a pulled run and run its code; set this flag only if you trust the module."""
 
 
 class Report(NamedTuple):

@@ -15,6 +15,7 @@ from typing import Any
 
 from metarl.runs.config import RunConfig, to_json
 from metarl.runs.folder import Run
+from metarl.util import module_function
 
 
 MEDIA = (".png", ".gif", ".mp4")
@@ -31,12 +32,14 @@ COMMANDS = {"command", "changed_by"}
 def require_known_module(
     run: Run, config: RunConfig, *, trusted: bool, downloaded: bool = False
 ) -> None:
-    """Raise a ValueError if the environment of a shared run would import an unknown module.
+    """Raise a ValueError if the environment or encoder of a shared run imports an unknown module.
 
-    Gymnasium imports the module in an environment ID ``module:Name-v0``, and so runs its code.
+    Gymnasium imports the module in an environment ID ``module:Name-v0``, and so runs its code. An
+    encoder ``module:function`` is imported and called.
     Modules are imported for runs that were trained on this machine. For a run that was pulled or
     downloaded, they are only imported if the user trusts them: with `trusted`, or because they were
-    trusted when the run was pulled. A module that this process has already imported is accepted.
+    trusted when the run was pulled. Environments in a module that this process has already
+    imported are accepted.
 
     Args:
         run: The run.
@@ -57,16 +60,29 @@ def require_known_module(
     pulled = downloaded or "pulled_from" in about
     trusted = trusted or (not downloaded and about.get("trust_env") is True)
     module = module_of(config)
-    if module and module not in (*TRUSTED, *sys.modules) and pulled and not trusted:
+    # Any function of an imported module could be the encoder, but only environments have IDs.
+    known = () if encoder_function(config) else (*TRUSTED, *sys.modules)
+    kind = "environment" if known else "encoder"
+    if module and module not in known and pulled and not trusted:
         raise ValueError(
-            f"the environment of {run.folder} would import the module {module!r} of a pulled run "
-            "and run its code. If you trust the module, set trust_env or import it first"
+            f"the {kind} of {run.folder} would import the module {module!r} of a pulled run and "
+            "run its code. If you trust the module, set trust_env"
+            f"{' or import it first' if known else ''}"
         )
 
 
 def module_of(config: RunConfig) -> str:
-    """Return the module in the environment ID ``module:Name-v0`` of `config`, or ``""``."""
-    return str(getattr(config, "env", "")).rpartition(":")[0]
+    """Return the module of a run's environment ID or encoder, or ``""`` if there is none.
+
+    Environment IDs have the form ``module:Name-v0``, and encoders ``module:function``.
+    """
+    function = encoder_function(config)
+    return function[0] if function else str(getattr(config, "env", "")).rpartition(":")[0]
+
+
+def encoder_function(config: RunConfig) -> tuple[str, str] | None:
+    """Return the module and the function of an encoder ``module:function``; None for others."""
+    return module_function(getattr(config, "encoder", None) or "")
 
 
 def trust(run: Run) -> None:
@@ -112,7 +128,7 @@ def copy(
     """
     run.metrics(), run.evaluations()  # raise a ValueError if a file is damaged
     known = {name: value for name, value in REPLACED.items() if hasattr(config, name)}
-    if Path(encoder := getattr(config, "encoder", "")).is_absolute():
+    if Path(encoder := getattr(config, "encoder", None) or "").is_absolute():
         known["encoder"] = Path(encoder).name
     new, changed = Run(out), replace(config, **known)
     for folder in (new.checkpoint_path(0).parent, new.evaluation_path("").parent, out / "media"):

@@ -26,6 +26,7 @@ from .losses import squared_error as squared_error
 from .model import Draw as Draw
 from .model import Model as Model
 from .networks import NETWORKS as NETWORKS
+from .networks import image_body as image_body
 from .schedules import SCHEDULES as SCHEDULES
 from .schedules import cosine_schedule as cosine_schedule
 from .schedules import linear_schedule as linear_schedule

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import vmap
 
-from metarl.util import optional
+from metarl.nn import pretrained
 
 
 Inputs: TypeAlias = dict[str, Tensor]
@@ -61,28 +61,13 @@ def load_pretrained(name: str) -> Pretrained:
         >>> encoder(dict(inputs)).shape
         torch.Size([2, 384])
     """
-    hub = optional.require("transformers", extra="text", purpose="text encoders")
-    source = packaged(name) or Path(name).expanduser()
-    place = str(source) if source.is_dir() else name
-    hub.utils.logging.disable_progress_bar()
-    try:
+    hub = pretrained.transformers(extra="text", purpose="text encoders")
+    place = pretrained.place_of(str(packaged(name) or name))
+    with pretrained.one_line_errors(name):
         tokenizer = hub.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-        model = hub.AutoModel.from_pretrained(
-            place,
-            attn_implementation="eager",
-            dtype=torch.float32,
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise OSError(
-            f"cannot load encoder {name!r} ({reason}): expected a folder or a Hugging Face model"
-        ) from None
-    if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # Encoder does the pooling, and unused parameters must not be learned
+        model = pretrained.load_model(hub, place)
     tokenizer.padding_side = "right"  # batches are trimmed on the right to their longest sentence
-    return Pretrained(model.eval(), tokenizer)
+    return Pretrained(model, tokenizer)
 
 
 def packaged(name: str) -> Path | None:
@@ -127,7 +112,7 @@ class Encoder(nn.Module):
                 ``vmap``.
         """
         super().__init__()
-        name, layers = _layers_of(model)
+        name, layers = pretrained.layers_of(model)
         if not 0 <= top_layers <= len(layers):
             raise ValueError(f"top_layers must be from 0 to {len(layers)}, got {top_layers}")
         first = len(layers) - top_layers
@@ -199,14 +184,6 @@ class _PassThrough(nn.Module):
     def forward(self, *positional: Any, **named: Any) -> Any:
         values = (named.get("hidden_states"), *positional, *named.values())
         return next(x for x in values if isinstance(x, Tensor) and x.is_floating_point())
-
-
-def _layers_of(model: Any) -> tuple[str, nn.ModuleList]:
-    """Return ``(name, layers)``: the dotted name and the module list of all layers in a model."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
-            return name, module
-    raise ValueError(f"{type(model).__name__} has no list of layers. Choose a different encoder")
 
 
 def _split_layers(model: nn.Module, name: str, layer: int) -> tuple[nn.Module, nn.Module]:

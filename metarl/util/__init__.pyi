@@ -10,6 +10,7 @@ from .optional import pyplot as pyplot
 from .output import replacing as replacing
 from .output import require_writable as require_writable
 from .parsing import is_number as is_number
+from .parsing import module_function as module_function
 from .parsing import parse_json as parse_json
 from .ranges import Conflicts as Conflicts
 from .ranges import Ranged as Ranged

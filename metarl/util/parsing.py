@@ -1,6 +1,7 @@
 """Parsing of JSON from files that may be damaged."""
 
 import json
+import re
 from typing import Any
 
 
@@ -33,3 +34,14 @@ def is_number(value: Any) -> bool:
         is_number(1.5), is_number(True)  # (True, False)
     """
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def module_function(name: str) -> tuple[str, str] | None:
+    """Return the module and the function in a name ``module:function``; None for other names.
+
+    Example::
+
+        module_function("my.models:lite0")  # ("my.models", "lite0")
+    """
+    found = re.fullmatch(r"([^\W\d][\w.]*):(\w+)", name)
+    return (found[1], found[2]) if found else None

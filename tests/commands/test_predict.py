@@ -137,7 +137,7 @@ def test_wrong_command_lines_are_one_line_errors(
     assert "use --start prototypes or --start zero" in error().lower()
     assert "--support must be an existing file or folder" in error("--support", pictures / "absent")
     assert "--test-steps" in error("--test-steps", -1) or "--steps" in error("--test-steps", -1)
-    assert "--encoder requires a text run" in error("--encoder", "x")
+    assert "--encoder requires a run with a pretrained encoder" in error("--encoder", "x")
     assert "one subfolder per class" in error("--support", pictures / "inputs/0")
     assert "does not predict" in error(at=whole)
     for out in ("support/a/a0.png", "inputs/out.csv", "inputs"):

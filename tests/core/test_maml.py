@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metarl.core import (
     InnerLoop,
@@ -23,6 +24,7 @@ from metarl.core import (
     sgd,
     tree,
 )
+from metarl.core.speed import Mode
 from metarl.nn.dense import mlp
 from metarl.nn.norms import LayerNorm
 from tests.support.problems import (
@@ -201,3 +203,25 @@ def test_learner_rejects_a_non_finite_gradient_and_stays_unchanged() -> None:
     with pytest.raises(FloatingPointError, match="learning rate"):
         learner.step(state, random_tasks(steps=2))
     assert relative_error(state.params.model, params) == 0
+
+
+@pytest.mark.parametrize("mode", ["eager", "traced"])
+@pytest.mark.parametrize("chunk_size", [None, 1])
+def test_second_order_gradients_through_fused_attention(chunk_size: int | None, mode: Mode) -> None:
+    layer = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True)
+    apply, params = functional(layer.double())
+
+    def loss(params: Params, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return F.mse_loss(apply(params, batch[0]), batch[1])
+
+    tasks = Task(
+        ((randn(3, 2, 5, 4), randn(3, 2, 5, 4, seed=1)),), (randn(3, 2, 5, 4, seed=2),) * 2
+    )
+    meta = MetaParams(random_like(params, seed=1), {})
+    loop = InnerLoop(loss, sgd(LR), num_steps=2)
+    gradient = backprop(loop, query_loss(loss))
+    found, _ = meta_gradient(gradient, meta, tasks, chunk_size=chunk_size, mode=mode)
+    with sdpa_kernel(SDPBackend.MATH):  # the plain loop takes one step on each batch
+        expected = plain_meta_gradient(loss, meta, tasks._replace(support=tasks.support * 2))
+    assert relative_error(found, expected) < 1e-12
+    assert torch.backends.cuda.flash_sdp_enabled()  # the choice of the user is restored

@@ -98,6 +98,17 @@ def test_running_statistics_are_rejected(layer: nn.Module) -> None:
         functional(layer)
 
 
+def test_fixed_statistics_are_used_in_evaluation_mode() -> None:
+    norm = nn.BatchNorm1d(3).double()
+    norm(randn(8, 3))
+    apply, params = functional(norm.eval())
+    x = randn(8, 3, seed=1)
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert variance is not None
+    assert_close(apply(params, x), (x - mean) / (variance + norm.eps).sqrt())
+
+
 def test_active_dropout_is_rejected() -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
     with pytest.raises(ValueError, match=r"1 \(Dropout\) uses random numbers, .*Call \.eval\(\)"):

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from metarl.data import images, load_images
-from metarl.experiments.fewshot import FewShotConfig, ImageClassification
 from metarl.experiments.images.other_data import converted
 from metarl.runs import Run
 from tests.support.commands import checkpoints, history, metarl, refusal
@@ -182,11 +181,7 @@ def test_conversions_of_channels_equal_those_of_pillow() -> None:
         np.asarray(image.fromarray(x.permute(1, 2, 0).numpy()).convert("L")) for x in pixels
     ]
     classes = images.Classes(pixels, (3,), ("a",))
-    experiment = ImageClassification(FewShotConfig(num_ways=2, filters=2))
-    gray = images.Classes(pixels[:, :1], (3,), ("a",))
-    experiment.splits = images.Splits(*[gray] * 3)
-    params = experiment.init().params
-    found = converted(images.Splits(*[classes] * 3), params, inverted=True).test.images
+    found = converted(images.Splits(*[classes] * 3), 1, inverted=True).test.images
     assert np.array_equal(255 - found[:, 0].numpy(), np.stack(expected))
 
 

@@ -259,7 +259,7 @@ def test_wrong_options_are_one_line_errors(trained: Trained, glyphs: Images) -> 
             model.adapt(support(glyphs), LABELS, start=start)
     learned = metarl.load(trained("fewshot", "maml"))
     assert learned.adapt(support(glyphs), LABELS, start="learned").classes == (0, 1, 2)
-    with pytest.raises(TypeError, match="`encoder` is not supported by runs of `metarl train few"):
+    with pytest.raises(ValueError, match="`encoder` requires a run with a pretrained encoder"):
         metarl.load(trained("fewshot", "maml"), encoder="x")
 
 

@@ -1,6 +1,7 @@
 """Convolution, batch norm and pooling against torch, with first and second derivatives."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ from metarl.nn.fused_norm import batch_norm
 from metarl.nn.norms import BatchNorm
 from metarl.nn.shifts import shifted_copies
 from metarl.supervised import cross_entropy, evaluate_batch, loss_of
-from metarl.supervised.networks import NETWORKS
+from metarl.supervised.networks import NETWORKS, image_body
 from tests.support.problems import randn, random_like, relative_error, seeded
 from tests.support.reference_supervised import same_conv
 
@@ -229,19 +230,20 @@ COUNTS = {
     "mini-32": (3, 84, 32_901),
     "mini-48": (3, 84, 70_085),
     "mini-same": (3, 84, 34_661),
+    "resnet12": (3, 84, 12_427_525),
 }
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_have_the_published_number_of_parameters(name: str) -> None:
     channels, size, count = COUNTS[name]
-    network = classifier(NETWORKS[name], channels=channels, size=size)
-    assert sum(p.numel() for p in network.parameters()) == count
+    body = image_body(name, channels)
+    head = linear(body(torch.zeros(1, channels, size, size)).shape[-1], 5)
+    assert sum(p.numel() for p in Classifier(body, head).parameters()) == count
 
 
 def test_network_of_maml_has_no_scale() -> None:
-    net = NETWORKS["conv4-stride"]._replace(scale=False)
-    network = classifier(net, channels=1, size=28)
+    network = classifier(ConvNet(scale=False), channels=1, size=28)
     assert sum(p.numel() for p in network.parameters()) == 112_005
 
 
@@ -277,10 +279,12 @@ def test_shifted_copies_are_the_pixels_under_the_kernel(size: tuple[int, int], s
     assert_close((slope * tangent).sum(), (weights * moved).sum())  # the adjoint
 
 
-def meta_gradient_of(net: ConvNet, size: int, chunk: int | None, dtype: torch.dtype) -> Tensor:
+def meta_gradient_of(
+    make: Callable[..., nn.Module], size: int, chunk: int | None, dtype: torch.dtype
+) -> Tensor:
     """Return the meta-gradient of two tasks, one at a time (chunk 1) or under vmap."""
     generator = seeded(0)
-    body = ConvBody(net, 3, generator=generator)
+    body = make(generator=generator)
     width = body(torch.zeros(1, 3, size, size)).shape[-1]
     apply, params = functional(Classifier(body, linear(width, 5, generator=generator)))
     loss = loss_of(evaluate_batch(apply, cross_entropy))
@@ -296,15 +300,15 @@ def meta_gradient_of(net: ConvNet, size: int, chunk: int | None, dtype: torch.dt
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_fused_operators_give_the_meta_gradient_of_the_operators_under_vmap(name: str) -> None:
-    net = NETWORKS[name]._replace(filters=6)
-    fused, batched = (meta_gradient_of(net, 21, chunk, torch.float64) for chunk in (1, None))
+    make = partial(image_body, name, 3, filters=6)
+    fused, batched = (meta_gradient_of(make, 21, chunk, torch.float64) for chunk in (1, None))
     assert relative_error(fused, batched) < 1e-10
 
 
 def test_fused_operators_are_accurate_in_single_precision() -> None:
-    net = NETWORKS["conv4-stride"]._replace(activation="tanh", filters=16)  # smooth
-    exact = meta_gradient_of(net, 56, None, torch.float64)
-    assert relative_error(meta_gradient_of(net, 56, 1, torch.float32).double(), exact) < 1e-5
+    make = partial(ConvBody, ConvNet(16, activation="tanh"), 3)  # smooth
+    exact = meta_gradient_of(make, 56, None, torch.float64)
+    assert relative_error(meta_gradient_of(make, 56, 1, torch.float32).double(), exact) < 1e-5
 
 
 @pytest.mark.parametrize("scale", [True, False])

@@ -28,6 +28,7 @@ from metarl.runs import checkpoint
 from metarl.runs.checkpoint import FORMAT, Checkpoint
 from metarl.runs.config import to_json
 from metarl.runs.folder import Run
+from metarl.runs.loading import require_plausible_size
 from tests.support.commands import FEW, metarl, refusal
 from tests.support.hub import serving
 from tests.support.own_environment import forget
@@ -378,3 +379,9 @@ def test_huge_networks_of_stable_baselines_are_rejected(
     for words in (["evaluate", tmp_path / "run"], ["resume", tmp_path / "run", "--iterations", 2]):
         error = refusal(capsys, *words)
         assert "parameters, more than the checkpoints contain" in error
+
+
+def test_huge_image_networks_are_detected(run: Path) -> None:
+    config = FewShotConfig(network="resnet12", filters=2000)
+    with pytest.raises(ValueError, match="declares a layer with 400000000 parameters"):
+        require_plausible_size(Run.open(run), config)
