@@ -2,12 +2,12 @@
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
@@ -68,10 +68,24 @@ class Program:
             forms.append(pytree.tree_structure(results))
             return tree.leaves(results)
 
-        traced = make_fx(flat)(*leaves)
+        traced = trace(flat, leaves)
         if not self._compiled:
             return traced.forward, forms[0]
         return _compiled(traced, leaves), forms[0]
+
+
+def trace(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphModule:
+    """Record the tensor operators of a function, without computing their results.
+
+    Args:
+        function: Function of tensors. Python control flow and Python numbers become constants.
+        inputs: Example inputs; only their shapes, strides, dtypes and devices are used.
+
+    Returns:
+        A module that applies the recorded operators.
+    """
+    record = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
+    return cast(fx.GraphModule, record(*inputs))
 
 
 def _compiled(function: Callable[..., Any], inputs: list[Tensor]) -> Callable[..., Any]:

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
+
+from metarl.core.speed.compiling import trace
 
 
 Tensors: TypeAlias = Sequence[Tensor]
@@ -90,7 +91,7 @@ def stage(
         split.append(len(first))
         return [*first, *second]
 
-    traced = make_fx(flat)(*[x.clone() for x in (*early, *late)])
+    traced = trace(flat, [x.clone() for x in (*early, *late)])
     _reject_in_place(list(traced.graph.nodes))
     _merge_equal(traced.graph)
     nodes = list(traced.graph.nodes)
