@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from metarl.core.speed import program
-from metarl.core.speed.compiling import _remove_broken_library, trace
+from metarl.core.speed.compiling import _remove_broken_library
+from metarl.core.speed.staging import trace
 
 
 def test_tracing_allocates_no_results() -> None:

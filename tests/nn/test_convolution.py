@@ -21,6 +21,7 @@ from metarl.core import (
     tree,
 )
 from metarl.core.parameters import fused_norm
+from metarl.core.speed import Mode
 from metarl.nn.convolution import Classifier, Conv3x3, ConvBody, ConvNet, max_pool
 from metarl.nn.dense import linear
 from metarl.nn.fused_norm import batch_norm
@@ -277,7 +278,9 @@ def test_shifted_copies_are_the_pixels_under_the_kernel(size: tuple[int, int], s
     assert_close((slope * tangent).sum(), (weights * moved).sum())  # the adjoint
 
 
-def meta_gradient_of(net: ConvNet, size: int, chunk: int | None, dtype: torch.dtype) -> Tensor:
+def meta_gradient_of(
+    net: ConvNet, size: int, chunk: int | None, dtype: torch.dtype, mode: Mode = "eager"
+) -> Tensor:
     """Return the meta-gradient of two tasks, one at a time (chunk 1) or under vmap."""
     generator = seeded(0)
     body = ConvBody(net, 3, generator=generator)
@@ -290,7 +293,8 @@ def meta_gradient_of(net: ConvNet, size: int, chunk: int | None, dtype: torch.dt
     loop = InnerLoop(loss, sgd(0.01), num_steps=2)
     meta = loop.init({name: p.detach().to(dtype) for name, p in params.items()})
     tasks = tree.map_leaves(lambda x: x.to(dtype), tasks)
-    gradient, _ = meta_gradient(backprop(loop, query_loss(loss)), meta, tasks, chunk_size=chunk)
+    estimator = backprop(loop, query_loss(loss))
+    gradient, _ = meta_gradient(estimator, meta, tasks, chunk_size=chunk, mode=mode)
     return tree.ravel(gradient)[0]
 
 
@@ -299,6 +303,15 @@ def test_fused_operators_give_the_meta_gradient_of_the_operators_under_vmap(name
     net = NETWORKS[name]._replace(filters=6)
     fused, batched = (meta_gradient_of(net, 21, chunk, torch.float64) for chunk in (1, None))
     assert relative_error(fused, batched) < 1e-10
+
+
+@pytest.mark.parametrize("chunk", [1, None])
+def test_traced_programs_reuse_memory_without_changing_the_meta_gradient(chunk: int | None) -> None:
+    net = NETWORKS["mini-same"]._replace(filters=4)
+    eager, traced = (
+        meta_gradient_of(net, 21, chunk, torch.float64, mode) for mode in ("eager", "traced")
+    )
+    assert relative_error(traced, eager) < 1e-12
 
 
 def test_fused_operators_are_accurate_in_single_precision() -> None:

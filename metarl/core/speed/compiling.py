@@ -2,16 +2,16 @@
 
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metarl.core import Tree, tree
+from metarl.core.speed.staging import simplify, trace
 
 
 Mode: TypeAlias = Literal["eager", "traced", "compiled"]
@@ -70,22 +70,10 @@ class Program:
 
         traced = trace(flat, leaves)
         if not self._compiled:
+            simplify(traced.graph)
+            traced.recompile()
             return traced.forward, forms[0]
         return _compiled(traced, leaves), forms[0]
-
-
-def trace(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphModule:
-    """Record the tensor operators of a function, without computing their results.
-
-    Args:
-        function: Function of tensors. Python control flow and Python numbers become constants.
-        inputs: Example inputs; only their shapes, strides, dtypes and devices are used.
-
-    Returns:
-        A module that applies the recorded operators.
-    """
-    record = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
-    return cast(fx.GraphModule, record(*inputs))
 
 
 def _compiled(function: Callable[..., Any], inputs: list[Tensor]) -> Callable[..., Any]:

@@ -9,12 +9,11 @@ graph.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, fx
-
-from metarl.core.speed.compiling import trace
+from torch.fx.experimental.proxy_tensor import make_fx
 
 
 Tensors: TypeAlias = Sequence[Tensor]
@@ -114,6 +113,20 @@ def stage(
     return Staged(first, second)
 
 
+def trace(function: Callable[..., Any], inputs: Tensors) -> fx.GraphModule:
+    """Record the tensor operators of a function, without computing their results.
+
+    Args:
+        function: Function of tensors. Python control flow and Python numbers become constants.
+        inputs: Example inputs; only their shapes, strides, dtypes and devices are used.
+
+    Returns:
+        A module that applies the recorded operators.
+    """
+    record = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
+    return cast(fx.GraphModule, record(*inputs))
+
+
 def _reject_in_place(nodes: list[fx.Node]) -> None:
     for node in nodes:
         source = node.args[0] if node.target in RESHAPES else None
@@ -147,13 +160,17 @@ def _program(
     for node in body:
         copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(fx.map_arg(outputs, copies.__getitem__))
-    _simplify(graph)
+    simplify(graph)
     module = fx.GraphModule(root, graph)
     return module.forward
 
 
-def _simplify(graph: fx.Graph) -> None:
-    """Remove operations without effect, fuse additions into products, and reuse memory."""
+def simplify(graph: fx.Graph) -> None:
+    """Remove operations without effect, fuse additions into products, and reuse memory.
+
+    Args:
+        graph: The graph of a traced function, which is changed.
+    """
     for rewrite in (_skip, _accumulate, _reuse_memory):
         for node in list(graph.nodes):
             rewrite(graph, node)
@@ -185,7 +202,7 @@ def _accumulate(graph: fx.Graph, node: fx.Node) -> None:
     if node.target is not aten.add.Tensor or node.kwargs:
         return
     terms = [a for a in node.args if isinstance(a, fx.Node)]
-    if len(terms) != 2 or terms[0] is terms[1]:
+    if len(terms) != 2 or terms[0] is terms[1] or not any(n.target in PRODUCTS for n in terms):
         return
     order = {n: i for i, n in enumerate(graph.nodes)}
     x, product = sorted(terms, key=lambda n: (n.target in PRODUCTS, order[n]))
