@@ -14,6 +14,9 @@ from metarl.supervised import NETWORKS
 from metarl.util import Conflicts, Ranged, among, at_least
 
 
+TRACED_FROM = 50  # iterations; tracing takes the time that it saves in about 50 meta-updates
+
+
 @dataclass(frozen=True)
 class ImageSettings(Ranged):
     """Settings for the image data set and for sampling few-shot tasks from the images."""
@@ -149,8 +152,9 @@ class FewShotConfig(SupervisedConfig, NetworkSettings, ImageSettings):
 
     def filled(self) -> Any:
         """Return the configuration with the defaults of the method and the data set filled in."""
+        eager = self.variable or self.iterations < TRACED_FROM
         left_open: dict[str, Any] = {
-            "mode": self.mode or ("eager" if self.variable else "traced"),
+            "mode": self.mode or ("eager" if eager else "traced"),
             "rotations": self.rotations or ("all" if self.data == "omniglot" else "none"),
         }
         if self.split == "all-train":

@@ -240,3 +240,16 @@ def test_learned_rates_are_tested_with_the_number_of_training_steps(
     settings: dict[str, Any], steps: int
 ) -> None:
     assert FewShotConfig(**settings).complete().test_steps == steps
+
+
+@pytest.mark.parametrize(
+    ("settings", "mode"),
+    [
+        ({"iterations": 49}, "eager"),
+        ({"iterations": 50}, "traced"),
+        ({"variable": True, "method": "protomaml"}, "eager"),
+        ({"iterations": 1, "mode": "traced"}, "traced"),
+    ],
+)
+def test_short_runs_are_not_traced(settings: dict[str, Any], mode: str) -> None:
+    assert FewShotConfig(**settings).complete().mode == mode

@@ -9,7 +9,7 @@ graph.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -124,7 +124,8 @@ def trace(function: Callable[..., Any], inputs: Tensors) -> fx.GraphModule:
         A module that applies the recorded operators.
     """
     record = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
-    return cast(fx.GraphModule, record(*inputs))
+    traced: fx.GraphModule = record(*inputs)
+    return traced
 
 
 def _reject_in_place(nodes: list[fx.Node]) -> None:
