@@ -58,7 +58,7 @@ class Case(NamedTuple):
 
     def __str__(self) -> str:
         steps = f"{self.inner_steps} step{'s' if self.inner_steps > 1 else ''}"
-        return f"{self.image_size} px, {self.network}, {self.num_tasks} tasks, {steps}"
+        return f"{self.image_size} px, {steps}"
 
 
 OMNIGLOT = Case(28, 1, "conv4-stride", num_tasks=8, num_queries=1)
@@ -236,8 +236,7 @@ def row(case: Case, ours: list[float], theirs: list[float], our: float, their: f
     return [str(case), *times, f"{ratio:.2f}", f"{our:.0f}", f"{their:.0f}", f"{our / their:.2f}"]
 
 
-HEAD = ["5-way 1-shot", *("metarl (s)", "learn2learn (s)", "ratio"), *("metarl (MB)",
-        "learn2learn (MB)", "ratio")]  # fmt: skip
+HEAD = ["case", "metarl s", "l2l s", "ratio", "metarl MB", "l2l MB", "ratio"]
 
 
 def main() -> None:
@@ -253,7 +252,8 @@ def main() -> None:
         for case in CASES
         if re.search(args.only, str(case))
     ]
-    title = f"CPU seconds per meta-step and peak memory, {args.threads} thread(s)"
+    threads = f"{args.threads} thread{'s' if args.threads > 1 else ''}"
+    title = f"CPU seconds of a meta-step and peak memory, {threads}; l2l is learn2learn"
     print_table(title, HEAD, rows)
 
 

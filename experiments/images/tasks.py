@@ -18,8 +18,9 @@ from metarl.supervised import (
 )
 
 
-EXAMPLES_PER_CHUNK = 160  # measured on 2 cores, 28×28 pixels and 64 filters
-LARGE_TASK = 750_000  # activations after the first convolution; see chunk_size
+# Bytes of activations after the first convolution, measured on 2 cores; see chunk_size.
+CHUNK = 4 * 2**20
+LARGE_TASK = 3 * 2**18
 QUERIES = 15  # maximum number per class in validation and test
 
 
@@ -30,9 +31,9 @@ def chunk_size(config: FewShotConfig, per_class: int, size: int) -> int:
     image height in pixels) are faster one at a time, with PyTorch's image operators.
     """
     net, images = NETWORKS[config.network], config.num_ways * per_class
-    side = size // 2 if net.down == "stride" else size
-    large = images * side**2 * (config.filters or net.filters) > LARGE_TASK
-    return 1 if config.variable or large else max(1, EXAMPLES_PER_CHUNK // images)
+    side = -(-size // 2) if net.down == "stride" else size
+    task = 4 * images * side**2 * (config.filters or net.filters)
+    return 1 if config.variable or task > LARGE_TASK else CHUNK // task
 
 
 def sizes(config: FewShotConfig) -> tuple[int, int]:
