@@ -108,8 +108,9 @@ class OuterUpdateSettings(Ranged):
     mode: Mode | None = None
     """Execution of the meta-gradient: eager; traced to a graph, which requires no
     compiler; or compiled with torch.compile, which requires a C++ compiler and
-    takes one to two minutes at the start. The default is eager for text and for
-    tasks of variable size, and traced otherwise."""
+    takes one to two minutes at the start. The default is eager for text, for
+    tasks of variable size and for images with fewer than 50 iterations, which
+    tracing would not speed up, and traced otherwise."""
     chunk_size: Annotated[
         int | None, at_least(1), unset("all; for images, as many as fit the CPU cache")
     ] = None

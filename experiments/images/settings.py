@@ -19,6 +19,7 @@ from metarl.util import Conflicts, Ranged, among, at_least
 # Defaults for encoders: small steps keep the pretrained features, and images are large.
 FROZEN: dict[str, Any] = {"inner_lr": 0.01}
 ENCODER: dict[str, Any] = {**FROZEN, "num_tasks": 4, "outer_lr": 1e-4}
+TRACED_FROM = 50  # iterations; tracing takes the time that it saves in about 50 meta-updates
 
 
 @dataclass(frozen=True)
@@ -259,8 +260,9 @@ class FewShotConfig(EncoderSettings, SupervisedConfig, NetworkSettings, ImageSet
     def filled(self) -> Any:
         """Return the configuration with the defaults of the method and the data set filled in."""
         turned = self.data == "omniglot" and not self.frozen
+        eager = self.variable or self.encoder or self.iterations < TRACED_FROM
         left_open: dict[str, Any] = {
-            "mode": self.mode or ("eager" if self.variable or self.encoder else "traced"),
+            "mode": self.mode or ("eager" if eager else "traced"),
             "rotations": self.rotations or ("all" if turned else "none"),
         }
         if self.split == "all-train":

@@ -18,10 +18,10 @@ from metarl.supervised import (
 )
 
 
-# Number of images per chunk with the fastest meta-steps on 2 CPU cores, for images of 28×28 pixels
-# and 64 filters.
-EXAMPLES_PER_CHUNK = 160
-LARGE_TASK = 750_000  # activations after the first convolution above which a task is a chunk
+# Limits with the fastest meta-steps on 2 CPU cores, in bytes of activations after the first
+# convolution: a chunk of several tasks, and a task that is processed alone.
+CHUNK = 4 * 2**20
+LARGE_TASK = 3 * 2**18
 QUERIES = 15  # maximum number of query images per class in validation and test
 
 
@@ -39,9 +39,9 @@ def chunk_size(config: FewShotConfig, per_class: int, size: int) -> int:
     if config.encoder:
         return 1
     net, images = NETWORKS[config.network], config.num_ways * per_class
-    side = size // 2 if getattr(net, "down", "pool") == "stride" else size
-    large = images * side**2 * (config.filters or net.filters) > LARGE_TASK
-    return 1 if config.variable or large else max(1, EXAMPLES_PER_CHUNK // images)
+    side = -(-size // 2) if getattr(net, "down", "pool") == "stride" else size
+    task = 4 * images * side**2 * (config.filters or net.filters)
+    return 1 if config.variable or task > LARGE_TASK else CHUNK // task
 
 
 def sizes(config: FewShotConfig) -> tuple[int, int]:

@@ -72,7 +72,7 @@ def _overlap_add(parts: Sequence[Tensor], axis: int, length: int, stride: int) -
     total = parts[0].new_zeros(shape)
     for start, part in enumerate(parts):
         end = start + stride * part.shape[axis]
-        total.movedim(axis, 0)[start:end:stride] += part.movedim(axis, 0)
+        total.movedim(axis, 0)[start:end:stride].add_(part.movedim(axis, 0))
     return total
 
 

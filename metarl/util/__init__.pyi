@@ -5,7 +5,9 @@ from .console import warn as warn
 from .device import resolve_device as resolve_device
 from .measuring import Figures as Figures
 from .measuring import machine as machine
+from .measuring import matrix_product as matrix_product
 from .measuring import median as median
+from .measuring import peak_memory as peak_memory
 from .optional import pyplot as pyplot
 from .output import replacing as replacing
 from .output import require_writable as require_writable

@@ -11,7 +11,7 @@ import pytest
 
 from metarl.commands.benchmark import Benchmark, main
 from metarl.commands.measures import rl, scaling, supervised
-from metarl.commands.measures.supervised import MODES, PLAIN
+from metarl.commands.measures.supervised import IMAGES, MODES, PLAIN, TRACED
 from metarl.experiments import meta_rl, settings
 from metarl.rl.sampler import make_sampler
 from tests.support import ranks
@@ -33,11 +33,15 @@ def test_figures_are_printed_and_written(
         )
     )  # fmt: skip
     report = json.loads(out.read_text())["figures"]
-    machine, policy, fewer, sinusoids, images = report
+    machine, policy, fewer, sinusoids, *images = report
     assert machine == "this machine"
     assert policy == f"{ENV}: 2 tasks x 4 episodes x 100 steps, 4 relu"
-    for name in (sinusoids, images):
-        assert set(report[name]) == {PLAIN, *(t for t, mode in MODES.items() if mode != "compiled")}
+    timed = {PLAIN, *(name for name, mode in MODES.items() if mode != "compiled")}
+    assert set(report[sinusoids]) == timed
+    assert [name.split(":")[0] for name in images] == [
+        f"images of {size} pixels" for size in IMAGES
+    ]
+    assert all(set(report[name]) > timed for name in images)
     figures = report[policy]
     assert fewer == f"{policy}, Fisher on 50% of the episodes"
     for values in (figures, report[fewer]):
@@ -46,6 +50,30 @@ def test_figures_are_printed_and_written(
     assert figures["closed loop / raw (%)"] == pytest.approx(100 * sampled / raw)
     assert "trust-region update (s)" in report[fewer]
     assert "raw mj_step" in capsys.readouterr().out
+
+
+def test_few_shot_meta_steps_are_compared_with_the_limit_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = supervised.PHOTOGRAPHS | {"num_tasks": 2, "num_queries": 6}
+    monkeypatch.setattr(supervised, "IMAGES", {28: small})
+    monkeypatch.setattr(supervised, "matrix_product", lambda *_: 50.0)
+    (case,) = supervised.fewshot(Benchmark(repeats=1, compiled=False, device="cpu"))
+    assert case.title.startswith("images of 28 pixels: 2 tasks x 5 ways x (1 shot + 6 queries)")
+    figures = case.measure()
+    work = figures["matrix products of a meta-step (GFLOP)"]
+    limit = figures["traced / limit by matrix products (%)"]
+    assert limit == pytest.approx(100 * work / 50 / (figures[TRACED] / 1000))
+    assert figures["peak memory of a meta-step, traced (MB)"] > 0
+
+
+def test_work_of_a_meta_step_counts_the_convolutions_of_all_tasks() -> None:
+    options = {"channels": 1, "filters": 4, "num_tasks": 2, "inner_steps": 0}
+    found = supervised.matrix_products(supervised.noise_experiment(8, **options))
+    sizes, channels = (16, 4, 1, 1), (1, 4, 4, 4)  # output pixels and input channels of each block
+    forward = [2 * 5 * 4 * 9 * s * c for s, c in zip(sizes, channels, strict=True)]
+    head = 3 * 2 * 5 * 5 * 4  # forward, and the gradients of inputs and weights
+    assert found == pytest.approx(2 * (3 * sum(forward) - forward[0] + head) / 1e9)
 
 
 def test_raw_physics_simulates_every_substep_of_the_recorded_actions(

@@ -1,4 +1,4 @@
-"""Compiled programs: a broken entry in torch's cache is compiled again."""
+"""Traced and compiled programs: the cost of tracing, and broken entries in torch's cache."""
 
 import shutil
 import subprocess
@@ -6,8 +6,28 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
 
+from metarl.core.speed import program
 from metarl.core.speed.compiling import _remove_broken_library
+from metarl.core.speed.staging import trace
+
+
+def test_tracing_allocates_no_results() -> None:
+    def function(x: Tensor) -> Tensor:
+        return x.expand(10**6, 10**6).exp().sum()  # 4 TB
+
+    traced = trace(function, [torch.ones(1)])
+    assert [n.name for n in traced.graph.nodes][1:-1] == ["expand", "exp", "sum_1"]
+
+
+def test_tensors_that_a_traced_function_captures_are_constants() -> None:
+    factor = torch.full((2,), 3.0)
+    traced = program(lambda x: x * factor, "traced")
+    for x in (torch.ones(2), torch.full((2,), 5.0)):
+        assert_close(traced(x), x * 3)
 
 
 def test_the_library_named_in_an_error_is_deleted(tmp_path: Path) -> None:

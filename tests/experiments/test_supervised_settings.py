@@ -10,6 +10,7 @@ from metarl.commands.cli import parse_train
 from metarl.core import MetaState, Task, tree
 from metarl.data.images import Classes, Splits
 from metarl.experiments.fewshot import QUERIES, FewShotConfig, ImageClassification
+from metarl.experiments.images.tasks import chunk_size
 from metarl.experiments.presets import presets_of
 from metarl.experiments.regression import RegressionConfig, SinusoidRegression
 from metarl.experiments.supervised_setup import Parts
@@ -240,3 +241,32 @@ def test_learned_rates_are_tested_with_the_number_of_training_steps(
     settings: dict[str, Any], steps: int
 ) -> None:
     assert FewShotConfig(**settings).complete().test_steps == steps
+
+
+@pytest.mark.parametrize(
+    ("settings", "mode"),
+    [
+        ({"iterations": 49}, "eager"),
+        ({"iterations": 50}, "traced"),
+        ({"variable": True, "method": "protomaml"}, "eager"),
+        ({"iterations": 1, "mode": "traced"}, "traced"),
+    ],
+)
+def test_short_runs_are_not_traced(settings: dict[str, Any], mode: str) -> None:
+    assert FewShotConfig(**settings).complete().mode == mode
+
+
+@pytest.mark.parametrize(
+    ("network", "images", "size", "tasks"),
+    [
+        ("conv4-stride", 2, 28, 8),  # 0.5 MB of activations each
+        ("conv4-stride", 16, 28, 1),
+        ("conv4-pool", 2, 28, 1),
+        ("mini-32", 2, 28, 1),
+        ("mini-32", 16, 84, 1),
+    ],
+)
+def test_tasks_with_large_activations_are_processed_one_at_a_time(
+    network: str, images: int, size: int, tasks: int
+) -> None:
+    assert chunk_size(FewShotConfig(network=network), images, size) == tasks

@@ -22,6 +22,7 @@ from metarl.core import (
     tree,
 )
 from metarl.core.parameters import fused_norm
+from metarl.core.speed import Mode
 from metarl.nn.convolution import Classifier, Conv3x3, ConvBody, ConvNet, max_pool
 from metarl.nn.dense import linear
 from metarl.nn.fused_norm import batch_norm
@@ -280,7 +281,11 @@ def test_shifted_copies_are_the_pixels_under_the_kernel(size: tuple[int, int], s
 
 
 def meta_gradient_of(
-    make: Callable[..., nn.Module], size: int, chunk: int | None, dtype: torch.dtype
+    make: Callable[..., nn.Module],
+    size: int,
+    chunk: int | None,
+    dtype: torch.dtype,
+    mode: Mode = "eager",
 ) -> Tensor:
     """Return the meta-gradient of two tasks, one at a time (chunk 1) or under vmap."""
     generator = seeded(0)
@@ -294,7 +299,8 @@ def meta_gradient_of(
     loop = InnerLoop(loss, sgd(0.01), num_steps=2)
     meta = loop.init({name: p.detach().to(dtype) for name, p in params.items()})
     tasks = tree.map_leaves(lambda x: x.to(dtype), tasks)
-    gradient, _ = meta_gradient(backprop(loop, query_loss(loss)), meta, tasks, chunk_size=chunk)
+    estimator = backprop(loop, query_loss(loss))
+    gradient, _ = meta_gradient(estimator, meta, tasks, chunk_size=chunk, mode=mode)
     return tree.ravel(gradient)[0]
 
 
@@ -303,6 +309,16 @@ def test_fused_operators_give_the_meta_gradient_of_the_operators_under_vmap(name
     make = partial(image_body, name, 3, filters=6)
     fused, batched = (meta_gradient_of(make, 21, chunk, torch.float64) for chunk in (1, None))
     assert relative_error(fused, batched) < 1e-10
+
+
+@pytest.mark.parametrize("chunk", [1, None])
+def test_traced_programs_reuse_memory_without_changing_the_meta_gradient(chunk: int | None) -> None:
+    net = ConvNet(4, down="pool", features="flatten", pool_padding="same")
+    make = partial(ConvBody, net, 3)
+    eager, traced = (
+        meta_gradient_of(make, 21, chunk, torch.float64, mode) for mode in ("eager", "traced")
+    )
+    assert relative_error(traced, eager) < 1e-12
 
 
 def test_fused_operators_are_accurate_in_single_precision() -> None:

@@ -383,5 +383,5 @@ def test_huge_networks_of_stable_baselines_are_rejected(
 
 def test_huge_image_networks_are_detected(run: Path) -> None:
     config = FewShotConfig(network="resnet12", filters=2000)
-    with pytest.raises(ValueError, match="declares a layer with 400000000 parameters"):
+    with pytest.raises(ValueError, match="declares a network with at least 400020000 parameters"):
         require_plausible_size(Run.open(run), config)

@@ -1,18 +1,16 @@
 """Measurement of the time and the peak memory of a LEOPARD meta-step."""
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from metarl.commands.benchmark import Benchmark, Case
 from metarl.experiments import settings
 from metarl.experiments.text import TextClassification
 from metarl.text import Row, TextTask
-from metarl.util import Figures, median
+from metarl.util import Figures, median, peak_memory
 
 
 LABELS = ("0", "1", "2")
@@ -55,18 +53,5 @@ def meta_step(experiment: TextClassification, repeats: int) -> Figures:
     return {
         "meta-step (s)": seconds,
         "matrix products of a meta-step (GFLOP)": counter.get_total_flops() / 1e9,
-        "peak memory of the process (MB)": _peak_memory(experiment.device) / 1e6,
+        "peak memory of the process (MB)": peak_memory(experiment.device) / 1e6,
     }
-
-
-def _peak_memory(device: torch.device) -> float:
-    """Return the peak memory of this process in bytes.
-
-    On a GPU, this is the memory allocated by PyTorch; on a CPU, the resident memory.
-    """
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    import resource  # not available on Windows
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return float(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -8,10 +8,10 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from metarl.core import Tree, tree
+from metarl.core.speed.staging import simplify, trace
 
 
 Mode: TypeAlias = Literal["eager", "traced", "compiled"]
@@ -68,8 +68,10 @@ class Program:
             forms.append(pytree.tree_structure(results))
             return tree.leaves(results)
 
-        traced = make_fx(flat)(*leaves)
+        traced = trace(flat, leaves)
         if not self._compiled:
+            simplify(traced.graph)
+            traced.recompile()
             return traced.forward, forms[0]
         return _compiled(traced, leaves), forms[0]
 

@@ -90,7 +90,7 @@ def stage(
         split.append(len(first))
         return [*first, *second]
 
-    traced = make_fx(flat)(*[x.clone() for x in (*early, *late)])
+    traced = trace(flat, [x.clone() for x in (*early, *late)])
     _reject_in_place(list(traced.graph.nodes))
     _merge_equal(traced.graph)
     nodes = list(traced.graph.nodes)
@@ -111,6 +111,21 @@ def stage(
     first = _program(traced, now, [], (returned[: split[0]], residuals))
     second = _program(traced, then, residuals, returned[split[0] :])
     return Staged(first, second)
+
+
+def trace(function: Callable[..., Any], inputs: Tensors) -> fx.GraphModule:
+    """Record the tensor operators of a function, without computing their results.
+
+    Args:
+        function: Function of tensors. Python control flow and Python numbers become constants.
+        inputs: Example inputs; only their shapes, strides, dtypes and devices are used.
+
+    Returns:
+        A module that applies the recorded operators.
+    """
+    record = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
+    traced: fx.GraphModule = record(*inputs)
+    return traced
 
 
 def _reject_in_place(nodes: list[fx.Node]) -> None:
@@ -155,13 +170,17 @@ def _program(
     for node in body:
         copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(fx.map_arg(outputs, copies.__getitem__))
-    _simplify(graph)
+    simplify(graph)
     module = fx.GraphModule(root, graph)
     return module.forward
 
 
-def _simplify(graph: fx.Graph) -> None:
-    """Remove operations without effect, fuse additions into products, and reuse memory."""
+def simplify(graph: fx.Graph) -> None:
+    """Remove operations without effect, fuse additions into products, and reuse memory.
+
+    Args:
+        graph: The graph of a traced function, which is changed.
+    """
     for rewrite in (_skip, _accumulate, _reuse_memory):
         for node in list(graph.nodes):
             rewrite(graph, node)
@@ -193,7 +212,7 @@ def _accumulate(graph: fx.Graph, node: fx.Node) -> None:
     if node.target is not aten.add.Tensor or node.kwargs:
         return
     terms = [a for a in node.args if isinstance(a, fx.Node)]
-    if len(terms) != 2 or terms[0] is terms[1]:
+    if len(terms) != 2 or terms[0] is terms[1] or not any(n.target in PRODUCTS for n in terms):
         return
     order = {n: i for i, n in enumerate(graph.nodes)}
     x, product = sorted(terms, key=lambda n: (n.target in PRODUCTS, order[n]))
