@@ -76,7 +76,7 @@ class RunConfig(Ranged):
     @property
     def widths(self) -> tuple[int, ...]:
         """Numbers of units in consecutive layers of the network, used to detect damaged files."""
-        memory = getattr(self, "memory", 0)  # a recurrent cell has memory² weights per gate
+        memory = getattr(self, "memory", 1)  # a recurrent cell has memory² weights per gate
         return (*(getattr(self, "hidden", None) or ()), memory, memory)
 
     def filled(self) -> Any:
