@@ -78,6 +78,13 @@ def test_the_comparisons_run_and_the_second_extends_the_first() -> None:
     assert Path("runs/compare/promp-0/metrics.jsonl").stat() == first
 
 
+@runs("docs/meta-rl.md", "networks")
+def test_policies_for_images_and_with_memory_train() -> None:
+    run_in_small(block("docs/meta-rl.md", "networks"))
+    assert Path("runs/pixels/checkpoints").exists()
+    assert Path("runs/gru/checkpoints").exists()
+
+
 def compared() -> list[str]:
     assert Path("runs/compare/table.md").exists()
     return sorted(path.parent.name for path in Path().glob("runs/compare/*/config.json"))

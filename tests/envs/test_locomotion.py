@@ -655,7 +655,7 @@ def test_documented_rewards_match_the_class_constants(row: Row, writer: Any) -> 
 def size_of(space: gymnasium.Space[Any]) -> str:
     if isinstance(space, gymnasium.spaces.Discrete):
         return f"1 of {space.n}"
-    return str((space.shape or ())[0])
+    return " × ".join(map(str, space.shape or ()))
 
 
 def cells_of(line: str) -> list[str]:

@@ -212,4 +212,4 @@ def test_the_model_card_of_a_custom_environment_has_working_commands(
         f'policy = metarl.load("{place}", trust_env=True)',
     ):
         assert f"{line}\n" in text
-    assert "in the Python module `playground`" in text
+    assert "requires the Python module `playground`" in text

@@ -17,7 +17,7 @@ from metarl.rl.episodes import Rollout
 from metarl.rl.evaluate import adaptation_curve
 from metarl.rl.infos import episode_infos
 from metarl.rl.losses import reinforce
-from metarl.rl.policies import mlp_policy
+from metarl.rl.networks import mlp_policy
 from metarl.rl.sampler import Sampler, make_sampler
 from tests.support.own_environment import register
 from tests.support.problems import seeded

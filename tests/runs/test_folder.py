@@ -69,7 +69,7 @@ def test_damaged_and_foreign_checkpoints_give_one_line_errors_and_are_kept(
     good = last.read_bytes()
     for damaged in (good[: len(good) // 2], b"", b"not a checkpoint at all", good[:-1]):
         last.write_bytes(damaged)
-        assert "choose a different --checkpoint; the run has checkpoints [0, 2, 4, 6]" in refusal(
+        assert "choose a different --checkpoint: the run has checkpoints [0, 2, 4, 6]" in refusal(
             capsys, "evaluate", copied
         )
         assert last.read_bytes() == damaged
