@@ -226,8 +226,8 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
         """
         if isinstance(seed, int | np.integer):
             seed = range(int(seed), int(seed) + self.num_envs)
-        seeds = [None] * self.num_envs if seed is None else list(seed)
-        self._observations = self._reset_rows(self.tasks, seeds)
+        seeds = (None,) * self.num_envs if seed is None else seed
+        self._observations = self._reset_rows(self.tasks, list(seeds))
         self._ended, self._elapsed = np.zeros(self.num_envs, dtype=bool), 0
         return self._observations, {}
 

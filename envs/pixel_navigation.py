@@ -63,4 +63,4 @@ class PixelNavigation2D(Navigation2D):
         inside = np.clip(points * [1, -1] / (2 * self.half_width) + 0.5, 0, 1) * (PIXELS - 1)
         offsets = inside[..., None] - np.arange(PIXELS)
         x, y = np.moveaxis(np.exp(-0.5 * (offsets / BLUR) ** 2), -2, 0)
-        return np.rint(255 * y[..., :, None] * x[..., None, :]).astype(np.uint8)
+        return np.asarray(np.rint(255 * y[..., :, None] * x[..., None, :]), np.uint8)

@@ -209,7 +209,8 @@ def episodes_in(rollout: Rollout, spaces: Spaces) -> list[Episode]:
     for index in range(rollout.mask.shape[2]):
         kept = rollout.mask[0, :, index]
         fields = (rollout.observations[..., :size], rollout.actions, rollout.rewards)
-        found.append(Episode(*(x[0, :, index][kept].numpy(force=True) for x in fields)))
+        seen, actions, rewards = (x[0, :, index][kept].numpy(force=True) for x in fields)
+        found.append(Episode(seen, actions, rewards))
     return found
 
 

@@ -132,7 +132,7 @@ class FewShot:
 
         Returns:
             A meta-batch with one support batch and a query batch. Both are tuples ``(examples,
-            targets)``, with examples of shape (task, example, *shape), such as images of shape
+            targets)``, with examples of shape (task, example, ...), such as images of shape
             (task, example, channel, height, width), and targets of shape (task, example, way).
         """
         chance = uniform(num_tasks, self.num_classes, generator=generator)
