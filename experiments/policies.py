@@ -291,7 +291,7 @@ def sampler_of(
 
 
 def _how_to_import(env: str) -> str:
-    """Return the next step after a failed import of the module in `env`, ``module:Name-v0``."""
+    """Return advice for an error message if the module in `env`, ``module:Name-v0``, is missing."""
     module = env.rpartition(":")[0]
     first = Path(module.partition(".")[0])
     if first.with_suffix(".py").is_file() or first.is_dir():

@@ -87,6 +87,9 @@ class Experiment(ABC, Generic[Config]):
 
         Returns:
             Metrics to log for iteration 0; an empty dictionary for most experiments.
+
+        Raises:
+            ValueError: If training cannot start with this configuration.
         """
         self.config = replace(self.config, device=self.device.type)  # type: ignore[arg-type]
         return {}

@@ -39,7 +39,8 @@ class Push:
     private: bool = False
     """Create a private instead of a public repository; an existing repository is not changed."""
     picture: bool = True
-    """Draw an image or a video for the model card if the run contains none."""
+    """Render an image or a video for the model card if the run contains none. Disable this to push
+    a run without its environment."""
     trust_env: bool = False
     """Import the module in the environment ID of a pulled run to draw an image
     or a video; set this flag only if you trust the module."""

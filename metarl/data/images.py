@@ -167,7 +167,7 @@ def read_images(
     channels: int,
     size: int,
 ) -> Classes:
-    """Decode image files into one uint8 tensor.
+    """Decode image files.
 
     Files are opened one at a time to save memory.
 
@@ -178,7 +178,8 @@ def read_images(
         size: Height and width of the converted images in pixels.
 
     Returns:
-        One class per entry of `files`, in the same order.
+        One class per entry of `files`, in the same order. The images are stored in one uint8 tensor
+        of shape (images, channels, size, size).
 
     Raises:
         ValueError: If a file is not an image. The message names the file.

@@ -111,7 +111,10 @@ class Spaces(NamedTuple):
         with np.errstate(over="ignore"):
             cast = found.astype(self.observation.dtype)
         if not np.isfinite(cast).all():
-            raise ValueError(f"`{name}` must be finite in {cast.dtype}. Scale the observations")
+            raise ValueError(
+                f"`{name}` must be finite after conversion to {cast.dtype}, got values outside its "
+                f"range. Scale `{name}`"
+            )
         return cast
 
     def actions(self, values: Any) -> Any:

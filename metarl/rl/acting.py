@@ -66,7 +66,7 @@ class Previous(NamedTuple):
 
 
 class TrialActor(Actor):
-    """An actor whose memory is kept for several episodes of the same tasks (RL²)."""
+    """An actor whose memory persists across the episodes of a trial (RL²)."""
 
     def __init__(self, carry: Any, step: Step, augment: Any) -> None:
         """Create an actor.

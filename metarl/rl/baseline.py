@@ -99,7 +99,10 @@ def baseline_features(
 
 
 def _pooled(observations: Shaped[Tensor, "time episode ..."]) -> Tensor:
-    """Return observations as vectors; images are averaged over a grid of cells."""
+    """Return observations as vectors of shape (time, episode, features).
+
+    Images are average-pooled to a grid of 8 × 8 cells.
+    """
     shape = observations.shape[2:]
     first = len(shape) == 3 and shape[0] < min(shape[1:])  # channels before height and width
     if len(shape) not in (2, 3) or min(shape[first : first + 2]) <= GRID:

@@ -36,16 +36,16 @@ class Method(NamedTuple):
     Attributes:
         paper: Authors and year of the paper.
         summary: Short description for tables.
-        make: Function that builds the meta-learner, or its name ``"module:function"``.
+        make: Function ``(policy, loop, **settings) -> MetaLearner`` that builds the meta-learner,
+            or its name ``"module:function"``.
         values: Method-specific defaults for shared settings, such as ``{"inner_steps": 3}``.
         with_preset: Values for shared settings that override the values in a preset.
-        collect: Function, or its name, that replaces :meth:`Sampler.collect
-            <metarl.rl.sampler.Sampler.collect>`, ``(sampler, policy, loop,
-            meta, tasks, generator, process) -> (tasks, metrics)``. The
-            returned tasks can be any tree of tensors that the learner
-            accepts. None uses ``Sampler.collect``.
-        trials: Whether the policy has a memory that is kept for all episodes
-            of a task, as in RL². An adaptation step is then another episode.
+        collect: Function ``(sampler, policy, loop, meta, tasks, generator, process) -> (tasks,
+            metrics)``, or its name, that replaces :meth:`Sampler.collect
+            <metarl.rl.sampler.Sampler.collect>`. The returned tasks can be any tree of tensors
+            that the learner accepts. None uses ``Sampler.collect``.
+        trials: Whether the policy keeps its memory across all episodes of a task, as in RL². Each
+            adaptation step then collects one more episode instead of updating parameters.
     """
 
     paper: str

@@ -25,7 +25,7 @@ class Layer(NamedTuple):
 NATURE = (Layer(32, 8, 4), Layer(64, 4, 2), Layer(64, 3, 1))
 """Convolutions of Mnih et al. 2015, for images of 36 pixels or more."""
 SMALL = (Layer(32, 3, 2), Layer(32, 3, 2), Layer(32, 3, 2))
-"""Convolutions for images of 15 to 35 pixels."""
+"""Convolutions for images with a height and width of 15 to 35 pixels."""
 
 
 def is_image(space: gymnasium.Space[Any]) -> bool:

@@ -222,10 +222,10 @@ class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Wrap an environment.
 
         Args:
-            env: The environment, whose observations must match the current ``observation_space``.
-            info: Names of the entries of the infos to keep, as floats. Other
-                entries are removed, except for ``diverged``, because Gymnasium
-                cannot convert every value to an array. None keeps all entries.
+            env: The environment, whose observations must match ``env.observation_space``.
+            info: Names of the info entries to keep, whose values become floats. Because Gymnasium
+                cannot convert every value to an array, all other entries except ``diverged`` are
+                removed. None keeps all entries.
         """
         super().__init__(env)
         self._kept, self._last_info = info, dict[str, Any]()

@@ -180,7 +180,11 @@ def _require_whole(about: dict[str, Any], tensors: dict[str, Tensor], stored: se
     if not isinstance(about["iteration"], int) or not isinstance(about["config"], dict):
         raise ValueError("the header must contain an integer `iteration` and an object `config`")
     if tensors.keys() != stored:
-        raise ValueError("the file must contain exactly the tensors that the header lists")
+        different = sorted(tensors.keys() ^ stored)
+        raise ValueError(
+            f"the file must contain exactly the tensors that the header lists, got {different[0]} "
+            "in only one of them"
+        )
     # Files of older versions contain no checksum.
     if about.get("sha256", found := _digest(tensors)) != found:
         raise ValueError("the SHA-256 checksum does not match the tensors, which have changed")

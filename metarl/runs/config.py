@@ -62,9 +62,9 @@ class RunConfig(Ranged):
     """Experiment tracker that receives metrics, figures and videos. Metrics are
     always written to metrics.jsonl, too."""
     media_every: Annotated[int | None, at_least(1), unset("never")] = None
-    """Number of iterations between drawings of learning curves and, for
-    policies, of episodes before and after adaptation. The files are drawn at
-    the next checkpoint and saved in the folder media/ of the run."""
+    """Number of iterations after which figures of the learning curves and, for
+    policies, of episodes before and after adaptation are created. The figures
+    are created at the next checkpoint and saved in the folder media/ of the run."""
     media_format: Literal["png", "gif"] = "png"
     """Format in which --media-every draws episodes: png for an image, gif for a video."""
 

@@ -28,7 +28,7 @@ PHOTOGRAPHS: dict[str, Any] = {
     "channels": 3, "network": "mini-32", "num_tasks": 4, "num_queries": 15, "inner_lr": 0.01,
 }  # fmt: skip
 IMAGES: dict[int, dict[str, Any]] = {28: {"channels": 1}, 64: PHOTOGRAPHS, 84: PHOTOGRAPHS}
-"""Image sizes in pixels with the settings of their meta-steps."""
+"""Settings of the measured meta-step for each image size in pixels."""
 
 
 def regression(args: Benchmark) -> list[Case]:
