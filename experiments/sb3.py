@@ -210,16 +210,7 @@ class StableBaselines(Experiment[SB3Config]):
         sb3_checkpoint.save(run, state, iteration)
 
     def restore(self, run: Run, iteration: int, *, replay: bool = True) -> Any:
-        """Load the Stable-Baselines3 model in a checkpoint.
-
-        Args:
-            run: The run.
-            iteration: Iteration of the checkpoint.
-            replay: Whether to load the replay buffer of SAC and TD3, which training requires.
-
-        Raises:
-            ValueError: If the checkpoint is missing or damaged.
-        """
+        """Load the model in a checkpoint and, with `replay`, the replay buffer of SAC and TD3."""
         model = self.init()
         sb3_checkpoint.restore(run, model, iteration, replay=replay)
         return model
