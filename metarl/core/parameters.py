@@ -58,8 +58,8 @@ def functional(module: nn.Module) -> tuple[Apply, Params]:
 
     Raises:
         ValueError: If a layer keeps running statistics, which would leak
-            between tasks, or uses random numbers, which would differ between
-            evaluations.
+            between tasks, uses random numbers, which would differ between
+            evaluations, or does not support ``torch.func.vmap``.
 
     Example::
 
@@ -83,6 +83,11 @@ def functional(module: nn.Module) -> tuple[Apply, Params]:
             raise ValueError(
                 f"{what} uses random numbers, which differ in each call. Call .eval() on the layer "
                 "or remove the layer"
+            )
+        if isinstance(child, nn.RNNBase):
+            raise ValueError(
+                f"{what} does not support several tasks at once. Use metarl.nn.GRU, metarl.nn.LSTM "
+                f"or torch.nn.{child.mode.partition('_')[0]}Cell"
             )
     params = {name: p.detach().clone() for name, p in module.named_parameters()}
     return Apply(module), params

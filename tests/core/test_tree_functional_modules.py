@@ -10,10 +10,21 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from metarl.core import InnerLoop, MetaParams, functional, sgd, tree
+from metarl.core import (
+    InnerLoop,
+    MetaParams,
+    Task,
+    backprop,
+    functional,
+    query_loss,
+    sgd,
+    tree,
+)
+from metarl.core.estimators import meta_gradient
 from metarl.core.outer import initial_params
 from metarl.core.parameters import fused_norm, merge, rows, split
 from metarl.core.speed.compiling import program
+from metarl.nn import GRU
 from metarl.nn.dense import mlp
 from metarl.nn.norms import LayerNorm
 from metarl.rl.distributions import Categorical
@@ -238,3 +249,35 @@ def test_layer_norm_matches_torch() -> None:
     inputs, fused = randn(4, 5), nn.LayerNorm(5).double()
     ours = LayerNorm(5).double()
     assert_close(ours(inputs), fused(inputs))
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN, nn.LSTM])
+def test_recurrent_layers_of_torch_are_rejected_with_a_replacement(kind: type[nn.Module]) -> None:
+    module = nn.Sequential(nn.Linear(6, 6), kind(6, 5))
+    with pytest.raises(
+        ValueError, match=rf"1 \({kind.__name__}\) .* torch\.nn\.{kind.__name__}Cell"
+    ):
+        functional(module)
+
+
+def test_the_replacements_of_recurrent_layers_have_meta_gradients() -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.head = GRU(6, 5), nn.Linear(5, 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.head(self.cell(x, self.cell.initial(x.shape[1:-1], x))[0])
+            return found
+
+    apply, params = functional(Reader().double())
+    loss = lambda p, batch: torch.nn.functional.mse_loss(apply(p, batch[0]), batch[1])  # noqa: E731
+    loop = InnerLoop(loss, sgd(0.1), num_steps=2)
+    x = torch.randn(3, 4, 8, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    tasks = Task(((x, x),), (x, x))
+    estimator, meta = backprop(loop, query_loss(loss)), loop.init(params)
+    (together, _), (alone, _) = (
+        meta_gradient(estimator, meta, tasks, chunk_size=size) for size in (None, 1)
+    )
+    for name, value in alone.model.items():
+        torch.testing.assert_close(together.model[name], value, rtol=1e-10, atol=1e-14)

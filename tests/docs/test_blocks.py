@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from metarl.core import InnerLoop, Params, tree
 from metarl.data import load_images
@@ -180,6 +181,15 @@ def test_the_custom_methods_page_runs_from_top_to_bottom(
     meta = scope["ball"].init(scope["params"])
     assert set(meta.inner) == {f"{k}.{n}" for k in ("lr", "momentum") for n in scope["params"]}
     momentum_is_used(scope)
+
+
+@runs("docs/own-method.md", "policy")
+def test_a_policy_with_memory_is_built_and_acts() -> None:
+    scope: dict[str, Any] = {}
+    exec(block("docs/own-method.md", "policy"), scope)
+    policy, params = scope["policy"], scope["state"].params.model
+    _, actions = policy.scan(params, policy.initial(params, (3,)), torch.zeros(4, 3, 2))
+    assert actions.mean.shape == (4, 3, 2)
 
 
 @runs("docs/own-method.md", "awr", "es-maml", "my-commands")
