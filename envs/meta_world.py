@@ -66,7 +66,8 @@ class MetaWorld(gymnasium.Env[Array, Array]):
 
         Args:
             benchmark: ``"ML1-reach-v3"`` (or a different class), ``"ML10"`` or ``"ML45"``.
-            split: ``"train"`` or ``"test"``: goals and, in ML10 and ML45, classes that `sample_tasks` samples from.
+            split: ``"train"`` or ``"test"``: goals, and in ML10 and ML45 also classes, that
+                `sample_tasks` samples from.
             goal_seed: Meta-World's seed for the goals.
             observe_task: Whether observations contain the position of the goal.
             render_mode: ``"rgb_array"``, or None to disable rendering.
