@@ -95,8 +95,8 @@ class MetaWorld(gymnasium.Env[Array, Array]):
         """
         names = [*(goals := self._goals[self.split])]
         rounds = -(-num_tasks // len(names))
-        order = np.concatenate([rng.permutation(len(names)) for _ in range(rounds)] or [[]])
-        chosen = [names[int(index)] for index in order[:num_tasks]]
+        order = [index for _ in range(rounds) for index in rng.permutation(len(names))]
+        chosen = [names[index] for index in order[:num_tasks]]
         return [self._description(name, rng.choice(goals[name])) for name in chosen]
 
     def test_tasks(self, goals_per_class: int) -> list[TaskDescription]:
@@ -111,7 +111,8 @@ class MetaWorld(gymnasium.Env[Array, Array]):
             ValueError: If the task is malformed, or the benchmark does not contain its class.
         """
         classes = self._goals["train"] | self._goals["test"]
-        name, rest = next(iter(classes)), task
+        name: Any = next(iter(classes))
+        rest = task
         if not self._one_class:
             name = task.get("name") if isinstance(task, dict) else None
             if name not in classes:

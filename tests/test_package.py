@@ -59,7 +59,7 @@ LAWS["experiments"] = {*LAWS, "experiments"}
 LAWS["commands"] = {*LAWS, "commands"}
 ALLOWED_IN = {
     "util": {"numpy", "rich", "torch", "lazy_loader"},
-    "envs": {"numpy", "gymnasium", "mujoco"},
+    "envs": {"numpy", "gymnasium", "mujoco", "metaworld"},
 }
 ALLOWED_IN["core"] = {"torch", "numpy", "jaxtyping", "lazy_loader"}
 """Third-party packages, where a package may not import whatever it likes."""
