@@ -3,7 +3,8 @@
 Importing this package registers all environments in :data:`ENVIRONMENTS` with
 Gymnasium. Each environment has a scalar implementation for
 ``gymnasium.make(id)`` and a vectorized implementation for
-``gymnasium.make_vec(id, num_envs=...)``.
+``gymnasium.make_vec(id, num_envs=...)``. The benchmarks in :data:`META_WORLD`
+are registered, too, without a vectorized implementation.
 
 Example::
 
@@ -66,6 +67,19 @@ ENVIRONMENTS = (
 )
 
 
+CLASSES = """
+assembly basketball bin-picking box-close button-press-topdown button-press-topdown-wall
+button-press button-press-wall coffee-button coffee-pull coffee-push dial-turn disassemble
+door-close door-lock door-open door-unlock hand-insert drawer-close drawer-open faucet-open
+faucet-close hammer handle-press-side handle-press handle-pull-side handle-pull lever-pull
+pick-place-wall pick-out-of-hole pick-place plate-slide plate-slide-side plate-slide-back
+plate-slide-back-side peg-insert-side peg-unplug-side soccer stick-push stick-pull push
+push-wall push-back reach reach-wall shelf-place sweep-into sweep window-open window-close
+"""
+META_WORLD = ("ML10", "ML45", *(f"ML1-{name}-v3" for name in CLASSES.split()))
+"""Benchmarks of Meta-World; ``metarl/ML10`` and the other IDs require the package metaworld."""
+
+
 def __getattr__(name: str) -> Any:
     """Return the constructor for the vectorized environment `name`, such as ``BatchedAntDir``.
 
@@ -88,6 +102,14 @@ def register_all() -> None:
                 entry_point=f"metarl.envs.{row.module}:{row.name}",
                 vector_entry_point=f"metarl.envs:Batched{row.name}",
                 max_episode_steps=row.horizon,
+            )
+    for benchmark in META_WORLD:
+        if (env_id := f"metarl/{benchmark}") not in gymnasium.registry:
+            gymnasium.register(
+                env_id,
+                entry_point="metarl.envs.meta_world:MetaWorld",
+                max_episode_steps=500,
+                kwargs={"benchmark": benchmark},
             )
 
 

@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from metarl.core import (
     LEARNED_RATES,
@@ -18,6 +18,7 @@ from metarl.core import (
     torch_generator,
 )
 from metarl.experiment import Evaluation, Experiment, Report
+from metarl.experiments import meta_world
 from metarl.experiments.policies import Parts as Parts
 from metarl.experiments.policies import build as build
 from metarl.experiments.policies import meta_policy, policy_of, spaces_of
@@ -51,8 +52,12 @@ class RLEvaluation(Evaluation):
     inner_steps: Annotated[int | None, at_least(0), unset("0 for an oracle, otherwise 3")] = None
     """Number of policy-gradient steps that adapt the policy to each test task; for rl2, number of
     episodes before the last episode of a trial, by default as in training."""
+    protocol: Literal["finn2017", "metaworld"] = "finn2017"
+    """finn2017: new tasks, see above. metaworld: the fixed test goals of a Meta-World environment;
+    10 episodes for each adaptation step of training, and success rates in 3 episodes after them."""
     num_tasks: Annotated[int, at_least(1)] = 40
-    """Number of test tasks. The reported return is the mean over these tasks."""
+    """Number of test tasks. The reported return is the mean over these tasks. With --protocol
+    metaworld, number of test goals per class, at most 50."""
     episodes_per_task: Annotated[int | None, at_least(1), unset("4000 / horizon, rounded down")] = (
         None
     )
@@ -163,13 +168,19 @@ class MetaRL(Experiment[RLConfig]):
 
     def with_options(self, options: RLEvaluation) -> "MetaRL":
         """Return an experiment that collects the infos that the evaluation flags name."""
-        return self if options.info is None else self.changed(info=options.info)  # type: ignore[return-value]
+        info = options.info
+        if options.protocol == "metaworld":
+            info = ("success", *(x for x in info or () if x != "success"))
+        return self if info is None else self.changed(info=info)  # type: ignore[return-value]
 
     def evaluate(self, metas: Sequence[MetaParams], options: RLEvaluation) -> Report:
         """Report the mean return on test tasks before adaptation and after each adaptation step.
 
         With seed 1, the test tasks are the test tasks of Finn et al. 2017.
         """
+        trials, goals = METHODS[self.name].trials, options.num_tasks
+        official = options.protocol == "metaworld"
+        options = meta_world.sized(options, self.config, trials=trials) if official else options
         num_steps, seed = self._steps_to_take(options), options.seed
         rate, tables = self.config.inner_lr if options.inner_lr is None else options.inner_lr, []
         policy = self.model(
@@ -188,16 +199,24 @@ class MetaRL(Experiment[RLConfig]):
             title = "step size, on separate tasks"
             rate, table = best_rate(title, "mean return", TUNING_RATES, means)
             tables = [table]
-        found = curve(paper_tasks(sampler, seed), rate, "evaluation")
-        measures, trials = found.measures, METHODS[self.name].trials
+        more: dict[str, Any] = {}
+        if official:
+            generator = torch_generator(seed, 0, "evaluation", device=self.device)
+            loop = policy.loop(num_steps, rate)
+            found = meta_world.success_curve(policy, loop, goals, generator, trials=trials)
+            more, table = meta_world.by_class(found, self.config.env)
+            tables.append(table)
+        else:
+            found = curve(paper_tasks(sampler, seed), rate, "evaluation")
+        measures = found.measures
         tables += _tables(found.described, measures, trials=trials)
         spent = sampler.horizon * (1 if trials else sampler.episodes_per_task)
         values = {
             "env": self.config.env,
-            "num_tasks": options.num_tasks,
+            "num_tasks": len(found.tasks),
             "episodes_per_task": sampler.episodes_per_task,
             "seed": seed,
-            "adaptation_steps": [step * spent for step in range(num_steps + 1)],
+            "adaptation_steps": [step * spent for step in range(found.returns.shape[1])],
             "inner_lr": rate,
             "tuned": options.tune_inner_lr,
             "tasks": found.tasks,
@@ -206,12 +225,13 @@ class MetaRL(Experiment[RLConfig]):
             "measure": "return",
             "measures": measures,
         }
-        name = f"steps-{num_steps}_tasks-{options.num_tasks}"
+        name = f"steps-{num_steps}_tasks-{len(found.tasks)}"
         name += f"_episodes-{sampler.episodes_per_task}_seed-{seed}"
         name += f"_lr-{rate:g}" if rate != self.config.inner_lr else ""
         name += f"_info-{'-'.join(options.info)}" if options.info is not None else ""
+        name += "_metaworld" if official else ""
         name += "_tuned" if options.tune_inner_lr else ""  # even if the step size is unchanged
-        return Report(name, values | measures["return"], tables)
+        return Report(name, values | more | measures["return"], tables)
 
     def _steps_to_take(self, options: RLEvaluation) -> int:
         """Return the number of adaptation steps; raise a ValueError if options conflict."""

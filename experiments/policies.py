@@ -22,7 +22,7 @@ from metarl.core import (
     torch_generator,
 )
 from metarl.core.speed import chunks, processes
-from metarl.envs import ENVIRONMENTS
+from metarl.envs import ENVIRONMENTS, META_WORLD
 from metarl.experiments.rl_settings import RLConfig
 from metarl.models import MetaPolicy, Spaces
 from metarl.nn import CELLS
@@ -280,7 +280,7 @@ def sampler_of(
         cause = str(error).partition(". Environment registration")[0]  # by Gymnasium
         raise ModuleNotFoundError(f"{cause}. {_how_to_import(config.env)}") from None
     except UnregisteredEnv as error:
-        ours = [row.id for row in ENVIRONMENTS]
+        ours = [row.id for row in ENVIRONMENTS] + [f"metarl/{name}" for name in META_WORLD]
         name = config.env if "/" in config.env else f"metarl/{config.env}"
         close = difflib.get_close_matches(name, ours, 1, cutoff=0.8)
         hint = f"did you mean {close[0]}?" if close else str(error)

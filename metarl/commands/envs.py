@@ -18,4 +18,5 @@ def main(args: Envs) -> None:
         [row.id, (row.scalar().__doc__ or "").partition("\n")[0], row.horizon]
         for row in ENVIRONMENTS
     ]
+    rows.append(["metarl/ML1-reach-v3, ML10, ...", "Meta-World; see docs/meta-world.md", 500])
     print_table("environments of metarl", ["id", "task", "horizon"], rows, left=2)
