@@ -33,12 +33,11 @@ def test_first_iteration_is_unchanged(name: str, tmp_path: Path) -> None:
     (line,) = [line for line in history(tmp_path / "run") if line["iteration"] == 1]
     expected = dict(EXPECTED[name])
     if name == "cheetah":  # after the inner step, rounding changes the contacts and the returns
-        assert line["return/step_1"] != line["return/step_0"]
         expected = {key: expected[key] for key in expected if key.endswith(("_0", "steps"))}
+        del line["trpo/cg_residual"]
     # Conjugate gradients amplify rounding, which depends on the processor.
     residual = expected.pop("trpo/cg_residual", 0.0)
-    if residual:
-        assert residual / 2 <= line["trpo/cg_residual"] <= 2 * residual
+    assert line.get("trpo/cg_residual", 0.0) == pytest.approx(residual, rel=0.2)
     step = {key: expected.pop(key) for key in ("trpo/improvement", "trpo/kl") if key in expected}
-    assert {key: line[key] for key in step} == pytest.approx(step, rel=0.5)
+    assert {key: line[key] for key in step} == pytest.approx(step, rel=1e-2)
     assert {key: line[key] for key in expected} == pytest.approx(expected, rel=1e-4, abs=1e-5)
