@@ -15,9 +15,9 @@ from metarl.envs.base import Array, TaskDescription, brief, task_array
 Goals: TypeAlias = dict[str, Array]
 """For each class of tasks, one row per goal: the random vector that defines the goal."""
 
-_IDLE = defaultdict[tuple[str, str | None], list[Any]](list)
-"""Simulators that no environment uses, by class and render mode. A simulator takes 20 MB, so that
-a simulator of every class in every environment would not fit into memory."""
+_IDLE = defaultdict[str, list[Any]](list)
+"""Simulators that no environment uses, by class. A simulator takes 20 MB, so that a simulator of
+every class in every environment would not fit into memory."""
 
 
 class MetaWorld(gymnasium.Env[Array, Array]):
@@ -156,7 +156,7 @@ class MetaWorld(gymnasium.Env[Array, Array]):
         return simulator.render()
 
     def close(self) -> None:
-        """Release the simulator for other environments in this process."""
+        """Release the simulator for other environments in this process, or close its renderer."""
         self._release()
 
     def _description(self, name: str, vector: Array) -> TaskDescription:
@@ -164,8 +164,10 @@ class MetaWorld(gymnasium.Env[Array, Array]):
         return numbers if self._one_class else {"name": name} | numbers
 
     def _release(self) -> None:
-        if self._simulator is not None:
-            _IDLE[self._name, self.render_mode].append(self._simulator)
+        if self._simulator is not None and self.render_mode is None:
+            _IDLE[self._name].append(self._simulator)
+        elif self._simulator is not None:
+            self._simulator.close()
         self._name, self._simulator = "", None
 
 
@@ -197,7 +199,7 @@ def _by_class(tasks: list[Any]) -> Goals:
 
 def _simulator(name: str, render_mode: str | None) -> Any:
     """Return an idle simulator of a class, or a new one."""
-    if idle := _IDLE[name, render_mode]:
+    if render_mode is None and (idle := _IDLE[name]):
         return idle.pop()
     simulator = _metaworld().env_dict.ALL_V3_ENVIRONMENTS[name](render_mode=render_mode)
     simulator.observation_space  # noqa: B018 (set_task deletes the cached space)

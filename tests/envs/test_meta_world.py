@@ -103,6 +103,17 @@ class TestInstalled:
         assert (len(tests), len({task["name"] for task in tests})) == (200, 5)
         assert not {task["name"] for task in tests} & {task["name"] for task in tasks}
 
+    def test_images_are_rendered_and_their_simulators_are_not_reused(self) -> None:
+        env = gymnasium.make(REACH, render_mode="rgb_array")
+        env.reset()
+        used = env.unwrapped._simulator  # type: ignore[attr-defined]
+        image: Any = env.render()
+        env.close()
+        assert (image.shape, image.std() > 1) == ((480, 480, 3), True)
+        other = gymnasium.make(REACH)
+        other.reset()
+        assert other.unwrapped._simulator is not used  # type: ignore[attr-defined]
+
     def test_oracles_observe_the_goal(self) -> None:
         env = gymnasium.make(REACH, observe_task=True)
         task: dict[str, Any] = env.unwrapped.task  # type: ignore[attr-defined]
