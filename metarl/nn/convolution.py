@@ -9,6 +9,7 @@ batch norm and max-pool are used, which read the same memory as images in the
 images one task at a time.
 """
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, cast
 
@@ -137,13 +138,28 @@ class ConvBody(nn.Module):
             images: Images of shape (n, channels, height, width) with values in [0, 1].
             reference: Images from which batch norm computes its statistics; defaults to `images`.
         """
-        count = 0 if reference is None else len(images)
-        x = images if reference is None else torch.cat([images, reference])
-        x = x.permute(0, 2, 3, 1).contiguous()
-        for block in self.blocks:
-            x = block(x, count)
-        x = x[:count] if count else x
+        x = feature_maps(self.blocks, images, reference)
         return x.mean((1, 2)) if self.net.features == "mean" else x.flatten(1)
+
+
+def feature_maps(
+    blocks: Iterable[nn.Module],
+    images: Float[Tensor, "n channels height width"],
+    reference: Tensor | None,
+) -> Float[Tensor, "n h w filters"]:
+    """Return the last feature map of every image.
+
+    Args:
+        blocks: Modules ``(x, first) -> x``, such as :class:`Block`.
+        images: The images.
+        reference: Images from which batch norm computes its statistics; defaults to `images`.
+    """
+    count = 0 if reference is None else len(images)
+    x = images if reference is None else torch.cat([images, reference])
+    x = x.permute(0, 2, 3, 1).contiguous()
+    for block in blocks:
+        x = block(x, count)
+    return x[:count] if count else x
 
 
 class Block(nn.Module):

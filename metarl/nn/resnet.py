@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metarl.nn.convolution import Conv3x3, max_pool
+from metarl.nn.convolution import Conv3x3, feature_maps, max_pool
 from metarl.nn.norms import BatchNorm
 
 
@@ -81,12 +81,7 @@ class ResNetBody(nn.Module):
             images: Images of shape (n, channels, height, width) with values in [0, 1].
             reference: Images from which batch norm computes its statistics; defaults to `images`.
         """
-        count = 0 if reference is None else len(images)
-        x = images if reference is None else torch.cat([images, reference])
-        x = x.permute(0, 2, 3, 1).contiguous()
-        for block in self.blocks:
-            x = block(x, count)
-        return (x[:count] if count else x).mean((1, 2))
+        return feature_maps(self.blocks, images, reference).mean((1, 2))
 
 
 class ResidualBlock(nn.Module):
