@@ -42,7 +42,7 @@ VARIANTS = {
     "maml-trpo --inner-loss dice": "maml-trpo",
     "maml-trpo --inner-steps 0": "pretrained",
 }
-IN_RESULTS = "nothing in [results.md](../results.md) is of this method."
+NO_RESULTS = "[results.md](../results.md) contains no runs of this method."
 
 
 def page_names() -> list[str]:
@@ -112,7 +112,7 @@ def block(name: str, page: str) -> str:
     if name == "table":
         return tables()
     lines = measured().get(page, [])
-    return "\n".join(lines or [f"Not measured yet: {IN_RESULTS}"]) + "\n"
+    return "\n".join(lines or [NO_RESULTS]) + "\n"
 
 
 def flags_of(values: dict[str, Any]) -> str:

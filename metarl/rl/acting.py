@@ -1,5 +1,6 @@
 """Policies that act in episodes and keep their memory between time steps."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -9,7 +10,12 @@ from torch import Tensor
 from metarl.core import tree
 
 
-Step: TypeAlias = Any
+Carry: TypeAlias = Any
+"""A policy's memory within an episode: a tree of tensors, or ``()`` for policies without memory."""
+
+Step: TypeAlias = Callable[[Carry, Tensor], tuple[Carry, Any]]
+"""One time step of a policy with fixed parameters: ``(carry, observations) ->
+(carry, distribution)``."""
 
 
 class Actor:

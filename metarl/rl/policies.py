@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
@@ -12,20 +12,13 @@ from torch.func import vmap
 
 from metarl.core import Apply, Params, functional, tree
 from metarl.nn import RunningNorm, mlp, standardized
-from metarl.rl.acting import Actor
+from metarl.rl.acting import Actor, Carry, Step
 from metarl.rl.distributions import Categorical, Distribution, Gaussian, gaussian
 from metarl.rl.episodes import Episodes, Rollout
 
 
 CONTEXT = "context"
 NORMALIZER = "normalizer"
-
-Carry: TypeAlias = Any
-"""A policy's memory within an episode: a tree of tensors, or ``()`` for policies without memory."""
-
-Step: TypeAlias = Callable[[Carry, Tensor], tuple[Carry, Distribution]]
-"""One time step of a policy with fixed parameters: ``(carry, observations) ->
-(carry, distribution)``."""
 
 
 class Policy(Apply):

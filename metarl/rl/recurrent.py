@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from metarl.core import Params, functional
 from metarl.core.parameters import part
 from metarl.nn import Cell
-from metarl.rl.acting import Previous, TrialActor
+from metarl.rl.acting import Carry, Previous, Step, TrialActor
 from metarl.rl.distributions import Distribution
-from metarl.rl.policies import Carry, Policy, Step
+from metarl.rl.policies import Policy
 
 
 class RecurrentModule(nn.Module):
