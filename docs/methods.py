@@ -59,7 +59,7 @@ def page_of(command: str) -> str | None:
     config: Any = cli.parse_train(words).config
     if words[0] in OTHERS:
         return str(config.method)
-    if config.inner_steps == 0:
+    if config.inner_steps == 0 and words[0] != "rl2":
         return "oracle" if config.observe_task else "pretrained"
     if words[0] == "maml-trpo" and config.first_order:
         return "fomaml"

@@ -51,6 +51,16 @@ TRIALS: dict[str, Any] = {
 MEMORIES: dict[str, dict[str, Any]] = {
     **POLICIES,
     "bandit": {**TRIALS, "env": "metarl/Bandit-v0"},
+    "bandit-10": {  # trials of one episode, that is 10 pulls
+        **TRIALS,
+        "env": "metarl/Bandit-v0",
+        "iterations": 300,
+        "inner_steps": 0,
+        "episodes_per_task": 20,
+        "entropy": 0.01,
+        "outer_lr": 2e-3,
+        "output_gain": 1.0,
+    },
     "tabular-mdp": {**TRIALS, "env": "metarl/TabularMDP-v0"},
 }
 

@@ -4,6 +4,7 @@
 products of the inputs with the weights are computed for all time steps together.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -17,12 +18,16 @@ from metarl.nn.dense import linear
 State: TypeAlias = tuple[Tensor, ...]
 """State of a cell, with tensors of shape (*batch, units); the first tensor is the output."""
 
+LONGEST = 100.0  # longest initial time constant in time steps
+
 
 class Cell(nn.Module):
     """Base class of recurrent cells, with parameters in the layout of ``torch.nn.GRUCell``.
 
-    Input weights are sampled from the Xavier-uniform distribution, recurrent weights are orthogonal
-    and biases are zero.
+    Input weights are sampled from the Xavier-uniform distribution, and recurrent weights are
+    orthogonal. The biases of the second gate, which keeps the memory, are log(τ − 1) for time
+    constants τ with a log-uniform distribution from 2 to 100 time steps, as in the chrono
+    initialization of Tallec & Ollivier 2018 with another distribution; other biases are zero.
 
     Attributes:
         units: Number of units.
@@ -50,6 +55,8 @@ class Cell(nn.Module):
         )
         for block in self.recur.weight.data.chunk(self.gates):
             nn.init.orthogonal_(block, generator=generator)
+        kept = self.read.bias.data.chunk(self.gates)[1]
+        kept.uniform_(0.0, math.log(LONGEST - 1), generator=generator)
 
     def initial(self, batch: Sequence[int], like: Tensor | None = None) -> State:
         """Return the state at the start of a sequence, which is zero.

@@ -1,5 +1,6 @@
 """Recurrent and convolutional policies against torch.nn and plain autograd in float64."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -191,6 +192,21 @@ def test_cells_equal_those_of_torch(name: str) -> None:
     assert_close(outputs, expected)
     for found, wanted in zip(state, last if name == "lstm" else (last,), strict=True):
         assert_close(found, wanted[0])
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_cells_begin_with_log_uniform_time_constants(name: str) -> None:
+    """Without inputs and recurrent weights, unit i keeps the fraction 1 - 1/tau_i of its memory."""
+    cell = CELLS[name](1, 1000, generator=seeded(3)).double()
+    nn.init.zeros_(cell.recur.weight)
+    inputs = torch.zeros(1, 1, dtype=FLOAT64)
+    state = tuple(torch.ones(1, 1000, dtype=FLOAT64) for _ in range(cell.states))
+    after = cell(inputs[None], state)[1][-1].detach()
+    constants = 1 / (1 - after.squeeze())
+    assert 2 <= constants.min() < 2.1
+    assert 95 < constants.max() <= 100
+    spread = torch.log(constants - 1) / math.log(99)  # U(0, 1)
+    assert spread.mean() == pytest.approx(0.5, abs=0.03)
 
 
 @pytest.mark.parametrize("shape", [(16, 20, 3), (3, 16, 20), (16, 20), (40, 40, 1)])
