@@ -61,13 +61,13 @@ MEMORIES: dict[str, dict[str, Any]] = {
         "outer_lr": 2e-3,
         "output_gain": 1.0,
     },
-    # With γ = 0.99, returns-to-go depend mostly on the time step, and the value layer learns slowly.
+    # With γ = 0.99, returns-to-go depend mostly on the time step: the value layer learns slowly.
     "tabular-mdp": {
         **TRIALS, "env": "metarl/TabularMDP-v0", "iterations": 100, "episodes_per_task": 4,
         "hidden": (128,), "memory": 128, "discount": 0.9, "entropy": 0.01, "outer_lr": 2e-3,
         "output_gain": 1.0, "epochs": 4, "minibatches": 5,
     },
-}
+}  # fmt: skip
 
 # Finn et al. 2017, section 5.1: 70,000 meta-updates on 25 sinusoids. The step size is from their
 # code; with 0.01, the value in the paper, some test tasks diverge after three or more steps.
