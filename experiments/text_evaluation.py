@@ -19,7 +19,7 @@ from metarl.runs import unset
 from metarl.supervised import Model
 from metarl.text import Prepare, Sentences, TextTask, accuracies, encoded, evaluation_rows
 from metarl.text.files import NUM_SAMPLES
-from metarl.util import Conflicts, Table, at_least, interval95
+from metarl.util import Conflicts, Table, at_least, interval95, say
 
 
 Results: TypeAlias = dict[str, dict[int, torch.Tensor]]
@@ -117,7 +117,7 @@ def measure(
             results[task.name][number] = found
             done = sum(map(len, results.values()))
             cell = f"{task.name}, {number} shots: {_cell(found)} %"
-            print(f"{done}/{len(samples)}  {cell}", flush=True)  # a line can take minutes
+            say(f"{done}/{len(samples)}  {cell}")  # a line can take minutes
     return results
 
 

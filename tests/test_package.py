@@ -168,6 +168,14 @@ def test_no_file_has_more_than_300_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 300
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.name)
+def test_only_the_console_prints(path: Path) -> None:
+    """It replaces control characters, which the files of a downloaded run may contain."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    prints = [call for call in calls if ast.unparse(call.func) in ("print", "sys.stdout.write")]
+    assert prints == [] or path.name == "console.py"
+
+
 def test_every_package_folder_is_in_the_wheel() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     found = {

@@ -6,16 +6,16 @@ import importlib
 import io
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import metarl
+from metarl.commands.ending import one_line_errors, quiet_closed_outputs
 from metarl.commands.parsing import UsageError, flags_named, parse, take_option
 from metarl.drawing import explain_missing_opengl
 from metarl.experiments import experiments, settings
-from metarl.runs import Stopped
+from metarl.util import environment_integer, say
 
 
 class Verb(NamedTuple):
@@ -70,7 +70,6 @@ Gradient-based meta-learning on PyTorch, Gymnasium and MuJoCo.
 
 --import MODULE registers your own methods; --debug shows the traceback of an error
 To start: metarl train maml-trpo --preset navigation-quick --out runs/quick"""
-LONGEST = 1500  # characters of an error; user environments can raise long ones
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -79,38 +78,14 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     Args:
         argv: Command-line arguments after ``metarl``. If None, ``sys.argv`` is used.
 
-    The exit status is 0 for success, 1 for a failure, 2 for an invalid command
-    line, and 128 + n if signal n stopped the command.
+    The exit status is 0 for success; :mod:`metarl.commands.ending` defines the others.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # characters without an encoding become ?
             stream.reconfigure(errors="replace")
-    try:
-        with explain_missing_opengl():
-            run(words)
-    except KeyboardInterrupt:
-        trains = words[:1] in (["train"], ["resume"])
-        hint = "; `metarl resume RUN` continues from the last checkpoint" if trains else ""
-        _fail(f"interrupted{hint}", 130)
-    except Stopped as stopped:
-        _fail(str(stopped), 128 + stopped.number, once=True)
-    except UsageError as error:
-        _fail(str(error), 2, once=True)
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
-        if "--debug" in words:
-            raise
-        if isinstance(error, BrokenPipeError) and _output_is_closed():  # as with `| head`
-            sys.exit(1)
-        if getattr(error, "reported_elsewhere", False):  # a different process has printed it
-            print(f"metarl: {error}", file=sys.stderr)
-            sys.exit(1)
-        once = isinstance(error, FloatingPointError) or getattr(error, "raised_everywhere", False)
-        _fail(" ".join(str(error).split()) or type(error).__name__, 1, once=once)
-    except Exception as error:  # the errors of Gymnasium have no common base class
-        if not type(error).__module__.startswith("gymnasium"):
-            raise
-        _fail(" ".join(str(error).split()), 1)
+    with quiet_closed_outputs(), one_line_errors(words), explain_missing_opengl():
+        run(words)
     sys.exit(0)
 
 
@@ -118,9 +93,9 @@ def run(argv: list[str]) -> None:
     """Run the command in `argv`, without ``metarl``; errors propagate to the caller."""
     argv = import_modules(argv)
     if not argv or argv[0] in ("-h", "--help"):
-        print(overview())
+        say(*overview().splitlines())
     elif argv[0] == "--version":
-        print(f"metarl {metarl.__version__}")
+        say(f"metarl {metarl.__version__}")
     elif argv[0] == "train":
         train(argv[1:])
     elif argv[0] in VERBS:
@@ -161,7 +136,7 @@ def import_modules(argv: list[str]) -> list[str]:
 
 def _world() -> contextlib.AbstractContextManager[None]:
     """Return a context manager that joins the process group in distributed training."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if environment_integer("WORLD_SIZE", least=1, default=1) == 1:
         return contextlib.nullcontext()
     from metarl.core.speed import processes
 
@@ -171,7 +146,7 @@ def _world() -> contextlib.AbstractContextManager[None]:
 def train(argv: list[str]) -> None:
     """Run ``metarl train`` with the arguments ``EXPERIMENT [--preset NAME] [--FLAG VALUE ...]``."""
     if not argv or argv[0] in ("-h", "--help"):
-        print(train_overview())
+        say(*train_overview().splitlines())
         return
     if argv[0] not in experiments():
         raise UsageError(_unknown("experiment", argv[0], list(experiments())))
@@ -258,33 +233,6 @@ def _unknown(kind: str, name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
     return f"unknown {kind} {name!r}: {hint}"
-
-
-def _output_is_closed() -> bool:
-    """Return whether the reader of stdout has exited; if so, discard the remaining output."""
-    try:
-        print(flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
-
-
-def _fail(message: str, code: int, *, once: bool = False) -> NoReturn:
-    """Print an error to stderr and exit.
-
-    Args:
-        message: The error, in one line; messages with more than 1500 characters are shortened.
-        code: Exit status of the process.
-        once: Whether only rank 0 prints the error in distributed training. Use True for errors
-            that all ranks raise.
-    """
-    if once and int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0":
-        time.sleep(1)  # torchrun ends all processes after a failure; rank 0 must print first
-    else:
-        cut = f"{message[:LONGEST]}... (--debug shows all)" if len(message) > LONGEST else message
-        print(f"metarl: error: {cut}", file=sys.stderr)
-    sys.exit(code)
 
 
 if __name__ == "__main__":

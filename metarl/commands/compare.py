@@ -21,7 +21,7 @@ from metarl.commands.side_by_side import SideBySide
 from metarl.core.speed import processes
 from metarl.experiments import experiments
 from metarl.runs import NEUTRAL, Run, to_json, unset
-from metarl.util import Ranged, at_least, require_writable
+from metarl.util import Ranged, at_least, require_writable, say
 
 
 Execute: TypeAlias = Callable[[Path, list[str]], None]
@@ -139,7 +139,7 @@ def make(planned: Planned, flags: list[str], execute: Execute) -> None:
     """
     folder, words, iterations = planned
     if not (folder / "config.json").exists():
-        print(f"\n{folder}")
+        say("", str(folder))
         execute(folder, ["train", *words])
     elif Run.open(folder).checkpoints()[-1:] < [iterations]:
         execute(folder, ["resume", str(folder), "--iterations", str(iterations)])

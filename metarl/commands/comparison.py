@@ -16,6 +16,7 @@ from metarl.util import (
     interval95,
     print_table,
     replacing,
+    say,
 )
 
 
@@ -58,7 +59,7 @@ def show(groups: dict[str, list[Run]], choose: Callable[[Run], dict[str, Any]], 
     texts.insert(0, markdown_table(*tables[0][1:]))
     with replacing(out / "table.md") as temporary:
         temporary.write_text("\n\n".join(texts) + "\n")
-    print(f"written to {', '.join(map(str, (out / 'table.md', *figures)))}")
+    say(f"written to {', '.join(map(str, (out / 'table.md', *figures)))}")
 
 
 def means_table(chosen: Chosen, metric: str, spent: dict[str, float]) -> Table:

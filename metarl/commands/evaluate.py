@@ -9,7 +9,7 @@ from metarl.commands.opened import Opened, first_run, opened, require_trusted
 from metarl.experiment import Evaluation
 from metarl.runs import command as command_line
 from metarl.runs import versions
-from metarl.util import print_table, require_writable
+from metarl.util import print_table, require_writable, say
 
 
 def command(words: Sequence[str]) -> tuple[type[Evaluation], Callable[[Any], None]]:
@@ -49,4 +49,4 @@ def main(named: Opened, options: Any) -> None:
     about = {"command": command_line(), "iteration": max(iterations), "checkpoints": iterations}
     values = about | report.values | {"seconds": round(seconds, 1), "versions": versions()}
     path = run.write_evaluation(f"iteration-{max(iterations)}_{report.name}", values)
-    print(f"written to {path} after {seconds:.0f} s")
+    say(f"written to {path} after {seconds:.0f} s")

@@ -17,7 +17,7 @@ from metarl.core import torch_generator
 from metarl.experiments.load import load
 from metarl.rl import AdaptationCurve
 from metarl.runs import Run, command, versions
-from metarl.util import Ranged, at_least, optional, print_table, replacing, require_writable
+from metarl.util import Ranged, at_least, optional, print_table, replacing, require_writable, say
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def main(args: Headstart) -> None:
              "seconds": round(time.perf_counter() - began, 1)}  # fmt: skip
     with replacing(table) as temporary:
         temporary.write_text(json.dumps(about, indent=1) + "\n")
-    print(f"written to {args.out} and {table}")
+    say(f"written to {args.out} and {table}")
 
 
 def by_task(args: Headstart, env: str) -> dict[str, list[Learning]]:

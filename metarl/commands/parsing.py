@@ -13,6 +13,14 @@ from typing import Annotated, Any, get_type_hints
 
 
 HELP = ("-h", "--help")
+CLOSE = "close other programs or use a machine with more memory"
+SIZES = (
+    "chunk_size", "num_tasks", "episodes_per_task", "episodes", "num_envs", "num_queries",
+    "image_size", "hidden", "filters", "jobs",
+)  # fmt: skip
+"""Settings that determine how much memory a command requires."""
+EXHAUSTED = re.compile("(?i)(out of|not enough|cannot allocate|can't allocate) memory")
+"""Part of the messages of RuntimeErrors of PyTorch and of OSErrors, which are not MemoryErrors."""
 
 
 class UsageError(Exception):
@@ -28,12 +36,21 @@ def flags_named(options: Any) -> Iterator[None]:
 
     Args:
         options: Dataclass with the arguments as fields.
+
+    Raises:
+        MemoryError: If memory is exhausted. The message names the flags that reduce the memory.
     """
+    names = [field.name for field in fields(options)]
     try:
         yield
-    except (ValueError, OSError, ArithmeticError) as error:
+    except (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or EXHAUSTED.search(str(error)):
+            reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+            reducing = " or ".join(flag(name) for name in SIZES if name in names)
+            advice = f"reduce {reducing}" if reducing else CLOSE
+            raise MemoryError(f"{advice}{reason and f' ({reason})'}") from error
         if error.args and isinstance(text := error.args[-1], str):
-            error.args = (*error.args[:-1], flags_of(text, [f.name for f in fields(options)]))
+            error.args = (*error.args[:-1], flags_of(text, names))
         raise
 
 

@@ -9,7 +9,7 @@ import tyro
 from metarl.commands.opened import opened
 from metarl.drawing import figure
 from metarl.runs import Run, unset
-from metarl.util import require_writable
+from metarl.util import require_writable, say
 
 
 @dataclass(frozen=True)
@@ -47,4 +47,4 @@ def main(args: Plot) -> None:
         figure([run], args.out, metric=args.metric, fits=experiment.examples(run))
     else:
         figure([Run.open(folder) for folder in args.runs], args.out, metric=args.metric)
-    print(f"written to {args.out}")
+    say(f"written to {args.out}")

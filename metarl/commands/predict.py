@@ -11,7 +11,16 @@ from metarl.commands.opened import opened, require_trusted
 from metarl.experiment import Device, Experiment
 from metarl.runs import unset
 from metarl.runs.card import POLICY
-from metarl.util import Ranged, Table, at_least, print_table, raise_if, replacing, require_writable
+from metarl.util import (
+    Ranged,
+    Table,
+    at_least,
+    print_table,
+    raise_if,
+    replacing,
+    require_writable,
+    say,
+)
 
 
 SHOWN = 50  # rows of the printed table
@@ -84,7 +93,7 @@ def main(args: Predict) -> None:
         write(table, args.out)
     show(table, f"{args.run}, iteration {iteration}")
     if args.out is not None:
-        print(f"written to {args.out}")
+        say(f"written to {args.out}")
 
 
 def _require_supported(args: Predict, experiment: Experiment[Any]) -> None:

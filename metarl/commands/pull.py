@@ -9,6 +9,7 @@ import tyro
 from metarl.experiments import experiment_of
 from metarl.runs import Run, copy, hub, module_of, new_folder, require_inside, trust
 from metarl.runs.sharing import TRUSTED
+from metarl.util import say
 
 
 @dataclass(frozen=True)
@@ -49,5 +50,5 @@ def main(args: Pull) -> None:
             trust(Run(folder))
     module = module_of(experiment.config)
     if module not in ("", *TRUSTED) and not args.trust_env:
-        print(f"commands do not import the module {module} of this run without --trust-env")
-    print(f"written to {args.out}; evaluate with: metarl evaluate {args.out}")
+        say(f"commands do not import the module {module} of this run without --trust-env")
+    say(f"written to {args.out}; evaluate with: metarl evaluate {args.out}")

@@ -14,7 +14,7 @@ from metarl.commands.opened import Opened, opened, require_trusted
 from metarl.drawing import require_video
 from metarl.runs import Run, Subject, copy, hub, new_folder, newest_evaluation, unset
 from metarl.runs.card import card
-from metarl.util import warn
+from metarl.util import say, warn
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,14 @@ def main(args: Push) -> None:
     if isinstance(to, Path):
         with new_folder(to) as folder:
             write(args, folder, args.to)
-        print(
-            f"written to the folder {to}; to upload it, use: metarl push {args.run} hub:USER/NAME"
-        )
+        say(f"written to the folder {to}; to upload it, use: metarl push {args.run} hub:USER/NAME")
         return
     hub.require_token()  # fail before the work
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / args.run.resolve().name
         title = write(args, folder, str(to))
         page = hub.upload(folder, to, message=args.message or title, private=args.private)
-    print(f"pushed to {page}; others can download it with: metarl pull {to} --out RUN")
+    say(f"pushed to {page}; others can download it with: metarl pull {to} --out RUN")
 
 
 def write(args: Push, folder: Path, place: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from metarl.commands.opened import Opened, first_run, opened, require_trusted
 from metarl.drawing import SUFFIXES, require_video
 from metarl.experiment import Rendering
-from metarl.util import pyplot, require_writable
+from metarl.util import pyplot, require_writable, say
 
 
 PICTURES = (".png", ".pdf", ".svg")
@@ -62,4 +62,4 @@ def main(first: Opened | None, options: Any) -> None:
         for (run, _), experiment in zip(runs, shown, strict=True)
     ]
     shown[0].draw_adaptation(shown, metas, options)
-    print(f"written to {options.out}")
+    say(f"written to {options.out}")

@@ -10,7 +10,7 @@ from metarl.commands.opened import opened, require_trusted
 from metarl.experiment import Device, Experiment, State
 from metarl.runs import Run, RunConfig, to_json, trust, unset
 from metarl.training import begin, train
-from metarl.util import warn
+from metarl.util import say, warn
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def main(args: Resume) -> None:
         experiment.add_entries(run)
         config = experiment.config
         if start >= config.iterations:
-            print(
+            say(
                 f"{args.run} is complete: {start} iterations. Increase --iterations to train "
                 f"longer, or evaluate with: metarl evaluate {args.run}"
             )
@@ -69,7 +69,7 @@ def main(args: Resume) -> None:
         run.cut_metrics(start, every=config.log_every)
         if config != trained.config:
             run.change_config(to_json(config))
-        print(f"resuming {args.run} after iteration {start}")
+        say(f"resuming {args.run} after iteration {start}")
         train(experiment, run, state, start=start)
 
 

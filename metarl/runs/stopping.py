@@ -1,12 +1,13 @@
 """Handling of stop signals: a run saves a checkpoint and raises :class:`Stopped`."""
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
+
+from metarl.util import say
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -86,9 +87,8 @@ class StopSignal(AbstractContextManager["StopSignal"]):
         del frame
         if self.received is None:
             self.received, self._at = number, time.monotonic()
-            print(
-                "\nstopping at the next checkpoint; a second signal stops at once", file=sys.stderr
-            )
+            text = "stopping at the next checkpoint; a second signal stops at once"
+            say("", text, to_stderr=True)
             self._then()
         elif time.monotonic() - self._at > ECHO:
             self.__exit__(None, None, None)

@@ -1,6 +1,8 @@
 from .console import Progress as Progress
 from .console import Table as Table
 from .console import print_table as print_table
+from .console import printable as printable
+from .console import say as say
 from .console import warn as warn
 from .device import resolve_device as resolve_device
 from .measuring import Figures as Figures
@@ -11,6 +13,7 @@ from .measuring import peak_memory as peak_memory
 from .optional import pyplot as pyplot
 from .output import replacing as replacing
 from .output import require_writable as require_writable
+from .parsing import environment_integer as environment_integer
 from .parsing import is_number as is_number
 from .parsing import module_function as module_function
 from .parsing import parse_json as parse_json

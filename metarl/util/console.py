@@ -82,7 +82,7 @@ class Progress(AbstractContextManager["Progress"]):
             self._printed = iteration
             elapsed = time.monotonic() - self._began
             left = elapsed / (iteration - self._start) * (self._total - iteration)
-            print(f"iteration {iteration}/{self._total}  {text}  {left:.0f} s left", flush=True)
+            say(f"iteration {iteration}/{self._total}  {text}  {left:.0f} s left")
 
 
 def _summary(metrics: dict[str, float]) -> str:
@@ -122,17 +122,29 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]], *, left: 
 
         print_table("test tasks", ["steps", "return"], [[0, "-40.1"], [1, "-18.2"]])
     """
-    table = RichTable(title=Text(_printable(title)), title_justify="left")
+    table = RichTable(title=Text(printable(title)), title_justify="left")
     for index, column in enumerate(columns):
         justify: Any = "left" if index < left else "right"
-        table.add_column(Text(_printable(column)), justify=justify, overflow="fold")
+        table.add_column(Text(printable(column)), justify=justify, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_shortened(_printable(str(cell)))) for cell in row))
-    Console().print(table)
+        table.add_row(*(Text(_shortened(printable(str(cell)))) for cell in row))
+    _Console().print(table)
 
 
-def _printable(text: str) -> str:
-    """Return one line of text; control characters and invalid characters of file names become �."""
+class _Console(Console):
+    """A console that raises a BrokenPipeError as ``print`` does, instead of exiting."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # called while the error is handled
+
+
+def printable(text: str) -> str:
+    r"""Return one line of text; control characters and invalid characters of file names become �.
+
+    Example::
+
+        printable("\x1b[31mred")  # "\N{REPLACEMENT CHARACTER}[31mred"
+    """
     return "".join(x if x.isprintable() else " " if x.isspace() else "\ufffd" for x in text)
 
 
@@ -140,6 +152,23 @@ def _shortened(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
+def say(*lines: str, to_stderr: bool = False) -> None:
+    """Print lines without control characters, which files of other people may contain.
+
+    All output of the command line is printed with this function or as a table.
+
+    Args:
+        lines: The lines; a line feed within a line becomes a space.
+        to_stderr: Print to stderr instead of stdout.
+
+    Example::
+
+        say("written to runs/quick")
+    """
+    for line in lines:
+        print(printable(line), file=sys.stderr if to_stderr else sys.stdout, flush=True)
+
+
 def warn(message: str) -> None:
     """Print `message` as a one-line warning to stderr, with the prefix ``metarl: warning:``."""
-    print(f"metarl: warning: {message}", file=sys.stderr)
+    say(f"metarl: warning: {message}", to_stderr=True)

@@ -4,6 +4,8 @@ import os
 
 import torch
 
+from metarl.util.parsing import environment_integer
+
 
 def resolve_device(name: str) -> torch.device:
     """Return the torch device with the given name.
@@ -29,5 +31,5 @@ def resolve_device(name: str) -> torch.device:
             "Use device=cpu or install a CUDA build of torch"
         )
     if name == "cuda" and "LOCAL_RANK" in os.environ:
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        return torch.device("cuda", environment_integer("LOCAL_RANK") % torch.cuda.device_count())
     return torch.device(name)

@@ -1,6 +1,7 @@
 """Parsing of JSON from files that may be damaged."""
 
 import json
+import os
 import re
 from typing import Any
 
@@ -34,6 +35,30 @@ def is_number(value: Any) -> bool:
         is_number(1.5), is_number(True)  # (True, False)
     """
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def environment_integer(name: str, *, least: int = 0, default: int = 0) -> int:
+    """Return the integer in an environment variable.
+
+    Args:
+        name: Name of the variable, such as ``"WORLD_SIZE"``.
+        least: Minimum value.
+        default: Value if the variable is not set or empty.
+
+    Raises:
+        ValueError: If the value is not an integer, or less than the minimum.
+
+    Example::
+
+        environment_integer("WORLD_SIZE", least=1, default=1)
+    """
+    text = os.environ.get(name) or str(default)
+    if not re.fullmatch(r"\s*\d{1,9}\s*", text) or int(text) < least:
+        raise ValueError(
+            f"the environment variable {name} must be an integer of at least {least}, got "
+            f"{text!r}. Unset it, or start the command with torchrun"
+        )
+    return int(text)
 
 
 def module_function(name: str) -> tuple[str, str] | None:

@@ -53,24 +53,6 @@ def test_help_is_printed_for_invalid_flags_too(capsys: pytest.CaptureFixture[str
     assert "outer update options" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="requires signals of POSIX")
-@pytest.mark.parametrize("words", ["train maml-trpo --help", "methods"])
-def test_a_closed_pipe_ends_a_command_without_a_message(words: str) -> None:
-    command = f"set -o pipefail; {sys.executable} -u -m metarl {words} | true"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, "")
-
-
-def test_a_broken_pipe_to_another_process_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fail(args: object) -> None:
-        raise BrokenPipeError(32, "Broken pipe")
-
-    monkeypatch.setattr("metarl.commands.envs.main", fail)
-    assert "Broken pipe" in refusal(capsys, "envs")
-
-
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [

@@ -6,7 +6,6 @@ processes. A single process uses the same code, so the number of processes
 affects results only by rounding.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -16,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from metarl.core import Tree, tree
+from metarl.util import environment_integer
 
 
 Item = TypeVar("Item")
@@ -76,7 +76,7 @@ def require_single_process(what: str) -> None:
     Raises:
         SharedError: If ``torchrun`` has started several processes.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if environment_integer("WORLD_SIZE", least=1, default=1) > 1:
         raise SharedError(f"{what} support only one process; start them without torchrun")
 
 
@@ -187,7 +187,17 @@ def interleaved(values: list[Item], total: int) -> list[Item]:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Join the process group started by ``torchrun`` for the duration of a context."""
+    """Join the process group started by ``torchrun`` for the duration of a context.
+
+    Raises:
+        ValueError: If an environment variable that ``torchrun`` sets is invalid.
+    """
+    world = environment_integer("WORLD_SIZE", least=1, default=1)
+    if (own := environment_integer("RANK")) >= world:
+        raise ValueError(
+            f"the environment variable RANK must be less than WORLD_SIZE={world}, got {own}. Start "
+            "the command with torchrun"
+        )
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     with _peers_may_fail():
         dist.barrier()  # later failures are then reported to all processes
