@@ -1,6 +1,7 @@
 """Model cards: the README.md of a shared run, with the method, results and example code."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from urllib.parse import quote
 from metarl.runs.folder import Run
 from metarl.runs.records import protocol
 from metarl.runs.sharing import TRUSTED
-from metarl.util import module_function
+from metarl.util import module_function, printable
 
 
 HOME = "https://github.com/metarl/metarl"
@@ -87,16 +88,18 @@ def card(run: Run, iteration: int, subject: Subject, *, place: str, license: str
         ValueError: If config.json or an evaluation is damaged.
     """
     about = run.read_config()
+    versions = about.get("versions", {})
     module = str(about["config"].get("env", "")).rpartition(":")[0]
+    settings = sorted(about["config"].items())
     function = module_function(about["config"].get("encoder") or "")
     module = function[0] if function else "" if module in TRUSTED else module
     program, trust = ("python -m metarl", " --trust-env") if module else ("metarl", "")
-    settings = [(f"`{n}`", f"`{json.dumps(v)}`") for n, v in sorted(about["config"].items())]
     parts = [
         _front(subject, license),
-        f"# {subject.method} on {subject.what}",
+        f"# {plain(subject.method)} on {plain(subject.what)}",
         f"Trained with [metarl]({HOME}), gradient-based meta-learning on PyTorch. Method: "
-        f"{subject.method} ({subject.paper}). This is the checkpoint of iteration {iteration}.",
+        f"{plain(subject.method)} ({subject.paper}). This is the checkpoint of iteration "
+        f"{iteration}.",
         *(_image(path.name) for path in sorted((run.folder / "media").iterdir())),
         "## Results",
         _results(newest_evaluation(run, iteration)),
@@ -108,21 +111,21 @@ def card(run: Run, iteration: int, subject: Subject, *, place: str, license: str
     ]
     if module:
         parts.append(
-            f"The run requires the Python module `{module}`, which is not part of this run: "
-            "the current folder must contain it, or it must be installed. `--trust-env` imports "
-            "the module and runs its code."
+            f"The run requires the Python module {code(module)}, which is not part of this "
+            "run: the current folder must contain it, or it must be installed. `--trust-env` "
+            "imports the module and runs its code."
         )
     if subject.usage:
         source = json.dumps(place) + (", trust_env=True" if module else "")
-        code = PYTHON[subject.usage].replace("{place}", source)
-        parts += ["In Python:", f"```python\n{code}\n```"]
+        example = PYTHON[subject.usage].replace("{place}", source)
+        parts += ["In Python:", f"```python\n{example}\n```"]
     parts += [
         "## Training",
-        f"```bash\n{about.get('command', '')}\n```",
-        *(f"Configuration changed later: `{command}`" for command in about.get("changed_by", [])),
-        markdown_table(["package", "version"], about.get("versions", {}).items()),
+        block(about.get("command", "")),
+        *(f"Configuration changed later: {code(line)}" for line in about.get("changed_by", [])),
+        markdown_table(["package", "version"], [(plain(n), plain(v)) for n, v in versions.items()]),
         "Settings:",
-        markdown_table(["setting", "value"], settings),
+        markdown_table(["setting", "value"], [(code(n), code(json.dumps(v))) for n, v in settings]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -157,20 +160,20 @@ def _front(subject: Subject, license: str | None) -> str:
         tags.append(subject.what)
         about["pipeline_tag"] = POLICY
     named = [f"{n}: {json.dumps(v, ensure_ascii=False)}" for n, v in about.items() if v]
-    return "\n".join(["---", *named, "---"])
+    return "\n".join(["---", *map(printable, named), "---"])
 
 
 def _image(name: str) -> str:
     target = f"media/{quote(name)}"
     if name.endswith(".mp4"):
         return f'<video src="{target}" controls></video>'
-    return f"![{name.rpartition('.')[0]}]({target})"
+    return f"![{plain(name.rpartition('.')[0])}]({target})"
 
 
 def _results(entry: dict[str, Any] | None) -> str:
     if entry is None:
         return "This checkpoint was not evaluated. Evaluate it with `metarl evaluate RUN`."
-    measure = str(entry.get("measure", "return"))
+    measure = plain(entry.get("measure", "return"))
     unit, factor = (" in %", 100) if measure == "accuracy" else ("", 1)
     digits = 4 if measure == "loss" else 2
     rows: list[tuple[Any, ...]] = [
@@ -185,9 +188,44 @@ def _results(entry: dict[str, Any] | None) -> str:
         rows = [(*row, *more) for row, more in zip(rows, middle, strict=True)]
     # `tasks` is a list in meta-RL, which protocol() omits; otherwise a split or names of tasks.
     settings = {"tasks": "test"} | protocol(entry)
-    words = [f"{n.replace('_', ' ')} {v}" for n, v in settings.items() if v is not False]
-    about = f"Evaluated with {', '.join(words)}: `{entry.get('command', '')}`"
+    words = [f"{n.replace('_', ' ')} {plain(v)}" for n, v in settings.items() if v is not False]
+    about = f"Evaluated with {', '.join(words)}: {code(entry.get('command', ''))}"
     return f"{about}\n\n{markdown_table(columns, rows)}"
+
+
+def plain(value: Any) -> str:
+    r"""Return a value as one line of Markdown that is displayed as it is, without links and HTML.
+
+    Vertical bars are not escaped; :func:`markdown_table` escapes them.
+
+    Example::
+
+        plain("<b>[x](https://x.org)")  # r"\<b\>\[x\](https\://x.org)"
+    """
+    return re.sub(r"([\\`*_\[\]<>&~:$]|(?<=[wW]{3})\.)", r"\\\1", printable(str(value)))
+
+
+def code(text: str) -> str:
+    """Return text as inline code in Markdown, whatever it contains.
+
+    Example::
+
+        code("a`b")  # "``a`b``"
+    """
+    line, marks = printable(text), "`" * (1 + longest_run(text))
+    space = " " * (line[:1] == "`" or line[-1:] == "`")
+    return f"{marks}{space}{line}{space}{marks}" if line.strip() else ""
+
+
+def block(text: str) -> str:
+    """Return a command line as a code block in Markdown, whatever it contains."""
+    marks = "`" * max(3, 1 + longest_run(text))
+    return f"{marks}bash\n{printable(text)}\n{marks}"
+
+
+def longest_run(text: str) -> int:
+    """Return the length of the longest sequence of backticks in `text`."""
+    return max(map(len, re.findall("`+", text)), default=0)
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -26,9 +26,8 @@ from metarl.core.speed import processes
 from metarl.runs.checkpoint import write_atomically
 from metarl.runs.config import command, versions
 from metarl.runs.lock import is_held, locked
-from metarl.runs.records import read_evaluation, read_line
+from metarl.runs.records import read_about, read_evaluation, read_line
 from metarl.runs.stopping import Stopped
-from metarl.util import parse_json
 
 
 CHECKPOINTS = (".safetensors", ".zip")
@@ -141,16 +140,7 @@ class Run:
         Raises:
             ValueError: If the file is damaged.
         """
-        path = self.folder / "config.json"
-        try:
-            about: dict[str, Any] = parse_json(path.read_bytes())
-            if not isinstance(about["experiment"], str) or not isinstance(about["config"], dict):
-                raise TypeError("expected a string `experiment` and an object `config`")
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path} is not a metarl configuration ({error}). Restore the file from a backup"
-            ) from None
-        return about
+        return read_about(self.folder / "config.json")
 
     def lock(self) -> AbstractContextManager[None]:
         """Return a context that locks the run for writing; see :func:`~metarl.runs.lock.locked`."""

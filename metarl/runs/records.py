@@ -13,6 +13,13 @@ PROTOCOL = (
 )  # fmt: skip
 """Settings that must be equal in comparable evaluations. Every evaluation contains `num_tasks`
 and `seed`; the other settings depend on the experiment."""
+REQUIRED = ("experiment", "config")
+ENTRIES = {
+    "experiment": str, "config": dict, "command": str, "versions": dict, "changed_by": list,
+    "pulled_from": str,
+}  # fmt: skip
+"""Types of the entries of config.json; only the entries in :data:`REQUIRED` must exist."""
+NAMES = {str: "a text", dict: "an object", list: "a list"}
 
 
 def protocol(evaluation: dict[str, Any]) -> dict[str, Any]:
@@ -78,6 +85,41 @@ def measured(evaluation: dict[str, Any], metric: str) -> dict[str, Any]:
     found: dict[str, Any] = evaluation.get("measures", {main: evaluation})[metric]
     each = evaluation.get("infos", {}) | {"return": evaluation.get("returns")}
     return found if each.get(metric) is None else found | {"values": each[metric]}
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """Load and validate config.json, and return the contents of the file.
+
+    The settings of the experiment are only validated when the experiment is built.
+
+    Args:
+        path: The file config.json of a run.
+
+    Raises:
+        ValueError: If the file is damaged; the message contains the path.
+    """
+    try:
+        about: dict[str, Any] = parse_json(path.read_bytes())
+        for name, kind in ENTRIES.items():
+            if name in REQUIRED or name in about:
+                _require_type(name, about[name], kind)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not a metarl configuration ({error}). Restore the file from a backup"
+        ) from None
+    return about
+
+
+def _require_type(name: str, value: Any, kind: type[Any]) -> None:
+    """Raise a TypeError if an entry of config.json does not have its type.
+
+    Lists and, except for the settings, objects must contain only texts.
+    """
+    inside = value.values() if isinstance(value, dict) else value
+    plain = kind is str or name == "config"
+    if not isinstance(value, kind) or not (plain or all(isinstance(x, str) for x in inside)):
+        texts = "" if plain else " of texts"
+        raise TypeError(f"expected `{name}` as {NAMES[kind]}{texts}, got {str(value)[:60]!r}")
 
 
 def read_line(line: str) -> dict[str, Any] | None:

@@ -1,0 +1,78 @@
+"""Model cards and config.json of runs from other people."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from markdown_it import MarkdownIt
+
+from metarl.runs.card import HOME, Subject, card, plain
+from metarl.runs.folder import Run
+from tests.support.commands import FEW, metarl, refusal
+
+
+@pytest.fixture(scope="module")
+def run(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An evaluated run with a picture, so that none is drawn."""
+    folder = tmp_path_factory.mktemp("runs") / "evaluated"
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("evaluations", "media"))
+    metarl("evaluate", folder, *FEW)
+    (folder / "media").mkdir()
+    (folder / "media/paths.png").write_bytes(b"a picture")
+    return folder
+
+
+HOSTILE = (
+    "x</p><script>alert(1)</script> [win](https://evil.example) ![i](http://evil.example/i.png) "
+    "https://evil.example www.evil.example `a` ``` ~~~ | a | **b** _c_ &lt; \\| $x$ \x1b[2J\u202e"
+)
+
+
+def test_model_cards_show_the_strings_of_a_run_as_text(run: Path, tmp_path: Path) -> None:
+    """A renderer of Markdown finds neither HTML nor links nor other formatting in them."""
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    lines = {"command": f"metarl '{HOSTILE}\n```\n# title'", "measure": HOSTILE, "start": HOSTILE}
+    (evaluation,) = (folder / "evaluations").iterdir()
+    evaluation.write_text(json.dumps(json.loads(evaluation.read_text()) | lines))
+    (folder / "media" / f"{HOSTILE.replace('/', '')[:99]}.png").touch()
+    about = json.loads((folder / "config.json").read_text())
+    about |= {"command": lines["command"], "changed_by": [lines["command"], "", "`", "a ``"]}
+    about["versions"] = {HOSTILE: HOSTILE}
+    about["config"]["env"] = f"{HOSTILE}:{HOSTILE}"
+    (folder / "config.json").write_text(json.dumps(about))
+    subject = Subject(HOSTILE, "a paper", HOSTILE, "reinforcement-learning", "policy", "render")
+    text = card(Run(folder), 6, subject, place="hub:ada/x", license=None)
+    assert all(x.isprintable() or x == "\n" for x in text)
+    assert plain("https://x.org www.x.org") == r"https\://x.org www\.x.org"
+    text = text.partition("\n---\n")[2]
+    html = MarkdownIt("commonmark").enable("table").enable("strikethrough").render(text)
+    links = {*re.findall(r'(?:href|src)="([^"]*)"', html)}
+    assert {link for link in links if not link.startswith("media/")} == {HOME}
+    assert "<script" not in html
+    assert not re.search(r"<(em|strong|s|h1)>(?!x&lt;/p)", html)
+    assert html.count("<pre>") == 3  # usage, Python and the command
+    assert html.count("<h1>") == 1
+    rows = re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)
+    assert {len(re.findall("<t[dh]", row)) for row in rows} == {2, 5}
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [{"versions": 3}, {"versions": ["torch"]}, {"versions": {"torch": 2}}, {"versions": None},
+     {"changed_by": 3}, {"changed_by": "metarl resume"}, {"changed_by": [{}]},
+     {"command": ["metarl"]}, {"pulled_from": 1}],
+    ids=str,
+)  # fmt: skip
+def test_entries_of_a_wrong_type_are_named(
+    damaged: dict[str, Any], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    about = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(about | damaged))
+    for words in (["push", folder, tmp_path / "a"], ["pull", folder, "--out", tmp_path / "b"]):
+        error = refusal(capsys, *words)
+        assert f"config.json is not a metarl configuration (expected `{min(damaged)}` as" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
