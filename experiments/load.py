@@ -11,7 +11,7 @@ import torch
 
 from metarl.core import Params
 from metarl.experiments import experiment_of, experiments
-from metarl.runs import Run, hub, require_known_module
+from metarl.runs import Run, hub, read_chosen, require_known_module
 
 
 def load(
@@ -72,7 +72,7 @@ def load(
     trusted = {"trusted": trust_env, "downloaded": not local}
     experiment.guard = partial(require_known_module, run, experiment.config, **trusted)
     _require_known(experiment, options)
-    params = experiment.read(run, run.choose_checkpoint(checkpoint))
+    _, params = read_chosen(run, checkpoint, experiment.read)
     with _default_dtype(getattr(params, "model", {})):
         return experiment.model(params, **options)
 

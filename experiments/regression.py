@@ -19,7 +19,7 @@ from metarl.experiments.supervised_settings import SupervisedConfig
 from metarl.experiments.supervised_setup import Parts, make_learner, make_model, make_test_loop
 from metarl.models import AdaptedRegressor, MetaRegressor, Origin, Saved, restored
 from metarl.nn import ACTIVATIONS, Classifier, linear, mlp
-from metarl.runs import Run
+from metarl.runs import Run, read_chosen
 from metarl.supervised import Model, Sinusoids, squared_error
 from metarl.util import Conflicts, Ranged, at_least
 
@@ -150,7 +150,7 @@ class SinusoidRegression(Supervised[RegressionConfig]):
             One fit per sinusoid, with the predictions before adaptation, after the first inner step
             and after the last inner step, for plotting.
         """
-        params = self.read(run, run.choose_checkpoint(None))
+        _, params = read_chosen(run, None, self.read)
         self.require_matching(params)
         drawn = self.sinusoids(QUERIES).sample(tasks, torch_generator(seed, 0, "picture"))
         return [

@@ -8,7 +8,7 @@ from typing import Any
 from metarl.commands.opened import Opened, first_run, opened, require_trusted
 from metarl.experiment import Evaluation
 from metarl.runs import command as command_line
-from metarl.runs import versions
+from metarl.runs import despite_pruning, versions
 from metarl.util import print_table, require_writable, say
 
 
@@ -36,8 +36,12 @@ def main(named: Opened, options: Any) -> None:
     began = time.perf_counter()
     require_trusted(named, trust_env=options.trust_env)
     run, trained = named.run, named.experiment.changed(device=options.device)
-    iterations = trained.checkpoints_for(run, options)
-    metas = [trained.read(run, iteration) for iteration in iterations]
+
+    def read() -> tuple[list[int], list[Any]]:
+        chosen = trained.checkpoints_for(run, options)
+        return chosen, [trained.read(run, iteration) for iteration in chosen]
+
+    iterations, metas = despite_pruning(run, read)
     require_writable(run.evaluation_path("new"))
     report = trained.with_options(options).evaluate(metas, options)
     *tables, result = report.tables

@@ -9,7 +9,7 @@ import tyro
 
 from metarl.commands.opened import opened, require_trusted
 from metarl.experiment import Device, Experiment
-from metarl.runs import unset
+from metarl.runs import read_chosen, unset
 from metarl.runs.card import POLICY
 from metarl.util import (
     Ranged,
@@ -84,9 +84,9 @@ def main(args: Predict) -> None:
     if args.out is not None:
         _require_separate(args.out, args.support, args.inputs)
         require_writable(args.out)
-    iteration = run.choose_checkpoint(args.checkpoint)
     chosen = experiment.changed(device=args.device)
-    model = chosen.model(chosen.read(run, iteration), **_given(args, "encoder"))
+    iteration, params = read_chosen(run, args.checkpoint, chosen.read)
+    model = chosen.model(params, **_given(args, "encoder"))
     adapted = model.adapt(args.support, steps=args.steps, **_given(args, "start"))
     table = adapted.table(args.inputs)
     if args.out is not None:

@@ -44,8 +44,7 @@ def main(args: Pull) -> None:
             run, origin = Run.open(snapshot), str(place._replace(revision=snapshot.name))
             require_inside(run, snapshot.parents[1])  # the cache of the hub links to its blobs
         experiment = experiment_of(run)
-        last = run.choose_checkpoint(None)
-        copy(run, experiment.config, last, folder, experiment.copy, pulled_from=origin)
+        copy(run, experiment.config, None, folder, experiment.copy, pulled_from=origin)
         if args.trust_env:
             trust(Run(folder))
     module = module_of(experiment.config)

@@ -77,8 +77,8 @@ def write(args: Push, folder: Path, place: str) -> str:
     if picture and (reason := _untrusted(named, trust_env=args.trust_env)):
         warn(f"shared without an image ({reason})")
         picture = False
-    iteration = run.choose_checkpoint(args.checkpoint)
-    copy(run, experiment.config, iteration, folder, experiment.copy, **_origin(run))
+    chosen, origin = args.checkpoint, _origin(run)
+    iteration = copy(run, experiment.config, chosen, folder, experiment.copy, **origin)
     new, subject = Run(folder), experiment.describe()
     if newest_evaluation(new, iteration) is None:
         warn(

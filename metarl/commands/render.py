@@ -7,6 +7,7 @@ from typing import Any
 from metarl.commands.opened import Opened, first_run, opened, require_trusted
 from metarl.drawing import SUFFIXES, require_video
 from metarl.experiment import Rendering
+from metarl.runs import read_chosen
 from metarl.util import pyplot, require_writable, say
 
 
@@ -58,7 +59,7 @@ def main(first: Opened | None, options: Any) -> None:
     require_writable(options.out)
     (require_video if options.out.suffix in SUFFIXES else pyplot)()
     metas = [
-        experiment.read(run, run.choose_checkpoint(options.checkpoint))
+        read_chosen(run, options.checkpoint, experiment.read)[1]
         for (run, _), experiment in zip(runs, shown, strict=True)
     ]
     shown[0].draw_adaptation(shown, metas, options)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from metarl.util import optional
+from metarl.util import damage, optional
 
 
 SPLIT_SEED = 0
@@ -150,13 +151,16 @@ def open_image(file: ImageFile) -> Iterator[Any]:
     """
     image = pillow("Image")
     try:
-        with image.open(io.BytesIO(file.read_bytes())) as picture:
+        # Pillow warns about large images, without their names, and raises at twice this size.
+        with (
+            warnings.catch_warnings(action="ignore", category=image.DecompressionBombWarning),
+            image.open(io.BytesIO(file.read_bytes())) as picture,
+        ):
             yield picture
     except (*UNREADABLE, image.DecompressionBombError) as error:
-        reason = " ".join(re.sub(r" <_io\S+ object at \w+>", "", str(error)).split())
+        reason = re.sub(r" <_io\S+ object at \w+>", "", damage(Path(str(file)), error))
         raise ValueError(
-            f"{file} cannot be read as an image ({reason or type(error).__name__}). Replace the "
-            "file"
+            f"{file} cannot be read as an image ({reason}). Replace the file"
         ) from None
 
 

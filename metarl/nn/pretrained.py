@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from metarl.util import optional
+from metarl.util import damage, optional
 
 
 def transformers(*, extra: str, purpose: str) -> Any:
@@ -31,14 +31,17 @@ def one_line_errors(name: str) -> Iterator[None]:
     """Shorten the errors of ``transformers`` in a ``with`` block that loads the encoder `name`.
 
     Raises:
-        OSError: If the block raises an OSError or a ValueError.
+        OSError: If the block raises an error, except for missing packages and exhausted memory.
     """
     try:
         yield
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # damaged files can raise any error
+        reason = damage(Path(place_of(name)), error)
         raise OSError(
-            f"cannot load encoder {name!r} ({reason}): expected a folder or a Hugging Face model"
+            f"cannot load encoder {name!r} ({reason}): expected a folder or a Hugging Face model. "
+            "Replace damaged files"
         ) from None
 
 

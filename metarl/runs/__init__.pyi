@@ -11,7 +11,9 @@ from .config import unset as unset
 from .config import versions as versions
 from .folder import Run as Run
 from .journal import Journal as Journal
+from .loading import despite_pruning as despite_pruning
 from .loading import load_checkpoint as load_checkpoint
+from .loading import read_chosen as read_chosen
 from .loading import read_config as read_config
 from .records import measured as measured
 from .records import metrics_in as metrics_in

@@ -13,11 +13,16 @@ from torch import Tensor
 
 from metarl.core import MetaParams, MetaState
 from metarl.core.speed import processes
-from metarl.util import parse_json
+from metarl.util import damage, parse_json
 
 
 FORMAT = "metarl-checkpoint-1"
 GROUPS = ("model", "inner", "optimizer", "own")
+DTYPES = {
+    torch.float16, torch.bfloat16, torch.float32, torch.float64,
+    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+}  # fmt: skip
+"""Types of the tensors in checkpoints. Formats such as 8-bit floats do not support arithmetic."""
 ERRORS = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError)
 """Exceptions that may be raised when a damaged file, or a file in a different format, is loaded."""
 
@@ -152,6 +157,8 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
         saved.iteration  # 30
     """
     try:
+        with path.open("rb"):  # safetensors reports every other error as a missing file
+            pass
         with safe_open(path, "pt", device=str(device)) as file:
             about = parse_json((file.metadata() or {})[FORMAT])
             tensors = {name: file.get_tensor(name) for name in about["order"]}
@@ -162,8 +169,11 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
             groups[group][key] = tensor
         model, inner, optimizer, own = groups.values()
     except ERRORS as error:
+        if isinstance(error, PermissionError):
+            raise ValueError(f"{path} cannot be read: permission denied. Allow reading") from None
         raise ValueError(
-            f"{path} is not a valid metarl checkpoint ({error}). Restore the file from a backup"
+            f"{path} is not a valid metarl checkpoint ({damage(path, error)}). Restore the file "
+            "from a backup"
         ) from None
     params = MetaParams(model, inner)
     return Checkpoint(params, optimizer, own, about["iteration"], about["config"])
@@ -185,6 +195,10 @@ def _require_whole(about: dict[str, Any], tensors: dict[str, Tensor], stored: se
             f"the file must contain exactly the tensors that the header lists, got {different[0]} "
             "in only one of them"
         )
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES:
+            known = "a float of at least 16 bits, an integer or a boolean"
+            raise ValueError(f"the tensor {name} must have {known} type, got {tensor.dtype}")
     # Files of older versions contain no checksum.
     if about.get("sha256", found := _digest(tensors)) != found:
         raise ValueError("the SHA-256 checksum does not match the tensors, which have changed")

@@ -16,10 +16,11 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 from metarl.core.speed import processes
@@ -95,8 +96,9 @@ class Run:
             ValueError: If an entry is neither a file nor a folder; reading a pipe would never end.
         """
         for path in folder.rglob("*"):
-            if path.exists() and not (path.is_file() or path.is_dir()):
-                raise ValueError(f"{path} is neither a file nor a folder. Remove it")
+            with suppress(OSError):  # an active run may delete the file
+                if not (S_ISREG(mode := path.stat().st_mode) or S_ISDIR(mode)):
+                    raise ValueError(f"{path} is neither a file nor a folder. Remove it")
         if not (folder / "config.json").is_file():
             shared = str(folder).startswith("hub:")
             verb = f"pull {folder} --out RUN" if shared else f"train maml-trpo --out {folder}"
@@ -152,8 +154,9 @@ class Run:
 
     def checkpoints(self) -> list[int]:
         """Return the iterations that have a checkpoint, in ascending order."""
-        found = (self.folder / "checkpoints").glob("[0-9]*")
-        return sorted(int(p.stem) for p in found if p.suffix in CHECKPOINTS and p.stem.isdigit())
+        folder = self.folder / "checkpoints"
+        found = folder.iterdir() if folder.is_dir() else ()  # glob() ignores missing permissions
+        return sorted(int(p.stem) for p in found if p.suffix in CHECKPOINTS and p.stem.isdecimal())
 
     def prune_checkpoints(self, keep: int | None) -> None:
         """Delete all checkpoints but the initialization and the newest `keep`; None keeps all."""

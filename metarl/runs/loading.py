@@ -1,13 +1,19 @@
 """Functions that load and validate the configuration and the checkpoints of a run."""
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from metarl.runs import checkpoint
 from metarl.runs.config import NEUTRAL, Kind, RunConfig, from_json, to_json
 from metarl.runs.folder import Run
+
+
+Result = TypeVar("Result")
 
 
 def read_config(kind: type[Kind], run: Run) -> Kind:
@@ -62,6 +68,59 @@ def load_checkpoint(
     return saved
 
 
+def despite_pruning(run: Run, read: Callable[[], Result]) -> Result:
+    """Call a function that reads checkpoints; repeat it if a checkpoint was deleted meanwhile.
+
+    With ``keep_checkpoints``, an active run deletes old checkpoints.
+
+    Args:
+        run: The run.
+        read: Function that chooses checkpoints of the run and reads them.
+
+    Returns:
+        The result of `read`.
+    """
+    while True:
+        before = run.checkpoints()
+        try:
+            return read()
+        except (ValueError, OSError):
+            if set(before) <= set(run.checkpoints()):  # nothing was deleted
+                raise
+
+
+def read_chosen(
+    run: Run, checkpoint: int | None, read: Callable[[Run, int], Result]
+) -> tuple[int, Result]:
+    """Read a checkpoint of a run, which may be active.
+
+    Args:
+        run: The run.
+        checkpoint: Iteration of the checkpoint; None for the last checkpoint.
+        read: Function of the run and an iteration, such as ``experiment.read``.
+
+    Returns:
+        The iteration of the checkpoint, and the result of `read`.
+
+    Raises:
+        ValueError: If the run has no such checkpoint.
+    """
+
+    def attempt() -> tuple[int, Result]:
+        chosen = run.choose_checkpoint(checkpoint)
+        return chosen, read(run, chosen)
+
+    return despite_pruning(run, attempt)
+
+
+def _size(path: Path) -> int:
+    """Return the size of a file in bytes; 0 if an active run has just deleted the file."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def require_plausible_size(run: Run, config: RunConfig) -> None:
     """Raise a ValueError if the configured network is much larger than the checkpoints.
 
@@ -80,7 +139,7 @@ def require_plausible_size(run: Run, config: RunConfig) -> None:
     widths = (getattr(config, "context_size", 0), *config.widths, 1)
     elements = sum(math.prod(pair) for pair in pairwise(widths))
     files = (run.folder / "checkpoints").glob("[0-9]*")
-    if elements > max(2**24, *(path.stat().st_size for path in files), 0):
+    if elements > max(2**24, *map(_size, files), 0):
         raise ValueError(
             f"{run.folder / 'config.json'} declares a network with at least {elements} parameters, "
             "more than the checkpoints contain. Restore the file from a backup"

@@ -14,12 +14,12 @@ PROTOCOL = (
 """Settings that must be equal in comparable evaluations. Every evaluation contains `num_tasks`
 and `seed`; the other settings depend on the experiment."""
 REQUIRED = ("experiment", "config")
-ENTRIES = {
+ENTRIES: dict[str, type[Any]] = {
     "experiment": str, "config": dict, "command": str, "versions": dict, "changed_by": list,
     "pulled_from": str,
 }  # fmt: skip
 """Types of the entries of config.json; only the entries in :data:`REQUIRED` must exist."""
-NAMES = {str: "a text", dict: "an object", list: "a list"}
+NAMES: dict[type[Any], str] = {str: "a text", dict: "an object", list: "a list"}
 
 
 def protocol(evaluation: dict[str, Any]) -> dict[str, Any]:

@@ -9,12 +9,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from metarl.runs.config import RunConfig, to_json
 from metarl.runs.folder import Run
+from metarl.runs.loading import read_chosen
 from metarl.util import module_function
 
 
@@ -94,11 +96,11 @@ def trust(run: Run) -> None:
 def copy(
     run: Run,
     config: RunConfig,
-    iteration: int,
+    checkpoint: int | None,
     out: Path,
-    copy_checkpoint: Callable[[Run, int, Run, RunConfig], None],
+    copy_checkpoint: Callable[..., None],
     **about: Any,
-) -> None:
+) -> int:
     """Copy a run with a single checkpoint to a new folder.
 
     The configuration and the tensors are parsed and written again, so that
@@ -109,22 +111,23 @@ def copy(
     Args:
         run: The run.
         config: Configuration of the run.
-        iteration: Iteration of the checkpoint to copy.
+        checkpoint: Iteration of the checkpoint to copy; None for the last checkpoint.
         out: The new folder; it must not exist.
         copy_checkpoint: Function that copies the checkpoint, with the
-            signature ``copy_checkpoint(run, iteration, new_run,
-            new_config)``.
+            signature ``copy_checkpoint(run, iteration, new, config)``.
         about: Additional entries for config.json.
 
+    Returns:
+        The iteration of the copied checkpoint.
+
     Raises:
-        ValueError: If a file is damaged.
+        ValueError: If a file is damaged, or the run does not have the checkpoint.
 
     Example::
 
         run = Run.open(Path("runs/quick"))
         experiment = metarl.experiments.experiment_of(run)
-        last = run.choose_checkpoint(None)
-        copy(run, experiment.config, last, Path("shared"), experiment.copy)
+        copy(run, experiment.config, None, Path("shared"), experiment.copy)
     """
     run.metrics(), run.evaluations()  # raise a ValueError if a file is damaged
     known = {name: value for name, value in REPLACED.items() if hasattr(config, name)}
@@ -135,11 +138,13 @@ def copy(
         folder.mkdir(parents=True)
     entries = run.read_config() | {"config": to_json(changed)}
     new.write_config(_scrubbed({name: entries[name] for name in KEPT if name in entries}) | about)
-    copy_checkpoint(run, iteration, new, changed)
+    to = {"new": new, "config": changed}
+    iteration, _ = read_chosen(run, checkpoint, partial(copy_checkpoint, **to))
     for path in _copied_files(run.folder):
         shutil.copyfile(path, out / path.relative_to(run.folder))
     for path in out.glob("evaluations/*.json"):
         path.write_text(json.dumps(_scrubbed(json.loads(path.read_bytes())), indent=2) + "\n")
+    return iteration
 
 
 def without_paths(command: str) -> str:

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from metarl.core.speed import processes
 from metarl.runs import Run, write_atomically
+from metarl.util import damage
 
 
 ZIP, REPLAY = ".zip", ".replay.npz"
@@ -204,8 +205,10 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
+    except MemoryError:
+        raise
     except Exception as error:  # damaged files can raise any error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = damage(path, error)
         if isinstance(error, pickle.UnpicklingError):  # torch suggests an unsafe way to load
             reason = "an entry contains objects other than tensors"
         raise ValueError(

@@ -13,6 +13,7 @@ from .measuring import peak_memory as peak_memory
 from .optional import pyplot as pyplot
 from .output import replacing as replacing
 from .output import require_writable as require_writable
+from .parsing import damage as damage
 from .parsing import environment_integer as environment_integer
 from .parsing import is_number as is_number
 from .parsing import module_function as module_function

@@ -3,7 +3,13 @@
 import json
 import os
 import re
+import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
+
+
+POINTER = b"version https://git-lfs"
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -27,14 +33,37 @@ def parse_json(text: str | bytes) -> Any:
         raise json.JSONDecodeError("JSON is nested too deeply", "", 0) from None
 
 
+def damage(path: Path, error: Exception) -> str:
+    """Return the reason in one line why a file or folder cannot be read.
+
+    Git LFS pointers, which ``git clone`` writes instead of large files without Git LFS, are
+    detected.
+
+    Args:
+        path: The file, or a folder with .safetensors files.
+        error: The error that was raised while the file was read.
+    """
+    with suppress(OSError):
+        for file in path.glob("*.safetensors") if path.is_dir() else [path]:
+            with file.open("rb") as opened:
+                start = opened.read(len(POINTER))
+            if start == POINTER:
+                return f"{file.name} is a Git LFS pointer; run `git lfs pull` in its repository"
+    lines = (getattr(error, "strerror", None) or str(error)).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def is_number(value: Any) -> bool:
     """Return whether a JSON value is a number; ``true`` and ``false`` are not numbers.
+
+    Integers that are too large for a float are not numbers either.
 
     Example::
 
         is_number(1.5), is_number(True)  # (True, False)
     """
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    fits = isinstance(value, float) or (isinstance(value, int) and abs(value) <= sys.float_info.max)
+    return fits and not isinstance(value, bool)
 
 
 def environment_integer(name: str, *, least: int = 0, default: int = 0) -> int:

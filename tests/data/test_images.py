@@ -409,3 +409,30 @@ def test_the_table_of_data_sets_is_complete() -> None:
     named = ["glyphs", "omniglot", *LAYOUTS, "folder"]
     assert list(FAMILIES) == named
     assert all(family.splits and family.image_size > 0 for family in FAMILIES.values())
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif", ".tif"])
+def test_images_up_to_twice_the_limit_of_pillow_are_read(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    sizes = {"usual": 30, "large": 40, "huge": 50}
+    for name, size in sizes.items():
+        Image.new("L", (size, size)).save(tmp_path / f"{name}{suffix}")
+    for name in ("usual", "large"):
+        with images.open_image(tmp_path / f"{name}{suffix}") as picture:
+            assert picture.crop((0, 0, 39, 39)).size == (39, 39)
+    with (
+        pytest.raises(ValueError, match=f"huge{suffix} cannot be read .* exceeds limit"),
+        images.open_image(tmp_path / f"huge{suffix}"),
+    ):
+        pass
+
+
+def test_an_image_that_is_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with (
+        pytest.raises(ValueError, match=r"a.png is a Git LFS pointer; run `git lfs pull`"),
+        images.open_image(tmp_path / "a.png"),
+    ):
+        pass

@@ -197,3 +197,30 @@ def test_pickled_weights_are_rejected(tmp_path: Path) -> None:
     weights.unlink()
     with pytest.raises(OSError, match="cannot load encoder"):
         load_pretrained(str(folder))
+
+
+def test_damaged_weights_give_a_one_line_error(tmp_path: Path) -> None:
+    folder = save_encoder(tmp_path / "bert")
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n"
+    for damaged, told in (
+        (whole[: len(whole) // 2], "deserializing"),
+        (whole[:100], "deserializing"),
+        (b"", "deserializing"),
+        (pointer, "model.safetensors is a Git LFS pointer; run `git lfs pull`"),
+    ):
+        weights.write_bytes(damaged)
+        with pytest.raises(OSError, match=f"cannot load encoder .*{told}") as raised:
+            load_pretrained(str(folder))
+        assert "\n" not in str(raised.value)
+
+
+def test_damaged_settings_give_a_one_line_error(tmp_path: Path) -> None:
+    folder = save_encoder(tmp_path / "bert")
+    about = json.loads((folder / "config.json").read_text())
+    for damaged in ({"hidden_size": "x"}, {"num_attention_heads": 0}, {"hidden_act": "none"}):
+        (folder / "config.json").write_text(json.dumps(about | damaged))
+        with pytest.raises(OSError, match="cannot load encoder") as raised:
+            load_pretrained(str(folder))
+        assert "\n" not in str(raised.value)
