@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -65,7 +65,9 @@ class Infos:
         """
         if self._missing:
             lost = ", ".join(name for name in self.names if name in self._missing)
-            found = _names_in(self._env) or sorted(x for x in self._seen if not x.startswith("_"))
+            found = _names_in(self._env) or sorted(
+                x for x in map(str, self._seen) if not x.startswith("_")
+            )
             raise ValueError(
                 f"`info` must be entries that {self._env_id} returns in its infos, got {lost}: "
                 f"found {', '.join(found) or 'no numbers or booleans'}. Return the entry at every "
@@ -96,6 +98,26 @@ def _names_in(env: Any) -> list[str]:
         return []
     wrapped = env.call("has_wrapper_attr", "info_names")[0]
     return sorted({name for names in env.call("info_names") for name in names}) if wrapped else []
+
+
+def diverged_in(info: dict[str, Any], number: int) -> Bool[np.ndarray, " number"]:
+    """Return which of the environments report that the simulation has diverged.
+
+    Values of the entry ``diverged`` that are neither numbers nor booleans are ignored, because the
+    environment may use this name for something else.
+
+    Args:
+        info: The info of a vectorized environment at one time step.
+        number: Number of sub-environments.
+    """
+    given = info.get("diverged", False)
+    found = given.numpy(force=True) if isinstance(given, Tensor) else given
+    if isinstance(found, np.ndarray) and found.dtype == bool and found.shape == (number,):
+        return found
+    rows = np.full(number, found) if isinstance(found, bool | np.bool_) else found
+    if not isinstance(rows, np.ndarray | list) or len(rows) != number:
+        return np.zeros(number, bool)
+    return np.array([bool(as_number(x)) for x in rows])
 
 
 def as_number(value: Any) -> float | None:

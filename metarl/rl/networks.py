@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from metarl.core import Params
 from metarl.nn import ACTIVATIONS, CELLS, linear, mlp
 from metarl.rl.distributions import CategoricalHead, GaussianHead
-from metarl.rl.pixels import PixelEncoder, is_image
+from metarl.rl.pixels import PixelEncoder, flattening, is_image
 from metarl.rl.policies import CategoricalMLP, GaussianMLP, Policy
 from metarl.rl.recurrent import RecurrentModule, recurrent_policy
+from metarl.rl.vector_env import brief
 from metarl.util import among
 
 
@@ -179,8 +180,8 @@ def _flat_size(space: Space) -> int:
     if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
         images = " or, for images, set network=cnn" if is_image(space) else ""
         raise TypeError(
-            f"policies require flat Box observations, got {space}; wrap the environment in "
-            f"gymnasium.wrappers.FlattenObservation{images}"
+            f"policies require flat Box observations, got {brief(space)}; "
+            f"{flattening(space)}{images}"
         )
     return space.shape[0]
 

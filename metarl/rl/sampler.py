@@ -14,7 +14,7 @@ from metarl.core.speed import Mode, chunks, processes
 from metarl.rl.acting import Actor
 from metarl.rl.baseline import Process
 from metarl.rl.episodes import Episodes, Rollout, join_steps, mean_return, padded_length
-from metarl.rl.infos import Infos, episode_infos
+from metarl.rl.infos import Infos, diverged_in, episode_infos
 from metarl.rl.inner_step import inner_step
 from metarl.rl.policies import Policy
 from metarl.rl.vector_env import (
@@ -151,7 +151,7 @@ class Sampler:
                 flat = actions.flatten(0, 1).numpy(force=True)
                 with self._errors_of("step"):
                     following, rewards, terminated, truncated, info = self.env.step(flat)
-                diverged = ~ended & _flags(info.get("diverged", False))
+                diverged = ~ended & diverged_in(info, self.env.num_envs)
                 happened = [self._grouped(x, dtype) for x in (rewards, ~ended, diverged)]
                 infos = {n: self._grouped(x, dtype) for n, x in self._infos.read(info).items()}
                 steps.append((behavior, inputs, actions, *happened, infos))

@@ -16,6 +16,8 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers import ClipAction
 
 from metarl.rl.infos import as_number
+from metarl.util.user_code import EnvironmentFailed as EnvironmentFailed
+from metarl.util.user_code import origin
 
 
 TIMEOUT = 10.0  # seconds to wait for the exit status of a process that has just died
@@ -145,10 +147,6 @@ def require_constant(env: Any, name: str) -> None:
         )
 
 
-class EnvironmentFailed(RuntimeError):
-    """Error raised inside an environment; the message names the environment and the method."""
-
-
 @contextmanager
 def error_context(
     name: str, method: str, *passed: type[Exception], env: Any = None
@@ -183,7 +181,8 @@ def error_context(
         # contextlib treats a RuntimeError with this cause as the StopIteration (PEP 479).
         cause = None if isinstance(error, StopIteration) else error
         text = died or f"{type(error).__name__}: {error}".strip(": ").removeprefix("ValueError: ")
-        raise EnvironmentFailed(f"{name} failed in {method}: {brief(text)}") from cause
+        place = "" if died else origin(error)
+        raise EnvironmentFailed(f"{name} failed in {method}: {brief(text)}{place}") from cause
     finally:
         logger.min_level = level
 
@@ -272,7 +271,7 @@ class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
         if self._kept is None:
             return info
         self._last_info = info
-        kept: dict[str, Any] = {n: bool(info[n]) for n in ("diverged",) if n in info}
+        kept: dict[str, Any] = {n: bool(as_number(info[n])) for n in ("diverged",) if n in info}
         for name in self._kept:
             if name in info:
                 kept[name] = as_number(info[name])

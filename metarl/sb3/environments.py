@@ -16,7 +16,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from metarl.envs.base import TaskDescription
 from metarl.envs.locomotion import LocomotionEnv
 from metarl.rl import Checked, make_vector_env
-from metarl.rl.vector_env import require_constant
+from metarl.rl.pixels import flattening
+from metarl.rl.vector_env import brief, require_constant
 
 
 def sb3_env(
@@ -38,14 +39,23 @@ def sb3_env(
     """
     one = make_vector_env(env_id, 1, **kwargs)  # raises an error if the environment has no tasks
     require_constant(one, env_id)
+    require_flat(one.single_observation_space, "sb3")  # DummyVecEnv does not support all spaces
     one.close()
     formulas = getattr(one, "formulas", None)
     # The rows of robots that cannot fall all end at the horizon, unless they diverge.
     if isinstance(formulas, LocomotionEnv) and type(formulas).healthy is LocomotionEnv.healthy:
         return BatchedVecEnv(make_vector_env(env_id, num_envs, **kwargs), task)
     return DummyVecEnv(
-        [lambda: Checked(OneTask(gymnasium.make(env_id, **kwargs), task))] * num_envs
+        [lambda: Checked(OneTask(gymnasium.make(env_id, **kwargs), task), info=())] * num_envs
     )
+
+
+def require_flat(space: Any, algo: str) -> None:
+    """Raise a ValueError if the observations in a space are not a flat ``Box``."""
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+        raise ValueError(
+            f"{algo} requires flat Box observations, got {brief(space)}; {flattening(space)}"
+        )
 
 
 class OneTask(gymnasium.Wrapper[Any, Any, Any, Any]):

@@ -11,6 +11,7 @@ from gymnasium.spaces import Box, Discrete, Space
 from stable_baselines3.common.noise import NormalActionNoise
 
 from metarl.core.speed import chunks
+from metarl.sb3.environments import require_flat
 
 
 CONTINUOUS = ("sac", "td3")
@@ -106,11 +107,7 @@ def require_spaces(algo: str, seen: Space[Any], acted: Space[Any]) -> None:
     Raises:
         ValueError: If a space is not supported.
     """
-    if not isinstance(seen, Box) or len(seen.shape) != 1:
-        raise ValueError(
-            f"{algo} requires flat Box observations, got {seen}; wrap the environment in "
-            "gymnasium.wrappers.FlattenObservation"
-        )
+    require_flat(seen, algo)
     if isinstance(acted, Discrete):
         if algo in CONTINUOUS:
             raise ValueError(f"{algo} requires continuous actions, got {acted}; use ppo or a2c")

@@ -1,6 +1,10 @@
 """Imports of optional packages, with an error that contains the install command."""
 
 import importlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
@@ -20,12 +24,31 @@ def require(module: str, *, extra: str, purpose: str) -> Any:
         image = require("PIL.Image", extra="vision", purpose="image files")
     """
     try:
-        return importlib.import_module(module)
+        with _valid_backend():
+            return importlib.import_module(module)
     except ImportError as error:
         package = (error.name or module).partition(".")[0]
         raise ImportError(
             f"{purpose} require {package}; run pip install 'metarl-torch[{extra}]'"
         ) from None
+
+
+@contextmanager
+def _valid_backend() -> Iterator[None]:
+    """Let matplotlib be imported despite an invalid backend in ``MPLBACKEND``.
+
+    The backend is not used, because all figures are written to files.
+    """
+    given = os.environ.pop("MPLBACKEND", "")
+    before = "matplotlib" in sys.modules
+    try:
+        yield
+    finally:
+        if given:
+            os.environ["MPLBACKEND"] = given
+        if given and not before and "matplotlib" in sys.modules:
+            with suppress(ValueError):
+                sys.modules["matplotlib"].rcParams["backend"] = given
 
 
 def pyplot(purpose: str = "plots") -> Any:

@@ -86,7 +86,7 @@ def test_a_checkpoint_without_permission_is_not_called_missing(
     run, user = Run(Path()), os.geteuid()
     os.seteuid(user or 65534)  # root ignores permissions
     try:
-        with pytest.raises((ValueError, OSError), match="(?i)permission denied") as caught:
+        with pytest.raises((ValueError, OSError), match=r"(?i)permission denied") as caught:
             checkpoint.load(run.checkpoint_path(run.choose_checkpoint(None)))
     finally:
         os.seteuid(user)
