@@ -9,6 +9,7 @@ import numpy as np
 
 from metarl.data import images, splitting
 from metarl.data.cache import cached, fingerprint
+from metarl.util import warn_of_similar
 
 
 Files: TypeAlias = dict[str, list[Path]]
@@ -118,6 +119,7 @@ def find_classes(
     root = root_of(data_root)
     found = _found(root, class_depth, split_folders=has_splits(root))
     files: Files = {name: group for part in found.values() for name, group in part.items()}
+    warn_of_similar(files, root)
     given = {part: [*group] for part, group in found.items()} if has_splits(root) else None
     names = splitting.split_names([*files], split, given, validation=validation)
     if split == "own":

@@ -13,7 +13,7 @@ from torch import Tensor
 from metarl.data.families import FAMILIES
 from metarl.data.folders import SUFFIXES, flatten
 from metarl.data.images import open_image, pillow
-from metarl.util import warn
+from metarl.util import warn, warn_of_similar
 
 
 CHANNELS = (1, 3, 4)
@@ -120,6 +120,7 @@ def find_examples(folder: str | Path) -> tuple[list[Path], list[str]]:
             f"{root} must contain one subfolder per class and at least two classes, got "
             f"{len(classes)}. Add a folder of images for each class"
         )
+    warn_of_similar([path.name for path in classes], root)
     found = [(file, path.name) for path in classes for file in find_images(path)]
     return [file for file, _ in found], [label for _, label in found]
 

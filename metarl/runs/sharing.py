@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import Any
 from metarl.runs.config import RunConfig, to_json
 from metarl.runs.folder import Run
 from metarl.runs.loading import read_chosen
+from metarl.runs.lock import locked
 from metarl.util import module_function
 
 
@@ -207,6 +207,9 @@ def _scrubbed(entries: dict[str, Any]) -> dict[str, Any]:
 def new_folder(out: Path) -> Iterator[Path]:
     """Yield a temporary path, and rename it to `out` if the context ends without an error.
 
+    A process that is killed leaves the folder ``.metarl-NAME`` next to `out`, where NAME is the
+    name of `out`. The next call with the same `out` deletes it.
+
     Args:
         out: The new folder; it must be empty or not exist.
 
@@ -215,6 +218,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
     Raises:
         FileExistsError: If `out` exists and is not an empty folder.
+        RuntimeError: If another process creates the same folder.
 
     Example::
 
@@ -225,11 +229,19 @@ def new_folder(out: Path) -> Iterator[Path]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is not an empty folder. Choose a different folder")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".metarl-") as work:
-        yield Path(work) / out.name
-        if out.exists():
-            out.rmdir()
-        (Path(work) / out.name).rename(out)
+    work = out.parent / f".metarl-{out.resolve().name}"
+    work.mkdir(exist_ok=True)
+    with locked(work):
+        folder = work / "new" / out.resolve().name
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        folder.parent.mkdir()
+        try:
+            yield folder
+            if out.exists():
+                out.rmdir()
+            folder.rename(out)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def require_inside(run: Run, root: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metarl.util import parse_json
+from metarl.util import parse_json, warn_of_similar
 
 
 NUM_SAMPLES = 10  # number of support sets per task and number of shots (Bansal et al. 2020)
@@ -259,6 +259,7 @@ def _read(name: str, files: list[Path]) -> TextTask:
             f"{files[0]}. Write one line {ROW_FORMAT} per support row to TASK.jsonl, and "
             "evaluation rows to TASK.eval.jsonl"
         )
+    warn_of_similar(labels, f"task {name}")
     return TextTask(name, labels, samples, rows, tuple(evaluation))
 
 

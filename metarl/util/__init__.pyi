@@ -4,6 +4,7 @@ from .console import print_table as print_table
 from .console import printable as printable
 from .console import say as say
 from .console import warn as warn
+from .console import warn_of_similar as warn_of_similar
 from .device import resolve_device as resolve_device
 from .measuring import Figures as Figures
 from .measuring import machine as machine

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -167,6 +168,24 @@ def say(*lines: str, to_stderr: bool = False) -> None:
     """
     for line in lines:
         print(printable(line), file=sys.stderr if to_stderr else sys.stdout, flush=True)
+
+
+def warn_of_similar(names: Iterable[str], source: object) -> None:
+    """Warn if two class names differ only in white space or case, such as "red" and "red ".
+
+    Args:
+        names: The class names.
+        source: File, folder or task with the classes, for the message.
+    """
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.setdefault(" ".join(name.split()).casefold(), name)
+        if other != name:
+            warn(
+                f"the classes {other!r} and {name!r} of {source} differ only in white space or "
+                "case. Rename one of them if they are the same class"
+            )
+            return
 
 
 def warn(message: str) -> None:

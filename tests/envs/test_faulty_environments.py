@@ -42,13 +42,8 @@ class Asserts(Mark):
         return {}
 
 
-LINE = (
-    Path(__file__)
-    .read_text()
-    .splitlines()
-    .index("            raise AssertionError  # as of an `assert` outside of a test")
-    + 1
-)
+SOURCE = Path(__file__).read_text().splitlines()
+LINE = 1 + next(n for n, line in enumerate(SOURCE) if "raise AssertionError  #" in line)
 SB3 = ["train", "sb3", "--algo", "a2c", "--num-envs", 2, "--episodes", 2, "--eval-every", 10,
        "--iterations", 1, "--hidden", 3]  # fmt: skip
 
