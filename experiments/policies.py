@@ -274,6 +274,7 @@ def sampler_of(
             share=share,
             info=config.info,
             vectorization_mode=None if config.vectorization == "auto" else config.vectorization,
+            worker_timeout=config.worker_timeout,
             **({"observe_task": True} if config.observe_task else {}),
         )
     except ModuleNotFoundError as error:

@@ -36,6 +36,10 @@ class EnvironmentSettings(Ranged):
     vectorized implementation if there is one, otherwise sync. sync runs all
     episodes in this process; async runs each episode in a separate process,
     for slow simulators. This setting does not change the sampled episodes."""
+    worker_timeout: Annotated[float | None, greater_than(0), unset("wait forever")] = None
+    """Time in seconds to wait for an answer of a process with --vectorization async, such as one
+    time step. Set this for simulators that may hang: after this time, the run ends with an error
+    that names the process and its task."""
     num_tasks: Annotated[int, at_least(1)] = 20
     """Number of tasks per meta-batch."""
     episodes_per_task: Annotated[int, at_least(1)] = 20
@@ -132,9 +136,11 @@ class RLConfig(InnerLoopSettings, PolicySettings, EnvironmentSettings, RunConfig
 
     def conflicts(self) -> Conflicts:
         """Return invalid combinations of settings as pairs of a condition and an error message."""
+        alone = self.worker_timeout is not None and self.vectorization != "async"
+        unused = f"worker_timeout requires vectorization=async, got {self.vectorization}"
         forgets = METHODS[self.method].trials and self.network not in CELLS
         error = f"method {self.method} requires network=gru or lstm, got network={self.network}"
-        return [*super().conflicts(), (forgets, error)]
+        return [*super().conflicts(), (forgets, error), (alone, unused)]
 
 
 @cache

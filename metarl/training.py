@@ -50,8 +50,8 @@ def train(experiment: Experiment[Any], run: Run, state: State, *, start: int) ->
     """
     with Journal(run, experiment.config, start=start, save=experiment.save) as journal:
         for iteration in journal.iterations():
-            tasks, collected = experiment.draw(state, iteration)
-            journal.collected()
+            with journal.collecting(state):
+                tasks, collected = experiment.draw(state, iteration)
             state, updated = experiment.learner(iteration).step(state, tasks)
             if journal.checkpoint_is_due(iteration):
                 updated = updated | experiment.validate(state)

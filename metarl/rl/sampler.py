@@ -94,7 +94,8 @@ class Sampler:
         self.device = torch.device(device)
         self.interrupted = False
         self._infos = Infos(info, env, self.name)
-        self._errors_of = partial(error_context, self.name, env=env)
+        self._rows: list[TaskDescription] = []  # the task of each sub-environment
+        self._errors_of = partial(error_context, self.name, env=env, tasks=self._rows)
 
     def sample_tasks(self, rng: np.random.Generator) -> list[TaskDescription]:
         """Sample the meta-batch's tasks, and return the tasks assigned to this process.
@@ -137,7 +138,7 @@ class Sampler:
             ValueError: If no info contained one of the entries to collect.
         """
         self.interrupted = True
-        with torch.no_grad(), chunks.one_thread_per_operator():
+        with torch.no_grad(), chunks.one_thread_per_operator(), self._errors_of("step", Exception):
             actor = actor or policy.actor(params, (self.episodes_per_task,))
             actor.begin()
             dtype = next(iter(params.values())).dtype
@@ -238,9 +239,9 @@ class Sampler:
         shape, device = (self.share.total, self.episodes_per_task), generator.device
         drawn = torch.randint(2**31, shape, generator=generator, device=device)
         seeds = self.share.of_batch(drawn).flatten().tolist()
-        rows = [task for task in tasks for _ in range(self.episodes_per_task)]
+        self._rows[:] = [task for task in tasks for _ in range(self.episodes_per_task)]
         with self._errors_of("set_attr", ValueError):
-            self.env.set_attr("task", rows)
+            self.env.set_attr("task", list(self._rows))
         with self._errors_of("reset"):
             return self.env.reset(seed=seeds)[0]
 
@@ -283,9 +284,8 @@ def make_sampler(
         share: The slice of the meta-batch assigned to this process in
             distributed training; defaults to all tasks.
         info: Names of entries of the environment's info to collect; see :class:`Sampler`.
-        kwargs: Arguments of ``gymnasium.make_vec``, such as
-            ``vectorization_mode`` and ``vector_kwargs``, and of the
-            environment, such as ``observe_task=True``.
+        kwargs: Arguments of :func:`~metarl.rl.vector_env.make_vector_env`, such as
+            ``vectorization_mode`` and `worker_timeout`, and of the environment.
 
     Raises:
         ValueError: If the environment has no tasks, or tasks cannot be written as JSON.

@@ -2,11 +2,9 @@
 
 import functools
 import json
-import signal
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing.connection import wait
 from typing import Any
 
 import gymnasium
@@ -18,12 +16,17 @@ from gymnasium.wrappers import ClipAction
 from metarl.rl.infos import as_number
 from metarl.util.user_code import EnvironmentFailed as EnvironmentFailed
 from metarl.util.user_code import origin
+from metarl.util.workers import kill, limit_waiting
 
 
-TIMEOUT = 10.0  # seconds to wait for the exit status of a process that has just died
-
-
-def make_vector_env(env_id: str, num_envs: int, *, info: Sequence[str] = (), **kwargs: Any) -> Any:
+def make_vector_env(
+    env_id: str,
+    num_envs: int,
+    *,
+    info: Sequence[str] = (),
+    worker_timeout: float | None = None,
+    **kwargs: Any,
+) -> Any:
     """Create a vectorized environment, and check that it can sample tasks.
 
     If the sub-environments are scalar environments, each one is wrapped in
@@ -34,6 +37,8 @@ def make_vector_env(env_id: str, num_envs: int, *, info: Sequence[str] = (), **k
         env_id: ID of an environment that is registered with Gymnasium.
         num_envs: Number of sub-environments.
         info: Names of the entries of scalar environments' infos that are kept.
+        worker_timeout: Seconds to wait for an answer of a worker process, with
+            ``vectorization_mode="async"``; None waits forever.
         kwargs: Arguments of ``gymnasium.make_vec`` and of the environment.
 
     Raises:
@@ -47,6 +52,8 @@ def make_vector_env(env_id: str, num_envs: int, *, info: Sequence[str] = (), **k
         env: Any = gymnasium.make_vec(env_id, num_envs=num_envs, **kwargs)
     if isinstance(env, SyncVectorEnv):
         env.envs = [checked(one) for one in env.envs]
+    if isinstance(env, AsyncVectorEnv):
+        limit_waiting(env, worker_timeout)
     with error_context(env_id, "sample_tasks", env=env):
         if isinstance(env, SyncVectorEnv | AsyncVectorEnv):
             found = [env.call("has_wrapper_attr", name)[0] for name in ("task", "sample_tasks")]
@@ -149,12 +156,16 @@ def require_constant(env: Any, name: str) -> None:
 
 @contextmanager
 def error_context(
-    name: str, method: str, *passed: type[Exception], env: Any = None
+    name: str,
+    method: str,
+    *passed: type[Exception],
+    env: Any = None,
+    tasks: Sequence[Any] = (),
 ) -> Iterator[None]:
     """Add the names of the environment and the method to errors raised within a context.
 
-    After an error in a vectorized environment with worker processes, the
-    processes are terminated, because they cannot be used again.
+    After an error or an interruption, worker processes are killed, because they cannot be used
+    again.
 
     Args:
         name: ID of the environment, for the message.
@@ -162,8 +173,8 @@ def error_context(
         *passed: Exception types that are raised unchanged, because their
             messages are complete. A ValueError whose message starts with
             `name` is also raised unchanged.
-        env: The vectorized environment, whose worker processes are terminated
-            after an error. None for scalar environments.
+        env: The vectorized environment; None for scalar environments.
+        tasks: The task of each sub-environment, to name the one whose worker process failed.
 
     Raises:
         EnvironmentFailed: For all other errors, with a one-line message.
@@ -173,34 +184,23 @@ def error_context(
         logger.min_level = logger.ERROR + 1
     try:
         yield
-    except (Exception, SystemExit) as error:
-        died = _end_workers(env, error) if processes else ""
+    except BaseException as error:
+        died = kill(processes, error, tasks)
+        if processes:
+            env.closed = True
+        if not isinstance(error, Exception | SystemExit):  # such as KeyboardInterrupt
+            raise
         named = isinstance(error, ValueError) and str(error).startswith(f"{name} ")
         if not died and (named or isinstance(error, (EnvironmentFailed, *passed))):
             raise
         # contextlib treats a RuntimeError with this cause as the StopIteration (PEP 479).
         cause = None if isinstance(error, StopIteration) else error
+        died = died and f'{died}; vectorization_mode="sync" runs all episodes in this process'
         text = died or f"{type(error).__name__}: {error}".strip(": ").removeprefix("ValueError: ")
         place = "" if died else origin(error)
         raise EnvironmentFailed(f"{name} failed in {method}: {brief(text)}{place}") from cause
     finally:
         logger.min_level = level
-
-
-def _end_workers(env: Any, error: BaseException) -> str:
-    """Terminate all worker processes; return a message if one had ended before, else ``""``."""
-    lost = [process.sentinel for process in env.processes if isinstance(error, EOFError | OSError)]
-    ended, died = wait(lost, TIMEOUT) if lost else [], ""
-    for index, process in enumerate(env.processes):
-        process.kill()
-        process.join()
-        if process.sentinel in ended and not died:
-            code = process.exitcode
-            killed = code < 0 and f"was killed by {signal.Signals(-code).name}"
-            how = killed or f"exited with {code}"
-            died = f"process {index} of {len(env.processes)} {how}"
-    env.closed = True
-    return died and f'{died}; vectorization_mode="sync" runs all episodes in this process'
 
 
 def brief(value: Any) -> str:

@@ -26,8 +26,9 @@ Example::
     with Run.create(Path("runs/demo"), "demo", to_json(config)) as run:
         with Journal(run, config, start=0, save=save) as journal:
             for iteration in journal.iterations():
-                journal.collected()  # before the meta-update
-                metrics = {"loss": torch.tensor(1 / iteration)}
+                with journal.collecting({}):
+                    tasks = torch.ones(iteration)
+                metrics = {"loss": 1 / tasks.sum()}
                 journal.write(iteration, {}, metrics)
     print(Run.open(Path("runs/demo")).metrics()[-1])
 """

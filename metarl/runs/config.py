@@ -93,7 +93,7 @@ class RunConfig(Ranged):
 Kind = TypeVar("Kind", bound=RunConfig)
 NEUTRAL = frozenset({
     "device", "track", "checkpoint_every", "keep_checkpoints", "media_every", "media_format",
-    "info",
+    "info", "worker_timeout",
 })  # fmt: skip
 """Settings that do not affect the training result."""
 

@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from statistics import fmean
 from typing import Any
 
@@ -66,9 +66,38 @@ class Journal:
             self._iteration, self._began = iteration, time.perf_counter()
             yield iteration
 
-    def collected(self) -> None:
-        """Record the time at which the collection of tasks ends and the update starts."""
+    @contextmanager
+    def collecting(self, state: Any) -> Iterator[None]:
+        """Context in which the tasks of the iteration are collected, before the update.
+
+        After a stop signal, the collection is interrupted if it fails or takes more than 10
+        seconds, for example because a simulator hangs.
+
+        Args:
+            state: State before the iteration, which is saved after an interruption.
+
+        Raises:
+            Stopped: If the process received a stop signal and the collection was interrupted; a
+                checkpoint is written first.
+        """
+        try:
+            with self._stop.limited():
+                yield
+        except BaseException as error:
+            if self._stop.received is None:
+                raise
+            self._save_completed(self._iteration - 1, state)
+            raise Stopped(self._stop.received, self._iteration - 1, self._run.folder) from error
         self._collected = time.perf_counter()
+
+    def _save_completed(self, iteration: int, state: Any) -> None:
+        """Save the checkpoint of the last completed iteration, and its line of metrics."""
+        if iteration == self._start:  # this checkpoint exists
+            return
+        if self._since:
+            self._write_line(iteration, self._means())
+        self._save(self._run, iteration, state)
+        self._run.prune_checkpoints(self._config.keep_checkpoints)
 
     def checkpoint_is_due(self, iteration: int) -> bool:
         """Return whether :meth:`write` saves a checkpoint after this iteration."""
@@ -97,9 +126,7 @@ class Journal:
         means = self._means() if line_is_due else {}  # .item() waits for the GPU
         self._note_times()
         if line_is_due:
-            values = means | {name: fmean(times) for name, times in self._times.items()}
-            self._times.clear()
-            self._run.log(iteration, values)
+            values = self._write_line(iteration, means)
         # A run stops after a line of metrics, so that a resumed run writes the same lines.
         # All processes stop at the same iteration, even if the signal reached only some of them.
         stops = processes.most(self._stop.received or 0) if line_is_due and not last else 0
@@ -112,6 +139,12 @@ class Journal:
         if stops:
             raise Stopped(stops, iteration, self._run.folder)
         self._media.update(iteration)
+
+    def _write_line(self, iteration: int, means: dict[str, float]) -> dict[str, float]:
+        values = means | {name: fmean(times) for name, times in self._times.items()}
+        self._times.clear()
+        self._run.log(iteration, values)
+        return values
 
     def _means(self) -> dict[str, float]:
         means = {

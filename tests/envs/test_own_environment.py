@@ -170,7 +170,8 @@ def test_errors_of_an_environment_name_it(options: dict[str, Any]) -> None:
 
 def test_a_dead_worker_is_an_error_and_not_a_hang() -> None:
     sampler = make_sampler(register("Dies"), num_tasks=1, episodes_per_task=2, **SPAWN)
-    with pytest.raises(RuntimeError, match=r"failed in step: process \d of 2 exited with 1; vec"):
+    expected = r"failed in step: process \d of 2 exited with 1 in task {\"mark\": 0.0}; vec"
+    with pytest.raises(RuntimeError, match=expected):
         roll(sampler, [{"mark": 0.0}])
 
 

@@ -1,0 +1,111 @@
+"""Worker processes that are stopped or hang: a signal and a time limit end the run."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.testing import assert_close
+
+from metarl.commands import cli
+from metarl.runs import checkpoint, stopping
+from metarl.runs.folder import Run
+from tests.support import own_environment, ranks
+from tests.support.commands import history, metarl
+from tests.support.robustness import end_of
+
+
+TRAIN = ["train", "vpg-maml", "--num-tasks", "2", "--episodes-per-task", "2", "--hidden", "4"]
+TRAIN += ["--iterations", "6", "--checkpoint-every", "6"]
+ASYNC = ["--vectorization", "async"]
+pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="requires Linux")
+
+
+def command(argv: list[str]) -> None:
+    """Run a command line in a separate process, with a shorter grace period."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    stopping.GRACE = 1.0
+    multiprocessing.set_start_method("fork", force=True)  # workers are children of this process
+    cli.main(argv)
+
+
+@contextlib.contextmanager
+def started(*argv: Any) -> Iterator[Any]:
+    """Start a command line; the process and its workers are killed at the end."""
+    process = ranks.processes().Process(target=command, args=([str(word) for word in argv],))
+    process.start()
+    try:
+        yield process
+    finally:
+        pids = children(process.pid)
+        process.kill()
+        process.join()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def children(pid: int) -> list[int]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(word) for word in path.read_text().split()] if path.exists() else []
+
+
+@pytest.mark.parametrize(("number", "every"), [(signal.SIGTERM, 1), (signal.SIGINT, 3)])
+def test_the_first_signal_saves_a_checkpoint_while_a_worker_is_stopped(
+    number: signal.Signals, every: int, tmp_path: Path
+) -> None:
+    words, run = [*TRAIN, "--log-every", every], tmp_path / "run"
+    with started(*words, *ASYNC, "--out", run) as process:
+        ranks.wait_for_lines([process], run, 1)
+        workers = children(process.pid)
+        os.kill(workers[1], signal.SIGSTOP)
+        time.sleep(0.5)  # the run waits for the worker, if it is still training
+        os.kill(process.pid, number)
+        process.join(60)
+        assert process.exitcode == 128 + number
+        assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert max(Run.open(run).checkpoints()) >= 1
+    metarl("resume", run)
+    metarl(*words, "--out", tmp_path / "whole")
+    last = [folder / "checkpoints/00000006.safetensors" for folder in (run, tmp_path / "whole")]
+    assert_close(*[checkpoint.load(path).params for path in last], rtol=0, atol=0)
+    assert every > 1 or history(run) == history(tmp_path / "whole")
+
+
+class Hangs(own_environment.Mark):
+    """An environment whose third time step never ends in one task."""
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.steps = 0
+        return super().reset(**kwargs)
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        while self.steps == 3 and self.mark > 0:
+            time.sleep(60)
+        return super().step([-1.0])
+
+
+def test_a_time_limit_ends_a_run_whose_simulator_hangs(tmp_path: Path) -> None:
+    import gymnasium
+
+    own_environment.forget("own/Hangs")
+    gymnasium.register("own/Hangs-v0", Hangs, max_episode_steps=5)
+    words = [*TRAIN, "--env", "own/Hangs-v0", *ASYNC, "--worker-timeout", "1.5"]
+    begun = time.monotonic()
+    done = end_of(*words, "--out", tmp_path / "run")
+    assert time.monotonic() - begun < 60
+    assert done.code == 1
+    assert "own/Hangs-v0 failed in step: process " in done.message
+    assert 'of 4 did not answer within 1.5 s in task {"mark": 0.' in done.message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_time_limit_requires_worker_processes(tmp_path: Path) -> None:
+    done = end_of(*TRAIN, "--worker-timeout", 5, "--out", tmp_path / "run")
+    assert "--worker-timeout requires --vectorization async, got auto" in done.message
