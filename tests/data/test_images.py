@@ -1,7 +1,6 @@
 """Image data: selecting and splitting classes, the cache, custom folders and miniImageNet."""
 
 import gzip
-import json
 import os
 import pickle
 import sys
@@ -12,23 +11,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from metarl.data import cache, images
 from metarl.data.families import FAMILIES, load_images
 from metarl.data.images import Classes, Splits
 from metarl.data.layouts import LAYOUTS
-from tests.support.image_data import mini_imagenet, paint, same
+from tests.support.image_data import mini_imagenet, numbered, paint, same
 
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
-
-
-def numbered(counts: dict[str, int]) -> Classes:
-    """Create classes whose images are filled with 0, 1, 2, ..."""
-    total = sum(counts.values())
-    pixels = torch.arange(total, dtype=torch.uint8)[:, None, None, None].expand(total, 1, 2, 2)
-    return Classes(pixels.contiguous(), tuple(counts.values()), tuple(counts))
 
 
 def numbers(classes: Classes) -> list[int]:
@@ -130,63 +121,6 @@ def test_missing_pillow_gives_the_install_command(
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(ImportError, match=r"image files require PIL; .*'metarl-torch\[vision\]'"):
         load_images("folder", data_root=class_folders(tmp_path / "own", ["a", "b", "c"]))
-
-
-# The cache.
-
-
-def test_the_cache_folder_follows_environment_variables(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert cache.cache_folder() == tmp_path / "cache"
-    monkeypatch.delenv("METARL_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert cache.cache_folder() == Path("/somewhere/metarl")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/home/ada")
-    assert cache.cache_folder() == Path("/home/ada/.cache/metarl")
-
-
-def test_the_cache_has_one_file_per_source(own_cache: Path) -> None:
-    first, second = numbered({"a": 2, "b": 1}), numbered({"c": 4})
-    for source, classes in (({"size": 1}, first), ({"size": 2}, second)):
-        assert same(cache.cached("test", source, lambda made=classes: made), classes)
-    assert same(cache.cached("test", {"size": 1}, lambda: pytest.fail("made again")), first)
-    assert len(list(own_cache.iterdir())) == 2  # and no temporary file remains
-    modes = {path.stat().st_mode & 0o777 for path in own_cache.iterdir()}
-    (own_cache / "plain").touch()
-    assert modes == {(own_cache / "plain").stat().st_mode & 0o777}
-
-
-@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "foreign", "miscounted"])
-def test_a_damaged_cache_file_is_replaced(damage: str, own_cache: Path) -> None:
-    classes = numbered({"a": 2, "b": 1})
-    cache.cached("test", {}, lambda: classes)
-    (path,) = own_cache.iterdir()
-    whole = path.read_bytes()
-    if damage == "truncated":
-        path.write_bytes(whole[:-5])
-    elif damage == "foreign":
-        save_file({"images": classes.images}, path)
-    elif damage == "miscounted":
-        save_file({"images": classes.images[1:]}, path, {cache.FORMAT: about(classes)})
-    else:
-        path.write_bytes(b"" if damage == "empty" else b"not a tensor")
-    assert same(cache.cached("test", {}, lambda: classes), classes)
-    assert same(cache.cached("test", {}, lambda: pytest.fail("was not mended")), classes)
-    assert path.read_bytes() == whole
-
-
-def about(classes: Classes) -> str:
-    return json.dumps({"counts": classes.counts, "names": classes.names})
-
-
-def test_a_read_only_cache_folder_is_not_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("METARL_CACHE", str(tmp_path / "file" / "cache"))
-    assert same(cache.cached("test", {}, lambda: numbered({"a": 1})), numbered({"a": 1}))
 
 
 def test_a_fingerprint_detects_every_change(tmp_path: Path) -> None:

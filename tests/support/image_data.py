@@ -49,3 +49,10 @@ def mini_imagenet(
         else:
             (folder / f"{part}.csv").write_text(text)
     return folder
+
+
+def numbered(counts: dict[str, int]) -> Classes:
+    """Create classes whose images are filled with 0, 1, 2, ..."""
+    total = sum(counts.values())
+    pixels = torch.arange(total, dtype=torch.uint8)[:, None, None, None].expand(total, 1, 2, 2)
+    return Classes(pixels.contiguous(), tuple(counts.values()), tuple(counts))
