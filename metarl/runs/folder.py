@@ -27,7 +27,7 @@ from metarl.core.speed import processes
 from metarl.runs.checkpoint import write_atomically
 from metarl.runs.config import command, versions
 from metarl.runs.lock import is_held, locked
-from metarl.runs.records import read_about, read_evaluation, read_line
+from metarl.runs.records import FORMAT, read_about, read_evaluation, read_line
 from metarl.runs.stopping import Stopped
 
 
@@ -124,7 +124,7 @@ class Run:
 
     def write_config(self, about: dict[str, Any]) -> None:
         """Write config.json; `about` contains the keys that :meth:`read_config` returns."""
-        write_atomically(self.folder / "config.json", _json(about))
+        write_atomically(self.folder / "config.json", _json({"format": FORMAT} | about))
 
     def change_config(self, config: dict[str, Any]) -> None:
         """Replace the configuration in config.json and record the current command line."""
@@ -136,11 +136,12 @@ class Run:
         """Return the contents of config.json.
 
         Returns:
-            A dictionary with the keys ``experiment``, ``config``, ``command``, ``versions`` and,
-            depending on the run, ``spaces``, ``changed_by``, ``pulled_from`` and ``trust_env``.
+            A dictionary with the keys ``format``, ``experiment``, ``config``, ``command``,
+            ``versions`` and, depending on the run, ``spaces``, ``changed_by``, ``pulled_from`` and
+            ``trust_env``.
 
         Raises:
-            ValueError: If the file is damaged.
+            ValueError: If the file is damaged, or has the format of a different version of metarl.
         """
         return read_about(self.folder / "config.json")
 

@@ -1,5 +1,7 @@
 """Reading of metrics and evaluations, and the settings that make evaluations comparable."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,18 @@ PROTOCOL = (
 )  # fmt: skip
 """Settings that must be equal in comparable evaluations. Every evaluation contains `num_tasks`
 and `seed`; the other settings depend on the experiment."""
+FORMAT = 1
+"""Format of run folders. Increase the number if older versions cannot read new run folders, and
+keep reading the older formats. Runs without a number have format 1."""
 REQUIRED = ("experiment", "config")
 ENTRIES: dict[str, type[Any]] = {
     "experiment": str, "config": dict, "command": str, "versions": dict, "changed_by": list,
     "pulled_from": str,
 }  # fmt: skip
 """Types of the entries of config.json; only the entries in :data:`REQUIRED` must exist."""
-NAMES: dict[type[Any], str] = {str: "a text", dict: "an object", list: "a list"}
+NAMES: dict[type[Any], str] = {
+    str: "a text", dict: "an object", list: "a list", int: "a number",
+}  # fmt: skip
 
 
 def protocol(evaluation: dict[str, Any]) -> dict[str, Any]:
@@ -96,18 +103,36 @@ def read_about(path: Path) -> dict[str, Any]:
         path: The file config.json of a run.
 
     Raises:
-        ValueError: If the file is damaged; the message contains the path.
+        ValueError: If the file is damaged, or was written in the format of a different version of
+            metarl; the message contains the path.
     """
-    try:
+    with _damage_named(path):
         about: dict[str, Any] = parse_json(path.read_bytes())
+        if not isinstance(about, dict):
+            raise TypeError(f"expected an object, got {str(about)[:60]!r}")
+        _require_type("format", found := about.get("format", FORMAT), int)
+    if found != FORMAT:  # the other entries may differ, too
+        newer = "A newer version of metarl wrote the run: upgrade metarl-torch"
+        raise ValueError(
+            f"{path} has format {found}: expected {FORMAT}. "
+            f"{newer if found > FORMAT else 'Restore the file from a backup'}"
+        )
+    with _damage_named(path):
         for name, kind in ENTRIES.items():
             if name in REQUIRED or name in about:
                 _require_type(name, about[name], kind)
+    return about
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Name the file config.json in errors that its contents cause."""
+    try:
+        yield
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is not a metarl configuration ({error}). Restore the file from a backup"
         ) from None
-    return about
 
 
 def _require_type(name: str, value: Any, kind: type[Any]) -> None:
@@ -116,7 +141,7 @@ def _require_type(name: str, value: Any, kind: type[Any]) -> None:
     Lists and, except for the settings, objects must contain only texts.
     """
     inside = value.values() if isinstance(value, dict) else value
-    plain = kind is str or name == "config"
+    plain = kind in (str, int) or name == "config"
     if not isinstance(value, kind) or not (plain or all(isinstance(x, str) for x in inside)):
         texts = "" if plain else " of texts"
         raise TypeError(f"expected `{name}` as {NAMES[kind]}{texts}, got {str(value)[:60]!r}")

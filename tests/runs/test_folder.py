@@ -5,11 +5,13 @@ import os
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from metarl.runs import records
 from metarl.runs.folder import Run
 from tests.support.commands import FEW, TRAIN, checkpoints, metarl, refusal
 
@@ -183,3 +185,35 @@ def test_an_untrained_run_does_not_delete_a_replaced_folder(
     with pytest.raises(RuntimeError, match="was removed or replaced"):
         replace_and_go_on(tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "lock"]
+
+
+def test_new_runs_have_a_format_and_runs_without_one_are_read(copied: Path) -> None:
+    path = copied / "config.json"
+    about = json.loads(path.read_text())
+    assert about.pop("format") == records.FORMAT == 1
+    path.write_text(json.dumps(about))
+    metarl("evaluate", copied, *FEW)
+    metarl("resume", copied, "--iterations", 7)
+    assert json.loads(path.read_text())["format"] == 1  # because the file was written again
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (2, "has format 2: expected 1. A newer version of metarl wrote the run: upgrade metarl"),
+        (0, "has format 0: expected 1. Restore the file from a backup"),
+        ("1", "is not a metarl configuration (expected `format` as a number, got '1')"),
+        (None, "is not a metarl configuration (expected `format` as a number, got 'None')"),
+    ],
+)
+def test_runs_in_the_format_of_a_different_version_are_rejected(
+    number: Any, expected: str, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copied / "config.json"
+    newer: dict[str, Any] = {"format": number, "trained": {}}  # other entries have changed, too
+    path.write_text(json.dumps(newer))
+    for words in (["evaluate"], ["resume"], ["push", "--no-picture"], ["plot"]):
+        out = {"push": [copied.with_name("out")], "plot": ["--out", copied.with_name("out.png")]}
+        line = refusal(capsys, words[0], copied, *words[1:], *out.get(words[0], []))
+        assert f"{path} {expected}" in line
+    assert json.loads(path.read_text()) == newer
