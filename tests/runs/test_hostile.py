@@ -217,6 +217,20 @@ def test_environments_in_unknown_modules_are_rejected(
     assert not marker.exists()
 
 
+def test_commands_that_need_no_simulator_import_no_module(
+    importing: Path, marker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, picture = tmp_path / "pulled", tmp_path / "picture.png"
+    for run in (importing, out):  # trained here, and pulled
+        metarl("pull", importing, "--out", out if run == importing else tmp_path / "second")
+        metarl("plot", run, "--out", picture)
+        metarl("push", run, tmp_path / f"{run.name} pushed", "--no-picture")
+        refusal(capsys, "predict", run, "--support", tmp_path, "--inputs", tmp_path)
+        load(run)
+    refusal(capsys, "headstart", out, "--scratch", out, "--out", picture)
+    assert not marker.exists()
+
+
 @pytest.mark.parametrize("trusts", ["pull", "evaluate", "load", "resume", "trained here"])
 def test_environments_in_trusted_modules_are_imported(
     trusts: str, importing: Path, marker: Path, tmp_path: Path

@@ -1,0 +1,52 @@
+"""The random attacks of docs/robustness.md run and count failures."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT, attacks
+from tests.support.commands import script
+from tests.support.pages import block, runs
+
+
+attack = script(ROOT / ".ci/attack.py")
+
+
+@pytest.mark.nightly  # .ci/run calls the script for two minutes
+@runs("docs/robustness.md", "attack")
+def test_every_attack_runs_once_without_failures() -> None:
+    words = shlex.split(block("docs/robustness.md", "attack").replace("--minutes 2", ""))
+    words = [sys.executable, *words[1:], "--minutes", "0.01", "--seed", "0"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.startswith("seed 0, ")
+    assert "| attack | number | lost runs | tracebacks | hangs |" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (attacks.LostRun("promp after 2 kills: different metrics"), "lost runs"),
+        (attacks.LostRun("promp exits with 1: Traceback (most recent call last)"), "tracebacks"),
+        (AssertionError("['evaluate']: ['first line', 'second line']"), "tracebacks"),
+        (KeyError("experiment"), "tracebacks"),
+        (AssertionError("it did not end within 300 s"), "hangs"),
+        (TimeoutError("resume run did not end within 300 s"), "hangs"),
+    ],
+)
+def test_failures_are_counted_by_kind(error: Exception, kind: str) -> None:
+    assert attack.kind_of(error) == kind
+
+
+def test_a_run_with_different_results_is_lost(whole: Path, copied: Path) -> None:
+    attacks._require_equal(whole, copied, "a copy")
+    last = max((copied / "checkpoints").iterdir())
+    last.write_bytes(last.read_bytes()[:-1] + b"?")
+    with pytest.raises(attacks.LostRun, match="a copy: different parameters"):
+        attacks._require_equal(whole, copied, "a copy")
+    (copied / "metrics.jsonl").write_text("")
+    with pytest.raises(attacks.LostRun, match="a copy: different metrics"):
+        attacks._require_equal(whole, copied, "a copy")
