@@ -32,6 +32,9 @@ class Resume:
     runs of `metarl train sb3`."""
     device: Annotated[Device | None, unset("the value of the run")] = None
     """Device to continue the training on; auto uses a GPU if available."""
+    worker_timeout: Annotated[float | None, unset("the value of the run")] = None
+    """Time in seconds to wait for an answer of a process of a meta-RL run with
+    --vectorization async; set this if a simulator hangs."""
     trust_env: bool = False
     """Import the module in the environment ID or the encoder module:function of
     a pulled run and run its code, now and in later commands; set this flag only

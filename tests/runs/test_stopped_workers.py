@@ -70,11 +70,24 @@ def test_the_first_signal_saves_a_checkpoint_while_a_worker_is_stopped(
         assert process.exitcode == 128 + number
         assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     assert max(Run.open(run).checkpoints()) >= 1
-    metarl("resume", run)
+    metarl("resume", run, "--worker-timeout", 300)
     metarl(*words, "--out", tmp_path / "whole")
     last = [folder / "checkpoints/00000006.safetensors" for folder in (run, tmp_path / "whole")]
     assert_close(*[checkpoint.load(path).params for path in last], rtol=0, atol=0)
     assert every > 1 or history(run) == history(tmp_path / "whole")
+
+
+def test_ctrl_c_in_a_terminal_saves_a_checkpoint(tmp_path: Path) -> None:
+    """The terminal sends SIGINT to all processes, so that the workers end before the iteration."""
+    words, run = [*TRAIN, "--iterations", 200, "--checkpoint-every", 200], tmp_path / "run"
+    with started(*words, *ASYNC, "--out", run) as process:
+        ranks.wait_for_lines([process], run, 1)
+        for pid in [process.pid, *children(process.pid)]:
+            os.kill(pid, signal.SIGINT)
+        process.join(60)
+        assert process.exitcode == 128 + signal.SIGINT
+    iteration = max(Run.open(run).checkpoints())
+    assert 1 <= iteration == ranks.lines(run) < 200
 
 
 class Hangs(own_environment.Mark):
