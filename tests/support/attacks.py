@@ -5,6 +5,7 @@ that the same seed gives the same attacks; only the moments of kills depend on t
 """
 
 import contextlib
+import multiprocessing
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
@@ -187,7 +189,8 @@ def _command(argv: list[str], output: Path) -> None:
     """Run a command line in a separate process, and write everything that it prints to a file."""
     for number in (1, 2):
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-    ranks.torch.set_num_threads(1)
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # workers start fast
     output.with_suffix(".started").touch()
     cli.main(argv)
 
