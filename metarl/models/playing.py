@@ -10,6 +10,7 @@ from metarl.models.episodes import Episode, rollout_of
 from metarl.models.recorder import Recorder
 from metarl.rl import Rollout, Sampler
 from metarl.rl.vector_env import require_constant
+from metarl.util.observations import flattened
 
 
 class Playing(NamedTuple):
@@ -51,11 +52,12 @@ class Playing(NamedTuple):
         if not (hasattr(task, "reset") and hasattr(task, "step")):
             raise ValueError(f"`task` must be an environment or a task description, got {task!r}")
         require_constant(task, "`task`")
+        env = flattened(task)
 
         def play(at: Adaptation) -> Rollout:
-            at.spaces.require_same(task)
+            at.spaces.require_same(env)
             drawn = torch.randint(2**31, (number,), generator=generator, device=generator.device)
-            found = play_in(task, at.recorder(generator), drawn.tolist())
+            found = play_in(env, at.recorder(generator), drawn.tolist())
             return rollout_of(at.policy, at.params, found, at.spaces.horizon, at.actor())
 
         return play

@@ -1,4 +1,4 @@
-"""Kinds of observation spaces, and a convolutional network for image observations."""
+"""A convolutional network for image observations."""
 
 import math
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from metarl.nn import shifted_copies
 from metarl.nn.native import channels_last, is_native
 from metarl.rl.vector_env import brief
+from metarl.util.observations import flattening
 
 
 class Layer(NamedTuple):
@@ -32,41 +33,6 @@ SMALL = (Layer(32, 3, 2), Layer(32, 3, 2), Layer(32, 3, 2))
 def is_image(space: gymnasium.Space[Any]) -> bool:
     """Return whether a space contains images: a ``Box`` of two or three dimensions."""
     return isinstance(space, gymnasium.spaces.Box) and len(space.shape) in (2, 3)
-
-
-def flattening(space: gymnasium.Space[Any]) -> str:
-    """Return how to convert the observations of a space to a flat ``Box``, for error messages.
-
-    Args:
-        space: The observation space.
-    """
-    flatten = "gymnasium.wrappers.FlattenObservation"
-    if (entry := _unsupported(space)) is None:
-        return f"wrap the environment in {flatten}"
-    name, kind = entry
-    if not name:
-        return (
-            f"a {kind} space does not consist of a fixed number of numbers. Convert the "
-            "observations with gymnasium.wrappers.TransformObservation"
-        )
-    kept = [n for n in getattr(space, "spaces", ()) if n != name and isinstance(n, str)]
-    remove = f"gymnasium.wrappers.FilterObservation(env, {kept})"
-    return (
-        f"the entry {name!r} is a {kind} space, which does not consist of a fixed number of "
-        f"numbers. Remove it with {remove if kept else 'gymnasium.wrappers.TransformObservation'}"
-        f", then wrap the environment in {flatten}"
-    )
-
-
-def _unsupported(space: Any, name: str = "") -> tuple[str, str] | None:
-    """Return the name and the type of the first entry that cannot be flattened, or None."""
-    spaces = gymnasium.spaces
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        parts = space.items() if isinstance(space, spaces.Dict) else enumerate(space)
-        found = (_unsupported(part, f"{name}/{key}".lstrip("/")) for key, part in parts)
-        return next(filter(None, found), None)
-    numbers = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
-    return None if isinstance(space, numbers | spaces.OneOf) else (name, type(space).__name__)
 
 
 class PixelEncoder(nn.Module):

@@ -14,6 +14,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers import ClipAction
 
 from metarl.rl.infos import as_number
+from metarl.util.observations import flattened
 from metarl.util.user_code import EnvironmentFailed as EnvironmentFailed
 from metarl.util.user_code import origin
 from metarl.util.workers import kill, limit_waiting
@@ -29,9 +30,7 @@ def make_vector_env(
 ) -> Any:
     """Create a vectorized environment, and check that it can sample tasks.
 
-    If the sub-environments are scalar environments, each one is wrapped in
-    :class:`~metarl.rl.vector_env.Checked`. Environments with a vectorized
-    implementation are not wrapped.
+    Scalar sub-environments are wrapped in :class:`~metarl.rl.vector_env.Checked`.
 
     Args:
         env_id: ID of an environment that is registered with Gymnasium.
@@ -50,8 +49,9 @@ def make_vector_env(
         kwargs["wrappers"] = [*kwargs.get("wrappers", ()), checked]
     with error_context(env_id, "__init__", gymnasium.error.Error, ImportError, TypeError):
         env: Any = gymnasium.make_vec(env_id, num_envs=num_envs, **kwargs)
-    if isinstance(env, SyncVectorEnv):
-        env.envs = [checked(one) for one in env.envs]
+    if isinstance(env, SyncVectorEnv):  # created again, because `checked` may change the spaces
+        spec, env = env.spec, SyncVectorEnv([functools.partial(checked, one) for one in env.envs])
+        env.spec = spec
     if isinstance(env, AsyncVectorEnv):
         limit_waiting(env, worker_timeout)
     with error_context(env_id, "sample_tasks", env=env):
@@ -226,9 +226,9 @@ class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
                 cannot convert every value to an array, all other entries except ``diverged`` are
                 removed. None keeps all entries.
         """
-        super().__init__(env)
+        super().__init__(flattened(env))
         self._kept, self._last_info = info, dict[str, Any]()
-        self._space = env.observation_space
+        self._space = self.env.observation_space
         self._name = getattr(env.spec, "id", type(env.unwrapped).__name__)
 
     @property

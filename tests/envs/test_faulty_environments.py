@@ -93,7 +93,6 @@ BOX = spaces.Box(0.0, 1.0, (3,))
         (spaces.Tuple((BOX, spaces.Sequence(BOX))), "the entry '1' is a Sequence space"),
         (spaces.Dict(a=spaces.Dict(b=spaces.Text(9)), c=BOX), "the entry 'a/b' is a Text space"),
         (spaces.Text(9), "Convert the observations with gymnasium.wrappers.TransformObservation"),
-        (spaces.Dict(image=BOX, n=spaces.Discrete(3)), "; wrap the environment in gymnasium.wrap"),
     ],
     ids=str,
 )

@@ -153,6 +153,19 @@ def test_wrappers_pass_the_task_to_the_environment() -> None:
     torch.testing.assert_close(rollout.rewards, -(guess - marks[:, None, None]).abs())
 
 
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_dictionaries_are_flattened_in_the_order_of_the_space(mode: str) -> None:
+    mark = {"mark": 0.5}
+    options: Any = {"num_tasks": 1, "episodes_per_task": 2, "vectorization_mode": mode}
+    plain, structured = (
+        roll(make_sampler(register(name), **options), [mark]).observations
+        for name in ("Mark", "DictObservation")
+    )
+    part = torch.tensor([0.0, 1.0, 0.0]).expand(*structured.shape[:3], 3)
+    assert torch.equal(structured[..., :3], part)
+    assert torch.equal(structured[:, 0, :, 3:], plain[:, 0])
+
+
 def test_divergence_reported_as_numpy_boolean_is_counted() -> None:
     sampler = make_sampler(register("Tells"), num_tasks=2, episodes_per_task=20)
     rollout = roll(sampler, [{"mark": 0.0}] * 2)
@@ -182,7 +195,6 @@ def test_a_dead_worker_is_an_error_and_not_a_hang() -> None:
         ("NoSampling", "own/NoSampling-v0 has no tasks: expected an attribute `task` and a method"),
         ("FewTasks", "sample_tasks(2, rng) of own/FewTasks-v0 must return a list of 2"),
         ("ArrayTasks", "(numbers and lists, no numpy arrays), got [{'mark': array("),
-        ("DictObservation", "policies require flat Box observations, got Dict"),
         ("ImageObservation", "wrap the environment in gymnasium.wrappers.FlattenObservation"),
         (
             "IntegerActions",

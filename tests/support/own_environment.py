@@ -120,10 +120,12 @@ class ArrayTasks(Mark):
 
 
 class DictObservation(Mark):
-    observation_space = spaces.Dict({"position": Mark.observation_space})
+    observation_space = spaces.Dict(
+        {"part": spaces.Discrete(3), "position": Mark.observation_space}
+    )
 
     def _noise(self) -> Any:
-        return {"position": super()._noise()}
+        return {"part": 1, "position": super()._noise()}
 
 
 class ImageObservation(Mark):
