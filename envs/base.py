@@ -137,8 +137,8 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
     A sub-environment whose episode has ended repeats the last observation with reward 0 until the
     next reset, so that a rollout contains exactly one episode per sub-environment.
 
-    Subclasses implement :meth:`_reset_rows` and :meth:`_step_rows`. Subclasses also override
-    :meth:`_check_tasks`, unless the scalar environment has a method ``task_values(task)`` that
+    Subclasses implement :meth:`reset_rows` and :meth:`step_rows`. Subclasses also override
+    :meth:`check_tasks`, unless the scalar environment has a method ``task_values(task)`` that
     raises a ValueError for malformed tasks.
 
     Attributes:
@@ -180,7 +180,7 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
         """Sample `num_tasks` tasks from the task distribution of the scalar environment."""
         return list(self.formulas.sample_tasks(num_tasks, rng))
 
-    def _reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
+    def reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
         """Start one episode per sub-environment.
 
         Args:
@@ -192,7 +192,7 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
         """
         raise NotImplementedError
 
-    def _step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Any]]:
+    def step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Any]]:
         """Advance the sub-environments by one time step.
 
         The mask ``self._ended`` is True for sub-environments whose episode has ended. These
@@ -227,7 +227,7 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
         if isinstance(seed, int | np.integer):
             seed = range(int(seed), int(seed) + self.num_envs)
         seeds = (None,) * self.num_envs if seed is None else seed
-        self._observations = self._reset_rows(self.tasks, list(seeds))
+        self._observations = self.reset_rows(self.tasks, list(seeds))
         self._ended, self._elapsed = np.zeros(self.num_envs, dtype=bool), 0
         return self._observations, {}
 
@@ -241,7 +241,7 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
             Observations of shape (num_envs, ...); rewards, terminations and truncations of shape
             (num_envs,); and the info dictionary.
         """
-        observations, rewards, terminations, info = self._step_rows(actions)
+        observations, rewards, terminations, info = self.step_rows(actions)
         self._elapsed += 1
         if self._ended.any():
             running = ~self._ended
@@ -273,10 +273,10 @@ class BatchedTaskEnv(VectorEnv[Array, Array, Array]):
         if len(tasks) != self.num_envs:
             expected = f"expected {self.num_envs} tasks, one per sub-environment"
             raise ValueError(f"wrong number of tasks: {expected}, got {len(tasks)}")
-        self._check_tasks(tasks)
+        self.check_tasks(tasks)
         self.tasks = tasks
 
-    def _check_tasks(self, tasks: list[TaskDescription]) -> None:
+    def check_tasks(self, tasks: list[TaskDescription]) -> None:
         """Raise a ValueError if a task is malformed."""
         for task in distinct(tasks)[0]:
             self.formulas.task_values(task)

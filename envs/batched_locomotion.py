@@ -53,7 +53,7 @@ class BatchedLocomotion(BatchedTaskEnv):
         self.model, self.num_threads = self.formulas.model, num_threads or available_cores()
         self._pool: rollout.Rollout | None = None
 
-    def _reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
+    def reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
         found, group = distinct(tasks)
         self._values = np.stack([self.formulas.task_values(task) for task in found])[group]
         models = [self.formulas.task_model(task) for task in found]
@@ -72,7 +72,7 @@ class BatchedLocomotion(BatchedTaskEnv):
         self._sensors = states.sensors
         return np.asarray(self.formulas.observe(states, self._values))
 
-    def _step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Array]]:
+    def step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Array]]:
         rows = np.flatnonzero(~self._ended)
         full, tasks = self._full[rows], self._values[rows]
         before = States(*self._split(full), self._sensors[rows])

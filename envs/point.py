@@ -155,7 +155,7 @@ class BatchedPointEnv(BatchedTaskEnv):
         kwargs["horizon"] = max_episode_steps
         super().__init__(scalar, num_envs, max_episode_steps=max_episode_steps, **kwargs)
 
-    def _reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
+    def reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
         self._goals = np.array([task["goal"] for task in tasks], dtype=np.float64)
         self._positions = np.zeros((self.num_envs, 2))
         if self.formulas.start_range:
@@ -163,7 +163,7 @@ class BatchedPointEnv(BatchedTaskEnv):
             self._positions = np.stack([self.formulas.start(rng) for rng in rngs])
         return np.asarray(self.formulas.observe(self._positions, self._goals))
 
-    def _step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Any]]:
+    def step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Any]]:
         step = self.formulas.move(self._positions, actions, self._goals)
         self._positions, rewards, done = step
         return self.formulas.observe(self._positions, self._goals), rewards, done, {}

@@ -271,7 +271,7 @@ class TabularMDP(gymnasium.Env[Array, int | np.integer[Any]]):
 class BatchedTabularMDP(BatchedTaskEnv):
     """A vectorized :class:`TabularMDP` or :class:`~metarl.envs.bandit.Bandit`."""
 
-    def _reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
+    def reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
         found, self._group = distinct(tasks)
         read = map(self.formulas.task_values, found)
         self._tables = Tables(*(np.stack(tables) for tables in zip(*read, strict=True)))
@@ -282,7 +282,7 @@ class BatchedTabularMDP(BatchedTaskEnv):
         self._states = np.zeros(self.num_envs, dtype=np.intp)
         return self._observe()
 
-    def _step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Any]]:
+    def step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Any]]:
         time = min(self._elapsed, self.max_episode_steps - 1)  # after that, every row has ended
         at = self._group, self._states, actions
         self._states, rewards = self.formulas.advance(self._tables, at, self._noise[time])

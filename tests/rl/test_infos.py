@@ -92,8 +92,8 @@ def test_infos_are_reported_before_and_after_adaptation() -> None:
 class Arrives(BatchedPointEnv):
     """A vectorized environment whose info contains arrays without masks."""
 
-    def _step_rows(self, actions: Any) -> Any:
-        seen, rewards, ended, _ = super()._step_rows(actions)
+    def step_rows(self, actions: Any) -> Any:
+        seen, rewards, ended, _ = super().step_rows(actions)
         return seen, rewards, ended, {"distance": -rewards, "wide": np.zeros((self.num_envs, 2))}
 
 
