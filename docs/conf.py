@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from latex2mathml.converter import convert
 from docutils.statemachine import StringList
+from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -98,6 +98,13 @@ def keep_symbols(*event: Any) -> None:
         lines[number] = "``".join(parts)
 
 
+def separate(app: Sphinx, doctree: nodes.document) -> None:
+    """Write a colon between a parameter and its description, where Sphinx writes two hyphens."""
+    for text in [*doctree.findall(nodes.Text)]:
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(": "))
+
+
 def inline_math(writer: Any, node: nodes.math) -> None:
     """Write a formula inside of a sentence as MathML."""
     writer.body.append(convert(node.astext()))
@@ -114,6 +121,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directive and the docstring hook with Sphinx."""
     app.add_directive("environments", Environments)
     app.connect("autodoc-process-docstring", keep_symbols)
+    app.connect("doctree-read", separate)
     app.connect("autodoc-process-signature", as_written)
     app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))
     return {"parallel_read_safe": True}

@@ -18,13 +18,16 @@ def as_written(
     app: Any, what: str, name: str, value: Any, options: Any, signature: str | None, result: Any
 ) -> tuple[str, str | None] | None:
     """Return the signature and the result type of a function or class (Sphinx calls this)."""
-    if signature is None or not (inspect.isfunction(value) or inspect.isclass(value)):
+    if not (inspect.isroutine(value) or inspect.isclass(value)):
         return None
-    if inspect.isclass(value) and (
-        dataclasses.is_dataclass(value) or "__init__" not in vars(value)
-    ):
+    if getattr(value, "_is_protocol", False):
+        return "", None
+    if dataclasses.is_dataclass(value) or hasattr(value, "_fields"):
         return f"({', '.join(_fields(value))})", None
-    function = _parsed(vars(value)["__init__"] if inspect.isclass(value) else value)
+    called = value.__init__ if inspect.isclass(value) else value
+    if not hasattr(inspect.unwrap(called), "__code__"):  # inherited from a class written in C
+        return None
+    function = _parsed(called)
     if not isinstance(function, ast.FunctionDef):
         return None
     returns = ast.unparse(function.returns) if function.returns and what != "class" else None

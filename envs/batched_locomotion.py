@@ -54,6 +54,7 @@ class BatchedLocomotion(BatchedTaskEnv):
         self._pool: rollout.Rollout | None = None
 
     def reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
+        """Start one episode per sub-environment; return the observations."""
         found, group = distinct(tasks)
         self._values = np.stack([self.formulas.task_values(task) for task in found])[group]
         models = [self.formulas.task_model(task) for task in found]
@@ -73,6 +74,7 @@ class BatchedLocomotion(BatchedTaskEnv):
         return np.asarray(self.formulas.observe(states, self._values))
 
     def step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Array]]:
+        """Advance the sub-environments by one time step."""
         rows = np.flatnonzero(~self._ended)
         full, tasks = self._full[rows], self._values[rows]
         before = States(*self._split(full), self._sensors[rows])

@@ -156,6 +156,7 @@ class BatchedPointEnv(BatchedTaskEnv):
         super().__init__(scalar, num_envs, max_episode_steps=max_episode_steps, **kwargs)
 
     def reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
+        """Start one episode per sub-environment; return the observations."""
         self._goals = np.array([task["goal"] for task in tasks], dtype=np.float64)
         self._positions = np.zeros((self.num_envs, 2))
         if self.formulas.start_range:
@@ -164,6 +165,7 @@ class BatchedPointEnv(BatchedTaskEnv):
         return np.asarray(self.formulas.observe(self._positions, self._goals))
 
     def step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Any]]:
+        """Advance the sub-environments by one time step."""
         step = self.formulas.move(self._positions, actions, self._goals)
         self._positions, rewards, done = step
         return self.formulas.observe(self._positions, self._goals), rewards, done, {}

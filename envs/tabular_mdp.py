@@ -272,6 +272,7 @@ class BatchedTabularMDP(BatchedTaskEnv):
     """A vectorized :class:`TabularMDP` or :class:`~metarl.envs.bandit.Bandit`."""
 
     def reset_rows(self, tasks: list[TaskDescription], seeds: list[int | None]) -> Array:
+        """Start one episode per sub-environment; return the observations."""
         found, self._group = distinct(tasks)
         read = map(self.formulas.task_values, found)
         self._tables = Tables(*(np.stack(tables) for tables in zip(*read, strict=True)))
@@ -283,6 +284,7 @@ class BatchedTabularMDP(BatchedTaskEnv):
         return self._observe()
 
     def step_rows(self, actions: Array) -> tuple[Array, Array, Array, dict[str, Any]]:
+        """Advance the sub-environments by one time step."""
         time = min(self._elapsed, self.max_episode_steps - 1)  # after that, every row has ended
         at = self._group, self._states, actions
         self._states, rewards = self.formulas.advance(self._tables, at, self._noise[time])

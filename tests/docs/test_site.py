@@ -29,7 +29,7 @@ OVERFLOWING = """(() => {
   if (page.scrollWidth > innerWidth) found.push(`page: ${page.scrollWidth} > ${innerWidth}`);
   const scrolls = e => e && (/auto|scroll/.test(getComputedStyle(e).overflowX)
     ? e : scrolls(e.parentElement));
-  for (const e of document.querySelectorAll('article table, article pre, article math, article img'))
+  for (const e of document.querySelectorAll('article :is(table, pre, math, img)'))
     if (e.getBoundingClientRect().right > innerWidth + 1 && !scrolls(e))
       found.push(`${e.tagName}: ${e.textContent.trim().slice(0, 60)}`);
   return found;
