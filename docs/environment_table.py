@@ -20,6 +20,7 @@ from typing import Any
 import gymnasium
 from gymnasium import spaces
 
+from metarl.commands.envs import opening
 from metarl.envs import ENVIRONMENTS, Row
 
 
@@ -31,15 +32,6 @@ HEAD = (
 )
 
 
-def opening(docstring: str, title: str) -> str:
-    """Return the first sentence of a section of a docstring, up to the word "where"."""
-    found = re.search(rf"^## {title}\n(.+?)(?:\n\n|\Z)", docstring, re.DOTALL | re.MULTILINE)
-    if not found:
-        raise ValueError(f"a docstring has no section {title!r}: {docstring[:60]!r}")
-    sentence = re.split(r"\.(?:\s|$)|, where\s", found[1], maxsplit=1)[0]
-    return " ".join(sentence.split())
-
-
 def line(row: Row) -> str:
     """Return the table row of one environment."""
     env: Any = gymnasium.make(row.id)
@@ -47,7 +39,10 @@ def line(row: Row) -> str:
     text = inspect.getdoc(row.scalar()) or ""
     cells = [f"`{row.id}`", str(row.horizon), step]
     cells += [size(env.observation_space), size(env.action_space)]
-    cells += [opening(text, title).replace("|", r"\|") for title in ("Tasks", "Rewards")]
+    for title in ("Tasks", "Rewards"):
+        if not (sentence := opening(text, title)):
+            raise ValueError(f"a docstring has no section {title!r}: {text[:60]!r}")
+        cells.append(sentence.replace("|", r"\|"))
     env.close()
     return f"| {' | '.join(cells)} |\n"
 

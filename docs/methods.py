@@ -27,7 +27,7 @@ import results  # noqa: E402
 
 from metarl.commands import cli  # noqa: E402
 from metarl.commands.methods import policies  # noqa: E402
-from metarl.commands.parsing import flag  # noqa: E402
+from metarl.commands.usage import flag  # noqa: E402
 from metarl.experiments import OTHERS, experiments  # noqa: E402
 from metarl.supervised.methods import METHODS  # noqa: E402
 

@@ -1,6 +1,5 @@
 """Policies and meta-learners built from a meta-RL configuration."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -43,7 +42,7 @@ from metarl.rl.policies import NORMALIZER
 from metarl.rl.stability import normalizing
 from metarl.rl.vector_env import clipped_actions
 from metarl.runs import checkpoint
-from metarl.util import integer_at_least, resolve_device
+from metarl.util import closest, integer_at_least, resolve_device
 
 
 class Learning(NamedTuple):
@@ -281,14 +280,18 @@ def sampler_of(
         cause = str(error).partition(". Environment registration")[0]  # by Gymnasium
         raise ModuleNotFoundError(f"{cause}. {_how_to_import(config.env)}") from None
     except UnregisteredEnv as error:
-        ours = [row.id for row in ENVIRONMENTS] + [f"metarl/{name}" for name in META_WORLD]
-        name = config.env if "/" in config.env else f"metarl/{config.env}"
-        close = difflib.get_close_matches(name, ours, 1, cutoff=0.8)
-        hint = f"did you mean {close[0]}?" if close else str(error)
+        close = closest_environment(config.env)
+        hint = f"did you mean {close}?" if close else str(error)
         raise ValueError(
             f"unknown environment `env`={config.env}: {hint} (run `metarl envs` to list all "
             "environments)"
         ) from None
+
+
+def closest_environment(env: str) -> str | None:
+    """Return the ID of an environment of metarl that is similar to `env`, or None."""
+    ours = [row.id for row in ENVIRONMENTS] + [f"metarl/{name}" for name in META_WORLD]
+    return closest(env if "/" in env else f"metarl/{env}", ours, cutoff=0.8)
 
 
 def _how_to_import(env: str) -> str:

@@ -1,7 +1,6 @@
 """The ``metarl COMMAND ...`` command line, which imports only the module of the command."""
 
 import contextlib
-import difflib
 import importlib
 import io
 import os
@@ -12,7 +11,8 @@ from typing import Any, NamedTuple, NoReturn
 
 import metarl
 from metarl.commands.ending import one_line_errors, quiet_closed_outputs
-from metarl.commands.parsing import UsageError, flags_named, parse, take_option
+from metarl.commands.parsing import flags_named, parse, take_option
+from metarl.commands.usage import UsageError, unknown
 from metarl.drawing import explain_missing_opengl
 from metarl.experiments import experiments, settings
 from metarl.util import environment_integer, say
@@ -55,8 +55,9 @@ VERBS = {
     "headstart": Verb("headstart", "Headstart", "compare adaptation with training from scratch"),
     "push": Verb("push", "Push", "share a run, in a folder or on the Hugging Face hub"),
     "pull": Verb("pull", "Pull", "create a run folder from a shared run"),
-    "methods": Verb("methods", "Methods", "list the methods with their papers and flags"),
-    "envs": Verb("envs", "Envs", "list the environments with their tasks"),
+    "methods": Verb("methods", "Methods", "list the methods, or the details of one method"),
+    "envs": Verb("envs", "Envs", "list the environments, or the details of one environment"),
+    "completion": Verb("completion", "Completion", "print the completion script of a shell"),
     "benchmark": Verb("benchmark", "Benchmark", "measure the speed of sampling and of updates"),
 }
 IMPORTS = "METARL_IMPORT"
@@ -105,7 +106,7 @@ def run(argv: list[str]) -> None:
             with _world() if argv[0] == "resume" else contextlib.nullcontext():
                 main(parsed)
     else:
-        raise UsageError(_unknown("command", argv[0], ["train", *VERBS]))
+        raise UsageError(unknown("command", argv[0], ["train", *VERBS]))
 
 
 def import_modules(argv: list[str]) -> list[str]:
@@ -149,7 +150,7 @@ def train(argv: list[str]) -> None:
         say(*train_overview().splitlines())
         return
     if argv[0] not in experiments():
-        raise UsageError(_unknown("experiment", argv[0], list(experiments())))
+        raise UsageError(unknown("experiment", argv[0], list(experiments())))
     _, options = experiments()[argv[0]].load()
     with _world(), flags_named(options):
         kind, config, out = parse_train(argv)
@@ -187,7 +188,7 @@ def parse_train(argv: list[str]) -> Parsed:
         raise UsageError(
             "train requires --out DIR, got none. Set --out to the run folder to create"
         )
-    prog = f"metarl train {argv[0]} --out DIR"
+    prog = f"metarl train {argv[0]}"
     config = parse(options, rest, prog, default=settings(argv[0], preset=name))
     return Parsed(kind, config, Path(out or ""))
 
@@ -229,10 +230,6 @@ def _settings(values: dict[str, Any]) -> str:
     return ", ".join(f"{key.replace('_', '-')} {values[key]}" for key in shown if key in values)
 
 
-def _unknown(kind: str, name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
-    return f"unknown {kind} {name!r}: {hint}"
 
 
 if __name__ == "__main__":

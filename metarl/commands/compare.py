@@ -18,10 +18,11 @@ import tyro
 from metarl.commands import cli
 from metarl.commands.comparison import show
 from metarl.commands.side_by_side import SideBySide
+from metarl.commands.usage import unknown
 from metarl.core.speed import processes
 from metarl.experiments import experiments
 from metarl.runs import NEUTRAL, Run, to_json, unset
-from metarl.util import Ranged, at_least, require_writable, say
+from metarl.util import Overall, Ranged, at_least, require_writable
 
 
 Execute: TypeAlias = Callable[[Path, list[str]], None]
@@ -117,12 +118,19 @@ def main(args: Compare) -> None:
     flags = shlex.split(args.evaluate)
     args.out.mkdir(parents=True, exist_ok=True)
     require_writable(args.out / "curves.png")
+    overall = Overall(len(planned), args.jobs)
     if args.jobs == 1:
         for run in planned:
-            make(run, flags, run_in_process)
+            with overall.run(run.folder):
+                make(run, flags, run_in_process)
     else:
         beside = SideBySide(args.jobs)
-        beside.map(lambda run: make(run, flags, beside.execute), planned)
+
+        def complete(run: Planned) -> None:
+            with overall.run(run.folder):
+                make(run, flags, beside.execute)
+
+        beside.map(complete, planned)
     groups = {e.name: [Run.open(folder_of(args, e, s)) for s in args.seeds] for e in entries}
     show(groups, lambda run: evaluations(run, flags)[0], args.out)
 
@@ -139,7 +147,6 @@ def make(planned: Planned, flags: list[str], execute: Execute) -> None:
     """
     folder, words, iterations = planned
     if not (folder / "config.json").exists():
-        say("", str(folder))
         execute(folder, ["train", *words])
     elif Run.open(folder).checkpoints()[-1:] < [iterations]:
         execute(folder, ["resume", str(folder), "--iterations", str(iterations)])
@@ -173,8 +180,8 @@ def read_entry(text: str) -> Entry:
     experiment, *flags = shlex.split(text) or [""]
     if experiment not in experiments():
         raise ValueError(
-            f"unknown method {experiment!r}: expected one of {', '.join(experiments())}. Quote a "
-            'method together with its flags: "maml-trpo --first-order"'
+            f"{unknown('method', experiment, list(experiments()))}. Quote a method together with "
+            'its flags: "maml-trpo --first-order"'
         )
     signed = [re.sub(r"(?<!\w)-(?=\.?\d)", "minus", word) for word in flags]
     named = [re.sub(r"[^\w.+]+", "-", word).strip("-") for word in signed]

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from metarl.drawing import figure, performance_profiles
+from metarl.drawing import figure, measure_of, performance_profiles
 from metarl.runs import Run, markdown_table, measured, metrics_in
 from metarl.util import (
     Table,
@@ -52,7 +52,9 @@ def show(groups: dict[str, list[Run]], choose: Callable[[Run], dict[str, Any]], 
             tables.append(iqm_table(values, metric))
             figures.append(out / f"profiles{suffix}.png")
             last = {name: each[..., -1] for name, each in values.items()}
-            performance_profiles(last, figures[-1], label=f"{metric} after adaptation")
+            percent = measure_of(runs[0], metric).percent
+            title = f"{metric} after adaptation"
+            performance_profiles(last, figures[-1], label=title, percent=percent)
     for table in tables:
         print_table(*table)
     texts = [f"{title}:\n\n{markdown_table(heads, rows)}" for title, heads, rows in tables[1:]]

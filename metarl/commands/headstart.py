@@ -14,6 +14,14 @@ import tyro
 from numpy.typing import NDArray
 
 from metarl.core import torch_generator
+from metarl.drawing import (
+    PANEL,
+    label_ticks,
+    save_figure,
+    shared_legend,
+    styled,
+    task_words,
+)
 from metarl.experiments.load import load
 from metarl.rl import AdaptationCurve
 from metarl.runs import Run, command, versions
@@ -195,23 +203,30 @@ def draw(
         curves: Returns of the adapted policy by task.
         learned: Learning curves of the runs from scratch by task.
     """
-    plt = optional.pyplot()
-    figure, panels = plt.subplots(1, len(curves), figsize=(5.5 * len(curves), 4.2), squeeze=False)
-    for axes, (task, curve) in zip(panels[0], curves.items(), strict=True):
-        for index, run in enumerate(learned[task]):
-            label = None if index else "from scratch, one line per seed"
-            begun = run.steps > 0  # a logarithmic axis has no 0
-            axes.plot(run.steps[begun], run.returns[begun], color="C1", alpha=0.7, label=label)
-        # The point before adaptation is drawn at steps / 10 instead of 0, for the same reason.
-        taken = np.maximum(steps * np.arange(len(curve.mean)), steps / 10)
-        axes.errorbar(taken, curve.mean, curve.interval, color="C0", marker="o", capsize=3,
-                      label="adapted")  # fmt: skip
-        axes.axhline(curve.mean[1], color="C0", ls=":", lw=1)
-        axes.set(xscale="log", xlabel="environment steps on this task", ylabel="mean return",
-                 title=task)  # fmt: skip
-        axes.grid(alpha=0.25)
-        axes.legend(fontsize=8)
-    figure.tight_layout()
-    with replacing(out) as temporary:
-        figure.savefig(temporary, dpi=150)
-    plt.close(figure)
+    height = PANEL["default"][1] + 0.4
+    size = (PANEL["default"][0] * len(curves), height)
+    with styled("default"):
+        canvas, panels = optional.pyplot().subplots(
+            1, len(curves), figsize=size, squeeze=False, layout="constrained"
+        )
+        for axes, (task, curve) in zip(panels[0], curves.items(), strict=True):
+            draw_task(axes, steps, curve, learned[task])
+            axes.set_title(task_words(json.loads(task)))
+        shared_legend(canvas)
+        save_figure(canvas, out)
+
+
+def draw_task(axes: Any, steps: int, curve: AdaptationCurve, learned: list[Learning]) -> None:
+    """Draw the returns on one task: of the adapted policy, and of the runs from scratch."""
+    for run in learned:
+        begun = run.steps > 0  # a logarithmic axis has no 0
+        look = {"color": "C1", "alpha": 0.7, "label": "from scratch, one line per seed"}
+        axes.plot(run.steps[begun], run.returns[begun], **look)
+    # The point before adaptation is drawn at steps / 10 instead of 0, for the same reason.
+    taken = np.maximum(steps * np.arange(len(curve.mean)), steps / 10)
+    look = {"color": "C0", "marker": "o", "capsize": 3, "label": "adapted"}
+    axes.errorbar(taken, curve.mean, curve.interval, **look)
+    axes.axhline(curve.mean[1], color="C0", ls=":", lw=1, label="return after the first step")
+    axes.set(xscale="log", xlabel="environment steps on this task", ylabel="mean return")
+    label_ticks(axes.xaxis, log=True)
+    label_ticks(axes.yaxis)

@@ -11,6 +11,8 @@ from dataclasses import field, fields, make_dataclass
 from itertools import pairwise
 from typing import Annotated, Any, get_type_hints
 
+from metarl.commands.usage import UsageError, flag, one_line, require_known_flags
+
 
 HELP = ("-h", "--help")
 CLOSE = "close other programs or use a machine with more memory"
@@ -21,10 +23,6 @@ SIZES = (
 """Settings that determine how much memory a command requires."""
 EXHAUSTED = re.compile("(?i)(out of|not enough|cannot allocate|can't allocate) memory")
 """Part of the messages of RuntimeErrors of PyTorch and of OSErrors, which are not MemoryErrors."""
-
-
-class UsageError(Exception):
-    """Exception for an invalid command line."""
 
 
 @contextlib.contextmanager
@@ -52,11 +50,6 @@ def flags_named(options: Any) -> Iterator[None]:
         if error.args and isinstance(text := error.args[-1], str):
             error.args = (*error.args[:-1], flags_of(text, names))
         raise
-
-
-def flag(name: str) -> str:
-    """Return the flag for the Python argument `name`: ``--num-tasks`` for ``num_tasks``."""
-    return "--" + name.replace("_", "-")
 
 
 def flags_of(text: str, names: Sequence[str]) -> str:
@@ -112,6 +105,8 @@ def parse(options: Any, argv: list[str], prog: str, *, default: Any = None) -> A
             default = parse(options, words, prog, default=default).filled()
     kind = options if default is None else grouped(default)
     style: Any = tyro.conf.DisallowNone if default is None else tyro.conf.OmitArgPrefixes
+    if not asks:
+        require_known_flags(options, words, prog)
     args, text = ["--help"] if asks else words, inspect.cleandoc(options.__doc__ or "")
     errors = io.StringIO()
     try:
@@ -125,7 +120,7 @@ def parse(options: Any, argv: list[str], prog: str, *, default: Any = None) -> A
     except SystemExit as stopped:
         if stopped.code in (0, None):  # --help
             raise
-        message = _one_line(errors.getvalue())
+        message = one_line(errors.getvalue(), options, words, prog)
     raise UsageError(flags_of(message, [field.name for field in fields(options)]))
 
 
@@ -175,15 +170,6 @@ def help_texts(kind: type[Any]) -> dict[str, str]:
                     words = ast.literal_eval(text.value).split()
                     found[ast.unparse(entry.target)] = " ".join(words)
     return found
-
-
-def _one_line(box: str) -> str:
-    """Return an error message of tyro, which is framed by a `box`, as one line."""
-    # The frame consists of | and - if the output is not UTF-8.
-    lines = [re.sub(r"[^\x20-\x7e]+", "", line).strip(" |") for line in box.splitlines()[1:]]
-    text = " ".join(line for line in lines if re.search(r"\w", line))
-    text = re.sub(r"^Error parsing \w+: ", "", text)
-    return re.sub(r" For full helptext, (see|run:?) (metarl [^`]*)$", r"; see `\2`", text)
 
 
 def take_option(argv: list[str], name: str) -> tuple[str | None, list[str]]:

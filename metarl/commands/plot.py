@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from metarl.commands.opened import opened
-from metarl.drawing import figure
+from metarl.drawing import Style, figure
 from metarl.runs import Run, unset
 from metarl.util import require_writable, say
 
@@ -28,6 +28,15 @@ class Plot:
     metric: Annotated[str | None, unset("return, accuracy or loss")] = None
     """Metric to plot: return or an entry of the infos (--info in training), such
     as success, for meta-RL; accuracy or loss for few-shot learning."""
+    labels: tuple[str, ...] = ()
+    """Names of the curves in the legend, one per curve in the order of the runs.
+    If not set, the names of the run folders are used."""
+    size: Annotated[tuple[float, float] | None, unset("depends on the style")] = None
+    """Width and height of the figure in inches, such as 5.5 2.4 for the text width of a paper."""
+    style: Style = "default"
+    """Style of the figure; paper has small serif text, no grid and 300 dpi."""
+    csv: Annotated[Path | None, unset("not written")] = None
+    """CSV file to write with the points of the curves: means and 95 % intervals."""
 
     def __post_init__(self) -> None:
         """Validate the runs and the file name."""
@@ -37,14 +46,20 @@ class Plot:
             )
         if self.out.suffix not in (".png", ".pdf", ".svg"):
             raise ValueError(f"`out` must end in .png, .pdf or .svg, got {self.out}")
+        if self.size is not None and not all(1 <= side <= 100 for side in self.size):
+            raise ValueError(f"`size` must be between 1 and 100 inches, got {self.size}")
 
 
 def main(args: Plot) -> None:
     """Draw the figure and write the image file."""
-    require_writable(args.out)
+    files = [args.out, *([args.csv] if args.csv else [])]
+    for file in files:
+        require_writable(file)
+    look: dict[str, Any] = {"labels": args.labels, "size": args.size, "style": args.style}
+    look["table"] = args.csv
     if len(args.runs) == 1:
         run, experiment = opened(args.runs[0])
-        figure([run], args.out, metric=args.metric, fits=experiment.examples(run))
+        figure([run], args.out, metric=args.metric, fits=experiment.examples(run), **look)
     else:
-        figure([Run.open(folder) for folder in args.runs], args.out, metric=args.metric)
-    say(f"written to {args.out}")
+        figure([Run.open(folder) for folder in args.runs], args.out, metric=args.metric, **look)
+    say(f"written to {' and '.join(map(str, files))}")

@@ -1,10 +1,11 @@
 from .curves import Fit as Fit
-from .curves import comparable_evaluations as comparable_evaluations
 from .curves import figure as figure
+from .measures import measure_of as measure_of
 from .montage import Shot as Shot
 from .montage import draw_recordings as draw_recordings
 from .montage import headline as headline
 from .montage import label as label
+from .montage import task_words as task_words
 from .opengl import explain_missing_opengl as explain_missing_opengl
 from .paths import Panel as Panel
 from .paths import panels as panels
@@ -18,6 +19,13 @@ from .recording import choose_pace as choose_pace
 from .recording import make_recorder as make_recorder
 from .recording import record_episodes as record_episodes
 from .scene import Scene as Scene
+from .series import comparable_evaluations as comparable_evaluations
+from .style import PANEL as PANEL
+from .style import Style as Style
+from .style import label_ticks as label_ticks
+from .style import save_figure as save_figure
+from .style import shared_legend as shared_legend
+from .style import styled as styled
 from .video import SUFFIXES as SUFFIXES
 from .video import require_video as require_video
 from .video import write_video as write_video

@@ -25,10 +25,15 @@ class Measure(NamedTuple):
     text: str
     key: str
     before: str | None = None
-    x: str = "iterations"
+    x: str = "iteration"
     log: bool = False
     adapting: str = "adaptation steps"
     metric: str = "return"
+
+    @property
+    def percent(self) -> bool:
+        """Whether the metric is a fraction, which figures show in percent."""
+        return self.metric == "accuracy" or "success" in self.metric
 
 
 def measure_of(run: Run, metric: str | None = None) -> Measure:

@@ -1,6 +1,5 @@
 """Videos and image strips of recorded episodes before and after adaptation."""
 
-import json
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,11 +46,32 @@ def headline(env_id: str, task: dict[str, Any]) -> str:
     Example::
 
         headline("metarl/Navigation2D-v0", {"goal": [0.3, -0.4]})
-        # "Navigation2D-v0, goal [0.3, -0.4]"
+        # "Navigation2D-v0, goal (0.3, -0.4)"
     """
-    rounded = json.loads(json.dumps(task), parse_float=lambda digits: f"{float(digits):.3g}")
-    values = ", ".join(f"{name} {value}" for name, value in rounded.items()).replace("'", "")
-    return textwrap.shorten(f"{env_id.rpartition('/')[2]}, {values}", 72, placeholder=" ...")
+    words = f"{env_id.rpartition('/')[2]}, {task_words(task)}"
+    return textwrap.shorten(words, 72, placeholder=" ...")
+
+
+def task_words(task: dict[str, Any]) -> str:
+    """Return a task description in words, for titles.
+
+    Args:
+        task: Task description; numbers are rounded to three significant digits.
+
+    Example::
+
+        task_words({"goal": [0.3, -0.4]}), task_words({"direction": -1})
+        # ("goal (0.3, -0.4)", "direction -1")
+    """
+    return ", ".join(f"{name.replace('_', ' ')} {_value_words(x)}" for name, x in task.items())
+
+
+def _value_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return task_words(value)
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(_value_words, value))})"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def label(steps: int) -> str:

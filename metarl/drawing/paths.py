@@ -1,5 +1,6 @@
 """Figures and videos of paths in a plane, before and after adaptation."""
 
+import textwrap
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -9,14 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metarl.drawing.montage import label
+from metarl.drawing.montage import label, task_words
+from metarl.drawing.style import label_ticks, save_figure, shared_legend, styled
 from metarl.drawing.video import write_video
 from metarl.rl import Episodes, mean_return
-from metarl.util import optional, replacing
+from metarl.util import optional
 
 
 COLORS = ("#9aa0a6", "#f4a261", "#2a9d8f", "#1d3557", "#8338ec", "#e63946")
 FIGURE_EPISODES, VIDEO_EPISODES = 3, 5  # episodes drawn for each number of inner steps
+TITLE = 44  # characters in a line of a panel's title
 
 
 class Panel(NamedTuple):
@@ -57,7 +60,7 @@ def panels(name: str, tasks: list[dict[str, Any]], batches: list[Episodes]) -> l
     ]
     found = []
     for number, task in enumerate(tasks):
-        title = "{}, goal ({:.2f}, {:.2f})".format(name, *task["goal"])
+        title = f"{name}, {task_words({'goal': task['goal']})}"
         returns = [float(mean_return(batch)[number]) for batch in batches]
         found.append(Panel(title, task["goal"], [path[number] for path in paths], returns))
     return found
@@ -82,21 +85,18 @@ def paths_figure(rows: list[list[Panel]], out: Path) -> None:
         panel = Panel("diagonal", (1.0, 1.0), [0.1 * line, line], [-20.0, -10.0])
         paths_figure([[panel]], Path("paths.png"))
     """
-    size = (3.1 * len(rows[0]), 3.65 * len(rows) + 0.2)
-    figure, planes = _planes(rows, FIGURE_EPISODES, figsize=size)
-    for axes, panel in planes:
-        for steps, path in enumerate(panel.paths):
-            color = COLORS[steps % len(COLORS)]
-            x, y = path[:, :FIGURE_EPISODES].transpose(2, 0, 1)
-            first, *_ = axes.plot(x, y, color=color, lw=1.2, alpha=0.8)
-            first.set_label(f"{_when(steps)} ({panel.returns[steps]:.1f})")
-        axes.set_title(panel.title, fontsize=9)
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncols": 2, "frameon": False}
-        axes.legend(fontsize=7.5, handlelength=1.2, columnspacing=1.0, **below)
-    key = "star: goal, dot: start, numbers: mean return before and after adaptation"
-    figure.supxlabel(key, fontsize=8)
-    with replacing(out) as temporary:
-        figure.savefig(temporary, dpi=150)
+    size = (3.1 * len(rows[0]), 3.4 * len(rows) + 0.3)
+    with styled("default"):
+        figure, planes = _planes(rows, FIGURE_EPISODES, figsize=size)
+        for axes, panel in planes:
+            for steps, path in enumerate(panel.paths):
+                x, y = path[:, :FIGURE_EPISODES].transpose(2, 0, 1)
+                first, *_ = axes.plot(x, y, color=COLORS[steps % len(COLORS)], lw=1.2, alpha=0.8)
+                first.set_label(label(steps))
+            returns = " → ".join(f"{value:.1f}" for value in panel.returns)
+            axes.set_title(f"{_wrapped(panel.title)}\nreturn {returns}", fontsize=9)
+        shared_legend(figure)
+        save_figure(figure, out)
 
 
 def paths_video(panels: list[Panel], out: Path) -> None:
@@ -124,7 +124,7 @@ def paths_video(panels: list[Panel], out: Path) -> None:
     moving = []
     for number, (axes, panel) in enumerate(planes):
         steps = number % columns
-        caption = f"{panel.title}\n{_when(steps)}: return {panel.returns[steps]:.1f}"
+        caption = f"{_wrapped(panel.title)}\n{_when(steps)}: return {panel.returns[steps]:.1f}"
         axes.set_title(caption, fontsize=8)
         color = COLORS[steps % len(COLORS)]
         for path in panel.paths[steps].swapaxes(0, 1)[:VIDEO_EPISODES]:
@@ -162,7 +162,8 @@ def _planes(rows: list[list[Panel]], episodes: int, **options: Any) -> tuple[Any
 
     figure = Figure(layout="constrained", **options)
     FigureCanvasAgg(figure)  # renders the frames of a video
-    grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
+    shared = {"squeeze": False, "sharex": True, "sharey": True}
+    grid = figure.subplots(len(rows), len(rows[0]), **shared)
     planes = list(zip(grid.flat, chain(*rows), strict=True))
     # The axes contain all goals and 99 % of the positions.
     paths = [np.abs(path[:, :episodes]) for _, panel in planes for path in panel.paths]
@@ -170,11 +171,20 @@ def _planes(rows: list[list[Panel]], episodes: int, **options: Any) -> tuple[Any
     goal = max(float(np.abs(panel.goal).max()) for _, panel in planes)
     limit = min(max(reach, goal) + 0.08, 1.2)
     for axes, panel in planes:
-        axes.plot(*panel.goal, "*", color="#d62828", markersize=14, zorder=5)
-        axes.plot(0, 0, "o", color="black", markersize=4, zorder=5)
-        axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
+        marker: dict[str, Any] = {"zorder": 5, "ls": ""}
+        axes.plot(0, 0, "o", color="black", markersize=4, label="start", **marker)
+        axes.plot(*panel.goal, "*", color="#d62828", markersize=14, label="goal", **marker)
+        axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xlabel="x", ylabel="y")
+        axes.label_outer()
+        label_ticks(axes.xaxis)
+        label_ticks(axes.yaxis)
     return figure, planes
 
 
 def _when(steps: int) -> str:
     return label(steps).removesuffix(" adaptation")
+
+
+def _wrapped(title: str) -> str:
+    """Return a title in lines that are not wider than a panel."""
+    return textwrap.fill(title, TITLE)

@@ -6,14 +6,26 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from metarl.util import bootstrap95, optional, replacing
+from metarl.drawing.style import (
+    PANEL,
+    label_ticks,
+    legend_height,
+    save_figure,
+    shared_legend,
+    styled,
+)
+from metarl.util import bootstrap95, optional
 
 
 THRESHOLDS = 101  # points of each curve
 
 
 def performance_profiles(
-    results: dict[str, Float[np.ndarray, "runs tasks"]], out: Path, *, label: str
+    results: dict[str, Float[np.ndarray, "runs tasks"]],
+    out: Path,
+    *,
+    label: str,
+    percent: bool = False,
 ) -> None:
     """Draw performance profiles (Agarwal et al. 2021, section 4.2).
 
@@ -26,6 +38,7 @@ def performance_profiles(
             a diverged run, is below every threshold.
         out: Image file to write.
         label: Label of the x axis.
+        percent: Whether results are fractions that the x axis shows in percent.
 
     Raises:
         ImportError: If matplotlib is not installed; the message contains the install command.
@@ -35,25 +48,24 @@ def performance_profiles(
         results = {"maml-trpo": np.random.default_rng(0).normal(size=(3, 40))}
         performance_profiles(results, Path("profiles.png"), label="return after adaptation")
     """
-    plt = optional.pyplot()
     finite = np.concatenate([each[np.isfinite(each)] for each in results.values()])
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 1.0)
     # The first point is below all results, where every curve is 1.
     thresholds = np.linspace(low - 0.02 * (high - low), high, THRESHOLDS)
-    drawn, axes = plt.subplots(figsize=(5.5, 4.2))
-    for name, each in results.items():
-        ends = bootstrap95(each, lambda values: fraction_above(values, thresholds))
-        (line,) = axes.plot(
-            thresholds, fraction_above(each.ravel(), thresholds), label=optional.plain_text(name)
-        )
-        axes.fill_between(thresholds, *ends, color=line.get_color(), alpha=0.2, lw=0)
-    axes.set(xlabel=label, ylabel="fraction of runs and tasks above", ylim=(-0.03, 1.03))
-    axes.grid(alpha=0.25)
-    axes.legend(fontsize=8)
-    drawn.tight_layout()
-    with replacing(out) as temporary:
-        drawn.savefig(temporary, dpi=150)
-    plt.close(drawn)
+    with styled("default"):
+        width, height = PANEL["default"]
+        size = (width, height + legend_height(list(results), width))
+        drawn, axes = optional.pyplot().subplots(figsize=size, layout="constrained")
+        for name, each in results.items():
+            ends = bootstrap95(each, lambda values: fraction_above(values, thresholds))
+            above = fraction_above(each.ravel(), thresholds)
+            (line,) = axes.plot(thresholds, above, label=optional.plain_text(name))
+            axes.fill_between(thresholds, *ends, color=line.get_color(), alpha=0.2, lw=0)
+        axes.set(xlabel=label, ylabel="runs and tasks with a higher value", ylim=(-0.03, 1.03))
+        label_ticks(axes.xaxis, percent=percent)
+        label_ticks(axes.yaxis, percent=True)
+        shared_legend(drawn)
+        save_figure(drawn, out)
 
 
 def fraction_above(

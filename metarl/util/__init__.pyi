@@ -1,3 +1,4 @@
+from .console import Overall as Overall
 from .console import Progress as Progress
 from .console import Table as Table
 from .console import print_table as print_table
@@ -14,6 +15,7 @@ from .measuring import peak_memory as peak_memory
 from .optional import pyplot as pyplot
 from .output import replacing as replacing
 from .output import require_writable as require_writable
+from .parsing import closest as closest
 from .parsing import damage as damage
 from .parsing import environment_integer as environment_integer
 from .parsing import is_number as is_number

@@ -1,9 +1,11 @@
 """Console output: training progress, tables and warnings."""
 
+import math
 import sys
 import time
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from threading import Lock
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -84,6 +86,54 @@ class Progress(AbstractContextManager["Progress"]):
             elapsed = time.monotonic() - self._began
             left = elapsed / (iteration - self._start) * (self._total - iteration)
             say(f"iteration {iteration}/{self._total}  {text}  {left:.0f} s left")
+
+
+class Overall:
+    """Progress over several runs: one line when a run starts, with an estimate of the time left.
+
+    Args:
+        total: Number of runs.
+        jobs: Number of runs that are executed in parallel.
+
+    Example::
+
+        overall = Overall(total=2)
+        for name in ("maml-0", "maml-1"):
+            with overall.run(name):
+                print(f"training {name}")
+    """
+
+    def __init__(self, total: int, jobs: int = 1) -> None:
+        """Create the display, which prints nothing until the first run starts."""
+        self._total, self._jobs = total, jobs
+        self._started, self._longest, self._lock = 0, 0.0, Lock()
+
+    @contextmanager
+    def run(self, name: object) -> Iterator[None]:
+        """Print the number of a run, and measure the duration of the ``with`` block.
+
+        The estimate of the time left assumes that every run takes as long as the longest run so
+        far. Several threads can call this method.
+
+        Args:
+            name: Name of the run.
+        """
+        with self._lock:
+            rounds = math.ceil((self._total - self._started) / self._jobs)
+            left = f", about {_duration(self._longest * rounds)} left" if self._longest else ""
+            self._started += 1
+            say("", f"run {self._started} of {self._total}: {name}{left}")
+        began = time.monotonic()
+        yield
+        with self._lock:
+            self._longest = max(self._longest, time.monotonic() - began)
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration in seconds, minutes or hours, such as ``"5 min"``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _summary(metrics: dict[str, float]) -> str:

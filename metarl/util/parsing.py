@@ -1,10 +1,12 @@
-"""Parsing of JSON from files that may be damaged."""
+"""Parsing of JSON from files that may be damaged, and of names with typing errors."""
 
 import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +101,20 @@ def module_function(name: str) -> tuple[str, str] | None:
     """
     found = re.fullmatch(r"([^\W\d][\w.]*):(\w+)", name)
     return (found[1], found[2]) if found else None
+
+
+def closest(name: str, known: Sequence[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the known name that starts with `name` or is similar to it, or None.
+
+    Args:
+        name: Unknown name, such as an abbreviation or a typing error.
+        known: Known names. The first one that starts with `name` takes precedence.
+        cutoff: Lowest similarity, from 0 to 1.
+
+    Example::
+
+        closest("maml", ["promp", "maml-trpo"])  # "maml-trpo"
+        closest("prmop", ["promp", "maml-trpo"])  # "promp"
+    """
+    longer = [each for each in known if name and each.startswith(name)]
+    return next(iter(longer or get_close_matches(name, known, 1, cutoff)), None)

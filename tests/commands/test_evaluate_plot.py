@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metarl.drawing.curves import comparable_evaluations
+from metarl.drawing.series import comparable_evaluations
 from metarl.experiments import meta_rl
 from metarl.models import policy
 from metarl.rl.evaluate import AdaptationCurve, adaptation_curve

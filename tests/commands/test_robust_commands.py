@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metarl.commands import cli
-from metarl.commands.parsing import flag
+from metarl.commands.usage import flag
 from metarl.envs import ENVIRONMENTS
 from metarl.experiments import experiments
 from metarl.supervised.methods import METHODS

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from metarl.commands import cli, compare
-from metarl.commands.parsing import flag
+from metarl.commands.usage import flag
 from metarl.experiments import experiments
 from metarl.experiments.supervised_settings import require_compatible
 from tests.support import ROOT, pages
@@ -148,22 +148,22 @@ def test_commands_on_the_pages_are_found() -> None:
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        ("evaluate runs/quick --nothing 1", "Unrecognized options: --nothing"),
-        ("train promp --nothing 1", "Unrecognized options"),
+        ("evaluate runs/quick --nothing 1", "unknown flag --nothing"),
+        ("train promp --nothing 1", "unknown flag"),
         ("train promp --preset nothing", "unknown preset"),
         (
             "train regression --method reptile --inner meta-sgd",
             "cannot learn the hyperparameters of inner=",
         ),
         ("train regression --num-tasks NAME", "what NAME stands for after --num-tasks"),
-        ("train regression --method NAME --nonsense 3", "Unrecognized options: --nonsense"),
+        ("train regression --method NAME --nonsense 3", "unknown flag --nonsense"),
         ("train nosuch --help", "nosuch"),
         ("nosuch", "nosuch"),
-        ('compare "maml-trpo --nonsense" --out DIR', "Unrecognized options: --nonsense"),
+        ('compare "maml-trpo --nonsense" --out DIR', "unknown flag --nonsense"),
         ("compare nosuch --out DIR", "unknown method .*nosuch"),
         ("compare promp --preset nothing --out DIR", "unknown preset"),
-        ('compare promp --out DIR --evaluate="--nothing"', "Unrecognized options: --nothing"),
-        ("compare ... --nothing 4", "Unrecognized options: --nothing"),
+        ('compare promp --out DIR --evaluate="--nothing"', "unknown flag --nothing"),
+        ("compare ... --nothing 4", "unknown flag --nothing"),
     ],
 )
 def test_unknown_flags_and_values_are_detected(command: str, expected: str) -> None:
@@ -174,7 +174,7 @@ def test_unknown_flags_and_values_are_detected(command: str, expected: str) -> N
 def test_unknown_launcher_flags_are_detected() -> None:
     with pytest.raises(SystemExit):
         parse("torchrun --nothing 4 -m metarl resume RUN")
-    with pytest.raises(cli.UsageError, match="Unrecognized options: --nothing"):
+    with pytest.raises(cli.UsageError, match="unknown flag --nothing"):
         parse("torchrun --nproc-per-node 4 -m metarl train promp --nothing 1")
 
 

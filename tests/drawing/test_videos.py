@@ -203,11 +203,11 @@ def test_captions_contain_the_state_the_steps_and_the_task() -> None:
     assert headline("metarl/RllabHalfCheetahDir-v0", {"direction": -1}) == (
         "RllabHalfCheetahDir-v0, direction -1"
     )
-    assert headline("Nav-v0", {"goal": [0.30001, -0.4]}) == "Nav-v0, goal [0.3, -0.4]"
-    assert headline("Long-v0", {"x": list(range(9))}) == ("Long-v0, x [0, 1, 2, 3, 4, 5, 6, 7, 8]")
+    assert headline("Nav-v0", {"goal": [0.30001, -0.4]}) == "Nav-v0, goal (0.3, -0.4)"
+    assert headline("Long-v0", {"x": list(range(9))}) == ("Long-v0, x (0, 1, 2, 3, 4, 5, 6, 7, 8)")
     scales = {"body_mass": [0.8, 1.7], "dof_damping": [1.1]}
     assert headline("Params-v1", {"scales": scales}) == (
-        "Params-v1, scales {body_mass: [0.8, 1.7], dof_damping: [1.1]}"
+        "Params-v1, scales body mass (0.8, 1.7), dof damping (1.1)"
     )
     assert len(headline("Many-v0", {str(n): n for n in range(99)})) < 80
 
