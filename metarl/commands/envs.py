@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Annotated, Any
 
 import gymnasium
@@ -12,8 +13,6 @@ import tyro
 
 from metarl.commands.usage import UsageError
 from metarl.envs import ENVIRONMENTS
-from metarl.envs.base import brief
-from metarl.experiments.policies import closest_environment
 from metarl.runs import unset
 from metarl.util import print_table, say
 
@@ -50,6 +49,8 @@ def show(env_id: str) -> None:
         UsageError: If the environment is not registered, or has no tasks.
     """
     if ":" not in env_id and env_id not in gymnasium.registry:
+        from metarl.experiments.policies import closest_environment  # slow
+
         close = closest_environment(env_id)
         hint = f"did you mean {close!r}?" if close else "run `metarl envs` to list all environments"
         raise UsageError(f"unknown environment {env_id!r}: {hint}")
@@ -71,7 +72,7 @@ def show(env_id: str) -> None:
     say(f"{env_id}: {plain(text.partition(chr(10))[0])}")
     for name, line in rows.items():
         if line:
-            say(f"{name:<13} {line if len(line) < 400 else brief(line)}")
+            say(f"{name:<13} {shorten(line, 400, placeholder=' ...')}")
 
 
 def opening(docstring: str, title: str) -> str:

@@ -148,7 +148,7 @@ def _named(groups: dict[str, list[Run]], labels: Sequence[str]) -> dict[str, lis
             f"{', '.join(groups)}, got {', '.join(labels)}"
         )
     names = list(labels) or list(groups)
-    return dict(zip(map(optional.plain_text, names), groups.values(), strict=True))
+    return dict(zip(names, groups.values(), strict=True))
 
 
 def _default_size(style: Style, panels: int, names: list[str]) -> tuple[float, float]:
@@ -161,7 +161,10 @@ def _draw_panel(axes: Any, curves: list[Curve], names: list[str], measure: Measu
     colors = dict(zip(names, cycle(_palette(len(names))), strict=False))
     training = any(curve.panel == TRAINING for curve in curves)
     for name, adapted, x, mean, half in (curve[1:] for curve in curves):
-        look: dict[str, Any] = {"color": colors[name], "label": name if adapted else None}
+        look: dict[str, Any] = {
+            "color": colors[name],
+            "label": optional.plain_text(name) if adapted else None,
+        }
         if training:
             axes.plot(x, mean, "-" if adapted else ":", lw=1.5, **look)
             axes.fill_between(x, mean - half, mean + half, color=look["color"], alpha=0.2, lw=0)

@@ -85,6 +85,17 @@ def test_invalid_settings_give_one_line_errors_and_leave_no_folder(
     [
         (["rendr"], "did you mean 'render'"),
         (["train", "maml-tpro"], "did you mean 'maml-trpo'"),
+        (["train", "maml"], "did you mean 'maml-trpo'"),
+        (["compare", "maml", "--out", "c"], "did you mean 'maml-trpo'"),
+        (["methods", "protone"], "did you mean 'protonet'"),
+        (["envs", "HalfCheetahDir"], "did you mean 'metarl/HalfCheetahDir-v1'"),
+        (["plot", "a", "--lables", "x", "--out", "a.png"], "--lables: did you mean --labels?"),
+        (["plot", "a"], "metarl plot requires --out, got none. `metarl plot --help` lists"),
+        (["plot", "a", "--out"], "--out requires a value, got none."),
+        (["plot", "a", "--out", "a.png", "--style", "big"], "one of default, paper, got 'big'"),
+        (["plot", "a", "--out", "a.png", "--size", "1"], "--size must be two numbers, got 1."),
+        (["pull", "a", "--out", "b", "extra"], "unexpected argument 'extra': expected a flag."),
+        (["compare", "promp", "--jobs", "two", "--out", "c"], "must be an integer, got two."),
         (["evaluate", "nowhere"], "contains no run"),
         (["resume", "nowhere"], "contains no run"),
         (["render", "nowhere", "--out", "a.txt"], "contains no run"),
@@ -143,6 +154,69 @@ def test_envs_lists_every_environment(capsys: pytest.CaptureFixture[str]) -> Non
     metarl("envs")
     listed = capsys.readouterr().out
     assert all(row.id in listed and str(row.horizon) in listed for row in ENVIRONMENTS)
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    capsys.readouterr()
+    metarl(*words)
+    return " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+def test_methods_describes_one_method(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, "methods", "maml-trpo")
+    assert "maml-trpo (Finn et al. 2017, meta-RL): trust region" in text
+    assert "metarl train maml-trpo --preset navigation-quick --out runs/maml-trpo" in text
+    assert "--max-kl 0.01" in text
+    assert "maml-trpo --first-order" in text
+    text = printed(capsys, "methods", "reptile")  # of meta-RL and of few-shot learning
+    assert "metarl train reptile --preset" in text
+    assert "metarl train fewshot --method reptile" in text
+    assert "--outer-schedule linear constant" in text
+
+
+def test_envs_describes_one_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, "envs", "metarl/Navigation2D-v0")
+    assert "A point that starts at the origin" in text
+    assert """--task '{"goal": [0.137, -0.23]}'""" in text
+    assert "horizon 100 steps" in text
+    assert "actions Box(-1.0, 1.0, (2,), float32)" in text
+    assert "rewards −‖position − goal‖₂ after the step" in text
+
+
+@pytest.mark.parametrize("words", ["methods", "envs", "methods maml-trpo", "envs metarl/AntDir-v1"])
+def test_tables_fit_into_80_columns(
+    words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    metarl(*words.split())
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, (line for line in lines if "│" in line)), default=0) <= 80
+    assert ":class:" not in "".join(lines)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="requires bash")
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("metarl comp", {"compare", "completion"}),
+        ("metarl train maml-t", {"maml-trpo"}),
+        ("metarl train promp --outer-l", {"--outer-lr"}),
+        ("metarl train promp --preset navigation-q", {"navigation-quick"}),
+        ("metarl plot --lab", {"--labels"}),
+        ("metarl methods protone", {"protonet"}),
+        ("metarl completion z", {"zsh"}),
+    ],
+)
+def test_bash_completes_commands_and_flags(
+    typed: str, expected: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    metarl("completion", "bash")
+    script, words = capsys.readouterr().out, typed.split()
+    code = f'''{script}
+COMP_WORDS=({" ".join(words)}); COMP_CWORD={len(words) - 1}; _metarl; echo "${{COMPREPLY[@]}}"'''
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == expected
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(("verb", "resumes"), [("train", True), ("resume", True), ("plot", False)])

@@ -123,10 +123,17 @@ def test_runs_on_different_tasks_have_no_interquartile_mean() -> None:
     assert task_values({"a": [one], "b": [{"mean": [0.0]}]}, "return") == {}
 
 
-def test_repeating_the_command_trains_nothing(folder: Path) -> None:
+def test_repeating_the_command_trains_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = contents(folder)
+    monkeypatch.setenv("COLUMNS", "80")
     metarl("compare", *METHODS, *FLAGS, "--iterations", 2, "--seeds", 0, 1)
     assert contents(folder) == before
+    lines = capsys.readouterr().out.splitlines()
+    assert "run 1 of 4: c/maml-trpo-0" in lines
+    assert any(line.startswith("run 4 of 4: c/vpg-maml-outer-lr-0.01-1, about") for line in lines)
+    assert max(len(line) for line in lines if "│" in line) <= 80
 
 
 def test_manual_evaluations_are_excluded_from_the_table_and_the_figure(
