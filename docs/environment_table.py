@@ -20,7 +20,7 @@ from typing import Any
 import gymnasium
 from gymnasium import spaces
 
-from metarl.commands.envs import opening
+from metarl.commands import envs
 from metarl.envs import ENVIRONMENTS, Row
 
 
@@ -32,6 +32,13 @@ HEAD = (
 )
 
 
+def opening(docstring: str, title: str) -> str:
+    """Return the first sentence of a section of a docstring, which must exist."""
+    if not (sentence := envs.opening(docstring, title)):
+        raise ValueError(f"a docstring has no section {title!r}: {docstring[:60]!r}")
+    return sentence
+
+
 def line(row: Row) -> str:
     """Return the table row of one environment."""
     env: Any = gymnasium.make(row.id)
@@ -39,10 +46,7 @@ def line(row: Row) -> str:
     text = inspect.getdoc(row.scalar()) or ""
     cells = [f"`{row.id}`", str(row.horizon), step]
     cells += [size(env.observation_space), size(env.action_space)]
-    for title in ("Tasks", "Rewards"):
-        if not (sentence := opening(text, title)):
-            raise ValueError(f"a docstring has no section {title!r}: {text[:60]!r}")
-        cells.append(sentence.replace("|", r"\|"))
+    cells += [opening(text, title).replace("|", r"\|") for title in ("Tasks", "Rewards")]
     env.close()
     return f"| {' | '.join(cells)} |\n"
 

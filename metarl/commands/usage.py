@@ -115,5 +115,6 @@ def _expected(lines: Sequence[str]) -> str:
 
 def _given(name: str, words: Sequence[str]) -> str:
     """Return the values of a flag on a command line."""
-    text = " ".join(words).replace(f"{name}=", f"{name} ")
-    return re.split(r" --[a-z]", text.partition(f"{name} ")[2])[0] or "none"
+    text = re.sub(r"(?<!\S)(--[\w-]+)=", r"\1 ", " ".join(words))
+    found = re.search(rf"(?<!\S){name.replace('-', '[-_]')} (.*?)(?= --[a-z]|$)", text)
+    return found[1] if found else "none"

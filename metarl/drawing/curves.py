@@ -166,7 +166,7 @@ def _draw_panel(axes: Any, curves: list[Curve], names: list[str], measure: Measu
             "label": optional.plain_text(name) if adapted else None,
         }
         if training:
-            axes.plot(x, mean, "-" if adapted else ":", lw=1.5, **look)
+            axes.plot(x, mean, "-" if adapted else ":", **look)
             axes.fill_between(x, mean - half, mean + half, color=look["color"], alpha=0.2, lw=0)
         elif len(x) == 1:  # an oracle does not adapt, so its return is drawn as a line
             axes.axhline(mean[0], ls="--", **look)

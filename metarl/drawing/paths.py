@@ -85,7 +85,7 @@ def paths_figure(rows: list[list[Panel]], out: Path) -> None:
         panel = Panel("diagonal", (1.0, 1.0), [0.1 * line, line], [-20.0, -10.0])
         paths_figure([[panel]], Path("paths.png"))
     """
-    size = (3.1 * len(rows[0]), 3.4 * len(rows) + 0.3)
+    size = (3.1 * len(rows[0]), 3.6 * len(rows) + 0.6)
     with styled("default"):
         figure, planes = _planes(rows, FIGURE_EPISODES, figsize=size)
         for axes, panel in planes:
@@ -160,7 +160,7 @@ def _planes(rows: list[list[Panel]], episodes: int, **options: Any) -> tuple[Any
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(layout="constrained", **options)
+    figure = Figure(layout="compressed", **options)  # for panels of equal width and height
     FigureCanvasAgg(figure)  # renders the frames of a video
     shared = {"squeeze": False, "sharex": True, "sharey": True}
     grid = figure.subplots(len(rows), len(rows[0]), **shared)
@@ -173,7 +173,7 @@ def _planes(rows: list[list[Panel]], episodes: int, **options: Any) -> tuple[Any
     for axes, panel in planes:
         marker: dict[str, Any] = {"zorder": 5, "ls": ""}
         axes.plot(0, 0, "o", color="black", markersize=4, label="start", **marker)
-        axes.plot(*panel.goal, "*", color="#d62828", markersize=14, label="goal", **marker)
+        axes.plot(*panel.goal, "*", color="#d62828", markersize=11, label="goal", **marker)
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xlabel="x", ylabel="y")
         axes.label_outer()
         label_ticks(axes.xaxis)

@@ -1,5 +1,6 @@
 """The look of figures: styles, tick labels, the legend and writing of the file."""
 
+import math
 import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -16,7 +17,12 @@ RULES: dict[str, dict[str, Any]] = {
         **{"font.family": "serif", "mathtext.fontset": "stix", "font.size": 8},
         **{"axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7},
         **{"xtick.labelsize": 7, "ytick.labelsize": 7, "axes.linewidth": 0.6},
-        **{"axes.spines.top": False, "axes.spines.right": False, "lines.markersize": 3},
+        **{
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "lines.linewidth": 1.0,
+            "lines.markersize": 3,
+        },
         **{"pdf.fonttype": 42, "savefig.dpi": 300},  # 42: TrueType, which publishers require
     },
 }
@@ -97,6 +103,7 @@ def shared_legend(figure: Any) -> None:
     texts = [textwrap.fill(text, max(8, int((width - HANDLE) / character))) for text in entries]
     longest = max(len(line) for text in texts for line in text.splitlines())
     columns = max(1, min(len(texts), int(width / (longest * character + HANDLE))))
+    columns = math.ceil(len(texts) / math.ceil(len(texts) / columns))  # rows of similar length
     place = {"loc": "outside lower center", "ncols": columns, "frameon": False}
     figure.legend(list(entries.values()), texts, **place)
 
