@@ -57,7 +57,7 @@ VERBS = {
     "pull": Verb("pull", "Pull", "create a run folder from a shared run"),
     "methods": Verb("methods", "Methods", "list the methods, or the details of one method"),
     "envs": Verb("envs", "Envs", "list the environments, or the details of one environment"),
-    "completion": Verb("completion", "Completion", "print the completion script of a shell"),
+    "completion": Verb("usage", "completion", "print the completion script of a shell"),
     "benchmark": Verb("benchmark", "Benchmark", "measure the speed of sampling and of updates"),
 }
 IMPORTS = "METARL_IMPORT"
@@ -228,8 +228,6 @@ def _rows(commands: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _settings(values: dict[str, Any]) -> str:
     shown = ("env", "data", "method", "iterations", "num_ways", "num_shots", "inner_lr")
     return ", ".join(f"{key.replace('_', '-')} {values[key]}" for key in shown if key in values)
-
-
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from metarl.commands.parsing import CLOSE, UsageError
+from metarl.commands.parsing import CLOSE
+from metarl.commands.usage import UsageError
 from metarl.runs import Stopped
 from metarl.util import say
 
