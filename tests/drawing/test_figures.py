@@ -107,7 +107,7 @@ def test_plot_takes_labels_a_size_a_style_and_a_table(
     (legend,) = legends(drawn)
     texts = [text.get_text() for text in legend.get_texts()]
     assert texts == ["MAML", "ProMP", "before adaptation"]
-    rows = list(csv.DictReader((tmp_path / "points.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "points.csv").read_text().splitlines()))
     points = [r for r in rows if (r["curve"], r["adapted"]) == ("ProMP", "1")]
     assert [float(row["x"]) for row in points][:2] == [20_000, 40_000]
     assert float(points[1]["mean"]) == pytest.approx(-2 / 99)
