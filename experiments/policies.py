@@ -280,12 +280,9 @@ def sampler_of(
         cause = str(error).partition(". Environment registration")[0]  # by Gymnasium
         raise ModuleNotFoundError(f"{cause}. {_how_to_import(config.env)}") from None
     except UnregisteredEnv as error:
-        close = closest_environment(config.env)
-        hint = f"did you mean {close}?" if close else str(error)
-        raise ValueError(
-            f"unknown environment `env`={config.env}: {hint} (run `metarl envs` to list all "
-            "environments)"
-        ) from None
+        hint = f"did you mean {close}?" if (close := closest_environment(config.env)) else error
+        reason = f"unknown environment `env`={config.env}: {hint}"
+        raise ValueError(f"{reason} (run `metarl envs` to list all environments)") from None
 
 
 def closest_environment(env: str) -> str | None:

@@ -1,7 +1,7 @@
 """Errors of invalid command lines, in one line each, and the completion of command lines."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -205,6 +205,6 @@ def _flags(options: type) -> list[str]:
     return [*(flag(f.name) for f in named), "--help"]
 
 
-def _cases(words: dict[str, Sequence[str]]) -> str:
+def _cases(words: Mapping[str, Sequence[str]]) -> str:
     """Return the branches of a ``case`` statement that set the variable words."""
     return "\n".join(f'      {name}) words="{" ".join(each)}" ;;' for name, each in words.items())

@@ -162,8 +162,7 @@ def _planes(rows: list[list[Panel]], episodes: int, **options: Any) -> tuple[Any
 
     figure = Figure(layout="compressed", **options)  # for panels of equal width and height
     FigureCanvasAgg(figure)  # renders the frames of a video
-    shared = {"squeeze": False, "sharex": True, "sharey": True}
-    grid = figure.subplots(len(rows), len(rows[0]), **shared)
+    grid = figure.subplots(len(rows), len(rows[0]), squeeze=False, sharex=True, sharey=True)
     planes = list(zip(grid.flat, chain(*rows), strict=True))
     # The axes contain all goals and 99 % of the positions.
     paths = [np.abs(path[:, :episodes]) for _, panel in planes for path in panel.paths]
