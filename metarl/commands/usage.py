@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from metarl.commands import VERBS
 from metarl.util import closest, say
 
 
@@ -179,7 +180,6 @@ def print_completion(args: Completion) -> None:
 
 def script() -> str:
     """Return the script of bash, with the flags of all commands and experiments."""
-    from metarl.commands.cli import VERBS
     from metarl.envs import ENVIRONMENTS
     from metarl.experiments import experiments
     from metarl.experiments.presets import PRESETS

@@ -9,8 +9,8 @@ from metarl.models.adaptation import Adaptation
 from metarl.models.episodes import Episode, rollout_of
 from metarl.models.recorder import Recorder
 from metarl.rl import Rollout, Sampler
+from metarl.rl.infos import flattened
 from metarl.rl.vector_env import require_constant
-from metarl.util.observations import flattened
 
 
 class Playing(NamedTuple):

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from metarl.core import Params
 from metarl.nn import ACTIVATIONS, CELLS, linear, mlp
 from metarl.rl.distributions import CategoricalHead, GaussianHead
+from metarl.rl.infos import flattening
 from metarl.rl.pixels import PixelEncoder, is_image
 from metarl.rl.policies import CategoricalMLP, GaussianMLP, Policy
 from metarl.rl.recurrent import RecurrentModule, recurrent_policy
 from metarl.rl.vector_env import brief
 from metarl.util import among
-from metarl.util.observations import flattening
 
 
 Space = gymnasium.Space[Any]

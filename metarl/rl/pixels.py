@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from metarl.nn import shifted_copies
 from metarl.nn.native import channels_last, is_native
+from metarl.rl.infos import flattening
 from metarl.rl.vector_env import brief
-from metarl.util.observations import flattening
 
 
 class Layer(NamedTuple):

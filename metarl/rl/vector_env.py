@@ -13,8 +13,7 @@ from gymnasium import logger, spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers import ClipAction
 
-from metarl.rl.infos import as_number
-from metarl.util.observations import flattened
+from metarl.rl.infos import as_number, flattened
 from metarl.util.user_code import EnvironmentFailed as EnvironmentFailed
 from metarl.util.user_code import origin
 from metarl.util.workers import kill, limit_waiting

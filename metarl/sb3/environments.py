@@ -16,8 +16,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from metarl.envs.base import TaskDescription
 from metarl.envs.locomotion import LocomotionEnv
 from metarl.rl import Checked, make_vector_env
+from metarl.rl.infos import flattening
 from metarl.rl.vector_env import brief, require_constant
-from metarl.util.observations import flattening
 
 
 def sb3_env(
