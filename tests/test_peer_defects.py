@@ -18,7 +18,7 @@ Tests in other files:
   tests/rl/test_advantages.py::test_baseline_matches_dense_ridge_regression_on_clipped_observations
 * a baseline that cannot be solved for stops a worker, and the run waits forever (pytorch-maml-rl):
   tests/rl/test_advantages.py::test_baseline_in_float32_supports_constant_and_equal_features and
-  tests/envs/test_own_environment.py::test_a_dead_worker_is_an_error_and_not_a_hang
+  tests/envs/test_custom_environments.py::test_a_dead_worker_is_an_error_and_not_a_hang
 * tensors left on the CPU (pytorch-maml-rl, learn2learn):
   tests/test_devices.py::test_fisher_products_follow_their_inputs
 * results that depend on the number of workers (pytorch-maml-rl):

@@ -24,54 +24,54 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@runs("docs/guide.md", "install")
+@runs("docs/quickstart.md", "install")
 def test_the_guide_installs_as_the_readme_does(capsys: pytest.CaptureFixture[str]) -> None:
-    install = block("docs/guide.md", "install")
+    install = block("docs/quickstart.md", "install")
     readme = (ROOT / "README.md").read_text()
     assert f"```bash\n{install.splitlines()[0]} && metarl train" in readme
     run_in_small(install)
     assert "usage: metarl COMMAND" in capsys.readouterr().out
 
 
-@runs("docs/guide.md", "train", "evaluate", "video", "resume")
+@runs("docs/quickstart.md", "train", "evaluate", "video", "resume")
 def test_the_guide_runs_with_small_sizes() -> None:
     """Unchanged except for the sizes."""
     for module in ("matplotlib", "imageio"):
         pytest.importorskip(module, reason="pip install 'metarl-torch[all]'")
     for name in ("train", "evaluate", "video"):
-        run_in_small(block("docs/guide.md", name))
+        run_in_small(block("docs/quickstart.md", name))
     assert {path.name for path in Path("runs/quick/media").iterdir()} == {
         "curves.png", "paths.png", "paths.mp4",
     }  # fmt: skip
-    resume = block("docs/guide.md", "resume")
+    resume = block("docs/quickstart.md", "resume")
     assert "--iterations 60" in resume
     run_in_small(resume.replace("--iterations 60", "--iterations 2"))
 
 
-@runs("docs/guide.md", "long")
+@runs("docs/quickstart.md", "long")
 def test_the_long_run_of_the_guide_behaves_as_documented() -> None:
     pytest.importorskip("tensorboard", reason="pip install 'metarl-torch[track]'")
     small = {"train": f"{TINY} --iterations 20 --hidden 4"}
-    run_in_small(block("docs/guide.md", "long"), small)
+    run_in_small(block("docs/quickstart.md", "long"), small)
     kept = sorted(path.stem for path in Path("runs/long/checkpoints").iterdir())
     assert kept == ["00000000", "00000010", "00000015", "00000020"]
 
 
 @pytest.mark.nightly
-@runs("docs/guide.md", "cheetah")
+@runs("docs/quickstart.md", "cheetah")
 def test_the_half_cheetah_of_the_guide_is_recorded(egl: None) -> None:
     pytest.importorskip("imageio", reason="pip install 'metarl-torch[all]'")
-    run_in_small(block("docs/guide.md", "cheetah"), {"render": "--episodes-per-task 2"})
+    run_in_small(block("docs/quickstart.md", "cheetah"), {"render": "--episodes-per-task 2"})
     assert Path("runs/cheetah/media/backwards.mp4").exists()
     metarl("resume", "runs/cheetah")
 
 
 @pytest.mark.nightly
-@runs("docs/guide.md", "compare")
+@runs("docs/quickstart.md", "compare")
 @runs("docs/meta-rl.md", "compare")
 def test_the_comparisons_run_and_the_second_extends_the_first() -> None:
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
-    run_in_small(block("docs/guide.md", "compare"))
+    run_in_small(block("docs/quickstart.md", "compare"))
     assert compared() == ["maml-trpo-0", "promp-0"]
     first = Path("runs/compare/promp-0/metrics.jsonl").stat()
     run_in_small(block("docs/meta-rl.md", "compare"))
@@ -91,9 +91,9 @@ def compared() -> list[str]:
     return sorted(path.parent.name for path in Path().glob("runs/compare/*/config.json"))
 
 
-@runs("docs/guide.md", "notebook")
+@runs("docs/quickstart.md", "notebook")
 def test_the_notebook_cell_of_the_guide_trains() -> None:
-    cell = block("docs/guide.md", "notebook")
+    cell = block("docs/quickstart.md", "notebook")
     assert cell.count('runs/quick"') == 1
     exec(cell.replace('runs/quick"', f'runs/quick {SMALL["train"]}"'), {})
     assert Run.open(Path("runs/quick")).checkpoints() == [0, 1]
@@ -166,43 +166,43 @@ def started() -> list[str]:
     return [read.training_script, *read.training_script_args]
 
 
-@runs("docs/own-method.md", "problem", "optimizer", "outer", "gradient", "network", "check")
+@runs("docs/custom-methods.md", "problem", "optimizer", "outer", "gradient", "network", "check")
 def test_the_custom_methods_page_runs_from_top_to_bottom(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Unchanged except for the number of iterations; the last block checks a meta-gradient."""
-    problem = block("docs/own-method.md", "problem")
+    problem = block("docs/custom-methods.md", "problem")
     assert "ITERATIONS = 200\n" in problem
     scope: dict[str, Any] = {}
     exec(problem.replace("ITERATIONS = 200\n", "ITERATIONS = 2\n"), scope)
     for name in ("optimizer", "outer", "gradient", "network", "check"):
-        exec(block("docs/own-method.md", name), scope)
+        exec(block("docs/custom-methods.md", name), scope)
     assert capsys.readouterr().out.count("after adaptation") == 5
     meta = scope["ball"].init(scope["params"])
     assert set(meta.inner) == {f"{k}.{n}" for k in ("lr", "momentum") for n in scope["params"]}
     momentum_is_used(scope)
 
 
-@runs("docs/own-method.md", "policy")
+@runs("docs/custom-methods.md", "policy")
 def test_a_policy_with_memory_is_built_and_acts() -> None:
     scope: dict[str, Any] = {}
-    exec(block("docs/own-method.md", "policy"), scope)
+    exec(block("docs/custom-methods.md", "policy"), scope)
     policy, params = scope["policy"], scope["state"].params.model
     _, actions = policy.scan(params, policy.initial(params, (3,)), torch.zeros(4, 3, 2))
     assert actions.mean.shape == (4, 3, 2)
 
 
-@runs("docs/own-method.md", "awr", "es-maml", "my-commands")
+@runs("docs/custom-methods.md", "awr", "es-maml", "my-commands")
 def test_custom_meta_rl_methods_train_and_are_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("METARL_IMPORT", "")
-    code = "\n\n".join(block("docs/own-method.md", name) for name in ("awr", "es-maml"))
+    code = "\n\n".join(block("docs/custom-methods.md", name) for name in ("awr", "es-maml"))
     Path("my_methods.py").write_text(code)
     try:
-        run_in_small(block("docs/own-method.md", "my-commands"))
+        run_in_small(block("docs/custom-methods.md", "my-commands"))
     finally:
         for name in ("awr", "es-maml"):
             METHODS.pop(name, None)
@@ -224,56 +224,56 @@ def momentum_is_used(scope: dict[str, Any]) -> None:
     torch.testing.assert_close(adapted["p"], torch.tensor([0.9 - 0.1 * (0.5 + 0.9)]))
 
 
-@runs("docs/own-data.md", "family", "train-family", "unequal")
+@runs("docs/custom-data.md", "family", "train-family", "unequal")
 def test_the_custom_data_set_is_learned(capsys: pytest.CaptureFixture[str]) -> None:
     scope: dict[str, Any] = {}
-    exec(block("docs/own-data.md", "family"), scope)
-    train = block("docs/own-data.md", "train-family")
+    exec(block("docs/custom-data.md", "family"), scope)
+    train = block("docs/custom-data.md", "train-family")
     assert "ITERATIONS = 300\n" in train
     exec(train.replace("ITERATIONS = 300\n", "ITERATIONS = 20\n"), scope)
-    exec(block("docs/own-data.md", "unequal"), scope)
+    exec(block("docs/custom-data.md", "unequal"), scope)
     assert capsys.readouterr().out.count("after ") == 4
     before, after = scope["curves"].mean("loss")[[0, 3]]
     assert after < before
     assert tree.norm(tree.add(scope["adapted"], scope["state"].params.model, scale=-1.0)) > 0
 
 
-@runs("docs/own-data.md", "arrays", "function")
+@runs("docs/custom-data.md", "arrays", "function")
 def test_custom_arrays_and_functions_are_learned() -> None:
     scope: dict[str, Any] = {}
     for name in ("arrays", "function"):
-        code = block("docs/own-data.md", name)
+        code = block("docs/custom-data.md", name)
         assert "ITERATIONS = 300\n" in code
         exec(code.replace("ITERATIONS = 300\n", "ITERATIONS = 5\n"), scope)
 
 
 @runs(
-    "docs/own-data.md", "pictures", "train-pictures", "split", "augment-pictures", "evaluate-other"
+    "docs/custom-data.md", "pictures", "train-pictures", "split", "augment-pictures", "evaluate-other"
 )
 def test_custom_images_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("PIL", reason="pip install 'metarl-torch[vision]'")
     monkeypatch.setenv("METARL_CACHE", str(tmp_path / "cache"))
-    exec(block("docs/own-data.md", "pictures"), {})
+    exec(block("docs/custom-data.md", "pictures"), {})
     small = {"fewshot": "--iterations 20 --checkpoint-every 20 --validation-tasks 2 --mode eager",
              "evaluate": "--num-tasks 20"}  # fmt: skip
-    run_in_small(block("docs/own-data.md", "train-pictures"), small)
+    run_in_small(block("docs/custom-data.md", "train-pictures"), small)
     assert accuracy("runs/pictures") > 0.43  # chance is 0.2, the untrained network reaches 0.36
-    parts = load_images("folder", data_root="pictures", split=block("docs/own-data.md", "split"))
+    parts = load_images("folder", data_root="pictures", split=block("docs/custom-data.md", "split"))
     assert [len(part.names) for part in parts] == [3, 1, 1]
-    run_in_small(block("docs/own-data.md", "augment-pictures"), small)
+    run_in_small(block("docs/custom-data.md", "augment-pictures"), small)
     Path("pictures").rename("more")
-    run_in_small(block("docs/own-data.md", "evaluate-other"), small)
+    run_in_small(block("docs/custom-data.md", "evaluate-other"), small)
     assert Run.open(Path("runs/pictures")).evaluations()[0]["num_classes"] == 30
 
 
-@runs("docs/own-data.md", "sentences", "encoder", "train-sentences")
+@runs("docs/custom-data.md", "sentences", "encoder", "train-sentences")
 def test_custom_sentences_are_learned() -> None:
     pytest.importorskip("transformers", reason="pip install 'metarl-torch[text]'")
     scope: dict[str, Any] = {}
     for name in ("sentences", "encoder"):
-        exec(block("docs/own-data.md", name), scope)
+        exec(block("docs/custom-data.md", name), scope)
     small = {"text": "--iterations 10 --checkpoint-every 10 --validation-tasks 2", "evaluate": ""}
-    run_in_small(block("docs/own-data.md", "train-sentences"), small)
+    run_in_small(block("docs/custom-data.md", "train-sentences"), small)
     assert accuracy("runs/sentences") > 0.8  # chance is 0.33, the untrained encoder reaches 0.47
 
 

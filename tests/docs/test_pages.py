@@ -138,7 +138,7 @@ def test_commands_on_the_pages_parse(page: str) -> None:
 
 
 def test_commands_on_the_pages_are_found() -> None:
-    assert len(commands_of("docs/guide.md")) > 10
+    assert len(commands_of("docs/quickstart.md")) > 10
     assert sum("torchrun" in command for command in commands_of("docs/scaling.md")) == 2
     pretrained = parse("metarl train maml-trpo --preset navigation-quick --inner-steps 0")
     assert (pretrained.inner_steps, pretrained.hidden) == (0, (64, 64))

@@ -1,4 +1,4 @@
-"""The environment of docs/own-environment.md as a module, and environments with faults."""
+"""The environment of docs/custom-environments.md as a module, and environments with faults."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ from gymnasium import spaces
 from tests.support.pages import block
 
 
-PAGE = "docs/own-environment.md"
+PAGE = "docs/custom-environments.md"
 
 
 def playground(folder: Path) -> AbstractContextManager[Path]:

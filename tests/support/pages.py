@@ -54,7 +54,7 @@ class Fence(NamedTuple):
 
 
 def fences(page: str) -> list[Fence]:
-    """Return all blocks of a page such as ``docs/guide.md``."""
+    """Return all blocks of a page such as ``docs/quickstart.md``."""
     return [Fence(*found.groups()) for found in FENCE.finditer((ROOT / page).read_text())]
 
 
