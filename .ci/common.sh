@@ -10,8 +10,8 @@ before="$(git status --porcelain)"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 
-# Print the command of a README block, a line that starts with `pip install`.
-block() { sed -n "/<!-- $1 -->/,/\`\`\`\$/p" README.md | grep '^pip install'; }
+# Print the commands of a README block.
+block() { sed -n "/<!-- $1 -->/,/\`\`\`\$/p" README.md | grep -vE '^(<!--|```)'; }
 
 # Create and activate a virtual environment.
 environment() {
