@@ -34,7 +34,6 @@ from metarl.supervised.methods import METHODS  # noqa: E402
 
 PAGES = DOCS / "methods"
 BLOCK = re.compile(r"<!-- (flags|measured|table) -->\n.*?<!-- /\1 -->", re.DOTALL)
-MEASURES = {"return": "return", "loss": "mean squared error", "accuracy": "accuracy"}
 # Variants that `metarl methods` lists as flags of maml-trpo have separate pages.
 VARIANTS = {
     "maml-trpo --first-order": "fomaml",
@@ -76,14 +75,13 @@ def measured() -> dict[str, list[str]]:
         for row in result["rows"]:
             page = page_of(row["train"])
             if page and "--checkpoint 0" not in row["evaluate"]:  # checkpoint 0 is not trained
-                found.setdefault(page, []).append(_line(result, row))
+                found.setdefault(page, []).append(_line(path.stem, result, row))
     return found
 
 
-def _line(result: dict[str, Any], row: dict[str, Any]) -> str:
+def _line(name: str, result: dict[str, Any], row: dict[str, Any]) -> str:
     """Return the results of one row after the first and the last step in the table, as text."""
-    anchor = re.sub(r"[^\w\- ]", "", result["title"].lower()).replace(" ", "-")
-    link = f"[{result['title']}](../results.md#{anchor})"
+    link = f"[{result['title']}](../{results.link_to(name, result['title'])})"
     if "accuracies" in row:
         over = f"{', '.join(row['accuracies'])}; {len(row['seeds'])} run"
         return f"- {link}, {row['method']}: accuracy {100 * row['mean'][-1]:.1f} %, mean of {over}."
@@ -100,7 +98,7 @@ def _line(result: dict[str, Any], row: dict[str, Any]) -> str:
     about = f"{len(row['seeds'])} seed{'s' if len(row['seeds']) != 1 else ''}"
     if published:
         about += f"; published {published}"
-    measure = MEASURES[row.get("measure", "return")]
+    measure = results.UNITS[row.get("measure", "return")]
     return f"- {link}, {row['method']}: {measure} {said} ({about})."
 
 

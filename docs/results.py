@@ -1,138 +1,120 @@
-"""Collect finished runs in docs/results/NAME.json, and generate docs/results.md from these files.
+"""Generate the pages docs/results-TOPIC.md and tables of headline results from docs/results/.
 
 ::
 
-    python docs/results.py collect navigation MAML=runs/maml-0,runs/maml-1 Oracle=runs/oracle-0
     python docs/results.py table
     python docs/results.py check
 
-For each run, a row uses the newest evaluation of the last evaluated checkpoint (with
-``METHOD@0=...``, of checkpoint 0) that follows the protocol. The key "protocol" of NAME.json
-contains the allowed values of each field and defaults to :data:`PROTOCOL`. ``collect`` prints the
-selected evaluations. ``check`` fails if docs/results.md does not match the files.
+``table`` writes the pages and the blocks ``headlines`` of README.md, docs/index.md and
+docs/results.md. ``check`` fails if one of them does not match the files. docs/collect.py writes the
+files.
 """
 
 import json
+import re
 import sys
-from datetime import date
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from metarl.commands.comparison import task_values
-from metarl.runs.folder import Run
-from metarl.runs.records import protocol
-from metarl.util.statistics import bootstrap95, interquartile_mean, interval95
-
 
 DOCS = Path(__file__).parent
 SOURCES = DOCS / "results"
-# Finn et al. 2017: three steps (zero for the oracle) on 40 tasks sampled with seed 1.
-PROTOCOL = {"num_tasks": [40], "episodes_per_task": [40], "seed": [1], "inner_steps": [0, 3]}
-OF_IMAGES_AND_TEXT = ("num_queries", "transductive", "test_steps", "accuracies")
+TOPICS = {  # pages: the title, and the files in order, as patterns
+    "navigation": ("Results: 2D navigation", ("navigation*",)),
+    "half-cheetah": ("Results: half-cheetahs", ("cheetah*",)),
+    "memory": ("Results: bandits, MDPs and Meta-World", ("*bandit*", "*mdp*", "*meta-world*")),
+    "sinusoids": ("Results: sinusoids", ("sinusoid*",)),
+    "images": ("Results: images", ("omniglot*", "mini-imagenet*")),
+    "text": ("Results: text", ("text*",)),
+}
+HEADLINES = (  # file, row and number of inner steps
+    ("navigation", "MAML", 1),
+    ("cheetah-dir-v0", "MAML", 1),
+    ("cheetah-vel-v0", "MAML", 1),
+    ("cheetah-dir-v1", "ProMP", 1),
+    ("rl2-bandit-10", "RL²", 0),
+    ("sinusoid-5", "MAML", 1),
+    ("sinusoid-10", "Meta-Curvature", 1),
+    ("omniglot-5-way-1-shot", "MAML", 1),
+    ("omniglot-5-way-1-shot", "Meta-Curvature", 1),
+    ("omniglot-20-way-1-shot", "MAML", 1),
+)
+WITH_HEADLINES = ("README.md", "docs/index.md", "docs/results.md")
+UNITS = {"return": "return", "loss": "mean squared error", "accuracy": "accuracy"}
 
 
-def collect(name: str, groups: list[str]) -> None:
-    """Write rows of docs/results/NAME.json, each for a group of runs with different seeds.
-
-    Rows of other methods and the order of existing rows are kept.
-    """
-    path = SOURCES / f"{name}.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    known.setdefault("protocol", PROTOCOL)
-    found = [_row(*group.split("="), accepted=known["protocol"]) for group in groups]
-    rows = {row["method"]: row for row in [*known.get("rows", []), *found]}
-    known["rows"] = list(rows.values())
-    known["collected"] = date.today().isoformat()
-    path.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
-
-
-def _row(method: str, folders: str, *, accepted: dict[str, list[int]]) -> dict[str, Any]:
-    """Return the row of one method; ``METHOD@0=...`` selects the evaluation of checkpoint 0."""
-    label, _, iteration = method.partition("@")
-    runs = [Run.open(Path(folder)) for folder in folders.split(",")]
-    chosen = [_evaluation(run, int(iteration) if iteration else None, accepted) for run in runs]
-    for run, taken in zip(runs, chosen, strict=True):
-        print(f"{label}: {run.folder}, iteration {taken['iteration']}, {protocol(taken)}, "
-              f"step size {taken['inner_lr']:g}")  # fmt: skip
-    if any(protocol(taken) != protocol(chosen[0]) for taken in chosen):
-        raise ValueError(f"the evaluations of {label} do not follow one protocol; evaluate again")
-    last = chosen[0]["iteration"]
-    histories = [[e for e in run.metrics() if e["iteration"] <= last] for run in runs]
-    for run, history in zip(runs, histories, strict=True):
-        lines = [entry["iteration"] for entry in history]
-        if lines != sorted(set(lines)):
-            raise ValueError(f"the lines of {run.folder}/metrics.jsonl are not in order")
-    about = [run.read_config() for run in runs]
-    means = np.array([evaluation["mean"] for evaluation in chosen])
+def pages() -> dict[Path, str]:
+    """Return the text of every generated page."""
+    root = DOCS.parent
+    names = [topic_of(path.stem) for path in SOURCES.glob("*.json")]
     return {
-        "method": label,
-        "train": about[0]["command"],
-        "evaluate": chosen[0]["command"],
-        "seeds": [entry["config"]["seed"] for entry in about],
-        "iterations": chosen[0]["iteration"],
-        "env_steps": [sum(entry.get("env/steps", 0) for entry in history) for history in histories],
-        "seconds": [round(_seconds(history)) for history in histories],
-        "inner_lr": [evaluation["inner_lr"] for evaluation in chosen],
-        "measure": chosen[0].get("measure", "return"),
-        **{name: chosen[0][name] for name in OF_IMAGES_AND_TEXT if name in chosen[0]},
-        "returns": means.tolist(),
-        "interval95_tasks": [evaluation["interval95"] for evaluation in chosen],
-        "mean": means.mean(0).tolist(),
-        "interval95_seeds": interval95(means).tolist(),
-        **_interquartile(chosen),
-        "versions": about[0]["versions"],
+        **{page_path(name): _page(name) for name in TOPICS if name in names},
+        **{root / name: _with_headlines((root / name).read_text()) for name in WITH_HEADLINES},
     }
 
 
-def _interquartile(chosen: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the interquartile mean over tasks and seeds with its interval, if tasks are known."""
-    values = task_values({"": chosen}, chosen[0].get("measure", "return")).get("")
-    if values is None:
-        return {}
-    middle = interquartile_mean(values.reshape(-1, values.shape[-1]))
-    return {"iqm": middle.tolist(), "iqm_interval95": bootstrap95(values).T.tolist()}
+def page_path(topic: str) -> Path:
+    """Return the path of a topic's page."""
+    return DOCS / f"results-{topic}.md"
 
 
-def _evaluation(run: Run, iteration: int | None, accepted: dict[str, list[int]]) -> dict[str, Any]:
-    """Return the newest evaluation of a run that follows the protocol."""
-    found = [
-        entry
-        for entry in run.evaluations()
-        if all(protocol(entry).get(name) in values for name, values in accepted.items())
-        and iteration in (None, entry["iteration"])
-    ]
-    if not found:
-        wanted = "" if iteration is None else f" at iteration {iteration}"
-        raise ValueError(f"{run.folder} has no evaluation{wanted} of the protocol {accepted}")
-    return max(found, key=lambda entry: int(entry["iteration"]))
+def topic_of(name: str) -> str:
+    """Return the topic of docs/results/NAME.json."""
+    for topic, (_, patterns) in TOPICS.items():
+        if any(fnmatch(name, pattern) for pattern in patterns):
+            return topic
+    raise ValueError(f"docs/results/{name}.json belongs to no page: add a pattern to TOPICS")
 
 
-def _seconds(history: list[dict[str, float]]) -> float:
-    """Return the wall time of a run in hours; a line contains the mean since the previous line."""
-    total, before = 0.0, 0.0
-    for entry in history:
-        each = sum(value for name, value in entry.items() if name.startswith("time/"))
-        total += each * (entry["iteration"] - before)
-        before = entry["iteration"]
-    return total
+def _page(topic: str) -> str:
+    title, patterns = TOPICS[topic]
+    paths = [path for pattern in patterns for path in sorted(SOURCES.glob(f"{pattern}.json"))]
+    parts = [_section(json.loads(path.read_text())) for path in paths if topic_of(path.stem) == topic]
+    top = f"# {title}\n\n[results.md](results.md) explains the tables and the intervals."
+    return "\n\n".join([top, *parts]) + "\n"
 
 
-def table() -> str:
-    """Return the text of docs/results.md."""
-    parts = [(DOCS / "results" / "introduction.md").read_text().rstrip()]
-    for path in sorted(SOURCES.glob("*.json")):
-        parts.append(_section(json.loads(path.read_text())))
-    return "\n\n".join(parts) + "\n"
+def _with_headlines(text: str) -> str:
+    return re.sub(
+        r"<!-- headlines (\S+) -->\n.*?<!-- /headlines -->",
+        lambda found: f"<!-- headlines {found[1]} -->\n{_headlines(found[1])}<!-- /headlines -->",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def _headlines(folder: str) -> str:
+    """Return a table of selected results; `folder` is the path from the page to docs/."""
+    lines = [_line(["task", "method", "metric", "metarl", "published", "seeds"])]
+    lines.append(_line(["---", "---", "---", "---:", "---:", "---:"]))
+    for name, method, step in HEADLINES:
+        result = json.loads((SOURCES / f"{name}.json").read_text())
+        row = next(row for row in result["rows"] if row["method"] == method)
+        unit = UNITS[row.get("measure", "return")]
+        metric = f"{unit} after {step} step{'s' if step != 1 else ''}" if step else unit
+        link = f"[{result['title']}]({folder}/{link_to(name, result['title'])})"
+        published = result["published"][method][step]
+        cells = [link, method, metric, _cell(row, step).replace("-", "−"), published]
+        lines.append(_line([*cells, str(len(row["seeds"]))]))
+    return "\n".join(lines) + "\n"
+
+
+def link_to(name: str, title: str) -> str:
+    """Return the page and the anchor of the section of docs/results/NAME.json."""
+    anchor = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+    return f"{page_path(topic_of(name)).name}#{anchor}"
 
 
 def _section(result: dict[str, Any]) -> str:
     of_text = "accuracies" in result["rows"][0]
     lines = _by_task(result["rows"]) if of_text else _by_step(result)
     top = [f"## {result['title']}", "", result["text"], ""]
-    effort = ["", "Cost per seed, and how to repeat a row:", "", *_effort(result["rows"])]
-    return "\n".join([*top, *lines, *effort, "", result["notes"]]).rstrip()
+    effort = ["", "Cost per seed:", "", *_effort(result["rows"])]
+    commands = ["", "Commands, in the order of the rows:", "", *_commands(result["rows"])]
+    return "\n".join([*top, *lines, "", result["notes"], *effort, *commands]).rstrip()
 
 
 def _by_step(result: dict[str, Any]) -> list[str]:
@@ -173,17 +155,20 @@ def _deviation(values: Any) -> str:
 
 
 def _effort(rows: list[dict[str, Any]]) -> list[str]:
-    """Return the wall times and the commands of the rows."""
+    """Return a table of the wall times of the rows."""
     steps = any(any(row["env_steps"]) for row in rows)
     unit = "environment steps" if steps else "iterations"
-    lines = [_line(["method", unit, "minutes", "commands"])]
-    lines.append(_line(["---", "---:", "---:", "---"]))
+    lines = [_line(["method", unit, "minutes"]), _line(["---", "---:", "---:"])]
     for row in rows:
         spent = f"{np.mean(row['env_steps']) / 1e6:.1f} M" if steps else f"{row['iterations']:,}"
-        minutes = np.mean(row["seconds"]) / 60
-        commands = f"`{row['train']}`<br>`{row['evaluate']}`"
-        lines.append(_line([row["method"], spent, f"{minutes:.1f}", commands]))
+        lines.append(_line([row["method"], spent, f"{np.mean(row['seconds']) / 60:.1f}"]))
     return lines
+
+
+def _commands(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the commands of the rows as a block, each command once."""
+    commands = dict.fromkeys(row[name] for row in rows for name in ("train", "evaluate"))
+    return ["```{code-block} bash", *commands, "```"]
 
 
 def _cell(row: dict[str, Any], step: int) -> str:
@@ -216,15 +201,12 @@ def _line(cells: list[str]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Collect runs, or write or check the table."""
-    page = DOCS / "results.md"
-    if argv == ["check"]:
-        if page.read_text() != table():
-            sys.exit("docs/results.md is not what docs/results/ says: python docs/results.py table")
-        return
-    if argv[:1] == ["collect"]:
-        collect(argv[1], argv[2:])
-    page.write_text(table())
+    """Write or check the pages."""
+    for path, text in pages().items():
+        if argv != ["check"]:
+            path.write_text(text)
+        elif not path.exists() or path.read_text() != text:
+            sys.exit(f"{path.name} does not match docs/results/: run python docs/results.py table")
 
 
 if __name__ == "__main__":

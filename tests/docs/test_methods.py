@@ -75,12 +75,12 @@ def test_a_result_line_has_the_first_and_last_step_and_the_published_value(
     row = {"method": "A", "mean": [-3.0, -2.0, -1.0], "interval95_tasks": [[0.1, 0.2, 0.3]]}
     row |= {"seeds": [0], "measure": "return"}
     result = {"title": "It's 2D: a test", "published": {"A": ["", "−2.5"]}, "rows": [row]}
-    assert writer._line(result, row) == (
-        "- [It's 2D: a test](../results.md#its-2d-a-test), A: return after 1 step −2.00 ± 0.20, "
+    assert writer._line("navigation", result, row) == (
+        "- [It's 2D: a test](../results-navigation.md#its-2d-a-test), A: return after 1 step −2.00 ± 0.20, "
         "after 2 steps −1.00 ± 0.30 (1 seed; published −2.5)."
     )
     row |= {"mean": [0.5], "interval95_tasks": [[0.1]], "measure": "accuracy"}
-    assert "accuracy 50.00 ± 10.00 %, without a step (1 seed)" in writer._line(result, row)
+    assert "accuracy 50.00 ± 10.00 %, without a step (1 seed)" in writer._line("navigation", result, row)
 
 
 QUICK_PAGES = [f"docs/methods/{name}.md" for name in ("maml", "maml-trpo", "protomaml", "anil")]

@@ -12,6 +12,7 @@ from gymnasium.utils.env_checker import check_env
 from metarl.commands import cli
 from tests.support import ROOT
 from tests.support.own_environment import saved
+from tests.support.own_images import write_classes
 from tests.support.pages import block, run_in_small, runs
 
 
@@ -27,17 +28,26 @@ def test_the_example_runs() -> None:
     assert metrics["query/loss"] < metrics["query/loss_before"]
 
 
-@runs("README.md", "quick")
-def test_the_quick_start_runs_with_small_sizes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@runs("README.md", "install", "install-uv", "quick", "python")
+def test_the_first_result_needs_two_commands_and_its_policy_acts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Unchanged except for additional flags that reduce the size."""
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
     monkeypatch.chdir(tmp_path)
-    command = block("README.md", "quick")
-    assert command.startswith('pip install torch==2.13.0 -e ".[all]" && ')
-    run_in_small(command)
+    for name in ("install", "install-uv", "quick"):
+        run_in_small(block("README.md", name))
     assert (tmp_path / "runs/quick/media/paths.png").exists()
+    example = block("README.md", "python")
+    assert len(example.splitlines()) == 8
+    exec(example, {})
+    assert re.search(r"one step: \[-?\d.*\naction at the start: \[", capsys.readouterr().out)
+
+
+@runs("docs/index.md", "install", "quick", "python")
+def test_the_landing_page_has_the_blocks_of_the_readme() -> None:
+    for name in ("install", "quick", "python"):
+        assert block("docs/index.md", name) == block("README.md", name)
 
 
 @runs("README.md", "tests")
@@ -52,8 +62,8 @@ def test_ci_runs_the_documented_test_command() -> None:
     assert taken.endswith(" && pytest -n auto\n")
 
 
-@runs("README.md", "few-shot")
-def test_the_few_shot_commands_run_with_small_sizes(
+@runs("README.md", "few-shot", "predict")
+def test_the_few_shot_commands_run_and_twelve_images_are_classified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[vision]'")
@@ -65,10 +75,14 @@ def test_the_few_shot_commands_run_with_small_sizes(
     }
     run_in_small(block("README.md", "few-shot"), small)
     assert (tmp_path / "runs/sine/media/fits.png").exists()
+    write_classes(Path("support"), ["bird", "cat", "dog"], num_images=2)
+    write_classes(Path("new"), ["bird", "cat", "dog"], num_images=4)
+    run_in_small(block("README.md", "predict"))
+    assert len(Path("predictions.csv").read_text().splitlines()) == 1 + 12
 
 
 @pytest.mark.filterwarnings("ignore:.*Box observation space m.* is -?infinity:UserWarning")
-@runs("README.md", "pendulum.py", "own")
+@runs("README.md", "pendulum.py", "own", "drive")
 def test_the_custom_environment_of_the_readme_trains_and_renders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +96,7 @@ def test_the_custom_environment_of_the_readme_trains_and_renders(
     with saved("README.md", "pendulum", tmp_path, namespace="mine"):
         check_env(gymnasium.make("pendulum:mine/Pendulum-v0").unwrapped)
         run_in_small(block("README.md", "own"), small)
+        exec(block("README.md", "drive"), {})
     video = Path("runs/pendulum/media/pendulum.gif")
     assert video.read_bytes().startswith(b"GIF")
     assert video.stat().st_size > 10_000
@@ -98,9 +113,9 @@ def test_the_custom_environment_of_the_readme_trains_and_renders(
 def test_half_cheetah_episodes_have_the_documented_length(
     preset: str, measured: str, hours: float
 ) -> None:
-    said = " ".join(README.split())
-    assert "a run of the paper's takes somewhat more than an hour, one of the others" in said
-    assert "whose episodes are half as long, half an hour" in said
+    page = " ".join((ROOT / "docs/environments.md").read_text().split())
+    assert "take slightly more than one hour on two cores" in page
+    assert "whose episodes are half as long, take half an hour" in page
     rows = json.loads((ROOT / f"docs/results/{measured}.json").read_text())["rows"]
     (row,) = (row for row in rows if row["method"] == "MAML")
     an_iteration = sum(row["seconds"]) / len(row["seconds"]) / row["iterations"]

@@ -103,10 +103,8 @@ def runs(page: str, *names: str) -> Callable[[Callable[..., None]], Callable[...
 
 def run_in_small(commands: str, small: dict[str, str] | None = None) -> None:
     """Run the commands of a block with additional flags that reduce their size.
-        commands: One on each line, or joined by ``&&``.
 
     Args:
-        commands: One on each line, or joined by ``&&``.
         commands: Commands, one per line or joined by ``&&``.
         small: Flags to use instead of `SMALL`, with the same keys.
     """
@@ -150,6 +148,10 @@ def _pip(words: list[str], small: dict[str, str]) -> None:
         assert command.replace("install", "install -q") in (ROOT / ".ci/common.sh").read_text()
 
 
+def _uv(words: list[str], small: dict[str, str]) -> None:
+    _pip(words[1:], small)
+
+
 def _tensorboard(words: list[str], small: dict[str, str]) -> None:
     """Check that the data exist instead of serving them."""
     assert words[1] == "--logdir"
@@ -168,6 +170,7 @@ PROGRAMS: dict[str, Callable[[list[str], dict[str, str]], None]] = {
     "metarl": _metarl,
     "torchrun": _torchrun,
     "pip": _pip,
+    "uv": _uv,
     "tensorboard": _tensorboard,
     "pytest": _pytest,
 }
