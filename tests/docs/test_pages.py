@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
+from statistics import median
 from typing import Any, get_type_hints
 
 import pytest
@@ -222,3 +223,30 @@ def anchors(path: Path) -> set[str]:
     """Return the anchors of the headings of a page, as GitHub makes them."""
     titles = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def prose(page: str) -> str:
+    """Return the text of a page outside of code blocks, tables, formulas, comments and headings."""
+    text = pages.FENCE.sub("", (ROOT / page).read_text())
+    text = re.sub(r"\$\$.*?\$\$|<!--.*?-->|!\[.*?\]\(.*?\)", "", text, flags=re.DOTALL)
+    return re.sub(r"^\s*\|.*$|^#+ .*$", "", text, flags=re.MULTILINE)
+
+
+def sentences(text: str) -> list[list[str]]:
+    """Return the words of each sentence; list items and paragraphs end a sentence."""
+    found = re.split(r"(?<=[.!?])[*_)]*\s+|\n\s*\n|\n\s*[-*\d]+\.? ", text)
+    return [sentence.split() for sentence in found if len(sentence.split()) > 1]
+
+
+@every_page
+def test_pages_are_short_and_so_are_their_sentences(page: str) -> None:
+    text = prose(page)
+    assert len(text.split()) <= 1500
+    lengths = [len(sentence) for sentence in sentences(text)]
+    assert not lengths or median(lengths) <= 18
+
+
+def test_prose_and_sentences_are_measured() -> None:
+    assert [len(words) for words in sentences("One two. Three *four*. Five six\n- six seven")] == [2, 2, 2]
+    assert "metarl train" not in prose("docs/quickstart.md")
+    assert "A point moves to a goal" in prose("docs/quickstart.md")

@@ -22,7 +22,7 @@ from metarl.rl.objective import PostAdaptationObjective
 from metarl.rl.policies import GaussianMLP, Policy
 from metarl.rl.sampler import Sampler, make_sampler
 from tests.support.commands import history, metarl, refusal
-from tests.support.own_environment import PAGE, playground, register
+from tests.support.own_environment import PAGE, playground, register, saved
 from tests.support.pages import block, run_in_small, runs
 from tests.support.problems import random_meta_batch, relative_error, seeded
 
@@ -63,6 +63,8 @@ def roll(sampler: Sampler, tasks: list[dict[str, Any]]) -> Rollout:
     "playground.py",
     "train",
     "commands",
+    "level.py",
+    "level",
     "adapt",
     "record",
     "export",
@@ -75,11 +77,11 @@ def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.Mo
     pytest.importorskip("imageio_ffmpeg", reason="pip install 'metarl-torch[video]'")
     monkeypatch.chdir(tmp_path)
     with playground(tmp_path):
-        the_page_runs()
+        the_page_runs(tmp_path)
     assert Path("runs/pendulum/media/pendulum.gif").stat().st_size > 10_000
 
 
-def the_page_runs() -> None:
+def the_page_runs(folder: Path) -> None:
     check_env(gymnasium.make(ENV).unwrapped)
     train = block(PAGE, "train")
     assert "ITERATIONS = 30\n" in train
@@ -87,6 +89,9 @@ def the_page_runs() -> None:
     exec(train.replace("ITERATIONS = 30\n", "ITERATIONS = 2\n"), scope)
     assert scope["metrics"]["return/step_1"].isfinite()
     run_in_small(block(PAGE, "commands"))
+    with saved(PAGE, "level", folder, namespace="level"):
+        the_reward_is_changed()
+        run_in_small(block(PAGE, "level"))
     exec(block(PAGE, "adapt"), scope)
     assert len(scope["adapted"].returns) == 3
     start = scope["policy"].params.model
@@ -102,6 +107,20 @@ def the_page_runs() -> None:
     assert isinstance(fast.env, BatchedTaskEnv)
     assert roll(fast, [{"angle": 0.8, "length": 1.2}]).rewards.isfinite().all()
     run_in_small(block(PAGE, "video"), {"render": "--episodes-per-task 2"})
+
+
+def the_reward_is_changed() -> None:
+    """The scalar and the vectorized environment subtract the same penalty from the reward."""
+    sizes = {"num_tasks": 1, "episodes_per_task": 2}
+    task = [{"direction": 1}]
+    level = roll(make_sampler("level:level/LevelCheetahDir-v0", **sizes), task)
+    plain = roll(make_sampler("metarl/HalfCheetahDir-v1", **sizes), task)
+    scalar = make_sampler("level/LevelCheetahDir-v0", **sizes, vectorization_mode="sync")
+    tilt = level.observations[0, ..., 1]
+    torch.testing.assert_close(level.observations, plain.observations)
+    torch.testing.assert_close(roll(scalar, task).rewards, level.rewards)
+    penalty = (plain.rewards - level.rewards)[0, :-1]  # the tilt after a step is observed in the next
+    torch.testing.assert_close(penalty, 0.5 * tilt[1:] ** 2, atol=1e-5, rtol=1e-4)
 
 
 def test_the_pendulum_is_drawn_with_its_angle_and_the_target_angle(
