@@ -41,6 +41,10 @@ VARIANTS = {
     "maml-trpo --inner-loss dice": "maml-trpo",
     "maml-trpo --inner-steps 0": "pretrained",
 }
+HEAD = (
+    "| task | run | metric | first step | last step | published | seeds |",
+    "|---|---|---|---:|---:|---:|---:|",
+)
 NO_RESULTS = "[results.md](../results.md) contains no runs of this method."
 
 
@@ -68,7 +72,7 @@ def page_of(command: str) -> str | None:
 
 @cache
 def measured() -> dict[str, list[str]]:
-    """Return the result lines of every page."""
+    """Return the rows of the table of every page."""
     found: dict[str, list[str]] = {}
     for path in sorted(results.SOURCES.glob("*.json")):
         result = json.loads(path.read_text())
@@ -80,37 +84,37 @@ def measured() -> dict[str, list[str]]:
 
 
 def _line(name: str, result: dict[str, Any], row: dict[str, Any]) -> str:
-    """Return the results of one row after the first and the last step in the table, as text."""
+    """Return a table row with the results after the first and the last step."""
     link = f"[{result['title']}](../{results.link_to(name, result['title'])})"
+    measure = results.UNITS[row.get("measure", "return")]
+    seeds = str(len(row["seeds"]))
     if "accuracies" in row:
-        over = f"{', '.join(row['accuracies'])}; {len(row['seeds'])} run"
-        return f"- {link}, {row['method']}: accuracy {100 * row['mean'][-1]:.1f} %, mean of {over}."
+        mean = f"{100 * row['mean'][-1]:.1f} %, mean of {', '.join(row['accuracies'])}"
+        return results._line([link, row["method"], "accuracy", mean, "", "", seeds])
     steps = result.get("steps") or list(range(len(row["mean"])))
     known = [step for step in steps if step < len(row["mean"])]
     chosen = sorted({*known[1:2], known[-1]} - ({0} if len(known) > 1 else set()))
-    numbers = [re.sub(r"-(?=\d)", "−", results._cell(row, step)) for step in chosen]
-    after = [f"after {step} step{'s' if step != 1 else ''} {number}"
-             for step, number in zip(chosen, numbers, strict=True)]  # fmt: skip
-    said = ", ".join(after) if chosen != [0] else f"{numbers[0]}, without a step"
+    numbers = [f"{_number(row, k)} ({k} step{'s' if k != 1 else ''})" for k in chosen]
     printed = result["published"].get(row["method"], [])
     place = steps.index(chosen[0])
     published = printed[place] if place < len(printed) else ""
-    about = f"{len(row['seeds'])} seed{'s' if len(row['seeds']) != 1 else ''}"
-    if published:
-        about += f"; published {published}"
-    measure = results.UNITS[row.get("measure", "return")]
-    return f"- {link}, {row['method']}: {measure} {said} ({about})."
+    cells = [link, row["method"], measure, numbers[0], "".join(numbers[1:]), published, seeds]
+    return results._line(cells)
+
+
+def _number(row: dict[str, Any], step: int) -> str:
+    return re.sub(r"-(?=\d)", "−", results._cell(row, step))
 
 
 def block(name: str, page: str) -> str:
     """Return the text of a block."""
     if name == "flags":
         flags = flags_of(METHODS[page].values)
-        return f"`--method {page}` stands for `{flags}`; what is not named is MAML's.\n"
+        return f"`--method {page}` sets `{flags}`. All other settings are those of MAML.\n"
     if name == "table":
         return tables()
     lines = measured().get(page, [])
-    return "\n".join(lines or [NO_RESULTS]) + "\n"
+    return "\n".join([*HEAD, *lines] if lines else [NO_RESULTS]) + "\n"
 
 
 def flags_of(values: dict[str, Any]) -> str:

@@ -69,18 +69,18 @@ def test_runs_are_assigned_to_the_page_of_their_method(
     assert writer.page_of(command) == page
 
 
-def test_a_result_line_has_the_first_and_last_step_and_the_published_value(
+def test_a_table_row_has_the_first_and_last_step_and_the_published_value(
     writer: ModuleType,
 ) -> None:
     row = {"method": "A", "mean": [-3.0, -2.0, -1.0], "interval95_tasks": [[0.1, 0.2, 0.3]]}
     row |= {"seeds": [0], "measure": "return"}
     result = {"title": "It's 2D: a test", "published": {"A": ["", "−2.5"]}, "rows": [row]}
+    link = "[It's 2D: a test](../results-navigation.md#its-2d-a-test)"
     assert writer._line("navigation", result, row) == (
-        "- [It's 2D: a test](../results-navigation.md#its-2d-a-test), A: return after 1 step −2.00 ± 0.20, "
-        "after 2 steps −1.00 ± 0.30 (1 seed; published −2.5)."
+        f"| {link} | A | return | −2.00 ± 0.20 (1 step) | −1.00 ± 0.30 (2 steps) | −2.5 | 1 |"
     )
     row |= {"mean": [0.5], "interval95_tasks": [[0.1]], "measure": "accuracy"}
-    assert "accuracy 50.00 ± 10.00 %, without a step (1 seed)" in writer._line("navigation", result, row)
+    assert "| accuracy | 50.00 ± 10.00 % (0 steps) |" in writer._line("navigation", result, row)
 
 
 QUICK_PAGES = [f"docs/methods/{name}.md" for name in ("maml", "maml-trpo", "protomaml", "anil")]
