@@ -72,7 +72,9 @@ def topic_of(name: str) -> str:
 def _page(topic: str) -> str:
     title, patterns = TOPICS[topic]
     paths = [path for pattern in patterns for path in sorted(SOURCES.glob(f"{pattern}.json"))]
-    parts = [_section(json.loads(path.read_text())) for path in paths if topic_of(path.stem) == topic]
+    parts = [
+        _section(json.loads(path.read_text())) for path in paths if topic_of(path.stem) == topic
+    ]
     top = f"# {title}\n\n[results.md](results.md) explains the tables and the intervals."
     return "\n\n".join([top, *parts]) + "\n"
 

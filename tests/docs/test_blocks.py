@@ -248,7 +248,12 @@ def test_custom_arrays_and_functions_are_learned() -> None:
 
 
 @runs(
-    "docs/custom-data.md", "pictures", "train-pictures", "split", "augment-pictures", "evaluate-other"
+    "docs/custom-data.md",
+    "pictures",
+    "train-pictures",
+    "split",
+    "augment-pictures",
+    "evaluate-other",
 )
 def test_custom_images_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("PIL", reason="pip install 'metarl-torch[vision]'")

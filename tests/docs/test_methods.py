@@ -40,7 +40,7 @@ def test_every_method_has_a_complete_page(writer: ModuleType) -> None:
     assert ours <= {name.partition(" ")[0] for name, *_ in writer.policies()}
     for name in pages:
         text = (DOCS / f"methods/{name}.md").read_text()
-        assert len(text.splitlines()) <= 60, name
+        assert len(text.splitlines()) <= 70, name
         assert text.count("$$") >= 2
         assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Flags", "Published", "Measured"]
         assert [marker in text for marker in ("<!-- flags -->", "<!-- measured -->")] == [

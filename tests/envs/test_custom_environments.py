@@ -119,7 +119,9 @@ def the_reward_is_changed() -> None:
     tilt = level.observations[0, ..., 1]
     torch.testing.assert_close(level.observations, plain.observations)
     torch.testing.assert_close(roll(scalar, task).rewards, level.rewards)
-    penalty = (plain.rewards - level.rewards)[0, :-1]  # the tilt after a step is observed in the next
+    penalty = (plain.rewards - level.rewards)[
+        0, :-1
+    ]  # the tilt after a step is observed in the next
     torch.testing.assert_close(penalty, 0.5 * tilt[1:] ** 2, atol=1e-5, rtol=1e-4)
 
 
