@@ -21,12 +21,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import results  # noqa: E402
+import results
 
-from metarl.commands.comparison import task_values  # noqa: E402
-from metarl.runs.folder import Run  # noqa: E402
-from metarl.runs.records import protocol  # noqa: E402
-from metarl.util.statistics import bootstrap95, interquartile_mean, interval95  # noqa: E402
+from metarl.commands.comparison import task_values
+from metarl.runs.folder import Run
+from metarl.runs.records import protocol
+from metarl.util.statistics import bootstrap95, interquartile_mean, interval95
 
 
 # Finn et al. 2017: three steps (zero for the oracle) on 40 tasks sampled with seed 1.
