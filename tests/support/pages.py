@@ -59,9 +59,12 @@ def fences(page: str) -> list[Fence]:
 
 
 def is_code(fence: Fence) -> bool:
-    """Return whether a block must be run; Sphinx directives and command output are not."""
+    """Return whether a block must be run; Sphinx directives and command output are not.
+
+    The directive ``{code-block}`` lists commands that take hours. They are only parsed.
+    """
     is_output = fence.language == "text" and not COMMAND.search(fence.text)
-    return not is_output and not re.fullmatch(r"\{[\w-]+\}", fence.language)
+    return not is_output and not re.fullmatch(r"\{[\w-]+\}( \w+)?", fence.language)
 
 
 def block(page: str, name: str) -> str:
