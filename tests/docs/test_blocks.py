@@ -31,15 +31,15 @@ def test_the_guide_installs_as_the_readme_does(capsys: pytest.CaptureFixture[str
     assert "usage: metarl COMMAND" in capsys.readouterr().out
 
 
-@runs("docs/quickstart.md", "train", "evaluate", "video", "resume")
+@runs("docs/quickstart.md", "train", "evaluate", "figure", "video", "resume")
 def test_the_guide_runs_with_small_sizes() -> None:
     """Unchanged except for the sizes."""
     for module in ("matplotlib", "imageio"):
         pytest.importorskip(module, reason="pip install 'metarl-torch[all]'")
-    for name in ("train", "evaluate", "video"):
+    for name in ("train", "evaluate", "figure", "video"):
         run_in_small(block("docs/quickstart.md", name))
     assert {path.name for path in Path("runs/quick/media").iterdir()} == {
-        "curves.png", "paths.png", "paths.mp4",
+        "curves.png", "figure.pdf", "points.csv", "paths.png", "paths.mp4",
     }  # fmt: skip
     resume = block("docs/quickstart.md", "resume")
     assert "--iterations 60" in resume
