@@ -34,8 +34,13 @@ OVERFLOWING = """(() => {
       found.push(`${e.tagName}: ${e.textContent.trim().slice(0, 60)}`);
   return found;
 })()"""
-DASHES = """[...document.querySelectorAll('pre, code')].map(e => e.textContent)
-  .filter(text => /[\\u2010-\\u2015]/.test(text))"""
+# Code with dashes, and flags anywhere whose two hyphens became a dash.
+DASHES = """(() => {
+  const text = document.querySelector('article')?.textContent ?? '';
+  const code = [...document.querySelectorAll('pre, code')].map(e => e.textContent);
+  return [...code.filter(text => /[\\u2010-\\u2015]/.test(text)),
+    ...text.match(/.{0,20}[\\u2013\\u2014][a-z]+/g) ?? []];
+})()"""
 # Click every copy button and collect what arrives in the clipboard.
 COPIED = """(() => {
   const copied = [];
