@@ -94,7 +94,7 @@ BOX = spaces.Box(0.0, 1.0, (3,))
         (spaces.Dict(a=spaces.Dict(b=spaces.Text(9)), c=BOX), "the entry 'a/b' is a Text space"),
         (spaces.Text(9), "Convert the observations with gymnasium.wrappers.TransformObservation"),
     ],
-    ids=str,
+    ids=["unknown", "text", "only text", "sequence", "nested", "plain text"],
 )
 @pytest.mark.parametrize("words", [TRAIN, SB3], ids=["meta-rl", "sb3"])
 def test_entries_that_cannot_be_flattened_are_named(
