@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
 
@@ -44,6 +44,16 @@ def unknown(kind: str, name: str, known: Sequence[str]) -> str:
     return f"unknown {kind} {name!r}: {hint}"
 
 
+def flags_of(options: Any) -> list[str]:
+    """Return the flags of an options dataclass, and their aliases such as ``--ways``."""
+    hints = get_type_hints(options, include_extras=True)
+    found = [flag(entry.name) for entry in fields(options)]
+    for entry in fields(options):
+        for about in getattr(hints[entry.name], "__metadata__", ()):
+            found += getattr(about, "aliases", None) or ()
+    return found
+
+
 def require_known_flags(options: Any, words: Sequence[str], prog: str) -> None:
     """Raise a UsageError if a command line contains a flag that the command does not have.
 
@@ -52,7 +62,7 @@ def require_known_flags(options: Any, words: Sequence[str], prog: str) -> None:
         words: Command-line arguments after the name of the command.
         prog: Name of the command, such as ``metarl plot``.
     """
-    known = [flag(entry.name) for entry in fields(options)]
+    known = flags_of(options)
     for word in words:
         name = word.partition("=")[0].replace("_", "-")
         positive = name.replace("--no-", "--", 1)

@@ -114,6 +114,11 @@ def test_invalid_commands_give_one_line_errors(
     assert expected in refusal(capsys, *words)
 
 
+def test_aliases_of_flags_are_accepted() -> None:
+    config: Any = cli.parse_train(["fewshot", "--ways", "3", "--shots", "2", "--out", "DIR"]).config
+    assert (config.num_ways, config.num_shots) == (3, 2)
+
+
 def test_unavailable_cuda_gives_a_one_line_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

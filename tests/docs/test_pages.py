@@ -247,10 +247,7 @@ def test_pages_are_short_and_so_are_their_sentences(page: str) -> None:
 
 
 def test_prose_and_sentences_are_measured() -> None:
-    assert [len(words) for words in sentences("One two. Three *four*. Five six\n- six seven")] == [
-        2,
-        2,
-        2,
-    ]
+    lengths = [len(words) for words in sentences("One two. Three *four*. Five six\n- six seven")]
+    assert lengths == [2, 2, 2, 2]
     assert "metarl train" not in prose("docs/quickstart.md")
     assert "A point moves to a goal" in prose("docs/quickstart.md")
