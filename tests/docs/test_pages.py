@@ -249,5 +249,5 @@ def test_pages_are_short_and_so_are_their_sentences(page: str) -> None:
 def test_prose_and_sentences_are_measured() -> None:
     lengths = [len(words) for words in sentences("One two. Three *four*. Five six\n- six seven")]
     assert lengths == [2, 2, 2, 2]
-    assert "metarl train" not in prose("docs/quickstart.md")
+    assert "metarl evaluate runs/quick" not in prose("docs/quickstart.md")
     assert "A point moves to a goal" in prose("docs/quickstart.md")
