@@ -156,7 +156,7 @@ def _mean_maximum(
     return torch.where(highest == ABSENT, 0.0, highest).mean(-1)
 
 
-def flattened(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+def flattened(env: Any) -> Any:
     """Wrap an environment whose observations are not arrays in ``FlattenObservation``.
 
     Entries of dictionaries and tuples are concatenated, in the order of the space, and discrete
@@ -166,10 +166,12 @@ def flattened(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
         env: The environment.
 
     Returns:
-        The wrapped environment; `env` itself if its observations are arrays or cannot be flattened.
+        The wrapped environment; `env` itself if its observations are arrays or cannot be flattened,
+        or if it is vectorized.
     """
-    space = env.observation_space
-    if isinstance(space, gymnasium.spaces.Box) or _unsupported(space) is not None:
+    space = getattr(env, "observation_space", None)
+    arrays = isinstance(space, gymnasium.spaces.Box) or hasattr(env, "num_envs")
+    if space is None or arrays or _unsupported(space) is not None:
         return env
     return FlattenObservation(env)
 
