@@ -280,10 +280,10 @@ def test_a_plot_shows_learning_and_accuracies_by_shots(
     panel = drawn[-1].axes[1]
     (entry,) = Run.open(evaluated).evaluations()
     cells = np.array([list(found.values()) for found in entry["accuracies"].values()])
-    curves = {bars.get_label(): bars.lines[0] for bars in panel.containers}
-    for end, label in enumerate(["run, before adaptation", "run"]):
-        assert curves[label].get_xdata().tolist() == [2, 4]
-        assert curves[label].get_ydata() == pytest.approx(cells[..., end].mean((0, 2)))
+    curves = {bars.lines[0].get_linestyle(): bars.lines[0] for bars in panel.containers}
+    for end, style in enumerate([":", "-"]):  # before and after adaptation
+        assert curves[style].get_xdata().tolist() == [2, 4]
+        assert curves[style].get_ydata() == pytest.approx(cells[..., end].mean((0, 2)))
     assert panel.get_xlabel() == "support sentences of each class"
 
 
