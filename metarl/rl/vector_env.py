@@ -49,7 +49,8 @@ def make_vector_env(
     with error_context(env_id, "__init__", gymnasium.error.Error, ImportError, TypeError):
         env: Any = gymnasium.make_vec(env_id, num_envs=num_envs, **kwargs)
     if isinstance(env, SyncVectorEnv):  # created again, because `checked` may change the spaces
-        spec, env = env.spec, SyncVectorEnv([functools.partial(checked, one) for one in env.envs])
+        spec, makers = env.spec, [functools.partial(checked, one) for one in env.envs]
+        env = SyncVectorEnv(makers, **(kwargs.get("vector_kwargs") or {}))
         env.spec = spec
     if isinstance(env, AsyncVectorEnv):
         limit_waiting(env, worker_timeout)

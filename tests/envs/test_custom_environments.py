@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import ClipAction, FlattenObservation
 
 from metarl.core import InnerLoop, Params, sgd, tree
@@ -21,6 +21,7 @@ from metarl.rl.networks import mlp_policy
 from metarl.rl.objective import PostAdaptationObjective
 from metarl.rl.policies import GaussianMLP, Policy
 from metarl.rl.sampler import Sampler, make_sampler
+from metarl.rl.vector_env import make_vector_env
 from tests.support.commands import history, metarl, refusal
 from tests.support.own_environment import PAGE, playground, register, saved
 from tests.support.pages import block, run_in_small, runs
@@ -185,6 +186,12 @@ def test_dictionaries_are_flattened_in_the_order_of_the_space(mode: str) -> None
     part = torch.tensor([0.0, 1.0, 0.0]).expand(*structured.shape[:3], 3)
     assert torch.equal(structured[..., :3], part)
     assert torch.equal(structured[:, 0, :, 3:], plain[:, 0])
+
+
+def test_arguments_of_the_vectorized_environment_are_kept() -> None:
+    options = {"autoreset_mode": AutoresetMode.DISABLED}
+    env = make_vector_env(register("Mark"), 2, vectorization_mode="sync", vector_kwargs=options)
+    assert env.metadata["autoreset_mode"] is AutoresetMode.DISABLED
 
 
 def test_divergence_reported_as_numpy_boolean_is_counted() -> None:
