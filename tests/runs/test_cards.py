@@ -11,18 +11,7 @@ from markdown_it import MarkdownIt
 
 from metarl.runs.card import HOME, Subject, card, plain
 from metarl.runs.folder import Run
-from tests.support.commands import FEW, metarl, refusal
-
-
-@pytest.fixture(scope="module")
-def run(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An evaluated run with a picture, so that none is drawn."""
-    folder = tmp_path_factory.mktemp("runs") / "evaluated"
-    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("evaluations", "media"))
-    metarl("evaluate", folder, *FEW)
-    (folder / "media").mkdir()
-    (folder / "media/paths.png").write_bytes(b"a picture")
-    return folder
+from tests.support.commands import refusal
 
 
 HOSTILE = (

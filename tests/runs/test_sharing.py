@@ -32,19 +32,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         yield hub
 
 
-@pytest.fixture(scope="module")
-def run(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An evaluated run with a picture, so that none is drawn."""
-    folder = tmp_path_factory.mktemp("runs") / "evaluated"
-    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("evaluations", "media"))
-    metarl("evaluate", folder, *FEW)
-    (folder / "media").mkdir()
-    (folder / "media/the paths.png").write_bytes(b"a picture")
-    (folder / "tracking").mkdir()
-    (folder / "tracking/wandb-id").write_text("mine")
-    return folder
-
-
 def files(folder: Path) -> set[str]:
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
 
