@@ -52,14 +52,8 @@ MEMORIES: dict[str, dict[str, Any]] = {
     **POLICIES,
     "bandit": {**TRIALS, "env": "metarl/Bandit-v0"},
     "bandit-10": {  # trials of one episode, that is 10 pulls
-        **TRIALS,
-        "env": "metarl/Bandit-v0",
-        "iterations": 300,
-        "inner_steps": 0,
-        "episodes_per_task": 20,
-        "entropy": 0.01,
-        "outer_lr": 2e-3,
-        "output_gain": 1.0,
+        **TRIALS, "env": "metarl/Bandit-v0", "iterations": 300, "inner_steps": 0,
+        "episodes_per_task": 20, "entropy": 0.01, "outer_lr": 2e-3, "output_gain": 1.0,
     },
     # With γ = 0.99, returns-to-go depend mostly on the time step: the value layer learns slowly.
     "tabular-mdp": {
