@@ -44,9 +44,10 @@ class RLEvaluation(Evaluation):
 
     The test tasks are new samples from the training distribution, and every
     step uses new episodes. The defaults follow the protocol of Finn et al.
-    2017: 40 tasks with seed 1, the step size of training in the first step,
-    and half of that step size in later steps. Runs with --inner adam use the
-    same step size in all steps, and learned step sizes are not changed.
+    2017: 40 tasks with seed 1, the step size of training in as many steps as
+    in training, and half of that step size in later steps. Runs with --inner
+    adam use the same step size in all steps, and learned step sizes are not
+    changed.
     """
 
     inner_steps: Annotated[int | None, at_least(0), unset("0 for an oracle, otherwise 3")] = None
@@ -65,8 +66,9 @@ class RLEvaluation(Evaluation):
     default is 40 episodes for a horizon of 100 time steps and 20 for a
     horizon of 200, as in Finn et al. 2017."""
     inner_lr: Annotated[float | None, at_least(0), unset("value used in training")] = None
-    """Step size of the first adaptation step. Runs with --inner sgd use half of
-    this value in later steps."""
+    """Step size of the adaptation steps. Runs with --inner sgd use half of this
+    value after the first step or, if they were trained with several inner
+    steps, after as many steps as in training."""
     tune_inner_lr: bool = False
     """Before the evaluation, select the best of eight step sizes from 0.01 to
     2 on separate validation tasks. Use this flag for pretrained

@@ -230,7 +230,7 @@ def loops(config: RLConfig, loop: InnerLoop) -> Callable[[int, float | None], In
     """Return a function ``(steps, rate) -> inner loop`` for test time; see :class:`MetaPolicy`.
 
     With ``rate=None``, the step size is ``config.inner_lr``. With
-    ``inner="sgd"``, steps after the first use half of the step size.
+    ``inner="sgd"``, steps after those of training use half of the step size.
 
     Args:
         config: The settings of the run.
@@ -241,7 +241,7 @@ def loops(config: RLConfig, loop: InnerLoop) -> Callable[[int, float | None], In
         rate = config.inner_lr if rate is None else rate
         optimizer = loop.optimizer
         if config.inner == "sgd":
-            optimizer = sgd(paper_rates(rate))
+            optimizer = sgd(paper_rates(rate, config.inner_steps))
         elif config.inner not in LEARNED_RATES:
             optimizer = inner_optimizer(config.inner, rate, steps)
         return replace(loop, num_steps=steps, optimizer=optimizer)

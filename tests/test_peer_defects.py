@@ -260,6 +260,20 @@ def test_evaluation_halves_all_step_sizes_but_the_first(
     assert_close(torch.stack(seen), torch.tensor([[0.0], [-0.4], [-0.6], [-0.8]]).expand(4, 2))
 
 
+@pytest.mark.parametrize(
+    ("trained", "rates"), [(0, (0.4, 0.2, 0.2)), (2, (0.4, 0.4, 0.2)), (3, (0.4, 0.4, 0.4))]
+)
+def test_evaluation_keeps_the_step_size_for_the_number_of_steps_in_training(
+    trained: int, rates: tuple[float, ...]
+) -> None:
+    """A policy that is trained for three steps was evaluated with smaller later steps."""
+    config = MAMLTRPO(inner_steps=trained, inner_lr=0.4, hidden=(4,))
+    update = loops(config, build(config, num_tasks=2, episodes=2).loop)(3, None).optimizer.update
+    gradient = {"x": torch.ones(())}
+    taken = [update({}, gradient, None, step)[0]["x"].item() for step in range(3)]
+    assert taken == pytest.approx([-rate for rate in rates])
+
+
 def test_inner_loop_settings_take_effect() -> None:
     """pytorch-maml-rl's number of steps differed from its documentation."""
     parts = build(MAMLTRPO(inner_steps=2, inner_lr=0.3, num_tasks=2, hidden=(4,)))

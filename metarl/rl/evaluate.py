@@ -78,12 +78,18 @@ def paper_episodes(horizon: int) -> int:
     return max(1, 4000 // horizon)
 
 
-def paper_rates(inner_lr: float) -> tuple[float, float]:
-    """Return the test-time step sizes ``(α, α/2)`` for :func:`sgd`, as in Finn et al. 2017.
+def paper_rates(inner_lr: float, trained_steps: int = 1) -> tuple[float, ...]:
+    """Return the step sizes at test time for :func:`sgd`, such as ``(α, α/2)``.
 
-    The first inner step uses α = `inner_lr`, and all later steps use α/2.
+    The inner steps of training use α = `inner_lr`, and all later steps use α/2. Finn et al. 2017
+    trained for one step.
+
+    Args:
+        inner_lr: Step size α of training.
+        trained_steps: Number of inner steps in training. 0, for a policy that is trained without
+            adaptation, has the same result as 1.
     """
-    return inner_lr, inner_lr / 2
+    return (inner_lr,) * max(1, trained_steps) + (inner_lr / 2,)
 
 
 def adaptation_curve(
