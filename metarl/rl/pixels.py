@@ -26,6 +26,8 @@ class Layer(NamedTuple):
 
 NATURE = (Layer(32, 8, 4), Layer(64, 4, 2), Layer(64, 3, 1))
 """Convolutions of Mnih et al. 2015, for images of 36 pixels or more."""
+BLOCK = 256
+"""Number of images that are convolved at a time: few activations remain in the CPU caches."""
 SMALL = (Layer(32, 3, 2), Layer(32, 3, 2), Layer(32, 3, 2))
 """Convolutions for images with a height and width of 15 to 35 pixels."""
 
@@ -99,9 +101,14 @@ class PixelEncoder(nn.Module):
         x = x.to(self.kernels[0].dtype)
         if (self.low, self.high) != (0.0, 1.0):
             x = (x - self.low) / (self.high - self.low)
+        blocks = x.split(BLOCK) if is_native(x) else (x,)
+        return torch.cat([self._features(block) for block in blocks]).reshape(*batch, -1)
+
+    def _features(self, x: Float[Tensor, "n h w channels"]) -> Float[Tensor, "n h2 w2 filters"]:
+        """Apply all convolutions."""
         for layer, kernel, bias in zip(self.layers, self.kernels, self.biases, strict=True):
             x = F.relu(_convolved(x, kernel, bias, layer.stride))
-        return x.reshape(*batch, -1)
+        return x
 
 
 def _convolved(

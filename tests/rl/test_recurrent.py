@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from metarl.core import InnerLoop, Params, Task, sgd, tree
 from metarl.nn import CELLS
-from metarl.rl import Episodes, Policy, make_policy, make_sampler, reinforce, surrogate
+from metarl.rl import Episodes, Policy, make_policy, make_sampler, pixels, reinforce, surrogate
 from metarl.rl.baseline import baseline_features
 from metarl.rl.objective import PostAdaptationObjective
 from metarl.rl.pixels import NATURE, SMALL, PixelEncoder
@@ -26,6 +26,12 @@ FLAT = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (16, 16, 2), np.uint8)
 ACTIONS = {"gaussian": spaces.Box(-1.0, 1.0, (2,)), "categorical": spaces.Discrete(3)}
 TORCH: dict[str, Any] = {"gru": nn.GRUCell, "lstm": nn.LSTMCell}
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolve five images at a time, so that the images of a batch need several blocks."""
+    monkeypatch.setattr(pixels, "BLOCK", 5)
 
 
 def double(made: tuple[Policy, Params]) -> tuple[Policy, Params]:
