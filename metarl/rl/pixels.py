@@ -101,7 +101,7 @@ class PixelEncoder(nn.Module):
         x = x.to(self.kernels[0].dtype)
         if (self.low, self.high) != (0.0, 1.0):
             x = (x - self.low) / (self.high - self.low)
-        blocks = x.split(BLOCK) if is_native(x) else (x,)
+        blocks = torch.split(x, BLOCK) if is_native(x) else (x,)
         return torch.cat([self._features(block) for block in blocks]).reshape(*batch, -1)
 
     def _features(self, x: Float[Tensor, "n h w channels"]) -> Float[Tensor, "n h2 w2 filters"]:
