@@ -35,7 +35,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "results/*"]  # results/introduction.md is included in results.md
+exclude_patterns = ["_build"]
 smartquotes = False  # two hyphens stay two hyphens
 
 html_theme = "furo"

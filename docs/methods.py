@@ -129,10 +129,10 @@ def tables() -> str:
     for name, method in METHODS.items():
         flags = flags_of(method.values)
         code = f"`{flags}`" if flags else "MAML's"
-        lines.append(f"| [{name}]({name}.md) | {method.paper} | {method.summary} | {code} |")
+        lines.append(f"| [`{name}`]({name}.md) | {method.paper} | {method.summary} | {code} |")
     lines += ["", "| `metarl train` | paper | what is different |", "|---|---|---|"]
     for name, paper, summary in policies():
-        lines.append(f"| [{name}]({VARIANTS.get(name, name)}.md) | {paper} | {summary} |")
+        lines.append(f"| [`{name}`]({VARIANTS.get(name, name)}.md) | {paper} | {summary} |")
     return "\n".join(lines) + "\n"
 
 

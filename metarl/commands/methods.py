@@ -33,7 +33,7 @@ VARIANTS = (
     ("maml-trpo --inner lslr", "Antoniou et al. 2019", "a learned rate per tensor and step"),
     ("maml-trpo --inner meta-curvature", "Park & Oliva 2019", "a learned Kronecker curvature"),
     ("maml-trpo --inner-loss dice", "Foerster et al. 2018", "derivatives of every order; noisy"),
-    ("maml-trpo --inner-steps 0", "baseline", "TRPO on all tasks; --observe-task: the oracle"),
+    ("maml-trpo --inner-steps 0", "baseline", "TRPO on all tasks; `--observe-task`: oracle"),
 )
 
 
