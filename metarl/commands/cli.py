@@ -21,6 +21,7 @@ from metarl.util import environment_integer, say
 
 IMPORTS = "METARL_IMPORT"
 """Environment variable that passes the module names from ``--import`` to child processes."""
+SIZES = {"iterations": "iterations", "num_ways": "ways", "num_shots": "shots"}
 OVERVIEW = """\
 usage: metarl COMMAND ...   (metarl COMMAND --help lists the flags of a command)
 
@@ -28,7 +29,7 @@ Gradient-based meta-learning on PyTorch, Gymnasium and MuJoCo.
 
 {}
 
---import MODULE registers your own methods; --debug shows the traceback of an error
+--import MODULE registers your own methods; --debug shows tracebacks of errors
 To start: metarl train maml-trpo --preset navigation-quick --out runs/quick"""
 
 
@@ -170,7 +171,7 @@ def train_overview() -> str:
             "experiments (metarl train EXPERIMENT --help lists the flags):",
             *(f"  {name:<11} {summary}" for name, summary in _rows(experiments())),
             "",
-            "presets (flags override their values; policy presets work with every meta-RL method):",
+            "presets (flags override their values; policies stands for every meta-RL method):",
             *(
                 f"  {family:<11} {name:<24} {_settings(values)}"
                 for family, presets in PRESETS.items()
@@ -185,8 +186,11 @@ def _rows(commands: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _settings(values: dict[str, Any]) -> str:
-    shown = ("env", "data", "method", "iterations", "num_ways", "num_shots", "inner_lr")
-    return ", ".join(f"{key.replace('_', '-')} {values[key]}" for key in shown if key in values)
+    """Return the main settings of a preset; the words are short enough for 80 columns."""
+    named = (str(values[key]) for key in ("env", "method") if key in values)
+    kinds = [name.removeprefix("metarl/") for name in named]
+    sizes = [f"{values[key]:,} {text}" for key, text in SIZES.items() if key in values]
+    return ", ".join([*kinds, *sizes])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from threading import Lock
 from typing import Any, NamedTuple
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
@@ -17,6 +18,7 @@ from rich.text import Text
 
 LINES = 20  # number of plain progress lines per run
 LONGEST = 100  # characters per table cell
+NARROWEST = 20  # characters of a column of text in tables that do not fit into the terminal
 METRICS = {
     "query/loss": "loss {:.4f}",
     "query/accuracy": "accuracy {:.1%}",
@@ -161,7 +163,9 @@ class Table(NamedTuple):
 def print_table(title: str, columns: list[str], rows: list[list[Any]], *, left: int = 1) -> None:
     """Print a table to stdout, without markup: square brackets are printed as they are.
 
-    Cells with more than 100 characters are shortened, and control characters are replaced.
+    Text is wrapped, but numbers are not: if the columns do not fit into the terminal, the table is
+    printed in parts that repeat the left-aligned columns. Cells with more than 100 characters are
+    shortened, and control characters are replaced.
 
     Args:
         title: Title above the table.
@@ -173,13 +177,46 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]], *, left: 
 
         print_table("test tasks", ["steps", "return"], [[0, "-40.1"], [1, "-18.2"]])
     """
-    table = RichTable(title=Text(printable(title)), title_justify="left")
-    for index, column in enumerate(columns):
-        justify: Any = "left" if index < left else "right"
-        table.add_column(Text(printable(column)), justify=justify, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_shortened(printable(str(cell)))) for cell in row))
-    _Console().print(table)
+    console = _Console()
+    console.print(Text(printable(title), style="italic"))
+    lines = [[_shortened(printable(str(cell))) for cell in line] for line in (columns, *rows)]
+    for widths in _parts(lines, left, console.width):
+        table = RichTable()
+        for index, width in widths.items():
+            justify: Any = "left" if index < left else "right"
+            table.add_column(Text(lines[0][index]), justify=justify, width=width, overflow="fold")
+        for line in lines[1:]:
+            table.add_row(*(Text(line[index]) for index in widths))
+        console.print(table)
+
+
+def _parts(lines: list[list[str]], left: int, width: int) -> list[dict[int, int | None]]:
+    """Divide the columns of a table into parts that fit into a terminal.
+
+    Args:
+        lines: Cells of the header and of the rows.
+        left: Number of leading columns of text, which every part contains.
+        width: Characters in a line of the terminal.
+
+    Returns:
+        For each part, the width of each column by index; None if the text can be wrapped.
+    """
+    columns = [[*map(cell_len, column)] for column in zip(*lines, strict=True)]
+    room = width - 1 - sum(min(max(sizes), NARROWEST) + 3 for sizes in columns[:left])
+    numbers = range(left, len(columns))
+    wide = {index: max(columns[index]) for index in numbers}
+    if sum(wide.values()) + 3 * len(wide) > room:  # the headers are wrapped between words
+        words = {index: max(map(cell_len, lines[0][index].split()), default=0) for index in numbers}
+        wide = {index: max(words[index], *columns[index][1:], 1) for index in numbers}
+    parts: list[dict[int, int | None]] = [dict.fromkeys(range(left))]
+    free = room
+    for index, size in wide.items():
+        if size + 3 > free < room:
+            parts.append(dict.fromkeys(range(left)))
+            free = room
+        parts[-1][index] = max(1, min(size, room - 3))
+        free -= size + 3
+    return parts
 
 
 class _Console(Console):

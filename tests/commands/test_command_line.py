@@ -1,5 +1,7 @@
 """The command line: help, and one-line errors."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -188,14 +190,17 @@ def test_envs_describes_one_environment(capsys: pytest.CaptureFixture[str]) -> N
     assert "rewards −‖position − goal‖₂ after the step" in text
 
 
-@pytest.mark.parametrize("words", ["methods", "envs", "methods maml-trpo", "envs metarl/AntDir-v1"])
+@pytest.mark.parametrize(
+    "words", ["train", "methods", "envs", "methods maml-trpo", "envs metarl/AntDir-v1"]
+)
 def test_tables_fit_into_80_columns(
     words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     metarl(*words.split())
     lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, (line for line in lines if "│" in line)), default=0) <= 80
+    table = [line for line in lines if "│" in line or words == "train"]
+    assert max(map(len, table), default=0) <= 80
     assert ":class:" not in "".join(lines)
 
 
@@ -221,6 +226,21 @@ def test_bash_completes_commands_and_flags(
 COMP_WORDS=({" ".join(words)}); COMP_CWORD={len(words) - 1}; _metarl; echo "${{COMPREPLY[@]}}"'''
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) == expected
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="requires zsh")
+def test_zsh_completes_with_the_functions_of_bash(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metarl("completion", "zsh")
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    code = f"source {tmp_path}/script; print -r -- $_comps[metarl]"
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["zsh", "-f", "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout == "_bash_complete -o default -F _metarl\n"
     assert done.stderr == ""
 
 

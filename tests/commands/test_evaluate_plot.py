@@ -170,6 +170,21 @@ def test_evaluations_report_infos(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "expected one of return, got success" in line
 
 
+def test_tables_of_many_infos_fit_into_80_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    env = register("RewardTerms")
+    metarl(*TRAIN, "--env", env, "--iterations", 1, "--out", tmp_path / "run")
+    capsys.readouterr()
+    names = [f"reward_term_{number}" for number in range(8)]
+    metarl("evaluate", tmp_path / "run", *FEW, "--info", *names)
+    table = [line for line in capsys.readouterr().out.splitlines() if line[:1] in "┃│┏"]
+    assert max(map(len, table)) <= 80
+    assert all(name in "".join(table) for name in names)
+    assert sum("±" in line for line in table) == 4 * sum("┏" in line for line in table)
+
+
 def test_a_plot_only_compares_evaluations_with_equal_protocols(tmp_path: Path) -> None:
     runs = []
     for seed, sizes in enumerate(([40, 2], [2], [40])):

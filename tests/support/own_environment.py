@@ -152,5 +152,12 @@ class Reports(Mark):
         return super().reset(seed=seed)[0], {"state": 10**30}
 
 
+class RewardTerms(Mark):
+    """An environment whose infos contain many numbers."""
+
+    def info(self, guess: float) -> dict[str, Any]:
+        return {f"reward_term_{number}": 1000.0 * guess - number for number in range(8)}
+
+
 class IntegerActions(Mark):
     action_space = spaces.Box(0, 4, (1,), np.int64)
