@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from metarl.core import InnerLoop, MetaParams, Params, torch_generator
 from metarl.drawing import (
@@ -36,6 +36,7 @@ from metarl.runs import unset
 from metarl.util import Conflicts, at_least
 
 
+Item = TypeVar("Item")
 Rows = Sequence[tuple[Experiment[Any], MetaParams]]
 """The experiment and the meta-parameters of each run to render."""
 
@@ -97,7 +98,8 @@ def draw_paths(rows: Rows, options: RLRendering) -> None:
     moving, drawn = options.out.suffix in SUFFIXES, []
     for index in range(len(rows)):
         done = adapted(rows, options, index, steps=3, num_tasks=1 if moving else options.num_tasks)
-        drawn.append(panels(options.runs[index].name, done.tasks, done.batches))
+        labels, batches = (shown(done, each) for each in (captions(done), done.batches))
+        drawn.append(panels(options.runs[index].name, done.tasks, batches, labels=labels))
     if moving:
         paths_video([row[0] for row in drawn], options.out)
     else:
@@ -116,17 +118,29 @@ def draw_episodes(rows: Rows, options: RLRendering) -> None:
         recorder = recorder_of(one)  # fails early if the environment cannot be rendered
         usual = max(one.config.inner_steps, 0 if one.config.observe_task else 1)
         done = adapted(rows, options, index, steps=usual)
-        trials, task = done.policy.policy.trials, done.tasks[0]
         path = [params.model] * len(done.batches)  # RL² adapts without changing its parameters
-        path = path if trials else adapted_path(done.loop, params, done.batches)
+        if not done.policy.policy.trials:
+            path = adapted_path(done.loop, params, done.batches)
+        task = done.tasks[0]
         recordings, pace = play(recorder, done.policy.policy, path, task, options)
         name = f"{options.runs[index].name}, " if len(rows) > 1 else ""
         row = [
-            Shot(name + (f"episode {k + 1}" if trials else label(k)), float(mean_return(b)[0]), x)
-            for k, (b, x) in enumerate(zip(done.batches, recordings, strict=True))
+            Shot(name + caption, float(mean_return(batch)[0]), x)
+            for caption, batch, x in zip(captions(done), done.batches, recordings, strict=True)
         ]
-        shots.append([row[0], *row[1:][-1:]] if trials else row)
+        shots.append(shown(done, row))
     draw_recordings(shots, options.out, title=headline(rows[0][0].config.env, task), pace=pace)
+
+
+def captions(done: Adapted) -> list[str]:
+    """Return a caption for each batch of episodes: episodes of RL² are counted from 1."""
+    trials = done.policy.policy.trials
+    return [f"episode {k + 1}" if trials else label(k) for k in range(len(done.batches))]
+
+
+def shown(done: Adapted, each: list[Item]) -> list[Item]:
+    """Return the items of the batches to draw: the first and the last episode of RL², or all."""
+    return [each[0], *each[1:][-1:]] if done.policy.policy.trials else each
 
 
 def recorder_of(one: Experiment[Any]) -> Sampler:

@@ -21,6 +21,7 @@ from metarl.drawing import (
     shared_legend,
     styled,
     task_words,
+    with_minus,
 )
 from metarl.experiments.load import load
 from metarl.rl import AdaptationCurve
@@ -188,7 +189,7 @@ def show(args: Headstart, steps: int, rows: list[dict[str, Any]]) -> None:
         text = ", ".join("never" if number is None else f"{number:,.0f}" for number in taken)
         ratio = "" if None in taken else f"{np.median(taken) / steps:.0f}"
         after = f"{row['returns'][1]:.1f} ± {row['interval95'][1]:.1f}"
-        lines.append([row["task"], after, text, ratio])
+        lines.append([task_words(json.loads(row["task"])), after, text, ratio])
     print_table(f"{args.run}: {steps:,} environment steps of adaptation", columns, lines)
 
 
@@ -211,7 +212,7 @@ def draw(
         )
         for axes, (task, curve) in zip(panels[0], curves.items(), strict=True):
             draw_task(axes, steps, curve, learned[task])
-            axes.set_title(task_words(json.loads(task)))
+            axes.set_title(with_minus(task_words(json.loads(task))))
         shared_legend(canvas)
         save_figure(canvas, out)
 
@@ -224,8 +225,11 @@ def draw_task(axes: Any, steps: int, curve: AdaptationCurve, learned: list[Learn
         axes.plot(run.steps[begun], run.returns[begun], **look)
     # The point before adaptation is drawn at steps / 10 instead of 0, for the same reason.
     taken = np.maximum(steps * np.arange(len(curve.mean)), steps / 10)
-    look = {"color": "C0", "marker": "o", "capsize": 3, "label": "adapted"}
-    axes.errorbar(taken, curve.mean, curve.interval, **look)
+    axes.plot(taken[:2], curve.mean[:2], color="C0", ls=":", lw=1)
+    for part, face, name in ((slice(1), "white", "before adaptation, 0 steps"),
+                             (slice(1, None), "C0", "adapted")):  # fmt: skip
+        look = {"color": "C0", "marker": "o", "mfc": face, "capsize": 3, "zorder": 3}
+        axes.errorbar(taken[part], curve.mean[part], curve.interval[part], label=name, **look)
     axes.axhline(curve.mean[1], color="C0", ls=":", lw=1, label="return after the first step")
     axes.set(xscale="log", xlabel="environment steps on this task", ylabel="mean return")
     label_ticks(axes.xaxis, log=True)

@@ -26,6 +26,7 @@ from .style import label_ticks as label_ticks
 from .style import save_figure as save_figure
 from .style import shared_legend as shared_legend
 from .style import styled as styled
+from .style import with_minus as with_minus
 from .video import SUFFIXES as SUFFIXES
 from .video import require_video as require_video
 from .video import write_video as write_video

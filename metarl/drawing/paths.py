@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from metarl.drawing.montage import label, task_words
-from metarl.drawing.style import label_ticks, save_figure, shared_legend, styled
+from metarl.drawing.style import label_ticks, save_figure, shared_legend, styled, with_minus
 from metarl.drawing.video import write_video
 from metarl.rl import Episodes, mean_return
 from metarl.util import optional
@@ -31,15 +31,27 @@ class Panel(NamedTuple):
         paths: Positions after 0, 1, ..., K inner steps, each of shape (time,
             episodes, 2); NaN after the end of an episode.
         returns: Mean return after 0, 1, ..., K inner steps.
+        labels: Captions of the paths, such as "episode 1". Defaults to the number of inner steps.
     """
 
     title: str
     goal: Sequence[float]
     paths: list[NDArray[np.float64]]
     returns: list[float]
+    labels: Sequence[str] = ()
+
+    def caption(self, number: int) -> str:
+        """Return the caption of a path by index, such as "after 1 step"."""
+        return self.labels[number] if self.labels else label(number)
 
 
-def panels(name: str, tasks: list[dict[str, Any]], batches: list[Episodes]) -> list[Panel]:
+def panels(
+    name: str,
+    tasks: list[dict[str, Any]],
+    batches: list[Episodes],
+    *,
+    labels: Sequence[str] = (),
+) -> list[Panel]:
     """Return one panel per task, with the paths and the mean returns of a run.
 
     Args:
@@ -47,6 +59,7 @@ def panels(name: str, tasks: list[dict[str, Any]], batches: list[Episodes]) -> l
         tasks: Task descriptions with the key ``goal``.
         batches: Episodes after 0, 1, ..., K inner steps, with a leading task axis. The first two
             values of each observation are the position.
+        labels: Captions of the batches. Defaults to the number of inner steps.
 
     Example::
 
@@ -62,14 +75,14 @@ def panels(name: str, tasks: list[dict[str, Any]], batches: list[Episodes]) -> l
     for number, task in enumerate(tasks):
         title = f"{name}, {task_words({'goal': task['goal']})}"
         returns = [float(mean_return(batch)[number]) for batch in batches]
-        found.append(Panel(title, task["goal"], [path[number] for path in paths], returns))
+        found.append(Panel(title, task["goal"], [path[number] for path in paths], returns, labels))
     return found
 
 
 def paths_figure(rows: list[list[Panel]], out: Path) -> None:
     """Draw an image of paths, with one row per run and one column per task.
 
-    Colors show the number of inner steps.
+    Colors show the number of inner steps, or the labels of the panels.
 
     Args:
         rows: One list of panels per run, such as the results of :func:`panels`. All rows must
@@ -85,16 +98,16 @@ def paths_figure(rows: list[list[Panel]], out: Path) -> None:
         panel = Panel("diagonal", (1.0, 1.0), [0.1 * line, line], [-20.0, -10.0])
         paths_figure([[panel]], Path("paths.png"))
     """
-    size = (3.1 * len(rows[0]), 3.6 * len(rows) + 0.6)
+    size = (3.1 * len(rows[0]), 3.4 * len(rows) + 0.7)
     with styled("default"):
         figure, planes = _planes(rows, FIGURE_EPISODES, figsize=size)
-        for axes, panel in planes:
+        for axes, panel, _ in planes:
             for steps, path in enumerate(panel.paths):
                 x, y = path[:, :FIGURE_EPISODES].transpose(2, 0, 1)
                 first, *_ = axes.plot(x, y, color=COLORS[steps % len(COLORS)], lw=1.2, alpha=0.8)
-                first.set_label(label(steps))
+                first.set_label(panel.caption(steps))
             returns = " → ".join(f"{value:.1f}" for value in panel.returns)
-            axes.set_title(f"{_wrapped(panel.title)}\nreturn {returns}", fontsize=9)
+            axes.set_title(_title(panel, f"return {returns}"), fontsize=9)
         shared_legend(figure)
         save_figure(figure, out)
 
@@ -105,7 +118,7 @@ def paths_video(panels: list[Panel], out: Path) -> None:
     The video shows 20 time steps per second.
 
     Args:
-        panels: One panel per run, all with the same task and the same number of inner steps.
+        panels: One panel per run, all with the same task.
         out: File to write, .mp4 or .gif.
 
     Raises:
@@ -118,20 +131,21 @@ def paths_video(panels: list[Panel], out: Path) -> None:
         panel = Panel("diagonal", (1.0, 1.0), [0.1 * line, line], [-20.0, -10.0])
         paths_video([panel], Path("paths.gif"))
     """
-    columns = len(panels[0].paths)
-    size = (3.2 * columns, 3.6 * len(panels))
-    figure, planes = _planes([[panel] * columns for panel in panels], VIDEO_EPISODES, figsize=size)
-    moving = []
-    for number, (axes, panel) in enumerate(planes):
-        steps = number % columns
-        caption = f"{_wrapped(panel.title)}\n{_when(steps)}: return {panel.returns[steps]:.1f}"
-        axes.set_title(caption, fontsize=8)
-        color = COLORS[steps % len(COLORS)]
-        for path in panel.paths[steps].swapaxes(0, 1)[:VIDEO_EPISODES]:
-            (trail,) = axes.plot([], [], color=color, lw=1, alpha=0.6)
-            (point,) = axes.plot([], [], "o", color=color, markersize=6)
-            moving.append((trail, point, path))
-    clock = figure.supxlabel("time step 0", fontsize=8)
+    rows = [[panel] * len(panel.paths) for panel in panels]
+    size = (3.2 * max(map(len, rows)), 3.4 * len(rows) + 0.9)
+    with styled("default"):
+        figure, planes = _planes(rows, VIDEO_EPISODES, figsize=size)
+        moving = []
+        for axes, panel, steps in planes:
+            when = panel.caption(steps).removesuffix(" adaptation")
+            axes.set_title(_title(panel, f"{when}: return {panel.returns[steps]:.1f}"), fontsize=9)
+            color = COLORS[steps % len(COLORS)]
+            for path in panel.paths[steps].swapaxes(0, 1)[:VIDEO_EPISODES]:
+                (trail,) = axes.plot([], [], color=color, lw=1, alpha=0.6)
+                (point,) = axes.plot([], [], "o", color=color, markersize=6)
+                moving.append((trail, point, path))
+        shared_legend(figure)
+        clock = figure.suptitle("time step 0", fontsize=9)
 
     def frame(time: int) -> NDArray[np.uint8]:
         for trail, point, path in moving:
@@ -149,41 +163,44 @@ def _planes(rows: list[list[Panel]], episodes: int, **options: Any) -> tuple[Any
     """Create a figure with one pair of axes per panel, and draw the goal and the start.
 
     Args:
-        rows: One list of panels per row of the figure.
+        rows: One list of panels per row of the figure; rows can have different lengths.
         episodes: Number of episodes per panel from which the axis limits are computed.
         options: Further arguments of matplotlib's ``Figure``, such as ``figsize``.
 
     Returns:
-        The figure, and a list of pairs ``(axes, panel)``.
+        The figure, and a list of tuples ``(axes, panel, column)``.
     """
     optional.require("matplotlib", extra="plot", purpose="figures")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(layout="compressed", **options)  # for panels of equal width and height
     FigureCanvasAgg(figure)  # renders the frames of a video
-    grid = figure.subplots(len(rows), len(rows[0]), squeeze=False, sharex=True, sharey=True)
-    planes = list(zip(grid.flat, chain(*rows), strict=True))
+    shape = len(rows), max(map(len, rows))
+    grid = figure.subplots(*shape, squeeze=False, sharex=True, sharey=True)
+    planes = []
+    for line, row in zip(grid, rows, strict=True):
+        planes += list(zip(line, row, range(len(row)), strict=False))
+        for axes in line[len(row) :]:
+            axes.set_axis_off()
     # The axes contain all goals and 99 % of the positions.
-    paths = [np.abs(path[:, :episodes]) for _, panel in planes for path in panel.paths]
+    paths = [np.abs(path[:, :episodes]) for panel in chain(*rows) for path in panel.paths]
     reach = max(float(np.nanquantile(path, 0.99)) for path in paths)
-    goal = max(float(np.abs(panel.goal).max()) for _, panel in planes)
+    goal = max(float(np.abs(panel.goal).max()) for panel in chain(*rows))
     limit = min(max(reach, goal) + 0.08, 1.2)
-    for axes, panel in planes:
+    for axes, panel, _ in planes:
         marker: dict[str, Any] = {"zorder": 5, "ls": ""}
         axes.plot(0, 0, "o", color="black", markersize=4, label="start", **marker)
         axes.plot(*panel.goal, "*", color="#d62828", markersize=11, label="goal", **marker)
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xlabel="x", ylabel="y")
         axes.label_outer()
-        label_ticks(axes.xaxis)
-        label_ticks(axes.yaxis)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5))  # the same ticks on both axes
+            label_ticks(axis)
     return figure, planes
 
 
-def _when(steps: int) -> str:
-    return label(steps).removesuffix(" adaptation")
-
-
-def _wrapped(title: str) -> str:
-    """Return a title in lines that are not wider than a panel."""
-    return textwrap.fill(title, TITLE)
+def _title(panel: Panel, result: str) -> str:
+    """Return the title of a panel in lines that are not wider than the panel, and a result."""
+    return with_minus(f"{textwrap.fill(panel.title, TITLE)}\n{result}")

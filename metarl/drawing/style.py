@@ -1,6 +1,7 @@
 """The look of figures: styles, tick labels, the legend and writing of the file."""
 
 import math
+import re
 import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -62,6 +63,16 @@ def short(value: float, position: object = None) -> str:
     """
     size, letter = next(((s, text) for s, text in SIZES if abs(value) >= s), (1, ""))
     return f"{value / size:.6g}{letter}".replace("-", "−")
+
+
+def with_minus(text: str) -> str:
+    """Return a text in which negative numbers have a minus sign, as on the axes.
+
+    Example::
+
+        with_minus("maml-trpo, goal (0.3, -0.4)")  # "maml-trpo, goal (0.3, −0.4)"
+    """
+    return re.sub(r"(?<!\w)-(?=\.?\d)", "−", text)
 
 
 def label_ticks(axis: Any, *, percent: bool = False, log: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,10 +34,19 @@ def test_a_level_is_reached_at_the_first_return_above_it(level: float, steps: fl
 
 
 def test_table_and_figure_match_the_runs(
-    whole: Path, scratch: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: Path,
+    scratch: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("metarl.commands.headstart.shared_legend", drawn.append)
     out = tmp_path / "made" / "headstart.png"
     metarl("headstart", whole, "--scratch", *scratch, *TINY, "--out", out)
+    assert [axes.get_title() for axes in drawn[0].axes] == ["goal (0.3, −0.4)", "goal (−0.5, 0.5)"]
+    labels = drawn[0].axes[0].get_legend_handles_labels()[1]
+    assert labels.count("before adaptation, 0 steps") == labels.count("adapted") == 1
     assert out.read_bytes().startswith(b"\x89PNG")
     first, second = json.loads(out.with_suffix(".json").read_text())["rows"]
     assert (json.loads(first["task"]), json.loads(second["task"])) == tuple(map(json.loads, GOALS))
@@ -52,7 +62,7 @@ def test_table_and_figure_match_the_runs(
         )
         assert [number for number in row["scratch_steps"] if number is not None] == reached
         assert len(row["scratch_steps"]) == len(folders)
-    assert "[0.3, -0.4]" in "".join(capsys.readouterr().out.split("\n"))
+    assert "goal (0.3, -0.4)" in capsys.readouterr().out
 
 
 def test_incomparable_runs_give_one_line_errors(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metarl.drawing import Panel, figure, paths_figure, performance_profiles
+from metarl.drawing import Panel, figure, paths_figure, paths_video, performance_profiles
 from metarl.runs import Run
 from tests.support.commands import metarl, refusal
 
@@ -124,7 +124,30 @@ def test_paths_have_one_legend_and_scales(tmp_path: Path, saved: list[Any]) -> N
     texts = [text.get_text() for text in legend.get_texts()]
     assert sorted(texts) == ["after 1 step", "before adaptation", "goal", "start"]
     assert len(ticks(drawn.axes[0].yaxis)) > 1
-    assert "return -20.0 → -1.0" in drawn.axes[0].get_title()
+    assert drawn.axes[0].get_title() == "maml-trpo, goal (0.3, −0.4)\nreturn −20.0 → −1.0"
+    across, up = ([text.get_text() for text in ticks(axis)] for axis in
+                  (drawn.axes[-1].xaxis, drawn.axes[0].yaxis))  # fmt: skip
+    assert across == up
+
+
+def test_paths_of_different_numbers_of_episodes_are_drawn_side_by_side(
+    tmp_path: Path, saved: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = np.linspace(0, 0.5, 20).reshape(20, 1, 1) * np.ones((1, 3, 2))
+    steps = Panel("maml", (0.3, -0.4), [0 * line, 0.5 * line, line], [-3.0, -2.0, -1.0])
+    trial = Panel("rl2", (0.3, -0.4), [0 * line, line], [-3.0, -1.0], ["episode 1", "episode 4"])
+    paths_figure([[steps], [trial]], tmp_path / "paths.png")
+    (legend,) = legends(saved[0])
+    texts = {text.get_text() for text in legend.get_texts()}
+    assert {"before adaptation", "after 2 steps", "episode 1", "episode 4"} < texts
+    titles: list[str] = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda _, text, **k: titles.append(text))
+    monkeypatch.setattr("metarl.drawing.paths.write_video", lambda frames, out, fps: next(frames))
+    paths_video([steps, trial], tmp_path / "paths.gif")
+    found = [title.splitlines()[1] for title in titles]
+    assert found[:3] == ["before: return −3.0", "after 1 step: return −2.0",
+                         "after 2 steps: return −1.0"]  # fmt: skip
+    assert found[3:] == ["episode 1: return −3.0", "episode 4: return −1.0"]
 
 
 def test_profiles_have_one_legend_below(tmp_path: Path, saved: list[Any]) -> None:
