@@ -34,6 +34,10 @@ OVERFLOWING = """(() => {
       found.push(`${e.tagName}: ${e.textContent.trim().slice(0, 60)}`);
   return found;
 })()"""
+# Flags with a line break after one of their hyphens.
+DIVIDED = """[...document.querySelectorAll('article code .pre')]
+  .filter(e => e.textContent.startsWith('--') && e.getClientRects().length > 1)
+  .map(e => e.textContent)"""
 # Code with dashes, and flags anywhere whose two hyphens became a dash.
 DASHES = """(() => {
   const text = document.querySelector('article')?.textContent ?? '';
@@ -48,6 +52,8 @@ COPIED = """(() => {
   document.querySelectorAll('button.copybtn').forEach(button => button.click());
   return copied;
 })()"""
+ICONS = """[...document.querySelectorAll('.header-right svg')].map(e => e.getBoundingClientRect())
+  .filter(box => box.width).map(box => ({left: box.left, right: box.right}))"""
 REQUESTED = """performance.getEntriesByType('resource').map(entry => entry.name)
   .filter(name => !/^(file|data|blob):/.test(name))"""
 
@@ -91,10 +97,20 @@ def test_every_page_fits_the_window_and_needs_no_network(site: Path, browser: Br
         found = browser.run(DASHES) + browser.run(REQUESTED)
         for width in WIDTHS:
             browser.resize(width)
-            found += [f"at {width} px, {text}" for text in browser.run(OVERFLOWING)]
+            found += [
+                f"at {width} px, {text}" for text in browser.run(OVERFLOWING) + browser.run(DIVIDED)
+            ]
         if found:
             problems[name] = found
     assert problems == {}
+
+
+def test_icons_in_the_header_of_a_phone_do_not_touch(site: Path, browser: Browser) -> None:
+    browser.resize(390)
+    browser.open((site / "quickstart.html").as_uri())
+    boxes = browser.run(ICONS)
+    assert len(boxes) == 2
+    assert boxes[1]["left"] - boxes[0]["right"] >= 8
 
 
 def test_copied_blocks_are_the_text_of_the_page(site: Path, browser: Browser) -> None:
