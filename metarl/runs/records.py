@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from metarl.util import is_number, parse_json
 
@@ -18,14 +18,28 @@ and `seed`; the other settings depend on the experiment."""
 FORMAT = 1
 """Format of run folders. Increase the number if older versions cannot read new run folders, and
 keep reading the older formats. Runs without a number have format 1."""
-REQUIRED = ("experiment", "config")
-ENTRIES: dict[str, type[Any]] = {
-    "experiment": str, "config": dict, "command": str, "versions": dict, "changed_by": list,
-    "pulled_from": str,
+Form: TypeAlias = Any
+"""Form of a JSON value: a type, a list with the form of all items, or a dictionary with the form of
+all values under the key ``"*"``. The form ``float`` stands for all numbers."""
+ENTRIES: dict[str, Form] = {
+    "format": int, "experiment": str, "config": dict, "command": str, "versions": {"*": str},
+    "changed_by": [str], "pulled_from": str, "spaces": dict,
 }  # fmt: skip
-"""Types of the entries of config.json; only the entries in :data:`REQUIRED` must exist."""
-NAMES: dict[type[Any], str] = {
-    str: "a text", dict: "an object", list: "a list", int: "a number",
+"""Forms of the entries of config.json."""
+RESULTS: dict[str, Form] = {
+    "mean": [float], "interval95": [float], "iqm": [float], "iqm_interval95": [[float]],
+    "adaptation_steps": [float],
+}  # fmt: skip
+"""Forms of the results of an evaluation for one metric; all lists have the same length."""
+EVALUATION: dict[str, Form] = {
+    "iteration": int, "num_tasks": int, "seed": int, **RESULTS, "command": str, "measure": str,
+    "measures": {"*": dict}, "returns": [[float]], "infos": {"*": [[float]]},
+    "accuracies": {"*": {"*": [[float]]}},
+}  # fmt: skip
+"""Forms of the entries of an evaluation."""
+NAMES: dict[type[Any], tuple[str, str]] = {
+    str: ("a text", "texts"), int: ("an integer", "integers"), float: ("a number", "numbers"),
+    dict: ("an object", "objects"), list: ("a list", "lists"),
 }  # fmt: skip
 
 
@@ -106,45 +120,60 @@ def read_about(path: Path) -> dict[str, Any]:
         ValueError: If the file is damaged, or was written in the format of a different version of
             metarl; the message contains the path.
     """
-    with _damage_named(path):
-        about: dict[str, Any] = parse_json(path.read_bytes())
-        if not isinstance(about, dict):
-            raise TypeError(f"expected an object, got {str(about)[:60]!r}")
-        _require_type("format", found := about.get("format", FORMAT), int)
-    if found != FORMAT:  # the other entries may differ, too
+    damage = f"{path} is not a metarl configuration"
+    with _damage_named(damage, "Restore the file from a backup"):
+        about = _json_object(path)
+        _require_forms(about, {"format": int})
+    if (found := about.get("format", FORMAT)) != FORMAT:  # the other entries may differ, too
         newer = "A newer version of metarl wrote the run: upgrade metarl-torch"
         raise ValueError(
-            f"{path} has format {found}: expected {FORMAT}. "
+            f"{path} has format {str(found)[:9]}: expected {FORMAT}. "
             f"{newer if found > FORMAT else 'Restore the file from a backup'}"
         )
-    with _damage_named(path):
-        for name, kind in ENTRIES.items():
-            if name in REQUIRED or name in about:
-                _require_type(name, about[name], kind)
+    with _damage_named(damage, "Restore the file from a backup"):
+        _require_forms(about, ENTRIES, "experiment", "config")
     return about
 
 
 @contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    """Name the file config.json in errors that its contents cause."""
+def _damage_named(damage: str, advice: str) -> Iterator[None]:
+    """Name the damaged file and the next step in errors that the contents of the file cause."""
     try:
         yield
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not a metarl configuration ({error}). Restore the file from a backup"
-        ) from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{damage} ({error}). {advice}") from None
 
 
-def _require_type(name: str, value: Any, kind: type[Any]) -> None:
-    """Raise a TypeError if an entry of config.json does not have its type.
+def _json_object(path: Path) -> dict[str, Any]:
+    value = parse_json(path.read_bytes())
+    if not isinstance(value, dict):
+        raise TypeError(f"expected an object, got {str(value)[:60]!r}")
+    return value
 
-    Lists and, except for the settings, objects must contain only texts.
-    """
-    inside = value.values() if isinstance(value, dict) else value
-    plain = kind in (str, int) or name == "config"
-    if not isinstance(value, kind) or not (plain or all(isinstance(x, str) for x in inside)):
-        texts = "" if plain else " of texts"
-        raise TypeError(f"expected `{name}` as {NAMES[kind]}{texts}, got {str(value)[:60]!r}")
+
+def _require_forms(entries: dict[str, Any], forms: dict[str, Form], *required: str) -> None:
+    """Raise a TypeError if a required entry is missing, or an entry does not have its form."""
+    for name in forms:
+        if name not in entries and name in required:
+            raise TypeError(f"expected an entry `{name}`, got none")
+        if name in entries and not _has_form(value := entries[name], forms[name]):
+            raise TypeError(f"expected `{name}` as {_words(forms[name])}, got {str(value)[:60]!r}")
+
+
+def _has_form(value: Any, form: Form) -> bool:
+    if isinstance(form, list):
+        return isinstance(value, list) and all(_has_form(item, form[0]) for item in value)
+    if isinstance(form, dict):
+        return isinstance(value, dict) and all(_has_form(x, form["*"]) for x in value.values())
+    return is_number(value) if form is float else type(value) is form
+
+
+def _words(form: Form, *, plural: bool = False) -> str:
+    """Return a form in words, such as ``"a list of texts"``."""
+    if not isinstance(form, list | dict):
+        return NAMES[form][plural]
+    inner = form[0] if isinstance(form, list) else form["*"]
+    return f"{NAMES[type(form)][plural]} of {_words(inner, plural=True)}"
 
 
 def read_line(line: str) -> dict[str, Any] | None:
@@ -166,18 +195,14 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: If the file is damaged; the message contains the path.
     """
-    try:
-        entry: dict[str, Any] = parse_json(path.read_bytes())
-        protocol(entry)
-        means, halves = entry["mean"], entry["interval95"]
-        numbers = all(map(is_number, [*means, *halves])) and 0 < len(means) == len(halves)
-        if not numbers or not isinstance(entry["iteration"], int):
-            raise ValueError(
-                "`iteration` must be an integer, and `mean` and `interval95` equally long lists of "
-                "numbers"
-            )
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not a valid evaluation ({error}). Remove the file or evaluate again"
-        ) from None
-    return entry
+    with _damage_named(f"{path} is not a valid evaluation", "Remove the file or evaluate again"):
+        entry = _json_object(path)
+        _require_forms(entry, EVALUATION, "iteration", "num_tasks", "seed")
+        for results in (entry, *entry.get("measures", {}).values()):
+            _require_forms(results, RESULTS, "mean", "interval95")
+            lengths = {name: len(results[name]) for name in RESULTS if name in results}
+            if len({*lengths.values()}) > 1 or 0 in lengths.values():
+                raise ValueError(f"expected lists of the same length, got the lengths {lengths}")
+            if any(len(pair) != 2 for pair in results.get("iqm_interval95", ())):
+                raise ValueError("expected `iqm_interval95` as a list of pairs")
+        return entry

@@ -51,8 +51,9 @@ def test_model_cards_show_the_strings_of_a_run_as_text(run: Path, tmp_path: Path
 @pytest.mark.parametrize(
     "damaged",
     [{"versions": 3}, {"versions": ["torch"]}, {"versions": {"torch": 2}}, {"versions": None},
-     {"changed_by": 3}, {"changed_by": "metarl resume"}, {"changed_by": [{}]},
-     {"command": ["metarl"]}, {"pulled_from": 1}],
+     {"versions": {"torch": ["2"]}}, {"changed_by": 3}, {"changed_by": "metarl resume"},
+     {"changed_by": [{}]}, {"changed_by": {"metarl": "resume"}}, {"changed_by": [["metarl"]]},
+     {"changed_by": None}, {"command": ["metarl"]}, {"pulled_from": 1}, {"spaces": []}],
     ids=str,
 )  # fmt: skip
 def test_entries_of_a_wrong_type_are_named(
@@ -65,3 +66,66 @@ def test_entries_of_a_wrong_type_are_named(
         error = refusal(capsys, *words)
         assert f"config.json is not a metarl configuration (expected `{min(damaged)}` as" in error
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+BIG = 10**400
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "expected"),
+    [
+        ("iteration", True, "an integer"),
+        ("num_tasks", [2], "an integer"),
+        ("seed", "1", "an integer"),
+        ("command", ["metarl"], "a text"),
+        ("measure", [], "a text"),
+        ("measures", None, "an object of objects"),
+        ("measures", {"return": 3}, "an object of objects"),
+        ("infos", "x", "an object of lists of lists of numbers"),
+        ("infos", {"success": [1.0]}, "an object of lists of lists of numbers"),
+        ("returns", [[BIG]], "a list of lists of numbers"),
+        ("mean", 3, "a list of numbers"),
+        ("mean", [BIG, BIG], "a list of numbers"),
+        ("iqm", [None], "a list of numbers"),
+        ("iqm", [-BIG, BIG], "a list of numbers"),
+        ("iqm_interval95", [1.0], "a list of lists of numbers"),
+        ("adaptation_steps", {}, "a list of numbers"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_evaluations_with_entries_of_a_wrong_type_are_named(
+    entry: str, value: Any, expected: str, run: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    (evaluation,) = (folder / "evaluations").iterdir()
+    whole = json.loads(evaluation.read_text())
+    evaluation.write_text(json.dumps(whole | {entry: value}))
+    for words in (
+        ["push", folder, tmp_path / "a"], ["pull", folder, "--out", tmp_path / "b"],
+        ["plot", folder, "--out", tmp_path / "c.png"],
+    ):  # fmt: skip
+        error = refusal(capsys, *words)
+        assert f"{evaluation} is not a valid evaluation (expected `{entry}` as {expected}" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "expected"),
+    [
+        ("mean", [], "expected lists of the same length"),
+        ("iqm", [1.0], "expected lists of the same length"),
+        ("adaptation_steps", [1, 2, 3, 4, 5], "expected lists of the same length"),
+        ("measures", {"return": {"mean": [1.0]}}, "expected an entry `interval95`, got none"),
+        ("iqm_interval95", [[1.0]] * 4, "expected `iqm_interval95` as a list of pairs"),
+    ],
+)
+def test_evaluations_with_inconsistent_lists_are_rejected(
+    entry: str, value: Any, expected: str, run: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    (evaluation,) = (folder / "evaluations").iterdir()
+    whole = json.loads(evaluation.read_text())
+    evaluation.write_text(json.dumps(whole | {entry: value}))
+    with pytest.raises(ValueError, match=rf"{evaluation.name} is not a valid .*{expected}"):
+        Run(folder).evaluations()

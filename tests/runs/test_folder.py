@@ -202,9 +202,13 @@ def test_new_runs_have_a_format_and_runs_without_one_are_read(copied: Path) -> N
     [
         (2, "has format 2: expected 1. A newer version of metarl wrote the run: upgrade metarl"),
         (0, "has format 0: expected 1. Restore the file from a backup"),
-        ("1", "is not a metarl configuration (expected `format` as a number, got '1')"),
-        (None, "is not a metarl configuration (expected `format` as a number, got 'None')"),
+        (10**400, "has format 100000000: expected 1. A newer version of metarl wrote the run"),
+        (1.0, "is not a metarl configuration (expected `format` as an integer, got '1.0')"),
+        (True, "is not a metarl configuration (expected `format` as an integer, got 'True')"),
+        ("1", "is not a metarl configuration (expected `format` as an integer, got '1')"),
+        (None, "is not a metarl configuration (expected `format` as an integer, got 'None')"),
     ],
+    ids=lambda value: str(value)[:20],
 )
 def test_runs_in_the_format_of_a_different_version_are_rejected(
     number: Any, expected: str, copied: Path, capsys: pytest.CaptureFixture[str]
