@@ -158,10 +158,10 @@ def load_image_encoder(name: str, *, pooling: str = "cls") -> Loaded:
     with pretrained.one_line_errors(name):
         model = pretrained.load_model(hub, pretrained.place_of(name))
         about = _preprocessor(hub, name)
-    ones = (1.0, 1.0, 1.0)
-    scaled = about.get("do_normalize", True)
-    mean, std = (about["image_mean"], about["image_std"]) if scaled else ((0.0,) * 3, ones)
-    module = HuggingFaceEncoder(model, mean=mean, std=std, pooling=pooling)
+        scaled = about.get("do_normalize", True)
+        mean = about["image_mean"] if scaled else (0.0, 0.0, 0.0)
+        std = about["image_std"] if scaled else (1.0, 1.0, 1.0)
+        module = HuggingFaceEncoder(model, mean=mean, std=std, pooling=pooling)
     return Loaded(module, list(pretrained.layers_of(model)[1]))
 
 
@@ -179,9 +179,9 @@ def encoder_image_size(name: str) -> int | None:
     hub = pretrained.transformers(extra="vision", purpose="image encoders")
     with pretrained.one_line_errors(name):
         about = _preprocessor(hub, name)
-    size = about.get("crop_size") if about.get("do_center_crop") else None
-    size = size or about["size"]
-    return int(size if isinstance(size, int) else size.get("height") or size["shortest_edge"])
+        size = about.get("crop_size") if about.get("do_center_crop") else None
+        size = size or about["size"]
+        return int(size if isinstance(size, int) else size.get("height") or size["shortest_edge"])
 
 
 def freeze(module: nn.Module) -> None:

@@ -63,17 +63,31 @@ def load_model(hub: Any, place: str) -> Any:
     Returns:
         The model, without a pooler that has parameters: such a pooler is for a different task, and
         unused parameters must not be learned.
+
+    Raises:
+        ValueError: If weights are missing or not finite. ``transformers`` initializes missing
+            weights randomly.
     """
-    model = hub.AutoModel.from_pretrained(
-        place,
-        attn_implementation="eager",  # fused kernels have no second derivative
-        dtype=torch.float32,
-        trust_remote_code=False,
-        use_safetensors=True,
-    )
+    logs = hub.utils.logging
+    before = logs.get_verbosity()
+    logs.set_verbosity_error()  # a table of the missing weights
+    try:
+        model, report = hub.AutoModel.from_pretrained(
+            place,
+            attn_implementation="eager",  # fused kernels have no second derivative
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    finally:
+        logs.set_verbosity(before)
     pooler = getattr(model, "pooler", None)
     if pooler is not None and any(True for _ in pooler.parameters()):
         model.pooler = None
+    for name, x in model.state_dict().items():
+        if x.is_floating_point() and (name in report["missing_keys"] or not x.isfinite().all()):
+            raise ValueError(f"the weights {name} are missing or not finite")
     return model.eval()
 
 

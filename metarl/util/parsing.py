@@ -39,20 +39,28 @@ def damage(path: Path, error: Exception) -> str:
     """Return the reason in one line why a file or folder cannot be read.
 
     Git LFS pointers, which ``git clone`` writes instead of large files without Git LFS, are
-    detected.
+    detected, and in a folder JSON files that cannot be parsed.
 
     Args:
-        path: The file, or a folder with .safetensors files.
-        error: The error that was raised while the file was read.
+        path: The file, or a folder.
+        error: The error that was raised while the file or folder was read.
     """
     with suppress(OSError):
-        for file in path.glob("*.safetensors") if path.is_dir() else [path]:
+        for file in filter(Path.is_file, sorted(path.iterdir()) if path.is_dir() else [path]):
             with file.open("rb") as opened:
                 start = opened.read(len(POINTER))
             if start == POINTER:
                 return f"{file.name} is a Git LFS pointer; run `git lfs pull` in its repository"
+            if file != path and file.suffix == ".json" and not _is_json_object(file):
+                return f"{file.name} does not contain a JSON object"
     lines = (getattr(error, "strerror", None) or str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def _is_json_object(file: Path) -> bool:
+    with suppress(ValueError):
+        return isinstance(parse_json(file.read_bytes()), dict)
+    return False
 
 
 def is_number(value: Any) -> bool:

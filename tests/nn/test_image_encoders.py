@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
@@ -168,3 +169,52 @@ def test_code_and_pickles_of_an_encoder_are_not_loaded(tmp_path: Path) -> None:
     torch.save({}, folder / "pytorch_model.bin")
     with pytest.raises(OSError, match="cannot load encoder"):
         load_image_encoder(str(folder))
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "preprocessor_config.json"])
+def test_damaged_files_of_an_encoder_are_named(file: str, kind: str, tmp_path: Path) -> None:
+    folder = save_image_encoder(tmp_path / kind, kind)
+    whole = (folder / file).read_bytes().rstrip()
+    for damaged in (whole[: len(whole) // 2], whole[:9], whole[:-1], b"", b"[]", b"null", POINTER):
+        (folder / file).write_bytes(damaged)
+        expected = "cannot load encoder .*safetensors|cannot load encoder .*deserializing"
+        expected = expected if file == "model.safetensors" else f"{file} does not contain a JSON"
+        expected = f"{file} is a Git LFS pointer" if damaged == POINTER else expected
+        with pytest.raises(OSError, match=expected) as caught:
+            encoder_image_size(str(folder)), load_image_encoder(str(folder))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("about", "expected"),
+    [({"image_mean": None}, "cannot load"), ({"image_std": "x"}, "cannot load"),
+     ({"size": None}, "cannot load"), ({"size": {"width": 3}}, "cannot load")],
+    ids=str,
+)  # fmt: skip
+def test_invalid_settings_of_the_preprocessor_give_one_line_errors(
+    about: dict[str, object], expected: str, tmp_path: Path
+) -> None:
+    folder = save_image_encoder(tmp_path / "vit", "ViT", **about)
+    with pytest.raises(OSError, match=expected):
+        encoder_image_size(str(folder)), load_image_encoder(str(folder))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [None, torch.nan, torch.inf])
+def test_missing_and_infinite_weights_are_not_replaced_by_random_ones(
+    value: float | None, kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_image_encoder(tmp_path / kind, kind)
+    weights = load_file(folder / "model.safetensors")
+    name = max(name for name, x in weights.items() if x.ndim and "pooler" not in name)
+    weights[name] = torch.full_like(weights[name], value or 0.0)
+    kept = {n: x for n, x in weights.items() if n != name or value is not None}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    capfd.readouterr()
+    with pytest.raises(OSError, match=r"the weights .* are missing or not finite"):
+        load_image_encoder(str(folder))
+    assert capfd.readouterr().err == ""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -214,6 +214,31 @@ def test_damaged_weights_give_a_one_line_error(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=f"cannot load encoder .*{told}") as raised:
             load_pretrained(str(folder))
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_damaged_settings_are_named(file: str, tmp_path: Path) -> None:
+    folder = save_encoder(tmp_path / "bert")
+    whole = (folder / file).read_bytes()
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n"
+    for damaged in (whole[: len(whole) // 2], whole[:9], b"", b"[]", b"null", pointer):
+        (folder / file).write_bytes(damaged)
+        reason = "is a Git LFS pointer" if damaged == pointer else "does not contain a JSON object"
+        with pytest.raises(OSError, match=f"cannot load encoder .*{file} {reason}"):
+            load_pretrained(str(folder))
+
+
+def test_missing_weights_are_not_replaced_by_random_ones(tmp_path: Path) -> None:
+    folder = save_encoder(tmp_path / "bert")
+    weights = load_file(folder / "model.safetensors")
+    for name in ("embeddings.LayerNorm.weight", "pooler.dense.weight"):
+        kept = {other: x for other, x in weights.items() if other != name}
+        save_file(kept, folder / "model.safetensors", {"format": "pt"})
+        if name.startswith("pooler"):  # is not used
+            load_pretrained(str(folder))
+            continue
+        with pytest.raises(OSError, match=f"the weights {name} are missing or not finite"):
+            load_pretrained(str(folder))
 
 
 def test_damaged_settings_give_a_one_line_error(tmp_path: Path) -> None:
