@@ -24,7 +24,7 @@ from metarl.util import replacing
 if sys.platform != "win32":
     import fcntl
 
-FORMAT = "metarl-images-2"  # metadata key; increase the number when the file format changes
+FORMAT = "metarl-images-3"  # metadata key; increase the number when the file format changes
 _used: dict[Path, int] = {}
 """Descriptors of the locked files that this process has loaded."""
 
@@ -127,7 +127,7 @@ def _read(path: Path, key: str, size: int | None) -> Classes:
         about, images = json.loads(file.metadata()[FORMAT]), file.get_tensor("images")
     counts, names = tuple(about["counts"]), tuple(about["names"])
     valid = (
-        about["digest"] == _digest(key, counts, names),
+        about["digest"] == _digest(key, counts, names, images.shape),
         images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] in (1, 3),
         tuple(images.shape[2:]) == (size or images.shape[2],) * 2,
         all(type(count) is int and count > 0 for count in counts) and sum(counts) == len(images),
@@ -140,12 +140,15 @@ def _read(path: Path, key: str, size: int | None) -> Classes:
 
 def _write(path: Path, key: str, classes: Classes) -> None:
     _, counts, names = classes
-    about = {"counts": counts, "names": names, "digest": _digest(key, counts, names)}
+    digest = _digest(key, counts, names, classes.images.shape)
+    about = {"counts": counts, "names": names, "digest": digest}
     with replacing(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
         save_file({"images": classes.images.contiguous()}, temporary, {FORMAT: json.dumps(about)})
         temporary.chmod(mode)  # safetensors makes the file private, but the cache may be shared
+    for leftover in path.parent.glob(f".{path.stem}.*"):  # of a process that was killed
+        leftover.unlink(missing_ok=True)
 
 
 def _digest(*values: Any) -> str:

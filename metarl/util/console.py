@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from threading import Lock
@@ -258,7 +259,7 @@ def say(*lines: str, to_stderr: bool = False) -> None:
 
 
 def warn_of_similar(names: Iterable[str], source: object) -> None:
-    """Warn if two class names differ only in white space or case, such as "red" and "red ".
+    """Warn if two class names look alike, such as "red" and "red ".
 
     Args:
         names: The class names.
@@ -266,13 +267,19 @@ def warn_of_similar(names: Iterable[str], source: object) -> None:
     """
     first: dict[str, str] = {}
     for name in names:
-        other = first.setdefault(" ".join(name.split()).casefold(), name)
+        other = first.setdefault(_simplified(name), name)
         if other != name:
             warn(
-                f"the classes {other!r} and {name!r} of {source} differ only in white space or "
-                "case. Rename one of them if they are the same class"
+                f"the classes {other!a} and {name!a} of {source} differ only in white space, case "
+                "or Unicode form. Rename one of them if they are the same class"
             )
             return
+
+
+def _simplified(name: str) -> str:
+    """Return a name without differences in white space, case, Unicode form and invisible marks."""
+    visible = (x for x in unicodedata.normalize("NFKC", name) if unicodedata.category(x) != "Cf")
+    return " ".join("".join(visible).split()).casefold()
 
 
 def warn(message: str) -> None:

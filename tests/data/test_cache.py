@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from metarl.data import cache
@@ -66,9 +67,46 @@ def test_cached_images_with_wrong_counts_names_or_shapes_are_decoded_again(
     values: dict[str, Any] = {"images": images, "counts": [2, 1], "names": ["a", "b"]}
     values |= FORGED[forged]
     about = {name: values[name] for name in ("counts", "names")}
-    about["digest"] = cache._digest(path.stem.removeprefix("test-"), *about.values())
+    shape = values["images"].shape
+    about["digest"] = cache._digest(path.stem.removeprefix("test-"), *about.values(), shape)
     save_file({"images": values["images"]}, path, {cache.FORMAT: json.dumps(about)})
     assert same(cache.cached("test", source, lambda: classes), classes)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [{"images": torch.zeros(3, 3, 4, 4, dtype=torch.uint8)}, {"counts": [1, 2]},
+     {"names": ["b", "a"]}, {"names": ["a", "c"]}],
+    ids=["channels", "counts", "swapped names", "names"],
+)  # fmt: skip
+def test_cached_images_with_changed_values_are_decoded_again(
+    forged: dict[str, Any], own_cache: Path
+) -> None:
+    """The values are valid, but are not those that were cached."""
+    images = torch.arange(48).to(torch.uint8).reshape(3, 1, 4, 4)
+    classes = Classes(images, (2, 1), ("a", "b"))
+    cache.cached("test", {"size": 4}, lambda: classes)
+    (path,) = own_cache.iterdir()
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()[cache.FORMAT])
+    found = forged.get("images", images)
+    about |= {name: value for name, value in forged.items() if name in about}
+    save_file({"images": found}, path, {cache.FORMAT: json.dumps(about)})
+    assert same(cache.cached("test", {"size": 4}, lambda: classes), classes)
+
+
+def test_files_of_a_killed_process_are_deleted(own_cache: Path) -> None:
+    code = (
+        "import os; from metarl.data import cache\n"
+        "cache.save_file = lambda tensors, path, about: (path.write_bytes(b'part'), os._exit(9))\n"
+        "cached('test', {}, lambda: numbered({'a': 1}))"
+    )
+    with pytest.raises(subprocess.CalledProcessError):
+        in_new_process(code)
+    (leftover,) = own_cache.iterdir()
+    cache.cached("test", {}, lambda: numbered({"a": 1}))
+    assert len(list(own_cache.iterdir())) == 1
+    assert not leftover.exists()
 
 
 def test_cached_images_of_other_data_are_decoded_again(own_cache: Path) -> None:

@@ -39,6 +39,10 @@ def text_task(root: Path, names: list[str]) -> None:
         (["red", "red ", "green", "blue"], "the classes 'red' and 'red '"),
         (["Red", "green", "red", "blue"], "the classes 'Red' and 'red'"),
         (["dark red", "dark  red", "blue"], "the classes 'dark  red' and 'dark red'"),
+        (["red", " red", "blue"], "the classes ' red' and 'red'"),
+        (["dark red", "dark\xa0red", "blue"], r"the classes 'dark red' and 'dark\xa0red'"),
+        (["red", "re\u200bd", "blue"], r"the classes 'red' and 're\u200bd'"),
+        (["caf\xe9", "cafe\u0301", "blue"], r"the classes 'cafe\u0301' and 'caf\xe9'"),
         (["red", "green", "blue"], ""),
     ],
 )
@@ -53,4 +57,4 @@ def test_similar_class_names_are_warned_about(
         return
     (line,) = printed.splitlines()
     assert warned in line
-    assert "differ only in white space or case. Rename one of them" in line
+    assert "differ only in white space, case or Unicode form. Rename one of them" in line
