@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from metarl.core.speed import processes
 from metarl.runs import Run, write_atomically
+from metarl.runs.checkpoint import DTYPES
 from metarl.util import damage
 
 
@@ -136,7 +137,7 @@ def _require_stored(archive: zipfile.ZipFile) -> None:
 
 
 def _require_plain(name: str, tensors: list[Any]) -> None:
-    """Raise a ValueError if a tensor has more elements than the file stores, or is not finite.
+    """Raise a ValueError for tensors that are expanded, not finite or of an unsupported type.
 
     The elements of an expanded tensor share memory, so a small entry could
     declare a tensor that expands beyond the available memory.
@@ -144,6 +145,8 @@ def _require_plain(name: str, tensors: list[Any]) -> None:
     for x in (x for x in tensors if isinstance(x, torch.Tensor)):
         if x.nbytes > x.untyped_storage().nbytes():
             raise ValueError(f"{name} contains a tensor with more elements than the file stores")
+        if x.dtype not in DTYPES:
+            raise ValueError(f"{name} contains values of type {x.dtype}, which is not supported")
         if x.is_floating_point() and not x.isfinite().all():
             raise ValueError(f"{name} contains values that are not finite")
 

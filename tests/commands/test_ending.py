@@ -19,7 +19,9 @@ HOSTILE = "metarl/\x1b]0;title\x07\x1b[2J\x9b31m\nmetarl: verified\u202e-v0"
 
 
 @POSIX
-@pytest.mark.parametrize("words", ["--version", "--help", "train maml-trpo --help", "methods"])
+@pytest.mark.parametrize(
+    "words", ["--version", "--help", "train --help", "train maml-trpo --help", "methods", "envs"]
+)
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_closed_pipe_ends_a_command_without_a_message(words: str, unbuffered: str) -> None:
     command = f"set -o pipefail; {sys.executable} -m metarl {words} | true"
@@ -134,9 +136,16 @@ def test_tracebacks_contain_no_control_characters(copied: Path) -> None:
     ("variables", "expected"),
     [
         ({"WORLD_SIZE": "x"}, "WORLD_SIZE must be an integer of at least 1, got 'x'"),
+        ({"WORLD_SIZE": "-1"}, "WORLD_SIZE must be an integer of at least 1, got '-1'"),
+        ({"WORLD_SIZE": "1.5"}, "WORLD_SIZE must be an integer of at least 1, got '1.5'"),
+        ({"WORLD_SIZE": "9" * 30}, "WORLD_SIZE must be an integer of at least 1, got '999"),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE must be an integer of at least 1, got '0'"),
         ({"WORLD_SIZE": "2", "RANK": "x"}, "RANK must be an integer of at least 0, got 'x'"),
         ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK must be an integer of at least 0, got '-1'"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": "x"},
+            "MASTER_PORT must be an integer of at least 0, got 'x'",
+        ),
         ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK must be less than WORLD_SIZE=2, got 2"),
     ],
     ids=str,

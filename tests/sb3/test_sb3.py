@@ -309,14 +309,30 @@ def test_a_run_without_valid_checkpoints_gives_a_one_line_error(
     assert history(copied) == history(whole)
 
 
-def test_a_damaged_checkpoint_is_skipped(whole: Path, copied: Path, capsys: Any) -> None:
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda whole: whole[:1000], "File is not a zip file"),
+        (lambda whole: b"", "File is not a zip file"),
+        (
+            lambda whole: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n",
+            "00000003.zip is a Git LFS pointer; run `git lfs pull`",
+        ),
+    ],
+    ids=["truncated", "empty", "pointer"],
+)
+def test_a_damaged_checkpoint_is_named_and_skipped(
+    damage: Callable[[bytes], bytes], expected: str, whole: Path, copied: Path, capsys: Any
+) -> None:
     path = copied / "checkpoints/00000003.zip"
-    path.write_bytes(path.read_bytes()[:1000])
-    assert "00000003.zip is not a valid checkpoint of this run" in refusal(
-        capsys, "evaluate", copied
-    )
+    path.write_bytes(damage(path.read_bytes()))
+    expected = f"00000003.zip is not a valid checkpoint of this run ({expected}"
+    assert expected in refusal(capsys, "evaluate", copied)
+    assert expected in refusal(capsys, "pull", copied, "--out", copied.with_name("out"))
     metarl("resume", copied)
-    assert "trying an earlier checkpoint" in capsys.readouterr().err
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert expected in warning
+    assert "trying an earlier checkpoint" in warning
     assert history(copied) == history(whole)
 
 
@@ -399,6 +415,11 @@ def with_expanded_tensor(data: bytes) -> bytes:
     return saved(values | {"bomb": torch.zeros(1).expand(10**6, 10**6)})
 
 
+def with_8_bit_floats(data: bytes) -> bytes:
+    values = torch.load(io.BytesIO(data), weights_only=True)
+    return saved({name: x.to(torch.float8_e4m3fn) for name, x in values.items()})
+
+
 def with_objects(data: bytes) -> bytes:
     del data
     return saved(types.SimpleNamespace())
@@ -408,6 +429,8 @@ def with_objects(data: bytes) -> bytes:
     ("verb", "entry", "change", "expected"),
     [
         ("pull", "policy", with_nan, "policy.pth contains values that are not finite"),
+        ("pull", "policy", with_8_bit_floats, "policy.pth contains values of type torch.float8"),
+        ("evaluate", "policy", with_8_bit_floats, "contains values of type torch.float8_e4m3fn"),
         ("pull", "policy", deflated, "is compressed; expected uncompressed entries"),
         ("pull", "policy", with_expanded_tensor, "with more elements than the file stores"),
         ("pull", "policy", with_objects, "an entry contains objects other than tensors"),

@@ -198,6 +198,7 @@ def joined() -> Iterator[None]:
             f"the environment variable RANK must be less than WORLD_SIZE={world}, got {own}. Start "
             "the command with torchrun"
         )
+    environment_integer("MASTER_PORT")  # torch does not name the variable
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     with _peers_may_fail():
         dist.barrier()  # later failures are then reported to all processes
