@@ -22,6 +22,7 @@ from tests.support.attacks import Attacks, LostRun
 
 
 NAMES = {"kill": "kills", "flip": "flipped bits", "lines": "random command lines"}
+LEAST = 3  # attempts of each attack, on a slow machine in more than the given time
 KINDS = ("lost runs", "tracebacks", "hangs")
 
 
@@ -34,13 +35,18 @@ def kind_of(error: BaseException) -> str:
 
 
 def attack(seed: int, seconds: float, folder: Path) -> dict[str, list[int]]:
-    """Attack for a number of seconds; return the numbers of attacks and of failures by kind."""
+    """Attack for at least a number of seconds; return the numbers of attacks and failures."""
     os.environ["METARL_CACHE"] = str(folder / "cache")
     attacks, counts = Attacks(folder), Counter[str]()
     spent, failures = Counter[str](), defaultdict[str, Counter[str]](Counter)
     begun = time.monotonic()
-    while time.monotonic() - begun < seconds:
-        name = min(NAMES, key=lambda one: spent[one])
+
+    def remaining() -> list[str]:
+        late = time.monotonic() - begun >= seconds
+        return [name for name in NAMES if not late or counts[f"{name} attempts"] < LEAST]
+
+    while names := remaining():
+        name = min(names, key=lambda one: spent[one])
         number, start = counts[f"{name} attempts"], time.monotonic()
         try:
             counts[name] += getattr(attacks, name)(random.Random(f"{seed} {name} {number}"))

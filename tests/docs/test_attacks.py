@@ -4,9 +4,11 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from metarl.runs import checkpoint
 from tests.support import ROOT, attacks
 from tests.support.commands import script
 from tests.support.pages import block, runs
@@ -50,3 +52,45 @@ def test_a_run_with_different_results_is_lost(whole: Path, copied: Path) -> None
     (copied / "metrics.jsonl").write_text("")
     with pytest.raises(attacks.LostRun, match="a copy: different metrics"):
         attacks._require_equal(whole, copied, "a copy")
+
+
+def test_an_accepted_flipped_bit_is_a_lost_run(
+    whole: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = max((copied / "checkpoints").iterdir())
+    good = whole / "checkpoints" / last.name
+    data = bytearray(last.read_bytes())
+    data[-4] ^= 1
+    last.write_bytes(data)
+    attacks._require_detected(good, last, "a flipped bit")
+    monkeypatch.setattr(checkpoint, "_require_whole", lambda *arguments: None)
+    attacks._require_detected(good, good, "no flipped bit")
+    with pytest.raises(attacks.LostRun, match="a flipped bit: the damaged checkpoint is accepted"):
+        attacks._require_detected(good, last, "a flipped bit")
+
+
+def test_every_kind_of_attack_is_repeated_on_a_slow_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attack, "Attacks", lambda folder: Counted())
+    monkeypatch.setenv("METARL_CACHE", "")
+    rows = attack.attack(0, 0.0, tmp_path)
+    assert {number for number, *_ in rows.values()} == {attack.LEAST}
+
+
+class Counted:
+    """Attacks that always succeed."""
+
+    def kill(self, chance: Random) -> int:
+        return 1
+
+    flip = lines = kill
+
+
+def test_a_moment_follows_changes_of_the_run_folder(tmp_path: Path) -> None:
+    before = attacks.listing(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/.temporary").touch()
+    assert attacks.listing(tmp_path) > before
+    (tmp_path / "checkpoints/.temporary").write_bytes(b"half")
+    assert (".temporary", 4) in attacks.listing(tmp_path)

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 from metarl.commands import cli
 from metarl.experiments import experiments
+from metarl.runs import checkpoint
 from tests.commands.test_robust_commands import QUICK, flags_of, small
 from tests.support import ranks
 from tests.support.commands import checkpoints, history
@@ -29,6 +31,7 @@ from tests.support.sentences import save_documented
 
 KILLS = 3  # of one run, at most
 SIGNALS = [*[signal.SIGKILL] * 4, signal.SIGTERM, signal.SIGINT]
+WRITES = 12  # changes of a run folder, of which a kill follows one
 LINES = 10  # command lines of one attempt
 SHORT = ["--iterations", 6, "--checkpoint-every", 2]
 RL = ["--num-tasks", 2, "--episodes-per-task", 2, "--hidden", 3]
@@ -83,15 +86,34 @@ class Attacks:
             argv = [*self._words[name], "--out", out]
             if (out / "config.json").exists():
                 argv = ["resume", out]
-            after, by = chance.random() * self._seconds[name], chance.choice(SIGNALS)
-            last = number == kills
-            code, printed = ended(argv, out.with_suffix(".txt"), None if last else after, by)
+            by, last = chance.choice(SIGNALS), number == kills
+            moment = None if last else self._moment(chance, name, out)
+            code, printed = ended(argv, out.with_suffix(".txt"), moment, by)
             if code not in ({0} if last else {0, -by, 128 + by}):
                 raise LostRun(
                     f"{name}, {argv[0]} after {number} kills exits with {code}: {printed}"
                 )
         _require_equal(whole, out, f"{name} after {kills} kills")
         return kills
+
+    def _moment(self, chance: Random, name: str, out: Path) -> Callable[[], bool]:
+        """Return a function that returns True from the moment of a kill on.
+
+        Half of the moments are uniformly distributed over the duration of the run. The others
+        follow a change in the run folder, because files are written in a small part of the time.
+        """
+        if chance.random() < 0.5:
+            end = chance.random() * self._seconds[name] + time.monotonic()
+            return lambda: time.monotonic() > end
+        changes, before = chance.randint(1, WRITES), listing(out)
+
+        def changed() -> bool:
+            nonlocal changes, before
+            found = listing(out)
+            changes, before = changes - (found != before), found
+            return changes <= 0
+
+        return changed
 
     def flip(self, chance: Random) -> int:
         """Flip a bit in a file of a run, and run a command; return 1."""
@@ -103,6 +125,9 @@ class Attacks:
         place = chance.randrange(len(data))
         data[place] ^= 1 << chance.randrange(8)
         file.write_bytes(data)
+        where = f"{name}, a flipped bit in byte {place} of {file.relative_to(run)}"
+        if file.suffix == ".safetensors":
+            _require_detected(whole / file.relative_to(run), file, where)
         before, other = contents(run), run.with_name("other")
         shutil.rmtree(other, ignore_errors=True)
         tasks = ["--tasks", "airline", "--samples", 1] if name == "text" else ["--num-tasks", 2]
@@ -110,7 +135,7 @@ class Attacks:
             ["evaluate", *tasks], ["resume"], ["plot", "--out", run.with_name("plot.svg")],
             ["push", other, "--no-picture"], ["pull", "--out", other],
         ])  # fmt: skip
-        where = f"{name}, {verb} after a flipped bit in byte {place} of {file.relative_to(run)}"
+        where = f"{where}, {verb}"
         with _described(where):
             done = end_of(verb, run, *rest)
         if verb != "resume" or done.code:
@@ -185,6 +210,27 @@ def _require_equal(whole: Path, run: Path, where: str) -> None:
         raise LostRun(f"{where}: different parameters")
 
 
+def _require_detected(good: Path, damaged: Path, where: str) -> None:
+    """Raise LostRun if a damaged checkpoint is accepted with different tensors."""
+    try:
+        found, expected = checkpoint.load(damaged), checkpoint.load(good)
+    except ValueError:
+        return
+    groups = [(*saved.params, saved.optimizer, saved.own) for saved in (found, expected)]
+    for mine, theirs in zip(*groups, strict=True):
+        if mine.keys() != theirs.keys() or any(not mine[n].equal(theirs[n]) for n in mine):
+            raise LostRun(f"{where}: the damaged checkpoint is accepted")
+
+
+def listing(run: Path) -> set[tuple[str, int]]:
+    """Return the names and sizes of all files of a run."""
+    found = set()
+    for path in (*run.glob("*"), *run.glob("checkpoints/*")):
+        with contextlib.suppress(FileNotFoundError):
+            found.add((path.name, path.stat().st_size))
+    return found
+
+
 def _command(argv: list[str], output: Path) -> None:
     """Run a command line in a separate process, and write everything that it prints to a file."""
     for number in (1, 2):
@@ -196,14 +242,17 @@ def _command(argv: list[str], output: Path) -> None:
 
 
 def ended(
-    words: list[Any], output: Path, after: float | None = None, by: int = signal.SIGKILL
+    words: list[Any],
+    output: Path,
+    moment: Callable[[], bool] | None = None,
+    by: int = signal.SIGKILL,
 ) -> tuple[int, str]:
     """Run a command line in a new process; return its exit status and what it printed.
 
     Args:
         words: Command-line arguments.
         output: File for what the command prints.
-        after: Seconds from the start of the command to the signal; None sends no signal.
+        moment: Function that returns True from the moment of the signal on; None sends no signal.
         by: The signal.
 
     Raises:
@@ -216,10 +265,11 @@ def ended(
     process.start()
     while not started.exists() and process.is_alive():
         time.sleep(0.002)
-    if after is not None:
-        process.join(after)
-        if process.is_alive():
+    while moment is not None and process.is_alive():
+        if moment():
             os.kill(process.pid, by)
+            break
+        time.sleep(0.001)
     process.join(SECONDS)
     if process.exitcode is None:
         process.kill()
