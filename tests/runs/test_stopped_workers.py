@@ -1,8 +1,10 @@
 """Worker processes that are stopped or hang: a signal and a time limit end the run."""
 
 import contextlib
+import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -117,6 +119,57 @@ def test_a_time_limit_ends_a_run_whose_simulator_hangs(tmp_path: Path) -> None:
     assert "own/Hangs-v0 failed in step: process " in done.message
     assert 'of 4 did not answer within 1.5 s in task {"mark": 0.' in done.message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with worker processes and a time limit."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    words = ["--iterations", 1, "--checkpoint-every", 1, *ASYNC, "--worker-timeout", 2]
+    metarl(*TRAIN[:-4], *words, "--out", folder)
+    return folder
+
+
+def stopped_worker(process: Any) -> int:
+    """Stop a worker process as soon as all four have started and worked; return its ID."""
+    deadline = time.monotonic() + 120
+    while len(found := children(process.pid)) < 4 or cpu_time(found[-1]) < 2:
+        assert process.is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(found[1], signal.SIGSTOP)
+    return found[1]
+
+
+def cpu_time(pid: int) -> int:
+    """Return the user time of a process in hundredths of a second."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
+
+
+EVALUATE = ["--num-tasks", 2, "--episodes-per-task", 2, "--inner-steps", 300]
+
+
+def test_a_time_limit_ends_an_evaluation_with_a_stopped_worker(trained: Path) -> None:
+    with started("evaluate", trained, *EVALUATE) as process:
+        worker = stopped_worker(process)
+        process.join(60)
+        assert process.exitcode == 1
+        assert not Path(f"/proc/{worker}").exists()
+
+
+def test_ctrl_c_ends_an_evaluation_with_a_stopped_worker(trained: Path, tmp_path: Path) -> None:
+    waiting = tmp_path / "run"
+    shutil.copytree(trained, waiting)
+    about = json.loads((waiting / "config.json").read_text())
+    about["config"]["worker_timeout"] = None
+    (waiting / "config.json").write_text(json.dumps(about))
+    with started("evaluate", waiting, *EVALUATE) as process:
+        worker = stopped_worker(process)
+        time.sleep(0.5)
+        os.kill(process.pid, signal.SIGINT)
+        process.join(60)
+        assert process.exitcode == 130
+        assert not Path(f"/proc/{worker}").exists()
 
 
 def test_a_time_limit_requires_worker_processes(tmp_path: Path) -> None:
