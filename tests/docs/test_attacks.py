@@ -69,6 +69,14 @@ def test_an_accepted_flipped_bit_is_a_lost_run(
         attacks._require_detected(good, last, "a flipped bit")
 
 
+def test_a_partial_checkpoint_is_a_lost_run(copied: Path) -> None:
+    attacks._require_whole(copied, "a run")
+    last = max((copied / "checkpoints").iterdir())
+    last.write_bytes(last.read_bytes()[:-9])
+    with pytest.raises(attacks.LostRun, match=rf"a run: .*{last.name} is not a valid"):
+        attacks._require_whole(copied, "a run")
+
+
 def test_every_kind_of_attack_is_repeated_on_a_slow_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

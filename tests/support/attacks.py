@@ -93,6 +93,7 @@ class Attacks:
                 raise LostRun(
                     f"{name}, {argv[0]} after {number} kills exits with {code}: {printed}"
                 )
+            _require_whole(out, f"{name} after {number + 1} kills")
         _require_equal(whole, out, f"{name} after {kills} kills")
         return kills
 
@@ -220,6 +221,15 @@ def _require_detected(good: Path, damaged: Path, where: str) -> None:
     for mine, theirs in zip(*groups, strict=True):
         if mine.keys() != theirs.keys() or any(not mine[n].equal(theirs[n]) for n in mine):
             raise LostRun(f"{where}: the damaged checkpoint is accepted")
+
+
+def _require_whole(run: Path, where: str) -> None:
+    """Raise LostRun if a checkpoint was written in part; resume would use the previous one."""
+    for path in run.glob("checkpoints/[0-9]*.safetensors"):
+        try:
+            checkpoint.load(path)
+        except ValueError as error:
+            raise LostRun(f"{where}: {error}") from None
 
 
 def listing(run: Path) -> set[tuple[str, int]]:
