@@ -87,23 +87,27 @@ def trust_region_step(
         results = chunks.parallel_map(function, items, device=device)
         return tree.scale(processes.total(results), 1 / num_tasks)
 
-    def linearize(tasks: Task) -> tuple[list[Task], list[Linearization]]:
-        parts = chunks.split(tasks, chunk_size or chunk_of(tasks.query))
-        found = chunks.parallel_map(lambda p: objective.linearize(meta, p), parts, device=device)
-        return parts, found
+    def split(tasks: Task) -> list[Task]:
+        return chunks.split(tasks, chunk_size or chunk_of(tasks.query))
 
-    parts, at_old = linearize(tasks)
-    before, gradient = mean(lambda c: (c.surrogate, c.gradient), at_old)
+    def linearize(part: Task) -> Linearization:
+        return objective.linearize(meta, part)
+
+    parts = split(tasks)
+    if fisher_fraction < 1:  # only the products keep residuals, which are as large as the episodes
+        before, gradient = mean(lambda part: linearize(part)[:2], parts)
+        kept = math.ceil(fisher_fraction * tasks.query.mask.shape[2])
+        fewer = tree.map_leaves(lambda x: x[:, :, :kept].contiguous(), tasks)
+        at_old = chunks.parallel_map(linearize, split(fewer), device=device)
+    else:
+        at_old = chunks.parallel_map(linearize, parts, device=device)
+        before, gradient = mean(lambda part: part[:2], at_old)
     slope = tree.norm(gradient)
     if not (torch.isfinite(before) and torch.isfinite(slope)):
         raise FloatingPointError(
             f"the surrogate loss and its gradient must be finite, got loss {before.item():g} and "
             f"gradient norm {slope.item():g}. Lower inner_lr or max_kl"
         )
-    if fisher_fraction < 1:
-        del at_old  # frees its residuals, which are as large as the episodes
-        kept = math.ceil(fisher_fraction * tasks.query.mask.shape[2])
-        _, at_old = linearize(tree.map_leaves(lambda x: x[:, :, :kept].contiguous(), tasks))
 
     def damped(vector: MetaParams) -> MetaParams:
         fisher: MetaParams = mean(lambda c: c.fisher(vector), at_old)

@@ -1,14 +1,16 @@
 """The trust-region step: updates, rejected steps and invariances."""
 
+import weakref
 from typing import Any
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from metarl.core import Task, tree
+from metarl.core import MetaParams, Task, tree
 from metarl.rl.baseline import advantages
 from metarl.rl.episodes import Episodes, Rollout
+from metarl.rl.objective import Linearization, PostAdaptationObjective
 from metarl.rl.trpo import maml_trpo, trust_region_step
 from tests.support.problems import fill_padding, problem, relative_error
 from tests.support.reference_losses import (
@@ -31,6 +33,29 @@ def test_chunks_and_task_order_do_not_change_the_step() -> None:
         again, same = trust_region_step(objective, meta, batch, chunk_size=chunk_size, **options)
         assert relative_error(again, new) < 1e-10
         assert_close(same, metrics, rtol=1e-8, atol=1e-10)
+
+
+def test_the_gradient_keeps_no_residuals_with_a_fisher_fraction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The residuals of all tasks were in memory at the same time, nine gigabytes with images."""
+    products: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+    original = PostAdaptationObjective.linearize
+
+    def linearize(self: PostAdaptationObjective, meta: MetaParams, part: Task) -> Linearization:
+        alive.append(sum(product() is not None for product in products))
+        found = original(self, meta, part)
+        if part.query.mask.shape[2] == episodes:
+            products.append(weakref.ref(found.fisher))
+        return found
+
+    monkeypatch.setattr(PostAdaptationObjective, "linearize", linearize)
+    objective, meta, tasks = problem(num_tasks=8)
+    episodes = tasks.query.mask.shape[2]
+    trust_region_step(objective, meta, tasks, fisher_fraction=0.5, chunk_size=1)
+    assert len(products) == 8
+    assert max(alive) <= torch.get_num_threads()
 
 
 def test_fisher_fraction_of_repeated_episodes_equals_the_full_fisher() -> None:
