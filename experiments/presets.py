@@ -27,7 +27,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     # One deviation: the last layer starts at a tenth of Xavier's scale, see docs/results.md.
     "navigation-paper": {"env": PLANE, "iterations": 100},
     # The simulation of the paper: 0.01 s per step, 200 steps.
-    "rllab-cheetah-dir": {**CHEETAH, "env": "metarl/RllabHalfCheetahDir-v0"},
+    "rllab-cheetah-dir": {**CHEETAH, "env": "metarl/RllabHalfCheetahDir-v0", "iterations": 200},
     "rllab-cheetah-vel": {**CHEETAH, "env": "metarl/RllabHalfCheetahVel-v0"},
     # The simulation of Gymnasium, as in ProMP and later work: 0.05 s per step, 100 steps.
     "cheetah-dir": {**CHEETAH, "env": "metarl/HalfCheetahDir-v1", "iterations": 160},
