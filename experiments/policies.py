@@ -3,12 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import gymnasium
 import torch
-from gymnasium.error import UnregisteredEnv
 
 from metarl.core import (
     LEARNED_RATES,
@@ -21,7 +19,7 @@ from metarl.core import (
     torch_generator,
 )
 from metarl.core.speed import chunks, processes
-from metarl.envs import ENVIRONMENTS, META_WORLD
+from metarl.experiments.environment_errors import creation_errors
 from metarl.experiments.rl_settings import RLConfig
 from metarl.models import MetaPolicy, Spaces
 from metarl.nn import CELLS
@@ -42,7 +40,7 @@ from metarl.rl.policies import NORMALIZER
 from metarl.rl.stability import normalizing
 from metarl.rl.vector_env import clipped_actions
 from metarl.runs import checkpoint
-from metarl.util import closest, integer_at_least, resolve_device
+from metarl.util import integer_at_least, resolve_device
 
 
 class Learning(NamedTuple):
@@ -264,7 +262,7 @@ def sampler_of(
         ModuleNotFoundError: If the module of the environment is not installed.
         ValueError: If the environment does not exist or has no task distribution.
     """
-    try:
+    with creation_errors(config.env):
         return make_sampler(
             config.env,
             num_tasks=num_tasks,
@@ -276,25 +274,3 @@ def sampler_of(
             worker_timeout=config.worker_timeout,
             **({"observe_task": True} if config.observe_task else {}),
         )
-    except ModuleNotFoundError as error:
-        cause = str(error).partition(". Environment registration")[0]  # by Gymnasium
-        raise ModuleNotFoundError(f"{cause}. {_how_to_import(config.env)}") from None
-    except UnregisteredEnv as error:
-        hint = f"did you mean {close}?" if (close := closest_environment(config.env)) else error
-        reason = f"unknown environment `env`={config.env}: {hint}"
-        raise ValueError(f"{reason} (run `metarl envs` to list all environments)") from None
-
-
-def closest_environment(env: str) -> str | None:
-    """Return the ID of an environment of metarl that is similar to `env`, or None."""
-    ours = [row.id for row in ENVIRONMENTS] + [f"metarl/{name}" for name in META_WORLD]
-    return closest(env if "/" in env else f"metarl/{env}", ours, cutoff=0.8)
-
-
-def _how_to_import(env: str) -> str:
-    """Return advice for an error message if the module in `env`, ``module:Name-v0``, is missing."""
-    module = env.rpartition(":")[0]
-    first = Path(module.partition(".")[0])
-    if first.with_suffix(".py").is_file() or first.is_dir():
-        return f"{module} is in the current folder: use `python -m metarl` instead of `metarl`"
-    return f"The simulator requires {module}: install it, or add its folder to PYTHONPATH"

@@ -22,6 +22,7 @@ from metarl.drawing import (
     record_episodes,
 )
 from metarl.experiment import Experiment, Rendering
+from metarl.experiments.environment_errors import creation_errors
 from metarl.models import MetaPolicy
 from metarl.rl import (
     Episodes,
@@ -146,7 +147,8 @@ def shown(done: Adapted, each: list[Item]) -> list[Item]:
 def recorder_of(one: Experiment[Any]) -> Sampler:
     """Return a sampler that records single episodes in the environment of the experiment `one`."""
     known = {"observe_task": True} if one.config.observe_task else {}
-    return make_recorder(one.config.env, device=one.device, **known)
+    with creation_errors(one.config.env):
+        return make_recorder(one.config.env, device=one.device, **known)
 
 
 def play(

@@ -49,7 +49,7 @@ def show(env_id: str) -> None:
         UsageError: If the environment is not registered, or has no tasks.
     """
     if ":" not in env_id and env_id not in gymnasium.registry:
-        from metarl.experiments.policies import closest_environment  # slow
+        from metarl.experiments.environment_errors import closest_environment  # slow
 
         close = closest_environment(env_id)
         hint = f"did you mean {close!r}?" if close else "run `metarl envs` to list all environments"

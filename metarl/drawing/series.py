@@ -114,7 +114,8 @@ def adaptation_curves(
     if len(newest) < len(members):
         warn(
             f"{name}: {len(members) - len(newest)} of {len(members)} runs have no comparable "
-            "evaluation and are omitted. Evaluate all runs with the same settings"
+            "evaluation and are omitted from the results on test tasks. Evaluate all runs with the "
+            "same settings"
         )
     if "accuracies" in newest[0]:
         return _by_shots(name, newest)

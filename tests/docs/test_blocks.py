@@ -65,7 +65,7 @@ def test_the_half_cheetah_of_the_guide_is_recorded(egl: None) -> None:
 
 
 @pytest.mark.nightly
-@runs("docs/quickstart.md", "compare")
+@runs("docs/quickstart.md", "compare", "paper-compare")
 @runs("docs/meta-rl.md", "compare")
 @runs("README.md", "compare")
 def test_the_comparisons_run_and_the_second_extends_the_first() -> None:
@@ -73,6 +73,8 @@ def test_the_comparisons_run_and_the_second_extends_the_first() -> None:
     run_in_small(block("docs/quickstart.md", "compare"))
     assert block("README.md", "compare") == block("docs/quickstart.md", "compare")
     assert compared() == ["maml-trpo-0", "promp-0"]
+    run_in_small(block("docs/quickstart.md", "paper-compare"))
+    assert Path("runs/compare/paper.pdf").read_bytes().startswith(b"%PDF")
     first = Path("runs/compare/promp-0/metrics.jsonl").stat()
     run_in_small(block("docs/meta-rl.md", "compare"))
     assert compared() == ["maml-trpo-0", "maml-trpo-first-order-0", "promp-0"]
