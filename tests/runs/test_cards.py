@@ -28,7 +28,10 @@ def test_model_cards_show_the_strings_of_a_run_as_text(run: Path, tmp_path: Path
     evaluation.write_text(json.dumps(json.loads(evaluation.read_text()) | lines))
     (folder / "media" / f"{HOSTILE.replace('/', '')[:99]}.png").touch()
     about = json.loads((folder / "config.json").read_text())
-    about |= {"command": lines["command"], "changed_by": [lines["command"], "", "`", "a ``"]}
+    about |= {
+        "command": f"````\n{HOSTILE}",
+        "changed_by": [HOSTILE, f"` {HOSTILE}", "", "`", "a ``"],
+    }
     about["versions"] = {HOSTILE: HOSTILE}
     about["config"]["env"] = f"{HOSTILE}:{HOSTILE}"
     (folder / "config.json").write_text(json.dumps(about))
