@@ -42,7 +42,7 @@ def text_task(root: Path, names: list[str]) -> None:
         (["red", " red", "blue"], "the classes ' red' and 'red'"),
         (["dark red", "dark\xa0red", "blue"], r"the classes 'dark red' and 'dark\xa0red'"),
         (["red", "re\u200bd", "blue"], r"the classes 'red' and 're\u200bd'"),
-        (["caf\xe9", "cafe\u0301", "blue"], r"the classes 'cafe\u0301' and 'caf\xe9'"),
+        (["ros\xe9", "rose\u0301", "blue"], r"the classes 'rose\u0301' and 'ros\xe9'"),
         (["red", "green", "blue"], ""),
     ],
 )
