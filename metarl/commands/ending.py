@@ -1,5 +1,6 @@
 """How a command ends: exit status, one-line errors and closed outputs."""
 
+import errno
 import os
 import select
 import signal
@@ -60,7 +61,8 @@ def quiet_closed_outputs() -> Iterator[None]:
     """Exit without a message if the reader of an output has exited, as with ``| head``.
 
     The exit status is that of programs that SIGPIPE stops. Python ignores this signal, because
-    pipes to other processes and network connections must not end the program.
+    pipes to other processes and network connections must not end the program. If the disk with an
+    output is full, the error is printed once.
     """
     try:
         try:
@@ -68,12 +70,15 @@ def quiet_closed_outputs() -> Iterator[None]:
         finally:
             for stream in filter(None, (sys.stdout, sys.stderr)):
                 stream.flush()
-    except BrokenPipeError:
-        if not _has_closed_outputs():
+    except OSError as error:
+        full = error.errno == errno.ENOSPC
+        if not full and not (isinstance(error, BrokenPipeError) and _has_closed_outputs()):
             raise
+        if full and not isinstance(error.__context__, SystemExit):  # not yet reported
+            print(f"metarl: error: {error}", file=sys.stderr)
         for number in (1, 2):  # Python flushes both at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-        sys.exit(128 + signal.SIGPIPE)
+        sys.exit(1 if full else 128 + signal.SIGPIPE)
 
 
 def _has_closed_outputs() -> bool:

@@ -38,8 +38,9 @@ def test_errors_to_a_closed_pipe_end_without_a_traceback() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="requires /dev/full of Linux")
-def test_a_full_disk_gives_a_one_line_error() -> None:
-    command = f"{sys.executable} -m metarl --help > /dev/full"
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_gives_a_one_line_error(unbuffered: str) -> None:
+    command = f"PYTHONUNBUFFERED={unbuffered} {sys.executable} -m metarl --help > /dev/full"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "metarl: error: [Errno 28] No space left on device\n"

@@ -60,7 +60,7 @@ else:
     figure([Run.open(Path({str(whole)!r}))], out)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-B", "-c", code],  # a limited file size would damage bytecode files
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
         capture_output=True,
         text=True,
