@@ -88,10 +88,10 @@ class MetaPolicy:
 
         Args:
             steps: Number of inner steps.
-            rate: Step size of as many inner steps as in training. Gradient descent
-                halves the step size for all later steps; Adam uses the same step
-                size in all steps. Ignored if the step sizes are learned. Default:
-                the step size of the run.
+            rate: Step size. Gradient descent uses this value for as many steps as
+                in training, and half of this value in later steps; Adam uses it
+                in all steps. Ignored if the step sizes are learned. Default: the
+                step size of the run.
         """
         return self.loops(steps, rate)
 

@@ -27,7 +27,7 @@ class Layer(NamedTuple):
 NATURE = (Layer(32, 8, 4), Layer(64, 4, 2), Layer(64, 3, 1))
 """Convolutions of Mnih et al. 2015, for images of 36 pixels or more."""
 BLOCK = 256
-"""Number of images that are convolved at a time: few activations remain in the CPU caches."""
+"""Number of images that are convolved at a time, so that their activations fit in the CPU cache."""
 SMALL = (Layer(32, 3, 2), Layer(32, 3, 2), Layer(32, 3, 2))
 """Convolutions for images with a height and width of 15 to 35 pixels."""
 
