@@ -75,7 +75,7 @@ def quiet_closed_outputs() -> Iterator[None]:
         if not full and not (isinstance(error, BrokenPipeError) and _has_closed_outputs()):
             raise
         if full and not isinstance(error.__context__, SystemExit):  # not yet reported
-            print(f"metarl: error: {error}", file=sys.stderr)
+            say(f"metarl: error: {error}", to_stderr=True)
         for number in (1, 2):  # Python flushes both at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
         sys.exit(1 if full else 128 + signal.SIGPIPE)
