@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 from torch.testing import assert_close
 
@@ -33,6 +34,7 @@ def command(argv: list[str]) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     stopping.GRACE = 1.0
     multiprocessing.set_start_method("fork", force=True)  # workers are children of this process
+    gymnasium.register("own/Slow-v0", Slow, max_episode_steps=5)
     cli.main(argv)
 
 
@@ -79,11 +81,22 @@ def test_the_first_signal_saves_a_checkpoint_while_a_worker_is_stopped(
     assert every > 1 or history(run) == history(tmp_path / "whole")
 
 
+class Slow(own_environment.Mark):
+    """An environment whose time steps take so long that signals arrive during a rollout."""
+
+    def step(self, action: Any) -> Any:
+        del action
+        time.sleep(0.1)
+        return super().step([-1.0])
+
+
 def test_ctrl_c_in_a_terminal_saves_a_checkpoint(tmp_path: Path) -> None:
     """The terminal sends SIGINT to all processes, so that the workers end before the iteration."""
-    words, run = [*TRAIN, "--iterations", 200, "--checkpoint-every", 200], tmp_path / "run"
+    words = [*TRAIN, "--env", "own/Slow-v0", "--iterations", 200, "--checkpoint-every", 200]
+    run = tmp_path / "run"
     with started(*words, *ASYNC, "--out", run) as process:
         ranks.wait_for_lines([process], run, 1)
+        time.sleep(0.3)  # in the second iteration, which takes one second
         for pid in [process.pid, *children(process.pid)]:
             os.kill(pid, signal.SIGINT)
         process.join(60)
@@ -107,8 +120,6 @@ class Hangs(own_environment.Mark):
 
 
 def test_a_time_limit_ends_a_run_whose_simulator_hangs(tmp_path: Path) -> None:
-    import gymnasium
-
     own_environment.forget("own/Hangs")
     gymnasium.register("own/Hangs-v0", Hangs, max_episode_steps=5)
     words = [*TRAIN, "--env", "own/Hangs-v0", *ASYNC, "--worker-timeout", "1.5"]
