@@ -1,5 +1,6 @@
 """Model cards and config.json of runs from other people."""
 
+import html
 import json
 import re
 import shutil
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from metarl.runs.card import HOME, Subject, card, plain
+from metarl.runs.card import HOME, Subject, block, card, code, markdown_table, plain
 from metarl.runs.folder import Run
+from metarl.util import printable
 from tests.support.commands import refusal
 
 
@@ -18,6 +20,45 @@ HOSTILE = (
     "x</p><script>alert(1)</script> [win](https://evil.example) ![i](http://evil.example/i.png) "
     "https://evil.example www.evil.example `a` ``` ~~~ | a | **b** _c_ &lt; \\| $x$ \x1b[2J\u202e"
 )
+
+
+STRINGS = [
+    HOSTILE, "a`b", "``a", "a``", "`", "``", "```", "````", "```bash", "a ``` b ```` c", "~~~",
+    "~~~~ x", "a | b", r"a \| b", "---", "***", "# title", "- item", "1. item", "> quote",
+    "<b>x</b>", "<!-- x -->", "[x](https://x.org)", "![x](https://x.org)", "<https://x.org>",
+    "[x]: https://x.org", "~~x~~", "&amp;", r"\`x\`", "a\n```\n# b", "    four spaces",
+    "---\nlicense: mit\n---", "{{ x }}", "$x$", "x: y", "'x", '"x', "null", "\\", "%x", "@x", "!!x",
+]  # fmt: skip
+
+
+def rendered(text: str) -> str:
+    return MarkdownIt("commonmark").enable("table").enable("strikethrough").render(text)
+
+
+@pytest.mark.parametrize("text", STRINGS)
+def test_strings_are_displayed_as_they_are(text: str) -> None:
+    line = printable(text)
+    shown = html.unescape(rendered(f"x {plain(text)}"))
+    assert shown.rstrip() == f"<p>x {line.rstrip()}</p>"
+    shown = html.unescape(rendered(f"x {code(text)}"))
+    assert shown == f"<p>x <code>{line}</code></p>\n"
+    shown = html.unescape(rendered(f"{block(text)}\n\nx"))
+    assert shown == f'<pre><code class="language-bash">{line}\n</code></pre>\n<p>x</p>\n'
+    table = rendered(markdown_table(["a", "b"], [(plain(text), code(text))]))
+    plain_cell, code_cell = re.findall(r"<td>(.*)</td>", table)
+    assert html.unescape(plain_cell) == line.strip()
+    assert html.unescape(code_cell) == f"<code>{line}</code>"
+
+
+def test_the_metadata_of_a_card_contains_the_strings_of_a_run(run: Path, tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    for text in STRINGS:
+        subject = Subject("maml", "a paper", text, "reinforcement-learning", "policy", "render")
+        front = card(Run(folder), 6, subject, place="hub:ada/x", license=None).split("\n---\n")[0]
+        entries = yaml.safe_load(front)
+        assert {*entries} == {"library_name", "tags", "pipeline_tag"}
+        assert [printable(tag) for tag in entries["tags"][4:]] == [printable(text)]
 
 
 def test_model_cards_show_the_strings_of_a_run_as_text(run: Path, tmp_path: Path) -> None:
@@ -40,14 +81,14 @@ def test_model_cards_show_the_strings_of_a_run_as_text(run: Path, tmp_path: Path
     assert all(x.isprintable() or x == "\n" for x in text)
     assert plain("https://x.org www.x.org") == r"https\://x.org www\.x.org"
     text = text.partition("\n---\n")[2]
-    html = MarkdownIt("commonmark").enable("table").enable("strikethrough").render(text)
-    links = {*re.findall(r'(?:href|src)="([^"]*)"', html)}
+    page = rendered(text)
+    links = {*re.findall(r'(?:href|src)="([^"]*)"', page)}
     assert {link for link in links if not link.startswith("media/")} == {HOME}
-    assert "<script" not in html
-    assert not re.search(r"<(em|strong|s|h1)>(?!x&lt;/p)", html)
-    assert html.count("<pre>") == 3  # usage, Python and the command
-    assert html.count("<h1>") == 1
-    rows = re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)
+    assert "<script" not in page
+    assert not re.search(r"<(em|strong|s|h1)>(?!x&lt;/p)", page)
+    assert page.count("<pre>") == 3  # usage, Python and the command
+    assert page.count("<h1>") == 1
+    rows = re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)
     assert {len(re.findall("<t[dh]", row)) for row in rows} == {2, 5}
 
 
