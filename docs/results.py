@@ -32,7 +32,9 @@ TOPICS = {  # pages: the title, and the files in order, as patterns
 }
 HEADLINES = (  # file, row and number of inner steps
     ("navigation", "MAML", 1),
+    ("navigation", "MAML, two inner steps", 3),
     ("cheetah-dir-v0", "MAML", 1),
+    ("cheetah-dir-v0", "MAML", 3),
     ("cheetah-vel-v0", "MAML", 1),
     ("cheetah-dir-v1", "ProMP", 1),
     ("rl2-bandit-10", "RL²", 0),
@@ -90,8 +92,8 @@ def _with_headlines(text: str) -> str:
 
 def _headlines(folder: str) -> str:
     """Return a table of selected results; `folder` is the path from the page to docs/."""
-    lines = [_line(["task", "method", "metric", "metarl", "published", "seeds"])]
-    lines.append(_line(["---", "---", "---", "---:", "---:", "---:"]))
+    head = ["task", "method", "metric", "metarl", "published", "seeds", "training", "minutes"]
+    lines = [_line(head), _line([*["---"] * 3, *["---:"] * 5])]
     for name, method, step in HEADLINES:
         result = json.loads((SOURCES / f"{name}.json").read_text())
         row = next(row for row in result["rows"] if row["method"] == method)
@@ -100,8 +102,15 @@ def _headlines(folder: str) -> str:
         link = f"[{result['title']}]({folder}/{link_to(name, result['title'])})"
         published = result["published"][method][step]
         cells = [link, method, metric, _cell(row, step).replace("-", "−"), published]
-        lines.append(_line([*cells, str(len(row["seeds"]))]))
+        lines.append(_line([*cells, str(len(row["seeds"])), *_spent(row)]))
     return "\n".join(lines) + "\n"
+
+
+def _spent(row: dict[str, Any]) -> list[str]:
+    """Return the environment steps or meta-updates of a row, and its minutes per seed."""
+    steps = np.mean(row["env_steps"])
+    amount = f"{steps / 1e6:.1f} M steps" if steps else f"{row['iterations']:,} updates"
+    return [amount, f"{np.mean(row['seconds']) / 60:.0f}"]
 
 
 def link_to(name: str, title: str) -> str:
