@@ -7,6 +7,7 @@ import io
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import field, fields, make_dataclass
 from itertools import pairwise
 from typing import Annotated, Any, get_type_hints
@@ -104,6 +105,8 @@ def parse(options: Any, argv: list[str], prog: str, *, default: Any = None) -> A
         with contextlib.suppress(UsageError):  # the help is shown for invalid words too
             default = parse(options, words, prog, default=default).filled()
     kind = options if default is None else grouped(default)
+    if asks and default is None:
+        kind = described(options)
     style: Any = tyro.conf.DisallowNone if default is None else tyro.conf.OmitArgPrefixes
     if not asks:
         require_known_flags(options, words, prog)
@@ -137,13 +140,9 @@ def grouped(config: Any) -> type[Any]:
     import tyro
 
     kind: Any = type(config)
-    hints, helps = get_type_hints(kind, include_extras=True), help_texts(kind)
-    groups: dict[str, list[Any]] = {"run": []}
+    hints, groups = hints_with_help(kind), dict[str, list[Any]](run=[])
     for entry in fields(kind):
-        name = entry.name
-        hint: Any = hints[name]
-        if name in helps:
-            hint = Annotated[hint, tyro.conf.arg(help=helps[name])]
+        name, hint = entry.name, hints[entry.name]
         if entry.default is None:  # None means "not set" and is not a valid value of the flag
             hint = Annotated[hint, tyro.conf.DisallowNone]
         bases = reversed(kind.__mro__)
@@ -157,6 +156,23 @@ def grouped(config: Any) -> type[Any]:
         for title, part in parts.items()
     ]
     return make_dataclass("Groups", nested)
+
+
+def described(kind: type[Any]) -> type[Any]:
+    """Return a subclass of the dataclass `kind` whose help texts are single paragraphs."""
+    hints = hints_with_help(kind)
+    own = [(entry.name, hints[entry.name], copy(entry)) for entry in fields(kind)]
+    return make_dataclass(kind.__name__, own, bases=(kind,), frozen=True)
+
+
+def hints_with_help(kind: type[Any]) -> dict[str, Any]:
+    """Return the types of the fields of the dataclass `kind`, with their help texts."""
+    import tyro
+
+    hints: dict[str, Any] = get_type_hints(kind, include_extras=True)
+    for name, text in help_texts(kind).items():
+        hints[name] = Annotated[hints[name], tyro.conf.arg(help=text)]
+    return hints
 
 
 def help_texts(kind: type[Any]) -> dict[str, str]:

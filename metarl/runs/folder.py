@@ -29,6 +29,7 @@ from metarl.runs.config import command, versions
 from metarl.runs.lock import is_held, locked
 from metarl.runs.records import FORMAT, read_about, read_evaluation, read_line
 from metarl.runs.stopping import Stopped
+from metarl.util import closest
 
 
 CHECKPOINTS = (".safetensors", ".zip")
@@ -100,10 +101,8 @@ class Run:
                 if not (S_ISREG(mode := path.stat().st_mode) or S_ISDIR(mode)):
                     raise ValueError(f"{path} is neither a file nor a folder. Remove it")
         if not (folder / "config.json").is_file():
-            shared = str(folder).startswith("hub:")
-            verb = f"pull {folder} --out RUN" if shared else f"train maml-trpo --out {folder}"
             raise FileNotFoundError(
-                f"{folder} contains no run: expected config.json. Create a run with `metarl {verb}`"
+                f"{folder} contains no run: expected config.json. {_advice(folder)}"
             )
         return cls(folder)
 
@@ -288,6 +287,16 @@ def _require_empty(folder: Path) -> None:
     found = folder.iterdir() if folder.is_dir() else [folder] if folder.exists() else ()
     if not all(path.name == "lock" or path.name.startswith(".") for path in found):
         raise FileExistsError(f"{folder} is not an empty folder. Choose a different folder")
+
+
+def _advice(folder: Path) -> str:
+    """Return what to do if `folder` contains no run."""
+    if str(folder).startswith("hub:"):
+        return f"Create a run with `metarl pull {folder} --out RUN`"
+    runs = sorted(path.parent.name for path in folder.parent.glob("*/config.json"))
+    if similar := closest(folder.name, runs):
+        return f"Did you mean {folder.parent / similar}?"
+    return f"Create a run with `metarl train maml-trpo --out {folder}`"
 
 
 def _json(values: dict[str, Any]) -> bytes:

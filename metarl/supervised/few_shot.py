@@ -65,7 +65,8 @@ class FewShot:
             at_least(1).check(name, getattr(self, name))
         if (most := self.num_classes) < self.num_ways:
             raise ValueError(
-                f"num_ways must be at most {most}, the number of classes, got {self.num_ways}"
+                f"num_ways must be at most {most}, the number of classes in this data set or "
+                f"split, got {self.num_ways}"
             )
         needed, fewest = self.num_shots + self.num_queries, min(self.counts)
         if fewest < needed:

@@ -55,6 +55,14 @@ def test_help_is_printed_for_invalid_flags_too(capsys: pytest.CaptureFixture[str
     assert "outer update options" in capsys.readouterr().out
 
 
+def test_help_texts_have_no_line_breaks_of_the_source(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    metarl("compare", "--help")
+    assert "every run uses an equal share of the CPU cores and" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
@@ -283,6 +291,13 @@ def test_long_errors_are_printed_on_one_line(
     error = refusal(capsys, "envs")
     assert len(error) < 2000
     assert error.endswith("x... (--debug shows all)")
+
+
+def test_a_similar_run_is_suggested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "quick").mkdir()
+    (tmp_path / "quick" / "config.json").touch()
+    error = refusal(capsys, "evaluate", tmp_path / "quik")
+    assert error.endswith(f"Did you mean {tmp_path / 'quick'}?")
 
 
 def test_debug_prints_the_traceback() -> None:

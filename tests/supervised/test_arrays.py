@@ -65,7 +65,7 @@ def test_images_in_arrays_are_scaled_like_those_of_data_sets() -> None:
     [
         (np.zeros((6, 2)), r"`labels` must have shape \(6,\), one class per row .* got \(6, 2\)"),
         (np.zeros(5), r"`labels` must have shape \(6,\), .* got \(5,\)"),
-        (np.zeros(6), "num_ways must be at most 1, the number of classes, got 3"),
+        (np.zeros(6), "num_ways must be at most 1, the number of classes .*, got 3"),
         (np.arange(6) % 3, r"num_shots \+ num_queries must be at most 2, .* got 6"),
     ],
 )

@@ -143,7 +143,7 @@ def test_a_task_can_use_all_images_of_a_class() -> None:
 
 def test_too_few_classes_or_images_are_rejected_with_both_numbers() -> None:
     with pytest.raises(
-        ValueError, match=r"num_ways must be at most 7, the number of classes, got 8"
+        ValueError, match=r"num_ways must be at most 7, the number of classes .*, got 8"
     ):
         pool(ways=8)
     assert pool(ways=8, rotations=True).num_classes == 28
