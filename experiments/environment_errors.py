@@ -53,12 +53,14 @@ def _missing_module(env: str, error: ModuleNotFoundError) -> str:
     cause = str(error).partition(". Environment registration")[0]  # by Gymnasium
     chained = error.__cause__ or error.__context__
     missing = error.name or getattr(chained, "name", None) or ""
-    module = env.rpartition(":")[0]
-    first = Path(module.partition(".")[0])
+    return f"{cause}. {_advice(env, env.rpartition(':')[0], missing)}"
+
+
+def _advice(env: str, module: str, missing: str) -> str:
+    """Return what to do if the module `missing` was not found on importing `module`."""
     if missing and missing != module and not module.startswith(f"{missing}."):
-        return f"{cause}. {module or env} imports {missing}: install it, or correct the import"
+        return f"{module or env} imports {missing}: install it, or correct the import"
+    first = Path(module.partition(".")[0])
     if first.with_suffix(".py").is_file() or first.is_dir():
-        advice = f"{module} is in the current folder: use `python -m metarl` instead of `metarl`"
-    else:
-        advice = f"The simulator requires {module}: install it, or add its folder to PYTHONPATH"
-    return f"{cause}. {advice}"
+        return f"{module} is in the current folder: use `python -m metarl` instead of `metarl`"
+    return f"The simulator requires {module}: install it, or add its folder to PYTHONPATH"

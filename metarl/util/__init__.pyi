@@ -1,7 +1,3 @@
-from .console import Overall as Overall
-from .console import Progress as Progress
-from .console import Table as Table
-from .console import print_table as print_table
 from .console import printable as printable
 from .console import say as say
 from .console import warn as warn
@@ -21,6 +17,8 @@ from .parsing import environment_integer as environment_integer
 from .parsing import is_number as is_number
 from .parsing import module_function as module_function
 from .parsing import parse_json as parse_json
+from .progress import Overall as Overall
+from .progress import Progress as Progress
 from .ranges import Conflicts as Conflicts
 from .ranges import Ranged as Ranged
 from .ranges import above as above
@@ -36,3 +34,5 @@ from .statistics import bootstrap95 as bootstrap95
 from .statistics import interquartile_mean as interquartile_mean
 from .statistics import interval95 as interval95
 from .statistics import summary as summary
+from .tables import Table as Table
+from .tables import print_table as print_table
