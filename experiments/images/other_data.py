@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from metarl.data import FAMILIES, Classes, Splits, has_splits
+from metarl.data.folders import root_of
 from metarl.experiment import Report
 from metarl.experiments.images.settings import FewShotConfig
 from metarl.experiments.supervised_evaluation import SupervisedEvaluation
@@ -33,6 +34,8 @@ def configuration(
     split, data = options.split, options.data or trained.data
     if split is None and data == "folder" and not has_splits(options.data_root):
         split = "all-test"
+    if split == "all-test" and trained.data == data == "folder" and not trained.frozen:
+        _warn_of_training_data(trained, options)
     return replace(
         changed,
         data=data,
@@ -43,6 +46,15 @@ def configuration(
         rotations=None,
         classes=None,
     )
+
+
+def _warn_of_training_data(trained: FewShotConfig, options: SupervisedEvaluation) -> None:
+    """Warn if the folder for the evaluation is the folder of the training images."""
+    if root_of(options.data_root) == root_of(trained.data_root):
+        warn(
+            f"the run was trained on images of {options.data_root}: the accuracy is not that on "
+            "new classes"
+        )
 
 
 def has_learned_head(trained: FewShotConfig, options: SupervisedEvaluation) -> bool:

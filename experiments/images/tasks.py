@@ -86,6 +86,7 @@ def pool_of(
         return FewShot(images, counts, ways, shots, queries, rotations=turned, names=classes.names)
     except ValueError as error:
         text = str(error) if training else str(error).replace("num_queries", "test_queries")
+        hint = hint if text.startswith("num_ways") else ". Lower them, or add images"
         raise ValueError(
             f"too few {split} classes or images in data={config.data}: {text}{hint}"
         ) from None

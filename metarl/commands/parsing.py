@@ -73,7 +73,7 @@ def flags_of(text: str, names: Sequence[str]) -> str:
     for pattern in (
         rf"(?<![\w./-])({known})=",
         rf"`({known})`",
-        rf"(?<![\w./-])({long})(?![\w.=-])",
+        rf"(?<![\w./(-])({long})(?![\w.=-])",
     ):
         text = re.sub(pattern, replaced, text)
     return text

@@ -1,5 +1,6 @@
 """``metarl plot RUN... --out FILE``: plot learning curves and adaptation curves."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +9,7 @@ import tyro
 
 from metarl.commands.opened import opened
 from metarl.drawing import Style, figure
+from metarl.drawing.series import group_by_setting
 from metarl.runs import Run, unset
 from metarl.util import require_writable, say
 
@@ -22,7 +24,7 @@ class Plot:
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders of the runs to plot, such as runs/quick."""
+    """Folders of the runs to plot, such as runs/quick, or the folder of a comparison."""
     out: Path
     """Output figure: .png, .pdf or .svg."""
     metric: Annotated[str | None, unset("return, accuracy or loss")] = None
@@ -57,9 +59,21 @@ def main(args: Plot) -> None:
         require_writable(file)
     look: dict[str, Any] = {"labels": args.labels, "size": args.size, "style": args.style}
     look["table"] = args.csv
-    if len(args.runs) == 1:
-        run, experiment = opened(args.runs[0])
-        figure([run], args.out, metric=args.metric, fits=experiment.examples(run), **look)
-    else:
-        figure([Run.open(folder) for folder in args.runs], args.out, metric=args.metric, **look)
+    runs = [Run.open(folder) for named in args.runs for folder in runs_in(named)]
+    if len(runs) == 1:
+        look["fits"] = opened(runs[0].folder).experiment.examples(runs[0])
+    figure(runs, args.out, metric=args.metric, **look)
+    for group, label in zip(group_by_setting(runs), args.labels, strict=False):
+        say(f"{label}: {group}")
     say(f"written to {' and '.join(map(str, files))}")
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """Return the run folders in `folder`, in the order of their names and numbers.
+
+    A folder without runs in it is returned itself, for example because it is a run.
+    """
+    found = [path.parent for path in folder.glob("*/config.json")]
+    if (folder / "config.json").is_file() or not found:
+        return [folder]
+    return sorted(found, key=lambda path: re.sub(r"\d+", lambda n: n[0].zfill(9), path.name))

@@ -150,7 +150,10 @@ def _found(root: Path, depth: int, *, split_folders: bool) -> dict[str, Files]:
         for name, part in splitting.PARTS.items()
         if name in folders
     }
-    merge = "Every class must be in exactly one split. Merge the two folders"
+    merge = (
+        "Every class must be in exactly one split: merge the two folders. To classify new images "
+        "of known classes, use `metarl predict`"
+    )
     images.require_disjoint(parts, hint=merge)
     return parts
 
@@ -175,7 +178,7 @@ def _require_counts(
     root: Path, found: splitting.Names, names: splitting.Names, *, validation: bool
 ) -> None:
     needed = ("train", "validation", "test") if validation else ("train", "test")
-    if any(not names[part] for part in needed):
+    if any(found.values()) and any(not names[part] for part in needed):
         sizes = {part: len(group) for part, group in found.items()}
         raise ValueError(
             f"{root} must contain at least {len(needed)} class folders, one each for "

@@ -145,7 +145,8 @@ def _named(groups: dict[str, list[Run]], labels: Sequence[str]) -> dict[str, lis
     if labels and (len(labels) != len(groups) or len({*labels}) < len(labels)):
         raise ValueError(
             f"`labels` must contain one distinct name per curve: expected {len(groups)} for "
-            f"{', '.join(groups)}, got {', '.join(labels)}"
+            f"{', '.join(groups)}, got {', '.join(labels)}. Runs are averaged if only their seeds "
+            "differ"
         )
     names = list(labels) or list(groups)
     return dict(zip(names, groups.values(), strict=True))

@@ -57,7 +57,7 @@ def measure_of(run: Run, metric: str | None = None) -> Measure:
     if chosen is None:
         raise ValueError(
             f"`metric` must be a metric of {run.folder}: expected one of {', '.join(found)}, got "
-            f"{metric}. To collect an entry of the infos, set `info` in training"
+            f"{metric}. Entries of the infos are collected by `metarl train ... --info NAME`"
         )
     return chosen
 

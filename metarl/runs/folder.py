@@ -293,6 +293,10 @@ def _advice(folder: Path) -> str:
     """Return what to do if `folder` contains no run."""
     if str(folder).startswith("hub:"):
         return f"Create a run with `metarl pull {folder} --out RUN`"
+    if {*"*?["} & {*str(folder)}:
+        return "No folder matches this pattern"
+    if inside := sorted(path.parent for path in folder.glob("*/config.json")):
+        return f"Name one of the runs in it, such as {inside[0]}"
     runs = sorted(path.parent.name for path in folder.parent.glob("*/config.json"))
     if similar := closest(folder.name, runs):
         return f"Did you mean {folder.parent / similar}?"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from metarl.commands import plot
 from metarl.drawing.series import comparable_evaluations
 from metarl.experiments import meta_rl
 from metarl.models import policy
@@ -196,6 +197,27 @@ def test_a_plot_only_compares_evaluations_with_equal_protocols(tmp_path: Path) -
         runs.append(run)
     assert [e["mean"] for e in comparable_evaluations(runs)] == [[0.0], [1.0]]
     assert [e["mean"] for e in comparable_evaluations(runs[::-1])] == [[2.0], [0.0]]
+
+
+def test_the_runs_of_a_comparison_are_plotted_with_their_labels(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "compare"
+    for number in (2, 10):
+        copy = Path(shutil.copytree(whole, folder / f"maml-{number}"))
+        about = json.loads((copy / "config.json").read_text())
+        about["config"]["seed"] = number
+        (copy / "config.json").write_text(json.dumps(about))
+    (folder / "table.md").touch()
+    assert [path.name for path in plot.runs_in(folder)] == ["maml-2", "maml-10"]
+    capsys.readouterr()
+    metarl("plot", folder, "--labels", "MAML", "--out", tmp_path / "a.pdf")
+    assert "MAML: maml (2 seeds)\n" in capsys.readouterr().out
+    error = refusal(capsys, "plot", folder, "--labels", "a", "b", "--out", tmp_path / "b.pdf")
+    assert error.endswith("Runs are averaged if only their seeds differ")
+    assert refusal(capsys, "evaluate", folder).endswith(f"such as {folder}/maml-10")
+    error = refusal(capsys, "plot", folder / "*-?", "--out", tmp_path / "c.pdf")
+    assert error.endswith("No folder matches this pattern")
 
 
 def test_folder_names_are_not_parsed_as_formulas(whole: Path, tmp_path: Path) -> None:

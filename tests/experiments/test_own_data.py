@@ -188,6 +188,28 @@ def test_conversions_of_channels_equal_those_of_pillow() -> None:
 # Training on small data.
 
 
+def test_the_advice_for_too_few_images_names_images(
+    own: dict[int, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", "folder", "--data-root", own[5], "--image-size", 16, "--split", "all-train"]
+    words += ["--ways", 2, "--shots", 30, "--out", tmp_path / "run"]
+    line = refusal(capsys, "train", "fewshot", *words)
+    assert line.endswith("got 60. Lower them, or add images")
+
+
+def test_a_folder_without_class_folders_needs_them(
+    own: dict[int, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in next(own[2].iterdir()).iterdir():
+        shutil.copy(file, tmp_path)
+    words = ["--data", "folder", "--data-root", tmp_path, "--out", tmp_path / "run"]
+    for split in ([], ["--split", "all-train"]):
+        line = refusal(capsys, "train", "fewshot", *words, *split)
+        assert line.endswith(
+            "one subfolder of images per class, got none. Add a subfolder for each class"
+        )
+
+
 @pytest.mark.parametrize("number", [2, 5])
 def test_all_classes_of_a_small_folder_are_used_for_training(
     number: int, own: dict[int, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -202,7 +224,11 @@ def test_all_classes_of_a_small_folder_are_used_for_training(
     assert json.loads((run / "config.json").read_text())["config"]["validation_tasks"] == 0
     assert "--data folder has no test classes" in refusal(capsys, "evaluate", run)
     metarl("evaluate", run, "--tasks", "train", "--num-tasks", 3)
-    metarl("evaluate", run, "--data", "folder", "--data-root", own[5], "--num-tasks", 3)
+    capsys.readouterr()
+    (other,) = {2, 5} - {number}
+    for root, warned in ((own[number], True), (own[other], False)):
+        metarl("evaluate", run, "--data", "folder", "--data-root", root, "--num-tasks", 3)
+        assert ("the run was trained on images of" in capsys.readouterr().err) == warned
     metarl("resume", run, "--iterations", 4)
 
 
