@@ -31,9 +31,12 @@ def creation_errors(env: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(_missing_module(env, error)) from None
     except UnregisteredEnv as error:
-        hint = f"did you mean {close}?" if (close := closest_environment(env)) else error
+        close = closest_environment(env)
+        hint = f"did you mean {close}?" if close else error
+        own = "" if close or ":" in env else "; an environment that FILE.py registers is FILE:ID"
         raise ValueError(
-            f"unknown environment `env`={env}: {hint} (run `metarl envs` to list all environments)"
+            f"unknown environment `env`={env}: {hint} (run `metarl envs` to list all "
+            f"environments{own})"
         ) from None
 
 

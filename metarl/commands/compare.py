@@ -22,6 +22,7 @@ from metarl.commands.usage import unknown
 from metarl.core.speed import processes
 from metarl.experiments import experiments
 from metarl.runs import NEUTRAL, Run, to_json, unset
+from metarl.supervised.methods import METHODS
 from metarl.util import Overall, Ranged, at_least, require_writable
 
 
@@ -179,9 +180,10 @@ def read_entry(text: str) -> Entry:
     """
     experiment, *flags = shlex.split(text) or [""]
     if experiment not in experiments():
+        example = f"fewshot --method {experiment}" if experiment in METHODS else "promp --epochs 3"
         raise ValueError(
             f"{unknown('method', experiment, list(experiments()))}. Quote a method together with "
-            'its flags: "maml-trpo --first-order"'
+            f'its flags: "{example}"'
         )
     signed = [re.sub(r"(?<!\w)-(?=\.?\d)", "minus", word) for word in flags]
     named = [re.sub(r"[^\w.+]+", "-", word).strip("-") for word in signed]

@@ -72,6 +72,7 @@ def test_help_texts_have_no_line_breaks_of_the_source(
             "metarl/Navigation2D-v0? (run `metarl envs` to list all environments)",
         ),
         (["--env", "CartPol-v1"], "CartPole"),
+        (["--env", "home/Heater-v0"], "; an environment that FILE.py registers is FILE:ID)"),
         (["--env", "CartPole-v1"], "has no tasks"),
         (["--preset", "navigation-slow"], "navigation-quick"),
         (["--iterations", "0"], "--iterations must be at least 1, got 0"),
