@@ -24,7 +24,7 @@ DOCS = Path(__file__).parent
 SOURCES = DOCS / "results"
 TOPICS = {  # pages: the title, and the files in order, as patterns
     "navigation": ("Results: 2D navigation", ("navigation*",)),
-    "half-cheetah": ("Results: half-cheetahs", ("cheetah*",)),
+    "half-cheetah": ("Results: half-cheetahs", ("cheetah-*-v?", "cheetah-*-equal")),
     "memory": ("Results: bandits, MDPs and Meta-World", ("*bandit*", "*mdp*", "*meta-world*")),
     "sinusoids": ("Results: sinusoids", ("sinusoid*",)),
     "images": ("Results: images", ("omniglot*", "mini-imagenet*")),
