@@ -92,25 +92,25 @@ def _with_headlines(text: str) -> str:
 
 def _headlines(folder: str) -> str:
     """Return a table of selected results; `folder` is the path from the page to docs/."""
-    head = ["task", "method", "metric", "metarl", "published", "seeds", "training", "minutes"]
-    lines = [_line(head), _line([*["---"] * 3, *["---:"] * 5])]
+    head = ["task", "method", "metric", "metarl", "published", "cost per seed", "seeds"]
+    lines = [_line(head), _line(["---", "---", "---", "---:", "---:", "---", "---:"])]
     for name, method, step in HEADLINES:
         result = json.loads((SOURCES / f"{name}.json").read_text())
         row = next(row for row in result["rows"] if row["method"] == method)
         unit = UNITS[row.get("measure", "return")]
-        metric = f"{unit} after {step} step{'s' if step != 1 else ''}" if step else unit
+        metric = f"{unit}, {step} step{'s' if step != 1 else ''}" if step else unit
         link = f"[{result['title']}]({folder}/{link_to(name, result['title'])})"
         published = result["published"][method][step]
         cells = [link, method, metric, _cell(row, step).replace("-", "−"), published]
-        lines.append(_line([*cells, str(len(row["seeds"])), *_spent(row)]))
+        lines.append(_line([*cells, _spent(row), str(len(row["seeds"]))]))
     return "\n".join(lines) + "\n"
 
 
-def _spent(row: dict[str, Any]) -> list[str]:
+def _spent(row: dict[str, Any]) -> str:
     """Return the environment steps or meta-updates of a row, and its minutes per seed."""
     steps = np.mean(row["env_steps"])
     amount = f"{steps / 1e6:.1f} M steps" if steps else f"{row['iterations']:,} updates"
-    return [amount, f"{np.mean(row['seconds']) / 60:.0f}"]
+    return f"{amount}, {np.mean(row['seconds']) / 60:.0f} min"
 
 
 def link_to(name: str, title: str) -> str:
