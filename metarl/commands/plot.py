@@ -1,6 +1,5 @@
 """``metarl plot RUN... --out FILE``: plot learning curves and adaptation curves."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from metarl.commands.opened import opened
 from metarl.drawing import Style, figure
 from metarl.drawing.series import group_by_setting
 from metarl.runs import Run, unset
+from metarl.runs.finding import runs_in
 from metarl.util import require_writable, say
 
 
@@ -66,14 +66,3 @@ def main(args: Plot) -> None:
     for group, label in zip(group_by_setting(runs), args.labels, strict=False):
         say(f"{label}: {group}")
     say(f"written to {' and '.join(map(str, files))}")
-
-
-def runs_in(folder: Path) -> list[Path]:
-    """Return the run folders in `folder`, in the order of their names and numbers.
-
-    A folder without runs in it is returned itself, for example because it is a run.
-    """
-    found = [path.parent for path in folder.glob("*/config.json")]
-    if (folder / "config.json").is_file() or not found:
-        return [folder]
-    return sorted(found, key=lambda path: re.sub(r"\d+", lambda n: n[0].zfill(9), path.name))

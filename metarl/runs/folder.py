@@ -26,10 +26,10 @@ from typing import Any
 from metarl.core.speed import processes
 from metarl.runs.checkpoint import write_atomically
 from metarl.runs.config import command, versions
+from metarl.runs.finding import require_empty, require_run
 from metarl.runs.lock import is_held, locked
 from metarl.runs.records import FORMAT, read_about, read_evaluation, read_line
 from metarl.runs.stopping import Stopped
-from metarl.util import closest
 
 
 CHECKPOINTS = (".safetensors", ".zip")
@@ -74,11 +74,11 @@ class Run:
         if not processes.writes():
             yield run
             return
-        _require_empty(folder)
+        require_empty(folder)
         new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         with run.lock():
-            _require_empty(folder)  # another process may have created a run since
+            require_empty(folder)  # another process may have created a run since
             known = {"experiment": experiment, "config": config, **about}
             run.write_config(known | {"command": command(), "versions": versions()})
             try:
@@ -100,10 +100,7 @@ class Run:
             with suppress(OSError):  # an active run may delete the file
                 if not (S_ISREG(mode := path.stat().st_mode) or S_ISDIR(mode)):
                     raise ValueError(f"{path} is neither a file nor a folder. Remove it")
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(
-                f"{folder} contains no run: expected config.json. {_advice(folder)}"
-            )
+        require_run(folder)
         return cls(folder)
 
     def discard_untrained(self, *, new: bool) -> None:
@@ -275,32 +272,6 @@ class Run:
         paths = sorted((self.folder / "evaluations").glob("[!.]*.json"))
         entries = [read_evaluation(path) for path in paths]
         return sorted(entries, key=lambda entry: str(entry.get("written", "")), reverse=True)
-
-
-def _require_empty(folder: Path) -> None:
-    if (folder / "config.json").exists():
-        raise FileExistsError(
-            f"{folder} already contains a run. Continue it with `metarl resume {folder}` "
-            "or choose a different folder"
-        )
-    # A process that was killed before it wrote config.json leaves a lock and a hidden file.
-    found = folder.iterdir() if folder.is_dir() else [folder] if folder.exists() else ()
-    if not all(path.name == "lock" or path.name.startswith(".") for path in found):
-        raise FileExistsError(f"{folder} is not an empty folder. Choose a different folder")
-
-
-def _advice(folder: Path) -> str:
-    """Return what to do if `folder` contains no run."""
-    if str(folder).startswith("hub:"):
-        return f"Create a run with `metarl pull {folder} --out RUN`"
-    if {*"*?["} & {*str(folder)}:
-        return "No folder matches this pattern"
-    if inside := sorted(path.parent for path in folder.glob("*/config.json")):
-        return f"Name one of the runs in it, such as {inside[0]}"
-    runs = sorted(path.parent.name for path in folder.parent.glob("*/config.json"))
-    if similar := closest(folder.name, runs):
-        return f"Did you mean {folder.parent / similar}?"
-    return f"Create a run with `metarl train maml-trpo --out {folder}`"
 
 
 def _json(values: dict[str, Any]) -> bytes:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metarl.commands import plot
 from metarl.drawing.series import comparable_evaluations
 from metarl.experiments import meta_rl
 from metarl.models import policy
 from metarl.rl.evaluate import AdaptationCurve, adaptation_curve
+from metarl.runs.finding import runs_in
 from metarl.runs.folder import Run
 from metarl.runs.records import measured, metrics_in
 from metarl.util.output import require_writable
@@ -209,13 +209,13 @@ def test_the_runs_of_a_comparison_are_plotted_with_their_labels(
         about["config"]["seed"] = number
         (copy / "config.json").write_text(json.dumps(about))
     (folder / "table.md").touch()
-    assert [path.name for path in plot.runs_in(folder)] == ["maml-2", "maml-10"]
+    assert [path.name for path in runs_in(folder)] == ["maml-2", "maml-10"]
     capsys.readouterr()
     metarl("plot", folder, "--labels", "MAML", "--out", tmp_path / "a.pdf")
     assert "MAML: maml (2 seeds)\n" in capsys.readouterr().out
     error = refusal(capsys, "plot", folder, "--labels", "a", "b", "--out", tmp_path / "b.pdf")
     assert error.endswith("Runs are averaged if only their seeds differ")
-    assert refusal(capsys, "evaluate", folder).endswith(f"such as {folder}/maml-10")
+    assert refusal(capsys, "evaluate", folder).endswith(f"such as {folder}/maml-2")
     error = refusal(capsys, "plot", folder / "*-?", "--out", tmp_path / "c.pdf")
     assert error.endswith("No folder matches this pattern")
 
