@@ -64,10 +64,8 @@ class FewShot:
         for name in ("num_ways", "num_shots"):
             at_least(1).check(name, getattr(self, name))
         if (most := self.num_classes) < self.num_ways:
-            raise ValueError(
-                f"num_ways must be at most {most}, the number of classes in this data set or "
-                f"split, got {self.num_ways}"
-            )
+            rule = f"at most {most}, the number of classes in this data set or split"
+            raise ValueError(f"num_ways must be {rule}, got {self.num_ways}")
         needed, fewest = self.num_shots + self.num_queries, min(self.counts)
         if fewest < needed:
             index = self.counts.index(fewest)
