@@ -1,6 +1,8 @@
 """Evaluation of an image run on data that were not used in training."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,7 +52,8 @@ def configuration(
 
 def _warn_of_training_data(trained: FewShotConfig, options: SupervisedEvaluation) -> None:
     """Warn if the folder for the evaluation is the folder of the training images."""
-    if root_of(options.data_root) == root_of(trained.data_root):
+    used = trained.data_root or os.environ.get("METARL_DATA")  # may not exist any more
+    if used and Path(used).expanduser().resolve() == root_of(options.data_root):
         warn(
             f"the run was trained on images of {options.data_root}: the accuracy is not that on "
             "new classes"
