@@ -28,7 +28,11 @@ POLICIES: dict[str, dict[str, Any]] = {
     "navigation-paper": {"env": PLANE, "iterations": 100},
     # The simulation of the paper: 0.01 s per step, 200 steps.
     "rllab-cheetah-dir": {**CHEETAH, "env": "metarl/RllabHalfCheetahDir-v0", "iterations": 200},
-    "rllab-cheetah-vel": {**CHEETAH, "env": "metarl/RllabHalfCheetahVel-v0"},
+    # More tasks with fewer episodes each, as in the checkpoint of the paper.
+    "rllab-cheetah-vel": {
+        **CHEETAH, "env": "metarl/RllabHalfCheetahVel-v0", "iterations": 200, "num_tasks": 40,
+        "episodes_per_task": 10,
+    },
     # The simulation of Gymnasium, as in ProMP and later work: 0.05 s per step, 100 steps.
     "cheetah-dir": {**CHEETAH, "env": "metarl/HalfCheetahDir-v1", "iterations": 160},
     "cheetah-vel": {**CHEETAH, "env": "metarl/HalfCheetahVel-v1", "iterations": 160},

@@ -106,7 +106,7 @@ def test_the_custom_environment_of_the_readme_trains_and_renders(
     ("preset", "measured", "hours"),
     [
         ("rllab-cheetah-dir", "cheetah-dir-v0", 0.6),
-        ("rllab-cheetah-vel", "cheetah-vel-v0", 1.0),
+        ("rllab-cheetah-vel", "cheetah-vel-v0", 0.42),
         ("cheetah-dir", "cheetah-dir-v1", 0.5),
     ],
 )
@@ -114,8 +114,7 @@ def test_half_cheetah_episodes_have_the_documented_length(
     preset: str, measured: str, hours: float
 ) -> None:
     page = " ".join((ROOT / "docs/environments.md").read_text().split())
-    assert "`rllab-cheetah-dir` takes about 40 minutes of one core" in page
-    assert "`rllab-cheetah-vel` slightly more than one hour on two cores" in page
+    assert "`rllab-cheetah-dir` or `rllab-cheetah-vel` takes 30 to 40 minutes of one core" in page
     assert "whose episodes are half as long, take half an hour" in page
     rows = json.loads((ROOT / f"docs/results/{measured}.json").read_text())["rows"]
     (row,) = (row for row in rows if row["method"] == "MAML")
