@@ -36,6 +36,7 @@ HEADLINES = (  # file, row and number of inner steps
     ("cheetah-dir-v0", "MAML", 1),
     ("cheetah-dir-v0", "MAML", 3),
     ("cheetah-vel-v0", "MAML", 1),
+    ("cheetah-vel-v0", "MAML", 3),
     ("cheetah-dir-v1", "ProMP", 1),
     ("rl2-bandit-10", "RL²", 0),
     ("sinusoid-5", "MAML", 1),
