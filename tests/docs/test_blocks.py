@@ -70,8 +70,8 @@ def test_the_half_cheetah_of_the_guide_is_recorded(egl: None) -> None:
 @runs("README.md", "compare")
 def test_the_comparisons_run_and_the_second_extends_the_first() -> None:
     pytest.importorskip("matplotlib", reason="pip install 'metarl-torch[plot]'")
-    run_in_small(block("docs/quickstart.md", "compare"))
-    assert block("README.md", "compare") == block("docs/quickstart.md", "compare")
+    run_in_small(compare := block("docs/quickstart.md", "compare"))
+    assert block("README.md", "compare") == compare
     assert compared() == ["maml-trpo-0", "promp-0"]
     run_in_small(block("docs/quickstart.md", "paper-compare"))
     assert Path("runs/compare/paper.pdf").read_bytes().startswith(b"%PDF")
