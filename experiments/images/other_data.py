@@ -53,11 +53,8 @@ def configuration(
 def _warn_of_training_data(trained: FewShotConfig, options: SupervisedEvaluation) -> None:
     """Warn if the folder for the evaluation is the folder of the training images."""
     used = trained.data_root or os.environ.get("METARL_DATA")  # may not exist any more
-    if used and Path(used).expanduser().resolve() == root_of(options.data_root):
-        warn(
-            f"the run was trained on images of {options.data_root}: the accuracy is not that on "
-            "new classes"
-        )
+    if used and Path(used).expanduser().resolve() == (root := root_of(options.data_root)):
+        warn(f"{root} contains the training images: the accuracy is not that on new classes")
 
 
 def has_learned_head(trained: FewShotConfig, options: SupervisedEvaluation) -> bool:

@@ -104,9 +104,8 @@ def parse(options: Any, argv: list[str], prog: str, *, default: Any = None) -> A
     if asks and default is not None:
         with contextlib.suppress(UsageError):  # the help is shown for invalid words too
             default = parse(options, words, prog, default=default).filled()
-    kind = options if default is None else grouped(default)
-    if asks and default is None:
-        kind = described(options)
+    plain = described(options) if asks else options
+    kind = plain if default is None else grouped(default)
     style: Any = tyro.conf.DisallowNone if default is None else tyro.conf.OmitArgPrefixes
     if not asks:
         require_known_flags(options, words, prog)

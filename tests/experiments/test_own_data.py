@@ -228,7 +228,7 @@ def test_all_classes_of_a_small_folder_are_used_for_training(
     (other,) = {2, 5} - {number}
     for root, warned in ((own[number], True), (own[other], False)):
         metarl("evaluate", run, "--data", "folder", "--data-root", root, "--num-tasks", 3)
-        assert ("the run was trained on images of" in capsys.readouterr().err) == warned
+        assert ("contains the training images" in capsys.readouterr().err) == warned
     metarl("resume", run, "--iterations", 4)
 
 
