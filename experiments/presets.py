@@ -61,9 +61,9 @@ MEMORIES: dict[str, dict[str, Any]] = {
     },
     # With γ = 0.99, returns-to-go depend mostly on the time step: the value layer learns slowly.
     "tabular-mdp": {
-        **TRIALS, "env": "metarl/TabularMDP-v0", "iterations": 100, "episodes_per_task": 4,
-        "hidden": (128,), "memory": 128, "discount": 0.9, "entropy": 0.01, "outer_lr": 2e-3,
-        "output_gain": 1.0, "epochs": 4, "minibatches": 5,
+        **TRIALS, "env": "metarl/TabularMDP-v0", "iterations": 120, "episodes_per_task": 4,
+        "network": "attention", "hidden": (128,), "memory": 128, "discount": 0.9, "entropy": 0.01,
+        "outer_lr": 4e-3, "output_gain": 0.3, "epochs": 4, "minibatches": 10,
     },
 }  # fmt: skip
 

@@ -63,11 +63,12 @@ class PolicySettings(Ranged):
     network: Annotated[str, among(NETWORKS)] = "mlp"
     """Architecture of the policy network: mlp is a multilayer perceptron; cnn has the convolutions
     of Mnih et al. 2015 for image observations, followed by the hidden layers; gru and lstm have a
-    recurrent cell after the hidden layers and, for images, the same convolutions."""
+    recurrent cell after the hidden layers and, for images, the same convolutions; attention has
+    linear attention over the earlier time steps in place of the cell."""
     hidden: Annotated[tuple[int, ...], at_least(1)] = (100, 100)
     """Numbers of units in the hidden layers, one number per layer."""
     memory: Annotated[int, at_least(1)] = 128
-    """Number of units in the recurrent cell; only used with --network gru and lstm."""
+    """Number of outputs of the recurrent cell; only used with --network gru, lstm and attention."""
     normalize_observations: bool = False
     """Standardize observations with their running mean and standard deviation,
     which are updated after each iteration and are part of the checkpoints. In
@@ -139,7 +140,10 @@ class RLConfig(InnerLoopSettings, PolicySettings, EnvironmentSettings, RunConfig
         alone = self.worker_timeout is not None and self.vectorization != "async"
         unused = f"worker_timeout requires vectorization=async, got {self.vectorization}"
         forgets = METHODS[self.method].trials and self.network not in CELLS
-        error = f"method {self.method} requires network=gru or lstm, got network={self.network}"
+        error = (
+            f"method {self.method} requires network=gru, lstm or attention, "
+            f"got network={self.network}"
+        )
         return [*super().conflicts(), (forgets, error), (alone, unused)]
 
 

@@ -1,3 +1,5 @@
+from .attention import LinearAttention as LinearAttention
+from .cells import CELLS as CELLS
 from .convolution import Classifier as Classifier
 from .convolution import ConvBody as ConvBody
 from .convolution import ConvNet as ConvNet
@@ -14,10 +16,10 @@ from .norms import LayerNorm as LayerNorm
 from .norms import RunningNorm as RunningNorm
 from .norms import normalize_inputs as normalize_inputs
 from .norms import standardized as standardized
-from .recurrent import CELLS as CELLS
 from .recurrent import GRU as GRU
 from .recurrent import LSTM as LSTM
 from .recurrent import Cell as Cell
+from .recurrent import GatedCell as GatedCell
 from .resnet import ResNet as ResNet
 from .resnet import ResNetBody as ResNetBody
 from .shifts import shifted_copies as shifted_copies

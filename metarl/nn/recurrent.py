@@ -16,13 +16,53 @@ from metarl.nn.dense import linear
 
 
 State: TypeAlias = tuple[Tensor, ...]
-"""State of a cell, with tensors of shape (*batch, units); the first tensor is the output."""
+"""State of a cell, with tensors of shape (*batch, ...)."""
 
 LONGEST = 100.0  # longest initial time constant in time steps
 
 
 class Cell(nn.Module):
-    """Base class of recurrent cells, with parameters in the layout of ``torch.nn.GRUCell``.
+    """Base class of cells, which process a sequence with a memory.
+
+    Attributes:
+        units: Number of outputs.
+        read: Linear layer that receives the inputs.
+    """
+
+    units: int
+    read: nn.Linear
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Return the shapes of the tensors in the state, without the batch axes."""
+        raise NotImplementedError
+
+    def initial(self, batch: Sequence[int], like: Tensor | None = None) -> State:
+        """Return the state at the start of a sequence, which is zero.
+
+        Args:
+            batch: Sizes of the leading axes.
+            like: Tensor with the data type and the device of the state; defaults to the weights.
+        """
+        like = self.read.weight if like is None else like
+        return tuple(like.new_zeros((*batch, *shape)) for shape in self.shapes())
+
+    def forward(
+        self, inputs: Float[Tensor, "time *batch inputs"], state: State
+    ) -> tuple[Float[Tensor, "time *batch units"], State]:
+        """Process a sequence.
+
+        Args:
+            inputs: Inputs of shape (time, *batch, inputs).
+            state: State before the first time step.
+
+        Returns:
+            The outputs of shape (time, *batch, units), and the state after the last time step.
+        """
+        raise NotImplementedError
+
+
+class GatedCell(Cell):
+    """Base class of gated cells, with parameters in the layout of ``torch.nn.GRUCell``.
 
     Input weights are sampled from the Xavier-uniform distribution, and recurrent weights are
     orthogonal. The biases of the second gate, which keeps the memory, are log(τ − 1) for time
@@ -58,28 +98,14 @@ class Cell(nn.Module):
         kept = self.read.bias.data.chunk(self.gates)[1]
         kept.uniform_(0.0, math.log(LONGEST - 1), generator=generator)
 
-    def initial(self, batch: Sequence[int], like: Tensor | None = None) -> State:
-        """Return the state at the start of a sequence, which is zero.
-
-        Args:
-            batch: Sizes of the leading axes.
-            like: Tensor with the data type and the device of the state; defaults to the weights.
-        """
-        like = self.recur.weight if like is None else like
-        return (like.new_zeros((*batch, self.units)),) * self.states
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Return the shapes of the output and, for an LSTM, of the cell."""
+        return [(self.units,)] * self.states
 
     def forward(
         self, inputs: Float[Tensor, "time *batch inputs"], state: State
     ) -> tuple[Float[Tensor, "time *batch units"], State]:
-        """Process a sequence.
-
-        Args:
-            inputs: Inputs of shape (time, *batch, inputs).
-            state: State before the first time step.
-
-        Returns:
-            The outputs of shape (time, *batch, units), and the state after the last time step.
-        """
+        """Process a sequence; see :meth:`Cell.forward`."""
         outputs = []
         for gates in self.read(inputs).unbind():
             state = self.advance(gates, self.recur(state[0]), state)
@@ -91,7 +117,7 @@ class Cell(nn.Module):
         raise NotImplementedError
 
 
-class GRU(Cell):
+class GRU(GatedCell):
     """A gated recurrent unit (Cho et al. 2014), as in ``torch.nn.GRUCell``.
 
     Example::
@@ -114,7 +140,7 @@ class GRU(Cell):
         return (new + keep * (state[0] - new),)
 
 
-class LSTM(Cell):
+class LSTM(GatedCell):
     """A long short-term memory (Hochreiter and Schmidhuber 1997), as in ``torch.nn.LSTMCell``.
 
     The state consists of the output h and the cell c.
@@ -127,7 +153,3 @@ class LSTM(Cell):
         i, f, g, o = (read + recurred).chunk(4, -1)
         cell = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(cell), cell
-
-
-CELLS: dict[str, type[Cell]] = {"gru": GRU, "lstm": LSTM}
-"""Recurrent cells by name."""

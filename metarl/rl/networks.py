@@ -110,7 +110,7 @@ def recurrent(
     """Build a policy with a recurrent cell, and sample its parameters.
 
     Args:
-        cell: A key of :data:`~metarl.nn.CELLS`, ``"gru"`` or ``"lstm"``.
+        cell: A key of :data:`~metarl.nn.CELLS`, such as ``"gru"``.
         observation_space: A flat ``Box``, or a ``Box`` of images, which is encoded by a
             convolutional network.
         action_space: As in :func:`mlp_policy`.
@@ -147,8 +147,7 @@ def recurrent(
 NETWORKS: dict[str, Callable[..., tuple[Policy, Params]]] = {
     "mlp": mlp_policy,
     "cnn": cnn_policy,
-    "gru": partial(recurrent, "gru"),
-    "lstm": partial(recurrent, "lstm"),
+    **{name: partial(recurrent, name) for name in CELLS},
 }
 """Policy builders by name: ``(observation_space, action_space, **settings) ->
 (policy, params)``."""

@@ -214,5 +214,7 @@ def test_an_mlp_converts_integer_observations_to_floats(kind: str) -> None:
 def test_an_unknown_network_is_rejected_by_name() -> None:
     box = spaces.Box(-1.0, 1.0, (2,))
     assert make_policy("mlp", box, box, hidden=(3,))[1]["log_std"].shape == (2,)
-    with pytest.raises(ValueError, match="network must be one of mlp, cnn, gru, lstm, got conv"):
+    with pytest.raises(
+        ValueError, match="network must be one of mlp, cnn, gru, lstm, attention, got conv"
+    ):
         make_policy("conv", box, box)

@@ -13,7 +13,7 @@ from torch.func import vmap
 from torch.testing import assert_close
 
 from metarl.core import InnerLoop, Params, Task, sgd, tree
-from metarl.nn import CELLS
+from metarl.nn import CELLS, GatedCell, LinearAttention, attention
 from metarl.rl import Episodes, Policy, make_policy, make_sampler, pixels, reinforce, surrogate
 from metarl.rl.baseline import baseline_features
 from metarl.rl.objective import PostAdaptationObjective
@@ -87,10 +87,36 @@ def plain_encoder(params: Params, prefix: str, seen: Tensor, space: spaces.Box) 
     return F.relu(F.linear(x, params[f"{layers}.weight"], params[f"{layers}.bias"]))
 
 
+def plain_attention(params: Params, inputs: Tensor) -> Tensor:
+    """Compute the outputs of linear attention with a sum over all earlier time steps."""
+
+    def layer(name: str, x: Tensor) -> Tensor:
+        return F.linear(x, params[f"{name}.weight"], params[f"{name}.bias"])
+
+    heads = len(params["gate.bias"])
+    keys = len(params["address.bias"]) // heads
+    xs, outputs = [torch.zeros_like(inputs[0]), *inputs], []
+    address = [layer("address", x).unflatten(-1, (heads, keys)).softmax(-1) for x in xs]
+    for now in range(1, len(xs)):
+        total, visits = 0, 0
+        for time in range(1, now + 1):
+            pair = torch.cat([xs[time - 1], xs[time]], -1)
+            similarity = keys * (address[now] * address[time - 1]).sum(-1, keepdim=True)
+            weight = similarity * torch.sigmoid(layer("gate", pair))[..., None]
+            total = total + weight * layer("read", pair).unflatten(-1, (heads, -1))
+            visits = visits + weight
+        read = torch.cat([total / (1 + visits), torch.log(1 + visits)], -1).flatten(-2)
+        outputs.append(torch.tanh(layer("mix", torch.cat([xs[now], read], -1))))
+    return torch.stack(outputs)
+
+
 def plain_outputs(network: str, params: Params, seen: Tensor, space: spaces.Box) -> Tensor:
     """Compute the outputs of the head task by task, with the cells and convolutions of torch."""
     if network == "cnn":
         features = plain_encoder(params, "encoder", seen, space)
+    elif network == "attention":
+        own = {n.removeprefix("trunk.cell."): p for n, p in params.items() if "cell" in n}
+        features = plain_attention(own, plain_encoder(params, "trunk.encoder", seen, space))
     else:
         read = plain_encoder(params, "trunk.encoder", seen, space)
         cell = TORCH[network](read.shape[-1], 4).double()
@@ -133,7 +159,8 @@ def plain_surrogate(network: str, params: Params, task: Task, space: spaces.Box)
 
 CASES = [
     ("gru", FLAT, "gaussian"), ("lstm", FLAT, "categorical"), ("cnn", IMAGE, "gaussian"),
-    ("gru", IMAGE, "categorical"),
+    ("gru", IMAGE, "categorical"), ("attention", FLAT, "categorical"),
+    ("attention", IMAGE, "gaussian"),
 ]  # fmt: skip
 IDS = [f"{network}-{'flat' if space is FLAT else 'image'}-{kind}" for network, space, kind in CASES]
 
@@ -152,7 +179,7 @@ def test_meta_gradients_equal_plain_autograd(network: str, space: spaces.Box, ki
     assert relative_error(found.gradient.model, expected) < 1e-10
 
 
-@pytest.mark.parametrize("network", ["gru", "cnn"])
+@pytest.mark.parametrize("network", ["gru", "cnn", "attention"])
 def test_fisher_products_equal_the_hessian_of_the_kl_divergence(network: str) -> None:
     space = IMAGE if network == "cnn" else FLAT
     policy, params = build(network, space)
@@ -185,7 +212,7 @@ def test_fisher_products_equal_the_hessian_of_the_kl_divergence(network: str) ->
     assert (found - expected).norm() < 1e-5 * expected.norm()
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", TORCH)
 def test_cells_equal_those_of_torch(name: str) -> None:
     mine, theirs = CELLS[name](3, 5), getattr(nn, name.upper())(3, 5)
     own = {"weight_ih_l0": mine.read.weight, "weight_hh_l0": mine.recur.weight}
@@ -200,10 +227,11 @@ def test_cells_equal_those_of_torch(name: str) -> None:
         assert_close(found, wanted[0])
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", TORCH)
 def test_cells_begin_with_log_uniform_time_constants(name: str) -> None:
     """Without inputs and recurrent weights, unit i keeps the fraction 1 - 1/tau_i of its memory."""
     cell = CELLS[name](1, 1000, generator=seeded(3)).double()
+    assert isinstance(cell, GatedCell)
     nn.init.zeros_(cell.recur.weight)
     inputs = torch.zeros(1, 1, dtype=FLOAT64)
     state = tuple(torch.ones(1, 1000, dtype=FLOAT64) for _ in range(cell.states))
@@ -213,6 +241,28 @@ def test_cells_begin_with_log_uniform_time_constants(name: str) -> None:
     assert 95 < constants.max() <= 100
     spread = torch.log(constants - 1) / math.log(99)  # U(0, 1)
     assert spread.mean() == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("block", [1, 3, 100])
+def test_linear_attention_equals_a_sum_over_all_earlier_time_steps(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "BLOCK", block)
+    cell = LinearAttention(3, 5, heads=2, keys=4, values=3, generator=seeded(0)).double()
+    inputs = torch.randn(7, 2, 6, 3, generator=seeded(1), dtype=FLOAT64)
+    expected = plain_attention(dict(cell.named_parameters()), inputs)
+    assert_close(cell(inputs, cell.initial((2, 6)))[0], expected)
+    # Acting: one time step at a time, with the state of the time steps before.
+    first, state = cell(inputs[:4], cell.initial((2, 6)))
+    second, _ = cell(inputs[4:], state)
+    assert_close(torch.cat([first, second]), expected)
+
+
+def test_the_state_of_linear_attention_does_not_grow() -> None:
+    cell = LinearAttention(3, 5, generator=seeded(0))
+    start = cell.initial((2,))
+    after = cell(torch.randn(250, 2, 3, generator=seeded(1)), start)[1]
+    assert [x.shape for x in after] == [x.shape for x in start]
 
 
 @pytest.mark.parametrize("shape", [(16, 20, 3), (3, 16, 20), (16, 20), (40, 40, 1)])
