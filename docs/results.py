@@ -25,6 +25,7 @@ SOURCES = DOCS / "results"
 TOPICS = {  # pages: the title, and the files in order, as patterns
     "navigation": ("Results: 2D navigation", ("navigation*",)),
     "half-cheetah": ("Results: half-cheetahs", ("cheetah-*-v?", "cheetah-*-equal")),
+    "ants": ("Results: ants", ("ant-*",)),
     "memory": ("Results: bandits, MDPs and Meta-World", ("*bandit*", "*mdp*", "*meta-world*")),
     "sinusoids": ("Results: sinusoids", ("sinusoid*",)),
     "images": ("Results: images", ("omniglot*", "mini-imagenet*")),

@@ -17,6 +17,8 @@ Layers:
   derivatives in ``grad(vmap(...))``. :class:`BatchNorm` keeps no running
   statistics.
 - :func:`normalize_inputs` adds the normalization of image channels to a module.
+- :class:`GRU`, :class:`LSTM` and :class:`LinearAttention` are the memories of
+  recurrent policies; :data:`CELLS` contains them by name.
 - :data:`ACTIVATIONS` contains the supported activation modules by name.
 - :func:`shifted_copies` extracts the 3×3 patches from images.
 
