@@ -39,6 +39,7 @@ HEADLINES = (  # file, row and number of inner steps
     ("cheetah-vel-v0", "MAML", 1),
     ("cheetah-vel-v0", "MAML", 3),
     ("cheetah-dir-v1", "ProMP", 1),
+    ("ant-dir", "MAML-TRPO", 1),
     ("rl2-bandit-10", "RL²", 0),
     ("sinusoid-5", "MAML", 1),
     ("sinusoid-10", "Meta-Curvature", 1),
@@ -102,7 +103,7 @@ def _headlines(folder: str) -> str:
         unit = UNITS[row.get("measure", "return")]
         metric = f"{unit}, {step} step{'s' if step != 1 else ''}" if step else unit
         link = f"[{result['title']}]({folder}/{link_to(name, result['title'])})"
-        published = result["published"][method][step]
+        published = [*result["published"].get(method, []), *["–"] * (step + 1)][step]
         cells = [link, method, metric, _cell(row, step).replace("-", "−"), published]
         lines.append(_line([*cells, _spent(row), str(len(row["seeds"]))]))
     return "\n".join(lines) + "\n"

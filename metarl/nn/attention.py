@@ -9,7 +9,7 @@ from metarl.nn.dense import linear
 from metarl.nn.recurrent import Cell, State
 
 
-BLOCK = 25  # time steps that are processed together; the fastest for batches of 20 to 400 trials
+BLOCK = 25  # time steps computed in parallel; fastest on a CPU for 20 to 400 trials
 SPREAD = 1.5  # standard deviation of the initial weights of addresses and gates
 
 
@@ -21,9 +21,9 @@ class LinearAttention(Cell):
     from the rows that are addressed now. In RL², it can thus store the
     previous action and reward under the previous observation, and read what
     happened under the same observation before. The address :math:`\phi_t`,
-    the gate :math:`g_t` and the value :math:`v_t` depend on the inputs
-    :math:`x_t`; the table M and the number of writes n are sums over the
-    earlier time steps:
+    the gate :math:`g_t`, which is one number per head, and the value
+    :math:`v_t` depend on the inputs :math:`x_t`. The table M and the number
+    of writes n are sums of all writes up to time t:
 
     .. math::
         \phi_t = \mathrm{softmax}(A x_t), \quad
@@ -36,11 +36,17 @@ class LinearAttention(Cell):
         m_t = \frac{K \phi_t^\top M_t}{1 + c_t}, \quad c_t = K \phi_t^\top n_t, \quad
         h_t = \tanh(W [x_t, m_t, \log(1 + c_t)])
 
-    The sums are those of Katharopoulos et al. 2020 (sections 3.2 and 3.4). Addresses
-    by softmax, gates, counts and the shift by one time step are additions.
-    All layers have biases. Training is about as fast as with a
-    :class:`~metarl.nn.GRU`, because several time steps are computed in
-    parallel.
+    The output :math:`h_t` combines the inputs with :math:`m_t` and
+    :math:`\log(1 + c_t)` of all heads. :math:`x_0`, :math:`M_0` and
+    :math:`n_0` are zero, so that the first time step writes under the address
+    of a zero vector. The sums are those of Katharopoulos et al. 2020 (section
+    3). Additions are softmax addresses, gates, the denominator
+    :math:`1 + c_t`, counts as outputs, and the shift by one time step.
+    Blocks of 25 time steps are computed in parallel.
+
+    The weights A and G are sampled from :math:`N(0, 1.5^2)`, so that initial
+    addresses are close to one row; the other weights are sampled from the
+    Xavier-uniform distribution. All layers have biases, which start at zero.
 
     Example::
 
@@ -74,7 +80,7 @@ class LinearAttention(Cell):
         super().__init__()
         self.units, self.inputs, self.sizes = units, inputs, (heads, keys, values)
         self.address = linear(inputs, heads * keys, generator=generator)
-        self.read = linear(2 * inputs, heads * values, generator=generator)
+        self.value = linear(2 * inputs, heads * values, generator=generator)
         self.gate = linear(2 * inputs, heads, generator=generator)
         self.mix = linear(inputs + heads * (values + 1), units, generator=generator)
         for layer in (self.address, self.gate):
@@ -103,7 +109,7 @@ class LinearAttention(Cell):
         pairs = torch.cat([both[:-1], inputs], -1)
         address = self.address(both).unflatten(-1, (heads, keys)).softmax(-1)
         written = address[:-1] * torch.sigmoid(self.gate(pairs))[..., None]
-        value = F.pad(self.read(pairs).unflatten(-1, (heads, values)), (0, 1), value=1.0)
+        value = F.pad(self.value(pairs).unflatten(-1, (heads, values)), (0, 1), value=1.0)
         # (*batch, heads, time, ...)
         query, key, value = (x.movedim(0, -2) for x in (address[1:], written, value))
         sums = keys * (torch.tril(query @ key.mT) @ value + query @ table)

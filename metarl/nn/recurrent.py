@@ -1,4 +1,4 @@
-"""Recurrent cells, whose derivatives of every order are exact under ``vmap``.
+"""Gated recurrent cells, whose derivatives of every order are exact under ``vmap``.
 
 ``torch.nn.GRU`` and ``torch.nn.LSTM`` do not support ``vmap``. The cells compute one time step; the
 products of the inputs with the weights are computed for all time steps together.
@@ -26,11 +26,9 @@ class Cell(nn.Module):
 
     Attributes:
         units: Number of outputs.
-        read: Linear layer that receives the inputs.
     """
 
     units: int
-    read: nn.Linear
 
     def shapes(self) -> list[tuple[int, ...]]:
         """Return the shapes of the tensors in the state, without the batch axes."""
@@ -43,7 +41,7 @@ class Cell(nn.Module):
             batch: Sizes of the leading axes.
             like: Tensor with the data type and the device of the state; defaults to the weights.
         """
-        like = self.read.weight if like is None else like
+        like = next(self.parameters()) if like is None else like
         return tuple(like.new_zeros((*batch, *shape)) for shape in self.shapes())
 
     def forward(

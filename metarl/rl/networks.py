@@ -115,7 +115,7 @@ def recurrent(
             convolutional network.
         action_space: As in :func:`mlp_policy`.
         hidden: Widths of the layers between the observation and the cell.
-        memory: Number of units in the cell.
+        memory: Number of outputs of the cell.
         trials: Whether the memory lasts for all episodes of a task, as in RL²; see
             :class:`~metarl.rl.recurrent.TrialPolicy`.
         value: Whether to add a linear layer that predicts the return-to-go.

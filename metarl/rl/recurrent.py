@@ -74,7 +74,7 @@ class RecurrentPolicy(Policy):
 
     def initial(self, params: Params, batch: Sequence[int]) -> Carry:
         """Return the state of the cell at the start of an episode, with leading axes `batch`."""
-        like = params["trunk.cell.read.weight"]
+        like = next(iter(params.values()))
         zero: Carry = self.module.trunk.cell.initial(batch, like)
         return zero
 

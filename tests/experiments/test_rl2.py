@@ -18,10 +18,15 @@ TRIALS = ("--env", "metarl/Bandit-v0", "--inner-steps", 2, "--num-tasks", 4)
 SMALL = ("--episodes-per-task", 2, "--memory", 8, "--iterations", 2, "--checkpoint-every", 1)
 
 
+@pytest.fixture(scope="module", params=["gru", "attention"])
+def words(request: pytest.FixtureRequest) -> tuple[Any, ...]:
+    return ("train", "rl2", *TRIALS, *SMALL, "--baseline", "value", "--network", request.param)
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(words: tuple[Any, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rl2") / "run"
-    command("train", "rl2", *TRIALS, *SMALL, "--baseline", "value", "--out", folder)
+    command(*words, "--out", folder)
     return folder
 
 
@@ -31,10 +36,12 @@ def test_training_reports_the_return_of_every_episode(run: Path) -> None:
         assert line["env/steps"] == 4 * 2 * 3 * 10
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(run: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    run: Path, words: tuple[Any, ...], tmp_path: Path
+) -> None:
     first = tmp_path / "first"
-    words = ("train", "rl2", *TRIALS, *SMALL, "--baseline", "value", "--out", first)
-    command(*[1 if words[i - 1] == "--iterations" else word for i, word in enumerate(words)])
+    short = [1 if words[i - 1] == "--iterations" else word for i, word in enumerate(words)]
+    command(*short, "--out", first)
     command("resume", first, "--iterations", 2)
     timed = lambda line: {k: x for k, x in line.items() if not k.startswith("time/")}  # noqa: E731
     assert [*map(timed, history(first))] == [*map(timed, history(run))]
@@ -118,4 +125,4 @@ def test_a_policy_without_memory_is_rejected(
     error = refusal(
         capsys, "train", "rl2", "--network", "mlp", "--iterations", 1, "--out", tmp_path / "run"
     )
-    assert "rl2 requires --network gru, lstm or attention, got --network mlp" in error
+    assert "rl2 requires --network gru, lstm, attention, got --network mlp" in error

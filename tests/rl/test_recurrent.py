@@ -30,8 +30,9 @@ TORCH: dict[str, Any] = {"gru": nn.GRUCell, "lstm": nn.LSTMCell}
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Convolve five images at a time, so that the images of a batch need several blocks."""
+    """Split the images of a batch, and the time steps of attention, into several blocks."""
     monkeypatch.setattr(pixels, "BLOCK", 5)
+    monkeypatch.setattr(attention, "BLOCK", 3)
 
 
 def double(made: tuple[Policy, Params]) -> tuple[Policy, Params]:
@@ -103,7 +104,7 @@ def plain_attention(params: Params, inputs: Tensor) -> Tensor:
             pair = torch.cat([xs[time - 1], xs[time]], -1)
             similarity = keys * (address[now] * address[time - 1]).sum(-1, keepdim=True)
             weight = similarity * torch.sigmoid(layer("gate", pair))[..., None]
-            total = total + weight * layer("read", pair).unflatten(-1, (heads, -1))
+            total = total + weight * layer("value", pair).unflatten(-1, (heads, -1))
             visits = visits + weight
         read = torch.cat([total / (1 + visits), torch.log(1 + visits)], -1).flatten(-2)
         outputs.append(torch.tanh(layer("mix", torch.cat([xs[now], read], -1))))
@@ -248,21 +249,20 @@ def test_linear_attention_equals_a_sum_over_all_earlier_time_steps(
     block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "BLOCK", block)
-    cell = LinearAttention(3, 5, heads=2, keys=4, values=3, generator=seeded(0)).double()
+    cell = LinearAttention(3, 5, heads=2, keys=4, values=3).double()
+    for parameter in cell.parameters():
+        nn.init.normal_(parameter, generator=seeded(0))
     inputs = torch.randn(7, 2, 6, 3, generator=seeded(1), dtype=FLOAT64)
     expected = plain_attention(dict(cell.named_parameters()), inputs)
-    assert_close(cell(inputs, cell.initial((2, 6)))[0], expected)
-    # Acting: one time step at a time, with the state of the time steps before.
-    first, state = cell(inputs[:4], cell.initial((2, 6)))
-    second, _ = cell(inputs[4:], state)
-    assert_close(torch.cat([first, second]), expected)
-
-
-def test_the_state_of_linear_attention_does_not_grow() -> None:
-    cell = LinearAttention(3, 5, generator=seeded(0))
-    start = cell.initial((2,))
-    after = cell(torch.randn(250, 2, 3, generator=seeded(1)), start)[1]
-    assert [x.shape for x in after] == [x.shape for x in start]
+    outputs, last = cell(inputs, cell.initial((2, 6)))
+    assert_close(outputs, expected)
+    # Acting: one time step at a time. The state has a fixed size.
+    state = cell.initial((2, 6))
+    for now, wanted in zip(inputs, expected, strict=True):
+        found, state = cell(now[None], state)
+        assert_close(found[0], wanted)
+    assert_close(state, last)
+    assert [x.shape for x in last] == [(2, 6, 3), (2, 6, 2, 4, 4)]
 
 
 @pytest.mark.parametrize("shape", [(16, 20, 3), (3, 16, 20), (16, 20), (40, 40, 1)])
@@ -324,7 +324,12 @@ def test_context_parameters_require_an_mlp() -> None:
 
 @pytest.mark.parametrize(
     ("network", "env"),
-    [("gru", "Navigation2D"), ("lstm", "Bandit"), ("cnn", "PixelNavigation2D")],
+    [
+        ("gru", "Navigation2D"),
+        ("lstm", "Bandit"),
+        ("cnn", "PixelNavigation2D"),
+        ("attention", "Bandit"),
+    ],
 )
 def test_a_rollout_equals_the_unrolled_policy(network: str, env: str) -> None:
     sampler = make_sampler(f"metarl/{env}-v0", num_tasks=2, episodes_per_task=3,

@@ -29,9 +29,9 @@ from tests.support.problems import FLOAT64, relative_error, seeded
 SEEN, ARMS = spaces.Box(0.0, 1.0, (1,), np.float32), spaces.Discrete(5)
 
 
-def policy_of(**options: Any) -> tuple[Any, Any]:
+def policy_of(network: str = "gru", **options: Any) -> tuple[Any, Any]:
     return make_policy(
-        "gru", SEEN, ARMS, hidden=(), memory=4, trials=True, generator=seeded(0), **options
+        network, SEEN, ARMS, hidden=(), memory=4, trials=True, generator=seeded(0), **options
     )
 
 
@@ -63,8 +63,9 @@ def test_inputs_contain_the_previous_action_reward_and_episode_end() -> None:
     assert (second.observations[:, 0, :, 7] == 1).all()
 
 
-def test_the_memory_lasts_for_all_episodes_of_a_trial() -> None:
-    policy, params = policy_of()
+@pytest.mark.parametrize("network", ["gru", "attention"])
+def test_the_memory_lasts_for_all_episodes_of_a_trial(network: str) -> None:
+    policy, params = policy_of(network)
     batch = collected(policy, params)
     trials = join_episodes([*batch.support, batch.query])
     for task in range(2):
@@ -162,9 +163,10 @@ def test_the_loss_equals_a_trial_unrolled_by_hand(value: bool) -> None:
     assert relative_error(dict(enumerate(slopes[0])), dict(enumerate(slopes[1]))) < 1e-10
 
 
+@pytest.mark.parametrize("network", ["gru", "attention"])
 @pytest.mark.parametrize("length", [4, 3, 9])
-def test_segments_start_with_the_memory_of_the_trial(length: int) -> None:
-    policy, params = policy_of()
+def test_segments_start_with_the_memory_of_the_trial(network: str, length: int) -> None:
+    policy, params = policy_of(network)
     batch = collected(policy, params)
     trials = join_episodes([*batch.support, batch.query])
     episodes = Episodes(*trials[:5], advantages=trials.rewards)

@@ -38,6 +38,7 @@ RL = ["--num-tasks", 2, "--episodes-per-task", 2, "--hidden", 3]
 BANDIT = ["--env", "metarl/Bandit-v0"]
 VARIANTS: dict[str, list[Any]] = {
     "rl2": ["rl2", *RL, *BANDIT, "--network", "gru", "--memory", 4],
+    "attention": ["rl2", *RL, *BANDIT, "--network", "attention", "--memory", 4],
     "in processes": ["vpg-maml", *RL, "--vectorization", "async"],
 }
 
