@@ -68,8 +68,8 @@ class PolicySettings(Ranged):
     hidden: Annotated[tuple[int, ...], at_least(1)] = (100, 100)
     """Numbers of units in the hidden layers, one number per layer."""
     memory: Annotated[int, at_least(1)] = 128
-    """Number of units in the recurrent cell, or of outputs of the attention; only used with
-    --network gru, lstm and attention."""
+    """Number of units in the recurrent cell, or of outputs of linear attention; only used
+    with --network gru, lstm and attention."""
     normalize_observations: bool = False
     """Standardize observations with their running mean and standard deviation,
     which are updated after each iteration and are part of the checkpoints. In
@@ -141,7 +141,7 @@ class RLConfig(InnerLoopSettings, PolicySettings, EnvironmentSettings, RunConfig
         alone = self.worker_timeout is not None and self.vectorization != "async"
         unused = f"worker_timeout requires vectorization=async, got {self.vectorization}"
         forgets = METHODS[self.method].trials and self.network not in CELLS
-        names = ", ".join(CELLS)
+        names = " or ".join(CELLS)
         error = f"method {self.method} requires network={names}, got network={self.network}"
         return [*super().conflicts(), (forgets, error), (alone, unused)]
 

@@ -23,7 +23,7 @@ class LinearAttention(Cell):
     happened under the same observation before. The address :math:`\phi_t`,
     the gate :math:`g_t`, which is one number per head, and the value
     :math:`v_t` depend on the inputs :math:`x_t`. The table M and the number
-    of writes n are sums of all writes up to time t:
+    of writes n are sums over all writes up to time t:
 
     .. math::
         \phi_t = \mathrm{softmax}(A x_t), \quad
@@ -45,7 +45,7 @@ class LinearAttention(Cell):
     Blocks of 25 time steps are computed in parallel.
 
     The weights A and G are sampled from :math:`N(0, 1.5^2)`, so that initial
-    addresses are close to one row; the other weights are sampled from the
+    addresses select mostly one row; the other weights are sampled from the
     Xavier-uniform distribution. All layers have biases, which start at zero.
 
     Example::
@@ -97,17 +97,17 @@ class LinearAttention(Cell):
         """Process a sequence; see :meth:`Cell.forward`."""
         outputs = []
         for block in torch.split(inputs, BLOCK):
-            found, state = self.block(block, state)
+            found, state = self._attend(block, state)
             outputs.append(found)
         return torch.cat(outputs), state
 
-    def block(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-        """Process the time steps of a block in parallel."""
+    def _attend(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """Process the time steps of one block in parallel."""
         last, table = state
         heads, keys, values = self.sizes
-        both = torch.cat([last[None], inputs])
-        pairs = torch.cat([both[:-1], inputs], -1)
-        address = self.address(both).unflatten(-1, (heads, keys)).softmax(-1)
+        shifted = torch.cat([last[None], inputs])
+        pairs = torch.cat([shifted[:-1], inputs], -1)
+        address = self.address(shifted).unflatten(-1, (heads, keys)).softmax(-1)
         written = address[:-1] * torch.sigmoid(self.gate(pairs))[..., None]
         value = F.pad(self.value(pairs).unflatten(-1, (heads, values)), (0, 1), value=1.0)
         # (*batch, heads, time, ...)

@@ -125,4 +125,4 @@ def test_a_policy_without_memory_is_rejected(
     error = refusal(
         capsys, "train", "rl2", "--network", "mlp", "--iterations", 1, "--out", tmp_path / "run"
     )
-    assert "rl2 requires --network gru, lstm, attention, got --network mlp" in error
+    assert "rl2 requires --network gru or lstm or attention, got --network mlp" in error
