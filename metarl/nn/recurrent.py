@@ -24,6 +24,8 @@ LONGEST = 100.0  # longest initial time constant in time steps
 class Cell(nn.Module):
     """Base class of cells, which process a sequence with a memory.
 
+    A subclass defines :meth:`shapes` and :meth:`forward`.
+
     Attributes:
         units: Number of outputs.
     """
