@@ -25,16 +25,11 @@ class LinearAttention(Cell):
     :math:`v_t` depend on the inputs :math:`x_t`. The table M and the number
     of writes n are sums over all writes up to time t:
 
-    .. math::
-        \phi_t = \mathrm{softmax}(A x_t), \quad
-        g_t = \sigma(G [x_{t-1}, x_t]), \quad
-        v_t = V [x_{t-1}, x_t]
-
-        M_t = M_{t-1} + g_t\, \phi_{t-1} v_t^\top, \quad
-        n_t = n_{t-1} + g_t\, \phi_{t-1}
-
-        m_t = \frac{K \phi_t^\top M_t}{1 + c_t}, \quad c_t = K \phi_t^\top n_t, \quad
-        h_t = \tanh(W [x_t, m_t, \log(1 + c_t)])
+    .. math:: \phi_t = \mathrm{softmax}(A x_t)
+    .. math:: g_t = \sigma(G [x_{t-1}, x_t]), \quad v_t = V [x_{t-1}, x_t]
+    .. math:: M_t = M_{t-1} + g_t \phi_{t-1} v_t^\top, \quad n_t = n_{t-1} + g_t \phi_{t-1}
+    .. math:: m_t = K \phi_t^\top M_t / (1 + c_t), \quad c_t = K \phi_t^\top n_t
+    .. math:: h_t = \tanh(W [x_t, m_t, \log(1 + c_t)])
 
     The output :math:`h_t` combines the inputs with :math:`m_t` and
     :math:`\log(1 + c_t)` of all heads. :math:`x_0`, :math:`M_0` and
