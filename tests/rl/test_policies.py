@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from metarl.core import InnerLoop, MetaParams, Params, Task, sgd, tree
+from metarl.nn import linear
 from metarl.rl import Episodes, Gaussian, Policy, Sampler, advantages, make_policy, make_sampler
 from metarl.rl.baseline import baseline_features
 from metarl.rl.losses import INNER_LOSSES, reinforce
@@ -168,7 +169,7 @@ class Pictures(Mark):
 class PixelReader(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.output, self.log_std = nn.Linear(48, 1), nn.Parameter(torch.zeros(1))
+        self.output, self.log_std = linear(48, 1, generator=seeded(0)), nn.Parameter(torch.zeros(1))
 
     def forward(self, observations: Tensor) -> Gaussian:
         mean = self.output(observations.to(self.log_std.dtype).flatten(-3) / 255)
